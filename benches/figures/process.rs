@@ -1,0 +1,100 @@
+//! What the kernel says about another process: processor time, memory, threads, context switches.
+//!
+//! Read from `/proc` where it is there (Linux: nanoseconds of processor time), else asked of `ps`
+//! and `procstat` (FreeBSD: hundredths of a second, so its measurements have to be long enough).
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use super::Outcome;
+
+/// A process that is looked at from outside.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process(pub(crate) u32);
+
+impl Process {
+    /// Processor time used so far, user and system, without that of its children.
+    pub(crate) fn cpu(self) -> Outcome<Duration> {
+        // schedstat(5): time on the processor in ns, time waiting, slices. Of the main thread,
+        // which for the programs measured here is all there is.
+        if let Ok(text) = fs::read_to_string(format!("/proc/{}/schedstat", self.0))
+            && let Some(nanoseconds) = text.split_whitespace().next()
+        {
+            return Ok(Duration::from_nanos(nanoseconds.parse()?));
+        }
+        clock_time(&self.ps("time")?)
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn resident(self) -> Outcome<u64> {
+        // smaps_rollup is exact; VmRSS of status may lag behind by a batch for each processor.
+        let kibibytes = self
+            .proc_number("smaps_rollup", "Rss:")
+            .or_else(|| self.proc_number("status", "VmRSS:"));
+        Ok(1024
+            * match kibibytes {
+                Some(kibibytes) => kibibytes,
+                None => self.ps("rss")?.parse()?,
+            })
+    }
+
+    /// The most memory that was ever resident, in bytes; `None` where this system does not say.
+    pub(crate) fn peak(self) -> Option<u64> {
+        self.proc_number("status", "VmHWM:")
+            .or_else(|| {
+                let output =
+                    Command::new("procstat").args(["rusage", &self.0.to_string()]).output().ok()?;
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                let line = text.lines().find(|line| line.contains("maximum RSS"))?;
+                line.split_whitespace().find_map(|word| word.parse().ok())
+            })
+            .map(|kibibytes: u64| kibibytes * 1024)
+    }
+
+    /// How many threads it has.
+    pub(crate) fn threads(self) -> Outcome<u64> {
+        match self.proc_number("status", "Threads:") {
+            Some(threads) => Ok(threads),
+            None => Ok(self.ps("nlwp")?.parse()?),
+        }
+    }
+
+    /// How often it went to sleep of its own will: one more for each time that it was woken.
+    pub(crate) fn sleeps(self) -> Outcome<u64> {
+        match self.proc_number("status", "voluntary_ctxt_switches:") {
+            Some(switches) => Ok(switches),
+            None => Ok(self.ps("nvcsw")?.parse()?),
+        }
+    }
+
+    fn proc_number(self, file: &str, key: &str) -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/{file}", self.0)).ok()?;
+        let line = text.lines().find(|line| line.starts_with(key))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    fn ps(self, column: &str) -> Outcome<String> {
+        let output = Command::new("ps")
+            .args(["-o", &format!("{column}="), "-p", &self.0.to_string()])
+            .output()?;
+        let text = String::from_utf8(output.stdout)?.trim().to_owned();
+        if text.is_empty() {
+            return Err(format!("ps does not tell {column} of process {}", self.0).into());
+        }
+        Ok(text)
+    }
+}
+
+/// Reads `ps -o time`: `[[days-]hours:]minutes:seconds[.hundredths]`.
+fn clock_time(text: &str) -> Outcome<Duration> {
+    let (days, clock) = match text.split_once('-') {
+        Some((days, clock)) => (days.parse::<f64>()?, clock),
+        None => (0.0, text),
+    };
+    let mut seconds = 0.0;
+    for part in clock.split(':') {
+        seconds = seconds * 60.0 + part.parse::<f64>()?;
+    }
+    Ok(Duration::from_secs_f64(days * 86400.0 + seconds))
+}

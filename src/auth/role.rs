@@ -1,0 +1,152 @@
+//! Roles, who has which, and the one table that says what each may do.
+
+use crate::sys::peer_credentials::PeerCredentials;
+
+/// What somebody may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Subscribe, list and read logs: command lines and output of all jobs.
+    Read,
+    /// Run and kill jobs too, which is all that the daemon's own user may do.
+    Full,
+}
+
+/// Somebody who proved who they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// As it stands in logs.
+    pub user: String,
+    /// What they may do.
+    pub role: Role,
+}
+
+/// Which groups give which role. Users that are in none have no role at all.
+#[derive(Clone, Debug, Default)]
+pub struct Roles {
+    /// Group numbers for the full role.
+    pub full: Vec<u32>,
+    /// Group numbers for the read role.
+    pub read: Vec<u32>,
+    /// The daemon's own user, where it is not root: for itself it has the full role.
+    pub own_uid: Option<u32>,
+}
+
+impl Roles {
+    /// The identity of a local peer, if it has a role. Its name is its number: to look it up
+    /// could take minutes where names live on another host.
+    pub fn of(&self, peer: &PeerCredentials) -> Option<Identity> {
+        let in_any = |groups: &[u32]| peer.groups.iter().any(|group| groups.contains(group));
+        let role = if peer.uid == 0 || self.own_uid == Some(peer.uid) || in_any(&self.full) {
+            Role::Full
+        } else if in_any(&self.read) {
+            Role::Read
+        } else {
+            return None;
+        };
+        let user = if peer.uid == 0 { "root".to_owned() } else { format!("uid {}", peer.uid) };
+        Some(Identity { user, role })
+    }
+}
+
+/// What a request asks of whoever makes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Nothing: strangers may.
+    Nothing,
+    /// A role at least.
+    Role(Role),
+}
+
+/// Namespace, name, action, need. An action of `None` is any.
+const TABLE: [(&str, &str, Option<&str>, Need); 14] = [
+    ("rpc", "identify", None, Need::Nothing),
+    ("rpc", "auth", None, Need::Nothing),
+    ("rpc", "auth_token", None, Need::Nothing),
+    ("rpc", "auth_ssl", None, Need::Nothing),
+    ("rpc", "auth_clear", None, Need::Nothing),
+    ("rpc", "query", None, Need::Role(Role::Read)),
+    ("rpc", "status", None, Need::Role(Role::Read)),
+    ("rpc", "dispatcher", Some("list"), Need::Role(Role::Read)),
+    ("rpc", "dispatcher", Some("log"), Need::Role(Role::Read)),
+    ("rpc", "dispatcher", Some("run"), Need::Role(Role::Full)),
+    ("rpc", "dispatcher", Some("submit"), Need::Role(Role::Full)),
+    ("rpc", "dispatcher", Some("kill"), Need::Role(Role::Full)),
+    ("events", "subscribe", None, Need::Role(Role::Read)),
+    ("events", "unsubscribe", None, Need::Role(Role::Read)),
+];
+
+/// What a request needs; `None` where there is no such request. The action is compared as it is,
+/// namespace and name without case.
+pub fn need(namespace: &str, name: &str, action: Option<&str>) -> Option<Need> {
+    TABLE
+        .iter()
+        .find(|(in_namespace, called, with, _)| {
+            namespace.eq_ignore_ascii_case(in_namespace)
+                && name.eq_ignore_ascii_case(called)
+                && with.is_none_or(|with| action == Some(with))
+        })
+        .map(|(.., need)| *need)
+}
+
+/// The namespaces, the names of a namespace, or the actions of a name: what an error tells of what
+/// there is.
+pub fn reachable(namespace: Option<&str>, name: Option<&str>) -> Vec<&'static str> {
+    let mut found = Vec::new();
+    for (in_namespace, called, action, _) in &TABLE {
+        let same_namespace = namespace.is_none_or(|n| n.eq_ignore_ascii_case(in_namespace));
+        let same_name = name.is_none_or(|n| n.eq_ignore_ascii_case(called));
+        let word = match (namespace, name) {
+            (None, _) => Some(*in_namespace),
+            (Some(_), None) => Some(*called),
+            (Some(_), Some(_)) => *action,
+        };
+        if let Some(word) = word.filter(|word| same_namespace && same_name && !found.contains(word))
+        {
+            found.push(word);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(uid: u32, groups: &[u32]) -> PeerCredentials {
+        PeerCredentials { uid, groups: groups.to_vec() }
+    }
+
+    #[test]
+    fn root_and_the_full_groups_are_full_the_read_groups_read_and_others_nobody() {
+        let roles = Roles { full: vec![10], read: vec![20], own_uid: None };
+        let role = |uid, groups: &[u32]| roles.of(&peer(uid, groups)).map(|who| who.role);
+        assert_eq!(role(0, &[]), Some(Role::Full));
+        assert_eq!(role(1000, &[1000, 10, 20]), Some(Role::Full));
+        assert_eq!(role(1000, &[20]), Some(Role::Read));
+        assert_eq!(role(1000, &[1000]), None);
+        let own = Roles { own_uid: Some(1000), ..Roles::default() };
+        assert_eq!(own.of(&peer(1000, &[])).map(|who| who.role), Some(Role::Full));
+        assert_eq!(own.of(&peer(1001, &[])), None);
+    }
+
+    #[test]
+    fn the_table_says_what_is_needed() {
+        assert_eq!(need("RPC", "Identify", None), Some(Need::Nothing));
+        assert_eq!(need("rpc", "dispatcher", Some("run")), Some(Need::Role(Role::Full)));
+        assert_eq!(need("rpc", "dispatcher", Some("list")), Some(Need::Role(Role::Read)));
+        assert_eq!(need("rpc", "dispatcher", Some("bogus")), None);
+        assert_eq!(need("rpc", "dispatcher", None), None);
+        assert_eq!(need("sysadm", "zfs", None), None);
+    }
+
+    #[test]
+    fn errors_can_tell_what_there_is() {
+        assert_eq!(reachable(None, None), ["rpc", "events"]);
+        assert_eq!(reachable(Some("events"), None), ["subscribe", "unsubscribe"]);
+        assert_eq!(
+            reachable(Some("rpc"), Some("dispatcher")),
+            ["list", "log", "run", "submit", "kill"]
+        );
+        assert_eq!(reachable(Some("junk"), None), Vec::<&str>::new());
+    }
+}

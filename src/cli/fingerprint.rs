@@ -1,0 +1,53 @@
+//! `fingerprint`: what a remote client has to know this host by.
+
+use super::exit::Exit;
+use super::words::{Word, Words, unexpected};
+use super::{Command, write};
+use crate::client::sysexits;
+use crate::config::{Config, Home};
+use crate::net::certificate;
+
+pub(super) const COMMAND: Command = Command {
+    name: "fingerprint",
+    summary: "this host's certificate fingerprint, for remote clients",
+    help: "\
+Prints the SHA-256 fingerprint of this host's certificate, by which clients on
+other hosts know it.
+
+Usage: sysadm-events fingerprint [-c FILE]
+
+Options:
+  -c FILE     the configuration that names the certificate; without it the one
+              that \"serve\" would take
+  -h, --help  this text
+
+Example, on another host:
+  sysadm-events watch --url wss://HOST --token-file token \\
+      --fingerprint \"$(ssh HOST sysadm-events fingerprint)\"
+",
+    main,
+};
+
+fn main(mut words: Words) -> Result<u8, Exit> {
+    let mut file = None;
+    while let Some(word) = words.next()? {
+        match word {
+            Word::Option(name) if name == "-c" || name == "--config" => file = Some(words.path()?),
+            other => return Err(unexpected(&other)),
+        }
+    }
+    let (config, _) = Config::load(file.as_deref(), &Home::of_this_process())
+        .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))?;
+    let certificate = &config.server.certificate;
+    if !certificate.exists() {
+        let message = format!(
+            "{} is not there yet: \"sysadm-events serve\" makes it at its first start",
+            certificate.display()
+        );
+        return Err(Exit::failed(sysexits::CONFIGURATION, message));
+    }
+    let fingerprint = certificate::fingerprint_of(certificate)
+        .map_err(|error| Exit::failed(sysexits::CONFIGURATION, error.to_string()))?;
+    write(&format!("{fingerprint}\n"))?;
+    Ok(0)
+}

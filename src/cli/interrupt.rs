@@ -1,0 +1,58 @@
+//! Ctrl-C as something that can be waited for together with a socket.
+//!
+//! A flag set by a signal handler is seen only after the next event, and a signal that comes between
+//! a look at the flag and the wait is seen never; a pipe in the same wait knows neither trouble.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use signal_hook::consts::SIGINT;
+use signal_hook::low_level::pipe;
+
+/// Counts interrupts from now on, instead of ending at the first.
+pub(super) struct Interrupts {
+    receiver: UnixStream,
+    /// So many came.
+    count: u64,
+}
+
+impl Interrupts {
+    pub(super) fn watch() -> io::Result<Interrupts> {
+        let (receiver, sender) = UnixStream::pair()?;
+        receiver.set_nonblocking(true)?;
+        pipe::register(SIGINT, sender)?;
+        Ok(Interrupts { receiver, count: 0 })
+    }
+
+    /// How many came so far.
+    pub(super) fn count(&mut self) -> u64 {
+        let mut bytes = [0; 16];
+        while let Ok(more @ 1..) = self.receiver.read(&mut bytes) {
+            self.count += more as u64;
+        }
+        self.count
+    }
+}
+
+/// Readable when there is a new one.
+impl AsFd for Interrupts {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.receiver.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interrupts_are_counted() {
+        let mut interrupts = Interrupts::watch().unwrap();
+        assert_eq!(interrupts.count(), 0);
+        signal_hook::low_level::raise(SIGINT).unwrap();
+        assert_eq!(interrupts.count(), 1);
+        signal_hook::low_level::raise(SIGINT).unwrap();
+        assert_eq!(interrupts.count(), 2);
+    }
+}

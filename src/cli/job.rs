@@ -1,0 +1,329 @@
+//! A dispatcher event as a reader wants it: which job, what state, what is new.
+//!
+//! The commands of a job are keys of its event beside the protocol's own, and a class wraps all of it
+//! in an envelope (protocol section 2.1); after this file nobody has to know.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::span;
+use super::told::Told;
+use crate::wire::parse_rfc3339;
+
+/// Keys of the protocol: a command that equals one is not told live, and only in the list `log`.
+const RESERVED: [&str; 7] =
+    ["state", "cmd_list", "process_id", "time_started", "time_finished", "current_cmd", "log"];
+const RETURN_CODES: &str = "return_codes/";
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Pending,
+    Running,
+    Finished,
+}
+
+/// One event of one job.
+pub(super) struct JobEvent<'a> {
+    pub(super) id: &'a str,
+    pub(super) state: State,
+    pub(super) commands: Vec<&'a str>,
+    details: &'a Map<String, Value>,
+}
+
+impl<'a> JobEvent<'a> {
+    /// Reads the `args` of a dispatcher event; `None` where they are not what they should be.
+    pub(super) fn read(args: &'a Value) -> Option<JobEvent<'a>> {
+        let details = args.get("process_details").unwrap_or(args).as_object()?;
+        let text = |key: &str| details.get(key).and_then(Value::as_str);
+        let state = match text("state")? {
+            "pending" => State::Pending,
+            "running" => State::Running,
+            "finished" => State::Finished,
+            _ => return None,
+        };
+        let commands = details.get("cmd_list").and_then(Value::as_array);
+        let commands = commands.into_iter().flatten().filter_map(Value::as_str).collect();
+        Some(JobEvent { id: text("process_id")?, state, commands, details })
+    }
+
+    fn text(&self, key: &str) -> Option<&'a str> {
+        self.details.get(key).and_then(Value::as_str)
+    }
+
+    /// The command that runs.
+    pub(super) fn current(&self) -> Option<&'a str> {
+        self.text("current_cmd")
+    }
+
+    /// When it was over, RFC 3339.
+    pub(super) fn time_finished(&self) -> Option<&'a str> {
+        self.text("time_finished")
+    }
+
+    /// How long it took.
+    pub(super) fn duration(&self) -> Option<Duration> {
+        let started = parse_rfc3339(self.text("time_started")?)?;
+        let finished = parse_rfc3339(self.time_finished()?)?;
+        // A clock that was set back makes nonsense of it.
+        finished.duration_since(started).ok()
+    }
+
+    /// Codes of the commands that ended, in order. Of equal commands only the finished event knows.
+    pub(super) fn codes(&self) -> Vec<i32> {
+        let number = |value: &Value| match value {
+            Value::String(code) => code.parse().ok(),
+            other => other.as_i64().and_then(|code| i32::try_from(code).ok()),
+        };
+        if let Some(list) = self.list() {
+            return list.iter().map_while(|entry| number(&entry["return_code"])).collect();
+        }
+        let code = |command: &&str| number(self.details.get(&format!("{RETURN_CODES}{command}"))?);
+        self.commands.iter().map_while(code).collect()
+    }
+
+    /// The list that tells logs apart where the documented form cannot.
+    fn list(&self) -> Option<&'a Vec<Value>> {
+        (self.state == State::Finished).then(|| self.details.get("log")?.as_array())?
+    }
+
+    /// Output by command, in the order of the chain; of equal commands joined.
+    fn texts(&self) -> Vec<(&'a str, Cow<'a, str>)> {
+        let mut texts: Vec<(&str, Cow<'_, str>)> = Vec::new();
+        if let Some(list) = self.list() {
+            for entry in list {
+                let (Some(command), Some(output)) =
+                    (entry["command"].as_str(), entry["output"].as_str())
+                else {
+                    continue;
+                };
+                match texts.iter_mut().find(|(known, _)| *known == command) {
+                    Some((_, text)) => text.to_mut().push_str(output),
+                    None => texts.push((command, output.into())),
+                }
+            }
+            return texts;
+        }
+        for &command in &self.commands {
+            if !is_reserved(command)
+                && !texts.iter().any(|(known, _)| *known == command)
+                && let Some(text) = self.text(command)
+            {
+                texts.push((command, text.into()));
+            }
+        }
+        texts
+    }
+
+    /// How a finished job ended, in words.
+    pub(super) fn verdict(&self) -> Verdict {
+        let codes = self.codes();
+        let took =
+            self.duration().map_or(String::new(), |took| format!(" after {}", span::show(took)));
+        let good = codes.len() == self.commands.len() && codes.last() == Some(&0);
+        let how = match (codes.last(), self.commands.len()) {
+            (None, _) => "ended before it started".to_owned(),
+            (Some(0), 0 | 1) if good => format!("ok{took}"),
+            (Some(0), commands) if good => format!("{commands} commands ok{took}"),
+            // Ended between two commands: killed, or out of time.
+            (Some(0), commands) => format!("ended at {} of {commands} commands{took}", codes.len()),
+            (Some(&code), 0 | 1) => format!("{}{took}", in_words(code)),
+            (Some(&code), commands) => {
+                format!("command {} of {commands}: {}{took}", codes.len(), in_words(code))
+            }
+        };
+        Verdict { good, how }
+    }
+}
+
+/// How a job ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// All commands ran and returned 0.
+    pub(super) good: bool,
+    pub(super) how: String,
+}
+
+fn is_reserved(command: &str) -> bool {
+    RESERVED.contains(&command) || command.starts_with(RETURN_CODES)
+}
+
+/// A return code in words.
+fn in_words(code: i32) -> String {
+    match code {
+        -1 => "could not be run".to_owned(),
+        ..-1 => {
+            let signal = nix::sys::signal::Signal::try_from(-code);
+            signal.map_or_else(
+                |_| format!("killed by signal {}", -code),
+                |s| format!("killed by {s}"),
+            )
+        }
+        0.. => format!("exit {code}"),
+    }
+}
+
+/// The output of one job, each byte once.
+#[derive(Default)]
+pub(super) struct JobOutput {
+    told: Vec<(String, Told)>,
+}
+
+impl JobOutput {
+    /// True where output of this command was new in an event before.
+    pub(super) fn has_told(&self, command: &str) -> bool {
+        self.told.iter().any(|(known, _)| known == command)
+    }
+
+    /// What is new in this event, by command.
+    pub(super) fn fresh<'a>(&mut self, event: &JobEvent<'a>) -> Vec<(&'a str, String)> {
+        let texts = event.texts().into_iter();
+        let fresh =
+            texts.map(|(command, text)| (command, self.fresh_of(command, &text, event.state)));
+        fresh.filter(|(_, text)| !text.is_empty()).collect()
+    }
+
+    fn fresh_of(&mut self, command: &str, text: &str, state: State) -> String {
+        let known = self.told.iter().position(|(known, _)| known == command);
+        match (state, known) {
+            (State::Pending, _) => String::new(),
+            (State::Running, Some(at)) => {
+                self.told[at].1.push(text);
+                text.to_owned()
+            }
+            (State::Running, None) => {
+                let mut told = Told::new();
+                told.push(text);
+                self.told.push((command.to_owned(), told));
+                text.to_owned()
+            }
+            (State::Finished, Some(at)) => self.told[at].1.rest(text),
+            (State::Finished, None) => text.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn fresh(output: &mut JobOutput, args: &Value) -> Vec<(String, String)> {
+        let event = JobEvent::read(args).unwrap();
+        output.fresh(&event).into_iter().map(|(c, t)| (c.to_owned(), t)).collect()
+    }
+
+    fn pair(command: &str, text: &str) -> (String, String) {
+        (command.to_owned(), text.to_owned())
+    }
+
+    #[test]
+    fn each_byte_is_fresh_once() {
+        let mut output = JobOutput::default();
+        let running = |more: Value| {
+            let mut args = json!({"state": "running", "process_id": "j", "cmd_list": ["a", "b"]});
+            args.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            args
+        };
+        assert_eq!(fresh(&mut output, &running(json!({"current_cmd": "a"}))), []);
+        assert_eq!(fresh(&mut output, &running(json!({"a": "1\n"}))), [pair("a", "1\n")]);
+        let both = running(json!({"b": "3\n", "a": "2\n"}));
+        assert_eq!(fresh(&mut output, &both), [pair("a", "2\n"), pair("b", "3\n")]);
+        let finished = json!({"state": "finished", "process_id": "j", "cmd_list": ["a", "b"],
+                              "a": "1\n2\n", "b": "3\n4\n", "return_codes/a": "0", "return_codes/b": "1"});
+        assert_eq!(fresh(&mut output, &finished), [pair("b", "4\n")]);
+    }
+
+    #[test]
+    fn a_command_that_equals_a_reserved_key_is_told_by_the_list() {
+        let mut output = JobOutput::default();
+        let running = json!({"state": "running", "process_id": "j", "cmd_list": ["state", "process_id", "a"],
+                             "current_cmd": "a", "return_codes/state": "0", "a": "x"});
+        assert_eq!(fresh(&mut output, &running), [pair("a", "x")]);
+        let list = json!([{"command": "state", "output": "S\n", "return_code": "0"},
+                          {"command": "process_id", "output": "P\n", "return_code": "0"},
+                          {"command": "a", "output": "xy", "return_code": "-15"}]);
+        let finished = json!({"state": "finished", "process_id": "j", "a": "xy", "log": list,
+                              "cmd_list": ["state", "process_id", "a"]});
+        let told = [pair("state", "S\n"), pair("process_id", "P\n"), pair("a", "y")];
+        assert_eq!(fresh(&mut output, &finished), told);
+        assert_eq!(JobEvent::read(&finished).unwrap().codes(), [0, 0, -15]);
+    }
+
+    #[test]
+    fn the_command_log_is_told_by_the_list_too() {
+        let list = json!([{"command": "log", "output": "L", "return_code": "0"}]);
+        let finished =
+            json!({"state": "finished", "process_id": "j", "cmd_list": ["log"], "log": list});
+        assert_eq!(fresh(&mut JobOutput::default(), &finished), [pair("log", "L")]);
+    }
+
+    #[test]
+    fn equal_commands_are_one_text() {
+        let mut output = JobOutput::default();
+        let running = |text: &str| json!({"state": "running", "process_id": "j", "cmd_list": ["a", "a"], "a": text});
+        assert_eq!(fresh(&mut output, &running("1")), [pair("a", "1")]);
+        assert_eq!(fresh(&mut output, &running("2")), [pair("a", "2")]);
+        let list = json!([{"command": "a", "output": "1", "return_code": "0"},
+                          {"command": "a", "output": "23", "return_code": "4"}]);
+        let finished = json!({"state": "finished", "process_id": "j", "cmd_list": ["a", "a"], "a": "123", "log": list});
+        assert_eq!(fresh(&mut output, &finished), [pair("a", "3")]);
+        assert_eq!(JobEvent::read(&finished).unwrap().codes(), [0, 4]);
+    }
+
+    #[test]
+    fn a_class_has_its_details_inside() {
+        let details = json!({"state": "running", "process_id": "sysadm_pkg_update", "cmd_list": ["pkg update"],
+                             "pkg update": "x\n", "current_cmd": "pkg update"});
+        let args = json!({"event_system": "sysadm/pkg", "state": "running", "pkg_log": "x\n",
+                          "action": "pkg_update", "process_details": details});
+        let event = JobEvent::read(&args).unwrap();
+        assert_eq!((event.id, event.current()), ("sysadm_pkg_update", Some("pkg update")));
+        assert_eq!(fresh(&mut JobOutput::default(), &args), [pair("pkg update", "x\n")]);
+    }
+
+    #[test]
+    fn what_is_no_job_is_no_job() {
+        for args in [
+            json!(null),
+            json!([]),
+            json!({"state": "dancing", "process_id": "j"}),
+            json!({"state": "running"}),
+        ] {
+            assert!(JobEvent::read(&args).is_none(), "{args}");
+        }
+    }
+
+    #[test]
+    fn verdicts() {
+        let verdict = |commands: &[&str], codes: &[&str], finished: &str| {
+            let mut args = json!({"state": "finished", "process_id": "j", "cmd_list": commands,
+                "time_started": "2026-11-23T17:50:47Z", "time_finished": finished});
+            for (command, code) in commands.iter().zip(codes) {
+                args[format!("return_codes/{command}")] = (*code).into();
+            }
+            let verdict = JobEvent::read(&args).unwrap().verdict();
+            (verdict.good, verdict.how)
+        };
+        let later = "2026-11-23T17:50:50Z";
+        let say = |good, how: &str| (good, how.to_owned());
+        assert_eq!(verdict(&["a"], &["0"], later), say(true, "ok after 3 s"));
+        assert_eq!(verdict(&["a"], &["0"], "?"), say(true, "ok"));
+        assert_eq!(verdict(&["a"], &["3"], later), say(false, "exit 3 after 3 s"));
+        assert_eq!(verdict(&["a"], &["-9"], later), say(false, "killed by SIGKILL after 3 s"));
+        assert_eq!(verdict(&["a"], &["-1"], later), say(false, "could not be run after 3 s"));
+        assert_eq!(verdict(&["a", "b"], &["0", "0"], later), say(true, "2 commands ok after 3 s"));
+        assert_eq!(
+            verdict(&["a", "b"], &["1"], later),
+            say(false, "command 1 of 2: exit 1 after 3 s")
+        );
+        assert_eq!(
+            verdict(&["a", "b"], &["0"], later),
+            say(false, "ended at 1 of 2 commands after 3 s")
+        );
+        assert_eq!(verdict(&["a"], &[], later), say(false, "ended before it started"));
+        assert_eq!(verdict(&["a"], &["-99"], later), say(false, "killed by signal 99 after 3 s"));
+    }
+}

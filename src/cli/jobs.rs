@@ -1,0 +1,157 @@
+//! `jobs`: what runs, what waits and what has finished.
+
+use std::io::{self, IsTerminal};
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use super::exit::Exit;
+use super::table::table;
+use super::target::{TargetOptions, target_help};
+use super::terminal::Terminal;
+use super::words::{Word, Words, unexpected};
+use super::{Command, escape, span, write};
+use crate::wire::parse_rfc3339;
+
+pub(super) const COMMAND: Command = Command {
+    name: "jobs",
+    summary: "list jobs",
+    help: concat!(
+        "\
+Lists the jobs that run, wait or have finished lately.
+
+Usage: sysadm-events jobs [TARGET] [--json]
+
+POS is the place in the queue, STARTED how long ago, CODES the return codes of
+the commands that ended (-N: by signal N).
+
+Options:
+  --json      the daemon's answer as it is
+  -h, --help  this text
+",
+        target_help!(),
+        "
+Example:
+  sysadm-events jobs
+"
+    ),
+    main,
+};
+
+fn main(mut words: Words) -> Result<u8, Exit> {
+    let (mut target, mut json) = (TargetOptions::default(), false);
+    while let Some(word) = words.next()? {
+        match word {
+            Word::Option(name) if target.take(&name, &mut words)? => {}
+            Word::Option(name) if name == "--json" => json = true,
+            other => return Err(unexpected(&other)),
+        }
+    }
+    let list = target.connect()?.call("rpc", "dispatcher", json!({ "action": "list" }))?;
+    if json {
+        write(&format!("{list}\n"))?;
+        return Ok(0);
+    }
+    let terminal = Terminal::of_this_process(io::stdout().is_terminal());
+    let rows = rows(&list, SystemTime::now(), terminal);
+    write(&table(["ID", "QUEUE", "STATE", "POS", "STARTED", "CODES", "COMMANDS"], &rows))?;
+    Ok(0)
+}
+
+/// A job of the list, with what it is sorted by.
+struct Entry<'a> {
+    id: &'a str,
+    queue: &'a str,
+    job: &'a Value,
+}
+
+impl Entry<'_> {
+    fn text(&self, key: &str) -> &str {
+        self.job[key].as_str().unwrap_or("")
+    }
+
+    /// What runs first, then what waits in the order of its queue, then the past, newest first.
+    fn key(&self) -> (u8, &str, u64, std::cmp::Reverse<&str>) {
+        let position = self.text("queue_position").parse().unwrap_or(u64::MAX);
+        match self.text("state") {
+            "running" => (0, "", 0, std::cmp::Reverse(self.text("time_started"))),
+            "pending" => (1, self.queue, position, std::cmp::Reverse("")),
+            _ => (2, "", 0, std::cmp::Reverse(self.text("time_finished"))),
+        }
+    }
+}
+
+fn rows(list: &Value, now: SystemTime, terminal: Terminal) -> Vec<[String; 7]> {
+    let queues = list["jobs"].as_object().into_iter().flatten();
+    let mut entries: Vec<Entry<'_>> = queues
+        .flat_map(|(queue, jobs)| {
+            let jobs = jobs.as_object().into_iter().flatten();
+            jobs.map(move |(id, job)| Entry { id, queue, job })
+        })
+        .collect();
+    entries.sort_by(|a, b| a.key().cmp(&b.key()));
+    entries.iter().map(|entry| row(entry, now, terminal)).collect()
+}
+
+fn row(entry: &Entry<'_>, now: SystemTime, terminal: Terminal) -> [String; 7] {
+    let harmless = |text: &str| escape::line(text, terminal.unicode);
+    let joined = |key: &str, between: &str| {
+        let list = entry.job[key].as_array().into_iter().flatten();
+        list.filter_map(Value::as_str).collect::<Vec<_>>().join(between)
+    };
+    let started = parse_rfc3339(entry.text("time_started"))
+        .and_then(|started| now.duration_since(started).ok())
+        .map_or(String::new(), span::show);
+    let queue = if entry.queue == "no_queue" { "-" } else { entry.queue };
+    [
+        harmless(entry.id),
+        harmless(queue),
+        harmless(entry.text("state")),
+        harmless(entry.text("queue_position")),
+        started,
+        harmless(&joined("return_codes", " ")),
+        harmless(&joined("commands", " && ")),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    #[test]
+    fn running_before_pending_before_finished() {
+        let list = json!({"jobs": {
+            "no_queue": {
+                "old": {"state": "finished", "commands": ["a", "b"], "return_codes": ["0", "-15"],
+                        "time_started": "2026-11-23T17:00:00Z", "time_finished": "2026-11-23T17:00:05Z"},
+                "new": {"state": "finished", "commands": ["c"], "return_codes": ["0"],
+                        "time_started": "2026-11-23T17:30:00Z", "time_finished": "2026-11-23T17:30:05Z"},
+                "now": {"state": "running", "commands": ["sh -c \"\u{1b}[2J\""], "return_codes": [],
+                        "queue_position": "0", "time_started": "2026-11-23T17:50:00Z"}},
+            "pkg": {
+                "third": {"state": "pending", "commands": ["e"], "queue_position": "10"},
+                "second": {"state": "pending", "commands": ["d"], "queue_position": "9"}}}});
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_456_247);
+        let rows = rows(&list, now, Terminal { colour: false, unicode: true });
+        let shown = table(["ID", "QUEUE", "STATE", "POS", "STARTED", "CODES", "COMMANDS"], &rows);
+        assert_eq!(
+            shown,
+            "\
+ID      QUEUE  STATE     POS  STARTED    CODES  COMMANDS
+now     -      running   0    47 s              sh -c \"^[[2J\"
+second  pkg    pending   9                      d
+third   pkg    pending   10                     e
+new     -      finished       20 m 47 s  0      c
+old     -      finished       50 m 47 s  0 -15  a && b
+"
+        );
+    }
+
+    #[test]
+    fn no_jobs_are_no_rows() {
+        let terminal = Terminal { colour: false, unicode: true };
+        assert!(rows(&json!({"jobs": {"no_queue": {}}}), UNIX_EPOCH, terminal).is_empty());
+        assert!(rows(&json!(null), UNIX_EPOCH, terminal).is_empty());
+    }
+}

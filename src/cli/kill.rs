@@ -1,0 +1,81 @@
+//! `kill`: ends jobs, with all that they have started.
+
+use std::io::{self, IsTerminal};
+
+use serde_json::{Value, json};
+
+use super::exit::Exit;
+use super::target::{TargetOptions, target_help};
+use super::terminal::Terminal;
+use super::words::{Word, Words, text, unexpected};
+use super::{Command, escape, write};
+
+pub(super) const COMMAND: Command = Command {
+    name: "kill",
+    summary: "end jobs",
+    help: concat!(
+        "\
+Ends jobs: one that waits at once; one that runs gets SIGTERM, with all that it
+has started, and after a grace period SIGKILL.
+
+Usage: sysadm-events kill [TARGET] ID [ID...]
+
+Options:
+  -h, --help  this text
+",
+        target_help!(),
+        "
+Exits 0 where at least one of the jobs was active, else 1.
+
+Example:
+  sysadm-events kill nightly
+"
+    ),
+    main,
+};
+
+fn main(words: Words) -> Result<u8, Exit> {
+    let (ids, target) = parse(words)?;
+    let kill = json!({ "action": "kill", "job_id": ids });
+    let reply = target.connect()?.call("rpc", "dispatcher", kill)?;
+    let active: Vec<&str> = reply["killed"]["jobs"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let terminal = Terminal::of_this_process(io::stdout().is_terminal());
+    for id in &ids {
+        let was = if active.contains(&&**id) { "is being ended" } else { "was not active" };
+        write(&format!("{}: {was}\n", escape::line(id, terminal.unicode || id.is_ascii())))?;
+    }
+    Ok(u8::from(active.is_empty()))
+}
+
+fn parse(mut words: Words) -> Result<(Vec<String>, TargetOptions), Exit> {
+    let (mut ids, mut target) = (Vec::new(), TargetOptions::default());
+    while let Some(word) = words.next()? {
+        match word {
+            Word::Option(name) if target.take(&name, &mut words)? => {}
+            Word::Option(_) => return Err(unexpected(&word)),
+            Word::Value(id) => ids.push(text(id)?),
+        }
+    }
+    if ids.is_empty() {
+        return Err(Exit::usage("which job is to be ended?"));
+    }
+    Ok((ids, target))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::words::words;
+    use super::*;
+
+    #[test]
+    fn some_ids_at_least_one() {
+        assert_eq!(parse(words(&["a", "--socket", "/s", "b"])).unwrap().0, ["a", "b"]);
+        assert!(matches!(parse(words(&[])), Err(Exit::Usage(_))));
+        assert!(matches!(parse(words(&["-9", "a"])), Err(Exit::Usage(_))));
+    }
+}

@@ -1,0 +1,352 @@
+//! Events as a person follows them: one line each, in columns, a job's output beneath its job.
+//!
+//! A pure function of what came before, so that every line of it can be tested: frames go in, text
+//! comes out, and the clock is handed in. Nothing foreign gets through as it is (see [`escape`]).
+
+use std::time::SystemTime;
+
+use serde_json::Value;
+
+use super::escape;
+use super::job::{JobEvent, JobOutput, State};
+use super::terminal::{Terminal, Tone};
+use crate::sys::local_time::LocalTime;
+use crate::wire::parse_rfc3339;
+
+/// What stands in the second column at its widest: `1 - Information`.
+const STATE_WIDTH: usize = 15;
+/// The third column grows with what stands in it, within these bounds.
+const NAME_WIDTH: std::ops::RangeInclusive<usize> = 8..=28;
+/// Jobs whose output is followed at once; past it the oldest is forgotten, and what of it was told
+/// is told again when it finishes.
+const JOBS: usize = 1024;
+
+/// How a moment is told: local time, or `None` where there is no calendar for it.
+pub(super) type Clock = fn(SystemTime) -> Option<LocalTime>;
+
+/// What has been shown so far, as far as it matters for what comes.
+pub(super) struct Screen {
+    terminal: Terminal,
+    clock: Clock,
+    name_width: usize,
+    /// Of the line that came last.
+    day: Option<(i32, u8, u8)>,
+    /// Where the cursor stands.
+    place: Place,
+    jobs: Vec<Job>,
+}
+
+struct Job {
+    id: String,
+    output: JobOutput,
+    /// The command that was last announced, and how many had ended then.
+    announced: Option<(String, usize)>,
+}
+
+enum Place {
+    /// At the beginning of a line that belongs to nobody.
+    Free,
+    /// Beneath the output of a command of a job.
+    Output { id: String, command: String, midway: bool },
+}
+
+/// The columns of a line.
+struct Line<'a> {
+    moment: SystemTime,
+    tone: Tone,
+    state: &'a str,
+    name: &'a str,
+    text: &'a str,
+}
+
+impl Screen {
+    pub(super) fn new(terminal: Terminal, clock: Clock) -> Screen {
+        let (name_width, place) = (*NAME_WIDTH.start(), Place::Free);
+        Screen { terminal, clock, name_width, day: None, place, jobs: Vec::new() }
+    }
+
+    /// The text that shows `frame`. `now` is for events that do not say when they happened.
+    pub(super) fn show(&mut self, frame: &Value, now: SystemTime) -> String {
+        let mut out = String::new();
+        let moment = frame["time"].as_str().and_then(parse_rfc3339).unwrap_or(now);
+        let args = &frame["args"];
+        match frame["name"].as_str().unwrap_or("") {
+            "dispatcher" => match JobEvent::read(args) {
+                Some(event) => self.job(&mut out, &event, moment),
+                None => self.unknown(&mut out, frame, moment),
+            },
+            "life_preserver" | "life-preserver" => self.life_preserver(&mut out, args, moment),
+            "system_state" | "system-state" => self.system_state(&mut out, args, moment),
+            "gap" => self.gap(&mut out, args, moment),
+            _ => self.unknown(&mut out, frame, moment),
+        }
+        out
+    }
+
+    /// What has to be written so that the cursor stands at the beginning of a line.
+    pub(super) fn end(&mut self) -> String {
+        let mut out = String::new();
+        self.leave_output(&mut out);
+        out
+    }
+
+    fn job(&mut self, out: &mut String, event: &JobEvent<'_>, moment: SystemTime) {
+        let mut job = self.take_job(event.id);
+        let fresh = job.output.fresh(event);
+        match event.state {
+            State::Pending => {
+                let (sign, chain) = (self.terminal.either("○", "-"), event.commands.join(" && "));
+                self.job_line(
+                    out,
+                    event.id,
+                    moment,
+                    Tone::Waiting,
+                    &format!("{sign} pending"),
+                    &chain,
+                );
+            }
+            State::Running => {
+                let current = event.current().unwrap_or("");
+                let announcement = Some((current.to_owned(), event.codes().len()));
+                let mut begins = job.announced != announcement;
+                for (command, text) in &fresh {
+                    if *command == current && begins {
+                        self.announce(out, event, moment);
+                        begins = false;
+                    }
+                    self.output(out, event.id, command, text, moment);
+                }
+                if begins {
+                    self.announce(out, event, moment);
+                }
+                job.announced = announcement;
+            }
+            State::Finished => {
+                for (command, text) in &fresh {
+                    self.output(out, event.id, command, text, moment);
+                }
+                let verdict = event.verdict();
+                let (tone, sign) = if verdict.good {
+                    (Tone::Good, self.terminal.either("✔", "+"))
+                } else {
+                    (Tone::Bad, self.terminal.either("✖", "x"))
+                };
+                self.job_line(
+                    out,
+                    event.id,
+                    moment,
+                    tone,
+                    &format!("{sign} finished"),
+                    &verdict.how,
+                );
+                return;
+            }
+        }
+        if self.jobs.len() == JOBS {
+            self.jobs.remove(0);
+        }
+        self.jobs.push(job);
+    }
+
+    fn take_job(&mut self, id: &str) -> Job {
+        match self.jobs.iter().position(|job| job.id == id) {
+            Some(at) => self.jobs.remove(at),
+            None => Job { id: id.to_owned(), output: JobOutput::default(), announced: None },
+        }
+    }
+
+    /// A command begins.
+    fn announce(&mut self, out: &mut String, event: &JobEvent<'_>, moment: SystemTime) {
+        let current = event.current().unwrap_or("");
+        let (number, of) = (event.codes().len() + 1, event.commands.len());
+        let text = if of > 1 { format!("[{number}/{of}] {current}") } else { current.to_owned() };
+        let state = format!("{} running", self.terminal.either("▶", ">"));
+        self.job_line(out, event.id, moment, Tone::Active, &state, &text);
+        let command = current.to_owned();
+        self.place = Place::Output { id: event.id.to_owned(), command, midway: false };
+    }
+
+    fn job_line(
+        &mut self,
+        out: &mut String,
+        id: &str,
+        moment: SystemTime,
+        tone: Tone,
+        state: &str,
+        text: &str,
+    ) {
+        let (name, text) = (self.harmless(id), self.harmless(text));
+        self.line(out, &Line { moment, tone, state, name: &name, text: &text });
+    }
+
+    /// Output of a command, beneath a line that says whose it is.
+    fn output(
+        &mut self,
+        out: &mut String,
+        id: &str,
+        command: &str,
+        text: &str,
+        moment: SystemTime,
+    ) {
+        let continues = match &self.place {
+            Place::Output { id: before, command: known, .. } => before == id && known == command,
+            Place::Free => false,
+        };
+        if !continues {
+            let state = format!("{} output", self.terminal.either("▷", ":"));
+            self.job_line(out, id, moment, Tone::Quiet, &state, command);
+        }
+        let mut midway = matches!(self.place, Place::Output { midway: true, .. });
+        for line in escape::text(text, self.terminal.unicode).split_inclusive('\n') {
+            if !midway {
+                out.push_str(&self.margin());
+            }
+            out.push_str(line);
+            midway = !line.ends_with('\n');
+        }
+        self.place = Place::Output { id: id.to_owned(), command: command.to_owned(), midway };
+    }
+
+    fn life_preserver(&mut self, out: &mut String, args: &Value, moment: SystemTime) {
+        let priority = self.harmless(args["priority"].as_str().unwrap_or("?"));
+        let class = self.harmless(args["class"].as_str().unwrap_or(""));
+        let message = args["message"].as_str().unwrap_or("");
+        let mut lines =
+            message.lines().map(|line| self.harmless(line)).collect::<Vec<_>>().into_iter();
+        let text = lines.next().unwrap_or_default();
+        let tone = tone(&priority);
+        self.line(out, &Line { moment, tone, state: &priority, name: &class, text: &text });
+        for line in lines {
+            out.push_str(&self.margin());
+            out.push_str(&line);
+            out.push('\n');
+        }
+    }
+
+    fn system_state(&mut self, out: &mut String, args: &Value, moment: SystemTime) {
+        let priority = self.harmless(args["priority"].as_str().unwrap_or("?"));
+        let host = self.harmless(args["hostname"].as_str().unwrap_or("?"));
+        let pools = args["zpools"].as_object();
+        let mut text = match pools.map(serde_json::Map::len) {
+            None => "no ZFS here".to_owned(),
+            Some(0) => "no pools".to_owned(),
+            Some(1) => "1 pool".to_owned(),
+            Some(number) => format!("{number} pools"),
+        };
+        if args["hostnamechanged"] == "true" {
+            text.push_str(", the host name changed");
+        }
+        if let Some(error) = args["zpool_error"].as_str() {
+            text = format!("{}; last known: {text}", self.harmless(error));
+        }
+        let line =
+            Line { moment, tone: tone(&priority), state: &priority, name: &host, text: &text };
+        self.line(out, &line);
+        let pools: Vec<[String; 5]> =
+            pools.into_iter().flatten().map(|(name, pool)| self.pool(name, pool)).collect();
+        let width = |column: usize| {
+            pools.iter().map(|pool| pool[column].chars().count()).max().unwrap_or(0)
+        };
+        let widths: [usize; 5] = std::array::from_fn(width);
+        for pool in &pools {
+            let [name, health, priority, capacity, status] = pool;
+            let tone = tone(priority);
+            let priority = format!("{priority:<0$}", widths[2]);
+            let row = format!(
+                "{name:<0$}  {health:<1$}  {2}  {capacity:<3$}  {status}",
+                widths[0],
+                widths[1],
+                self.terminal.paint(tone, &priority),
+                widths[3],
+            );
+            out.push_str(&self.margin());
+            out.push_str(row.trim_end());
+            out.push('\n');
+        }
+    }
+
+    fn pool(&self, name: &str, pool: &Value) -> [String; 5] {
+        let text = |key: &str| self.harmless(pool[key].as_str().unwrap_or(""));
+        let capacity = format!("cap {}", text("capacity"));
+        [self.harmless(name), text("health"), text("priority"), capacity, text("status")]
+    }
+
+    fn gap(&mut self, out: &mut String, args: &Value, moment: SystemTime) {
+        let text = match args["missed"].as_u64() {
+            Some(1) => "1 event was missed".to_owned(),
+            Some(missed) => format!("{missed} events were missed"),
+            None => "the daemon was started anew; what was missed is not known".to_owned(),
+        };
+        let line = Line { moment, tone: Tone::Warning, state: "gap", name: "", text: &text };
+        self.line(out, &line);
+    }
+
+    /// An event of a newer daemon: told as it is rather than not at all.
+    fn unknown(&mut self, out: &mut String, frame: &Value, moment: SystemTime) {
+        let name = self.harmless(frame["name"].as_str().unwrap_or("?"));
+        let text = self.harmless(&frame["args"].to_string());
+        self.line(
+            out,
+            &Line { moment, tone: Tone::Plain, state: "event", name: &name, text: &text },
+        );
+    }
+
+    fn line(&mut self, out: &mut String, line: &Line<'_>) {
+        self.leave_output(out);
+        let local = (self.clock)(line.moment);
+        let day = local.map(|local| (local.year, local.month, local.day));
+        if let (Some(before), Some((year, month, date))) = (self.day, day)
+            && before != (year, month, date)
+        {
+            let text = format!("--- {year}-{month:02}-{date:02} ---");
+            out.push_str(&self.terminal.paint(Tone::Quiet, &text));
+            out.push('\n');
+        }
+        self.day = day.or(self.day);
+        let time = local.map_or_else(
+            || "--:--:--".to_owned(),
+            |local| format!("{:02}:{:02}:{:02}", local.hour, local.minute, local.second),
+        );
+        let length = line.name.chars().count();
+        self.name_width = self.name_width.max(length.min(*NAME_WIDTH.end()));
+        let state = format!("{:<STATE_WIDTH$}", line.state);
+        let name = format!("{1:<0$}", self.name_width, line.name);
+        out.push_str(&self.terminal.paint(Tone::Quiet, &time));
+        let rest = format!("  {}  {name}  {}", self.terminal.paint(line.tone, &state), line.text);
+        out.push_str(rest.trim_end());
+        out.push('\n');
+    }
+
+    fn leave_output(&mut self, out: &mut String) {
+        if matches!(self.place, Place::Output { midway: true, .. }) {
+            out.push('\n');
+        }
+        self.place = Place::Free;
+    }
+
+    /// What stands before a line that belongs to the one above: the time's column stays empty.
+    fn margin(&self) -> String {
+        let bar = self.terminal.either("          │ ", "          | ");
+        self.terminal.paint(Tone::Quiet, bar)
+    }
+
+    fn harmless(&self, text: &str) -> String {
+        escape::line(text, self.terminal.unicode)
+    }
+}
+
+/// By the number that a priority begins with (protocol section 2.4).
+fn tone(priority: &str) -> Tone {
+    let digits = priority.split(|c: char| !c.is_ascii_digit()).next().unwrap_or("");
+    match digits.parse::<u8>() {
+        Ok(0..=2) => Tone::Good,
+        Ok(3..=5) => Tone::Warning,
+        Ok(6..=8) => Tone::Bad,
+        Ok(_) => Tone::Urgent,
+        Err(_) => Tone::Plain,
+    }
+}
+
+#[cfg(test)]
+#[path = "screen_tests.rs"]
+mod tests;

@@ -1,0 +1,56 @@
+//! `serve`: the daemon, in the foreground.
+
+use super::exit::Exit;
+use super::words::{Word, Words, unexpected};
+use super::{Command, complain};
+use crate::client::sysexits;
+use crate::config::{Config, Home};
+use crate::server;
+
+pub(super) const COMMAND: Command = Command {
+    name: "serve",
+    summary: "the daemon, in the foreground",
+    help: "\
+The daemon: watches this host, runs jobs and tells whoever subscribed.
+
+Usage: sysadm-events serve [-c FILE]
+
+It stays in the foreground; daemon(8) or a supervisor puts it behind. Nothing
+has to be prepared: without a configuration the built-in defaults are taken,
+and a certificate is made at the first start. Without root, everything is kept
+in your own directories.
+
+Options:
+  -c FILE     the configuration; without it the system's (your own where you
+              are not root), and where there is none the built-in defaults
+  -h, --help  this text
+
+Signals: SIGHUP reads the configuration again, SIGTERM and SIGINT stop in
+order, SIGUSR1 (SIGINFO on FreeBSD) logs a status line.
+
+Examples:
+  sysadm-events serve
+  sysadm-events serve -c /tmp/try.toml
+",
+    main,
+};
+
+fn main(mut words: Words) -> Result<u8, Exit> {
+    let mut file = None;
+    while let Some(word) = words.next()? {
+        match word {
+            Word::Option(name) if name == "-c" || name == "--config" => file = Some(words.path()?),
+            other => return Err(unexpected(&other)),
+        }
+    }
+    let home = Home::of_this_process();
+    let (config, file) = Config::load(file.as_deref(), &home)
+        .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))?;
+    match server::run(config, file, home) {
+        Ok(()) => Ok(0),
+        Err(error) => {
+            complain(&error.to_string());
+            Ok(error.exit_code())
+        }
+    }
+}

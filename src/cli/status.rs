@@ -1,0 +1,172 @@
+//! `status`: how the daemon is doing.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::exit::Exit;
+use super::table::table;
+use super::target::{TargetOptions, target_help};
+use super::terminal::Terminal;
+use super::words::{Word, Words, unexpected};
+use super::{Command, escape, span, write};
+
+pub(super) const COMMAND: Command = Command {
+    name: "status",
+    summary: "how the daemon is doing",
+    help: concat!(
+        "\
+Tells how the daemon is doing: host, jobs and clients.
+
+Usage: sysadm-events status [TARGET] [--json]
+
+Options:
+  --json      the daemon's answer as it is
+  -h, --help  this text
+",
+        target_help!(),
+        "
+Example:
+  sysadm-events status --json | jq .jobs.running
+"
+    ),
+    main,
+};
+
+fn main(mut words: Words) -> Result<u8, Exit> {
+    let (mut target, mut json) = (TargetOptions::default(), false);
+    while let Some(word) = words.next()? {
+        match word {
+            Word::Option(name) if target.take(&name, &mut words)? => {}
+            Word::Option(name) if name == "--json" => json = true,
+            other => return Err(unexpected(&other)),
+        }
+    }
+    let status = target.connect()?.call("rpc", "status", Value::Null)?;
+    if json {
+        write(&format!("{status}\n"))?;
+    } else {
+        write(&page(&status, Terminal::of_this_process(io::stdout().is_terminal())))?;
+    }
+    Ok(0)
+}
+
+/// What a newer daemon says beside this is left to `--json`.
+fn page(status: &Value, terminal: Terminal) -> String {
+    let text = |value: &Value| match value {
+        Value::Null => "?".to_owned(),
+        Value::String(text) => escape::line(text, terminal.unicode),
+        other => escape::line(&other.to_string(), terminal.unicode),
+    };
+    let uptime =
+        status["uptime"].as_u64().map_or("?".to_owned(), |s| span::show(Duration::from_secs(s)));
+    let jobs = &status["jobs"];
+    let clients = status["clients"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut page = String::new();
+    let mut line = |name: &str, value: String| {
+        // Writing into a string does not fail.
+        let _ = writeln!(page, "{name:<9} {value}");
+    };
+    line("host", text(&status["hostname"]));
+    line(
+        "daemon",
+        format!(
+            "sysadm-events {}, pid {}, up {uptime}",
+            text(&status["version"]),
+            text(&status["pid"])
+        ),
+    );
+    line(
+        "jobs",
+        format!(
+            "{} running, {} pending, {} finished",
+            text(&jobs["running"]),
+            text(&jobs["pending"]),
+            text(&jobs["finished"])
+        ),
+    );
+    line(
+        "events",
+        format!("{} since its start, epoch {}", text(&status["seq"]), text(&status["epoch"])),
+    );
+    if let Some(bytes) = status["memory"]["peak_resident"].as_u64() {
+        line("memory", format!("{} resident at most", size(bytes)));
+    }
+    if let Some(bytes) = status["outbox_total"].as_u64() {
+        line("outboxes", format!("{} wait to be sent", size(bytes)));
+    }
+    line("clients", clients.len().to_string());
+    if clients.is_empty() {
+        return page;
+    }
+    let rows: Vec<[String; 3]> = clients
+        .iter()
+        .map(|client| {
+            let user = client["user"].as_str().unwrap_or("(not authenticated)");
+            let outbox = client["outbox"].as_u64().map_or(String::new(), size);
+            [text(&client["peer"]), escape::line(user, terminal.unicode), outbox]
+        })
+        .collect();
+    for row in table(["PEER", "USER", "OUTBOX"], &rows).lines() {
+        let _ = writeln!(page, "  {row}");
+    }
+    page
+}
+
+/// In the largest unit of which there is at least one.
+fn size(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    for (unit, name) in UNITS {
+        if bytes >= unit {
+            let (whole, tenth) = (bytes / unit, bytes % unit * 10 / unit);
+            return format!("{whole}.{tenth} {name}");
+        }
+    }
+    format!("{bytes} B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_page_of_it() {
+        let status = json!({"hostname": "nas", "version": "0.1.0", "pid": 7, "uptime": 3725, "epoch": "e1",
+            "seq": 12, "subscribers": 1, "outbox_total": 1536, "memory": {"peak_resident": 3_500_000},
+            "jobs": {"running": 1, "pending": 0, "finished": 2},
+            "clients": [{"id": 1, "peer": "127.0.0.1:5\u{1b}", "user": null, "local": false, "outbox": 0},
+                        {"id": 2, "peer": "uid 0", "user": "root", "local": true, "outbox": 1536}]});
+        assert_eq!(
+            page(&status, Terminal { colour: false, unicode: true }),
+            "\
+host      nas
+daemon    sysadm-events 0.1.0, pid 7, up 1 h 02 m
+jobs      1 running, 0 pending, 2 finished
+events    12 since its start, epoch e1
+memory    3.3 MiB resident at most
+outboxes  1.5 KiB wait to be sent
+clients   2
+  PEER           USER                 OUTBOX
+  127.0.0.1:5^[  (not authenticated)  0 B
+  uid 0          root                 1.5 KiB
+"
+        );
+    }
+
+    #[test]
+    fn an_answer_that_lacks_things_is_shown_too() {
+        let shown = page(&json!({}), Terminal { colour: false, unicode: true });
+        assert!(shown.contains("host      ?") && shown.ends_with("clients   0\n"), "{shown}");
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(
+            [0, 1023, 1024, 1536, 3 << 20, 5 << 30].map(size),
+            ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "3.0 MiB", "5.0 GiB"]
+        );
+    }
+}

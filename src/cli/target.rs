@@ -1,0 +1,198 @@
+//! Which daemon a command speaks to, read from its options.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::exit::Exit;
+use super::words::Words;
+use crate::client::{Client, Fingerprint, Target, Token, Url, sysexits};
+use crate::config::{Config, Home};
+
+/// The part of a command's help that is about these options.
+macro_rules! target_help {
+    () => {
+        "
+Which daemon (TARGET):
+  (nothing)            the one of this host: the system's socket, then your own
+  -c FILE              the one that this configuration is for
+  --socket PATH        the one behind this socket
+  --url URL            wss://HOST[:PORT] (port 12150), or ws:// for loopback
+  --fingerprint HEX    SHA-256 of the certificate there; on that host
+                       \"sysadm-events fingerprint\" prints it
+  --token-file FILE    a file whose first line is a token for that host; there
+                       sysadm-events call rpc auth | cut -d'\"' -f2
+                       makes one, good for 15 minutes after its last use
+"
+    };
+}
+pub(super) use target_help;
+
+/// The longest token file that is read, in bytes: only its first line matters.
+const TOKEN_FILE: u64 = 64 * 1024;
+
+/// The options as they were given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct TargetOptions {
+    config: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    url: Option<String>,
+    fingerprint: Option<String>,
+    token_file: Option<PathBuf>,
+}
+
+impl TargetOptions {
+    /// Takes the option if it is one of ours.
+    pub(super) fn take(&mut self, option: &str, words: &mut Words) -> Result<bool, Exit> {
+        match option {
+            "-c" | "--config" => self.config = Some(words.path()?),
+            "--socket" => self.socket = Some(words.path()?),
+            "--url" => self.url = Some(words.value()?),
+            "--fingerprint" => self.fingerprint = Some(words.value()?),
+            "--token-file" => self.token_file = Some(words.path()?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Connects to the daemon that the options name.
+    pub(super) fn connect(&self) -> Result<Client, Exit> {
+        Ok(Client::connect(&self.target(&Home::of_this_process())?)?)
+    }
+
+    /// The daemon that the options name.
+    pub(super) fn target(&self, home: &Home) -> Result<Target, Exit> {
+        let places = [self.config.is_some(), self.socket.is_some(), self.url.is_some()];
+        if places.into_iter().filter(|given| *given).count() > 1 {
+            return Err(Exit::usage("only one of -c, --socket and --url can name the daemon"));
+        }
+        if let Some(url) = &self.url {
+            return self.remote(url);
+        }
+        if self.fingerprint.is_some() || self.token_file.is_some() {
+            return Err(Exit::usage(
+                "--fingerprint and --token-file go with --url: on a socket you are known by who you are",
+            ));
+        }
+        if let Some(socket) = &self.socket {
+            return Ok(Target::Sockets(vec![socket.clone()]));
+        }
+        if let Some(file) = &self.config {
+            return Ok(Target::Sockets(vec![configured_socket(file, home)?]));
+        }
+        Ok(Target::Sockets(vec![Home::system_socket().to_path_buf(), home.socket()]))
+    }
+
+    fn remote(&self, url: &str) -> Result<Target, Exit> {
+        let url: Url = url.parse().map_err(usage)?;
+        let token = self.token_file.as_deref().map(read_token).transpose()?;
+        match (url.tls, &self.fingerprint) {
+            (true, Some(fingerprint)) => {
+                let fingerprint: Fingerprint = fingerprint.parse().map_err(usage)?;
+                Ok(Target::Tls { url, fingerprint, token })
+            }
+            (true, None) => Err(Exit::usage(format!(
+                "{url} needs --fingerprint, or it could be anybody's; run \"sysadm-events fingerprint\" on {} to get it",
+                url.host
+            ))),
+            (false, Some(_)) => {
+                Err(Exit::usage("ws:// has no certificate: --fingerprint goes with wss://"))
+            }
+            (false, None) => Ok(Target::Loopback { url, token }),
+        }
+    }
+}
+
+fn usage(error: impl std::fmt::Display) -> Exit {
+    Exit::usage(error.to_string())
+}
+
+fn configured_socket(file: &Path, home: &Home) -> Result<PathBuf, Exit> {
+    let (config, _) = Config::load(Some(file), home)
+        .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))?;
+    config.server.socket.ok_or_else(|| {
+        let message = format!("{} configures no socket; name the daemon by --url", file.display());
+        Exit::failed(sysexits::CONFIGURATION, message)
+    })
+}
+
+fn read_token(file: &Path) -> Result<Token, Exit> {
+    let mut text = zeroize::Zeroizing::new(String::new());
+    fs::File::open(file).and_then(|file| file.take(TOKEN_FILE).read_to_string(&mut text)).map_err(
+        |error| Exit::usage(format!("cannot read the token: {}: {error}", file.display())),
+    )?;
+    let token = text.lines().next().unwrap_or("").trim();
+    if token.is_empty() {
+        return Err(Exit::usage(format!(
+            "{}: its first line is empty, not a token",
+            file.display()
+        )));
+    }
+    Ok(Token::new(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::words::{Word, words};
+    use super::*;
+
+    const HEX: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+    fn target(line: &[&str]) -> Result<Target, Exit> {
+        let mut words = words(line);
+        let mut options = TargetOptions::default();
+        while let Some(Word::Option(option)) = words.next()? {
+            assert!(options.take(&option, &mut words)?, "{option}");
+        }
+        options.target(&Home::of_this_process())
+    }
+
+    fn refused(line: &[&str]) -> String {
+        match target(line) {
+            Err(Exit::Usage(said)) => said,
+            Err(other) => panic!("{other:?}"),
+            Ok(_) => panic!("{line:?} was taken"),
+        }
+    }
+
+    #[test]
+    fn nothing_means_the_system_then_ones_own() {
+        let Ok(Target::Sockets(paths)) = target(&[]) else { panic!() };
+        assert_eq!(paths[0], Home::system_socket());
+        assert_eq!(paths[1], Home::of_this_process().socket());
+    }
+
+    #[test]
+    fn a_socket_or_a_url() {
+        let Ok(Target::Sockets(paths)) = target(&["--socket", "/s"]) else { panic!() };
+        assert_eq!(paths, [PathBuf::from("/s")]);
+        let tls = target(&["--url", "wss://h", "--fingerprint", HEX]);
+        assert!(matches!(tls, Ok(Target::Tls { url, token: None, .. }) if url.port == 12150));
+        let plain = target(&["--url=ws://127.0.0.1:1"]);
+        assert!(matches!(plain, Ok(Target::Loopback { url, token: None }) if url.port == 1));
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        assert!(refused(&["--url", "wss://h"]).contains("sysadm-events fingerprint"));
+        assert!(refused(&["--url", "ws://localhost", "--fingerprint", HEX]).contains("wss://"));
+        assert!(refused(&["--url", "ws://h"]).contains("this host"));
+        assert!(refused(&["--url", "wss://h", "--fingerprint", "12"]).contains("fingerprint"));
+        assert!(refused(&["--socket", "/s", "--url", "wss://h"]).contains("only one"));
+        assert!(refused(&["--socket", "/s", "-c", "/f"]).contains("only one"));
+        assert!(refused(&["--fingerprint", HEX]).contains("--url"));
+        assert!(
+            refused(&["--url=ws://[::1]", "--token-file=/nothing/here"]).contains("/nothing/here")
+        );
+    }
+
+    #[test]
+    fn a_token_is_the_first_line_of_its_file() {
+        let file = std::env::temp_dir().join(format!("sysadm-token-{}", std::process::id()));
+        fs::write(&file, " abc \nsecond\n").unwrap();
+        assert_eq!(read_token(&file).unwrap(), Token::new("abc"));
+        fs::write(&file, "\nsecond\n").unwrap();
+        assert!(read_token(&file).is_err());
+        fs::remove_file(&file).unwrap();
+    }
+}

@@ -1,0 +1,240 @@
+//! What can go wrong between a command and its daemon, so that a person knows what to do.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::sysexits;
+use super::target::Fingerprint;
+
+/// Why a conversation could not begin, or ended.
+#[derive(Debug)]
+pub enum ClientError {
+    /// No socket of those that were tried has a daemon behind it.
+    NoDaemon(Vec<(PathBuf, io::Error)>),
+    /// The host could not be reached: its name, or the reason.
+    Unreachable(String, io::Error),
+    /// The peer took too long.
+    TimedOut {
+        /// Who.
+        peer: String,
+        /// What was waited for.
+        step: Step,
+        /// How long.
+        after: Duration,
+    },
+    /// The server shows another certificate than the pinned one.
+    WrongCertificate {
+        /// What was pinned.
+        expected: Fingerprint,
+        /// What was shown.
+        shown: Fingerprint,
+    },
+    /// TLS failed for another reason.
+    Tls(String),
+    /// The peer answered in HTTP, but not with a WebSocket.
+    NotUpgraded {
+        /// The HTTP status.
+        status: u16,
+        /// What the peer said beside it.
+        why: String,
+    },
+    /// The peer says what it may not say.
+    Protocol(String),
+    /// The daemon closed the conversation.
+    Closed {
+        /// RFC 6455 section 7.4; 1005 where it gave none.
+        code: u16,
+        /// For people.
+        reason: String,
+    },
+    /// The connection broke.
+    Lost(io::Error),
+    /// So many bytes of events came before a reply that no more are kept.
+    TooManyEvents(usize),
+    /// The request was answered with an error.
+    Refused(Refused),
+}
+
+/// What was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A connection.
+    Connecting,
+    /// TLS and the WebSocket upgrade.
+    Handshake,
+    /// That a request can be sent.
+    Sending,
+    /// The reply to a request.
+    Reply,
+    /// Any sign of life.
+    Ping,
+}
+
+/// An error reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// As in protocol section 1; the old server sends none.
+    pub code: Option<i64>,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl Refused {
+    /// The exit code of a command that is refused so.
+    pub fn exit_code(&self) -> u8 {
+        match self.code {
+            Some(401 | 403) => sysexits::NO_PERMISSION,
+            Some(429 | 500..) => sysexits::UNAVAILABLE,
+            Some(400..=499) => sysexits::USAGE,
+            Some(_) | None => sysexits::PROTOCOL,
+        }
+    }
+}
+
+impl ClientError {
+    /// The exit code of a command that ends so.
+    pub fn exit_code(&self) -> u8 {
+        let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        match self {
+            // What was forbidden is the reason only where nothing else was tried in vain.
+            ClientError::NoDaemon(tried) if tried.iter().all(|(_, error)| denied(error)) => {
+                sysexits::NO_PERMISSION
+            }
+            ClientError::NoDaemon(_)
+            | ClientError::Unreachable(..)
+            | ClientError::TimedOut { .. }
+            | ClientError::Lost(_)
+            | ClientError::TooManyEvents(_) => sysexits::UNAVAILABLE,
+            ClientError::NotUpgraded { status: 401 | 403, .. } => sysexits::NO_PERMISSION,
+            ClientError::NotUpgraded { .. }
+            | ClientError::WrongCertificate { .. }
+            | ClientError::Tls(_)
+            | ClientError::Protocol(_) => sysexits::PROTOCOL,
+            // Policy: a right was lost, or never gained in time.
+            ClientError::Closed { code: 1008, .. } => sysexits::NO_PERMISSION,
+            ClientError::Closed { code: 1002 | 1003 | 1007 | 1009 | 1010, .. } => {
+                sysexits::PROTOCOL
+            }
+            ClientError::Closed { .. } => sysexits::UNAVAILABLE,
+            ClientError::Refused(refused) => refused.exit_code(),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Step::Connecting => "does not accept the connection",
+            Step::Handshake => "does not complete the handshake",
+            Step::Sending => "does not read the request",
+            Step::Reply => "does not reply",
+            Step::Ping => "does not answer pings",
+        })
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "{} (error {code})", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::NoDaemon(tried) => {
+                f.write_str(
+                    "no daemon answers on this host (is \"sysadm-events serve\" running?)",
+                )?;
+                tried
+                    .iter()
+                    .try_for_each(|(path, error)| write!(f, "\n  {}: {error}", path.display()))
+            }
+            ClientError::Unreachable(peer, error) => write!(f, "cannot connect to {peer}: {error}"),
+            ClientError::TimedOut { peer, step, after } => {
+                write!(f, "{peer} {step}: gave up after {} s", after.as_secs_f32())
+            }
+            ClientError::WrongCertificate { expected, shown } => write!(
+                f,
+                "the server is not the one that was pinned: its certificate is another\n  \
+                 expected {expected}\n  shown    {shown}\n\
+                 If the certificate was renewed, \"sysadm-events fingerprint\" on that host tells the new one."
+            ),
+            ClientError::Tls(why) => write!(f, "no TLS connection: {why}"),
+            ClientError::NotUpgraded { status, why } => {
+                write!(f, "the server answers HTTP {status} instead of opening a WebSocket: {why}")
+            }
+            ClientError::Protocol(why) => {
+                write!(f, "the server does not keep to the protocol: {why}")
+            }
+            ClientError::Closed { code, reason } => {
+                let what = match code {
+                    1000 | 1005 => "the daemon closed the connection",
+                    1001 => "the daemon stopped",
+                    1008 => "the daemon closed the connection: no longer permitted",
+                    1013 => "the daemon closed the connection: it has no room for us",
+                    _ => "the daemon closed the connection because of an error",
+                };
+                write!(f, "{what} ({code})")?;
+                if reason.is_empty() { Ok(()) } else { write!(f, ": {reason}") }
+            }
+            ClientError::Lost(error) => write!(f, "the connection to the daemon was lost: {error}"),
+            ClientError::TooManyEvents(bytes) => {
+                write!(f, "{bytes} bytes of events came before a reply, more than are kept")
+            }
+            ClientError::Refused(refused) => refused.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn no_daemon(kinds: &[io::ErrorKind]) -> ClientError {
+        ClientError::NoDaemon(kinds.iter().map(|&kind| ("/s".into(), kind.into())).collect())
+    }
+
+    #[test]
+    fn each_error_has_its_exit_code() {
+        use io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
+        let refused =
+            |code| ClientError::Refused(Refused { code, message: String::new() }).exit_code();
+        let closed = |code| ClientError::Closed { code, reason: String::new() }.exit_code();
+        let not_upgraded =
+            |status| ClientError::NotUpgraded { status, why: String::new() }.exit_code();
+        let timed_out = ClientError::TimedOut {
+            peer: "p".into(),
+            step: Step::Reply,
+            after: Duration::from_secs(1),
+        };
+        assert_eq!(no_daemon(&[NotFound, ConnectionRefused]).exit_code(), 69);
+        assert_eq!(no_daemon(&[PermissionDenied, NotFound]).exit_code(), 69);
+        assert_eq!(no_daemon(&[PermissionDenied]).exit_code(), 77);
+        assert_eq!(timed_out.exit_code(), 69);
+        assert_eq!(ClientError::Lost(NotFound.into()).exit_code(), 69);
+        assert_eq!(ClientError::Tls(String::new()).exit_code(), 76);
+        assert_eq!(ClientError::Protocol(String::new()).exit_code(), 76);
+        assert_eq!([not_upgraded(403), not_upgraded(400)], [77, 76]);
+        assert_eq!([closed(1001), closed(1013), closed(1000)], [69, 69, 69]);
+        assert_eq!([closed(1008), closed(1002), closed(1009)], [77, 76, 76]);
+        assert_eq!([refused(Some(401)), refused(Some(403))], [77, 77]);
+        assert_eq!([refused(Some(400)), refused(Some(404)), refused(Some(409))], [64, 64, 64]);
+        assert_eq!([refused(Some(429)), refused(Some(500))], [69, 69]);
+        assert_eq!(refused(None), 76);
+    }
+
+    #[test]
+    fn every_socket_that_was_tried_is_named() {
+        let text =
+            no_daemon(&[io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused]).to_string();
+        assert_eq!(text.matches("\n  /s: ").count(), 2, "{text}");
+    }
+}

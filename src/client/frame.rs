@@ -1,0 +1,160 @@
+//! What a daemon sends, sorted: replies, events, and what is neither.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::error::{ClientError, Refused};
+
+/// An event as it stood on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    text: String,
+}
+
+impl Frame {
+    /// The frame's JSON, on one line.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The frame as a value.
+    pub fn value(&self) -> Result<Value, ClientError> {
+        serde_json::from_str(&self.text).map_err(|error| not_json(&error))
+    }
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    /// The request's; empty for one that the daemon could not read.
+    pub id: String,
+    /// What was asked for, or why it is not to be had.
+    pub outcome: Result<Value, Refused>,
+}
+
+/// A message of the daemon's.
+#[derive(Debug)]
+pub(super) enum Message {
+    Event(Frame),
+    Reply(Reply),
+    /// A request to us, or something newer than we are.
+    Other,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, default)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
+    #[serde(default)]
+    id: Value,
+    #[serde(borrow)]
+    args: Option<&'a RawValue>,
+}
+
+impl Message {
+    /// Reads a text message.
+    pub(super) fn parse(text: String) -> Result<Message, ClientError> {
+        let envelope: Envelope<'_> =
+            serde_json::from_str(&text).map_err(|error| not_json(&error))?;
+        let args = || match envelope.args {
+            Some(args) => serde_json::from_str(args.get()).map_err(|error| not_json(&error)),
+            None => Ok(Value::Null),
+        };
+        let id = || match &envelope.id {
+            Value::String(id) => id.clone(),
+            other => other.to_string(),
+        };
+        Ok(match &*envelope.name {
+            "response" => Message::Reply(Reply { id: id(), outcome: Ok(args()?) }),
+            "error" => Message::Reply(Reply { id: id(), outcome: Err(refused(&args()?)) }),
+            _ if envelope.namespace.eq_ignore_ascii_case("events") => {
+                drop(envelope);
+                Message::Event(Frame { text: on_one_line(text)? })
+            }
+            _ => Message::Other,
+        })
+    }
+}
+
+/// A frame is one line for whoever reads us in a pipe, however the daemon laid it out.
+fn on_one_line(text: String) -> Result<String, ClientError> {
+    if !text.contains(['\n', '\r']) {
+        return Ok(text);
+    }
+    let value: Value = serde_json::from_str(&text).map_err(|error| not_json(&error))?;
+    Ok(value.to_string())
+}
+
+/// The old server sends a string, ours a code and a message.
+fn refused(args: &Value) -> Refused {
+    let code = &args["code"];
+    let code = code.as_i64().or_else(|| code.as_str().and_then(|code| code.parse().ok()));
+    let message = match (args, args["message"].as_str()) {
+        (_, Some(message)) => message.to_owned(),
+        (Value::String(message), None) => message.clone(),
+        (other, None) => other.to_string(),
+    };
+    Refused { code, message }
+}
+
+fn not_json(error: &serde_json::Error) -> ClientError {
+    ClientError::Protocol(format!("it sent a message that is not the JSON it should be ({error})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(value: &Value) -> Message {
+        Message::parse(value.to_string()).unwrap()
+    }
+
+    #[test]
+    fn replies_carry_their_id_and_outcome() {
+        let reply = |value| match parse(&value) {
+            Message::Reply(reply) => reply,
+            other => panic!("{other:?}"),
+        };
+        let good =
+            reply(json!({"namespace": "rpc", "name": "response", "id": "7", "args": {"a": 1}}));
+        assert_eq!(good, Reply { id: "7".into(), outcome: Ok(json!({"a": 1})) });
+        let args = json!({"code": 401, "message": "Unauthorized: no"});
+        let bad = reply(json!({"name": "error", "id": 7, "args": args}));
+        let refused = Refused { code: Some(401), message: "Unauthorized: no".into() };
+        assert_eq!(bad, Reply { id: "7".into(), outcome: Err(refused) });
+    }
+
+    #[test]
+    fn an_error_of_the_old_server_is_told_as_it_is() {
+        let args = [json!("no"), json!({"code": "401", "message": "Unauthorized"}), json!([1])];
+        let told = args.map(|args| refused(&args));
+        assert_eq!(told[0], Refused { code: None, message: "no".into() });
+        assert_eq!(told[1], Refused { code: Some(401), message: "Unauthorized".into() });
+        assert_eq!(told[2], Refused { code: None, message: "[1]".into() });
+    }
+
+    #[test]
+    fn an_event_stays_as_it_was_sent_but_on_one_line() {
+        let text =
+            r#"{ "namespace":"events", "name":"dispatcher","id":"none","args":{"b":1,"a":2} }"#;
+        let Message::Event(frame) = Message::parse(text.to_owned()).unwrap() else { panic!() };
+        assert_eq!(frame.text(), text);
+        let text = "{\"namespace\":\"events\",\n\"name\":\"x\",\"args\":{\"b\":1,\"a\":2}}";
+        let Message::Event(frame) = Message::parse(text.to_owned()).unwrap() else { panic!() };
+        assert_eq!(frame.text(), r#"{"namespace":"events","name":"x","args":{"b":1,"a":2}}"#);
+    }
+
+    #[test]
+    fn what_is_neither_is_passed_over_and_what_is_no_json_is_an_error() {
+        let request = json!({"namespace": "rpc", "name": "identify", "id": "x", "args": ""});
+        assert!(matches!(parse(&request), Message::Other));
+        assert!(Message::parse("{".to_owned()).is_err());
+        assert!(Message::parse("[]".to_owned()).is_err());
+    }
+}

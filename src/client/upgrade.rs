@@ -1,0 +1,169 @@
+//! The client's side of the one HTTP exchange before a WebSocket begins (RFC 6455 section 4.1).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ring::digest;
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::error::ClientError;
+
+/// The longest answer that is read, in bytes, its empty line included.
+pub(super) const ANSWER_LIMIT: usize = 16 * 1024;
+/// Header fields of an answer.
+const FIELDS: usize = 64;
+/// RFC 6455 section 1.3.
+const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// What is shown of the body of an answer that is no WebSocket, in characters.
+const SHOWN_BODY: usize = 200;
+
+/// An upgrade that was asked for.
+pub(super) struct Upgrade {
+    key: String,
+}
+
+impl Upgrade {
+    /// With a fresh key.
+    pub(super) fn new() -> Result<Upgrade, ClientError> {
+        let mut key = [0; 16];
+        SystemRandom::new().fill(&mut key).map_err(|_| {
+            ClientError::Lost(std::io::Error::other("the system gives no random numbers"))
+        })?;
+        Ok(Upgrade { key: STANDARD.encode(key) })
+    }
+
+    /// The request, for a `Host` field and a path that hold no spaces or control characters.
+    pub(super) fn request(&self, host: &str, path: &str) -> Vec<u8> {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n\r\n",
+            self.key
+        )
+        .into_bytes()
+    }
+
+    /// Reads the answer as far as it came: `None` while it has not ended, else the number of bytes
+    /// that it takes.
+    pub(super) fn judge(&self, bytes: &[u8]) -> Result<Option<usize>, ClientError> {
+        let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+        let mut answer = httparse::Response::new(&mut fields);
+        let length = match answer.parse(bytes) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) if bytes.len() < ANSWER_LIMIT => return Ok(None),
+            Ok(httparse::Status::Partial) => return Err(protocol("its HTTP answer does not end")),
+            Err(error) => return Err(protocol(&format!("its answer is no HTTP ({error})"))),
+        };
+        let status = answer.code.unwrap_or(0);
+        if status != 101 {
+            let why = explanation(answer.reason.unwrap_or(""), &bytes[length..]);
+            return Err(ClientError::NotUpgraded { status, why });
+        }
+        if !has_token(&answer, "upgrade", "websocket")
+            || !has_token(&answer, "connection", "upgrade")
+        {
+            return Err(protocol("it answers 101, but not with a WebSocket"));
+        }
+        if value(&answer, "sec-websocket-accept") != Some(self.expected().as_bytes()) {
+            return Err(protocol("its Sec-WebSocket-Accept does not belong to our key"));
+        }
+        // Nothing was offered, so nothing can have been agreed on.
+        if value(&answer, "sec-websocket-extensions").is_some()
+            || value(&answer, "sec-websocket-protocol").is_some()
+        {
+            return Err(protocol("it chose an extension or subprotocol that was not offered"));
+        }
+        Ok(Some(length))
+    }
+
+    fn expected(&self) -> String {
+        let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+        hash.update(self.key.as_bytes());
+        hash.update(ACCEPT_GUID);
+        STANDARD.encode(hash.finish())
+    }
+}
+
+fn protocol(why: &str) -> ClientError {
+    ClientError::Protocol(why.to_owned())
+}
+
+/// What the peer says beside its status: its reason, and the first line of its text.
+fn explanation(reason: &str, body: &[u8]) -> String {
+    let body = String::from_utf8_lossy(body);
+    let line: String = body.lines().next().unwrap_or("").chars().take(SHOWN_BODY).collect();
+    if line.is_empty() { reason.to_owned() } else { format!("{reason}: {line}") }
+}
+
+fn value<'a>(answer: &'a httparse::Response<'_, '_>, name: &str) -> Option<&'a [u8]> {
+    let field = answer.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name))?;
+    Some(field.value.trim_ascii())
+}
+
+fn has_token(answer: &httparse::Response<'_, '_>, name: &str, token: &str) -> bool {
+    answer
+        .headers
+        .iter()
+        .filter(|field| field.name.eq_ignore_ascii_case(name))
+        .flat_map(|field| field.value.split(|byte| *byte == b','))
+        .any(|word| word.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The key of RFC 6455 section 1.3.
+    fn upgrade() -> Upgrade {
+        Upgrade { key: "dGhlIHNhbXBsZSBub25jZQ==".into() }
+    }
+
+    const GOOD: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: WebSocket\r\n\
+        Connection: keep-alive, upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+    #[test]
+    fn the_answer_of_the_rfc_is_taken_and_what_follows_is_kept_apart() {
+        let bytes = [GOOD.as_bytes(), b"\x81\x02hi"].concat();
+        assert_eq!(upgrade().judge(&bytes).unwrap(), Some(GOOD.len()));
+        for end in 0..GOOD.len() {
+            assert_eq!(upgrade().judge(&bytes[..end]).unwrap(), None, "{end}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_proves_nothing_is_refused() {
+        for (from, to) in [
+            ("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "s3pPLMBiTxaQ9kYGzzhZRbK+xOp="),
+            ("Sec-WebSocket-Accept", "X"),
+            ("upgrade: WebSocket", "upgrade: h2c"),
+            ("keep-alive, upgrade", "keep-alive"),
+            ("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"),
+        ] {
+            let answer = GOOD.replace(from, to);
+            let error = upgrade().judge(answer.as_bytes()).unwrap_err();
+            assert!(matches!(error, ClientError::Protocol(_)), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn another_status_is_told_with_its_reason() {
+        let answer =
+            b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\nthis origin may not connect\n";
+        let error = upgrade().judge(answer).unwrap_err();
+        let ClientError::NotUpgraded { status: 403, why } = error else { panic!("{error}") };
+        assert_eq!(why, "Forbidden: this origin may not connect");
+    }
+
+    #[test]
+    fn what_is_no_http_or_never_ends_is_refused() {
+        assert!(upgrade().judge(b"\x16\x03\x01hello").is_err());
+        let mut endless = b"HTTP/1.1 101 S\r\nX: ".to_vec();
+        endless.resize(ANSWER_LIMIT, b'x');
+        assert!(upgrade().judge(&endless).is_err());
+    }
+
+    #[test]
+    fn each_key_is_fresh() {
+        let keys = [Upgrade::new().unwrap().key, Upgrade::new().unwrap().key];
+        assert_ne!(keys[0], keys[1]);
+        assert_eq!(STANDARD.decode(&keys[0]).unwrap().len(), 16);
+    }
+}

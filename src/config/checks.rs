@@ -1,0 +1,168 @@
+//! What no key can judge alone: limits that exclude each other, files and addresses used twice.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::reader::Reader;
+use super::units::{show_duration, show_size};
+use super::{Bridge, BridgeLink, Config};
+
+/// Reports to `reader` every contradiction in `config`.
+pub(super) fn check(config: &Config, reader: &mut Reader<'_>) {
+    check_limits(config, reader);
+    check_listeners(config, reader);
+    check_paths(config, reader);
+    check_groups(config, reader);
+    check_links(&config.bridge, reader);
+}
+
+fn check_limits(config: &Config, reader: &mut Reader<'_>) {
+    let (server, events, state) = (&config.server, &config.events, &config.system_state);
+    if server.outbox / 2 < events.max_event {
+        let (outbox, event) = (show_size(server.outbox), show_size(events.max_event));
+        reader.contradiction(
+            &["server.outbox", "events.max_event"],
+            format!(
+                "server.outbox ({outbox}) does not hold two events of events.max_event ({event})"
+            ),
+        );
+    }
+    if server.outbox_total < server.outbox {
+        let (total, outbox) = (show_size(server.outbox_total), show_size(server.outbox));
+        reader.contradiction(
+            &["server.outbox_total", "server.outbox"],
+            format!("server.outbox_total ({total}) is less than one server.outbox ({outbox})"),
+        );
+    }
+    if events.ring < events.max_event {
+        let (ring, event) = (show_size(events.ring), show_size(events.max_event));
+        reader.contradiction(
+            &["events.ring", "events.max_event"],
+            format!("events.ring ({ring}) does not hold one event of events.max_event ({event})"),
+        );
+    }
+    if state.report_interval < state.interval {
+        let report = show_duration(state.report_interval);
+        let interval = show_duration(state.interval);
+        reader.contradiction(
+            &["system_state.report_interval", "system_state.interval"],
+            format!(
+                "system_state.report_interval ({report}) is shorter than \
+                 system_state.interval ({interval}): nothing new can be reported so often"
+            ),
+        );
+    }
+}
+
+fn check_listeners(config: &Config, reader: &mut Reader<'_>) {
+    let server = &config.server;
+    let tls = named("server.listen", &server.listen);
+    let plain = named("server.listen_plain", &server.listen_plain);
+    check_addresses(&tls.chain(plain).collect::<Vec<_>>(), reader);
+    check_addresses(&named("relay.listen", &config.relay.listen).collect::<Vec<_>>(), reader);
+
+    let deaf = server.listen.is_empty() && server.listen_plain.is_empty();
+    if deaf && server.socket.is_none() && config.bridge.link.is_empty() {
+        reader.contradiction(
+            &["server.listen", "server.listen_plain", "server.socket", "bridge.link"],
+            "nobody could reach this server: it has no server.listen, server.listen_plain, \
+             server.socket or bridge.link"
+                .to_owned(),
+        );
+    }
+}
+
+/// An entry of a list, with the key and its number.
+type Entry<'c, T> = ((&'static str, usize), &'c T);
+
+fn named<'c, T>(key: &'static str, list: &'c [T]) -> impl Iterator<Item = Entry<'c, T>> {
+    list.iter().enumerate().map(move |(index, entry)| ((key, index), entry))
+}
+
+/// Each pair once, the later entry first: it is the one to be blamed.
+fn pairs<'e, 'c, T>(
+    entries: &'e [Entry<'c, T>],
+) -> impl Iterator<Item = (&'e Entry<'c, T>, &'e Entry<'c, T>)> {
+    entries
+        .iter()
+        .enumerate()
+        .flat_map(|(index, later)| entries[..index].iter().map(move |earlier| (later, earlier)))
+}
+
+fn check_addresses(entries: &[Entry<'_, SocketAddr>], reader: &mut Reader<'_>) {
+    for ((place, address), (earlier, other)) in pairs(entries) {
+        let key = place.0;
+        if address == other && address.port() != 0 {
+            reader.contradiction_at(
+                &[*place, *earlier],
+                format!("{key}: {address} is there twice ({} has it too)", earlier.0),
+            );
+        } else if covers(address, other) || covers(other, address) {
+            reader.contradiction_at(
+                &[*place, *earlier],
+                format!("{key}: {address} and {other} of {} overlap: keep one of them", earlier.0),
+            );
+        }
+    }
+}
+
+/// Whether `wide` listens on every address of the other's family, at the same port. Ports 0 are
+/// never the same.
+fn covers(wide: &SocketAddr, other: &SocketAddr) -> bool {
+    wide.ip().is_unspecified()
+        && wide != other
+        && wide.is_ipv4() == other.is_ipv4()
+        && wide.port() == other.port()
+        && wide.port() != 0
+}
+
+fn check_paths(config: &Config, reader: &mut Reader<'_>) {
+    let (server, relay) = (&config.server, &config.relay);
+    let files: [(&str, &Path); 6] = [
+        ("server.certificate", &server.certificate),
+        ("server.private_key", &server.private_key),
+        ("relay.certificate", &relay.certificate),
+        ("relay.private_key", &relay.private_key),
+        ("paths.state", &config.paths.state),
+        ("relay.state", &relay.state),
+    ];
+    for (index, (key, path)) in files.iter().enumerate() {
+        for (other, _) in files[..index].iter().filter(|(_, earlier)| earlier == path) {
+            let message =
+                format!("{key} and {other} are both {}: each needs its own", path.display());
+            reader.contradiction(&[key, other], message);
+        }
+    }
+}
+
+fn check_groups(config: &Config, reader: &mut Reader<'_>) {
+    let auth = &config.auth;
+    let full = named("auth.full_access_groups", &auth.full_access_groups);
+    let read = named("auth.read_only_groups", &auth.read_only_groups);
+    for ((place, group), (earlier, other)) in pairs(&full.chain(read).collect::<Vec<_>>()) {
+        if group == other {
+            reader.contradiction_at(
+                &[*place, *earlier],
+                format!("{}: {group:?} is in {} already", place.0, earlier.0),
+            );
+        }
+    }
+}
+
+fn check_links(bridge: &Bridge, reader: &mut Reader<'_>) {
+    let links: Vec<Entry<'_, BridgeLink>> = named("bridge.link", &bridge.link).collect();
+    for ((place, link), (_, other)) in pairs(&links) {
+        if link.name == other.name {
+            reader.contradiction_at(
+                &[("bridge.link.name", place.1), *place],
+                format!("bridge.link.name: two links have the name {:?}", link.name),
+            );
+        }
+        if link.url == other.url {
+            reader.contradiction_at(
+                &[("bridge.link.url", place.1), *place],
+                format!("bridge.link.url: two links go to {}", link.url),
+            );
+        }
+    }
+}

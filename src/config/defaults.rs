@@ -1,0 +1,114 @@
+//! The built-in defaults: what holds without a configuration file.
+//!
+//! They serve loopback and the local socket, and fit an appliance. Only the paths depend on whose
+//! daemon it is.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::units::{DAY, KIB, MIB, MINUTE};
+use super::{
+    Auth, Bridge, Config, Dispatcher, Events, Home, LegacyBridgeClients, LifePreserver, Log,
+    LogTarget, Paths, Relay, Server, SystemState,
+};
+
+impl Config {
+    /// The built-in defaults for this kind of user. They pass every check.
+    pub fn defaults(home: &Home) -> Config {
+        Config {
+            server: server(home),
+            auth: auth(),
+            events: Events { ring: 2 * MIB, max_event: 256 * KIB },
+            dispatcher: dispatcher(),
+            life_preserver: LifePreserver {
+                log: Some(PathBuf::from("/var/log/lpreserver/lpreserver.log")),
+            },
+            system_state: system_state(),
+            bridge: Bridge {
+                allow_legacy_bridge_clients: LegacyBridgeClients::No,
+                link: Vec::new(),
+            },
+            relay: relay(home),
+            paths: Paths { state: home.state() },
+            log: Log { level: log::LevelFilter::Info, target: LogTarget::Auto },
+        }
+    }
+}
+
+fn server(home: &Home) -> Server {
+    Server {
+        listen: loopback(12150),
+        listen_plain: Vec::new(),
+        socket: Some(home.socket()),
+        socket_mode: 0o666,
+        hosts: Vec::new(),
+        max_clients: 1024,
+        max_unauthenticated: 64,
+        max_message: 256 * KIB,
+        outbox: MIB,
+        outbox_total: 16 * MIB,
+        certificate: home.certificate(),
+        private_key: home.private_key(),
+        handshake_timeout: Duration::from_secs(10),
+        auth_timeout: Duration::from_secs(30),
+        message_timeout: Duration::from_secs(30),
+        close_timeout: Duration::from_secs(5),
+        ping_interval: Duration::from_secs(30),
+        lock_memory: false,
+    }
+}
+
+fn auth() -> Auth {
+    Auth {
+        pam: true,
+        pam_service: "sysadm-events".to_owned(),
+        full_access_groups: vec!["wheel".to_owned()],
+        read_only_groups: vec!["operator".to_owned()],
+        token_ttl: 15 * MINUTE,
+        fail_limit: 5,
+        fail_window: 10 * MINUTE,
+        block_time: 60 * MINUTE,
+    }
+}
+
+fn dispatcher() -> Dispatcher {
+    Dispatcher {
+        max_running: 16,
+        max_pending: 256,
+        max_commands: 256,
+        log_limit: MIB,
+        event_log_limit: 64 * KIB,
+        retain_jobs: 100,
+        retain_time: DAY,
+        output_interval: Duration::from_secs(1),
+        output_grace: Duration::from_secs(1),
+        kill_grace: Duration::from_secs(10),
+    }
+}
+
+fn system_state() -> SystemState {
+    SystemState {
+        interval: MINUTE,
+        report_interval: 15 * MINUTE,
+        zpool: PathBuf::from("zpool"),
+        zpool_deadline: Duration::from_secs(10),
+        capacity_warning: 90,
+    }
+}
+
+fn relay(home: &Home) -> Relay {
+    Relay {
+        listen: loopback(12149),
+        certificate: home.relay_certificate(),
+        private_key: home.relay_private_key(),
+        state: home.relay_state(),
+        user: Some("sysadm_bridge".to_owned()),
+        max_peers: 1024,
+        max_message: 256 * KIB,
+    }
+}
+
+fn loopback(port: u16) -> Vec<SocketAddr> {
+    vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]
+}

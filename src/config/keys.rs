@@ -1,0 +1,156 @@
+//! Every key of the file, one line each: its name, its field, what it takes.
+//!
+//! Asking for a key is what makes it known, so the keys of the file, the suggestions for a
+//! mistyped one and the test that the sample is complete all come from this page.
+
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use super::link::{fingerprint, host_name};
+use super::reader::Reader;
+use super::section::Section;
+use super::units::{DAY, GIB, HOUR, KIB, MIB};
+use super::values::{
+    absolute_path, account, address, boolean, count, duration, group, link_name, loopback_address,
+    mode, one_of, optional, pam_service, program, size, socket_path, text,
+};
+use super::{BridgeLink, BridgeUrl, Config, LegacyBridgeClients, LogTarget};
+
+/// The shortest time-out: below it a busy host would fail its own daemon.
+const SHORT: Duration = Duration::from_millis(10);
+/// The shortest interval of something that recurs: an idle daemon stays idle.
+const TICK: Duration = Duration::from_millis(100);
+const SECOND: Duration = Duration::from_secs(1);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Takes into `config` what the file says. A key that is faulty leaves its field as it was.
+pub(super) fn read(reader: &mut Reader<'_>, config: &mut Config) {
+    read_server(reader.section("server"), config);
+    read_auth(reader.section("auth"), config);
+    read_events(reader.section("events"), config);
+    read_dispatcher(reader.section("dispatcher"), config);
+    read_life_preserver(reader.section("life_preserver"), config);
+    read_system_state(reader.section("system_state"), config);
+    read_bridge(reader.section("bridge"), config);
+    read_relay(reader.section("relay"), config);
+    read_paths(reader.section("paths"), config);
+    read_log(reader.section("log"), config);
+}
+
+fn read_server(mut section: Section<'_, '_>, config: &mut Config) {
+    let server = &mut config.server;
+    section.list("listen", &mut server.listen, text(address));
+    section.list("listen_plain", &mut server.listen_plain, text(loopback_address));
+    section.key("socket", &mut server.socket, optional(socket_path));
+    section.key("socket_mode", &mut server.socket_mode, text(mode));
+    section.list("hosts", &mut server.hosts, text(host_name));
+    section.key("max_clients", &mut server.max_clients, count(1..=65536));
+    section.key("max_unauthenticated", &mut server.max_unauthenticated, count(1..=65536));
+    section.key("max_message", &mut server.max_message, size(8 * KIB..=64 * MIB));
+    section.key("outbox", &mut server.outbox, size(128 * KIB..=GIB));
+    section.key("outbox_total", &mut server.outbox_total, size(128 * KIB..=GIB));
+    section.key("certificate", &mut server.certificate, text(absolute_path));
+    section.key("private_key", &mut server.private_key, text(absolute_path));
+    section.key("handshake_timeout", &mut server.handshake_timeout, duration(SHORT..=HOUR));
+    section.key("auth_timeout", &mut server.auth_timeout, duration(SHORT..=HOUR));
+    section.key("message_timeout", &mut server.message_timeout, duration(SHORT..=HOUR));
+    section.key("close_timeout", &mut server.close_timeout, duration(SHORT..=HOUR));
+    section.key("ping_interval", &mut server.ping_interval, duration(TICK..=HOUR));
+    section.key("lock_memory", &mut server.lock_memory, boolean);
+}
+
+fn read_auth(mut section: Section<'_, '_>, config: &mut Config) {
+    let auth = &mut config.auth;
+    section.key("pam", &mut auth.pam, boolean);
+    section.key("pam_service", &mut auth.pam_service, text(pam_service));
+    section.list("full_access_groups", &mut auth.full_access_groups, text(group));
+    section.list("read_only_groups", &mut auth.read_only_groups, text(group));
+    section.key("token_ttl", &mut auth.token_ttl, duration(SECOND..=YEAR));
+    section.key("fail_limit", &mut auth.fail_limit, count(1..=1000));
+    section.key("fail_window", &mut auth.fail_window, duration(SECOND..=YEAR));
+    section.key("block_time", &mut auth.block_time, duration(SECOND..=YEAR));
+}
+
+fn read_events(mut section: Section<'_, '_>, config: &mut Config) {
+    let events = &mut config.events;
+    section.key("ring", &mut events.ring, size(64 * KIB..=GIB));
+    section.key("max_event", &mut events.max_event, size(64 * KIB..=64 * MIB));
+}
+
+fn read_dispatcher(mut section: Section<'_, '_>, config: &mut Config) {
+    let dispatcher = &mut config.dispatcher;
+    section.key("max_running", &mut dispatcher.max_running, count(1..=4096));
+    section.key("max_pending", &mut dispatcher.max_pending, count(1..=65536));
+    section.key("max_commands", &mut dispatcher.max_commands, count(1..=16384));
+    section.key("log_limit", &mut dispatcher.log_limit, size(KIB..=GIB));
+    section.key("event_log_limit", &mut dispatcher.event_log_limit, size(KIB..=64 * MIB));
+    section.key("retain_jobs", &mut dispatcher.retain_jobs, count(1..=65536));
+    section.key("retain_time", &mut dispatcher.retain_time, duration(SECOND..=10 * YEAR));
+    section.key("output_interval", &mut dispatcher.output_interval, duration(SHORT..=HOUR));
+    section.key("output_grace", &mut dispatcher.output_grace, duration(SHORT..=HOUR));
+    section.key("kill_grace", &mut dispatcher.kill_grace, duration(SHORT..=HOUR));
+}
+
+fn read_life_preserver(mut section: Section<'_, '_>, config: &mut Config) {
+    section.key("log", &mut config.life_preserver.log, optional(absolute_path));
+}
+
+fn read_system_state(mut section: Section<'_, '_>, config: &mut Config) {
+    let state = &mut config.system_state;
+    section.key("interval", &mut state.interval, duration(TICK..=DAY));
+    section.key("report_interval", &mut state.report_interval, duration(TICK..=YEAR));
+    section.key("zpool", &mut state.zpool, text(program));
+    section.key("zpool_deadline", &mut state.zpool_deadline, duration(SHORT..=HOUR));
+    section.key("capacity_warning", &mut state.capacity_warning, count(1..=100));
+}
+
+fn read_bridge(mut section: Section<'_, '_>, config: &mut Config) {
+    let clients = [
+        ("no", LegacyBridgeClients::No),
+        ("read", LegacyBridgeClients::Read),
+        ("full", LegacyBridgeClients::Full),
+    ];
+    let bridge = &mut config.bridge;
+    section.key(
+        "allow_legacy_bridge_clients",
+        &mut bridge.allow_legacy_bridge_clients,
+        text(one_of(clients)),
+    );
+    section.tables("link", "bridge.link", &mut bridge.link, |link| {
+        let name = link.required("name", text(link_name));
+        let url = link.required("url", text(BridgeUrl::parse));
+        let fingerprint = link.required("fingerprint", text(fingerprint));
+        Some(BridgeLink { name: name?, url: url?, fingerprint: fingerprint? })
+    });
+}
+
+fn read_relay(mut section: Section<'_, '_>, config: &mut Config) {
+    let relay = &mut config.relay;
+    section.list("listen", &mut relay.listen, text(address));
+    section.key("certificate", &mut relay.certificate, text(absolute_path));
+    section.key("private_key", &mut relay.private_key, text(absolute_path));
+    section.key("state", &mut relay.state, text(absolute_path));
+    section.key("user", &mut relay.user, optional(account));
+    section.key("max_peers", &mut relay.max_peers, count(1..=65536));
+    section.key("max_message", &mut relay.max_message, size(32 * KIB..=64 * MIB));
+}
+
+fn read_paths(mut section: Section<'_, '_>, config: &mut Config) {
+    section.key("state", &mut config.paths.state, text(absolute_path));
+}
+
+fn read_log(mut section: Section<'_, '_>, config: &mut Config) {
+    let levels = [
+        ("off", LevelFilter::Off),
+        ("error", LevelFilter::Error),
+        ("warn", LevelFilter::Warn),
+        ("info", LevelFilter::Info),
+        ("debug", LevelFilter::Debug),
+        ("trace", LevelFilter::Trace),
+    ];
+    let targets =
+        [("auto", LogTarget::Auto), ("stderr", LogTarget::Stderr), ("syslog", LogTarget::Syslog)];
+    section.key("level", &mut config.log.level, text(one_of(levels)));
+    section.key("target", &mut config.log.target, text(one_of(targets)));
+}

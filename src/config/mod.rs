@@ -1,0 +1,155 @@
+//! The configuration file, its defaults, and every limit of the house by name and unit.
+//!
+//! Whoever runs the daemon meets it here first, and mostly when something is wrong. So the whole
+//! file is judged at once: each fault with its file and line, what was wanted and what to write
+//! instead, never only the first of them. A limit that exists nowhere else has its key here, and a
+//! file that passes is one that the rest of the house can take at its word: no room checks a value
+//! a second time.
+//!
+//! * `sections` (`Server`, `Auth`, …) are the values, one field a key;
+//! * `keys` binds each key of the file to its field, one line a key, with its bounds;
+//! * `section` takes key by key, and `reader` keeps account of what is known, written and faulty;
+//! * `values` and `units` turn one TOML value into one of ours;
+//! * `checks` holds what no key can judge alone.
+
+mod checks;
+mod defaults;
+mod error;
+mod home;
+mod keys;
+mod link;
+mod reader;
+mod section;
+mod sections;
+mod spelling;
+mod units;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use error::Lines;
+use reader::Reader;
+
+pub use error::{ConfigError, ConfigErrors};
+pub use home::Home;
+pub use link::{BridgeUrl, fingerprint};
+pub use sections::{
+    Auth, Bridge, BridgeLink, Dispatcher, Events, LegacyBridgeClients, LifePreserver, Log,
+    LogTarget, Paths, Relay, Server, SystemState,
+};
+
+/// A configuration file has at most this many bytes.
+pub const MAX_FILE: usize = 1024 * 1024;
+
+/// Everything that can be configured. A value of this type has passed every check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[server]`: listeners, clients and their limits.
+    pub server: Server,
+    /// `[auth]`: who may come in, and for how long.
+    pub auth: Auth,
+    /// `[events]`: the ring and the size of one event.
+    pub events: Events,
+    /// `[dispatcher]`: jobs.
+    pub dispatcher: Dispatcher,
+    /// `[life_preserver]`: snapshots and replications.
+    pub life_preserver: LifePreserver,
+    /// `[system_state]`: pools and the host name.
+    pub system_state: SystemState,
+    /// `[bridge]`: the bridges that `serve` dials.
+    pub bridge: Bridge,
+    /// `[relay]`: the bridge itself, run by `bridge`.
+    pub relay: Relay,
+    /// `[paths]`: directories of `serve`.
+    pub paths: Paths,
+    /// `[log]`: the daemon's own messages.
+    pub log: Log,
+}
+
+impl Config {
+    /// What `text` says, over the defaults of `home`; `file` names it in messages.
+    ///
+    /// # Errors
+    /// All faults that were found, in the order of their lines.
+    pub fn parse(text: &str, file: &Path, home: &Home) -> Result<Config, ConfigErrors> {
+        let mut config = Config::defaults(home);
+        let (document, syntax) = toml::de::DeTable::parse_recoverable(text);
+        let mut reader = Reader::new(text, document.get_ref(), &syntax);
+        keys::read(&mut reader, &mut config);
+        reader.report_unknown();
+        checks::check(&config, &mut reader);
+        let lines = Lines::of(text);
+        let faults = reader.into_faults(&lines);
+        if faults.is_empty() { Ok(config) } else { Err(ConfigErrors::new(file, &lines, faults)) }
+    }
+
+    /// Reads `file`; without one the file of `home` where it exists, else the defaults.
+    /// Returns also which file it was.
+    ///
+    /// # Errors
+    /// The file cannot be read, has more than [`MAX_FILE`] bytes, is not UTF-8, or has faults.
+    pub fn load(
+        file: Option<&Path>,
+        home: &Home,
+    ) -> Result<(Config, Option<PathBuf>), ConfigErrors> {
+        let path = file.map_or_else(|| home.config_file(), Path::to_path_buf);
+        match read(&path) {
+            Ok(bytes) => {
+                let text = text_of(&bytes, &path)?;
+                Ok((Config::parse(text, &path, home)?, Some(path)))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound && file.is_none() => {
+                Ok((Config::defaults(home), None))
+            }
+            Err(e) => Err(ConfigErrors::of_whole_file(&path, unreadable(&e))),
+        }
+    }
+}
+
+/// The keys of `serve` which differ between the two and which a reload does not apply: what they
+/// configure is set up once, before the first client.
+pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let changed = [
+        ("server.socket", old.server.socket != new.server.socket),
+        ("server.socket_mode", old.server.socket_mode != new.server.socket_mode),
+        ("server.lock_memory", old.server.lock_memory != new.server.lock_memory),
+        ("paths.state", old.paths.state != new.paths.state),
+        ("log.target", old.log.target != new.log.target),
+    ];
+    changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
+}
+
+/// At most one byte more than a file may have, so that a device or a mistake cannot fill memory.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn text_of<'b>(bytes: &'b [u8], path: &Path) -> Result<&'b str, ConfigErrors> {
+    if bytes.len() > MAX_FILE {
+        let message = "has more than 1MiB: this is hardly a configuration file; \
+                       check the path given with -c";
+        return Err(ConfigErrors::of_whole_file(path, message.to_owned()));
+    }
+    std::str::from_utf8(bytes).map_err(|e| {
+        let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
+        let message = format!("byte 0x{:02x} is not UTF-8", bytes[e.valid_up_to()]);
+        ConfigErrors::of_line(path, line, message + ": save the file in UTF-8")
+    })
+}
+
+fn unreadable(error: &io::Error) -> String {
+    let advice = match error.kind() {
+        io::ErrorKind::NotFound => "check the path given with -c",
+        io::ErrorKind::PermissionDenied => "give this user the right to read it",
+        io::ErrorKind::IsADirectory => "name the file in it",
+        _ => "repair it or name another file with -c",
+    };
+    format!("cannot be read: {error}; {advice}")
+}

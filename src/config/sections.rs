@@ -1,0 +1,228 @@
+//! The values of the configuration: one struct a section, one field a key, named alike.
+//!
+//! Each field says its unit, its bounds, what happens at the limit, and its default. Times are
+//! bounded so that a clock can always be advanced by them, sizes and counts so that sums of them
+//! never overflow.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::link::BridgeUrl;
+
+/// `[server]`: listeners, clients and their limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// TLS listeners, at most 64, port 0 for any free one; `IPV6_V6ONLY` is always set.
+    /// Default: port 12150 of both loopback addresses.
+    pub listen: Vec<SocketAddr>,
+    /// Listeners without TLS, at most 64, loopback addresses only. Default: none.
+    pub listen_plain: Vec<SocketAddr>,
+    /// The Unix socket, an absolute path of at most 103 bytes; `None` (`""`) for none.
+    /// Default: that of the [`Home`](super::Home).
+    pub socket: Option<PathBuf>,
+    /// Permissions of the socket, at most 0777. Default 0666: peers are known by their uid.
+    pub socket_mode: u32,
+    /// Names and addresses that this server is reached by, at most 64, in lower case: for the
+    /// Origin rule and the certificate. The host name always counts. Default: none.
+    pub hosts: Vec<String>,
+    /// Authenticated clients, 1 to 65536; 8 more places are kept for the local socket. One more
+    /// is closed with 1013. Default 1024.
+    pub max_clients: usize,
+    /// Connections that have not authenticated, 1 to 65536, at most 4 of one address; the oldest
+    /// makes room for a new one. Default 64.
+    pub max_unauthenticated: usize,
+    /// One incoming message, 8 KiB to 64 MiB; a larger one closes its connection with 1009.
+    /// Default 256 KiB.
+    pub max_message: usize,
+    /// Bytes that wait for one client, from twice `events.max_event` to 1 GiB; what makes room in
+    /// a full one is protocol section 2, and what cannot closes the client with 1013.
+    /// Default 1 MiB.
+    pub outbox: usize,
+    /// Bytes that wait for all clients together, from `outbox` to 1 GiB; above it the client with
+    /// the fullest outbox is closed. Default 16 MiB.
+    pub outbox_total: usize,
+    /// PEM, an absolute path; made at the first start. Default: that of the home.
+    pub certificate: PathBuf,
+    /// PEM, an absolute path; made at the first start. Default: that of the home.
+    pub private_key: PathBuf,
+    /// For TLS and the request that opens a WebSocket, 10 ms to 1 h; then the connection is
+    /// closed. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// For authentication, 10 ms to 1 h; then the connection is closed with 1008. Default 30 s.
+    pub auth_timeout: Duration,
+    /// For a message that has begun, 10 ms to 1 h; then the connection is closed with 1008.
+    /// Default 30 s.
+    pub message_timeout: Duration,
+    /// For the closing handshake, and for what waits to be sent when the daemon stops, 10 ms to
+    /// 1 h; then the connection is cut. Default 5 s.
+    pub close_timeout: Duration,
+    /// Between two pings, 100 ms to 1 h; a peer that left two unanswered is dead. Default 30 s.
+    pub ping_interval: Duration,
+    /// Whether the daemon's pages are locked in memory. Default: no.
+    pub lock_memory: bool,
+}
+
+/// `[auth]`: who may come in, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// Whether accounts of the host may use their passwords; only where the daemon is root.
+    /// Default: yes.
+    pub pam: bool,
+    /// The PAM service, of at most 64 bytes; never `login` or `system`, which let people in
+    /// without a password. Default `sysadm-events`.
+    pub pam_service: String,
+    /// Groups of the role `full`, at most 64. Default `wheel`.
+    pub full_access_groups: Vec<String>,
+    /// Groups of the role `read`, at most 64. Default `operator`.
+    pub read_only_groups: Vec<String>,
+    /// How long a token is valid after its last use, 1 s to 365 d. Default 15 min.
+    pub token_ttl: Duration,
+    /// Failures of one address within `fail_window`, 1 to 1000; the next one blocks it.
+    /// Default 5.
+    pub fail_limit: usize,
+    /// How long a failure counts, 1 s to 365 d. Default 10 min.
+    pub fail_window: Duration,
+    /// How long an address stays blocked, 1 s to 365 d. Default 60 min.
+    pub block_time: Duration,
+}
+
+/// `[events]`: the ring and the size of one event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Events {
+    /// Bytes of events kept for replay, from `max_event` to 1 GiB; the oldest make room.
+    /// Default 2 MiB.
+    pub ring: usize,
+    /// One encoded event, 64 KiB to 64 MiB; logs in it are cut head and tail. Default 256 KiB.
+    pub max_event: usize,
+}
+
+/// `[dispatcher]`: jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dispatcher {
+    /// Jobs that run at a time, 1 to 4096; others stay pending. Default 16.
+    pub max_running: usize,
+    /// Jobs that wait, 1 to 65536; one more is refused with 429. Default 256.
+    pub max_pending: usize,
+    /// Commands of one job, 1 to 16384; a job of more is refused with 413. Default 256.
+    pub max_commands: usize,
+    /// A job's log, 1 KiB to 1 GiB; cut head and tail. Default 1 MiB.
+    pub log_limit: usize,
+    /// A command's log in an event, 1 KiB to 64 MiB; cut head and tail. Default 64 KiB.
+    pub event_log_limit: usize,
+    /// Finished jobs that are kept, 1 to 65536; the oldest go. Default 100.
+    pub retain_jobs: usize,
+    /// How long a finished job is kept, 1 s to 3650 d. Default 24 h.
+    pub retain_time: Duration,
+    /// The least time between two running events of one job, 10 ms to 1 h. Default 1 s.
+    pub output_interval: Duration,
+    /// How long a command's output is awaited after its end, 10 ms to 1 h: a process left behind
+    /// may hold the pipe. Default 1 s.
+    pub output_grace: Duration,
+    /// From SIGTERM to SIGKILL, 10 ms to 1 h. Default 10 s.
+    pub kill_grace: Duration,
+}
+
+/// `[life_preserver]`: snapshots and replications.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LifePreserver {
+    /// The log that is followed, an absolute path; `None` (`""`) for off.
+    /// Default `/var/log/lpreserver/lpreserver.log`.
+    pub log: Option<PathBuf>,
+}
+
+/// `[system_state]`: pools and the host name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemState {
+    /// Between two checks, 100 ms to 24 h. Default 60 s.
+    pub interval: Duration,
+    /// The longest time without an event, from `interval` to 365 d. Default 15 min.
+    pub report_interval: Duration,
+    /// The program to ask: an absolute path, or a name that is looked up in PATH, `/sbin`,
+    /// `/usr/local/sbin` and `/usr/sbin`. Default `zpool`.
+    pub zpool: PathBuf,
+    /// For its answer, 10 ms to 1 h; then the pools count as not answering. Default 10 s.
+    pub zpool_deadline: Duration,
+    /// Above so many per cent, 1 to 100, a pool is critically full. Default 90.
+    pub capacity_warning: usize,
+}
+
+/// `[bridge]`: the bridges that `serve` dials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// What a client may do that speaks through a bridge in clear. Default: nothing.
+    pub allow_legacy_bridge_clients: LegacyBridgeClients,
+    /// `[[bridge.link]]`, at most 64. Default: none.
+    pub link: Vec<BridgeLink>,
+}
+
+/// What whoever runs the bridge could do in the name of a client without end-to-end encryption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegacyBridgeClients {
+    /// They are refused.
+    No,
+    /// They have the role `read`, whoever they are.
+    Read,
+    /// They have the role of their key.
+    Full,
+}
+
+/// `[[bridge.link]]`: a bridge to dial. All keys are needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgeLink {
+    /// How the link is called in messages, 1 to 64 bytes, unlike any other.
+    pub name: String,
+    /// Where the bridge is, unlike any other.
+    pub url: BridgeUrl,
+    /// SHA-256 of its certificate, 64 lower-case hexadecimal digits.
+    pub fingerprint: String,
+}
+
+/// `[relay]`: the bridge itself; nothing of it is shared with `serve`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// TLS listeners, as in [`Server::listen`]. Default: port 12149 of both loopback addresses.
+    pub listen: Vec<SocketAddr>,
+    /// PEM, an absolute path. Default: that of the home.
+    pub certificate: PathBuf,
+    /// PEM, an absolute path. Default: that of the home.
+    pub private_key: PathBuf,
+    /// The state directory, an absolute path. Default: that of the home.
+    pub state: PathBuf,
+    /// The user that it becomes where it was started as root; `None` (`""`): it stays who it is.
+    /// Default `sysadm_bridge`.
+    pub user: Option<String>,
+    /// Connected peers, 1 to 65536; one more is closed with 1013. Default 1024.
+    pub max_peers: usize,
+    /// One incoming message, 32 KiB to 64 MiB; a larger one closes its connection with 1009.
+    /// Default 256 KiB.
+    pub max_message: usize,
+}
+
+/// `[paths]`: directories of `serve`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// Journal, job logs, offsets and registered keys, an absolute path.
+    /// Default: that of the home.
+    pub state: PathBuf,
+}
+
+/// `[log]`: the daemon's own messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The least important messages that are written. Default `info`.
+    pub level: log::LevelFilter,
+    /// Where to. Default `auto`.
+    pub target: LogTarget,
+}
+
+/// Where the daemon's own messages go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Standard error where that is a terminal, else syslog.
+    Auto,
+    /// Standard error.
+    Stderr,
+    /// Syslog, facility daemon.
+    Syslog,
+}

@@ -1,0 +1,80 @@
+//! The nearest of the known names, for whoever mistyped one.
+
+/// Of a longer word only so many characters are looked at: no name of ours is as long.
+const LOOKED_AT: usize = 64;
+
+/// The one of `known` that takes the fewest edits to become `word`; the first of equals.
+pub(super) fn nearest<'k>(
+    word: &str,
+    known: impl IntoIterator<Item = &'k str>,
+) -> Option<Suggestion<'k>> {
+    let word: Vec<char> = word.chars().take(LOOKED_AT).map(fold).collect();
+    let (distance, name) = known
+        .into_iter()
+        .map(|name| (distance(&word, &name.chars().map(fold).collect::<Vec<char>>()), name))
+        .min_by_key(|(distance, _)| *distance)?;
+    Some(Suggestion { name, close: distance <= (name.len() / 3).max(1) })
+}
+
+/// What may have been meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Suggestion<'k> {
+    pub(super) name: &'k str,
+    /// It looks like a slip of the same word, not like another word.
+    pub(super) close: bool,
+}
+
+/// Case and the kind of dash are no difference worth an edit.
+fn fold(letter: char) -> char {
+    if letter == '-' { '_' } else { letter.to_ascii_lowercase() }
+}
+
+/// Insertions, deletions, substitutions and swaps of neighbours ("optimal string alignment").
+/// Time and memory grow with the product and the sum of the lengths.
+fn distance(a: &[char], b: &[char]) -> usize {
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let substituted = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = substituted.min(last[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(before[j - 2] + 1);
+            }
+            row.push(best);
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edits(a: &str, b: &str) -> usize {
+        distance(&a.chars().collect::<Vec<_>>(), &b.chars().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn edits_are_counted() {
+        assert_eq!(edits("", ""), 0);
+        assert_eq!(edits("", "abc"), 3);
+        assert_eq!(edits("abc", ""), 3);
+        assert_eq!(edits("lisen", "listen"), 1);
+        assert_eq!(edits("lsiten", "listen"), 1);
+        assert_eq!(edits("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn the_nearest_name_wins_and_says_how_near() {
+        let known = ["listen", "listen_plain", "socket", "outbox"];
+        let slip = nearest("lisen", known).unwrap();
+        assert_eq!(slip, Suggestion { name: "listen", close: true });
+        let dashed = nearest("Listen-Plain", known).unwrap();
+        assert_eq!(dashed, Suggestion { name: "listen_plain", close: true });
+        assert!(!nearest("colour", known).unwrap().close);
+        assert_eq!(nearest("x", []), None);
+    }
+}

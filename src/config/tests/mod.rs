@@ -1,0 +1,144 @@
+//! One function a rule, from the text of a file to the value or the message that comes of it.
+
+mod checks_between_keys;
+mod keys_of_the_file;
+mod syntax;
+mod the_file;
+mod values;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::*;
+
+const SAMPLE: &str = include_str!("../../../etc/sysadm-events.toml.sample");
+
+fn ann() -> Home {
+    Home::User {
+        config: "/home/ann/.config".into(),
+        state: "/home/ann/state".into(),
+        runtime: None,
+    }
+}
+
+fn parse(text: &str) -> Result<Config, ConfigErrors> {
+    Config::parse(text, Path::new("f"), &Home::System)
+}
+
+fn good(text: &str) -> Config {
+    match parse(text) {
+        Ok(config) => config,
+        Err(errors) => panic!("{errors}"),
+    }
+}
+
+fn faults(text: &str) -> Vec<String> {
+    match parse(text) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The only fault of `text`.
+fn fault(text: &str) -> String {
+    let all = faults(text);
+    assert_eq!(all.len(), 1, "{text:?} has the faults {all:#?}");
+    all.into_iter().next().unwrap_or_default()
+}
+
+/// The keys that the reader asks for, and those of them that `text` has.
+fn known_and_written(text: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (document, syntax) = DeTable::parse_recoverable(text);
+    let mut reader = Reader::new(text, document.get_ref(), &syntax);
+    keys::read(&mut reader, &mut Config::defaults(&Home::System));
+    let name = |(section, key): (&str, &str)| format!("{section}.{key}");
+    let known = reader.known().map(name).collect();
+    let written = reader.known().filter(|(s, k)| reader.has(s, k)).map(name).collect();
+    (known, written)
+}
+
+/// The sample with its keys in force: those whose line begins with `#` and no blank.
+fn sample_in_force() -> String {
+    let uncomment = |line: &str| match line.strip_prefix('#') {
+        Some(key) if !key.is_empty() && !key.starts_with(' ') => format!("{key}\n"),
+        Some(_) | None => format!("{line}\n"),
+    };
+    SAMPLE.lines().map(uncomment).collect()
+}
+
+mod the_sample {
+    use super::*;
+
+    #[test]
+    fn gives_the_defaults_of_the_system() {
+        assert_eq!(good(SAMPLE), Config::defaults(&Home::System));
+    }
+
+    #[test]
+    fn states_every_default_as_it_is() {
+        let mut config = good(&sample_in_force());
+        let links = std::mem::take(&mut config.bridge.link);
+        assert_eq!(config, Config::defaults(&Home::System));
+        assert_eq!(links.len(), 1);
+        assert_eq!(links[0].name, "office");
+        assert_eq!(links[0].url.to_string(), "wss://bridge.example.org:12149");
+        assert_eq!(links[0].fingerprint.len(), 64);
+    }
+
+    #[test]
+    fn names_every_key() {
+        let (known, written) = known_and_written(&sample_in_force());
+        assert!(known.len() > 50, "{known:?}");
+        assert_eq!(known, written);
+    }
+}
+
+mod defaults {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_gives_them() {
+        assert_eq!(good(""), Config::defaults(&Home::System));
+        assert_eq!(good("# nothing\n[server]\n"), Config::defaults(&Home::System));
+        let user = Config::parse("", Path::new("f"), &ann());
+        assert_eq!(user.unwrap(), Config::defaults(&ann()));
+    }
+
+    #[test]
+    fn a_user_has_paths_of_their_own() {
+        let config = Config::defaults(&ann());
+        assert_eq!(config.server.socket, Some("/home/ann/state/sysadm-events/socket".into()));
+        assert_eq!(config.server.private_key, Path::new("/home/ann/.config/sysadm-events/key.pem"));
+        assert_eq!(config.paths.state, Path::new("/home/ann/state/sysadm-events"));
+        assert_eq!(config.relay.state, Path::new("/home/ann/state/sysadm-bridge"));
+    }
+}
+
+mod a_reload {
+    use super::*;
+
+    #[test]
+    fn says_what_needs_a_restart() {
+        let old = Config::defaults(&Home::System);
+        assert!(needs_restart(&old, &old.clone()).is_empty());
+        let new = good(
+            "[server]\nsocket = \"/s\"\nsocket_mode = \"0600\"\nlock_memory = true\nmax_clients = 1\n\
+             [paths]\nstate = \"/t\"\n[log]\ntarget = \"syslog\"\nlevel = \"warn\"\n\
+             [events]\nring = \"3MiB\"\n",
+        );
+        assert_eq!(
+            needs_restart(&old, &new),
+            [
+                "server.socket",
+                "server.socket_mode",
+                "server.lock_memory",
+                "paths.state",
+                "log.target"
+            ]
+        );
+    }
+}

@@ -1,0 +1,226 @@
+//! Classes of jobs: what the old server's subsystems told beside the job itself.
+//!
+//! Which class a job is of follows from its id, since that is how the Qt client names its jobs.
+//! A new class is an entry in the table.
+
+use serde_json::{Value, json};
+
+use crate::wire::Class;
+
+/// What a class reads in a job's output.
+pub(super) struct Reading<'a> {
+    /// The job's id.
+    pub(super) id: &'a str,
+    /// The command that runs, or ran last.
+    pub(super) command: &'a str,
+    /// Output so far, head and tail where it is long.
+    pub(super) log: &'a str,
+    /// The job is over.
+    pub(super) finished: bool,
+}
+
+type Fields = Vec<(&'static str, Value)>;
+
+struct Rule {
+    prefix: &'static str,
+    event_system: &'static str,
+    log_field: Option<&'static str>,
+    /// Name of the field that holds what the id asks for, with the prefix of its value.
+    action: Option<(&'static str, &'static str)>,
+    fields: fn(&Reading<'_>) -> Fields,
+}
+
+const TABLE: [Rule; 4] = [
+    Rule {
+        prefix: "sysadm_pkg_",
+        event_system: "sysadm/pkg",
+        log_field: Some("pkg_log"),
+        action: Some(("action", "pkg_")),
+        fields: pkg,
+    },
+    Rule {
+        prefix: "sysadm_iohyve",
+        event_system: "sysadm/iohyve",
+        log_field: None,
+        action: None,
+        fields: iohyve,
+    },
+    Rule {
+        prefix: "sysadm_update_runupdates",
+        event_system: "sysadm/update",
+        log_field: Some("update_log"),
+        action: None,
+        fields: none,
+    },
+    Rule {
+        prefix: "sysadm_sourcectl_",
+        event_system: "sysadm/sourcectl",
+        log_field: Some("update_log"),
+        action: None,
+        fields: none,
+    },
+];
+
+/// Queues that jobs go to by their id where nothing else is said, as in the old server.
+const QUEUES: [(&str, &str); 2] =
+    [("sysadm_pkg_", "pkg_queue"), ("sysadm_iocage_", "iocage_queue")];
+
+/// The queue of a job that names none.
+pub(super) fn default_queue(id: &str) -> Option<&'static str> {
+    QUEUES.iter().find(|(prefix, _)| id.starts_with(prefix)).map(|(_, queue)| *queue)
+}
+
+fn rule(id: &str) -> Option<&'static Rule> {
+    TABLE.iter().find(|rule| id.starts_with(rule.prefix))
+}
+
+/// The class of a job.
+pub(super) fn class(id: &str) -> Option<Class> {
+    let rule = rule(id)?;
+    let fixed = rule.action.map(|(field, prefix)| (field, format!("{prefix}{}", action(rule, id))));
+    Some(Class {
+        event_system: rule.event_system,
+        log_field: rule.log_field,
+        fixed: fixed.into_iter().collect(),
+    })
+}
+
+/// `sysadm_pkg_check_upgrade-{…}` → `check_upgrade`.
+fn action<'a>(rule: &Rule, id: &'a str) -> &'a str {
+    let rest = id.strip_prefix(rule.prefix).unwrap_or(id);
+    rest.split_once('-').map_or(rest, |(action, _)| action)
+}
+
+/// True where [`fields`] would look at the output.
+pub(super) fn reads_output(id: &str) -> bool {
+    rule(id).is_some_and(|rule| {
+        rule.event_system == "sysadm/pkg" || rule.event_system == "sysadm/iohyve"
+    })
+}
+
+/// The fields of the class that depend on the output.
+pub(super) fn fields(reading: &Reading<'_>) -> Fields {
+    rule(reading.id).map_or_else(Vec::new, |rule| (rule.fields)(reading))
+}
+
+fn none(_: &Reading<'_>) -> Fields {
+    Vec::new()
+}
+
+fn pkg(reading: &Reading<'_>) -> Fields {
+    if !reading.finished {
+        return Vec::new();
+    }
+    let action = TABLE.first().map_or("", |rule| action(rule, reading.id));
+    match action {
+        "check_upgrade" => {
+            let current = reading.log.contains("Your packages are up to date.");
+            vec![("updates_available", json!(if current { "false" } else { "true" }))]
+        }
+        "audit" => {
+            let mut vulnerable: Vec<&str> = Vec::new();
+            let mut impacted: Vec<&str> = Vec::new();
+            for line in reading.log.lines() {
+                let Some(rest) = line.trim().strip_prefix("Packages that depend on ") else {
+                    continue;
+                };
+                let Some((package, dependents)) = rest.split_once(':') else { continue };
+                add(&mut vulnerable, package);
+                dependents.split(',').for_each(|dependent| add(&mut impacted, dependent));
+            }
+            vec![("vulnerable_pkgs", json!(vulnerable)), ("impacts_pkgs", json!(impacted))]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn add<'a>(list: &mut Vec<&'a str>, name: &'a str) {
+    let name = name.trim();
+    if !name.is_empty() && !list.contains(&name) {
+        list.push(name);
+    }
+}
+
+/// The progress of a download, as `fetch` prints it: fields between tabs, one of them `37% of 600
+/// MB 1200 kBps`, or a line that ends in ` Bps`.
+fn iohyve(reading: &Reading<'_>) -> Fields {
+    let fetches = reading.id.starts_with("sysadm_iohyve_fetch")
+        || reading.command.starts_with("iohyve fetch ");
+    if !fetches {
+        return Vec::new();
+    }
+    let is_progress =
+        |line: &&str| line.contains("% of ") || line.ends_with(" Bps") || line.ends_with("Bps");
+    // `fetch` on a terminal draws its line again after a carriage return.
+    let Some(line) = reading.log.split(['\n', '\r']).rev().find(is_progress) else {
+        return Vec::new();
+    };
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let percent = words.iter().find_map(|word| word.strip_suffix('%')).unwrap_or_default();
+    let rate = match words.iter().rposition(|word| word.ends_with("Bps")) {
+        Some(at) if at > 0 => words[at - 1..=at].join(" "),
+        Some(_) | None => String::new(),
+    };
+    let name = line.split('\t').next().unwrap_or_default().split_whitespace().next();
+    vec![
+        ("filename", json!(name.unwrap_or_default())),
+        ("percent_done", json!(percent)),
+        ("download_rate", json!(rate)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(id: &str, command: &str, log: &str, finished: bool) -> Value {
+        let fields = fields(&Reading { id, command, log, finished });
+        Value::Object(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    }
+
+    #[test]
+    fn the_id_decides_class_action_and_queue() {
+        let pkg = class("sysadm_pkg_check_upgrade-{abc-1}").unwrap();
+        assert_eq!(pkg.event_system, "sysadm/pkg");
+        assert_eq!(pkg.fixed, [("action", "pkg_check_upgrade".to_owned())]);
+        assert_eq!(class("sysadm_iohyve_x::1").unwrap().event_system, "sysadm/iohyve");
+        let update = class("sysadm_update_runupdates::now").unwrap();
+        assert_eq!((update.event_system, update.log_field), ("sysadm/update", Some("update_log")));
+        assert_eq!(class("sysadm_sourcectl_x").unwrap().event_system, "sysadm/sourcectl");
+        assert_eq!(class("backup"), None);
+        assert_eq!(default_queue("sysadm_pkg_update"), Some("pkg_queue"));
+        assert_eq!(default_queue("sysadm_iocage_x"), Some("iocage_queue"));
+        assert_eq!(default_queue("backup"), None);
+    }
+
+    #[test]
+    fn an_upgrade_check_says_whether_there_are_updates() {
+        let id = "sysadm_pkg_check_upgrade-1";
+        let log = "Checking...\nYour packages are up to date.\n";
+        assert_eq!(read(id, "", log, true), json!({"updates_available": "false"}));
+        assert_eq!(read(id, "", "3 to upgrade", true), json!({"updates_available": "true"}));
+        assert_eq!(read(id, "", log, false), json!({}));
+    }
+
+    #[test]
+    fn an_audit_says_what_is_vulnerable_and_what_depends_on_it() {
+        let log = "x is vulnerable\n  Packages that depend on libxml2: php, ruby\n\n\
+                   Packages that depend on curl: git, php\nPackages that depend on zsh:\n";
+        assert_eq!(
+            read("sysadm_pkg_audit", "", log, true),
+            json!({"vulnerable_pkgs": ["libxml2", "curl", "zsh"], "impacts_pkgs": ["php", "ruby", "git"]})
+        );
+    }
+
+    #[test]
+    fn a_download_tells_its_progress() {
+        let log = "Fetching\nFreeBSD.iso\t  12% of  600 MB  900 kBps\t01m\nFreeBSD.iso\t  37% of  600 MB 1200 kBps 00m40s\n";
+        let expected =
+            json!({"filename": "FreeBSD.iso", "percent_done": "37", "download_rate": "1200 kBps"});
+        assert_eq!(read("sysadm_iohyve_fetch::1", "x", log, false), expected);
+        assert_eq!(read("sysadm_iohyve_x", "iohyve fetch http://x", log, false), expected);
+        assert_eq!(read("sysadm_iohyve_x", "iohyve list", log, false), json!({}));
+        let plain = "FreeBSD.iso\t100%\t600 MB\t5 Bps";
+        assert_eq!(read("sysadm_iohyve_fetch", "", plain, false)["download_rate"], "5 Bps");
+    }
+}

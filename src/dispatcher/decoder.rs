@@ -1,0 +1,82 @@
+//! Bytes to text, whatever the bytes are and wherever a read has cut them.
+//!
+//! JSON carries text. What a program prints is mostly UTF-8, and a read may end in the middle of a
+//! character: its first bytes wait here for the rest. What is no UTF-8 at all becomes U+FFFD.
+
+/// A decoder in the middle of a stream.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Decoder {
+    /// The beginning of a character, at most three bytes.
+    begun: Vec<u8>,
+}
+
+impl Decoder {
+    /// The text of `bytes`, without the character that they end in the middle of.
+    pub(super) fn decode(&mut self, bytes: &[u8]) -> String {
+        let joined;
+        let bytes = if self.begun.is_empty() {
+            bytes
+        } else {
+            self.begun.extend_from_slice(bytes);
+            joined = std::mem::take(&mut self.begun);
+            &joined
+        };
+        let whole = bytes.len() - begun_character(bytes);
+        self.begun = bytes[whole..].to_vec();
+        String::from_utf8_lossy(&bytes[..whole]).into_owned()
+    }
+
+    /// The stream is over: what was begun will not be completed.
+    pub(super) fn finish(&mut self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.begun)).into_owned()
+    }
+}
+
+/// How many bytes at the end are the beginning of a character that may yet be completed.
+fn begun_character(bytes: &[u8]) -> usize {
+    for back in 1..=bytes.len().min(3) {
+        let from = bytes.len() - back;
+        if bytes[from] & 0b1100_0000 == 0b1000_0000 {
+            continue; // in the middle of one
+        }
+        return match std::str::from_utf8(&bytes[from..]) {
+            // `error_len` is `None` exactly where more bytes could complete it.
+            Err(error) if error.error_len().is_none() => back,
+            Ok(_) | Err(_) => 0,
+        };
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_character_cut_at_any_place_stays_whole() {
+        let text = "aä€😀\0z";
+        let bytes = text.as_bytes();
+        for first in 0..=bytes.len() {
+            for second in first..=bytes.len() {
+                let mut decoder = Decoder::default();
+                let mut got = decoder.decode(&bytes[..first]);
+                got += &decoder.decode(&bytes[first..second]);
+                got += &decoder.decode(&bytes[second..]);
+                assert_eq!(got, text, "cut at {first} and {second}");
+                assert_eq!(decoder.finish(), "");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_utf8_is_replaced_the_same_way_whatever_the_reads() {
+        let bytes = b"a\xffb\xc3(\xe2\x82x\xf0\x9f\x98\xc3";
+        let expected = String::from_utf8_lossy(bytes);
+        for size in 1..bytes.len() {
+            let mut decoder = Decoder::default();
+            let mut got: String = bytes.chunks(size).map(|chunk| decoder.decode(chunk)).collect();
+            got += &decoder.finish();
+            assert_eq!(got, expected, "reads of {size}");
+        }
+    }
+}

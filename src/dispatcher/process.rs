@@ -1,0 +1,180 @@
+//! The processes of jobs: starting them, reading what they print, learning how they end.
+//!
+//! The thin shell around the dispatcher's state machine. Nothing here waits: the pipe is
+//! non-blocking, and a program that could not be started is learned of when its process has ended.
+
+use std::ffi::{CString, OsStr};
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use mio::unix::pipe::Receiver;
+use nix::unistd::Pid;
+
+use super::command::Command;
+use super::decoder::Decoder;
+use super::submission::Submission;
+use crate::sys::children::Exit;
+use crate::sys::descriptors::DescriptorLimit;
+use crate::sys::spawn::{self, Child, Program, Report, RunAs, Step};
+
+/// What every job finds around it.
+#[derive(Debug)]
+pub struct Environment {
+    home: Option<CString>,
+    user: Option<CString>,
+    null: OwnedFd,
+    limit: Option<DescriptorLimit>,
+}
+
+/// Where programs are looked for, whatever the daemon's own environment says.
+const PATH: &str = "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin";
+/// The variable by which the processes of a job are found again.
+const MARK: &str = "SYSADM_JOB";
+
+impl Environment {
+    /// `home` and `user` are those of the daemon itself.
+    pub fn new(home: &Path, user: &str, limit: Option<DescriptorLimit>) -> io::Result<Environment> {
+        let home = CString::new([b"HOME=", home.as_os_str().as_bytes()].concat())?;
+        let user = CString::new(format!("USER={user}"))?;
+        Ok(Environment { home: Some(home), user: Some(user), null: spawn::open_null()?, limit })
+    }
+
+    /// The mark of a job in the environment of all its processes.
+    pub fn mark(epoch: &str, serial: u64) -> String {
+        format!("{MARK}={epoch}.{serial}")
+    }
+}
+
+/// A command at work.
+#[derive(Debug)]
+pub struct Process {
+    /// The process that was started.
+    pub pid: Pid,
+    output: Option<Receiver>,
+    report: Report,
+    decoder: Decoder,
+    /// How it ended, once that is known.
+    pub exit: Option<Exit>,
+}
+
+/// What a read of the output gave.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Text; there may be more.
+    Text(String),
+    /// Nothing now.
+    Blocked,
+    /// Nobody holds the other end any more; the text that was still begun.
+    End(String),
+}
+
+/// The most that is read at once, in bytes: what a pipe holds.
+pub(crate) const READ: usize = 64 * 1024;
+
+impl Process {
+    /// Starts a command of a job. An error is the reason why it could not even be tried.
+    pub fn start(
+        command: &Command,
+        asked: &Submission,
+        mark: &str,
+        environment: &Environment,
+    ) -> Result<Process, String> {
+        let name = command.words.first().map_or("", String::as_str);
+        let failed = |error: io::Error| format!("cannot start {name:?}: {error}");
+        let given = |key: &str| asked.env.contains_key(key);
+        let path = asked.env.get("PATH").map_or(PATH, String::as_str);
+        let candidates = c_strings(candidates(name, path)).map_err(failed)?;
+        let argv = c_strings(command.words.iter().cloned()).map_err(failed)?;
+        let fixed = [("PATH", PATH), ("LANG", "C.UTF-8")].into_iter();
+        let fixed =
+            fixed.filter(|(key, _)| !given(key)).map(|(key, value)| format!("{key}={value}"));
+        let own = asked.env.iter().map(|(key, value)| format!("{key}={value}"));
+        let env = c_strings(fixed.chain(own).chain([mark.to_owned()])).map_err(failed)?;
+        let cwd =
+            CString::new(asked.cwd.as_deref().unwrap_or("/")).map_err(|e| failed(e.into()))?;
+        let child = spawn::spawn(&Program {
+            candidates: &candidates,
+            argv: &argv,
+            env: &env,
+            home: environment.home.clone().filter(|_| !given("HOME")),
+            user: environment.user.clone().filter(|_| !given("USER")),
+            cwd: &cwd,
+            run_as: asked.user.as_ref(),
+            null: environment.null.as_raw_fd(),
+            limit: environment.limit,
+        });
+        let Child { pid, output, report } = child.map_err(failed)?;
+        let output = Some(Receiver::from(output));
+        Ok(Process { pid, output, report, decoder: Decoder::default(), exit: None })
+    }
+
+    /// The pipe, for the reactor, while it is open.
+    pub fn output(&mut self) -> Option<&mut Receiver> {
+        self.output.as_mut()
+    }
+
+    /// True until the output has ended.
+    pub fn is_open(&self) -> bool {
+        self.output.is_some()
+    }
+
+    /// Reads once.
+    pub fn read(&mut self, scratch: &mut [u8]) -> Output {
+        let Some(output) = &mut self.output else { return Output::End(String::new()) };
+        let room = scratch.len().min(READ);
+        match output.read(&mut scratch[..room]) {
+            Ok(0) => Output::End(self.decoder.finish()),
+            Ok(n) => Output::Text(self.decoder.decode(&scratch[..n])),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Output::Blocked,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Output::Blocked,
+            Err(_) => Output::End(self.decoder.finish()),
+        }
+    }
+
+    /// Gives the pipe away, for it to be let go by whoever registered it.
+    pub fn take_output(&mut self) -> Option<Receiver> {
+        self.output.take()
+    }
+
+    /// The text that was still begun when the output was given up.
+    pub fn rest(&mut self) -> String {
+        self.decoder.finish()
+    }
+
+    /// After the end: why the program could not be started, if so.
+    pub fn start_failure(self, command: &Command, asked: &Submission) -> Option<String> {
+        let (step, error) = self.report.failure()?;
+        let name = command.words.first().map_or("", String::as_str);
+        Some(match step {
+            Step::Run => format!("cannot run {name}: {error}"),
+            Step::Enter => {
+                let directory = asked.cwd.as_deref().unwrap_or("/");
+                format!("cannot enter the directory {directory}: {error}")
+            }
+            Step::Become => match &asked.user {
+                Some(RunAs::Name(user)) if error.kind() == io::ErrorKind::NotFound => {
+                    format!("there is no user {user}")
+                }
+                Some(RunAs::Name(user)) => format!("cannot become the user {user}: {error}"),
+                Some(RunAs::Number(user)) => format!("cannot become the user {user}: {error}"),
+                None => format!("cannot become the user: {error}"),
+            },
+            Step::Prepare => format!("cannot start {name}: {error}"),
+        })
+    }
+}
+
+fn candidates(name: &str, path: &str) -> Vec<String> {
+    if name.contains('/') {
+        return vec![name.to_owned()];
+    }
+    path.split(':')
+        .map(|folder| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") })
+        .collect()
+}
+
+fn c_strings(strings: impl IntoIterator<Item = String>) -> io::Result<Vec<CString>> {
+    strings.into_iter().map(|string| Ok(CString::new(OsStr::new(&string).as_bytes())?)).collect()
+}

@@ -1,0 +1,321 @@
+//! What a client asks for when it wants a job, read and checked before anything is done.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::class;
+use super::command::Command;
+use crate::sys::spawn::RunAs;
+use crate::wire::{ErrorCode, Refusal, encoded_len};
+
+/// A job that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submission {
+    /// 1 to 128 bytes without control characters.
+    pub id: String,
+    /// At least one.
+    pub commands: Vec<Command>,
+    /// Jobs of one queue run one at a time.
+    pub queue: Option<String>,
+    /// How long the whole chain may run.
+    pub timeout: Option<Duration>,
+    /// Where it runs.
+    pub cwd: Option<String>,
+    /// Variables beside the fixed ones.
+    pub env: BTreeMap<String, String>,
+    /// Whom it runs as; the daemon's own user where nothing is said.
+    pub user: Option<RunAs>,
+}
+
+/// Bounds on what is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Commands of one job.
+    pub max_commands: usize,
+    /// Bytes of JSON that the commands of one job take together.
+    pub max_command_bytes: usize,
+}
+
+/// The longest id, and the longest name of a queue, in bytes.
+const NAME: usize = 128;
+/// The longest directory, in bytes (`PATH_MAX` of both systems is at least this).
+const DIRECTORY: usize = 1024;
+/// Bytes of all variables together.
+const ENVIRONMENT: usize = 32 * 1024;
+/// Ten years: longer waits overflow some clocks.
+const LONGEST: u64 = 10 * 365 * 86_400;
+
+/// Reads `run`: every key but `action` is an id, its value a command or a list of them.
+pub fn read_run(args: &Map<String, Value>, bounds: Bounds) -> Result<Vec<Submission>, Refusal> {
+    let jobs = args.iter().filter(|(key, _)| *key != "action");
+    let batch: Vec<Submission> = jobs
+        .map(|(id, value)| {
+            let lines = match value {
+                Value::String(_) => std::slice::from_ref(value),
+                Value::Array(lines) if lines.iter().all(Value::is_string) => lines.as_slice(),
+                Value::Array(_)
+                | Value::Null
+                | Value::Bool(_)
+                | Value::Number(_)
+                | Value::Object(_) => {
+                    let why = format!("job {id:?}: a command is a string, or a list of strings");
+                    return Err(Refusal::bad_request(why));
+                }
+            };
+            Submission::new(id.clone(), lines, bounds)
+        })
+        .collect::<Result<_, _>>()?;
+    if batch.is_empty() {
+        return Err(Refusal::bad_request(
+            "run needs a job: {\"action\": \"run\", \"<id>\": \"<command>\"}",
+        ));
+    }
+    Ok(batch)
+}
+
+/// Reads `submit`; `random_id` is taken where the client gives none.
+pub fn read_submit(
+    args: &Map<String, Value>,
+    random_id: impl FnOnce() -> String,
+    bounds: Bounds,
+) -> Result<Submission, Refusal> {
+    const KNOWN: [&str; 8] = ["action", "id", "commands", "queue", "timeout", "cwd", "env", "user"];
+    if let Some(unknown) = args.keys().find(|key| !KNOWN.contains(&key.as_str())) {
+        let why = format!("submit does not know {unknown:?}; it knows {}", KNOWN[1..].join(", "));
+        return Err(Refusal::bad_request(why));
+    }
+    let id = match text(args, "id")? {
+        Some(id) => id.to_owned(),
+        None => random_id(),
+    };
+    let Some(Value::Array(commands)) = args.get("commands") else {
+        return Err(Refusal::bad_request("commands must be a list"));
+    };
+    let mut submission = Submission::new(id, commands, bounds)?;
+    if let Some(queue) = text(args, "queue")?.filter(|queue| *queue != "no_queue") {
+        check_name("queue", queue)?;
+        submission.queue = Some(queue.to_owned());
+    } else if args.contains_key("queue") {
+        submission.queue = None;
+    }
+    submission.timeout = read_timeout(args)?;
+    if let Some(cwd) = text(args, "cwd")? {
+        if !cwd.starts_with('/') || cwd.len() > DIRECTORY || cwd.contains('\0') {
+            return Err(Refusal::bad_request("cwd must be an absolute path"));
+        }
+        submission.cwd = Some(cwd.to_owned());
+    }
+    submission.env = read_env(args)?;
+    submission.user = read_user(args)?;
+    Ok(submission)
+}
+
+impl Submission {
+    fn new(id: String, commands: &[Value], bounds: Bounds) -> Result<Submission, Refusal> {
+        check_name("id", &id)?;
+        let mut chain = Vec::new();
+        for command in commands {
+            let command = match command {
+                Value::String(line) => Command::from_line(line)?,
+                Value::Array(words) => {
+                    let words: Option<Vec<String>> =
+                        words.iter().map(|word| word.as_str().map(str::to_owned)).collect();
+                    let words = words.ok_or_else(|| {
+                        Refusal::bad_request(format!(
+                            "job {id:?}: the words of a command are strings"
+                        ))
+                    })?;
+                    Command::from_words(words)?
+                }
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
+                    let why = format!("job {id:?}: a command is a string, or a list of its words");
+                    return Err(Refusal::bad_request(why));
+                }
+            };
+            chain.extend(command);
+        }
+        if chain.is_empty() {
+            return Err(Refusal::bad_request(format!("job {id:?} has no command")));
+        }
+        let too_large = |why: String| Err(Refusal::new(ErrorCode::TooLarge, why));
+        if chain.len() > bounds.max_commands {
+            let (n, most) = (chain.len(), bounds.max_commands);
+            return too_large(format!("job {id:?} has {n} commands; {most} are allowed"));
+        }
+        let bytes: usize = chain.iter().map(|command| encoded_len(&command.shown)).sum();
+        if bytes > bounds.max_command_bytes {
+            let most = bounds.max_command_bytes;
+            return too_large(format!(
+                "job {id:?}: its commands take {bytes} bytes; {most} are allowed"
+            ));
+        }
+        let queue = class::default_queue(&id).map(str::to_owned);
+        let env = BTreeMap::new();
+        Ok(Submission { id, commands: chain, queue, timeout: None, cwd: None, env, user: None })
+    }
+}
+
+fn text<'a>(args: &'a Map<String, Value>, key: &str) -> Result<Option<&'a str>, Refusal> {
+    match args.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            Err(Refusal::bad_request(format!("{key} must be a string")))
+        }
+    }
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), Refusal> {
+    if name.is_empty() || name.len() > NAME || name.chars().any(char::is_control) {
+        let why = format!("{what} {name:?} must have 1 to {NAME} bytes and no control characters");
+        return Err(Refusal::bad_request(why));
+    }
+    Ok(())
+}
+
+fn read_timeout(args: &Map<String, Value>) -> Result<Option<Duration>, Refusal> {
+    let Some(value) = args.get("timeout").filter(|value| !value.is_null()) else { return Ok(None) };
+    let seconds = value.as_f64().filter(|seconds| *seconds > 0.0 && *seconds <= LONGEST as f64);
+    match seconds {
+        Some(seconds) => Ok(Some(Duration::from_secs_f64(seconds))),
+        None => Err(Refusal::bad_request("timeout must be a number of seconds above 0")),
+    }
+}
+
+/// A name, or a number as such or in digits.
+fn read_user(args: &Map<String, Value>) -> Result<Option<RunAs>, Refusal> {
+    let refuse = || Refusal::bad_request("user must be the name or the number of a user");
+    let number = match args.get("user") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Number(number)) => number.as_u64().ok_or_else(refuse)?,
+        Some(Value::String(text)) => match text.parse() {
+            Ok(number) => number,
+            Err(_) => {
+                check_name("user", text)?;
+                return Ok(Some(RunAs::Name(text.clone())));
+            }
+        },
+        Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => return Err(refuse()),
+    };
+    // All bits set means "nobody in particular" to the system calls.
+    let number = u32::try_from(number).ok().filter(|number| *number != u32::MAX);
+    Ok(Some(RunAs::Number(number.ok_or_else(refuse)?)))
+}
+
+fn read_env(args: &Map<String, Value>) -> Result<BTreeMap<String, String>, Refusal> {
+    let refuse = |why: &str| Err(Refusal::bad_request(why.to_owned()));
+    let pairs = match args.get("env") {
+        None | Some(Value::Null) => return Ok(BTreeMap::new()),
+        Some(Value::Object(pairs)) => pairs,
+        Some(_) => return refuse("env must be an object of strings"),
+    };
+    let mut env = BTreeMap::new();
+    let mut bytes = 0;
+    for (name, value) in pairs {
+        let Some(value) = value.as_str() else { return refuse("env must be an object of strings") };
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            return refuse(
+                "env: a name must not be empty or hold '=', and nothing may hold a NUL byte",
+            );
+        }
+        bytes += name.len() + value.len() + 2;
+        env.insert(name.clone(), value.to_owned());
+    }
+    if bytes > ENVIRONMENT {
+        let why = format!("env takes {bytes} bytes; {ENVIRONMENT} are allowed");
+        return Err(Refusal::new(ErrorCode::TooLarge, why));
+    }
+    Ok(env)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const BOUNDS: Bounds = Bounds { max_commands: 4, max_command_bytes: 100 };
+
+    fn object(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    fn run(value: Value) -> Result<Vec<Submission>, Refusal> {
+        read_run(&object(value), BOUNDS)
+    }
+
+    fn submit(value: Value) -> Result<Submission, Refusal> {
+        read_submit(&object(value), || "random".into(), BOUNDS)
+    }
+
+    #[test]
+    fn run_takes_jobs_in_the_order_given() {
+        let batch =
+            run(json!({"z": "true", "action": "run", "a": ["echo 1", "", "echo 2"]})).unwrap();
+        let ids: Vec<&str> = batch.iter().map(|job| job.id.as_str()).collect();
+        assert_eq!(ids, ["z", "a"]);
+        assert_eq!(batch[1].commands.len(), 2);
+    }
+
+    #[test]
+    fn a_job_without_commands_is_refused() {
+        for value in [json!({"a": ""}), json!({"a": []}), json!({"a": ["", " "]}), json!({})] {
+            assert_eq!(run(value).unwrap_err().code, ErrorCode::BadRequest);
+        }
+        assert_eq!(submit(json!({"commands": []})).unwrap_err().code, ErrorCode::BadRequest);
+        assert_eq!(run(json!({"a": 5})).unwrap_err().code, ErrorCode::BadRequest);
+        assert_eq!(run(json!({"a": [5]})).unwrap_err().code, ErrorCode::BadRequest);
+    }
+
+    #[test]
+    fn bounds_are_kept() {
+        let many = json!({"a": ["1", "2", "3", "4", "5"]});
+        assert_eq!(run(many).unwrap_err().code, ErrorCode::TooLarge);
+        assert_eq!(run(json!({"a": "x".repeat(101)})).unwrap_err().code, ErrorCode::TooLarge);
+        assert!(run(json!({"x".repeat(128): "true"})).is_ok());
+        assert!(run(json!({"x".repeat(129): "true"})).is_err());
+        assert!(run(json!({"a\nb": "true"})).is_err());
+        assert!(run(json!({"": "true"})).is_err());
+    }
+
+    #[test]
+    fn submit_takes_what_is_documented_and_nothing_else() {
+        let job = submit(json!({"commands": ["a b", ["c", "d e"]], "queue": "q", "timeout": 1.5,
+                                "cwd": "/tmp", "env": {"A": "1"}, "user": 1000}))
+        .unwrap();
+        assert_eq!(job.id, "random");
+        assert_eq!(job.commands[1].words, ["c", "d e"]);
+        assert_eq!(job.queue.as_deref(), Some("q"));
+        assert_eq!(job.timeout, Some(Duration::from_millis(1500)));
+        assert_eq!(job.env["A"], "1");
+        assert_eq!(job.user, Some(RunAs::Number(1000)));
+        for bad in [
+            json!({"commands": ["a"], "tiemout": 1}),
+            json!({"commands": ["a"], "timeout": 0}),
+            json!({"commands": ["a"], "timeout": "1"}),
+            json!({"commands": ["a"], "timeout": 1e300}),
+            json!({"commands": ["a"], "cwd": "relative"}),
+            json!({"commands": ["a"], "env": {"A=B": "1"}}),
+            json!({"commands": ["a"], "env": {"A": 1}}),
+            json!({"commands": ["a"], "user": ""}),
+            json!({"commands": ["a"], "user": 4294967295u32}),
+            json!({"commands": ["a"], "user": true}),
+            json!({"commands": ["a"], "user": -1}),
+            json!({"commands": "a"}),
+            json!({"commands": ["a"], "queue": ""}),
+        ] {
+            assert_eq!(submit(bad.clone()).unwrap_err().code, ErrorCode::BadRequest, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_old_queues_are_the_default_of_their_ids() {
+        assert_eq!(
+            run(json!({"sysadm_pkg_x": "a"})).unwrap()[0].queue.as_deref(),
+            Some("pkg_queue")
+        );
+        let free = submit(json!({"id": "sysadm_pkg_x", "commands": ["a"], "queue": "no_queue"}));
+        assert_eq!(free.unwrap().queue, None);
+    }
+}

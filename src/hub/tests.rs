@@ -1,0 +1,273 @@
+//! Subscriptions and present state, driven by hand.
+
+use super::*;
+use crate::dispatcher::{Ended, Exit, Limits, read_run};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+struct House {
+    hub: Hub,
+    dispatcher: Dispatcher,
+}
+
+impl House {
+    fn new() -> House {
+        let limits = Limits {
+            max_running: 2,
+            max_pending: 300,
+            max_commands: 10,
+            log_limit: 1000,
+            event_log_limit: 1000,
+            max_event: 100_000,
+            retain_jobs: 10,
+            retain_time: Duration::from_secs(100),
+            output_interval: Duration::ZERO,
+            kill_grace: Duration::from_secs(1),
+        };
+        House { hub: Hub::new("e", 100_000, 10_000), dispatcher: Dispatcher::new(limits) }
+    }
+
+    /// Publishes what the dispatcher has to tell; gives who got what.
+    fn publish(&mut self) -> Vec<(SessionId, String)> {
+        let mut got = vec![];
+        while let Some(effect) = self.dispatcher.next_effect() {
+            if let crate::dispatcher::Effect::Publish(event) = effect {
+                self.hub.publish(event, Moment::now(), |session, event, spelling| {
+                    got.push((session, show(event, spelling)));
+                });
+            }
+        }
+        got
+    }
+
+    fn run(&mut self, args: Value) {
+        let bounds = self.dispatcher.limits().bounds();
+        let batch = read_run(args.as_object().unwrap(), bounds).unwrap();
+        self.dispatcher.submit(batch, Moment::now()).unwrap();
+    }
+
+    fn pull(&mut self, session: SessionId) -> Option<String> {
+        Some(match self.hub.pull(session, &self.dispatcher, Moment::now())? {
+            Piece::Event(event, spelling) => show(&event, spelling),
+            Piece::Gap { seq, missed } => format!("{seq} gap {missed:?}"),
+        })
+    }
+
+    fn print(&mut self, serial: Serial, text: &str) {
+        self.dispatcher.printed(serial, text);
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        let later = std::time::Instant::now() + Duration::from_secs(1);
+        self.dispatcher.on_deadline(Moment { instant: later, ..Moment::now() });
+    }
+
+    fn exit(&mut self, serial: Serial) {
+        self.dispatcher.ended(serial, &Ended::Exit(Exit::Code(0)), false, Moment::now());
+    }
+}
+
+/// `seq state id log` of a job's event.
+fn show(event: &Published, spelling: Spelling) -> String {
+    let frame: Value = serde_json::from_slice(&event.frame(spelling)).unwrap();
+    let args = &frame["args"];
+    let text = |key: &str| args[key].as_str().unwrap_or("").to_owned();
+    let shown = format!("{} {} {} {}", event.seq, text("state"), text("process_id"), text("x"));
+    shown.trim().replace('\n', ",")
+}
+
+const ALL: [EventName; 3] = EventName::ALL;
+
+#[test]
+fn subscribing_twice_changes_nothing_and_doubles_nothing() {
+    let mut h = House::new();
+    let plain = Spelling::default();
+    assert_eq!(h.hub.subscribe(1, &ALL, Filter::default(), plain, None), ALL);
+    assert_eq!(h.hub.subscribe(1, &ALL[..1], Filter::default(), plain, None), []);
+    assert_eq!(h.pull(1), None);
+    h.run(json!({"j": "x"}));
+    assert_eq!(h.publish(), [(1, "1 pending j".into()), (1, "2 running j".into())]);
+    assert_eq!(h.hub.unsubscribe(1, &ALL), ALL);
+    assert_eq!(h.hub.unsubscribe(1, &ALL), []);
+    h.exit(1);
+    assert_eq!(h.publish(), []);
+}
+
+#[test]
+fn present_state_and_what_follows_join_without_loss_or_doubling() {
+    let mut h = House::new();
+    h.run(json!({"a": "x", "b": "x", "c": "x"}));
+    h.print(1, "1\n");
+    h.publish();
+    h.hub.subscribe(7, &ALL[..1], Filter::default(), Spelling::default(), None);
+    assert_eq!(h.hub.behind(), [7]);
+    assert_eq!(h.pull(7).unwrap(), "6 running a 1");
+    // While b has not been told, its output is held back; a's and its end are not.
+    h.print(1, "2\n");
+    h.print(2, "early\n");
+    assert_eq!(h.publish(), [(7, "7 running a 2".into())]);
+    assert_eq!(h.pull(7).unwrap(), "8 running b early");
+    // c ends before it was told as pending: its end is told, and then it is no present state.
+    h.dispatcher.kill(&["c".into()], Moment::now());
+    assert_eq!(h.publish().len(), 1);
+    assert_eq!(h.pull(7), None);
+    assert!(h.hub.behind().is_empty());
+    h.run(json!({"d": "x"}));
+    assert_eq!(h.publish(), [(7, "10 pending d".into())]);
+}
+
+#[test]
+fn a_job_submitted_during_the_telling_is_told_once() {
+    let mut h = House::new();
+    h.run(json!({"a": "x"}));
+    h.publish();
+    h.hub.subscribe(7, &ALL[..1], Filter::default(), Spelling::default(), None);
+    h.run(json!({"b": "x"}));
+    assert_eq!(h.publish(), []);
+    assert_eq!(h.pull(7).unwrap(), "4 running a");
+    assert_eq!(h.pull(7).unwrap(), "4 running b");
+    assert_eq!(h.pull(7), None);
+}
+
+#[test]
+fn filters_choose_jobs_and_priorities() {
+    let mut h = House::new();
+    let filter = Filter { jobs: Some(["a".to_owned()].into()), priority: Some(Priority::new(3)) };
+    h.hub.subscribe(1, &ALL, filter, Spelling::default(), None);
+    assert_eq!(h.pull(1), None);
+    h.run(json!({"a": "x", "b": "x"}));
+    let got: Vec<String> = h.publish().into_iter().map(|(_, shown)| shown).collect();
+    assert_eq!(got, ["1 pending a", "3 running a"]);
+    for (priority, reaches) in [(2, 0), (3, 1)] {
+        let event = Event::LifePreserver(crate::wire::LifePreserverEvent {
+            message: "m".into(),
+            priority: Priority::new(priority),
+            class: "snapshot",
+        });
+        let mut count = 0;
+        h.hub.publish(event, Moment::now(), |_, _, _| count += 1);
+        assert_eq!(count, reaches, "priority {priority}");
+    }
+}
+
+#[test]
+fn the_last_event_is_told_to_who_comes_late_unless_a_newer_one_was() {
+    let mut h = House::new();
+    let state = |host: &str| {
+        Event::SystemState(crate::wire::SystemStateEvent {
+            args: json!({ "hostname": host }),
+            priority: Priority::new(0),
+        })
+    };
+    h.hub.publish(state("old"), Moment::now(), |_, _, _| panic!("nobody is there"));
+    h.hub.subscribe(1, &ALL, Filter::default(), Spelling::default(), None);
+    h.hub.subscribe(2, &ALL, Filter::default(), Spelling::default(), None);
+    let Some(Piece::Event(event, _)) = h.hub.pull(1, &h.dispatcher, Moment::now()) else {
+        panic!()
+    };
+    assert!(String::from_utf8_lossy(&event.frame(Spelling::default())).contains("old"));
+    let mut got = vec![];
+    h.hub.publish(state("new"), Moment::now(), |session, _, _| got.push(session));
+    assert_eq!(got, [1, 2]);
+    assert_eq!(h.pull(2), None);
+}
+
+fn since(epoch: &str, seq: u64) -> Since {
+    Since { epoch: epoch.into(), seq }
+}
+
+impl House {
+    fn resume(&mut self, session: SessionId, since: &Since) {
+        let spelling = Spelling { hyphens: false, extended: true };
+        self.hub.subscribe(session, &ALL, Filter::default(), spelling, Some(since));
+    }
+
+    fn pull_all(&mut self, session: SessionId) -> Vec<String> {
+        std::iter::from_fn(|| self.pull(session)).collect()
+    }
+}
+
+#[test]
+fn who_comes_back_is_told_what_it_missed_and_nothing_else() {
+    let mut h = House::new();
+    h.run(json!({"a": "x"}));
+    h.publish();
+    h.print(1, "1\n");
+    h.publish();
+    h.resume(1, &since("e", 2));
+    // What happens during the replay comes in its turn, once.
+    h.print(1, "2\n");
+    assert_eq!(h.publish(), []);
+    assert_eq!(h.pull_all(1), ["3 running a 1", "4 running a 2"]);
+    h.exit(1);
+    assert_eq!(h.publish(), [(1, "5 finished a 1,2".into())]);
+}
+
+#[test]
+fn who_missed_nothing_is_told_nothing() {
+    let mut h = House::new();
+    h.run(json!({"a": "x"}));
+    h.publish();
+    h.resume(1, &since("e", 2));
+    assert_eq!(h.pull_all(1), Vec::<String>::new());
+}
+
+#[test]
+fn another_epoch_is_a_gap_of_unknown_size_then_what_there_is() {
+    let mut h = House::new();
+    h.run(json!({"a": "x", "b": "x"}));
+    h.publish();
+    h.exit(1);
+    h.publish();
+    let expected = ["0 gap None", "1 pending a", "3 running a", "5 finished a", "5 running b"];
+    for (session, since) in [(1, since("other", 3)), (2, since("e", 99))] {
+        h.resume(session, &since);
+        assert_eq!(h.pull_all(session), expected);
+    }
+}
+
+#[test]
+fn where_the_ring_no_longer_reaches_the_gap_is_counted() {
+    let mut h = House::new();
+    h.run(json!({"a": "x"}));
+    h.publish();
+    for i in 0..100 {
+        h.print(1, &format!("{i:0100}\n"));
+        h.publish();
+    }
+    h.resume(1, &since("e", 5));
+    let told = h.pull_all(1);
+    let oldest = h.hub.ring.oldest().unwrap();
+    assert!(oldest > 6, "the ring holds all");
+    // The job is active: its events in the ring are covered by its present state.
+    assert_eq!(told[0], format!("{} gap Some({})", oldest - 1, oldest - 6));
+    assert_eq!(told.len(), 2);
+    assert!(told[1].starts_with("102 running a 0"), "{}", told[1]);
+}
+
+#[test]
+fn a_replay_that_is_overtaken_tells_the_gap_and_numbers_never_fall() {
+    let mut h = House::new();
+    h.run(json!({"a": "x"}));
+    h.publish();
+    for i in 0..10 {
+        h.print(1, &format!("{i:0100}\n"));
+        h.publish();
+    }
+    h.resume(1, &since("e", 2));
+    assert!(h.pull(1).unwrap().starts_with("3 running"));
+    for i in 0..100 {
+        h.print(1, &format!("{i:0100}\n"));
+        h.publish();
+    }
+    h.exit(1);
+    h.publish();
+    let told = h.pull_all(1);
+    let oldest = h.hub.ring.oldest().unwrap();
+    assert_eq!(told[0], format!("{} gap Some({})", oldest - 1, oldest - 4));
+    assert!(told.last().unwrap().contains("finished a"));
+    let numbers: Vec<u64> =
+        told.iter().map(|t| t.split(' ').next().unwrap().parse().unwrap()).collect();
+    assert!(numbers.is_sorted(), "{numbers:?}");
+}

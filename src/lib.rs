@@ -1,0 +1,36 @@
+//! The events server of SysAdm: it watches a FreeBSD host and tells whoever subscribed.
+//!
+//! One thread, one poll loop. This page is the way through the house, in the order in which a
+//! request or an event takes it; each room's own page says more.
+//!
+//! * [`wire`]: what stands on the wire, as values and their JSON. No I/O, no clock.
+//! * [`config`]: the file, its defaults, every limit by name.
+//! * [`reactor`]: the poll loop's engine: what is ready, deadlines, signals. Knows no protocol.
+//! * [`sys`]: the few system calls that no crate wraps. All `unsafe` is there.
+//! * [`net`]: listeners, TLS, WebSocket framing, bounded outboxes. Knows no message.
+//! * [`auth`]: who is at the other end, and what they may do.
+//! * [`dispatcher`]: jobs, as a state machine, and the thin shell around their processes.
+//! * [`helper`]: what may hang, in children of our own.
+//! * [`hub`]: who wants which events.
+//! * [`session`]: one conversation: a request in, an answer out.
+//! * [`server`]: the daemon. It owns all of the above and turns readiness into calls.
+//! * [`client`] and [`cli`]: the other end, for people and scripts.
+//!
+//! A state machine takes bytes and time as arguments and gives effects back; only `server` and the
+//! shells touch the system. So every rule of the protocol is tested without a socket or a clock.
+
+pub mod auth;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod dispatcher;
+pub mod helper;
+pub mod hub;
+pub mod logger;
+pub mod moment;
+pub mod net;
+pub mod reactor;
+pub mod server;
+pub mod session;
+pub mod sys;
+pub mod wire;

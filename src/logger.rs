@@ -1,0 +1,142 @@
+//! Log lines for people, to standard error or to syslog, without ever waiting.
+//!
+//! The daemon says what it does even when nobody reads it: a full pipe or a stuck syslogd costs
+//! lines, never time. How many were lost is said as soon as there is room again.
+
+use std::cell::RefCell;
+use std::io::IsTerminal;
+use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use crate::config::LogTarget;
+use crate::sys::standard_error;
+use crate::wire::rfc3339;
+
+/// The longest line, in bytes.
+const LINE: usize = 2048;
+/// syslogd's socket: Linux, FreeBSD.
+const SOCKETS: [&str; 2] = ["/dev/log", "/var/run/log"];
+/// `LOG_DAEMON` of syslog(3), shifted as the wire has it.
+const DAEMON: u8 = 3 << 3;
+
+struct Logger {
+    lost: AtomicU64,
+}
+
+thread_local! {
+    /// There is one thread.
+    static SYSLOG: RefCell<Option<UnixDatagram>> = const { RefCell::new(None) };
+    static TO_SYSLOG: RefCell<bool> = const { RefCell::new(false) };
+}
+
+static LOGGER: Logger = Logger { lost: AtomicU64::new(0) };
+
+/// Begins to log; may be called again with another level.
+pub fn begin(level: LevelFilter, target: LogTarget) {
+    let syslog = match target {
+        LogTarget::Auto => !std::io::stderr().is_terminal(),
+        LogTarget::Stderr => false,
+        LogTarget::Syslog => true,
+    };
+    TO_SYSLOG.with_borrow_mut(|to| *to = syslog);
+    // It fails where it was called before, and then the logger is in place.
+    let _ = log::set_logger(&LOGGER);
+    log::set_max_level(level);
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // Libraries' own lines are about their insides.
+        metadata.target().starts_with("sysadm_events")
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let lost = self.lost.load(Ordering::Relaxed);
+        if lost > 0 && write(Level::Warn, &format!("{lost} log lines were lost")) {
+            self.lost.store(0, Ordering::Relaxed);
+        }
+        if !write(record.level(), &record.args().to_string()) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn write(level: Level, text: &str) -> bool {
+    let text = harmless(text);
+    if TO_SYSLOG.with_borrow(|to| *to) { to_syslog(level, &text) } else { to_stderr(level, &text) }
+}
+
+/// One line, bounded, and nothing in it that drives a terminal: it may quote what a peer sent.
+fn harmless(text: &str) -> String {
+    let mut line = String::with_capacity(text.len().min(LINE));
+    for c in text.chars() {
+        if line.len() + c.len_utf8() > LINE - 64 {
+            line.push('…');
+            break;
+        }
+        match c {
+            '\n' => line.push_str("\\n"),
+            c if c.is_control() => line.extend(c.escape_unicode()),
+            c => line.push(c),
+        }
+    }
+    line
+}
+
+fn to_stderr(level: Level, text: &str) -> bool {
+    let line = format!("{} {level:<5} {text}\n", rfc3339(SystemTime::now()));
+    standard_error::write_line(line.as_bytes())
+}
+
+fn to_syslog(level: Level, text: &str) -> bool {
+    let severity = match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    };
+    // The form of RFC 3164 without a time: syslogd puts its own.
+    let line = format!("<{}>sysadm-events[{}]: {text}", DAEMON + severity, std::process::id());
+    SYSLOG.with_borrow_mut(|socket| {
+        for _ in 0..2 {
+            if socket.is_none() {
+                *socket = connect();
+            }
+            match socket.as_ref().map(|socket| socket.send(line.as_bytes())) {
+                Some(Ok(_)) => return true,
+                Some(Err(error)) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
+                // syslogd was restarted: once more with a new socket.
+                Some(Err(_)) => *socket = None,
+                None => return false,
+            }
+        }
+        false
+    })
+}
+
+fn connect() -> Option<UnixDatagram> {
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.set_nonblocking(true).ok()?;
+    SOCKETS.iter().find(|path| socket.connect(path).is_ok())?;
+    Some(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_bounded_line_without_control_characters() {
+        assert_eq!(harmless("a\nb\x1b[31m"), "a\\nb\\u{1b}[31m");
+        let long = harmless(&"ä".repeat(5000));
+        assert!(long.len() < LINE && long.ends_with('…'));
+    }
+}

@@ -1,0 +1,7 @@
+//! The one executable: all of it is in the library, where tests reach it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sysadm_events::cli::main()
+}

@@ -1,0 +1,228 @@
+//! The server's certificate: made on the first start, then kept, and known by its fingerprint.
+//!
+//! There is no authority that would sign for a host behind a name of its own choosing, so clients
+//! pin the certificate itself. It carries no keyUsage: the Qt client closes on every TLS error but
+//! "self-signed" and "host name mismatch" (protocol section 1).
+
+use std::fmt::{self, Write as _};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ring::digest;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// Why there is no usable certificate.
+#[derive(Debug)]
+pub enum CertificateError {
+    /// A file could not be read or written.
+    File(PathBuf, &'static str, io::Error),
+    /// A file does not hold what it should.
+    Content(PathBuf, String),
+    /// The certificate is there and its key is not, or the other way round.
+    Half {
+        /// The file that is there.
+        present: PathBuf,
+        /// The file that is missing.
+        missing: PathBuf,
+    },
+    /// It could not be made.
+    Making(String),
+}
+
+impl fmt::Display for CertificateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CertificateError::File(path, what, error) => {
+                write!(f, "cannot {what} {}: {error}", path.display())
+            }
+            CertificateError::Content(path, why) => write!(f, "{}: {why}", path.display()),
+            CertificateError::Half { present, missing } => write!(
+                f,
+                "{} is there and {} is not: put the missing one back, or remove the other to have a new pair made",
+                present.display(),
+                missing.display()
+            ),
+            CertificateError::Making(why) => write!(f, "cannot make a certificate: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for CertificateError {}
+
+/// A day back: clocks differ, and the host's may still be wrong at its first start.
+const BACKDATED: Duration = Duration::from_secs(86_400);
+/// Twenty years: nobody renews what is pinned, and a new one breaks all pins.
+const VALID: Duration = Duration::from_secs(20 * 365 * 86_400);
+
+/// Makes certificate and key if neither is there. `names` are host names or addresses, the first
+/// is the common name.
+pub fn ensure(certificate: &Path, key: &Path, names: &[String]) -> Result<(), CertificateError> {
+    match (certificate.exists(), key.exists()) {
+        (true, true) => Ok(()),
+        (true, false) => Err(half(certificate, key)),
+        (false, true) => Err(half(key, certificate)),
+        (false, false) => make(certificate, key, names),
+    }
+}
+
+fn half(present: &Path, missing: &Path) -> CertificateError {
+    CertificateError::Half { present: present.to_owned(), missing: missing.to_owned() }
+}
+
+fn make(certificate: &Path, key: &Path, names: &[String]) -> Result<(), CertificateError> {
+    let making = |error: rcgen::Error| CertificateError::Making(error.to_string());
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(making)?;
+    let names = if names.is_empty() { vec!["localhost".to_owned()] } else { names.to_vec() };
+    let mut params = rcgen::CertificateParams::new(names.clone()).map_err(making)?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, names[0].as_str());
+    let now = time::OffsetDateTime::now_utc();
+    params.not_before = now - BACKDATED;
+    params.not_after = now + VALID;
+    let made = params.self_signed(&pair).map_err(making)?;
+    let secret = zeroize::Zeroizing::new(pair.serialize_pem());
+    // The key first: a certificate without its key would be published and useless.
+    write_whole(key, secret.as_bytes(), 0o600)?;
+    write_whole(certificate, made.pem().as_bytes(), 0o644)
+}
+
+/// Writes a file that is there whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CertificateError> {
+    let failed = |what| move |error| CertificateError::File(path.to_owned(), what, error);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(failed("create the directory of"))?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    let _ = fs::remove_file(&new);
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.write(true).create_new(true).mode(mode).open(&new).map_err(failed("write"))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed("write"))?;
+    fs::rename(&new, path).map_err(failed("write"))?;
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("write"))
+}
+
+/// The TLS side of a listener: TLS 1.2 and 1.3, no client certificates, no session kept.
+pub fn server_config(
+    certificate: &Path,
+    key: &Path,
+) -> Result<Arc<ServerConfig>, CertificateError> {
+    let chain = read_chain(certificate)?;
+    let key_bytes = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let unusable = |error: rustls::Error| {
+        CertificateError::Content(
+            key.to_owned(),
+            format!("not usable with {}: {error}", certificate.display()),
+        )
+    };
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(unusable)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key_bytes)
+        .map_err(unusable)?;
+    // Clients stay connected for days: remembering sessions would cost memory and save nothing.
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// SHA-256 of the certificate in a PEM file, as 64 lower-case hexadecimal digits.
+pub fn fingerprint_of(certificate: &Path) -> Result<String, CertificateError> {
+    let chain = read_chain(certificate)?;
+    Ok(chain.first().map(|first| fingerprint(first)).unwrap_or_default())
+}
+
+/// SHA-256 of a certificate's DER form, as 64 lower-case hexadecimal digits.
+pub fn fingerprint(der: &[u8]) -> String {
+    let mut hex = String::with_capacity(64);
+    for byte in digest::digest(&digest::SHA256, der).as_ref() {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}
+
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let chain: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(path).map_err(|error| unreadable(path, error))?.collect();
+    let chain = chain.map_err(|error| unreadable(path, error))?;
+    if chain.is_empty() {
+        return Err(CertificateError::Content(path.to_owned(), "holds no certificate".to_owned()));
+    }
+    Ok(chain)
+}
+
+fn unreadable(path: &Path, error: pem::Error) -> CertificateError {
+    match error {
+        pem::Error::Io(error) => CertificateError::File(path.to_owned(), "read", error),
+        error => CertificateError::Content(path.to_owned(), format!("not a PEM file: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Folder {
+            let path = std::env::temp_dir().join(format!("se-cert-{}-{name}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Folder(path)
+        }
+        fn files(&self) -> (PathBuf, PathBuf) {
+            (self.0.join("cert.pem"), self.0.join("key.pem"))
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_pair_is_made_once_and_kept_and_the_key_is_secret() {
+        let folder = Folder::new("made");
+        let (certificate, key) = folder.files();
+        let names = ["nas.example.org".to_owned(), "192.0.2.1".to_owned()];
+        ensure(&certificate, &key, &names).unwrap();
+        let first = fingerprint_of(&certificate).unwrap();
+        assert_eq!(first.len(), 64);
+        ensure(&certificate, &key, &names).unwrap();
+        assert_eq!(fingerprint_of(&certificate).unwrap(), first);
+        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        server_config(&certificate, &key).unwrap();
+    }
+
+    #[test]
+    fn half_a_pair_is_not_replaced() {
+        let folder = Folder::new("half");
+        let (certificate, key) = folder.files();
+        ensure(&certificate, &key, &[]).unwrap();
+        fs::remove_file(&key).unwrap();
+        let error = ensure(&certificate, &key, &[]).unwrap_err();
+        assert!(matches!(error, CertificateError::Half { .. }), "{error}");
+        assert!(certificate.exists());
+    }
+
+    #[test]
+    fn a_file_that_holds_something_else_is_named() {
+        let folder = Folder::new("junk");
+        let (certificate, key) = folder.files();
+        ensure(&certificate, &key, &[]).unwrap();
+        fs::write(&certificate, "junk").unwrap();
+        let error = server_config(&certificate, &key).unwrap_err().to_string();
+        assert!(error.contains("cert.pem"), "{error}");
+    }
+}

@@ -1,0 +1,231 @@
+//! The one HTTP request before a WebSocket begins, read without trusting it.
+//!
+//! Whoever sends something else is told what is wrong in HTTP's own words, since it may be a
+//! browser, a health check or a person with curl.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ring::digest;
+
+/// The longest request that is read, in bytes, its empty line included.
+const REQUEST_LIMIT: usize = 8 * 1024;
+/// Header fields that are looked at; browsers send about twenty.
+const FIELDS: usize = 64;
+/// RFC 6455 section 1.3.
+const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// A request to become a WebSocket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// `Sec-WebSocket-Key`.
+    key: String,
+    /// `Origin`, as it was sent.
+    pub origin: Option<String>,
+}
+
+impl Upgrade {
+    /// The answer that makes it one.
+    pub fn accept(&self) -> Vec<u8> {
+        let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+        hash.update(self.key.as_bytes());
+        hash.update(ACCEPT_GUID);
+        let accept = STANDARD.encode(hash.finish());
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\n"
+        )
+        .into_bytes()
+    }
+}
+
+/// What is sent instead of a WebSocket, after which the connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// 200: the daemon is alive.
+    Healthy,
+    /// 400
+    BadRequest(&'static str),
+    /// 403: this origin may not.
+    OriginRefused,
+    /// 405
+    MethodNotAllowed,
+    /// 426: only WebSocket is spoken here.
+    UpgradeRequired,
+    /// 431
+    TooLarge,
+}
+
+impl Answer {
+    /// As bytes for the peer.
+    pub fn bytes(self) -> Vec<u8> {
+        let (status, field, body) = match self {
+            Answer::Healthy => ("200 OK", "", "ok\n"),
+            Answer::BadRequest(why) => ("400 Bad Request", "", why),
+            Answer::OriginRefused => ("403 Forbidden", "", "this origin may not connect\n"),
+            Answer::MethodNotAllowed => ("405 Method Not Allowed", "Allow: GET\r\n", "only GET\n"),
+            Answer::UpgradeRequired => (
+                "426 Upgrade Required",
+                "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+                "this is a WebSocket server, version 13; GET /healthz says whether it is alive\n",
+            ),
+            Answer::TooLarge => {
+                ("431 Request Header Fields Too Large", "", "too many header fields\n")
+            }
+        };
+        format!(
+            "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
+             {field}Connection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes()
+    }
+}
+
+/// What the bytes so far are.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Head {
+    /// The request has not ended yet.
+    Incomplete,
+    /// It has, after so many bytes, and asks for a WebSocket.
+    Upgrade(Upgrade, usize),
+    /// It is something else.
+    Answer(Answer),
+}
+
+/// Reads what has come so far.
+pub(super) fn read(bytes: &[u8]) -> Head {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    let length = match request.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) if length <= REQUEST_LIMIT => length,
+        Ok(httparse::Status::Partial) if bytes.len() < REQUEST_LIMIT => return Head::Incomplete,
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => return Head::Answer(Answer::TooLarge),
+        Err(_) => return Head::Answer(Answer::BadRequest("this is not HTTP/1.1\n")),
+    };
+    match judge(&request) {
+        Ok(upgrade) => Head::Upgrade(upgrade, length),
+        Err(answer) => Head::Answer(answer),
+    }
+}
+
+fn judge(request: &httparse::Request<'_, '_>) -> Result<Upgrade, Answer> {
+    if request.method != Some("GET") {
+        return Err(Answer::MethodNotAllowed);
+    }
+    let wants_upgrade =
+        has_token(request, "upgrade", "websocket") && has_token(request, "connection", "upgrade");
+    if !wants_upgrade {
+        let path = request.path.map(|path| path.split_once('?').map_or(path, |(path, _)| path));
+        return Err(if path == Some("/healthz") {
+            Answer::Healthy
+        } else {
+            Answer::UpgradeRequired
+        });
+    }
+    if request.version != Some(1) {
+        return Err(Answer::BadRequest("a WebSocket needs HTTP/1.1\n"));
+    }
+    if only(request, "sec-websocket-version")? != Some("13") {
+        return Err(Answer::UpgradeRequired);
+    }
+    let key = only(request, "sec-websocket-key")?.unwrap_or_default();
+    if STANDARD.decode(key).map_or(0, |key| key.len()) != 16 {
+        return Err(Answer::BadRequest("Sec-WebSocket-Key must be 16 bytes in base64\n"));
+    }
+    let origin = only(request, "origin")?.map(str::to_owned);
+    Ok(Upgrade { key: key.to_owned(), origin })
+}
+
+fn values<'a>(
+    request: &'a httparse::Request<'_, '_>,
+    name: &'a str,
+) -> impl Iterator<Item = &'a [u8]> {
+    request.headers.iter().filter(move |f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value)
+}
+
+/// The value of a field that may stand once.
+fn only<'a>(
+    request: &'a httparse::Request<'_, '_>,
+    name: &'a str,
+) -> Result<Option<&'a str>, Answer> {
+    let mut values = values(request, name);
+    let value = match values.next() {
+        None => return Ok(None),
+        Some(value) => std::str::from_utf8(value)
+            .map_err(|_| Answer::BadRequest("a header field is not UTF-8\n"))?,
+    };
+    match values.next() {
+        None => Ok(Some(value.trim())),
+        Some(_) => Err(Answer::BadRequest("a header field stands twice that may stand once\n")),
+    }
+}
+
+/// True where a comma-separated field holds the word, whatever its case.
+fn has_token(request: &httparse::Request<'_, '_>, name: &str, token: &str) -> bool {
+    values(request, name)
+        .filter_map(|value| std::str::from_utf8(value).ok())
+        .flat_map(|value| value.split(','))
+        .any(|word| word.trim().eq_ignore_ascii_case(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(first: &str, fields: &str) -> Vec<u8> {
+        format!("{first}\r\nHost: h\r\n{fields}\r\n").into_bytes()
+    }
+
+    const UPGRADE: &str = "Upgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+    #[test]
+    fn an_upgrade_is_accepted_with_the_key_of_the_rfc() {
+        let bytes = [request("GET /any/path HTTP/1.1", UPGRADE), b"more".to_vec()].concat();
+        let Head::Upgrade(upgrade, length) = read(&bytes) else { panic!() };
+        assert_eq!(&bytes[length..], b"more");
+        let answer = String::from_utf8(upgrade.accept()).unwrap();
+        assert!(answer.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
+    }
+
+    #[test]
+    fn a_request_may_come_in_any_pieces() {
+        let bytes = request("GET / HTTP/1.1", UPGRADE);
+        for end in 0..bytes.len() {
+            assert_eq!(read(&bytes[..end]), Head::Incomplete, "{end}");
+        }
+    }
+
+    #[test]
+    fn the_health_check_is_answered() {
+        assert_eq!(read(&request("GET /healthz HTTP/1.0", "")), Head::Answer(Answer::Healthy));
+        assert!(Answer::Healthy.bytes().starts_with(b"HTTP/1.1 200 OK\r\n"));
+    }
+
+    #[test]
+    fn anything_else_is_told_what_is_wrong() {
+        let answer = |first: &str, fields: &str| match read(&request(first, fields)) {
+            Head::Answer(answer) => answer,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(answer("GET / HTTP/1.1", ""), Answer::UpgradeRequired);
+        assert_eq!(answer("POST / HTTP/1.1", UPGRADE), Answer::MethodNotAllowed);
+        assert!(matches!(answer("hello", ""), Answer::BadRequest(_)));
+        let old = UPGRADE.replace("13", "8");
+        assert_eq!(answer("GET / HTTP/1.1", &old), Answer::UpgradeRequired);
+        let short = UPGRADE.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhl");
+        assert!(matches!(answer("GET / HTTP/1.1", &short), Answer::BadRequest(_)));
+        let twice = format!("{UPGRADE}Origin: a\r\nOrigin: b\r\n");
+        assert!(matches!(answer("GET / HTTP/1.1", &twice), Answer::BadRequest(_)));
+        assert!(matches!(answer("GET / HTTP/1.0", UPGRADE), Answer::BadRequest(_)));
+    }
+
+    #[test]
+    fn a_request_without_end_is_refused_at_the_limit() {
+        let mut bytes = b"GET / HTTP/1.1\r\nX: ".to_vec();
+        bytes.resize(REQUEST_LIMIT, b'x');
+        assert_eq!(read(&bytes), Head::Answer(Answer::TooLarge));
+        let many = request("GET / HTTP/1.1", &"X: y\r\n".repeat(100));
+        assert_eq!(read(&many), Head::Answer(Answer::TooLarge));
+    }
+}

@@ -1,0 +1,141 @@
+//! Sockets that connections come in by.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use mio::event::Source;
+use mio::net::{TcpListener, UnixListener};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, setsockopt, sockopt,
+};
+
+use super::socket::{Peer, Socket};
+use crate::sys::ipv6_only::set_ipv6_only;
+use crate::sys::peer_credentials::peer_credentials;
+
+/// How the bytes of a connection travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    /// `wss://`
+    Tls,
+    /// `ws://`, loopback only.
+    Plain,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// On the network.
+    Tcp(TcpListener, Transport, SocketAddr),
+    /// On this host, by a path.
+    Unix(UnixListener, PathBuf),
+}
+
+/// A connection that came in.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its stream.
+    pub socket: Socket,
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// True where TLS comes first.
+    pub tls: bool,
+}
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+impl Listener {
+    /// Listens on an address. An IPv6 one takes IPv6 only, so that both can be had by the same port.
+    pub fn tcp(address: SocketAddr, transport: Transport) -> io::Result<Listener> {
+        let family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = nix::sys::socket::socket(family, SockType::Stream, flags, None)?;
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        if address.is_ipv6() {
+            set_ipv6_only(socket.as_fd())?;
+        }
+        match address {
+            SocketAddr::V4(address) => bind(socket.as_raw_fd(), &SockaddrIn::from(address))?,
+            SocketAddr::V6(address) => bind(socket.as_raw_fd(), &SockaddrIn6::from(address))?,
+        }
+        nix::sys::socket::listen(&socket, Backlog::new(BACKLOG)?)?;
+        let listener = TcpListener::from_std(std::net::TcpListener::from(socket));
+        let bound = listener.local_addr()?;
+        Ok(Listener::Tcp(listener, transport, bound))
+    }
+
+    /// Listens on a path with these permissions. A socket file that nobody listens on any more is
+    /// replaced; one that somebody does is not, and neither is a file of another kind.
+    pub fn unix(path: &Path, mode: u32) -> io::Result<Listener> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        if let Ok(there) = fs::symlink_metadata(path) {
+            if !there.file_type().is_socket() {
+                let why = "a file of another kind is in the way";
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+            }
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                let why = "another daemon listens on it";
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+            }
+            fs::remove_file(path)?;
+        }
+        // Bound under another name first: between bind and chmod nobody must get in.
+        let mut hidden = path.file_name().unwrap_or_default().to_owned();
+        hidden.push(".new");
+        let hidden = path.with_file_name(hidden);
+        let _ = fs::remove_file(&hidden);
+        let listener = UnixListener::bind(&hidden)?;
+        fs::set_permissions(&hidden, fs::Permissions::from_mode(mode))?;
+        fs::rename(&hidden, path)?;
+        Ok(Listener::Unix(listener, path.to_owned()))
+    }
+
+    /// What clients are told to connect to.
+    pub fn url(&self) -> String {
+        match self {
+            Listener::Tcp(_, Transport::Tls, address) => format!("wss://{address}"),
+            Listener::Tcp(_, Transport::Plain, address) => format!("ws://{address}"),
+            Listener::Unix(_, path) => format!("unix:{}", path.display()),
+        }
+    }
+
+    /// Accepts one connection; `WouldBlock` where there is none.
+    pub fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Listener::Tcp(listener, transport, _) => {
+                let (stream, address) = listener.accept()?;
+                // A small event should go out at once; it fails only where the peer is gone.
+                let _ = stream.set_nodelay(true);
+                let tls = *transport == Transport::Tls;
+                Ok(Accepted { socket: Socket::Tcp(stream), peer: Peer::Remote(address), tls })
+            }
+            Listener::Unix(listener, _) => {
+                let (stream, _) = listener.accept()?;
+                let peer = Peer::Local(peer_credentials(stream.as_fd())?);
+                Ok(Accepted { socket: Socket::Unix(stream), peer, tls: false })
+            }
+        }
+    }
+
+    /// For the reactor.
+    pub fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Listener::Tcp(listener, ..) => listener,
+            Listener::Unix(listener, _) => listener,
+        }
+    }
+
+    /// Takes the socket's file away, if it has one.
+    pub fn remove_file(&self) {
+        if let Listener::Unix(_, path) = self {
+            let _ = fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Streams of bytes that carry messages: listeners, TLS, the request before the upgrade, WebSocket
+//! framing and bounded outboxes. What the messages say is none of this room's business.
+
+pub mod certificate;
+mod connection;
+mod http;
+mod listener;
+mod origin;
+mod outbox;
+mod socket;
+mod websocket;
+
+pub use connection::{Connection, End, Incoming, Limits};
+pub use http::{Answer, Head, Upgrade};
+pub use listener::{Accepted, Listener, Transport};
+pub use origin::AllowedOrigins;
+pub use outbox::{Full, Outbox, Parcel, Total};
+pub use socket::{Peer, Socket, Source};
+pub use websocket::{Arrived, Assembler, CloseReason};

@@ -1,0 +1,105 @@
+//! Which web pages may talk to us: none but our own.
+//!
+//! A browser lets any page open a WebSocket to any address, this host's loopback included, and
+//! says in `Origin` which page it was. Programs that are no browsers send none, or a bare word.
+//! It is never compared with `Host`: a page can make both say its own name by DNS rebinding.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// Host names and addresses that an origin may have.
+#[derive(Clone, Debug, Default)]
+pub struct AllowedOrigins {
+    names: Vec<String>,
+    addresses: Vec<IpAddr>,
+}
+
+impl AllowedOrigins {
+    /// Names from the configuration and of the host, and the addresses that are listened on.
+    pub fn new<'a>(
+        names: impl IntoIterator<Item = &'a str>,
+        listeners: impl IntoIterator<Item = SocketAddr>,
+    ) -> AllowedOrigins {
+        AllowedOrigins {
+            names: names.into_iter().map(str::to_ascii_lowercase).collect(),
+            addresses: listeners
+                .into_iter()
+                .map(|listener| listener.ip())
+                .filter(|address| !address.is_unspecified())
+                .collect(),
+        }
+    }
+
+    /// Whether a client with this `Origin` may connect.
+    pub fn allows(&self, origin: Option<&str>) -> bool {
+        let Some(origin) = origin else { return true };
+        let Some((_scheme, rest)) = origin.split_once("://") else {
+            return origin != "null" && is_bare_word(origin);
+        };
+        let host = match rest.split_once(']') {
+            Some((address, port)) if is_port(port) => address.strip_prefix('[').unwrap_or(""),
+            Some(_) => return false,
+            None => match rest.split_once(':') {
+                Some((host, port)) if is_port(&rest[host.len()..]) && !port.is_empty() => host,
+                Some(_) => return false,
+                None => rest,
+            },
+        };
+        match host.parse::<IpAddr>() {
+            Ok(address) => self.addresses.contains(&address) || self.names(host),
+            Err(_) => self.names(host),
+        }
+    }
+
+    fn names(&self, host: &str) -> bool {
+        self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
+    }
+}
+
+fn is_bare_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+/// Nothing, or a colon and digits.
+fn is_port(text: &str) -> bool {
+    text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_pages_and_programs_may() {
+        let listeners = ["127.0.0.1:12150", "[::1]:12150", "0.0.0.0:1"].map(|a| a.parse().unwrap());
+        let origins = AllowedOrigins::new(["nas.example.org", "nas"], listeners);
+        for good in [
+            "sysadm-client",
+            "sysadm-server",
+            "https://nas.example.org",
+            "https://NAS:8443",
+            "http://127.0.0.1:8080",
+            "http://[::1]",
+            "http://[::1]:99",
+        ] {
+            assert!(origins.allows(Some(good)), "{good}");
+        }
+        assert!(origins.allows(None));
+        for bad in [
+            "null",
+            "",
+            "https://evil.example",
+            "https://nas.example.org.evil.example",
+            "https://evil.example/nas",
+            "https://nas@evil.example",
+            "https://evil.example:nas",
+            "http://0.0.0.0",
+            "http://[::1].evil.example",
+            "http://localhost",
+            "https://",
+            "two words",
+            "file:///etc",
+        ] {
+            assert!(!origins.allows(Some(bad)), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! What waits to be sent to one peer: bounded, and joined where two waiting things can become one.
+//!
+//! A peer that reads slowly must cost neither memory without limit nor the others' time. What it
+//! has not read yet is counted here; the owner decides what to do with a peer whose outbox is full.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
+use std::rc::Rc;
+
+use super::websocket;
+
+/// Something to be sent as one message.
+pub trait Parcel: Sized {
+    /// Parcels of one key can be joined.
+    type Key: Copy + Ord;
+
+    /// Bytes that it takes, encoded or about so.
+    fn weight(&self) -> usize;
+    /// The key, if it can be joined with a newer one.
+    fn key(&self) -> Option<Self::Key>;
+    /// The two as one, at the newer one's place.
+    fn join(self, newer: Self) -> Self;
+    /// The message.
+    fn bytes(&self) -> Rc<[u8]>;
+}
+
+/// Bytes in all outboxes together.
+pub type Total = Rc<Cell<usize>>;
+
+/// The peer has more waiting than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// The outbox of one peer.
+#[derive(Debug)]
+pub struct Outbox<P: Parcel> {
+    /// In bytes.
+    limit: usize,
+    /// Waiting and in flight, in bytes.
+    used: usize,
+    total: Total,
+    /// `None` stands where a parcel was joined to a newer one.
+    waiting: VecDeque<Option<(P, usize)>>,
+    /// Number of the first place in `waiting`, counted from the beginning.
+    first: u64,
+    /// Places of parcels that can be joined.
+    places: BTreeMap<P::Key, u64>,
+    flight: VecDeque<Chunk>,
+    /// Bytes of the first chunk that are sent already.
+    sent: usize,
+}
+
+/// Bytes that are being sent and can no longer change.
+#[derive(Debug)]
+struct Chunk {
+    header: [u8; websocket::HEADER],
+    header_len: usize,
+    payload: Rc<[u8]>,
+    /// What it counts for in the account.
+    weight: usize,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Message,
+    Pong,
+    Raw,
+}
+
+impl Chunk {
+    fn len(&self) -> usize {
+        self.header_len + self.payload.len()
+    }
+
+    fn raw(bytes: Vec<u8>, kind: Kind) -> Chunk {
+        Chunk {
+            header: [0; websocket::HEADER],
+            header_len: 0,
+            payload: bytes.into(),
+            weight: 0,
+            kind,
+        }
+    }
+}
+
+/// Chunks that are handed to the system in one call.
+const CHUNKS: usize = 32;
+
+impl<P: Parcel> Outbox<P> {
+    /// An empty one of at most `limit` bytes, counted in `total` too.
+    pub fn new(limit: usize, total: Total) -> Outbox<P> {
+        Outbox {
+            limit,
+            used: 0,
+            total,
+            waiting: VecDeque::new(),
+            first: 0,
+            places: BTreeMap::new(),
+            flight: VecDeque::new(),
+            sent: 0,
+        }
+    }
+
+    /// Another limit from now on; what is in it stays.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Bytes waiting or in flight.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    /// True while there is room for more than half of what it may hold.
+    pub fn is_below_half(&self) -> bool {
+        self.used < self.limit / 2
+    }
+
+    /// True where nothing is left to be sent.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.flight.is_empty()
+    }
+
+    /// Appends `parcel`, joined with the one of its key that waits.
+    pub fn push(&mut self, parcel: P) -> Result<(), Full> {
+        let key = parcel.key();
+        let parcel = match key.and_then(|key| self.take_place(key)) {
+            Some(older) => older.join(parcel),
+            None => parcel,
+        };
+        let weight = parcel.weight();
+        if self.used + weight > self.limit {
+            return Err(Full);
+        }
+        self.count(weight as isize);
+        if let Some(key) = key {
+            self.places.insert(key, self.first + self.waiting.len() as u64);
+        }
+        self.waiting.push_back(Some((parcel, weight)));
+        Ok(())
+    }
+
+    fn take_place(&mut self, key: P::Key) -> Option<P> {
+        let place = self.places.remove(&key)?;
+        let index = usize::try_from(place.checked_sub(self.first)?).ok()?;
+        let (parcel, weight) = self.waiting.get_mut(index)?.take()?;
+        self.count(-(weight as isize));
+        Some(parcel)
+    }
+
+    fn count(&mut self, bytes: isize) {
+        self.used = self.used.saturating_add_signed(bytes);
+        self.total.set(self.total.get().saturating_add_signed(bytes));
+    }
+
+    /// Puts a control frame before all that has not begun to be sent.
+    pub fn push_urgent(&mut self, frame: Vec<u8>) {
+        self.insert_urgent(Chunk::raw(frame, Kind::Raw));
+    }
+
+    /// The answer to a ping; only the newest has to be sent (RFC 6455 section 5.5.3).
+    pub fn push_pong(&mut self, frame: Vec<u8>) {
+        let begun = usize::from(self.sent > 0);
+        if let Some(at) = self.flight.iter().skip(begun).position(|chunk| chunk.kind == Kind::Pong)
+        {
+            self.flight.remove(begun + at);
+        }
+        self.insert_urgent(Chunk::raw(frame, Kind::Pong));
+    }
+
+    fn insert_urgent(&mut self, chunk: Chunk) {
+        let begun = usize::from(self.sent > 0);
+        self.flight.insert(begun, chunk);
+    }
+
+    /// Appends bytes as they are, behind everything.
+    pub fn push_raw_last(&mut self, bytes: Vec<u8>) {
+        self.fill(usize::MAX);
+        self.flight.push_back(Chunk::raw(bytes, Kind::Raw));
+    }
+
+    /// Forgets all that has not begun to be sent.
+    pub fn clear(&mut self) {
+        let begun = usize::from(self.sent > 0);
+        let kept = self.flight.front().filter(|_| begun > 0).map_or(0, |chunk| chunk.weight);
+        self.flight.truncate(begun);
+        self.waiting = VecDeque::new();
+        self.places.clear();
+        self.count(kept as isize - self.used as isize);
+    }
+
+    /// Encodes what waits until about `bytes` are in flight.
+    fn fill(&mut self, bytes: usize) {
+        let mut in_flight: usize = self.flight.iter().map(Chunk::len).sum();
+        while in_flight < bytes {
+            let Some(slot) = self.waiting.pop_front() else { break };
+            let place = self.first;
+            self.first += 1;
+            let Some((parcel, weight)) = slot else { continue };
+            if let Some(key) = parcel.key().filter(|key| self.places.get(key) == Some(&place)) {
+                self.places.remove(&key);
+            }
+            let payload = parcel.bytes();
+            let (header, header_len) = websocket::text_header(payload.len());
+            let chunk = Chunk { header, header_len, payload, weight, kind: Kind::Message };
+            in_flight += chunk.len();
+            self.flight.push_back(chunk);
+        }
+    }
+
+    /// Gives `write` about `bytes` of what is to be sent next; it says how many it took.
+    /// Returns `None` where nothing is left.
+    pub fn send<E>(
+        &mut self,
+        bytes: usize,
+        write: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>,
+    ) -> Option<Result<(), E>> {
+        self.fill(bytes);
+        if self.flight.is_empty() {
+            self.shrink();
+            return None;
+        }
+        let mut slices = [IoSlice::new(&[]); 2 * CHUNKS];
+        let mut count = 0;
+        let mut skip = self.sent;
+        for chunk in self.flight.iter().take(CHUNKS) {
+            let header = &chunk.header[skip.min(chunk.header_len)..chunk.header_len];
+            let payload = &chunk.payload[skip.saturating_sub(chunk.header_len)..];
+            for part in [header, payload].into_iter().filter(|part| !part.is_empty()) {
+                slices[count] = IoSlice::new(part);
+                count += 1;
+            }
+            skip = 0;
+        }
+        let written = match write(&slices[..count]) {
+            Ok(written) => written,
+            Err(error) => return Some(Err(error)),
+        };
+        self.consume(written);
+        Some(Ok(()))
+    }
+
+    fn consume(&mut self, written: usize) {
+        self.sent += written;
+        while let Some(chunk) = self.flight.front()
+            && self.sent >= chunk.len()
+        {
+            self.sent -= chunk.len();
+            let weight = chunk.weight;
+            self.flight.pop_front();
+            self.count(-(weight as isize));
+        }
+    }
+
+    /// Most clients have nothing waiting most of the time, and there may be a thousand.
+    fn shrink(&mut self) {
+        const KEPT: usize = 4;
+        if self.waiting.capacity() > KEPT {
+            self.waiting = VecDeque::new();
+        }
+        if self.flight.capacity() > KEPT {
+            self.flight = VecDeque::new();
+        }
+    }
+}
+
+impl<P: Parcel> Drop for Outbox<P> {
+    fn drop(&mut self) {
+        self.count(-(self.used as isize));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A text that is joined with another of the same first letter, if that is a capital.
+    #[derive(Debug)]
+    struct Word(String);
+
+    impl Parcel for Word {
+        type Key = u8;
+        fn weight(&self) -> usize {
+            self.0.len()
+        }
+        fn key(&self) -> Option<u8> {
+            self.0.bytes().next().filter(u8::is_ascii_uppercase)
+        }
+        fn join(self, newer: Word) -> Word {
+            Word(self.0 + &newer.0)
+        }
+        fn bytes(&self) -> Rc<[u8]> {
+            self.0.as_bytes().into()
+        }
+    }
+
+    fn outbox(limit: usize) -> Outbox<Word> {
+        Outbox::new(limit, Total::default())
+    }
+
+    fn push(outbox: &mut Outbox<Word>, words: &str) -> Result<(), Full> {
+        words.split(' ').try_for_each(|word| outbox.push(Word(word.to_owned())))
+    }
+
+    /// Sends `at_most` bytes a call, and gives the payloads of all frames.
+    fn sent(outbox: &mut Outbox<Word>, at_most: usize) -> Vec<String> {
+        let mut bytes = vec![];
+        while let Some(result) = outbox.send::<()>(64, |slices| {
+            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+            let n = all.len().min(at_most);
+            bytes.extend_from_slice(&all[..n]);
+            Ok(n)
+        }) {
+            result.unwrap();
+        }
+        let mut texts = vec![];
+        while !bytes.is_empty() {
+            let length = usize::from(bytes[1]);
+            texts.push(format!(
+                "{:x}:{}",
+                bytes[0],
+                String::from_utf8_lossy(&bytes[2..2 + length])
+            ));
+            bytes.drain(..2 + length);
+        }
+        texts
+    }
+
+    #[test]
+    fn all_comes_out_in_order_however_little_the_socket_takes() {
+        for at_most in [1, 2, 3, 5, 1000] {
+            let mut o = outbox(1000);
+            push(&mut o, "one two three four").unwrap();
+            assert_eq!(sent(&mut o, at_most), ["81:one", "81:two", "81:three", "81:four"]);
+            assert!(o.is_empty());
+            assert_eq!(o.used(), 0);
+        }
+    }
+
+    #[test]
+    fn parcels_of_a_key_are_joined_at_the_place_of_the_newest() {
+        let mut o = outbox(1000);
+        push(&mut o, "A1 b B1 A2 c A3").unwrap();
+        assert_eq!(o.used(), 10);
+        assert_eq!(sent(&mut o, 1000), ["81:b", "81:B1", "81:c", "81:A1A2A3"]);
+        push(&mut o, "A4 A5").unwrap();
+        assert_eq!(sent(&mut o, 1000), ["81:A4A5"]);
+    }
+
+    #[test]
+    fn what_is_in_flight_is_not_joined() {
+        let mut o = outbox(1000);
+        push(&mut o, "A1").unwrap();
+        o.send::<()>(64, |_| Ok(1)).unwrap().unwrap();
+        push(&mut o, "A2").unwrap();
+        let mut rest = vec![];
+        while o
+            .send::<()>(64, |s| {
+                s.iter().for_each(|s| rest.extend_from_slice(s));
+                Ok(s.iter().map(|s| s.len()).sum())
+            })
+            .is_some()
+        {}
+        assert_eq!(rest, b"\x02A1\x81\x02A2");
+    }
+
+    #[test]
+    fn it_is_full_at_its_limit_and_has_room_again_when_sent() {
+        let mut o = outbox(6);
+        push(&mut o, "abc def").unwrap();
+        assert_eq!(push(&mut o, "g"), Err(Full));
+        assert!(!o.is_below_half());
+        sent(&mut o, 1000);
+        assert_eq!(push(&mut o, "g"), Ok(()));
+        assert!(o.is_below_half());
+    }
+
+    #[test]
+    fn the_total_counts_all_and_forgets_what_is_dropped() {
+        let total = Total::default();
+        let mut a: Outbox<Word> = Outbox::new(100, total.clone());
+        let mut b: Outbox<Word> = Outbox::new(100, total.clone());
+        push(&mut a, "one X1 X2").unwrap();
+        push(&mut b, "four").unwrap();
+        assert_eq!(total.get(), 11);
+        drop(b);
+        assert_eq!(total.get(), 7);
+        a.clear();
+        assert_eq!(total.get(), 0);
+    }
+
+    #[test]
+    fn control_frames_go_before_what_waits_but_never_into_a_frame() {
+        let mut o = outbox(1000);
+        push(&mut o, "one two").unwrap();
+        o.send::<()>(64, |_| Ok(1)).unwrap().unwrap();
+        o.push_pong(vec![0x8a, 1, b'1']);
+        o.push_pong(vec![0x8a, 1, b'2']);
+        let mut rest = vec![0x81];
+        while o
+            .send::<()>(64, |s| {
+                s.iter().for_each(|s| rest.extend_from_slice(s));
+                Ok(s.iter().map(|s| s.len()).sum())
+            })
+            .is_some()
+        {}
+        assert_eq!(rest, b"\x81\x03one\x8a\x012\x81\x03two");
+    }
+
+    #[test]
+    fn clearing_keeps_the_frame_that_has_begun() {
+        let mut o = outbox(1000);
+        push(&mut o, "one two three").unwrap();
+        o.send::<()>(64, |_| Ok(2)).unwrap().unwrap();
+        o.clear();
+        o.push_raw_last(vec![0x88, 0]);
+        assert_eq!(o.used(), 3);
+        let mut rest = vec![];
+        while o
+            .send::<()>(64, |s| {
+                s.iter().for_each(|s| rest.extend_from_slice(s));
+                Ok(s.iter().map(|s| s.len()).sum())
+            })
+            .is_some()
+        {}
+        assert_eq!(rest, b"one\x88\x00");
+    }
+}

@@ -1,0 +1,152 @@
+//! TCP and Unix sockets as one, and who is at the other end.
+
+use std::fmt;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr};
+
+use mio::event;
+use mio::net::{TcpStream, UnixStream};
+use mio::{Interest, Registry, Token};
+
+use crate::sys::peer_credentials::PeerCredentials;
+
+/// A connected, non-blocking stream.
+#[derive(Debug)]
+pub enum Socket {
+    /// Over the network or loopback.
+    Tcp(TcpStream),
+    /// On this host.
+    Unix(UnixStream),
+}
+
+/// Who is at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Known by address only.
+    Remote(SocketAddr),
+    /// Known by the kernel.
+    Local(PeerCredentials),
+}
+
+impl Peer {
+    /// What counts as one origin of connections: an address, a /64 for IPv6 (one customer has at
+    /// least that many), a user for local ones.
+    pub fn source(&self) -> Source {
+        match self {
+            Peer::Local(credentials) => Source::User(credentials.uid),
+            Peer::Remote(address) => match address.ip().to_canonical() {
+                IpAddr::V6(ip) if !ip.is_loopback() => {
+                    let [a, b, c, d, ..] = ip.segments();
+                    Source::Address(IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)))
+                }
+                ip => Source::Address(ip),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Remote(address) => write!(f, "{address}"),
+            Peer::Local(credentials) => write!(f, "local uid {}", credentials.uid),
+        }
+    }
+}
+
+/// See [`Peer::source`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// A network address.
+    Address(IpAddr),
+    /// A local user.
+    User(u32),
+}
+
+impl Socket {
+    /// Says that nothing more will be sent.
+    pub fn shutdown_write(&self) {
+        // It fails only where the peer is gone already.
+        let _ = match self {
+            Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Socket::Unix(stream) => stream.shutdown(Shutdown::Write),
+        };
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.read(buffer),
+            Socket::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.write(bytes),
+            Socket::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.write_vectored(slices),
+            Socket::Unix(stream) => stream.write_vectored(slices),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl event::Source for Socket {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => stream.register(registry, token, interests),
+            Socket::Unix(stream) => stream.register(registry, token, interests),
+        }
+    }
+
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => stream.reregister(registry, token, interests),
+            Socket::Unix(stream) => stream.reregister(registry, token, interests),
+        }
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => stream.deregister(registry),
+            Socket::Unix(stream) => stream.deregister(registry),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_customer_is_one_origin() {
+        let origin = |address: &str| Peer::Remote(address.parse().unwrap()).source();
+        assert_eq!(origin("192.0.2.1:1"), origin("192.0.2.1:2"));
+        assert_ne!(origin("192.0.2.1:1"), origin("192.0.2.2:1"));
+        assert_eq!(origin("[2001:db8:1:2::1]:1"), origin("[2001:db8:1:2:ffff::9]:1"));
+        assert_ne!(origin("[2001:db8:1:2::1]:1"), origin("[2001:db8:1:3::1]:1"));
+        assert_eq!(origin("[::ffff:192.0.2.1]:1"), origin("192.0.2.1:9"));
+    }
+}

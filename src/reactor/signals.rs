@@ -1,0 +1,49 @@
+//! Signals as events of the loop.
+
+use std::io;
+
+use mio::event::Source;
+use signal_hook_mio::v1_0::Signals as Hooked;
+
+/// The signals that mean something to a daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM, SIGINT: stop in order.
+    Stop,
+    /// SIGHUP: read the configuration again.
+    Reload,
+    /// SIGINFO (Ctrl-T on FreeBSD's terminals), SIGUSR1 where there is none: say how it goes.
+    Status,
+    /// SIGCHLD: a child ended.
+    Child,
+}
+
+#[cfg(target_os = "freebsd")]
+const STATUS: libc::c_int = libc::SIGINFO;
+#[cfg(not(target_os = "freebsd"))]
+const STATUS: libc::c_int = libc::SIGUSR1;
+
+/// The source of them.
+pub struct Signals(Hooked);
+
+impl Signals {
+    /// Takes the signals over, from the whole process.
+    pub(super) fn new() -> io::Result<Signals> {
+        let signals = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD, STATUS];
+        Ok(Signals(Hooked::new(signals)?))
+    }
+
+    pub(super) fn source(&mut self) -> &mut impl Source {
+        &mut self.0
+    }
+
+    pub(super) fn pending(&mut self) -> impl Iterator<Item = Signal> {
+        self.0.pending().filter_map(|number| match number {
+            libc::SIGTERM | libc::SIGINT => Some(Signal::Stop),
+            libc::SIGHUP => Some(Signal::Reload),
+            libc::SIGCHLD => Some(Signal::Child),
+            number if number == STATUS => Some(Signal::Status),
+            _ => None,
+        })
+    }
+}

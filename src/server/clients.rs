@@ -1,0 +1,317 @@
+//! Everybody who is connected: strangers in a pool of their own, and those who proved who they are.
+//!
+//! A stranger can never take an authenticated client's place: when the pool is full, the oldest
+//! stranger goes. And no client can make another wait: each is read a little at a time, and what
+//! is not read by a client stays in its own outbox until that is full.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use mio::Interest;
+
+use super::Key;
+use super::parcel::Parcel;
+use crate::auth::Identity;
+use crate::net::{
+    Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Source, Total,
+};
+use crate::reactor::{Reactor, Registered};
+use crate::session::Session;
+use crate::wire::{Published, Spelling};
+
+pub(super) type ClientId = u64;
+
+/// One connection with its session.
+pub(super) struct Client {
+    pub(super) connection: Connection<Parcel>,
+    pub(super) session: Session,
+    pub(super) peer: Peer,
+    tls: bool,
+    registered: Option<Registered>,
+    /// The socket may have more to read.
+    pub(super) readable: bool,
+    /// It is not read until its outbox has room again.
+    pub(super) stalled: bool,
+    /// Something is to be sent.
+    dirty: bool,
+    /// By when a stranger has to say who it is.
+    auth_due: Option<Instant>,
+    admitted: bool,
+}
+
+impl Client {
+    /// As it stands in the log.
+    pub(super) fn name(&self) -> String {
+        let way = if self.tls { " over TLS" } else { "" };
+        match (self.session.identity(), &self.peer) {
+            (Some(who), Peer::Remote(_)) => format!("{} at {}{way}", who.user, self.peer),
+            (Some(_) | None, _) => format!("{}{way}", self.peer),
+        }
+    }
+
+    pub(super) fn is_admitted(&self) -> bool {
+        self.admitted
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        [self.connection.due(), self.auth_due].into_iter().flatten().min()
+    }
+
+    pub(super) fn is_overdue_stranger(&self, now: Instant) -> bool {
+        self.auth_due.is_some_and(|due| due <= now)
+    }
+}
+
+/// The limits of the configuration that concern clients.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClientLimits {
+    pub(super) max_clients: usize,
+    pub(super) max_strangers: usize,
+    pub(super) max_message: usize,
+    pub(super) outbox: usize,
+    pub(super) outbox_total: usize,
+    pub(super) auth: Duration,
+    pub(super) connection: Limits,
+}
+
+/// Strangers of one address.
+const STRANGERS_OF_ONE: usize = 4;
+/// Places beyond `max_clients` that only the local socket can take.
+const LOCAL_PLACES: usize = 8;
+/// The largest message of a stranger, in bytes.
+const STRANGER_MESSAGE: usize = 8 * 1024;
+
+/// All of them.
+pub(super) struct Clients {
+    pub(super) limits: ClientLimits,
+    map: BTreeMap<ClientId, Client>,
+    last_id: ClientId,
+    /// In the order in which they came.
+    strangers: VecDeque<(ClientId, Source)>,
+    total: Total,
+    dirty: Vec<ClientId>,
+    /// Clients whose outbox was full when something was to be put into it.
+    pub(super) overflowing: Vec<ClientId>,
+}
+
+/// There is no place for another authenticated client.
+#[derive(Debug)]
+pub(super) struct NoPlace;
+
+impl Clients {
+    pub(super) fn new(limits: ClientLimits) -> Clients {
+        Clients {
+            limits,
+            map: BTreeMap::new(),
+            last_id: 0,
+            strangers: VecDeque::new(),
+            total: Total::default(),
+            dirty: Vec::new(),
+            overflowing: Vec::new(),
+        }
+    }
+
+    pub(super) fn set_limits(&mut self, limits: ClientLimits) {
+        self.limits = limits;
+        for client in self.map.values_mut() {
+            client.connection.set_limits(limits.connection);
+            client.connection.outbox.set_limit(limits.outbox);
+            if client.admitted {
+                client.connection.max_message = limits.max_message;
+            }
+        }
+    }
+
+    pub(super) fn get(&mut self, id: ClientId) -> Option<&mut Client> {
+        self.map.get_mut(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&ClientId, &Client)> {
+        self.map.iter()
+    }
+
+    pub(super) fn ids(&self) -> Vec<ClientId> {
+        self.map.keys().copied().collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    pub(super) fn strangers(&self) -> usize {
+        self.strangers.len()
+    }
+
+    /// Bytes in all outboxes.
+    pub(super) fn outbox_bytes(&self) -> usize {
+        self.total.get()
+    }
+
+    fn admitted(&self) -> usize {
+        self.map.len() - self.strangers.len()
+    }
+
+    /// Who has to go so that a stranger of that origin may come.
+    pub(super) fn in_the_way(&self, source: Source) -> Option<ClientId> {
+        let of_one = self.strangers.iter().filter(|(_, other)| *other == source);
+        if of_one.clone().count() >= STRANGERS_OF_ONE {
+            return of_one.map(|(id, _)| *id).next();
+        }
+        let full = self.strangers.len() >= self.limits.max_strangers;
+        self.strangers.front().filter(|_| full).map(|(id, _)| *id)
+    }
+
+    /// Takes a connection in. One whose peer the kernel knows, and who has a role, is no stranger.
+    pub(super) fn add(
+        &mut self,
+        accepted: Accepted,
+        tls: Option<rustls::ServerConnection>,
+        known: Option<Identity>,
+        reactor: &mut Reactor<Key>,
+        now: Instant,
+    ) -> std::io::Result<ClientId> {
+        let Accepted { socket, peer, tls: is_tls } = accepted;
+        self.last_id += 1;
+        let id = self.last_id;
+        let outbox = Outbox::new(self.limits.outbox, self.total.clone());
+        let limits = self.limits.connection;
+        let mut connection = Connection::new(socket, tls, outbox, STRANGER_MESSAGE, limits, now);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered = reactor.register(connection.socket(), interest, Key::Client(id))?;
+        self.strangers.push_back((id, peer.source()));
+        let auth_due = Some(now + self.limits.auth);
+        let client = Client {
+            connection,
+            session: Session::new(id, known),
+            peer,
+            tls: is_tls,
+            registered: Some(registered),
+            readable: true,
+            stalled: false,
+            dirty: false,
+            auth_due,
+            admitted: false,
+        };
+        self.map.insert(id, client);
+        Ok(id)
+    }
+
+    /// A stranger has said who it is.
+    pub(super) fn admit(&mut self, id: ClientId) -> Result<(), NoPlace> {
+        let admitted = self.admitted();
+        let Some(client) = self.map.get_mut(&id).filter(|client| !client.admitted) else {
+            return Ok(());
+        };
+        let places = match client.peer {
+            Peer::Remote(_) => self.limits.max_clients,
+            Peer::Local(_) => self.limits.max_clients + LOCAL_PLACES,
+        };
+        if admitted >= places {
+            return Err(NoPlace);
+        }
+        client.admitted = true;
+        client.auth_due = None;
+        client.connection.max_message = self.limits.max_message;
+        self.strangers.retain(|(other, _)| *other != id);
+        Ok(())
+    }
+
+    /// A client has given up who it was.
+    pub(super) fn make_stranger(&mut self, id: ClientId, now: Instant) {
+        if let Some(client) = self.map.get_mut(&id).filter(|client| client.admitted) {
+            client.admitted = false;
+            client.auth_due = Some(now + self.limits.auth);
+            client.connection.max_message = STRANGER_MESSAGE;
+            self.strangers.push_back((id, client.peer.source()));
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: ClientId, reactor: &mut Reactor<Key>) -> Option<Client> {
+        let mut client = self.map.remove(&id)?;
+        self.strangers.retain(|(other, _)| *other != id);
+        reactor.set_deadline(Key::Client(id), None);
+        if let Some(registered) = client.registered.take() {
+            reactor.deregister(client.connection.socket(), registered);
+        }
+        Some(client)
+    }
+
+    /// Puts an event into a client's outbox.
+    pub(super) fn deliver(&mut self, id: ClientId, event: &Rc<Published>, spelling: Spelling) {
+        let parcel = Parcel::Event(event.clone(), spelling);
+        if let Some(client) = self.map.get_mut(&id).filter(|client| client.connection.is_open())
+            && let Err(Full) = client.connection.outbox.push(parcel)
+        {
+            self.overflowing.push(id);
+        }
+        self.touch(id);
+    }
+
+    /// Puts an answer into a client's outbox.
+    pub(super) fn answer(&mut self, id: ClientId, text: String) -> Result<(), Full> {
+        let Some(client) = self.map.get_mut(&id) else { return Ok(()) };
+        let pushed = client.connection.outbox.push(Parcel::Answer(text.into_bytes().into()));
+        self.touch(id);
+        pushed
+    }
+
+    /// Something of this client is to be sent, or its deadline may have changed.
+    pub(super) fn touch(&mut self, id: ClientId) {
+        if let Some(client) = self.map.get_mut(&id)
+            && !client.dirty
+        {
+            client.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// Sends what can be sent to all that were touched. Gives those that are over.
+    pub(super) fn flush(&mut self, reactor: &mut Reactor<Key>) -> Vec<(ClientId, End)> {
+        let mut over = Vec::new();
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(client) = self.map.get_mut(&id) else { continue };
+            client.dirty = false;
+            match client.connection.flush() {
+                Err(end) => {
+                    over.push((id, end));
+                    continue;
+                }
+                Ok(_) if client.stalled && client.connection.outbox.is_below_half() => {
+                    client.stalled = false;
+                    reactor.again(Key::Client(id));
+                }
+                Ok(_) => {}
+            }
+            reactor.set_deadline(Key::Client(id), client.due());
+        }
+        over
+    }
+
+    /// The client with the most in its outbox, if all together have more than they may.
+    pub(super) fn fullest(&self) -> Option<ClientId> {
+        if self.total.get() <= self.limits.outbox_total {
+            return None;
+        }
+        let used = |client: &Client| client.connection.outbox.used();
+        self.map.iter().max_by_key(|(_, client)| used(client)).map(|(id, _)| *id)
+    }
+
+    /// Says to a client that it is closed, and why.
+    pub(super) fn close(&mut self, id: ClientId, reason: &CloseReason, now: Instant) {
+        if let Some(client) = self.map.get_mut(&id) {
+            client.auth_due = None;
+            client.connection.close(reason, now);
+            self.touch(id);
+        }
+    }
+
+    /// The same, after all that waits has been sent.
+    pub(super) fn close_when_sent(&mut self, id: ClientId, reason: &CloseReason, now: Instant) {
+        if let Some(client) = self.map.get_mut(&id) {
+            client.auth_due = None;
+            client.connection.close_when_sent(reason, now);
+            self.touch(id);
+        }
+    }
+}

@@ -1,0 +1,511 @@
+//! The daemon: owns all rooms and turns what is ready into calls.
+//!
+//! Each turn of the loop has three parts: what happened is handed to whom it concerns; what
+//! follows from that (jobs started, events published, present state told) is done until nothing
+//! follows any more; and what is to be sent is sent. Nothing in a turn waits.
+
+mod accounts;
+mod clients;
+mod jobs;
+mod parcel;
+mod reload;
+mod start;
+mod status;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{debug, error, info, warn};
+use rustls::ServerConfig;
+
+use crate::auth::{Roles, Tokens};
+use crate::config::{Config, Home};
+use crate::dispatcher::{Dispatcher, Effect};
+use crate::hub::{Hub, Piece};
+use crate::moment::Moment;
+use crate::net::{
+    Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Full, Incoming, Listener,
+    Peer,
+};
+use crate::reactor::{Reactor, Ready, Registered, Signal};
+use crate::session::{Answer, House};
+use crate::wire::{ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response};
+use clients::{ClientId, Clients};
+use jobs::Jobs;
+
+pub use start::StartError;
+
+/// What the reactor is asked to watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Listener(u64),
+    Client(ClientId),
+    /// The output of a job; its deadline is for the output to end after the command.
+    Output(u64),
+    /// The output of a process that a job left behind.
+    Leftover(u64),
+    /// The dispatcher's next deadline.
+    Dispatcher,
+    /// The look-up of groups.
+    Accounts,
+    /// The end of an orderly stop.
+    Stop,
+}
+
+/// A listening socket in use.
+struct Listening {
+    listener: Listener,
+    registered: Option<Registered>,
+    /// As the configuration names it.
+    configured: start::Address,
+}
+
+/// How far an orderly stop has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// Jobs are being ended.
+    EndingJobs,
+    /// Clients are told, and leave.
+    Leaving,
+    Over,
+}
+
+/// The daemon.
+struct Server {
+    config: Config,
+    file: Option<PathBuf>,
+    home: Home,
+    hostname: String,
+    started: Moment,
+    reactor: Reactor<Key>,
+    listeners: Vec<(u64, Listening)>,
+    last_listener: u64,
+    tls: Option<Arc<ServerConfig>>,
+    origins: AllowedOrigins,
+    roles: Roles,
+    /// A look-up of groups under way.
+    asking: Option<accounts::Asking>,
+    clients: Clients,
+    tokens: Tokens,
+    hub: Hub,
+    dispatcher: Dispatcher,
+    jobs: Jobs,
+    phase: Phase,
+    scratch: Vec<u8>,
+    /// Clients that are to be ended at the end of the turn.
+    ended: Vec<(ClientId, End)>,
+}
+
+/// Read at once, in bytes: what a pipe holds, four TLS records.
+const SCRATCH: usize = 64 * 1024;
+/// Of that, for a client.
+const CLIENT_READ: usize = 16 * 1024;
+/// Connections accepted in a turn from one listener.
+const ACCEPTS: usize = 16;
+/// Until a listener is tried again after the system had no room for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs the daemon until it is told to stop. `file` is where the configuration came from, for
+/// reloading it.
+pub fn run(config: Config, file: Option<PathBuf>, home: Home) -> Result<(), StartError> {
+    let mut server = start::start(config, file, home)?;
+    let mut ready = Vec::new();
+    while server.phase != Phase::Over {
+        if let Err(error) = server.reactor.turn(&mut ready) {
+            error!("the poll loop cannot go on: {error}");
+            return Err(StartError::system("wait for events", error));
+        }
+        let now = Moment::now();
+        for ready in ready.drain(..) {
+            server.on_ready(ready, now);
+        }
+        server.settle(now);
+        server.go_on_stopping(now);
+    }
+    for (_, listening) in &server.listeners {
+        listening.listener.remove_file();
+    }
+    info!("stopped");
+    Ok(())
+}
+
+impl Server {
+    fn on_ready(&mut self, ready: Ready<Key>, now: Moment) {
+        match ready {
+            Ready::Io { key, readable, writable } => self.on_io(key, readable, writable, now),
+            Ready::Again(key) => self.on_io(key, true, false, now),
+            Ready::Deadline(key) => self.on_deadline(key, now),
+            Ready::Signal(Signal::Child) => {
+                self.jobs.reap(&mut self.dispatcher, &mut self.reactor, now);
+            }
+            Ready::Signal(Signal::Stop) => self.stop(now),
+            Ready::Signal(Signal::Reload) => self.reload(now),
+            Ready::Signal(Signal::Status) => info!("status: {}", self.status_line(now)),
+        }
+    }
+
+    fn on_io(&mut self, key: Key, readable: bool, writable: bool, now: Moment) {
+        match key {
+            Key::Listener(number) => self.accept(number, now),
+            Key::Client(id) => {
+                if readable {
+                    if let Some(client) = self.clients.get(id) {
+                        client.readable = true;
+                    }
+                    self.serve(id, now);
+                }
+                if writable {
+                    self.clients.touch(id);
+                }
+            }
+            Key::Output(serial) => self.jobs.on_output(
+                serial,
+                &mut self.dispatcher,
+                &mut self.reactor,
+                &mut self.scratch,
+                now,
+            ),
+            Key::Leftover(number) => {
+                self.jobs.on_leftover(number, &mut self.reactor, &mut self.scratch);
+            }
+            Key::Accounts => self.on_accounts(),
+            Key::Dispatcher | Key::Stop => {}
+        }
+    }
+
+    fn on_deadline(&mut self, key: Key, now: Moment) {
+        match key {
+            Key::Listener(number) => self.accept(number, now),
+            Key::Client(id) => self.on_client_deadline(id, now),
+            Key::Output(serial) => {
+                self.jobs.on_output_overdue(serial, &mut self.dispatcher, &mut self.reactor, now);
+            }
+            Key::Dispatcher => self.dispatcher.on_deadline(now),
+            Key::Accounts => self.on_accounts_overdue(),
+            Key::Stop => self.phase = Phase::Over,
+            Key::Leftover(_) => {}
+        }
+    }
+
+    fn accept(&mut self, number: u64, now: Moment) {
+        for _ in 0..ACCEPTS {
+            let Some((_, listening)) = self.listeners.iter().find(|(other, _)| *other == number)
+            else {
+                return;
+            };
+            match listening.listener.accept() {
+                Ok(accepted) => self.welcome(accepted, now),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) => {
+                    let url = listening.listener.url();
+                    error!("cannot accept on {url}: {error}; trying again in {ACCEPT_PAUSE:?}");
+                    let again = now.instant + ACCEPT_PAUSE;
+                    self.reactor.set_deadline(Key::Listener(number), Some(again));
+                    return;
+                }
+            }
+        }
+        self.reactor.again(Key::Listener(number));
+    }
+
+    fn welcome(&mut self, accepted: Accepted, now: Moment) {
+        let known = match &accepted.peer {
+            Peer::Remote(_) => None,
+            Peer::Local(credentials) => self.roles.of(credentials),
+        };
+        let tls = match (&self.tls, accepted.tls) {
+            (Some(config), true) => match rustls::ServerConnection::new(config.clone()) {
+                Ok(tls) => Some(tls),
+                Err(error) => {
+                    error!("TLS cannot begin for {}: {error}", accepted.peer);
+                    return;
+                }
+            },
+            (None, true) => return,
+            (_, false) => None,
+        };
+        if known.is_none()
+            && let Some(oldest) = self.clients.in_the_way(accepted.peer.source())
+        {
+            self.end(oldest, "it was a stranger, and its place was needed");
+        }
+        let peer = accepted.peer.to_string();
+        let is_known = known.is_some();
+        match self.clients.add(accepted, tls, known, &mut self.reactor, now.instant) {
+            Err(error) => error!("cannot watch the connection of {peer}: {error}"),
+            Ok(id) => {
+                debug!("client {id}: {peer} connected");
+                if is_known && self.clients.admit(id).is_err() {
+                    warn!("closing client {peer}: all places are taken (max_clients)");
+                    self.end(id, "all places are taken");
+                }
+            }
+        }
+    }
+
+    /// Reads from a client and answers it, a little.
+    fn serve(&mut self, id: ClientId, now: Moment) {
+        let mut may_read = true;
+        loop {
+            let Some(client) = self.clients.get(id) else { return };
+            if !client.connection.outbox.is_below_half() {
+                client.stalled = true;
+                break;
+            }
+            match client.connection.next(now.instant) {
+                Err(end) => return self.ended.push((id, end)),
+                Ok(Some(incoming)) => {
+                    self.on_incoming(id, incoming, now);
+                    continue;
+                }
+                Ok(None) if !client.readable => break,
+                Ok(None) if !may_read => {
+                    self.reactor.again(Key::Client(id));
+                    break;
+                }
+                Ok(None) => {}
+            }
+            may_read = false;
+            match client.connection.read(&mut self.scratch[..CLIENT_READ], now.instant) {
+                Err(end) => return self.ended.push((id, end)),
+                Ok(more) => client.readable = more,
+            }
+        }
+        self.clients.touch(id);
+    }
+
+    fn on_incoming(&mut self, id: ClientId, incoming: Incoming, now: Moment) {
+        let Some(client) = self.clients.get(id) else { return };
+        match incoming {
+            Incoming::Upgrade(upgrade) => {
+                let origin = upgrade.origin.as_deref();
+                if self.origins.allows(origin) {
+                    client.session.set_origin(origin);
+                    client.connection.accept(now.instant);
+                } else {
+                    let name = client.name();
+                    client.connection.answer(HttpAnswer::OriginRefused, now.instant);
+                    warn!("refused {name}: origin {origin:?} is not ours");
+                }
+            }
+            Incoming::Message(text) => self.on_message(id, &text, now),
+        }
+    }
+
+    fn on_message(&mut self, id: ClientId, text: &str, now: Moment) {
+        let (request, result) = match Request::parse(text) {
+            Ok(Frame::Answer) => return,
+            Err(bad) => (bad.request.map(|request| *request), Err(bad.refusal)),
+            Ok(Frame::Request(request)) => {
+                let result = self.answer(id, &request, now);
+                (Some(request), result)
+            }
+        };
+        let text = match (&request, result) {
+            (_, Ok(Answer::Silence)) => None,
+            (Some(request), Ok(Answer::Response(args))) => Some(response(request, &args)),
+            (Some(request), Ok(Answer::Status)) => Some(response(request, &self.status(now))),
+            (request, Err(refusal)) => Some(error_text(request.as_ref(), &refusal)),
+            (None, Ok(_)) => None,
+        };
+        if let Some(text) = text {
+            self.send_answer(id, request.as_ref(), text);
+        }
+        self.look_at_standing(id, now);
+    }
+
+    fn answer(&mut self, id: ClientId, request: &Request, now: Moment) -> Result<Answer, Refusal> {
+        let Some(client) = self.clients.get(id) else { return Ok(Answer::Silence) };
+        let mut house = House {
+            now,
+            hostname: &self.hostname,
+            tokens: &mut self.tokens,
+            dispatcher: &mut self.dispatcher,
+            hub: &mut self.hub,
+            random_id: &start::random_id,
+        };
+        client.session.answer(request, &mut house)
+    }
+
+    fn send_answer(&mut self, id: ClientId, request: Option<&Request>, text: String) {
+        let length = text.len();
+        if let Err(Full) = self.clients.answer(id, text) {
+            let why =
+                format!("the answer has {length} bytes, more than there is room for (outbox)");
+            let refusal = Refusal::new(ErrorCode::Internal, why);
+            if let Err(Full) = self.clients.answer(id, error_text(request, &refusal)) {
+                self.clients.overflowing.push(id);
+            }
+        }
+    }
+
+    /// A request may have made a stranger known, or somebody known a stranger.
+    fn look_at_standing(&mut self, id: ClientId, now: Moment) {
+        let Some(client) = self.clients.get(id) else { return };
+        let is_known = client.session.identity().is_some();
+        if is_known && !client.is_admitted() {
+            let name = client.name();
+            if self.clients.admit(id).is_err() {
+                warn!("closing client {name}: all places are taken (max_clients), 1013");
+                self.hub.leave(id);
+                let reason = CloseReason::new(1013, "all places are taken");
+                self.clients.close_when_sent(id, &reason, now.instant);
+            } else {
+                info!("client {id}: authenticated as {name}");
+            }
+        } else if !is_known && client.is_admitted() {
+            self.clients.make_stranger(id, now.instant);
+        }
+    }
+
+    fn on_client_deadline(&mut self, id: ClientId, now: Moment) {
+        let Some(client) = self.clients.get(id) else { return };
+        if let Err(end) = client.connection.on_deadline(now.instant) {
+            return self.ended.push((id, end));
+        }
+        if client.is_overdue_stranger(now.instant) {
+            let reason = CloseReason::new(1008, "authentication did not come in time");
+            self.clients.close(id, &reason, now.instant);
+        }
+        self.clients.touch(id);
+    }
+
+    /// Does what follows from what happened, until nothing does.
+    fn settle(&mut self, now: Moment) {
+        loop {
+            self.carry_out_effects(now);
+            self.tell_present_state(now);
+            self.close_overflowing(now);
+            let over = self.clients.flush(&mut self.reactor);
+            self.ended.extend(over);
+            if self.ended.is_empty() {
+                break;
+            }
+            for (id, end) in std::mem::take(&mut self.ended) {
+                self.end(id, &end.to_string());
+            }
+        }
+        self.reactor.set_deadline(Key::Dispatcher, self.dispatcher.due());
+    }
+
+    fn carry_out_effects(&mut self, now: Moment) {
+        while let Some(effect) = self.dispatcher.next_effect() {
+            match effect {
+                Effect::Publish(event) => self.publish(event, now),
+                Effect::Start { serial, command } => {
+                    self.jobs.start(serial, command, &mut self.dispatcher, &mut self.reactor, now);
+                }
+                Effect::Signal { serial, kill } => {
+                    self.jobs.signal(serial, kill, &mut self.dispatcher, now);
+                }
+                Effect::Release { serial } => self.jobs.release(serial, &mut self.reactor),
+            }
+        }
+    }
+
+    fn publish(&mut self, event: Event, now: Moment) {
+        let clients = &mut self.clients;
+        self.hub.publish(event, now, |id, event, spelling| clients.deliver(id, event, spelling));
+    }
+
+    fn tell_present_state(&mut self, now: Moment) {
+        for id in self.hub.behind() {
+            while let Some(client) = self.clients.get(id) {
+                if !client.connection.outbox.is_below_half() {
+                    // Goes on when some of it has been sent.
+                    client.stalled = true;
+                    break;
+                }
+                match self.hub.pull(id, &self.dispatcher, now) {
+                    None => break,
+                    Some(Piece::Event(event, spelling)) => {
+                        self.clients.deliver(id, &event, spelling)
+                    }
+                    Some(Piece::Gap { seq, missed }) => {
+                        let text = gap(self.hub.epoch(), seq, missed);
+                        if let Err(Full) = self.clients.answer(id, text) {
+                            self.clients.overflowing.push(id);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn close_overflowing(&mut self, now: Moment) {
+        let limit = self.config.server.outbox;
+        for id in std::mem::take(&mut self.clients.overflowing) {
+            self.close_slow(id, &format!("its outbox of {limit} bytes is full"), now);
+        }
+        while let Some(id) = self.clients.fullest() {
+            self.close_slow(id, "all outboxes together are full, and its is the fullest", now);
+        }
+    }
+
+    fn close_slow(&mut self, id: ClientId, why: &str, now: Moment) {
+        let Some(client) = self.clients.get(id).filter(|client| client.connection.is_open()) else {
+            return;
+        };
+        warn!("closing client {}: it does not read, {why}, 1013", client.name());
+        self.hub.leave(id);
+        self.clients.close(
+            id,
+            &CloseReason::new(1013, "too slow: the outbox is full"),
+            now.instant,
+        );
+    }
+
+    fn end(&mut self, id: ClientId, why: &str) {
+        self.hub.leave(id);
+        if let Some(client) = self.clients.remove(id, &mut self.reactor) {
+            debug!("client {id}: {} is gone: {why}", client.name());
+        }
+    }
+
+    fn stop(&mut self, now: Moment) {
+        match self.phase {
+            Phase::Serving => {
+                info!("stopping: {} jobs are active", {
+                    let counts = self.dispatcher.counts();
+                    counts.pending + counts.running
+                });
+                self.phase = Phase::EndingJobs;
+                for (_, mut listening) in self.listeners.drain(..) {
+                    start::stop_listening(&mut listening, &mut self.reactor);
+                }
+                self.dispatcher.stop(now);
+            }
+            Phase::EndingJobs => {
+                info!("stopping at once");
+                self.dispatcher.hurry(now);
+            }
+            Phase::Leaving | Phase::Over => self.phase = Phase::Over,
+        }
+    }
+
+    fn go_on_stopping(&mut self, now: Moment) {
+        if self.phase == Phase::EndingJobs && self.dispatcher.is_idle() {
+            self.phase = Phase::Leaving;
+            let reason = CloseReason::new(1001, "the daemon stops");
+            for id in self.clients.ids() {
+                self.clients.close_when_sent(id, &reason, now.instant);
+            }
+            let due = now.instant + self.config.server.close_timeout;
+            self.reactor.set_deadline(Key::Stop, Some(due));
+            self.settle(now);
+        }
+        if self.phase == Phase::Leaving && self.clients.len() == 0 {
+            self.phase = Phase::Over;
+        }
+    }
+}
+
+/// Errors of accept(2) that are about the connection, not about us.
+fn is_about_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+        || error.raw_os_error() == Some(libc::EPROTO)
+}

@@ -1,0 +1,66 @@
+//! What stands in a client's outbox: answers, and events that may be joined while they wait.
+
+use std::rc::Rc;
+
+use crate::dispatcher::Serial;
+use crate::net;
+use crate::wire::{Event, Published, Spelling};
+
+/// One message to a client.
+#[derive(Debug)]
+pub(super) enum Parcel {
+    /// JSON text of its own.
+    Answer(Rc<[u8]>),
+    /// An event, shared with everybody else who gets it.
+    Event(Rc<Published>, Spelling),
+}
+
+/// What parcels are joined by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    /// Running events of a job become one.
+    Running(Serial),
+    /// The newest state takes the place of an older one.
+    SystemState,
+}
+
+impl net::Parcel for Parcel {
+    type Key = Key;
+
+    fn weight(&self) -> usize {
+        match self {
+            Parcel::Answer(text) => text.len(),
+            Parcel::Event(event, spelling) => event.weight(*spelling),
+        }
+    }
+
+    fn key(&self) -> Option<Key> {
+        match self {
+            Parcel::Answer(_) => None,
+            Parcel::Event(published, _) => match &published.event {
+                Event::Job(event) => event.is_running().then_some(Key::Running(event.job.serial)),
+                Event::SystemState(_) => Some(Key::SystemState),
+                Event::LifePreserver(_) => None,
+            },
+        }
+    }
+
+    fn join(self, newer: Parcel) -> Parcel {
+        match (&self, &newer) {
+            (Parcel::Event(older, _), Parcel::Event(newest, spelling)) => {
+                match older.joined(newest) {
+                    Some(joined) => Parcel::Event(Rc::new(joined), *spelling),
+                    None => newer,
+                }
+            }
+            (Parcel::Answer(_), _) | (_, Parcel::Answer(_)) => newer,
+        }
+    }
+
+    fn bytes(&self) -> Rc<[u8]> {
+        match self {
+            Parcel::Answer(text) => text.clone(),
+            Parcel::Event(event, spelling) => event.frame(*spelling),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! SIGHUP: another configuration, without dropping a client.
+
+use log::{error, info, warn};
+
+use super::{Key, Server, start};
+use crate::config::{Config, needs_restart};
+use crate::moment::Moment;
+
+impl Server {
+    /// Reads the file again. With an error in it, or with an address that cannot be listened on,
+    /// nothing changes.
+    pub(super) fn reload(&mut self, now: Moment) {
+        let shown =
+            self.file.as_ref().map_or("built-in defaults".into(), |f| f.display().to_string());
+        match self.try_reload(now) {
+            Ok(()) => info!("reloaded {shown}"),
+            Err(why) => error!("reload failed, nothing changed: {why}"),
+        }
+    }
+
+    fn try_reload(&mut self, now: Moment) -> Result<(), String> {
+        let (mut config, file) =
+            Config::load(self.file.as_deref(), &self.home).map_err(|errors| {
+                let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                lines.join("; ")
+            })?;
+        for key in needs_restart(&self.config, &config) {
+            warn!("{key} has changed; that needs a restart");
+        }
+        config.paths = self.config.paths.clone();
+        config.server.socket = self.config.server.socket.clone();
+        config.server.socket_mode = self.config.server.socket_mode;
+
+        let hostname = start::hostname();
+        let tls = start::tls(&config, &hostname).map_err(|error| error.to_string())?;
+        let wanted = start::addresses(&config);
+        let new: Vec<_> = wanted
+            .iter()
+            .filter(|address| !self.listeners.iter().any(|(_, l)| l.configured == **address))
+            .cloned()
+            .collect();
+        let bound = start::bind(&config, &new).map_err(|error| error.to_string())?;
+
+        // From here on nothing can fail.
+        let (kept, mut closed): (Vec<_>, Vec<_>) =
+            self.listeners.drain(..).partition(|(_, l)| wanted.contains(&l.configured));
+        self.listeners = kept;
+        for (number, listening) in &mut closed {
+            info!("no longer listening on {}", listening.listener.url());
+            self.reactor.set_deadline(Key::Listener(*number), None);
+            start::stop_listening(listening, &mut self.reactor);
+        }
+        self.config = config;
+        self.file = file.or(self.file.take());
+        self.hostname = hostname;
+        self.tls = tls;
+        self.listen(bound);
+        self.find_origins();
+        self.take_limits(now);
+        Ok(())
+    }
+
+    fn take_limits(&mut self, now: Moment) {
+        let config = &self.config;
+        crate::logger::begin(config.log.level, config.log.target);
+        self.clients.set_limits(start::client_limits(config));
+        self.tokens.set_limits(config.auth.token_ttl, config.server.max_clients);
+        self.hub.set_limits(config.events.max_event, config.events.ring);
+        self.dispatcher.set_limits(start::job_limits(config), now);
+        self.jobs.set_grace(config.dispatcher.output_grace);
+        self.ask_for_accounts(now);
+    }
+}

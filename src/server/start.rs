@@ -1,0 +1,305 @@
+//! From a configuration to a daemon that listens, or to the reason why not.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use log::{info, warn};
+use mio::Interest;
+use ring::rand::{SecureRandom, SystemRandom};
+use rustls::ServerConfig;
+
+use super::clients::{ClientLimits, Clients};
+use super::jobs::Jobs;
+use super::{Key, Listening, Phase, SCRATCH, Server, accounts};
+use crate::auth::Tokens;
+use crate::config::{Config, Home};
+use crate::dispatcher::{self, Dispatcher, Environment};
+use crate::helper::{Accounts, Lookup};
+use crate::hub::Hub;
+use crate::moment::Moment;
+use crate::net::certificate::{self, CertificateError};
+use crate::net::{self, AllowedOrigins, Listener, Transport};
+use crate::reactor::Reactor;
+use crate::sys::{descriptors, memory, process_tree, signals};
+
+/// Why the daemon did not start, or could not go on.
+#[derive(Debug)]
+pub enum StartError {
+    /// Certificate or key.
+    Certificate(CertificateError),
+    /// An address or path cannot be listened on.
+    Listen(String, io::Error),
+    /// A directory cannot be made or is not safe.
+    Directory(PathBuf, String),
+    /// The system refused something else.
+    System(&'static str, io::Error),
+}
+
+impl StartError {
+    pub(super) fn system(what: &'static str, error: io::Error) -> StartError {
+        StartError::System(what, error)
+    }
+
+    /// By sysexits(3).
+    pub fn exit_code(&self) -> u8 {
+        const UNAVAILABLE: u8 = 69;
+        const SYSTEM: u8 = 71;
+        const NO_PERMISSION: u8 = 77;
+        const CONFIGURATION: u8 = 78;
+        match self {
+            StartError::Certificate(CertificateError::File(_, _, error))
+            | StartError::Listen(_, error)
+                if error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                NO_PERMISSION
+            }
+            StartError::Certificate(_) | StartError::Directory(..) => CONFIGURATION,
+            StartError::Listen(..) => UNAVAILABLE,
+            StartError::System(..) => SYSTEM,
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Certificate(error) => error.fmt(f),
+            StartError::Listen(what, error) => write!(f, "cannot listen on {what}: {error}"),
+            StartError::Directory(path, why) => write!(f, "{}: {why}", path.display()),
+            StartError::System(what, error) => write!(f, "cannot {what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// An address as the configuration has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Address {
+    Tcp(SocketAddr, Transport),
+    Unix(PathBuf),
+}
+
+pub(super) fn start(
+    config: Config,
+    file: Option<PathBuf>,
+    home: Home,
+) -> Result<Server, StartError> {
+    descriptors::close_inherited();
+    signals::reset();
+    memory::return_memory_early();
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    crate::logger::begin(config.log.level, config.log.target);
+
+    let limit = descriptors::raise_limit()
+        .map_err(|error| warn!("cannot raise the limit of descriptors: {error}"))
+        .ok();
+    process_tree::become_reaper()
+        .map_err(|e| StartError::system("become the reaper of jobs", e))?;
+    make_private(&config.paths.state)?;
+    let reactor = Reactor::new().map_err(|e| StartError::system("make a poll loop", e))?;
+    let hostname = hostname();
+    let tls = tls(&config, &hostname)?;
+    let epoch = random_hex(8);
+    let found =
+        Lookup::begin(&accounts::asked(&config)).and_then(Lookup::wait).unwrap_or_else(|error| {
+            warn!("cannot look up groups: {error}; nobody has a role by one");
+            Accounts {
+                user: nix::unistd::geteuid().to_string(),
+                home: "/".into(),
+                ..Accounts::default()
+            }
+        });
+    let environment = Environment::new(&found.home, &found.user, limit)
+        .map_err(|error| StartError::system("open /dev/null", error))?;
+    let now = Moment::now();
+    let mut server = Server {
+        hostname,
+        started: now,
+        reactor,
+        listeners: Vec::new(),
+        last_listener: 0,
+        tls,
+        origins: AllowedOrigins::default(),
+        roles: accounts::roles(&found),
+        asking: None,
+        clients: Clients::new(client_limits(&config)),
+        tokens: Tokens::new(config.auth.token_ttl, config.server.max_clients),
+        hub: Hub::new(&epoch, config.events.max_event, config.events.ring),
+        dispatcher: Dispatcher::new(job_limits(&config)),
+        jobs: Jobs::new(environment, &epoch, config.dispatcher.output_grace),
+        phase: Phase::Serving,
+        scratch: vec![0; SCRATCH],
+        ended: Vec::new(),
+        config,
+        file,
+        home,
+    };
+    let bound = bind(&server.config, &addresses(&server.config))?;
+    server.listen(bound);
+    server.find_origins();
+    info!("ready, pid {}, epoch {epoch}", std::process::id());
+    Ok(server)
+}
+
+impl Server {
+    /// Begins to accept on listeners that are bound.
+    pub(super) fn listen(&mut self, bound: Vec<(Address, Listener)>) {
+        if bound.iter().any(|(_, l)| matches!(l, Listener::Tcp(_, Transport::Tls, _)))
+            && let Ok(fingerprint) = certificate::fingerprint_of(&self.config.server.certificate)
+        {
+            info!("certificate sha256 {fingerprint}");
+        }
+        for (configured, mut listener) in bound {
+            self.last_listener += 1;
+            let key = Key::Listener(self.last_listener);
+            match self.reactor.register(listener.source(), Interest::READABLE, key) {
+                Ok(registered) => {
+                    info!("listening on {}", listener.url());
+                    let listening =
+                        Listening { listener, registered: Some(registered), configured };
+                    self.listeners.push((self.last_listener, listening));
+                }
+                Err(error) => log::error!("cannot watch {}: {error}", listener.url()),
+            }
+        }
+    }
+
+    /// What an `Origin` may name, from the configuration and the listeners.
+    pub(super) fn find_origins(&mut self) {
+        let names =
+            self.config.server.hosts.iter().map(String::as_str).chain([self.hostname.as_str()]);
+        let addresses =
+            self.listeners.iter().filter_map(|(_, listening)| match listening.listener {
+                Listener::Tcp(_, _, address) => Some(address),
+                Listener::Unix(..) => None,
+            });
+        self.origins = AllowedOrigins::new(names, addresses);
+    }
+}
+
+/// Lets a listening socket go, and its file.
+pub(super) fn stop_listening(listening: &mut Listening, reactor: &mut Reactor<Key>) {
+    listening.listener.remove_file();
+    if let Some(registered) = listening.registered.take() {
+        reactor.deregister(listening.listener.source(), registered);
+    }
+}
+
+/// All addresses of a configuration, in order.
+pub(super) fn addresses(config: &Config) -> Vec<Address> {
+    let tls = config.server.listen.iter().map(|address| Address::Tcp(*address, Transport::Tls));
+    let plain = config.server.listen_plain.iter();
+    let plain = plain.map(|address| Address::Tcp(*address, Transport::Plain));
+    let unix = config.server.socket.iter().map(|path| Address::Unix(path.clone()));
+    tls.chain(plain).chain(unix).collect()
+}
+
+/// Binds all of `addresses` or none.
+pub(super) fn bind(
+    config: &Config,
+    addresses: &[Address],
+) -> Result<Vec<(Address, Listener)>, StartError> {
+    let bind_one = |address: &Address| {
+        let (listener, name) = match address {
+            Address::Tcp(at, transport) => (Listener::tcp(*at, *transport), at.to_string()),
+            Address::Unix(path) => {
+                let mode = config.server.socket_mode;
+                (Listener::unix(path, mode), path.display().to_string())
+            }
+        };
+        let listener = listener.map_err(|error| StartError::Listen(name, error))?;
+        Ok((address.clone(), listener))
+    };
+    addresses.iter().map(bind_one).collect()
+}
+
+/// The TLS side, if anything listens with TLS. Certificate and key are made where there are none.
+pub(super) fn tls(
+    config: &Config,
+    hostname: &str,
+) -> Result<Option<Arc<ServerConfig>>, StartError> {
+    if config.server.listen.is_empty() {
+        return Ok(None);
+    }
+    let (certificate, key) = (&config.server.certificate, &config.server.private_key);
+    let mut names = vec![hostname.to_owned()];
+    names.extend(config.server.hosts.iter().filter(|host| *host != hostname).cloned());
+    certificate::ensure(certificate, key, &names).map_err(StartError::Certificate)?;
+    let config = certificate::server_config(certificate, key).map_err(StartError::Certificate)?;
+    Ok(Some(config))
+}
+
+pub(super) fn hostname() -> String {
+    let name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
+    name.ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
+}
+
+pub(super) fn client_limits(config: &Config) -> ClientLimits {
+    let server = &config.server;
+    ClientLimits {
+        max_clients: server.max_clients,
+        max_strangers: server.max_unauthenticated,
+        max_message: server.max_message,
+        outbox: server.outbox,
+        outbox_total: server.outbox_total,
+        auth: server.auth_timeout,
+        connection: net::Limits {
+            handshake: server.handshake_timeout,
+            ping: server.ping_interval,
+            message: server.message_timeout,
+            close: server.close_timeout,
+        },
+    }
+}
+
+pub(super) fn job_limits(config: &Config) -> dispatcher::Limits {
+    let jobs = &config.dispatcher;
+    dispatcher::Limits {
+        max_running: jobs.max_running,
+        max_pending: jobs.max_pending,
+        max_commands: jobs.max_commands,
+        log_limit: jobs.log_limit,
+        event_log_limit: jobs.event_log_limit,
+        max_event: config.events.max_event,
+        retain_jobs: jobs.retain_jobs,
+        retain_time: jobs.retain_time,
+        output_interval: jobs.output_interval,
+        kill_grace: jobs.kill_grace,
+    }
+}
+
+/// Makes the state directory, for nobody else to look into.
+fn make_private(path: &Path) -> Result<(), StartError> {
+    let failed = |why: String| StartError::Directory(path.to_owned(), why);
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder
+        .create(path)
+        .map_err(|error| failed(format!("cannot make the state directory: {error}")))?;
+    let about = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
+    if about.permissions().mode() & 0o077 != 0 {
+        let private = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(path, private).map_err(|error| {
+            failed(format!("others can look into the state directory: {error}"))
+        })?;
+    }
+    Ok(())
+}
+
+/// An id for a job whose submitter gave none: 128 random bits.
+pub(super) fn random_id() -> String {
+    random_hex(16)
+}
+
+fn random_hex(bytes: usize) -> String {
+    let mut random = vec![0; bytes];
+    if SystemRandom::new().fill(&mut random).is_err() {
+        log::error!("the system gives no random bits");
+    }
+    random.iter().map(|byte| format!("{byte:02x}")).collect()
+}

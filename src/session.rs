@@ -1,0 +1,331 @@
+//! One conversation, whatever carries it: a request in, an answer out.
+//!
+//! Who is at the other end, what they may do, and what is done for them. Nothing here knows a
+//! socket; the same session serves a WebSocket, and whatever else will carry messages.
+
+use serde_json::{Map, Value, json};
+
+use crate::auth::{Identity, Need, Role, Token, Tokens, need, reachable};
+use crate::dispatcher::{Dispatcher, read_run, read_submit};
+use crate::hub::{Filter, Hub, SessionId, Since};
+use crate::moment::Moment;
+use crate::wire::{ErrorCode, EventName, Priority, Refusal, Request, Spelling};
+
+/// What a session needs of the house to do what it is asked.
+pub struct House<'a> {
+    /// This moment.
+    pub now: Moment,
+    /// This host's name.
+    pub hostname: &'a str,
+    /// Tokens.
+    pub tokens: &'a mut Tokens,
+    /// Jobs.
+    pub dispatcher: &'a mut Dispatcher,
+    /// Subscriptions.
+    pub hub: &'a mut Hub,
+    /// 128 random bits for a job without a name.
+    pub random_id: &'a dyn Fn() -> String,
+}
+
+/// What is sent back.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A response with these `args`.
+    Response(Value),
+    /// A response with the state of the daemon, which only its owner can tell.
+    Status,
+    /// Nothing.
+    Silence,
+}
+
+/// One conversation.
+#[derive(Debug)]
+pub struct Session {
+    id: SessionId,
+    /// As whom the transport knows the peer by itself.
+    known: Option<Identity>,
+    identity: Option<Identity>,
+    token: Option<Token>,
+    /// For the Qt client.
+    hyphens: bool,
+}
+
+/// The `Origin` by which the Qt client shows itself.
+const QT_CLIENT: &str = "sysadm-client";
+
+impl Session {
+    /// A session whose peer is `known`, if the transport says who it is: it has that identity from
+    /// the beginning.
+    pub fn new(id: SessionId, known: Option<Identity>) -> Session {
+        Session { id, identity: known.clone(), known, token: None, hyphens: false }
+    }
+
+    /// What the upgrade said of its origin.
+    pub fn set_origin(&mut self, origin: Option<&str>) {
+        self.hyphens = origin == Some(QT_CLIENT);
+    }
+
+    /// Who it is, once that is known.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// Answers a request.
+    pub fn answer(&mut self, request: &Request, house: &mut House<'_>) -> Result<Answer, Refusal> {
+        let args = match &request.args {
+            Value::Object(args) => Some(args),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_) => None,
+        };
+        let action = args.and_then(|args| args.get("action")).and_then(Value::as_str);
+        self.check(request, action)?;
+        if let Some(token) = self.token {
+            house.tokens.touch(token, house.now.instant);
+        }
+        let namespace = request.namespace.to_ascii_lowercase();
+        let name = request.name.to_ascii_lowercase();
+        let empty = Map::new();
+        let fields = args.unwrap_or(&empty);
+        let response = match (namespace.as_str(), name.as_str(), action) {
+            ("rpc", "identify", _) => json!({ "type": "server", "hostname": house.hostname }),
+            ("rpc", "auth", _) => self.auth(fields, house)?,
+            ("rpc", "auth_token", _) => self.auth_token(fields, house)?,
+            ("rpc", "auth_ssl", _) => {
+                return Err(Refusal::new(
+                    ErrorCode::Forbidden,
+                    "this server takes no keys; use auth_token",
+                ));
+            }
+            ("rpc", "auth_clear", _) => {
+                self.clear(house);
+                return Ok(Answer::Silence);
+            }
+            ("rpc", "query", _) => self.query(),
+            ("rpc", "status", _) => return Ok(Answer::Status),
+            ("rpc", "dispatcher", Some("run")) => {
+                let batch = read_run(fields, house.dispatcher.limits().bounds())?;
+                json!({ "started": house.dispatcher.submit(batch, house.now)? })
+            }
+            ("rpc", "dispatcher", Some("submit")) => {
+                let bounds = house.dispatcher.limits().bounds();
+                let job = read_submit(fields, house.random_id, bounds)?;
+                json!({ "started": house.dispatcher.submit(vec![job], house.now)? })
+            }
+            ("rpc", "dispatcher", Some("list")) => house.dispatcher.list(),
+            ("rpc", "dispatcher", Some("log")) => log(fields, house)?,
+            ("rpc", "dispatcher", Some("kill")) => {
+                let ids = one_or_more(fields.get("job_id"), "job_id")?;
+                json!({ "killed": { "jobs": house.dispatcher.kill(&ids, house.now) } })
+            }
+            ("events", "subscribe", _) => self.subscribe(&request.args, house)?,
+            ("events", "unsubscribe", _) => {
+                let (names, _) = read_names(&request.args)?;
+                names_reply("unsubscribe", &house.hub.unsubscribe(self.id, &names))
+            }
+            // Said by `check` already.
+            _ => return Err(Refusal::new(ErrorCode::NotFound, "")),
+        };
+        Ok(Answer::Response(response))
+    }
+
+    /// The one place where it is decided whether a request may be carried out.
+    fn check(&self, request: &Request, action: Option<&str>) -> Result<(), Refusal> {
+        let needed = need(&request.namespace, &request.name, action);
+        match (&self.identity, needed) {
+            (_, Some(Need::Nothing)) => Ok(()),
+            (None, Some(Need::Role(_)) | None) => {
+                let why = "authenticate first (rpc/auth_token, or the local socket)";
+                Err(Refusal::new(ErrorCode::Unauthorized, why))
+            }
+            (Some(who), Some(Need::Role(role))) if who.role >= role => Ok(()),
+            (Some(who), Some(Need::Role(_))) => {
+                let why = format!("{} may read only; this needs full access", who.user);
+                Err(Refusal::new(ErrorCode::Forbidden, why))
+            }
+            (Some(_), None) => Err(unknown(request, action)),
+        }
+    }
+
+    fn auth(
+        &mut self,
+        fields: &Map<String, Value>,
+        house: &mut House<'_>,
+    ) -> Result<Value, Refusal> {
+        if fields.contains_key("username") || fields.contains_key("password") {
+            let why = "this server takes no passwords; use a token from its local socket";
+            return Err(Refusal::new(ErrorCode::Forbidden, why));
+        }
+        let Some(known) = self.known.clone() else {
+            let why = "only the local socket knows its peer without a password or token";
+            return Err(Refusal::new(ErrorCode::Unauthorized, why));
+        };
+        let issued = house.tokens.issue(known.clone(), house.now.instant);
+        let Some((text, token)) = issued else {
+            return Err(Refusal::new(ErrorCode::Internal, "the system gives no random bits"));
+        };
+        self.identity = Some(known);
+        self.token = Some(token);
+        Ok(json!([&*text, house.tokens.ttl().as_secs()]))
+    }
+
+    fn auth_token(
+        &mut self,
+        fields: &Map<String, Value>,
+        house: &mut House<'_>,
+    ) -> Result<Value, Refusal> {
+        let Some(text) = fields.get("token").and_then(Value::as_str) else {
+            return Err(Refusal::bad_request("auth_token needs {\"token\": \"…\"}"));
+        };
+        let Some((identity, token)) = house.tokens.redeem(text, house.now.instant) else {
+            return Err(Refusal::new(
+                ErrorCode::Unauthorized,
+                "no such token, or its time is over",
+            ));
+        };
+        self.identity = Some(identity);
+        self.token = Some(token);
+        Ok(json!([text, house.tokens.ttl().as_secs()]))
+    }
+
+    fn clear(&mut self, house: &mut House<'_>) {
+        if let Some(token) = self.token.take() {
+            house.tokens.revoke(token);
+        }
+        self.identity = None;
+        house.hub.leave(self.id);
+    }
+
+    fn query(&self) -> Value {
+        let full = self.identity.as_ref().is_some_and(|who| who.role == Role::Full);
+        let mut may = Map::new();
+        may.insert("rpc/dispatcher".into(), if full { "read/write" } else { "read" }.into());
+        may.insert("rpc/status".into(), "read".into());
+        for name in EventName::ALL {
+            may.insert(format!("events/{}", name.canonical()), "read".into());
+        }
+        Value::Object(may)
+    }
+
+    fn subscribe(&mut self, args: &Value, house: &mut House<'_>) -> Result<Value, Refusal> {
+        let (names, options) = read_names(args)?;
+        let (filter, since) = match options {
+            Some(options) => read_options(options)?,
+            None => (Filter::default(), None),
+        };
+        let spelling = Spelling { hyphens: self.hyphens, extended: options.is_some() };
+        let changed = house.hub.subscribe(self.id, &names, filter, spelling, since.as_ref());
+        let mut reply = names_reply("subscribe", &changed);
+        if options.is_some() {
+            reply["epoch"] = house.hub.epoch().into();
+            reply["seq"] = house.hub.seq().into();
+        }
+        Ok(reply)
+    }
+}
+
+fn unknown(request: &Request, action: Option<&str>) -> Refusal {
+    let (namespace, name) = (request.namespace.as_str(), request.name.as_str());
+    let actions = reachable(Some(namespace), Some(name));
+    if !actions.is_empty() {
+        let what = action.map_or("no action".to_owned(), |action| format!("no action {action:?}"));
+        return Refusal::bad_request(format!(
+            "{what} of {namespace}/{name}; there are {}",
+            actions.join(", ")
+        ));
+    }
+    let names = reachable(Some(namespace), None);
+    let why = if names.is_empty() {
+        format!("no namespace {namespace:?}; there are {}", reachable(None, None).join(", "))
+    } else {
+        format!("no {name:?} in {namespace}; there are {}", names.join(", "))
+    };
+    Refusal::new(ErrorCode::NotFound, why)
+}
+
+/// The object form of a subscription.
+type Options = Map<String, Value>;
+
+/// Names of events, and the object that they stood in if they stood in one.
+fn read_names(args: &Value) -> Result<(Vec<EventName>, Option<&Options>), Refusal> {
+    let (list, options) = match args {
+        Value::Object(options) => (options.get("events").unwrap_or(&Value::Null), Some(options)),
+        other => (other, None),
+    };
+    let known = || EventName::ALL.map(EventName::canonical).join(", ");
+    let names = one_or_more(Some(list), "events")
+        .map_err(|_| Refusal::bad_request(format!("args must name events: {}", known())))?;
+    let names: Result<Vec<EventName>, Refusal> = names
+        .iter()
+        .map(|name| {
+            EventName::parse(name).ok_or_else(|| {
+                Refusal::bad_request(format!("no event {name:?}; there are {}", known()))
+            })
+        })
+        .collect();
+    Ok((names?, options))
+}
+
+fn read_options(options: &Options) -> Result<(Filter, Option<Since>), Refusal> {
+    const KNOWN: [&str; 4] = ["events", "since", "jobs", "priority"];
+    if let Some(unknown) = options.keys().find(|key| !KNOWN.contains(&key.as_str())) {
+        let why = format!("subscribe does not know {unknown:?}; it knows {}", KNOWN.join(", "));
+        return Err(Refusal::bad_request(why));
+    }
+    let jobs = match options.get("jobs") {
+        None | Some(Value::Null) => None,
+        jobs @ Some(_) => Some(one_or_more(jobs, "jobs")?.into_iter().collect()),
+    };
+    let priority = match options.get("priority") {
+        None | Some(Value::Null) => None,
+        Some(number) => {
+            let number = number.as_u64().and_then(|number| u8::try_from(number).ok());
+            let number = number.filter(|number| *number <= Priority::MAX.number());
+            let why = "priority must be a number from 0 to 10";
+            Some(Priority::new(number.ok_or_else(|| Refusal::bad_request(why))?))
+        }
+    };
+    let since = match options.get("since") {
+        None | Some(Value::Null) => None,
+        Some(since) => {
+            let epoch = since.get("epoch").and_then(Value::as_str);
+            let (Some(epoch), Some(seq)) = (epoch, since.get("seq").and_then(Value::as_u64)) else {
+                let why = "since must be {\"epoch\": \"…\", \"seq\": number}";
+                return Err(Refusal::bad_request(why));
+            };
+            Some(Since { epoch: epoch.to_owned(), seq })
+        }
+    };
+    Ok((Filter { jobs, priority }, since))
+}
+
+/// A string, or a list of strings that is not empty.
+fn one_or_more(value: Option<&Value>, what: &str) -> Result<Vec<String>, Refusal> {
+    let refuse = || Refusal::bad_request(format!("{what} must be a string or a list of strings"));
+    let list = match value {
+        Some(Value::String(one)) if !one.is_empty() => return Ok(vec![one.clone()]),
+        Some(Value::Array(list)) if !list.is_empty() => list,
+        Some(_) | None => return Err(refuse()),
+    };
+    list.iter().map(|one| one.as_str().map(str::to_owned).ok_or_else(refuse)).collect()
+}
+
+fn names_reply(what: &str, names: &[EventName]) -> Value {
+    json!({ what: names.iter().map(|name| name.canonical()).collect::<Vec<_>>() })
+}
+
+fn log(fields: &Map<String, Value>, house: &House<'_>) -> Result<Value, Refusal> {
+    let Some(id) = fields.get("job_id").and_then(Value::as_str) else {
+        return Err(Refusal::bad_request("log needs a job_id"));
+    };
+    let number = |key: &str| match fields.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value
+            .as_u64()
+            .map(Some)
+            .ok_or_else(|| Refusal::bad_request(format!("{key} must be a number of bytes"))),
+    };
+    house.dispatcher.log(id, number("offset")?.unwrap_or(0), number("length")?)
+}

@@ -1,0 +1,66 @@
+//! The wall clock of the place where a person reads it.
+//!
+//! The wire speaks UTC; a terminal speaks local time. Only the C library knows the rules for that
+//! (`TZ`, `/etc/localtime`), and the `time` crate asks it only in programs it knows to be
+//! single-threaded by a cfg flag; so it is asked here.
+
+use std::mem::MaybeUninit;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A moment in local time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LocalTime {
+    /// Of the common era.
+    pub year: i32,
+    /// 1 to 12.
+    pub month: u8,
+    /// 1 to 31.
+    pub day: u8,
+    /// 0 to 23.
+    pub hour: u8,
+    /// 0 to 59.
+    pub minute: u8,
+    /// 0 to 60.
+    pub second: u8,
+}
+
+/// `moment` in local time; `None` where the C library has no calendar for it.
+pub fn local_time(moment: SystemTime) -> Option<LocalTime> {
+    let seconds = match moment.duration_since(UNIX_EPOCH) {
+        Ok(after) => libc::time_t::try_from(after.as_secs()).ok()?,
+        Err(before) => -libc::time_t::try_from(before.duration().as_secs()).ok()?,
+    };
+    let mut broken_down = MaybeUninit::<libc::tm>::uninit();
+    // SAFETY: both pointers are valid for the call; localtime_r writes the whole structure and
+    // returns its address, or returns null.
+    let broken_down = unsafe {
+        if libc::localtime_r(&seconds, broken_down.as_mut_ptr()).is_null() {
+            return None;
+        }
+        broken_down.assume_init()
+    };
+    let small = |number: libc::c_int| u8::try_from(number).ok();
+    Some(LocalTime {
+        year: broken_down.tm_year.checked_add(1900)?,
+        month: small(broken_down.tm_mon + 1)?,
+        day: small(broken_down.tm_mday)?,
+        hour: small(broken_down.tm_hour)?,
+        minute: small(broken_down.tm_min)?,
+        second: small(broken_down.tm_sec)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn local_time_is_within_a_day_of_utc_and_keeps_the_second() {
+        let moment = UNIX_EPOCH + Duration::from_secs(1_795_456_247); // 2026-11-23T17:50:47Z
+        let local = local_time(moment).unwrap();
+        assert_eq!((local.year, local.month), (2026, 11));
+        assert!((22..=24).contains(&local.day));
+        assert_eq!(local.second, 47);
+    }
+}

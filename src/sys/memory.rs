@@ -1,0 +1,24 @@
+//! What the process takes, as the kernel counts it, and what the allocator keeps back.
+
+/// The largest resident size so far, in bytes.
+pub fn peak_resident() -> u64 {
+    let Ok(usage) = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF) else {
+        return 0;
+    };
+    // Both systems count in KiB: getrusage(2).
+    u64::try_from(usage.max_rss()).unwrap_or(0) * 1024
+}
+
+/// Tells the allocator to give memory back to the system early, and to keep one arena.
+///
+/// glibc grows its thresholds with what was freed last (mallopt(3), M_MMAP_THRESHOLD), so that one
+/// large reply would stay resident for ever. FreeBSD's jemalloc returns memory by itself.
+pub fn return_memory_early() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: mallopt takes integers and is called before there is a second thread (there never is).
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 128 * 1024);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}

@@ -1,0 +1,15 @@
+//! The few system calls that no crate wraps, one small file each, FreeBSD and Linux side by side.
+//!
+//! All `unsafe` of the house lives in this wing, each block with the argument why it is sound.
+
+pub mod children;
+pub mod descriptors;
+pub mod fork;
+pub mod ipv6_only;
+pub mod local_time;
+pub mod memory;
+pub mod peer_credentials;
+pub mod process_tree;
+pub mod signals;
+pub mod spawn;
+pub mod standard_error;

@@ -1,0 +1,29 @@
+//! Signal dispositions as a process should find them at its start.
+//!
+//! A daemon started by `nohup` or from a shell's background inherits ignored signals, and a job
+//! started by it would inherit them again: its children could not be stopped by the usual means.
+
+/// Sets every signal to its default and unblocks all. Rust's own `SIGPIPE` handling is put back.
+pub fn reset() {
+    reset_dispositions();
+    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
+    // SAFETY: SIG_IGN is a valid disposition, and no handler of ours is replaced by it.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+}
+
+/// Sets every signal to its default; safe between `fork` and `exec`.
+pub(super) fn reset_dispositions() {
+    #[cfg(target_os = "freebsd")]
+    const LAST: libc::c_int = 128; // _SIG_MAXSIG of <sys/_sigset.h>
+    #[cfg(target_os = "linux")]
+    const LAST: libc::c_int = 64; // _NSIG of <asm/signal.h>
+    for signal in 1..=LAST {
+        // SAFETY: signal(2) is async-signal-safe and SIG_DFL a valid disposition; a number that
+        // has none (SIGKILL, the C library's own) is refused and stays as it is.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Starting a program without waiting for it, not even until it is loaded.
+//!
+//! `posix_spawn` and `std::process::Command` return when the new program runs or could not be
+//! started. Where the program lies on a disk that hangs, that is never, and the poll loop would
+//! hang with it. Here the child is forked and everything that may hang happens in it; whether the
+//! program could be started is told through a small pipe that is read when the child has ended.
+
+use std::ffi::CString;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::{ForkResult, Gid, Pid, Uid, User, fork, pipe2, setgid, setuid};
+
+use super::descriptors::DescriptorLimit;
+
+/// Whom a program runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunAs {
+    /// A user by name.
+    Name(String),
+    /// A user by number; one that has no name is taken as it is, with a group of the same number.
+    Number(u32),
+}
+
+/// What to start.
+#[derive(Debug)]
+pub struct Program<'a> {
+    /// Where to look for it, in order; more than one if it was named without a slash.
+    pub candidates: &'a [CString],
+    /// Its name and arguments.
+    pub argv: &'a [CString],
+    /// `NAME=value`, all but those of the two below.
+    pub env: &'a [CString],
+    /// `HOME=…` of our own user; `None` where `env` has one.
+    pub home: Option<CString>,
+    /// `USER=…` of our own user; `None` where `env` has one.
+    pub user: Option<CString>,
+    /// Where it runs.
+    pub cwd: &'a CString,
+    /// Whom it runs as; `None` is ourselves. The look-up may hang, and is the child's.
+    pub run_as: Option<&'a RunAs>,
+    /// An open `/dev/null`.
+    pub null: RawFd,
+    /// The descriptor limit that it gets.
+    pub limit: Option<DescriptorLimit>,
+}
+
+/// A child that was forked.
+#[derive(Debug)]
+pub struct Child {
+    /// Leader of a session and process group of its own.
+    pub pid: Pid,
+    /// Standard output and error, merged in order; non-blocking.
+    pub output: OwnedFd,
+    /// Tells why the program could not be started, once the child has ended.
+    pub report: Report,
+}
+
+/// The step at which a start failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Step {
+    /// The program could not be loaded.
+    Run,
+    /// Its directory could not be entered.
+    Enter,
+    /// Its user could not be had.
+    Become,
+    /// Anything before that.
+    Prepare,
+}
+
+impl Step {
+    fn from_byte(byte: u8) -> Step {
+        const ALL: [Step; 4] = [Step::Run, Step::Enter, Step::Become, Step::Prepare];
+        ALL.into_iter().find(|step| *step as u8 == byte).unwrap_or(Step::Prepare)
+    }
+}
+
+/// The end of the pipe through which a child tells that it could not be started.
+#[derive(Debug)]
+pub struct Report(std::fs::File);
+
+impl Report {
+    /// After the child has ended: what went wrong at its start, or `None` if the program ran.
+    pub fn failure(mut self) -> Option<(Step, io::Error)> {
+        let mut told = [0; 5];
+        match self.0.read(&mut told) {
+            Ok(5) => {
+                let errno = i32::from_ne_bytes([told[1], told[2], told[3], told[4]]);
+                Some((Step::from_byte(told[0]), io::Error::from_raw_os_error(errno)))
+            }
+            Ok(_) | Err(_) => None,
+        }
+    }
+}
+
+/// Forks, and starts `program` in the child. An error here means that there is no child.
+pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
+    let (output, child_output) = pipe2(OFlag::O_CLOEXEC)?;
+    nix::fcntl::fcntl(&output, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    let (report, child_report) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    let argv = pointers(program.argv);
+
+    // SAFETY: the process has one thread (a rule of the house), so the child has all of memory in
+    // order; it never returns from here.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => {
+            Ok(Child { pid: child, output, report: Report(std::fs::File::from(report)) })
+        }
+        ForkResult::Child => {
+            let (step, errno) = become_program(program, &argv, child_output.as_raw_fd());
+            tell(child_report.as_raw_fd(), step, errno);
+            // SAFETY: ends the child at once, without running the parent's destructors.
+            unsafe { libc::_exit(127) }
+        }
+    }
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+fn tell(report: RawFd, step: Step, errno: i32) {
+    let number = errno.to_ne_bytes();
+    let message = [step as u8, number[0], number[1], number[2], number[3]];
+    // SAFETY: the descriptor is open in the child, and the buffer is five bytes of ours.
+    unsafe {
+        libc::write(report, message.as_ptr().cast(), message.len());
+    }
+}
+
+fn errno() -> i32 {
+    nix::errno::Errno::last_raw()
+}
+
+/// In the child: everything up to `exec`; returns only if that failed.
+fn become_program(
+    program: &Program<'_>,
+    argv: &[*const libc::c_char],
+    output: RawFd,
+) -> (Step, i32) {
+    super::signals::reset_dispositions();
+    // SAFETY: calls with integers, and with pointers to values of ours that outlive them.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+        if libc::setsid() == -1
+            || libc::dup2(program.null, 0) == -1
+            || libc::dup2(output, 1) == -1
+            || libc::dup2(output, 2) == -1
+        {
+            return (Step::Prepare, errno());
+        }
+        libc::umask(0o022);
+        if let Some(limit) = program.limit {
+            let limit = libc::rlimit { rlim_cur: limit.soft as _, rlim_max: limit.hard as _ };
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
+    let mut env: Vec<CString> = program.env.to_vec();
+    let (mut home, mut user) = (program.home.clone(), program.user.clone());
+    if let Some(who) = program.run_as {
+        match become_user(who) {
+            Ok(Some(account)) => {
+                let dir = account.dir.into_os_string();
+                home = home.and_then(|_| variable("HOME", dir.as_encoded_bytes()));
+                user = user.and_then(|_| variable("USER", account.name.as_bytes()));
+            }
+            Ok(None) => {}
+            Err(error) => return (Step::Become, error as i32),
+        }
+    }
+    env.extend(home.into_iter().chain(user));
+    let env = pointers(&env);
+    // SAFETY: a C string of the caller's.
+    if unsafe { libc::chdir(program.cwd.as_ptr()) } == -1 {
+        return (Step::Enter, errno());
+    }
+    // SAFETY: both arrays are null-terminated, of C strings that live until the end.
+    (Step::Run, unsafe { exec(program, argv, &env) })
+}
+
+fn variable(name: &str, value: &[u8]) -> Option<CString> {
+    CString::new([name.as_bytes(), b"=", value].concat()).ok()
+}
+
+/// Groups first, the user last: after that nothing can be changed any more.
+fn become_user(who: &RunAs) -> Result<Option<User>, Errno> {
+    let account = match who {
+        RunAs::Name(name) => Some(User::from_name(name)?.ok_or(Errno::ENOENT)?),
+        RunAs::Number(number) => User::from_uid(Uid::from_raw(*number))?,
+    };
+    match (&account, who) {
+        (Some(account), _) => {
+            let name = CString::new(account.name.as_str()).map_err(|_| Errno::EINVAL)?;
+            init_groups(&name, account.gid)?;
+            setgid(account.gid)?;
+            setuid(account.uid)?;
+        }
+        (None, RunAs::Number(number)) => {
+            let gid = Gid::from_raw(*number);
+            set_groups(gid)?;
+            setgid(gid)?;
+            setuid(Uid::from_raw(*number))?;
+        }
+        (None, RunAs::Name(_)) => return Err(Errno::ENOENT),
+    }
+    Ok(account)
+}
+
+fn init_groups(name: &CString, gid: Gid) -> Result<(), Errno> {
+    // SAFETY: a C string of ours and a number.
+    Errno::result(unsafe { libc::initgroups(name.as_ptr(), gid.as_raw() as _) }).map(drop)
+}
+
+fn set_groups(only: Gid) -> Result<(), Errno> {
+    let groups = [only.as_raw()];
+    // SAFETY: an array of ours with its true length.
+    Errno::result(unsafe { libc::setgroups(1, groups.as_ptr()) }).map(drop)
+}
+
+/// Tries each candidate as execvp(3) does, and returns the error that says most.
+///
+/// # Safety
+/// `argv` and `env` are null-terminated arrays of C strings; the caller is a child after `fork`.
+unsafe fn exec(
+    program: &Program<'_>,
+    argv: &[*const libc::c_char],
+    env: &[*const libc::c_char],
+) -> i32 {
+    let mut worst = libc::ENOENT;
+    for candidate in program.candidates {
+        // SAFETY: by the contract of this function.
+        unsafe { libc::execve(candidate.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+        match errno() {
+            libc::ENOENT | libc::ENOTDIR => {}
+            libc::EACCES => worst = libc::EACCES,
+            libc::ENOEXEC => {
+                // A script without an interpreter line: what every shell does with one.
+                // SAFETY: by the contract of this function.
+                unsafe { exec_script(candidate, argv, env) };
+                return libc::ENOEXEC;
+            }
+            other => return other,
+        }
+    }
+    worst
+}
+
+/// # Safety
+/// As [`exec`].
+unsafe fn exec_script(script: &CString, argv: &[*const libc::c_char], env: &[*const libc::c_char]) {
+    const SHELL: &std::ffi::CStr = c"/bin/sh";
+    const MOST: usize = 128;
+    let mut with_shell = [std::ptr::null(); MOST];
+    let arguments = argv.len().saturating_sub(2); // without name and terminator
+    if arguments + 3 > MOST {
+        return;
+    }
+    with_shell[0] = SHELL.as_ptr();
+    with_shell[1] = script.as_ptr();
+    with_shell[2..2 + arguments].copy_from_slice(&argv[1..1 + arguments]);
+    // SAFETY: the array is null-terminated, since it is longer than what was put into it.
+    unsafe {
+        libc::execve(SHELL.as_ptr(), with_shell.as_ptr(), env.as_ptr());
+    }
+}
+
+/// Opens `/dev/null` for [`Program::null`].
+pub fn open_null() -> io::Result<OwnedFd> {
+    // SAFETY: a C string literal and flags; the result is checked before it is owned.
+    let fd = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+    if fd == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just opened, and owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

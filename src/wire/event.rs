@@ -1,0 +1,280 @@
+//! Events, and the frames that carry them.
+//!
+//! An event is published once and told to many. Its `args` are encoded once, and each spelling of
+//! the frame around them at most once, however many subscribers there are: they share the bytes.
+
+use std::cell::OnceCell;
+use std::rc::Rc;
+
+use serde_json::{Value, json};
+
+use super::job_event::JobEvent;
+use super::priority::Priority;
+
+/// What can be subscribed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EventName {
+    /// Jobs.
+    Dispatcher,
+    /// Snapshots and replications.
+    LifePreserver,
+    /// Host name and pools.
+    SystemState,
+}
+
+impl EventName {
+    /// All of them, in the order in which they are documented.
+    pub const ALL: [EventName; 3] =
+        [EventName::Dispatcher, EventName::LifePreserver, EventName::SystemState];
+
+    /// The name in a subscription.
+    pub const fn canonical(self) -> &'static str {
+        match self {
+            EventName::Dispatcher => "dispatcher",
+            EventName::LifePreserver => "life-preserver",
+            EventName::SystemState => "system-state",
+        }
+    }
+
+    /// The name in an event, as the specification has it.
+    pub const fn in_event(self) -> &'static str {
+        match self {
+            EventName::Dispatcher => "dispatcher",
+            EventName::LifePreserver => "life_preserver",
+            EventName::SystemState => "system_state",
+        }
+    }
+
+    /// Reads the name in a subscription; underscores are taken for hyphens.
+    pub fn parse(text: &str) -> Option<EventName> {
+        let text = text.replace('_', "-");
+        EventName::ALL.into_iter().find(|name| name.canonical().eq_ignore_ascii_case(&text))
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// To a job.
+    Job(JobEvent),
+    /// To a snapshot or replication.
+    LifePreserver(LifePreserverEvent),
+    /// To the host or a pool.
+    SystemState(SystemStateEvent),
+}
+
+/// One line of life preserver's news.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LifePreserverEvent {
+    /// The text, its stamp in front.
+    pub message: String,
+    /// How much it matters.
+    pub priority: Priority,
+    /// `snapshot` or `replication`.
+    pub class: &'static str,
+}
+
+/// The state of the system, whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SystemStateEvent {
+    /// As section 2.3 of the protocol has them.
+    pub args: Value,
+    /// The highest in it.
+    pub priority: Priority,
+}
+
+impl Event {
+    /// The subscription that it belongs to.
+    pub fn name(&self) -> EventName {
+        match self {
+            Event::Job(_) => EventName::Dispatcher,
+            Event::LifePreserver(_) => EventName::LifePreserver,
+            Event::SystemState(_) => EventName::SystemState,
+        }
+    }
+
+    /// How much it matters; a job's events have no priority.
+    pub fn priority(&self) -> Option<Priority> {
+        match self {
+            Event::Job(_) => None,
+            Event::LifePreserver(event) => Some(event.priority),
+            Event::SystemState(event) => Some(event.priority),
+        }
+    }
+
+    /// Its `args` as JSON. Only a job's can be cut to `budget` bytes; the others are small by what
+    /// they are made of.
+    fn args(&self, budget: usize) -> String {
+        match self {
+            Event::Job(event) => event.args(budget),
+            Event::LifePreserver(event) => json!({
+                "message": event.message,
+                "priority": event.priority.to_string(),
+                "class": event.class,
+            })
+            .to_string(),
+            Event::SystemState(event) => event.args.to_string(),
+        }
+    }
+}
+
+/// How a client wants its events written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spelling {
+    /// `life-preserver` for `life_preserver`: what the Qt client knows.
+    pub hyphens: bool,
+    /// With `seq`, `epoch` and `time`.
+    pub extended: bool,
+}
+
+impl Spelling {
+    const COUNT: usize = 4;
+
+    fn index(self) -> usize {
+        usize::from(self.hyphens) + 2 * usize::from(self.extended)
+    }
+}
+
+/// What stands around the `args` of an event, at most, in bytes.
+const FRAME_ROOM: usize = 256;
+
+/// An event with its place in the stream.
+#[derive(Debug)]
+pub struct Published {
+    /// The event itself.
+    pub event: Event,
+    /// Its number; one more for each event of a run.
+    pub seq: u64,
+    /// Which run of the daemon.
+    pub epoch: Rc<str>,
+    /// When, RFC 3339.
+    pub time: Rc<str>,
+    max_event: usize,
+    args: OnceCell<String>,
+    frames: [OnceCell<Rc<[u8]>>; Spelling::COUNT],
+}
+
+impl Published {
+    /// `max_event` bounds the encoded frame, in bytes.
+    pub fn new(
+        event: Event,
+        seq: u64,
+        epoch: Rc<str>,
+        time: Rc<str>,
+        max_event: usize,
+    ) -> Published {
+        let frames = std::array::from_fn(|_| OnceCell::new());
+        Published { event, seq, epoch, time, max_event, args: OnceCell::new(), frames }
+    }
+
+    /// This event with a newer one of the same job joined to it: both must be running events, else
+    /// `None`. Place and number are the newer one's.
+    pub fn joined(&self, newer: &Published) -> Option<Published> {
+        let (Event::Job(mine), Event::Job(theirs)) = (&self.event, &newer.event) else {
+            return None;
+        };
+        if !mine.is_running() {
+            return None;
+        }
+        let mut joined = mine.clone();
+        joined.join(theirs.clone()).ok()?;
+        let (epoch, time) = (newer.epoch.clone(), newer.time.clone());
+        Some(Published::new(Event::Job(joined), newer.seq, epoch, time, self.max_event))
+    }
+
+    /// The whole frame as JSON text, encoded at most once a spelling.
+    pub fn frame(&self, spelling: Spelling) -> Rc<[u8]> {
+        let frame = self.frames[spelling.index()].get_or_init(|| self.encode(spelling));
+        frame.clone()
+    }
+
+    /// Bytes of the frame if it is encoded already, else an estimate.
+    pub fn weight(&self, spelling: Spelling) -> usize {
+        match (self.frames[spelling.index()].get(), &self.event) {
+            (Some(frame), _) => frame.len(),
+            (None, Event::Job(event)) => event.weight().min(self.max_event),
+            (None, Event::LifePreserver(event)) => FRAME_ROOM + event.message.len(),
+            (None, Event::SystemState(_)) => self.frame(spelling).len(),
+        }
+    }
+
+    fn encode(&self, spelling: Spelling) -> Rc<[u8]> {
+        let budget = self.max_event.saturating_sub(FRAME_ROOM);
+        let args = self.args.get_or_init(|| self.event.args(budget));
+        let name = self.event.name();
+        let name = if spelling.hyphens { name.canonical() } else { name.in_event() };
+        let mut frame = String::with_capacity(args.len() + FRAME_ROOM);
+        frame.push_str(r#"{"namespace":"events","name":""#);
+        frame.push_str(name);
+        frame.push_str(r#"","id":"none","#);
+        if spelling.extended {
+            let (seq, epoch, time) = (self.seq, &self.epoch, &self.time);
+            frame.push_str(&format!(r#""seq":{seq},"epoch":"{epoch}","time":"{time}","#));
+        }
+        frame.push_str(r#""args":"#);
+        frame.push_str(args);
+        frame.push('}');
+        frame.into_bytes().into()
+    }
+}
+
+/// The frame that says that events were missed: `seq` is the number of the last of them, `missed`
+/// how many they were, before filters, where that is known.
+pub fn gap(epoch: &str, seq: u64, missed: Option<u64>) -> String {
+    let args = json!({ "missed": missed });
+    format!(
+        r#"{{"namespace":"events","name":"gap","id":"none","seq":{seq},"epoch":"{epoch}","args":{args}}}"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> Published {
+        let event = Event::LifePreserver(LifePreserverEvent {
+            message: "now: New snapshot of tank".into(),
+            priority: Priority::new(1),
+            class: "snapshot",
+        });
+        Published::new(event, 7, "e1".into(), "2026-11-23T17:50:47Z".into(), 1024)
+    }
+
+    fn parsed(event: &Published, spelling: Spelling) -> Value {
+        serde_json::from_slice(&event.frame(spelling)).unwrap()
+    }
+
+    #[test]
+    fn the_documented_form() {
+        let args = json!({"message": "now: New snapshot of tank",
+                          "priority": "1 - Information", "class": "snapshot"});
+        assert_eq!(
+            parsed(&snapshot(), Spelling::default()),
+            json!({"namespace": "events", "name": "life_preserver", "id": "none", "args": args})
+        );
+    }
+
+    #[test]
+    fn the_other_spellings() {
+        let hyphens = parsed(&snapshot(), Spelling { hyphens: true, extended: false });
+        assert_eq!(hyphens["name"], "life-preserver");
+        assert_eq!(hyphens.get("seq"), None);
+        let extended = parsed(&snapshot(), Spelling { hyphens: false, extended: true });
+        assert_eq!(extended["seq"], 7);
+        assert_eq!(extended["epoch"], "e1");
+        assert_eq!(extended["time"], "2026-11-23T17:50:47Z");
+    }
+
+    #[test]
+    fn a_spelling_is_encoded_once_and_shared() {
+        let event = snapshot();
+        assert!(Rc::ptr_eq(&event.frame(Spelling::default()), &event.frame(Spelling::default())));
+    }
+
+    #[test]
+    fn names_are_read_with_hyphens_or_underscores_and_in_any_case() {
+        assert_eq!(EventName::parse("life_preserver"), Some(EventName::LifePreserver));
+        assert_eq!(EventName::parse("System-State"), Some(EventName::SystemState));
+        assert_eq!(EventName::parse("bridge"), None);
+    }
+}

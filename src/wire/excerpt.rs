@@ -1,0 +1,284 @@
+//! A text of any length kept in bounded memory: its head, its tail, and how much lies between.
+//!
+//! A job may print for days. What a reader needs of that is how it began and how it ended, and the
+//! honest word that something between is not shown. Two excerpts can be joined, so that a client
+//! that reads slowly gets one larger piece instead of many small ones.
+
+use super::json::encoded_char_len;
+
+/// A text, whole up to its limit; past it, head and tail of half the limit each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excerpt {
+    /// In bytes of UTF-8.
+    limit: usize,
+    /// All that came, in bytes of UTF-8.
+    total: u64,
+    /// The whole text while it fits, else its first half.
+    head: String,
+    /// Empty while the text fits; else its end, with up to as much again before it that is only
+    /// dropped in one go (dropping a byte for each that comes would be quadratic).
+    tail: String,
+}
+
+/// The line that stands for what an excerpt leaves out.
+pub fn left_out_marker(bytes: u64) -> String {
+    format!("[… {bytes} bytes left out …]\n")
+}
+
+/// Room for the marker, a line end before it included, whatever the number.
+const MARKER_ROOM: usize = 64;
+
+impl Excerpt {
+    /// Nothing yet; `limit` is in bytes of UTF-8.
+    pub fn new(limit: usize) -> Excerpt {
+        Excerpt { limit, total: 0, head: String::new(), tail: String::new() }
+    }
+
+    /// Bytes of the whole text, left-out ones included.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// True where nothing has come.
+    pub fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+
+    /// Bytes of memory that the text itself takes, for accounts of buffers.
+    pub fn held(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
+    fn half(&self) -> usize {
+        self.limit / 2
+    }
+
+    fn is_whole(&self) -> bool {
+        self.total == self.head.len() as u64
+    }
+
+    /// Appends `text`.
+    pub fn push(&mut self, text: &str) {
+        if self.is_whole() && self.head.len() + text.len() <= self.limit {
+            self.head.push_str(text);
+            self.total += text.len() as u64;
+            return;
+        }
+        self.begin_tail();
+        let missing = self.half().saturating_sub(self.head.len());
+        let mut rest = text;
+        if self.tail.is_empty() && self.is_whole() && missing > 0 {
+            let (first, behind) = text.split_at(floor_boundary(text, missing));
+            self.head.push_str(first);
+            rest = behind;
+        }
+        self.push_tail(rest);
+        self.total += text.len() as u64;
+    }
+
+    /// Appends another excerpt; what that one leaves out, this one leaves out too.
+    pub fn append(&mut self, other: &Excerpt) {
+        if other.is_whole() {
+            self.push(&other.head);
+            return;
+        }
+        self.push(&other.head);
+        self.begin_tail();
+        let shown = other.shown_tail();
+        self.tail.clear();
+        self.push_tail(shown);
+        self.total += other.total - other.head.len() as u64;
+    }
+
+    /// From "whole" to "head and tail": the second half of what there is becomes the tail.
+    fn begin_tail(&mut self) {
+        if self.is_whole() && self.head.len() > self.half() {
+            let at = floor_boundary(&self.head, self.half());
+            self.tail = self.head.split_off(at);
+            self.head.shrink_to_fit();
+        }
+    }
+
+    fn push_tail(&mut self, text: &str) {
+        let half = self.half();
+        if text.len() >= half {
+            self.tail.clear();
+            self.tail.push_str(&text[ceil_boundary(text, text.len() - half)..]);
+            return;
+        }
+        self.tail.push_str(text);
+        if self.tail.len() > 2 * half {
+            let from = ceil_boundary(&self.tail, self.tail.len() - half);
+            self.tail.drain(..from);
+        }
+    }
+
+    fn shown_tail(&self) -> &str {
+        let from = self.tail.len().saturating_sub(self.half());
+        &self.tail[ceil_boundary(&self.tail, from)..]
+    }
+
+    /// The text, with the marker where something is left out.
+    pub fn text(&self) -> String {
+        if self.is_whole() {
+            return self.head.clone();
+        }
+        self.assemble(&self.head, self.shown_tail())
+    }
+
+    /// The text in at most `budget` bytes of encoded JSON (its quotes not counted). A budget too
+    /// small for the marker gives the empty text.
+    pub fn text_within(&self, budget: usize) -> String {
+        let text = self.text();
+        if super::encoded_len(&text) <= budget {
+            return text;
+        }
+        let Some(room) = budget.checked_sub(MARKER_ROOM) else { return String::new() };
+        let (head, tail) = if self.is_whole() {
+            (&*self.head, &*self.head)
+        } else {
+            (&*self.head, self.shown_tail())
+        };
+        let head = &head[..encoded_prefix(head, room / 2)];
+        let tail = &tail[encoded_suffix(tail, room / 2)..];
+        self.assemble(head, tail)
+    }
+
+    fn assemble(&self, head: &str, tail: &str) -> String {
+        let left_out = self.total - head.len() as u64 - tail.len() as u64;
+        let mut text = String::with_capacity(head.len() + tail.len() + MARKER_ROOM);
+        text.push_str(head);
+        if left_out > 0 {
+            if !head.is_empty() && !head.ends_with('\n') {
+                text.push('\n');
+            }
+            text.push_str(&left_out_marker(left_out));
+        }
+        text.push_str(tail);
+        text
+    }
+
+    /// The same text under another limit.
+    pub fn with_limit(&self, limit: usize) -> Excerpt {
+        let mut other = Excerpt::new(limit);
+        other.append(self);
+        other
+    }
+}
+
+/// The largest character boundary at or below `at`.
+fn floor_boundary(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0)
+}
+
+/// The smallest character boundary at or above `at`.
+fn ceil_boundary(text: &str, at: usize) -> usize {
+    (at..text.len()).find(|&i| text.is_char_boundary(i)).unwrap_or(text.len())
+}
+
+fn encoded_prefix(text: &str, budget: usize) -> usize {
+    let mut used = 0;
+    for (at, c) in text.char_indices() {
+        used += encoded_char_len(c);
+        if used > budget {
+            return at;
+        }
+    }
+    text.len()
+}
+
+fn encoded_suffix(text: &str, budget: usize) -> usize {
+    let mut used = 0;
+    for (at, c) in text.char_indices().rev() {
+        used += encoded_char_len(c);
+        if used > budget {
+            return at + c.len_utf8();
+        }
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn excerpt(limit: usize, pieces: &[&str]) -> Excerpt {
+        let mut e = Excerpt::new(limit);
+        pieces.iter().for_each(|p| e.push(p));
+        e
+    }
+
+    #[test]
+    fn a_text_within_the_limit_stays_whole() {
+        let e = excerpt(10, &["01234", "56789"]);
+        assert_eq!(e.text(), "0123456789");
+    }
+
+    #[test]
+    fn past_the_limit_head_and_tail_stay_and_the_number_is_exact() {
+        let e = excerpt(10, &["01234", "56789", "abcde"]);
+        assert_eq!(e.text(), "01234\n[… 5 bytes left out …]\nabcde");
+    }
+
+    #[test]
+    fn the_size_of_the_pieces_does_not_matter() {
+        let text: String = (0..5000).map(|i| format!("line {i} ü\n")).collect();
+        let expected = excerpt(1000, &[&text]).text();
+        for size in [1, 3, 7, 64, 999, 1001, 4096] {
+            let mut e = Excerpt::new(1000);
+            let mut rest = text.as_str();
+            while !rest.is_empty() {
+                let (piece, behind) = rest.split_at(ceil_boundary(rest, size.min(rest.len())));
+                e.push(piece);
+                rest = behind;
+            }
+            assert_eq!(e.text(), expected, "pieces of {size}");
+            assert!(e.held() <= 1500 + 4, "held {} of limit 1000", e.held());
+        }
+    }
+
+    #[test]
+    fn joining_two_is_as_if_all_had_come_to_one() {
+        let a: String = (0..300).map(|i| format!("a{i}\n")).collect();
+        let b: String = (0..400).map(|i| format!("b{i}\n")).collect();
+        for limit in [64, 100, 1000, 2000, 10_000] {
+            let mut joined = excerpt(limit, &[&a]);
+            joined.append(&excerpt(limit, &[&b]));
+            assert_eq!(joined.text(), excerpt(limit, &[&a, &b]).text(), "limit {limit}");
+            assert_eq!(joined.total(), (a.len() + b.len()) as u64);
+        }
+    }
+
+    #[test]
+    fn joining_a_cut_one_to_nothing_keeps_its_count() {
+        let cut = excerpt(10, &["0123456789abcdef"]);
+        let mut e = Excerpt::new(10);
+        e.append(&cut);
+        assert_eq!(e.text(), cut.text());
+    }
+
+    #[test]
+    fn a_short_one_joined_to_a_cut_one_keeps_all_of_its_tail() {
+        let mut e = excerpt(10, &["x"]);
+        e.append(&excerpt(10, &["0123456789abcdef"]));
+        assert_eq!(e.total(), 17);
+        assert!(e.text().starts_with("x0123"));
+        assert!(e.text().ends_with("bcdef"));
+    }
+
+    #[test]
+    fn a_character_is_never_cut() {
+        let e = excerpt(9, &["äöüäöüäöü"]);
+        assert_eq!(e.text(), "äö\n[… 10 bytes left out …]\nöü");
+    }
+
+    #[test]
+    fn a_budget_counts_encoded_bytes() {
+        let e = excerpt(10_000, &[&"\u{1}".repeat(1000)]);
+        let text = e.text_within(1064);
+        assert!(super::super::encoded_len(&text) <= 1064);
+        assert!(text.contains("[… 834 bytes left out …]"), "{text:?}");
+        assert_eq!(e.text_within(10), "");
+        assert_eq!(e.text_within(6000), e.text());
+    }
+}

@@ -1,0 +1,496 @@
+//! What the dispatcher tells of a job, and how that becomes JSON.
+//!
+//! The documented form uses the commands themselves as keys, so a command may collide with a key of
+//! the protocol or with its twin in the chain; the rules for that are all here. So is the sharing of
+//! an event's limit among the logs in it, and the joining of two running events into one.
+
+use std::rc::Rc;
+
+use serde_json::{Map, Value, json};
+
+use super::excerpt::Excerpt;
+use super::json::encoded_len;
+
+/// Keys of the documented form; a command that equals one never takes its place.
+const RESERVED: [&str; 7] =
+    ["state", "cmd_list", "process_id", "time_started", "time_finished", "current_cmd", "log"];
+const RETURN_CODES: &str = "return_codes/";
+
+/// Output, by index of the command that printed it.
+pub type Pieces = Vec<(usize, Excerpt)>;
+
+/// What stays the same in all events of a job.
+#[derive(Debug, PartialEq, Eq)]
+pub struct JobHead {
+    /// The daemon's own number of the job, one more for each; never reused in an epoch.
+    pub serial: u64,
+    /// The name that its submitter gave it (`process_id` on the wire).
+    pub id: String,
+    /// The chain, as it was written or, for argv forms, quoted for a shell.
+    pub commands: Vec<String>,
+    /// The envelope that events of this job travel in, if it is of a class.
+    pub class: Option<Class>,
+}
+
+/// The envelope of a job's class (protocol section 2.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Class {
+    /// `sysadm/pkg` and the like.
+    pub event_system: &'static str,
+    /// The field that holds the output not yet told, where the class has one.
+    pub log_field: Option<&'static str>,
+    /// Fields that are the same in each event.
+    pub fixed: Vec<(&'static str, String)>,
+}
+
+/// One event of a job.
+#[derive(Clone, Debug)]
+pub struct JobEvent {
+    /// The job.
+    pub job: Rc<JobHead>,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Fields of the class that change from event to event.
+    pub fields: Vec<(&'static str, Value)>,
+}
+
+/// Where a job stands.
+#[derive(Clone, Debug)]
+pub enum Phase {
+    /// It waits for its turn.
+    Pending,
+    /// A command of it runs.
+    Running(Running),
+    /// It is over.
+    Finished(Finished),
+}
+
+/// What a running event tells.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// RFC 3339.
+    pub time_started: Rc<str>,
+    /// Index of the command that runs.
+    pub current: usize,
+    /// Codes of the commands that ended, in order.
+    pub codes: Vec<i32>,
+    /// New output, by index of the command.
+    pub output: Pieces,
+}
+
+/// What a finished event tells.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// RFC 3339.
+    pub time_started: Rc<str>,
+    /// RFC 3339.
+    pub time_finished: Rc<str>,
+    /// Codes of the commands that ran, in order.
+    pub codes: Vec<i32>,
+    /// Whole output, by index of the command, of all that ran.
+    pub output: Pieces,
+    /// The part of the output that no running event told.
+    pub fresh: Pieces,
+}
+
+impl JobHead {
+    /// True where the documented form alone cannot tell the logs apart.
+    fn is_ambiguous(&self) -> bool {
+        self.commands
+            .iter()
+            .enumerate()
+            .any(|(i, command)| is_reserved(command) || self.commands[..i].contains(command))
+    }
+}
+
+fn is_reserved(command: &str) -> bool {
+    RESERVED.contains(&command) || command.starts_with(RETURN_CODES)
+}
+
+impl JobEvent {
+    /// True for an event that a newer one of the same job may be joined to.
+    pub fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running(_))
+    }
+
+    /// Joins `newer` to this running event; both must be running events of one job, else nothing
+    /// happens and `newer` comes back.
+    pub fn join(&mut self, newer: JobEvent) -> Result<(), Box<JobEvent>> {
+        if self.job.serial != newer.job.serial {
+            return Err(Box::new(newer));
+        }
+        match (&mut self.phase, newer.phase) {
+            (Phase::Running(mine), Phase::Running(theirs)) => {
+                for (index, piece) in &theirs.output {
+                    match mine.output.iter_mut().find(|(i, _)| i == index) {
+                        Some((_, log)) => log.append(piece),
+                        None => mine.output.push((*index, piece.clone())),
+                    }
+                }
+                mine.current = theirs.current;
+                mine.codes = theirs.codes;
+                self.fields = newer.fields;
+                Ok(())
+            }
+            (_, phase) => Err(Box::new(JobEvent { phase, ..newer })),
+        }
+    }
+
+    /// Bytes that the event takes as JSON, roughly and without encoding it: what an account of
+    /// queued bytes needs.
+    pub fn weight(&self) -> usize {
+        let commands: usize = self.job.commands.iter().map(String::len).sum();
+        let output: usize = match &self.phase {
+            Phase::Pending => 0,
+            Phase::Running(running) => running.output.iter().map(|(_, log)| log.held()).sum(),
+            Phase::Finished(finished) => {
+                finished.output.iter().chain(&finished.fresh).map(|(_, log)| log.held()).sum()
+            }
+        };
+        256 + 2 * commands + output
+    }
+
+    /// The event's `args` as JSON, at most `budget` bytes: where they would be more, each log is
+    /// cut head and tail, short ones last.
+    pub fn args(&self, budget: usize) -> String {
+        let bare = self.assemble(&Logs::empty(&self.phase)).to_string().len();
+        let tells_fresh = self.job.class.as_ref().is_some_and(|class| class.log_field.is_some());
+        let room = budget.saturating_sub(bare);
+        let logs = Logs::within(&self.phase, room, self.copies(), tells_fresh);
+        self.assemble(&logs).to_string()
+    }
+
+    /// How often the text of a log stands in the event.
+    fn copies(&self) -> usize {
+        let in_class_log = self.job.class.as_ref().is_some_and(|class| class.log_field.is_some());
+        let in_list = matches!(self.phase, Phase::Finished(_)) && self.job.is_ambiguous();
+        1 + usize::from(in_class_log && self.is_running()) + usize::from(in_list)
+    }
+
+    fn assemble(&self, logs: &Logs) -> Value {
+        let details = self.details(logs);
+        let Some(class) = &self.job.class else { return Value::Object(details) };
+        let mut args = Map::new();
+        args.insert("event_system".into(), class.event_system.into());
+        args.insert("state".into(), self.state().into());
+        if let Some(field) = class.log_field {
+            args.insert(field.into(), logs.fresh_text(&self.phase).into());
+        }
+        for (key, value) in &class.fixed {
+            args.insert((*key).into(), value.as_str().into());
+        }
+        for (key, value) in &self.fields {
+            args.insert((*key).into(), value.clone());
+        }
+        args.insert("process_details".into(), Value::Object(details));
+        Value::Object(args)
+    }
+
+    fn state(&self) -> &'static str {
+        match self.phase {
+            Phase::Pending => "pending",
+            Phase::Running(_) => "running",
+            Phase::Finished(_) => "finished",
+        }
+    }
+
+    fn details(&self, logs: &Logs) -> Map<String, Value> {
+        let job = &*self.job;
+        let mut args = Map::new();
+        args.insert("state".into(), self.state().into());
+        args.insert("process_id".into(), job.id.as_str().into());
+        args.insert("cmd_list".into(), job.commands.clone().into());
+        match &self.phase {
+            Phase::Pending => {}
+            Phase::Running(running) => {
+                args.insert("time_started".into(), (*running.time_started).into());
+                let current = job.commands.get(running.current).map_or("", String::as_str);
+                args.insert("current_cmd".into(), current.into());
+                self.tell_commands(&mut args, &running.codes, logs);
+            }
+            Phase::Finished(finished) => {
+                args.insert("time_started".into(), (*finished.time_started).into());
+                args.insert("time_finished".into(), (*finished.time_finished).into());
+                self.tell_commands(&mut args, &finished.codes, logs);
+                if job.is_ambiguous() {
+                    args.insert("log".into(), self.list(&finished.codes, logs));
+                }
+            }
+        }
+        args
+    }
+
+    fn tell_commands(&self, args: &mut Map<String, Value>, codes: &[i32], logs: &Logs) {
+        for (command, code) in self.job.commands.iter().zip(codes) {
+            args.insert(format!("{RETURN_CODES}{command}"), code.to_string().into());
+        }
+        for (index, text) in &logs.output {
+            let Some(command) = self.job.commands.get(*index) else { continue };
+            if is_reserved(command) {
+                continue;
+            }
+            match args.get_mut(command) {
+                Some(Value::String(before)) => before.push_str(text),
+                Some(_) | None => {
+                    args.insert(command.clone(), text.as_str().into());
+                }
+            }
+        }
+    }
+
+    fn list(&self, codes: &[i32], logs: &Logs) -> Value {
+        let entry = |(index, code): (usize, &i32)| {
+            let output = logs.output.iter().find(|(i, _)| *i == index).map_or("", |(_, text)| text);
+            json!({
+                "command": self.job.commands.get(index),
+                "output": output,
+                "return_code": code.to_string(),
+            })
+        };
+        codes.iter().enumerate().map(entry).collect()
+    }
+}
+
+/// The logs of an event as texts, cut to fit.
+struct Logs {
+    output: Vec<(usize, String)>,
+    fresh: Vec<String>,
+}
+
+impl Logs {
+    fn of(phase: &Phase) -> (&Pieces, &Pieces) {
+        const NONE: &Pieces = &Pieces::new();
+        match phase {
+            Phase::Pending => (NONE, NONE),
+            Phase::Running(running) => (&running.output, NONE),
+            Phase::Finished(finished) => (&finished.output, &finished.fresh),
+        }
+    }
+
+    fn empty(phase: &Phase) -> Logs {
+        let (output, _) = Logs::of(phase);
+        Logs { output: output.iter().map(|(i, _)| (*i, String::new())).collect(), fresh: vec![] }
+    }
+
+    /// `budget` is for all texts together; each of `output` stands `copies` times in the event, and
+    /// what is fresh only where the class tells it by itself.
+    fn within(phase: &Phase, budget: usize, copies: usize, tells_fresh: bool) -> Logs {
+        let (output, fresh) = Logs::of(phase);
+        let fresh: &[(usize, Excerpt)] = if tells_fresh { fresh } else { &[] };
+        let whole = |logs: &[(usize, Excerpt)]| -> Vec<String> {
+            logs.iter().map(|(_, log)| log.text()).collect()
+        };
+        let mut texts = [whole(output), whole(fresh)];
+        let mut wants: Vec<usize> =
+            texts[0].iter().map(|text| copies * encoded_len(text)).collect();
+        wants.extend(texts[1].iter().map(|text| encoded_len(text)));
+        if wants.iter().sum::<usize>() > budget {
+            let share = fair_share(&wants, budget);
+            for (text, (_, log)) in texts[0].iter_mut().zip(output) {
+                *text = log.text_within(share / copies);
+            }
+            for (text, (_, log)) in texts[1].iter_mut().zip(fresh) {
+                *text = log.text_within(share);
+            }
+        }
+        let [output_texts, fresh] = texts;
+        Logs { output: output.iter().map(|(i, _)| *i).zip(output_texts).collect(), fresh }
+    }
+
+    /// What the class's own log field holds: output not yet told.
+    fn fresh_text(&self, phase: &Phase) -> String {
+        match phase {
+            Phase::Pending => String::new(),
+            Phase::Running(_) => self.output.iter().map(|(_, text)| text.as_str()).collect(),
+            Phase::Finished(_) => self.fresh.concat(),
+        }
+    }
+}
+
+/// The largest share such that the sum of what each takes, its wish or the share, is within
+/// `budget`: the short ones stay whole, the long ones divide what is left.
+fn fair_share(wants: &[usize], budget: usize) -> usize {
+    let mut sorted = wants.to_vec();
+    sorted.sort_unstable();
+    let mut left = budget;
+    for (i, want) in sorted.iter().enumerate() {
+        let share = left / (sorted.len() - i);
+        if *want > share {
+            return share;
+        }
+        left -= want;
+    }
+    budget
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(text: &str) -> Excerpt {
+        let mut e = Excerpt::new(64 * 1024);
+        e.push(text);
+        e
+    }
+
+    fn head(commands: &[&str], class: Option<Class>) -> Rc<JobHead> {
+        let commands = commands.iter().map(|c| (*c).to_owned()).collect();
+        Rc::new(JobHead { serial: 1, id: "j".into(), commands, class })
+    }
+
+    fn finished(commands: &[&str], outputs: &[&str], codes: &[i32]) -> JobEvent {
+        let output = outputs.iter().enumerate().map(|(i, o)| (i, log(o))).collect();
+        JobEvent {
+            job: head(commands, None),
+            phase: Phase::Finished(Finished {
+                time_started: "S".into(),
+                time_finished: "F".into(),
+                codes: codes.to_vec(),
+                output,
+                fresh: vec![],
+            }),
+            fields: vec![],
+        }
+    }
+
+    fn running(commands: &[&str], output: Pieces) -> JobEvent {
+        JobEvent {
+            job: head(commands, None),
+            phase: Phase::Running(Running {
+                time_started: "S".into(),
+                current: 0,
+                codes: vec![],
+                output,
+            }),
+            fields: vec![],
+        }
+    }
+
+    fn args(event: &JobEvent) -> Value {
+        serde_json::from_str(&event.args(1 << 20)).unwrap()
+    }
+
+    #[test]
+    fn the_documented_forms() {
+        let pending =
+            JobEvent { job: head(&["a", "b"], None), phase: Phase::Pending, fields: vec![] };
+        assert_eq!(
+            args(&pending),
+            json!({"state": "pending", "cmd_list": ["a", "b"], "process_id": "j"})
+        );
+        assert_eq!(
+            args(&running(&["a", "b"], vec![(0, log("x\n"))])),
+            json!({"state": "running", "cmd_list": ["a", "b"], "process_id": "j",
+                   "time_started": "S", "current_cmd": "a", "a": "x\n"})
+        );
+        assert_eq!(
+            args(&finished(&["a", "b"], &["x\n", "y\n"], &[0, -15])),
+            json!({"state": "finished", "cmd_list": ["a", "b"], "process_id": "j",
+                   "time_started": "S", "time_finished": "F", "a": "x\n", "b": "y\n",
+                   "return_codes/a": "0", "return_codes/b": "-15"})
+        );
+    }
+
+    #[test]
+    fn a_reserved_key_wins_over_a_command_and_the_list_tells_all() {
+        for command in RESERVED.iter().copied().chain(["return_codes/true"]) {
+            let got = args(&finished(&["true", command], &["", "out"], &[0, 3]));
+            assert_eq!(got["state"], "finished");
+            assert_eq!(got["process_id"], "j");
+            assert_eq!(got["return_codes/true"], "0");
+            assert_eq!(
+                got["log"],
+                json!([{"command": "true", "output": "", "return_code": "0"},
+                       {"command": command, "output": "out", "return_code": "3"}])
+            );
+        }
+    }
+
+    #[test]
+    fn equal_commands_have_their_logs_joined_and_the_list() {
+        let got = args(&finished(&["a", "a"], &["1", "2"], &[0, 1]));
+        assert_eq!(got["a"], "12");
+        assert_eq!(got["return_codes/a"], "1");
+        assert_eq!(got["log"][1], json!({"command": "a", "output": "2", "return_code": "1"}));
+    }
+
+    #[test]
+    fn without_ambiguity_there_is_no_list() {
+        assert_eq!(args(&finished(&["a", "b"], &["", ""], &[0, 0])).get("log"), None);
+    }
+
+    #[test]
+    fn an_event_stays_within_its_budget_and_short_logs_stay_whole() {
+        let long = "\u{1}x".repeat(50_000);
+        let mut event =
+            finished(&["long", "short", "long"], &[&long, "whole\n", &long], &[0, 0, 0]);
+        for budget in [3000, 10_000, 100_000, 262_144] {
+            let text = event.args(budget);
+            assert!(text.len() <= budget, "{} > {budget}", text.len());
+            let got: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(got["short"], "whole\n");
+            assert!(got["long"].as_str().unwrap().contains("bytes left out"));
+        }
+        let class = Class { event_system: "sysadm/pkg", log_field: Some("pkg_log"), fixed: vec![] };
+        event.job = head(&["a", "b", "c"], Some(class));
+        if let Phase::Finished(finished) = &mut event.phase {
+            finished.fresh = finished.output.clone();
+        }
+        assert!(event.args(20_000).len() <= 20_000);
+    }
+
+    #[test]
+    fn a_log_that_fits_is_whole_also_when_no_running_event_told_any_of_it() {
+        let text = "x".repeat(40_000);
+        let mut event = finished(&["a"], &[&text], &[0]);
+        if let Phase::Finished(finished) = &mut event.phase {
+            finished.fresh = finished.output.clone();
+        }
+        let got: Value = serde_json::from_str(&event.args(65_000)).unwrap();
+        assert_eq!(got["a"], text);
+    }
+
+    #[test]
+    fn joined_running_events_tell_all_output_once_and_the_newest_state() {
+        let mut first = running(&["a", "b"], vec![(0, log("1\n"))]);
+        let mut second = running(&["a", "b"], vec![(0, log("2\n")), (1, log("3\n"))]);
+        if let Phase::Running(r) = &mut second.phase {
+            r.current = 1;
+            r.codes = vec![0];
+        }
+        first.join(second).unwrap();
+        let got = args(&first);
+        assert_eq!(got["a"], "1\n2\n");
+        assert_eq!(got["b"], "3\n");
+        assert_eq!(got["current_cmd"], "b");
+        assert_eq!(got["return_codes/a"], "0");
+    }
+
+    #[test]
+    fn a_finished_event_is_joined_to_nothing() {
+        let mut event = running(&["a"], vec![]);
+        assert!(event.join(finished(&["a"], &[""], &[0])).is_err());
+        assert!(event.is_running());
+    }
+
+    #[test]
+    fn a_class_tells_new_output_beside_and_the_whole_inside() {
+        let class = Class {
+            event_system: "sysadm/pkg",
+            log_field: Some("pkg_log"),
+            fixed: vec![("action", "pkg_update".into())],
+        };
+        let mut event = finished(&["a"], &["one\ntwo\n"], &[0]);
+        event.job = head(&["a"], Some(class));
+        if let Phase::Finished(finished) = &mut event.phase {
+            finished.fresh = vec![(0, log("two\n"))];
+        }
+        let got = args(&event);
+        assert_eq!(got["event_system"], "sysadm/pkg");
+        assert_eq!(got["state"], "finished");
+        assert_eq!(got["action"], "pkg_update");
+        assert_eq!(got["pkg_log"], "two\n");
+        assert_eq!(got["process_details"]["a"], "one\ntwo\n");
+        assert_eq!(got["process_details"]["state"], "finished");
+    }
+}

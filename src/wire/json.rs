@@ -1,0 +1,41 @@
+//! How long a text becomes as JSON.
+//!
+//! An event has a limit in encoded bytes, and a log of control characters grows sixfold when it is
+//! encoded; so a cut has to be made by the encoded length, without encoding first.
+
+/// Bytes that `c` takes inside a JSON string as `serde_json` writes it.
+pub(super) fn encoded_char_len(c: char) -> usize {
+    match c {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        c if (c as u32) < 0x20 => 6,
+        c => c.len_utf8(),
+    }
+}
+
+/// Bytes that `text` takes inside a JSON string, without its quotes.
+pub fn encoded_len(text: &str) -> usize {
+    // Bytes above 0x7f stand as they are, so bytes can be counted instead of characters.
+    text.bytes()
+        .map(|b| match b {
+            b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 0xc => 2,
+            b if b < 0x20 => 6,
+            _ => 1,
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_is_what_serde_json_writes() {
+        for c in (0..0x500u32).filter_map(char::from_u32).chain(['…', '\u{2028}', '😀', '\u{7f}'])
+        {
+            let text = c.to_string();
+            let written = serde_json::to_string(&text).unwrap().len() - 2;
+            assert_eq!(encoded_len(&text), written, "{c:?}");
+            assert_eq!(encoded_char_len(c), written, "{c:?}");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! What stands on the wire, as values and their JSON.
+//!
+//! Everything that two programs have to agree on is in this room, and nothing else: no sockets, no
+//! clock, no other room of the house. So the protocol can be read, and tested, in one place.
+
+mod event;
+mod excerpt;
+mod job_event;
+mod json;
+mod priority;
+mod reply;
+mod request;
+mod time;
+
+pub use event::{Event, EventName, LifePreserverEvent, Published, Spelling, SystemStateEvent, gap};
+pub use excerpt::{Excerpt, left_out_marker};
+pub use job_event::{Class, Finished, JobEvent, JobHead, Phase, Pieces, Running};
+pub use json::encoded_len;
+pub use priority::Priority;
+pub use reply::{ErrorCode, Refusal, error, response};
+pub use request::{Frame, Id, Request};
+pub use time::{parse_rfc3339, rfc3339};

@@ -1,0 +1,217 @@
+//! Requests: one JSON object a frame.
+//!
+//! The `id` is the client's own and goes back as it came, to the byte: a number too large for any
+//! type of ours, or an escape in a string, must not come back changed. So it is kept as JSON text.
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::reply::Refusal;
+
+/// The `id` of a request: JSON text of a string or a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Id(String);
+
+impl Id {
+    /// The text, to be written back.
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Id {
+    /// What a request without one is answered with: the empty string.
+    fn default() -> Id {
+        Id(r#""""#.to_owned())
+    }
+}
+
+/// A request that could be read.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// As it was written; compare with [`Request::is`].
+    pub namespace: String,
+    /// As it was written; compare with [`Request::is`].
+    pub name: String,
+    /// Goes back unchanged.
+    pub id: Id,
+    /// Null where there were none.
+    pub args: Value,
+}
+
+/// What a frame turned out to be.
+#[derive(Debug)]
+pub enum Frame {
+    /// To be answered.
+    Request(Request),
+    /// A `response` or `error`: never answered, or two daemons would answer each other for ever.
+    Answer,
+}
+
+/// The envelope; each part is looked at by itself, so that an error can name it and still be
+/// answered with the right id.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, default)]
+    namespace: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    name: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    args: Option<&'a RawValue>,
+}
+
+/// Why a frame is no request: the refusal, and the request as far as it could be read.
+#[derive(Debug)]
+pub struct BadFrame {
+    /// To be answered with.
+    pub refusal: Refusal,
+    /// For namespace and id of the answer.
+    pub request: Option<Box<Request>>,
+}
+
+impl Request {
+    /// Reads a frame.
+    pub fn parse(text: &str) -> Result<Frame, BadFrame> {
+        let bad = |why: String| BadFrame { refusal: Refusal::bad_request(why), request: None };
+        if text.trim_ascii_start().as_bytes().first() != Some(&b'{') {
+            return Err(bad("a frame is one JSON object, beginning with '{'".to_owned()));
+        }
+        let envelope: Envelope<'_> =
+            serde_json::from_str(text).map_err(|error| bad(format!("not JSON: {error}")))?;
+
+        let mut request = Request {
+            namespace: "rpc".to_owned(),
+            name: String::new(),
+            id: Id::default(),
+            args: Value::Null,
+        };
+        let mut fill = || -> Result<bool, String> {
+            request.name = text_of(envelope.name, "name")?;
+            if ["response", "error"].iter().any(|name| request.name.eq_ignore_ascii_case(name)) {
+                return Ok(true);
+            }
+            if let Some(id) = envelope.id.filter(|id| id.get() != "null") {
+                request.id = read_id(id.get())?;
+            }
+            request.namespace = text_of(envelope.namespace, "namespace")?;
+            if let Some(args) = envelope.args {
+                request.args = serde_json::from_str(args.get())
+                    .map_err(|error| format!("args cannot be read: {error}"))?;
+            }
+            Ok(false)
+        };
+        match fill() {
+            Ok(true) => Ok(Frame::Answer),
+            Ok(false) => Ok(Frame::Request(request)),
+            Err(why) => {
+                // The id may stand behind what could not be read.
+                if let Some(Ok(id)) = envelope.id.map(|id| read_id(id.get())) {
+                    request.id = id;
+                }
+                Err(BadFrame {
+                    refusal: Refusal::bad_request(why),
+                    request: Some(Box::new(request)),
+                })
+            }
+        }
+    }
+
+    /// True where the request is for this name, whatever its case.
+    pub fn is(&self, namespace: &str, name: &str) -> bool {
+        self.namespace.eq_ignore_ascii_case(namespace) && self.name.eq_ignore_ascii_case(name)
+    }
+}
+
+fn text_of(value: Option<&RawValue>, key: &str) -> Result<String, String> {
+    let Some(value) = value else { return Err(format!("{key} is missing")) };
+    serde_json::from_str(value.get()).map_err(|_| format!("{key} must be a string"))
+}
+
+fn read_id(text: &str) -> Result<Id, String> {
+    match text.as_bytes().first() {
+        Some(b'"' | b'-' | b'0'..=b'9') => Ok(Id(text.to_owned())),
+        Some(_) | None => Err("id must be a string or a number".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(text: &str) -> Request {
+        match Request::parse(text) {
+            Ok(Frame::Request(request)) => request,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    fn refusal(text: &str) -> BadFrame {
+        match Request::parse(text) {
+            Err(bad) => bad,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn order_is_free_and_unknown_keys_are_ignored() {
+        let r = request(r#" {"x":[1],"args":{"a":1},"id":"i","name":"N","namespace":"Rpc"} "#);
+        assert!(r.is("rpc", "n"));
+        assert_eq!(r.args["a"], 1);
+    }
+
+    #[test]
+    fn an_id_goes_back_to_the_byte() {
+        for id in [r#""a\u00e9\/""#, "5", "-1.50", "123456789012345678901234567890", r#""""#] {
+            let r = request(&format!(r#"{{"namespace":"rpc","name":"x","id":{id}}}"#));
+            assert_eq!(r.id.as_json(), id);
+        }
+        assert_eq!(request(r#"{"namespace":"rpc","name":"x"}"#).id.as_json(), r#""""#);
+        assert_eq!(request(r#"{"namespace":"rpc","name":"x","id":null}"#).id.as_json(), r#""""#);
+    }
+
+    #[test]
+    fn what_is_no_object_is_refused_without_an_id() {
+        for text in ["", "[]", "null", "\"str\"", "not json", "{", "{]", r#"{"a":1}{"b":2}"#] {
+            let bad = refusal(text);
+            assert_eq!(bad.refusal.code.number(), 400, "{text}");
+            assert!(bad.request.is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_lacks_a_part_is_refused_with_its_id() {
+        for (text, word) in [
+            (r#"{"id":"x"}"#, "name"),
+            (r#"{"name":"a","id":"x"}"#, "namespace"),
+            (r#"{"namespace":5,"name":"a","id":"x"}"#, "namespace"),
+            (r#"{"namespace":"rpc","name":[],"id":"x"}"#, "name"),
+            (r#"{"namespace":"rpc","name":"a","args":"\ud800","id":"x"}"#, "args"),
+        ] {
+            let bad = refusal(text);
+            assert!(bad.refusal.why.contains(word), "{text}: {}", bad.refusal.why);
+            assert_eq!(bad.request.expect(text).id.as_json(), r#""x""#);
+        }
+        assert!(refusal(r#"{"namespace":"rpc","name":"a","id":{}}"#).refusal.why.contains("id"));
+    }
+
+    #[test]
+    fn deep_nesting_is_refused() {
+        let deep = format!(r#"{{"namespace":"rpc","name":"a","args":{}}}"#, "[".repeat(100_000));
+        assert_eq!(refusal(&deep).refusal.code.number(), 400);
+        let closed = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
+        let deep = format!(r#"{{"namespace":"rpc","name":"a","args":{closed}}}"#);
+        assert_eq!(refusal(&deep).refusal.code.number(), 400);
+    }
+
+    #[test]
+    fn a_response_and_an_error_are_never_requests() {
+        for name in ["response", "error", "Response", "ERROR"] {
+            let text =
+                format!(r#"{{"namespace":"rpc","name":"{name}","id":{{}},"args":"\ud800"}}"#);
+            assert!(matches!(Request::parse(&text), Ok(Frame::Answer)), "{text}");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Moments as the wire has them: RFC 3339, UTC, whole seconds.
+//!
+//! The old server printed local time without an offset, which no reader could place; a `Z` can be
+//! compared as text and is never ambiguous.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ::time::OffsetDateTime;
+use ::time::format_description::well_known::Rfc3339;
+
+/// `2026-11-23T17:50:47Z`. A moment that no calendar has (beyond the year 9999) is the epoch.
+pub fn rfc3339(moment: SystemTime) -> String {
+    let seconds = match moment.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_secs()).unwrap_or(0),
+        Err(before) => -i64::try_from(before.duration().as_secs()).unwrap_or(0),
+    };
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|moment| moment.format(&Rfc3339).ok())
+        .unwrap_or_else(|| "1970-01-01T00:00:00Z".to_owned())
+}
+
+/// Reads what [`rfc3339`] wrote; `None` for anything else or before 1970.
+pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
+    let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    let seconds = u64::try_from(moment.unix_timestamp()).ok()?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_utc_with_a_z_and_whole_seconds() {
+        let moment = UNIX_EPOCH + Duration::from_millis(1_795_456_247_900);
+        assert_eq!(rfc3339(moment), "2026-11-23T17:50:47Z");
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let moment = UNIX_EPOCH + Duration::from_secs(1_795_456_247);
+        assert_eq!(parse_rfc3339(&rfc3339(moment)), Some(moment));
+        assert_eq!(parse_rfc3339("yesterday"), None);
+    }
+
+    #[test]
+    fn a_clock_before_1970_is_told_as_it_is() {
+        assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1)), "1969-12-31T23:59:59Z");
+    }
+}
