@@ -54,7 +54,7 @@ deinstall:
 
 lint:
 	sh scripts/provide.sh cargo cc shellcheck bmake mandoc
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	shellcheck .ci/run scripts/*.sh
 	make=$$(command -v bmake || command -v make) && "$$make" -n $(TARGETS) >/dev/null

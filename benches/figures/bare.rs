@@ -9,9 +9,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 
-use super::Outcome;
-use super::peer::{Peer, Stream};
-use super::process::Process;
+use support::{Outcome, Peer, Process, Stream};
 
 /// The argument that makes this program the writer.
 pub(crate) const WRITER: &str = "bare-writer";

@@ -12,12 +12,10 @@
 use std::time::Duration;
 
 use serde_json::json;
+use support::{Daemon, Outcome, Peer, Process, Setup, Transport, server_frame};
 
-use super::Outcome;
+use super::PROGRAM;
 use super::bare::Bare;
-use super::daemon::Daemon;
-use super::peer::{Peer, Transport, server_frame};
-use super::process::Process;
 use super::table::{Table, Verdict};
 
 const SUBSCRIBERS: usize = 300;
@@ -105,7 +103,8 @@ fn row(table: &mut Table, what: &str, transport: Transport, cost: Pair) {
 
 impl Stage {
     fn set(transport: Transport) -> Outcome<Stage> {
-        let daemon = Daemon::start_with("[dispatcher]\noutput_interval = \"10ms\"\n")?;
+        let daemon =
+            Setup::new(PROGRAM)?.with("dispatcher.output_interval", r#""10ms""#).start()?;
         let control = Peer::local(&daemon)?;
         let subscribers = Peer::subscribers(&daemon, transport, SUBSCRIBERS)?;
         let bare = Bare::start(SUBSCRIBERS)?;

@@ -4,10 +4,9 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use serde_json::json;
+use support::{Daemon, Outcome, Peer};
 
-use super::Outcome;
-use super::daemon::Daemon;
-use super::peer::Peer;
+use super::PROGRAM;
 use super::table::{Table, Verdict};
 
 const BYTES: u64 = 1024 * 1024 * 1024;
@@ -16,7 +15,7 @@ const PEAK_LIMIT: u64 = 8 * 1024 * 1024;
 const TURNS: usize = 2;
 
 pub(crate) fn measure(table: &mut Table) -> Outcome<()> {
-    let daemon = Daemon::start()?;
+    let daemon = Daemon::start(PROGRAM)?;
     let mut peer = Peer::local(&daemon)?;
     peer.subscribe()?;
     let flood = format!("yes | head -c {BYTES}");

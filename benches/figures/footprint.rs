@@ -4,9 +4,9 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use super::Outcome;
-use super::daemon::{Daemon, PROGRAM};
-use super::peer::{Peer, Transport};
+use support::{Daemon, Outcome, Peer, Transport};
+
+use super::PROGRAM;
 use super::table::{Table, Verdict};
 
 const CLIENTS: usize = 500;
@@ -14,7 +14,7 @@ const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
 pub(crate) fn measure(table: &mut Table) -> Outcome<()> {
-    let daemon = Daemon::start()?;
+    let daemon = Daemon::start(PROGRAM)?;
     settle();
     let threads = daemon.process().threads()?;
     table.row("threads", &threads.to_string(), "", "= 1", Verdict::of(threads == 1));
@@ -43,7 +43,7 @@ pub(crate) fn measure(table: &mut Table) -> Outcome<()> {
 
 /// What one more subscribed client that does nothing adds, on a daemon that never had any.
 fn each_client(table: &mut Table, transport: Transport, limit: u64) -> Outcome<()> {
-    let daemon = Daemon::start()?;
+    let daemon = Daemon::start(PROGRAM)?;
     // The first one pays for what is made once (tables, the first page of everything).
     let first = Peer::subscribers(&daemon, transport, 1)?;
     settle();

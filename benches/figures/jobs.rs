@@ -5,10 +5,9 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
+use support::{Daemon, Outcome, Peer};
 
-use super::Outcome;
-use super::daemon::Daemon;
-use super::peer::Peer;
+use super::PROGRAM;
 use super::table::{Table, Verdict};
 
 const JOBS: usize = 1000;
@@ -17,7 +16,7 @@ const TURNS: usize = 3;
 const BATCH: usize = 20;
 
 pub(crate) fn measure(table: &mut Table) -> Outcome<()> {
-    let daemon = Daemon::start()?;
+    let daemon = Daemon::start(PROGRAM)?;
     let mut peer = Peer::local(&daemon)?;
     peer.subscribe()?;
     let (mut jobs, mut bare, mut events) = (0.0_f64, 0.0_f64, 0);

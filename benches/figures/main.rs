@@ -9,26 +9,23 @@
 //! `BENCH_IDLE_SECONDS` (60) shortens the look at the idle daemon.
 
 mod bare;
-mod daemon;
 mod fanout;
 mod flood;
 mod footprint;
 mod jobs;
-mod peer;
-mod process;
 mod table;
 mod wakeups;
 
 use std::env;
-use std::error::Error;
 use std::process::ExitCode;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use support::Outcome;
 use table::Table;
 
-/// What every step of a measurement returns: any error ends its section, and the next one goes on.
-type Outcome<T> = Result<T, Box<dyn Error>>;
+/// The program that is measured: the release build, as it is installed.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");
 
 type Section = (&'static str, fn(&mut Table) -> Outcome<()>);
 

@@ -4,9 +4,9 @@
 use std::env;
 use std::time::Duration;
 
-use super::Outcome;
-use super::daemon::Daemon;
-use super::peer::Peer;
+use support::{Daemon, Outcome, Peer};
+
+use super::PROGRAM;
 use super::table::{Table, Verdict};
 
 /// `server.ping_interval`, the default.
@@ -20,7 +20,7 @@ pub(crate) fn measure(table: &mut Table) -> Outcome<()> {
         Ok(text) => text.parse()?,
         Err(_) => 60,
     };
-    let daemon = Daemon::start()?;
+    let daemon = Daemon::start(PROGRAM)?;
     let mut client = Peer::local(&daemon)?;
     client.subscribe()?;
     client.idle(Duration::from_secs(1))?;

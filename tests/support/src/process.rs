@@ -7,15 +7,15 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use super::Outcome;
+use crate::Outcome;
 
 /// A process that is looked at from outside.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Process(pub(crate) u32);
+pub struct Process(pub u32);
 
 impl Process {
     /// Processor time used so far, user and system, without that of its children.
-    pub(crate) fn cpu(self) -> Outcome<Duration> {
+    pub fn cpu(self) -> Outcome<Duration> {
         // schedstat(5): time on the processor in ns, time waiting, slices. Of the main thread,
         // which for the programs measured here is all there is.
         if let Ok(text) = fs::read_to_string(format!("/proc/{}/schedstat", self.0))
@@ -27,7 +27,7 @@ impl Process {
     }
 
     /// Resident memory in bytes.
-    pub(crate) fn resident(self) -> Outcome<u64> {
+    pub fn resident(self) -> Outcome<u64> {
         // smaps_rollup is exact; VmRSS of status may lag behind by a batch for each processor.
         let kibibytes = self
             .proc_number("smaps_rollup", "Rss:")
@@ -40,7 +40,7 @@ impl Process {
     }
 
     /// The most memory that was ever resident, in bytes; `None` where this system does not say.
-    pub(crate) fn peak(self) -> Option<u64> {
+    pub fn peak(self) -> Option<u64> {
         self.proc_number("status", "VmHWM:")
             .or_else(|| {
                 let output =
@@ -53,7 +53,7 @@ impl Process {
     }
 
     /// How many threads it has.
-    pub(crate) fn threads(self) -> Outcome<u64> {
+    pub fn threads(self) -> Outcome<u64> {
         match self.proc_number("status", "Threads:") {
             Some(threads) => Ok(threads),
             None => Ok(self.ps("nlwp")?.parse()?),
@@ -61,11 +61,41 @@ impl Process {
     }
 
     /// How often it went to sleep of its own will: one more for each time that it was woken.
-    pub(crate) fn sleeps(self) -> Outcome<u64> {
+    pub fn sleeps(self) -> Outcome<u64> {
         match self.proc_number("status", "voluntary_ctxt_switches:") {
             Some(switches) => Ok(switches),
             None => Ok(self.ps("nvcsw")?.parse()?),
         }
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(self) -> Outcome<usize> {
+        if let Ok(entries) = fs::read_dir(format!("/proc/{}/fd", self.0)) {
+            return Ok(entries.count());
+        }
+        // A head line, then a line for each, the ones with a number for a descriptor.
+        let output = Command::new("procstat").args(["-f", &self.0.to_string()]).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let is_number = |line: &&str| {
+            line.split_whitespace().nth(2).is_some_and(|fd| fd.parse::<u32>().is_ok())
+        };
+        Ok(text.lines().filter(is_number).count())
+    }
+
+    /// Processes that have it as their parent, by their numbers.
+    pub fn children(self) -> Outcome<Vec<u32>> {
+        let output = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output()?;
+        let text = String::from_utf8(output.stdout)?;
+        let pairs = text.lines().filter_map(|line| {
+            let mut numbers = line.split_whitespace().filter_map(|word| word.parse().ok());
+            Some((numbers.next()?, numbers.next()?))
+        });
+        Ok(pairs.filter(|(_, parent)| *parent == self.0).map(|(pid, _)| pid).collect())
+    }
+
+    /// True while it is there and not a zombie.
+    pub fn is_alive(self) -> bool {
+        self.ps("state").is_ok_and(|state| !state.starts_with('Z'))
     }
 
     fn proc_number(self, file: &str, key: &str) -> Option<u64> {

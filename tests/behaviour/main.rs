@@ -1,0 +1,8 @@
+//! What the daemon does, seen from outside: the real executable, real sockets, real children.
+//!
+//! A file a theme, a test a rule, named by what is to be seen. Every test has a daemon of its own.
+
+mod jobs;
+
+/// The program under test.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");

@@ -1,0 +1,264 @@
+//! A daemon of its own for each test and measurement: fresh state, a private directory, free ports,
+//! ended afterwards. It runs with the defaults that everybody gets; only addresses and paths
+//! differ, and what a test says itself.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::rc::Rc;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::{Directory, Log, Outcome, Process};
+
+/// How a daemon is to be started; the same one can be started again on the same state.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    program: PathBuf,
+    directory: Rc<Directory>,
+    /// By section and key, as TOML.
+    keys: BTreeMap<(String, String), String>,
+    /// Behind the keys: sections that come more than once.
+    more: String,
+    env: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// A daemon with the defaults: TLS and plain on free ports of loopback, a local socket.
+    pub fn new(program: &str) -> Outcome<Setup> {
+        let directory = Rc::new(Directory::new()?);
+        let path = |name: &str| format!("{:?}", directory.join(name));
+        let keys = [
+            ("server.listen", r#"["127.0.0.1:0"]"#.to_owned()),
+            ("server.listen_plain", r#"["127.0.0.1:0"]"#.to_owned()),
+            ("server.socket", path("socket")),
+            ("server.certificate", path("cert.pem")),
+            ("server.private_key", path("key.pem")),
+            ("life_preserver.log", r#""""#.to_owned()),
+            ("paths.state", path("state")),
+            ("log.target", r#""stderr""#.to_owned()),
+        ];
+        let program = program.into();
+        let (more, env) = (String::new(), Vec::new());
+        let mut setup = Setup { program, directory, keys: BTreeMap::new(), more, env };
+        for (key, value) in keys {
+            setup.set(key, value);
+        }
+        Ok(setup)
+    }
+
+    /// The same with a key, `section.key`, set to a value, written as in TOML.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl ToString) -> Setup {
+        self.set(key, value);
+        self
+    }
+
+    /// Sets a key for the next start or reload.
+    pub fn set(&mut self, key: &str, value: impl ToString) {
+        let (section, key) = key.split_once('.').unwrap_or(("", key));
+        self.keys.insert((section.to_owned(), key.to_owned()), value.to_string());
+    }
+
+    /// The same with lines behind the keys.
+    #[must_use]
+    pub fn with_lines(mut self, lines: &str) -> Setup {
+        self.more.push_str(lines);
+        self
+    }
+
+    /// The same with a variable in the daemon's environment.
+    #[must_use]
+    pub fn with_env(mut self, name: &str, value: &str) -> Setup {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// The file of its configuration.
+    pub fn file(&self) -> PathBuf {
+        self.directory.join("sysadm-events.toml")
+    }
+
+    /// Writes the configuration: at a start, or before a SIGHUP.
+    pub fn write(&self) -> Outcome<()> {
+        let mut text = String::new();
+        let mut section = "";
+        for ((of, key), value) in &self.keys {
+            if of != section {
+                section = of;
+                text.push_str(&format!("[{section}]\n"));
+            }
+            text.push_str(&format!("{key} = {value}\n"));
+        }
+        fs::write(self.file(), text + &self.more)?;
+        Ok(())
+    }
+
+    /// Starts it and waits until it says that it is ready.
+    pub fn start(&self) -> Outcome<Daemon> {
+        let mut daemon = self.launch()?;
+        daemon.wait_until_ready()?;
+        Ok(daemon)
+    }
+
+    /// Starts it, whatever becomes of it.
+    pub fn launch(&self) -> Outcome<Daemon> {
+        self.write()?;
+        let mut child = Command::new(&self.program)
+            .arg("serve")
+            .arg("-c")
+            .arg(self.file())
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let log = Log::of(child.stderr.take().ok_or("no standard error")?);
+        Ok(Daemon {
+            child,
+            ended: None,
+            directory: Rc::clone(&self.directory),
+            program: self.program.clone(),
+            log,
+            plain: String::new(),
+            tls: String::new(),
+            fingerprint: String::new(),
+        })
+    }
+}
+
+/// A running daemon; dropping it ends it.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    ended: Option<ExitStatus>,
+    directory: Rc<Directory>,
+    program: PathBuf,
+    log: Log,
+    plain: String,
+    tls: String,
+    fingerprint: String,
+}
+
+impl Daemon {
+    /// One with the defaults.
+    pub fn start(program: &str) -> Outcome<Daemon> {
+        Setup::new(program)?.start()
+    }
+
+    /// The executable.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// The path of its Unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("socket")
+    }
+
+    /// `HOST:PORT` without TLS.
+    pub fn plain(&self) -> &str {
+        &self.plain
+    }
+
+    /// `HOST:PORT` with TLS.
+    pub fn tls(&self) -> &str {
+        &self.tls
+    }
+
+    /// Lower-case hex of the certificate's SHA-256.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The process to look at.
+    pub fn process(&self) -> Process {
+        Process(self.child.id())
+    }
+
+    fn wait_until_ready(&mut self) -> Outcome<()> {
+        self.log.wait("ready, pid ")?;
+        for line in self.log.lines() {
+            if let Some((_, fingerprint)) = line.split_once("certificate sha256 ") {
+                self.fingerprint = fingerprint.to_owned();
+            } else if let Some((_, address)) = line.split_once("listening on wss://") {
+                self.tls = address.to_owned();
+            } else if let Some((_, address)) = line.split_once("listening on ws://") {
+                self.plain = address.to_owned();
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Outcome<()> {
+        kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?;
+        Ok(())
+    }
+
+    /// Waits for its end: how it was, and all that it logged.
+    pub fn wait(&mut self) -> Outcome<(ExitStatus, Vec<String>)> {
+        // Its log ends with it, so that there is something to wait for with a limit.
+        let lines = self.log.wait_end()?;
+        let status = match self.ended {
+            Some(status) => status,
+            None => self.child.wait()?,
+        };
+        self.ended = Some(status);
+        Ok((status, lines))
+    }
+
+    /// SIGTERM, and waits; an error where it did not end of itself with code 0.
+    pub fn stop(mut self) -> Outcome<Vec<String>> {
+        self.signal(Signal::SIGTERM)?;
+        let (status, lines) = self.wait()?;
+        if status.code() == Some(0) {
+            Ok(lines)
+        } else {
+            Err(format!("it ended with {status}:\n{}", lines.join("\n")).into())
+        }
+    }
+
+    /// SIGKILL, and waits.
+    pub fn crash(mut self) -> Outcome<()> {
+        self.child.kill()?;
+        let status = self.child.wait()?;
+        self.ended = Some(status);
+        if status.signal() == Some(Signal::SIGKILL as i32) {
+            Ok(())
+        } else {
+            Err(status.to_string().into())
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.ended.is_some() {
+            return;
+        }
+        let _ = self.signal(Signal::SIGTERM);
+        if self.wait().is_err() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! What tests and benchmarks share: a real daemon in a directory of its own, clients that share no
+//! code with it but the framing library, the command line, and a look at processes from outside.
+
+mod cli;
+mod daemon;
+mod directory;
+mod log;
+mod peer;
+mod process;
+
+use std::error::Error;
+use std::time::Duration;
+
+pub use cli::{Cli, Finished, Running};
+pub use daemon::{Daemon, Setup};
+pub use directory::Directory;
+pub use log::Log;
+pub use peer::{Peer, Refused, Stream, Transport, server_frame};
+pub use process::Process;
+
+/// What every step returns; any error ends the test or the section.
+pub type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// No answer is ever this late, unless something is broken.
+pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,475 @@
+//! The other end of a connection: a small blocking WebSocket client over Unix, TCP or TLS.
+//!
+//! It shares no code with the daemon but the framing library, so that it measures from outside.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ring::digest;
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use serde_json::{Value, json};
+use tungstenite::protocol::{Role, WebSocketConfig};
+use tungstenite::{Message, WebSocket};
+
+use crate::{Daemon, Outcome, PATIENCE};
+
+/// What a connection runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// The local socket: the kernel says who we are.
+    Unix,
+    /// TCP on loopback, with a token.
+    Plain,
+    /// The same over TLS 1.3.
+    Tls,
+}
+
+impl Transport {
+    /// All of them.
+    pub const ALL: [Transport; 3] = [Transport::Unix, Transport::Plain, Transport::Tls];
+
+    /// Its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::Unix => "Unix",
+            Transport::Plain => "plain",
+            Transport::Tls => "TLS",
+        }
+    }
+}
+
+/// The bytes under the frames.
+#[derive(Debug)]
+pub enum Stream {
+    /// A Unix socket.
+    Unix(UnixStream),
+    /// A TCP connection.
+    Plain(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Stream {
+    /// How long a read may take.
+    pub fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        match self {
+            Stream::Unix(stream) => stream.set_read_timeout(Some(timeout)),
+            Stream::Plain(stream) => stream.set_read_timeout(Some(timeout)),
+            Stream::Tls(stream) => stream.sock.set_read_timeout(Some(timeout)),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(stream) => stream.read(buffer),
+            Stream::Plain(stream) => stream.read(buffer),
+            Stream::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(stream) => stream.write(bytes),
+            Stream::Plain(stream) => stream.write(bytes),
+            Stream::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Unix(stream) => stream.flush(),
+            Stream::Plain(stream) => stream.flush(),
+            Stream::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
+impl Stream {
+    /// Dials a daemon, TLS included, but sends nothing of HTTP.
+    pub fn dial(daemon: &Daemon, transport: Transport) -> Outcome<Stream> {
+        let stream = match transport {
+            Transport::Unix => Stream::Unix(UnixStream::connect(daemon.socket())?),
+            Transport::Plain => Stream::Plain(dial(daemon.plain())?),
+            Transport::Tls => {
+                let name = ServerName::try_from("localhost")?;
+                let session = ClientConnection::new(client_config(daemon.fingerprint())?, name)?;
+                Stream::Tls(Box::new(StreamOwned::new(session, dial(daemon.tls())?)))
+            }
+        };
+        stream.set_read_timeout(PATIENCE)?;
+        Ok(stream)
+    }
+
+    /// Reads the head of an HTTP answer, up to the empty line.
+    pub fn read_head(&mut self) -> Outcome<String> {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            self.read_exact(&mut byte)?;
+            head.extend_from_slice(&byte);
+        }
+        Ok(String::from_utf8(head)?)
+    }
+
+    /// Reads to the end; a connection that was cut counts as ended.
+    pub fn read_all(&mut self) -> Outcome<Vec<u8>> {
+        let mut bytes = Vec::new();
+        match self.read_to_end(&mut bytes) {
+            Ok(_) => Ok(bytes),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                Ok(bytes)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// An error reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// As in HTTP.
+    pub code: u64,
+    /// For people.
+    pub message: String,
+}
+
+/// One client.
+pub struct Peer {
+    socket: WebSocket<Stream>,
+    requests: u64,
+}
+
+impl Peer {
+    /// Connects to the daemon's local socket.
+    pub fn local(daemon: &Daemon) -> Outcome<Peer> {
+        Peer::connect(daemon, Transport::Unix)
+    }
+
+    /// Connects, and asks for the upgrade; over TCP it is nobody yet.
+    pub fn connect(daemon: &Daemon, transport: Transport) -> Outcome<Peer> {
+        Peer::connect_with(daemon, transport, "")
+    }
+
+    /// The same with more lines in the request, each with its line end.
+    pub fn connect_with(daemon: &Daemon, transport: Transport, headers: &str) -> Outcome<Peer> {
+        Peer::upgrade(Stream::dial(daemon, transport)?, headers)
+    }
+
+    /// Connects, and shows a token where the transport does not say who we are.
+    pub fn known(daemon: &Daemon, transport: Transport) -> Outcome<Peer> {
+        let mut peer = Peer::connect(daemon, transport)?;
+        if transport != Transport::Unix {
+            let token = Peer::token(daemon)?;
+            peer.request("rpc", "auth_token", &json!({ "token": token }))?;
+        }
+        Ok(peer)
+    }
+
+    /// A token from the local socket.
+    pub fn token(daemon: &Daemon) -> Outcome<String> {
+        let answer = Peer::local(daemon)?.request("rpc", "auth", &json!({}))?;
+        Ok(answer[0].as_str().ok_or("no token")?.to_owned())
+    }
+
+    /// Takes over a connection that carries frames from its first byte on.
+    pub fn over(stream: Stream) -> Outcome<Peer> {
+        stream.set_read_timeout(PATIENCE)?;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(8 * 1024)
+            .write_buffer_size(0)
+            .max_message_size(None)
+            .max_frame_size(None);
+        Ok(Peer {
+            socket: WebSocket::from_raw_socket(stream, Role::Client, Some(config)),
+            requests: 0,
+        })
+    }
+
+    /// Connects `count` clients, one after the other, each known and subscribed before the next:
+    /// more than four strangers of one address at a time are not let in.
+    pub fn subscribers(daemon: &Daemon, transport: Transport, count: usize) -> Outcome<Vec<Peer>> {
+        let token = Peer::token(daemon)?;
+        (0..count)
+            .map(|_| {
+                let mut peer = Peer::connect(daemon, transport)?;
+                if transport != Transport::Unix {
+                    peer.request("rpc", "auth_token", &json!({ "token": token }))?;
+                }
+                peer.subscribe()?;
+                Ok(peer)
+            })
+            .collect()
+    }
+
+    /// Asks for the events of jobs.
+    pub fn subscribe(&mut self) -> Outcome<()> {
+        self.request("events", "subscribe", &json!(["dispatcher"]))?;
+        Ok(())
+    }
+
+    /// Sends a request and waits for its reply; its `args`. Events that come before are let go.
+    pub fn request(&mut self, namespace: &str, name: &str, args: &Value) -> Outcome<Value> {
+        match self.ask(namespace, name, args)? {
+            Ok(args) => Ok(args),
+            Err(refused) => Err(format!("{namespace}/{name} was answered {refused:?}").into()),
+        }
+    }
+
+    /// Sends a request that is to be refused; how it was.
+    pub fn refused(&mut self, namespace: &str, name: &str, args: &Value) -> Outcome<Refused> {
+        match self.ask(namespace, name, args)? {
+            Ok(args) => Err(format!("{namespace}/{name} was not refused but: {args}").into()),
+            Err(refused) => Ok(refused),
+        }
+    }
+
+    fn ask(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        args: &Value,
+    ) -> Outcome<Result<Value, Refused>> {
+        self.requests += 1;
+        let id = self.requests;
+        self.send(&json!({ "namespace": namespace, "name": name, "id": id, "args": args }))?;
+        loop {
+            let mut frame = self.frame()?;
+            if frame["id"] != id {
+                continue;
+            }
+            let mut args = frame["args"].take();
+            if frame["name"] != "error" {
+                return Ok(Ok(args));
+            }
+            let code = args["code"].as_u64().ok_or("an error without a code")?;
+            let Value::String(message) = args["message"].take() else {
+                return Err("an error without a message".into());
+            };
+            return Ok(Err(Refused { code, message }));
+        }
+    }
+
+    /// Sends a request whose reply nobody waits for.
+    pub fn post(&mut self, namespace: &str, name: &str, args: &Value) -> Outcome<()> {
+        self.send(&json!({ "namespace": namespace, "name": name, "id": "posted", "args": args }))
+    }
+
+    /// Sends a value as a text frame.
+    pub fn send(&mut self, value: &Value) -> Outcome<()> {
+        self.send_message(Message::text(value.to_string()))
+    }
+
+    /// Sends any message.
+    pub fn send_message(&mut self, message: Message) -> Outcome<()> {
+        self.socket.send(message)?;
+        Ok(())
+    }
+
+    /// The bytes under the frames, for what no client would do.
+    pub fn stream(&mut self) -> &mut Stream {
+        self.socket.get_mut()
+    }
+
+    /// The next text frame, waited for.
+    pub fn event(&mut self) -> Outcome<String> {
+        loop {
+            match self.socket.read()? {
+                Message::Text(text) => return Ok(text.as_str().to_owned()),
+                Message::Ping(_) | Message::Pong(_) => {}
+                other @ (Message::Binary(_) | Message::Close(_) | Message::Frame(_)) => {
+                    return Err(format!("unexpected frame: {other:?}").into());
+                }
+            }
+        }
+    }
+
+    /// The same, as a value.
+    pub fn frame(&mut self) -> Outcome<Value> {
+        Ok(serde_json::from_str(&self.event()?)?)
+    }
+
+    /// Frames up to the first one that is the `last`, that one included.
+    pub fn frames_until(&mut self, last: impl Fn(&Value) -> bool) -> Outcome<Vec<Value>> {
+        let mut frames = Vec::new();
+        loop {
+            let frame = self.frame()?;
+            let is_last = last(&frame);
+            frames.push(frame);
+            if is_last {
+                return Ok(frames);
+            }
+        }
+    }
+
+    /// The `args` of all events of a job, up to the finished one; other frames are let go.
+    pub fn job(&mut self, id: &str) -> Outcome<Vec<Value>> {
+        let args = |mut frame: Value| frame["args"].take();
+        let of_job =
+            |args: &Value| args["process_id"] == id || args["process_details"]["process_id"] == id;
+        let last = |frame: &Value| of_job(&frame["args"]) && frame["args"]["state"] == "finished";
+        Ok(self.frames_until(last)?.into_iter().map(args).filter(of_job).collect())
+    }
+
+    /// Reads until the daemon closes; the code of its close frame, 1005 for one without, 1006 where
+    /// the connection was cut without one.
+    pub fn closed(&mut self) -> Outcome<u16> {
+        loop {
+            match self.socket.read() {
+                Ok(Message::Close(frame)) => {
+                    let _ = self.socket.flush();
+                    return Ok(frame.map_or(1005, |frame| frame.code.into()));
+                }
+                Ok(_) => {}
+                Err(tungstenite::Error::Io(error))
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
+                    return Err("it was not closed".into());
+                }
+                Err(_) => return Ok(1006),
+            }
+        }
+    }
+
+    /// Does nothing for that long but answer pings.
+    pub fn idle(&mut self, time: Duration) -> Outcome<()> {
+        let end = Instant::now() + time;
+        while let Some(left) =
+            end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+        {
+            self.socket.get_ref().set_read_timeout(left)?;
+            match self.socket.read() {
+                Ok(_) => {}
+                Err(tungstenite::Error::Io(error))
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.socket.get_ref().set_read_timeout(PATIENCE)?;
+        Ok(())
+    }
+
+    fn upgrade(mut stream: Stream, headers: &str) -> Outcome<Peer> {
+        // The key is the example of RFC 6455: nothing depends on it, and the answer is not checked.
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{headers}\r\n"
+        );
+        stream.write_all(request.as_bytes())?;
+        stream.flush()?;
+        let head = stream.read_head()?;
+        if !head.starts_with("HTTP/1.1 101 ") {
+            return Err(format!("no upgrade: {head}").into());
+        }
+        Peer::over(stream)
+    }
+}
+
+/// A frame as a server sends it (RFC 6455 section 5.2): final, text, unmasked.
+pub fn server_frame(text: &str) -> Vec<u8> {
+    let length = text.len();
+    let mut frame = vec![0x81];
+    if let Ok(short) = u8::try_from(length)
+        && short < 126
+    {
+        frame.push(short);
+    } else if let Ok(medium) = u16::try_from(length) {
+        frame.push(126);
+        frame.extend_from_slice(&medium.to_be_bytes());
+    } else {
+        frame.push(127);
+        frame.extend_from_slice(&(length as u64).to_be_bytes());
+    }
+    frame.extend_from_slice(text.as_bytes());
+    frame
+}
+
+fn dial(address: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Trusts the one certificate, and resumes no session: each client costs what a new one costs.
+fn client_config(fingerprint: &str) -> Outcome<Arc<ClientConfig>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let pinned =
+        Arc::new(Pinned { fingerprint: fingerprint.to_owned(), provider: Arc::clone(&provider) });
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(pinned)
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+#[derive(Debug)]
+struct Pinned {
+    fingerprint: String,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let digest = digest::digest(&digest::SHA256, certificate);
+        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        if hex == self.fingerprint {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(rustls::Error::General(format!("unknown certificate {hex}")))
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
