@@ -24,6 +24,8 @@ pub struct Setup {
     /// Behind the keys: sections that come more than once.
     more: String,
     env: Vec<(String, String)>,
+    /// What a shell does before it becomes the daemon.
+    before: Option<String>,
 }
 
 impl Setup {
@@ -43,7 +45,8 @@ impl Setup {
         ];
         let program = program.into();
         let (more, env) = (String::new(), Vec::new());
-        let mut setup = Setup { program, directory, keys: BTreeMap::new(), more, env };
+        let mut setup =
+            Setup { program, directory, keys: BTreeMap::new(), more, env, before: None };
         for (key, value) in keys {
             setup.set(key, value);
         }
@@ -74,6 +77,14 @@ impl Setup {
     #[must_use]
     pub fn with_env(mut self, name: &str, value: &str) -> Setup {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same, started by a shell that runs this first: what it ignores, opens and limits is handed
+    /// on to the daemon.
+    #[must_use]
+    pub fn after_shell(mut self, script: &str) -> Setup {
+        self.before = Some(script.to_owned());
         self
     }
 
@@ -112,7 +123,15 @@ impl Setup {
     /// Starts it, whatever becomes of it.
     pub fn launch(&self) -> Outcome<Daemon> {
         self.write()?;
-        let mut child = Command::new(&self.program)
+        let mut command = match &self.before {
+            None => Command::new(&self.program),
+            Some(script) => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(format!("{script}\nexec \"$@\"")).arg("sh").arg(&self.program);
+                shell
+            }
+        };
+        let mut child = command
             .arg("serve")
             .arg("-c")
             .arg(self.file())

@@ -305,7 +305,7 @@ impl Peer {
     }
 
     /// Frames up to the first one that is the `last`, that one included.
-    pub fn frames_until(&mut self, last: impl Fn(&Value) -> bool) -> Outcome<Vec<Value>> {
+    pub fn frames_until(&mut self, mut last: impl FnMut(&Value) -> bool) -> Outcome<Vec<Value>> {
         let mut frames = Vec::new();
         loop {
             let frame = self.frame()?;

@@ -5,9 +5,9 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::Outcome;
+use crate::{Outcome, PATIENCE};
 
 /// A process that is looked at from outside.
 #[derive(Clone, Copy, Debug)]
@@ -93,9 +93,27 @@ impl Process {
         Ok(pairs.filter(|(_, parent)| *parent == self.0).map(|(pid, _)| pid).collect())
     }
 
+    /// Waits until it is not there any more, or only as a zombie.
+    ///
+    /// Nothing tells the end of a process that is not our child, so it is asked for again and again.
+    pub fn wait_gone(self) -> Outcome<()> {
+        let patience = Instant::now() + PATIENCE;
+        while self.is_alive() {
+            if Instant::now() > patience {
+                return Err(format!("process {} does not end", self.0).into());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
     /// True while it is there and not a zombie.
     pub fn is_alive(self) -> bool {
-        self.ps("state").is_ok_and(|state| !state.starts_with('Z'))
+        let state = fs::read_to_string(format!("/proc/{}/stat", self.0)).ok().and_then(|stat| {
+            // The name before it stands in parentheses and may hold anything.
+            Some(stat.rsplit_once(") ")?.1.to_owned())
+        });
+        state.or_else(|| self.ps("state").ok()).is_some_and(|state| !state.starts_with('Z'))
     }
 
     fn proc_number(self, file: &str, key: &str) -> Option<u64> {
