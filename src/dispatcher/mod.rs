@@ -11,7 +11,7 @@ mod job;
 mod process;
 mod submission;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
@@ -220,13 +220,6 @@ impl Dispatcher {
         if self.stopping {
             return Err(Refusal::new(ErrorCode::Internal, "the daemon is stopping"));
         }
-        for (i, asked) in batch.iter().enumerate() {
-            let twice = batch[..i].iter().any(|other| other.id == asked.id);
-            if twice || self.active(&asked.id).is_some() {
-                let why = format!("job {:?} is active already; kill it or wait for it", asked.id);
-                return Err(Refusal::new(ErrorCode::Conflict, why));
-            }
-        }
         let slots = self.limits.max_running.saturating_sub(self.running.len());
         if self.pending.len() + batch.len() > self.limits.max_pending + slots {
             let why = format!(
@@ -236,6 +229,13 @@ impl Dispatcher {
                 self.limits.max_pending
             );
             return Err(Refusal::new(ErrorCode::TooMany, why));
+        }
+        let mut asked_for = HashSet::new();
+        for asked in &batch {
+            if !asked_for.insert(&asked.id) || self.active(&asked.id).is_some() {
+                let why = format!("job {:?} is active already; kill it or wait for it", asked.id);
+                return Err(Refusal::new(ErrorCode::Conflict, why));
+            }
         }
         let ids = batch.iter().map(|asked| asked.id.clone()).collect();
         for asked in batch {

@@ -207,6 +207,15 @@ fn where_there_is_no_room_for_all_none_is_taken() {
 }
 
 #[test]
+fn a_request_with_very_many_jobs_is_refused_without_holding_up_the_daemon() {
+    let setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.with("server.max_message", "\"16MiB\"").start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    let batch: Value = (0..200_000).map(|id| (format!("job {id}"), json!("true"))).collect();
+    assert_eq!(peer.run_refused(&batch).unwrap().code, 429);
+}
+
+#[test]
 fn commands_that_are_too_long_or_too_many_are_refused_with_413() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.with("dispatcher.max_commands", 4).start().unwrap();
