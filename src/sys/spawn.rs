@@ -255,16 +255,13 @@ unsafe fn exec(
 /// As [`exec`].
 unsafe fn exec_script(script: &CString, argv: &[*const libc::c_char], env: &[*const libc::c_char]) {
     const SHELL: &std::ffi::CStr = c"/bin/sh";
-    const MOST: usize = 128;
-    let mut with_shell = [std::ptr::null(); MOST];
-    let arguments = argv.len().saturating_sub(2); // without name and terminator
-    if arguments + 3 > MOST {
-        return;
-    }
-    with_shell[0] = SHELL.as_ptr();
-    with_shell[1] = script.as_ptr();
-    with_shell[2..2 + arguments].copy_from_slice(&argv[1..1 + arguments]);
-    // SAFETY: the array is null-terminated, since it is longer than what was put into it.
+    let arguments = argv.iter().copied().skip(1).filter(|argument| !argument.is_null());
+    let with_shell: Vec<_> = [SHELL.as_ptr(), script.as_ptr()]
+        .into_iter()
+        .chain(arguments)
+        .chain([std::ptr::null()])
+        .collect();
+    // SAFETY: by the contract of this function; the array is null-terminated.
     unsafe {
         libc::execve(SHELL.as_ptr(), with_shell.as_ptr(), env.as_ptr());
     }
