@@ -4,7 +4,9 @@
 
 mod job_environment;
 mod jobs;
+mod kill;
 mod output;
+mod queues;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");
