@@ -13,10 +13,14 @@ use nix::unistd::{ForkResult, Pid, fork, pipe2};
 pub fn in_child(work: impl FnOnce(File)) -> io::Result<(Pid, OwnedFd)> {
     let (answer, child_answer) = pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&answer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    let held = super::signals::Held::all();
     // SAFETY: the process has one thread (a rule of the house), so the child has all of memory in
     // order and may go on as any program; it never returns from here.
     match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok((child, answer)),
+        ForkResult::Parent { child } => {
+            drop(held);
+            Ok((child, answer))
+        }
         ForkResult::Child => {
             super::signals::reset();
             let _ = nix::unistd::setsid();

@@ -103,11 +103,13 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
     nix::fcntl::fcntl(&output, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let (report, child_report) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     let argv = pointers(program.argv);
+    let held = super::signals::Held::all();
 
     // SAFETY: the process has one thread (a rule of the house), so the child has all of memory in
     // order; it never returns from here.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => {
+            drop(held);
             Ok(Child { pid: child, output, report: Report(std::fs::File::from(report)) })
         }
         ForkResult::Child => {

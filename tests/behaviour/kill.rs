@@ -256,6 +256,27 @@ fn a_stopped_job_is_ended_within_the_grace() {
 }
 
 #[test]
+fn a_job_that_is_killed_as_soon_as_it_was_started_does_not_need_sigkill() {
+    let mut scene = Scene::new(setup().with("dispatcher.kill_grace", "\"1h\""));
+    for number in 0..100 {
+        let id = format!("j{number}");
+        // Both requests are there when the daemon looks: it has just forked when it is to kill.
+        let run = json!({ "action": "run", &*id: "sleep 1000" });
+        scene.peer.post("rpc", "dispatcher", &run).unwrap();
+        scene.peer.post("rpc", "dispatcher", &json!({ "action": "kill", "job_id": id })).unwrap();
+    }
+    let mut over = 0;
+    scene
+        .watcher
+        .frames_until(|frame| {
+            over += usize::from(frame["args"]["state"] == "finished");
+            over == 100
+        })
+        .unwrap();
+    scene.assert_clean();
+}
+
+#[test]
 fn kill_tells_which_were_active() {
     let mut scene = Scene::new(setup());
     scene.run("a", &sh("echo ready; exec sleep 1000"));
