@@ -17,7 +17,11 @@ use crate::dispatcher::{Dispatcher, Ended, Environment, Output, Process, Serial}
 use crate::moment::Moment;
 use crate::reactor::{Reactor, Registered};
 use crate::sys::children::{self, Exit};
-use crate::sys::process_tree::{Roots, members};
+use crate::sys::process_tree::{Descendants, Roots};
+
+/// How often the processes of a job are looked for again because one may have had a child between
+/// the look and the signal.
+const ROUNDS: usize = 16;
 
 /// Outputs of processes left behind that are still read; the oldest is closed beyond that.
 const LEFTOVERS: usize = 64;
@@ -27,7 +31,10 @@ pub(super) struct Jobs {
     environment: Environment,
     epoch: String,
     at_work: BTreeMap<Serial, AtWork>,
+    /// Leaders at work.
     by_pid: BTreeMap<Pid, Serial>,
+    /// Leaders that were reaped, of jobs that are not over.
+    ended: BTreeMap<Pid, Serial>,
     /// Jobs that are being ended and had processes when last looked at.
     ending: BTreeSet<Serial>,
     leftovers: BTreeMap<u64, (Receiver, Registered)>,
@@ -51,6 +58,7 @@ impl Jobs {
             epoch: epoch.to_owned(),
             at_work: BTreeMap::new(),
             by_pid: BTreeMap::new(),
+            ended: BTreeMap::new(),
             ending: BTreeSet::new(),
             leftovers: BTreeMap::new(),
             last_leftover: 0,
@@ -76,7 +84,7 @@ impl Jobs {
         let mark = Environment::mark(&self.epoch, serial);
         let started = Process::start(line, asked, &mark, &self.environment);
         let job = self.at_work.entry(serial).or_insert_with(|| AtWork {
-            roots: Roots { leaders: Vec::new(), mark },
+            roots: Roots { leader: None, ended: Vec::new(), mark },
             command,
             process: None,
         });
@@ -88,13 +96,20 @@ impl Jobs {
                 let registered = output.and_then(|output| {
                     reactor.register(output, Interest::READABLE, Key::Output(serial)).ok()
                 });
-                job.roots.leaders.push(process.pid);
-                self.by_pid.insert(process.pid, serial);
+                let pid = process.pid;
+                job.roots.leader = Some(pid);
                 if registered.is_none() {
                     // No room in the kernel to watch the pipe: its end will be found at the exit.
                     log::error!("cannot watch the output of job {serial}");
                 }
                 job.process = Some((process, registered));
+                self.by_pid.insert(pid, serial);
+                // The system has given the number out again: it is this job's now.
+                if let Some(before) = self.ended.remove(&pid)
+                    && let Some(other) = self.at_work.get_mut(&before)
+                {
+                    other.roots.ended.retain(|ended| *ended != pid);
+                }
             }
         }
     }
@@ -196,9 +211,21 @@ impl Jobs {
                 self.on_exit(serial, pid, exit, dispatcher, reactor, now);
             }
         }
-        for serial in self.ending.clone() {
-            self.look_after(serial, dispatcher, now);
+        if self.ending.is_empty() {
+            return;
         }
+        let living = self.living();
+        let is_gone = |serial: &Serial| {
+            self.at_work.get(serial).is_none_or(|job| living.are_gone(&job.roots))
+        };
+        let gone: Vec<Serial> = self.ending.iter().copied().filter(is_gone).collect();
+        for serial in gone {
+            dispatcher.tree_is_gone(serial, now);
+        }
+    }
+
+    fn living(&self) -> Descendants {
+        Descendants::now(|pid| self.by_pid.contains_key(&pid))
     }
 
     fn on_exit(
@@ -211,10 +238,10 @@ impl Jobs {
         now: Moment,
     ) {
         let Some(job) = self.at_work.get_mut(&serial) else { return };
+        job.roots.leader = None;
+        job.roots.ended.push(pid);
+        self.ended.insert(pid, serial);
         let Some((process, registered)) = &mut job.process else { return };
-        if process.pid != pid {
-            return;
-        }
         process.exit = Some(exit);
         if !process.is_open() {
             self.command_over(serial, false, dispatcher, reactor, now);
@@ -256,8 +283,18 @@ impl Jobs {
         now: Moment,
     ) {
         let signal = if hard { Signal::SIGKILL } else { Signal::SIGTERM };
-        if let Some(job) = self.at_work.get(&serial) {
-            for pid in members(&job.roots) {
+        let mut signalled = BTreeSet::new();
+        let mut gone = true;
+        for _ in 0..ROUNDS {
+            let Some(job) = self.at_work.get(&serial) else { break };
+            let living = self.living();
+            gone = living.are_gone(&job.roots);
+            let found = living.of(&job.roots).into_iter();
+            let fresh: Vec<Pid> = found.filter(|pid| signalled.insert(*pid)).collect();
+            if fresh.is_empty() {
+                break;
+            }
+            for pid in fresh {
                 // It fails where the process has just ended.
                 let _ = kill(pid, signal);
                 // One that is stopped would not see SIGTERM.
@@ -265,11 +302,6 @@ impl Jobs {
             }
         }
         self.ending.insert(serial);
-        self.look_after(serial, dispatcher, now);
-    }
-
-    fn look_after(&mut self, serial: Serial, dispatcher: &mut Dispatcher, now: Moment) {
-        let gone = self.at_work.get(&serial).is_none_or(|job| members(&job.roots).is_empty());
         if gone {
             dispatcher.tree_is_gone(serial, now);
         }
@@ -280,8 +312,11 @@ impl Jobs {
         self.ending.remove(&serial);
         reactor.set_deadline(Key::Output(serial), None);
         let Some(job) = self.at_work.remove(&serial) else { return };
-        for leader in &job.roots.leaders {
-            self.by_pid.remove(leader);
+        if let Some(leader) = job.roots.leader {
+            self.by_pid.remove(&leader);
+        }
+        for leader in &job.roots.ended {
+            self.ended.remove(leader);
         }
         // A process that could not be ended: its output is given up with it.
         if let Some((mut process, registered)) = job.process

@@ -2,12 +2,15 @@
 //! other ones.
 
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 use serde_json::{Value, json};
 use support::{Daemon, Directory, Gate, PATIENCE, Peer, Process, Setup};
 
@@ -252,6 +255,29 @@ fn a_stopped_job_is_ended_within_the_grace() {
     let finished = scene.kill("j");
     assert_eq!(finished[format!("return_codes/{command}")], "-15");
     assert!(pids.all().iter().all(|process| !process.is_alive()));
+    scene.assert_clean();
+}
+
+#[test]
+fn a_job_that_goes_on_forking_is_ended() {
+    let mut scene = Scene::new(setup().with("dispatcher.kill_grace", "\"100ms\""));
+    // Each ignores SIGTERM, has a child and ends: between a look and a signal there is another one.
+    let script = scene.daemon.directory().join("hydra");
+    fs::write(&script, "trap '' TERM\nsh \"$0\" &\n").unwrap();
+    // They are too quick for `ps`, but each has this pipe open.
+    let pipe = scene.daemon.directory().join("pipe");
+    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    let (script, path) = (script.display(), pipe.display());
+    let command = sh(&format!("trap '' TERM; exec 9>{path}; sh {script} & echo ready; sleep 1000"));
+    scene.peer.run(&json!({ "j": command })).unwrap();
+    let mut pipe = fs::File::open(&pipe).unwrap();
+    scene.watcher.job_printed("j", &command, "ready\n").unwrap();
+    let finished = scene.kill("j");
+    assert_eq!(finished["state"], "finished");
+    let log = finished[&*command].as_str().unwrap();
+    assert!(!log.contains("cannot be ended"), "{log:?}");
+    fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    assert_eq!(pipe.read(&mut [0]).unwrap(), 0, "nobody has it any more");
     scene.assert_clean();
 }
 
