@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, User, fork, pipe2, setgid, setuid};
 
 use super::descriptors::DescriptorLimit;
@@ -100,7 +100,7 @@ impl Report {
 /// Forks, and starts `program` in the child. An error here means that there is no child.
 pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
     let (output, child_output) = pipe2(OFlag::O_CLOEXEC)?;
-    nix::fcntl::fcntl(&output, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let (report, child_report) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     let argv = pointers(program.argv);
     let held = super::signals::Held::all();
@@ -113,8 +113,15 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
             Ok(Child { pid: child, output, report: Report(std::fs::File::from(report)) })
         }
         ForkResult::Child => {
-            let (step, errno) = become_program(program, &argv, child_output.as_raw_fd());
-            tell(child_report.as_raw_fd(), step, errno);
+            let prepared = prepare(program, child_output.as_raw_fd());
+            // What follows may hang, and must not hold what the daemon lets go meanwhile.
+            let report = super::descriptors::keep_only(child_report);
+            let _ = fcntl(&report, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+            let (step, errno) = match prepared {
+                Ok(()) => become_program(program, &argv),
+                Err(errno) => (Step::Prepare, errno),
+            };
+            tell(report.as_raw_fd(), step, errno);
             // SAFETY: ends the child at once, without running the parent's destructors.
             unsafe { libc::_exit(127) }
         }
@@ -138,12 +145,8 @@ fn errno() -> i32 {
     nix::errno::Errno::last_raw()
 }
 
-/// In the child: everything up to `exec`; returns only if that failed.
-fn become_program(
-    program: &Program<'_>,
-    argv: &[*const libc::c_char],
-    output: RawFd,
-) -> (Step, i32) {
+/// In the child: what cannot hang.
+fn prepare(program: &Program<'_>, output: RawFd) -> Result<(), i32> {
     super::signals::reset_dispositions();
     // SAFETY: calls with integers, and with pointers to values of ours that outlive them.
     unsafe {
@@ -155,7 +158,7 @@ fn become_program(
             || libc::dup2(output, 1) == -1
             || libc::dup2(output, 2) == -1
         {
-            return (Step::Prepare, errno());
+            return Err(errno());
         }
         libc::umask(0o022);
         if let Some(limit) = program.limit {
@@ -163,6 +166,11 @@ fn become_program(
             libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
         }
     }
+    Ok(())
+}
+
+/// In the child: the rest, up to `exec`; returns only if that failed.
+fn become_program(program: &Program<'_>, argv: &[*const libc::c_char]) -> (Step, i32) {
     let mut env: Vec<CString> = program.env.to_vec();
     let (mut home, mut user) = (program.home.clone(), program.user.clone());
     if let Some(who) = program.run_as {
