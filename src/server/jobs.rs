@@ -25,6 +25,8 @@ const ROUNDS: usize = 16;
 
 /// Outputs of processes left behind that are still read; the oldest is closed beyond that.
 const LEFTOVERS: usize = 64;
+/// Between two reads of one: what nobody wants must not keep the daemon busy.
+const LEFTOVER_PAUSE: Duration = Duration::from_millis(100);
 
 /// All processes of jobs.
 pub(super) struct Jobs {
@@ -37,10 +39,18 @@ pub(super) struct Jobs {
     ended: BTreeMap<Pid, Serial>,
     /// Jobs that are being ended and had processes when last looked at.
     ending: BTreeSet<Serial>,
-    leftovers: BTreeMap<u64, (Receiver, Registered)>,
+    leftovers: BTreeMap<u64, Leftover>,
     last_leftover: u64,
     /// How long the output may stay open when its command has ended.
     grace: Duration,
+}
+
+/// The output of a process that was left behind.
+struct Leftover {
+    output: Receiver,
+    registered: Registered,
+    /// It was read a moment ago.
+    paused: bool,
 }
 
 /// A job whose commands are run.
@@ -168,14 +178,22 @@ impl Jobs {
 
     fn keep_leftover(&mut self, mut output: Receiver, reactor: &mut Reactor<Key>) {
         if self.leftovers.len() >= LEFTOVERS
-            && let Some((_, (mut oldest, registered))) = self.leftovers.pop_first()
+            && let Some(oldest) = self.leftovers.keys().next().copied()
         {
-            reactor.deregister(&mut oldest, registered);
+            self.let_go(oldest, reactor);
         }
         self.last_leftover += 1;
         let key = Key::Leftover(self.last_leftover);
         if let Ok(registered) = reactor.register(&mut output, Interest::READABLE, key) {
-            self.leftovers.insert(self.last_leftover, (output, registered));
+            let leftover = Leftover { output, registered, paused: false };
+            self.leftovers.insert(self.last_leftover, leftover);
+        }
+    }
+
+    fn let_go(&mut self, number: u64, reactor: &mut Reactor<Key>) {
+        reactor.set_deadline(Key::Leftover(number), None);
+        if let Some(Leftover { mut output, registered, .. }) = self.leftovers.remove(&number) {
+            reactor.deregister(&mut output, registered);
         }
     }
 
@@ -185,17 +203,37 @@ impl Jobs {
         number: u64,
         reactor: &mut Reactor<Key>,
         scratch: &mut [u8],
+        now: Moment,
     ) {
-        use std::io::Read;
-        let Some((output, _)) = self.leftovers.get_mut(&number) else { return };
-        match output.read(scratch) {
-            Ok(1..) => reactor.again(Key::Leftover(number)),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Ok(0) | Err(_) => {
-                if let Some((mut output, registered)) = self.leftovers.remove(&number) {
-                    reactor.deregister(&mut output, registered);
-                }
+        use std::io::{ErrorKind, Read};
+        let Some(leftover) = self.leftovers.get_mut(&number).filter(|one| !one.paused) else {
+            return;
+        };
+        match leftover.output.read(scratch) {
+            Ok(1..) => {
+                leftover.paused = true;
+                let due = now.instant + LEFTOVER_PAUSE;
+                reactor.set_deadline(Key::Leftover(number), Some(due));
             }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                reactor.again(Key::Leftover(number));
+            }
+            Ok(0) | Err(_) => self.let_go(number, reactor),
+        }
+    }
+
+    /// Its pause is over.
+    pub(super) fn on_leftover_due(
+        &mut self,
+        number: u64,
+        reactor: &mut Reactor<Key>,
+        scratch: &mut [u8],
+        now: Moment,
+    ) {
+        if let Some(leftover) = self.leftovers.get_mut(&number) {
+            leftover.paused = false;
+            self.on_leftover(number, reactor, scratch, now);
         }
     }
 

@@ -43,7 +43,7 @@ enum Key {
     Client(ClientId),
     /// The output of a job; its deadline is for the output to end after the command.
     Output(u64),
-    /// The output of a process that a job left behind.
+    /// The output of a process that a job left behind; its deadline ends a pause.
     Leftover(u64),
     /// The dispatcher's next deadline.
     Dispatcher,
@@ -168,7 +168,7 @@ impl Server {
                 now,
             ),
             Key::Leftover(number) => {
-                self.jobs.on_leftover(number, &mut self.reactor, &mut self.scratch);
+                self.jobs.on_leftover(number, &mut self.reactor, &mut self.scratch, now);
             }
             Key::Accounts => self.on_accounts(),
             Key::Dispatcher | Key::Stop => {}
@@ -185,7 +185,9 @@ impl Server {
             Key::Dispatcher => self.dispatcher.on_deadline(now),
             Key::Accounts => self.on_accounts_overdue(),
             Key::Stop => self.phase = Phase::Over,
-            Key::Leftover(_) => {}
+            Key::Leftover(number) => {
+                self.jobs.on_leftover_due(number, &mut self.reactor, &mut self.scratch, now);
+            }
         }
     }
 

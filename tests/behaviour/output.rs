@@ -3,8 +3,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::{Daemon, Gate, Outcome, Peer, Setup};
+use support::{Daemon, Gate, Outcome, Peer, Process, Setup};
 
 use super::PROGRAM;
 
@@ -324,6 +326,27 @@ fn what_a_job_leaves_running_holds_neither_it_nor_its_output_and_lives_on() {
     }
     // What it printed is nobody's.
     assert_eq!(peer.whole_log("j").unwrap(), format!("begun\n{remark}\nnext\n"));
+}
+
+#[test]
+fn what_floods_after_its_job_is_over_does_not_keep_the_daemon_busy() {
+    let setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.with("dispatcher.output_grace", "\"10ms\"").start().unwrap();
+    let (mut watcher, mut peer) = (Peer::watcher(&daemon).unwrap(), Peer::local(&daemon).unwrap());
+    let command = "sh -c 'yes & echo $! >&2'";
+    peer.run(&json!({ "j": command })).unwrap();
+    let finished = watcher.finished("j").unwrap();
+    let left = Process(daemon.process().children().unwrap()[0]);
+    assert_eq!(finished[format!("return_codes/{command}")], "0");
+    // It is read on, and waits most of the time; a daemon that reads all it can would have read as
+    // much as it has in a fraction of the time.
+    let (before, began) = (daemon.process().cpu().unwrap(), Instant::now());
+    peer.run(&json!({ "second": "sleep 1" })).unwrap();
+    watcher.finished("second").unwrap();
+    let used = daemon.process().cpu().unwrap() - before;
+    assert!(left.is_alive());
+    assert!(used < began.elapsed() / 5, "{used:?} of {:?}", began.elapsed());
+    kill(Pid::from_raw(i32::try_from(left.0).unwrap()), Signal::SIGKILL).unwrap();
 }
 
 #[test]
