@@ -16,6 +16,14 @@ use crate::wire::parse_rfc3339;
 const RESERVED: [&str; 7] =
     ["state", "cmd_list", "process_id", "time_started", "time_finished", "current_cmd", "log"];
 const RETURN_CODES: &str = "return_codes/";
+/// How the reasons begin why a command could not be run.
+const REASONS: [&str; 5] = [
+    "cannot run ",
+    "cannot start ",
+    "cannot enter the directory ",
+    "cannot become the user",
+    "there is no user ",
+];
 
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +125,22 @@ impl<'a> JobEvent<'a> {
         texts
     }
 
+    /// The command that could not be run, if that is how the job finished. A command that SIGHUP
+    /// ended has the code -1 too (protocol section 2.1), but no reason as its log.
+    pub(super) fn not_run(&self) -> Option<&'a str> {
+        let codes = self.codes();
+        let command = *self.commands.get(codes.len().checked_sub(1)?)?;
+        let log = match self.list() {
+            Some(list) => list.last().and_then(|entry| entry["output"].as_str()),
+            None => self.text(command).filter(|_| !is_reserved(command)),
+        };
+        let is_reason = log.is_some_and(|log| {
+            let line = log.trim_end_matches('\n');
+            !line.contains('\n') && REASONS.iter().any(|begin| line.starts_with(begin))
+        });
+        (codes.last() == Some(&-1) && is_reason).then_some(command)
+    }
+
     /// How a finished job ended, in words.
     pub(super) fn verdict(&self) -> Verdict {
         let codes = self.codes();
@@ -129,6 +153,10 @@ impl<'a> JobEvent<'a> {
             (Some(0), commands) if good => format!("{commands} commands ok{took}"),
             // Ended between two commands: killed, or out of time.
             (Some(0), commands) => format!("ended at {} of {commands} commands{took}", codes.len()),
+            (Some(_), commands) if self.not_run().is_some() => match commands {
+                0 | 1 => format!("could not be run{took}"),
+                _ => format!("command {} of {commands}: could not be run{took}", codes.len()),
+            },
             (Some(&code), 0 | 1) => format!("{}{took}", in_words(code)),
             (Some(&code), commands) => {
                 format!("command {} of {commands}: {}{took}", codes.len(), in_words(code))
@@ -153,8 +181,7 @@ fn is_reserved(command: &str) -> bool {
 /// A return code in words.
 fn in_words(code: i32) -> String {
     match code {
-        -1 => "could not be run".to_owned(),
-        ..-1 => {
+        ..=-1 => {
             let signal = nix::sys::signal::Signal::try_from(-code);
             signal.map_or_else(
                 |_| format!("killed by signal {}", -code),
@@ -297,6 +324,31 @@ mod tests {
     }
 
     #[test]
+    fn what_could_not_be_run_says_why_and_what_a_hangup_ended_does_not() {
+        let event = |log: &str| {
+            json!({"state": "finished", "process_id": "j", "cmd_list": ["true", "a"],
+                   "return_codes/true": "0", "return_codes/a": "-1", "a": log})
+        };
+        for log in ["cannot run a: No such file\n", "there is no user x\n"] {
+            let args = event(log);
+            let event = JobEvent::read(&args).unwrap();
+            assert_eq!(event.not_run(), Some("a"), "{log}");
+            assert_eq!(event.verdict().how, "command 2 of 2: could not be run");
+        }
+        for log in ["", "cannot be read\n", "cannot run a: x\nand more\n", "x\ncannot run a: x\n"] {
+            let args = event(log);
+            let event = JobEvent::read(&args).unwrap();
+            assert_eq!(event.not_run(), None, "{log}");
+            assert_eq!(event.verdict().how, "command 2 of 2: killed by SIGHUP");
+        }
+        let list =
+            json!([{"command": "log", "output": "cannot run log: x\n", "return_code": "-1"}]);
+        let args =
+            json!({"state": "finished", "process_id": "j", "cmd_list": ["log"], "log": list});
+        assert_eq!(JobEvent::read(&args).unwrap().not_run(), Some("log"));
+    }
+
+    #[test]
     fn verdicts() {
         let verdict = |commands: &[&str], codes: &[&str], finished: &str| {
             let mut args = json!({"state": "finished", "process_id": "j", "cmd_list": commands,
@@ -313,7 +365,7 @@ mod tests {
         assert_eq!(verdict(&["a"], &["0"], "?"), say(true, "ok"));
         assert_eq!(verdict(&["a"], &["3"], later), say(false, "exit 3 after 3 s"));
         assert_eq!(verdict(&["a"], &["-9"], later), say(false, "killed by SIGKILL after 3 s"));
-        assert_eq!(verdict(&["a"], &["-1"], later), say(false, "could not be run after 3 s"));
+        assert_eq!(verdict(&["a"], &["-1"], later), say(false, "killed by SIGHUP after 3 s"));
         assert_eq!(verdict(&["a", "b"], &["0", "0"], later), say(true, "2 commands ok after 3 s"));
         assert_eq!(
             verdict(&["a", "b"], &["1"], later),

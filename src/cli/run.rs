@@ -209,14 +209,13 @@ impl Job {
             return Ok(None);
         }
         self.seen = true;
-        let codes = event.codes();
-        let unstarted = match codes.last() {
-            Some(-1) => event.commands.get(codes.len() - 1).copied(),
-            Some(_) | None => None,
+        let not_run = match event.state {
+            State::Finished => event.not_run(),
+            State::Pending | State::Running => None,
         };
-        let unstarted = unstarted.filter(|command| !self.output.has_told(command));
+        let reason_of = not_run.filter(|command| !self.output.has_told(command));
         for (command, text) in self.output.fresh(&event) {
-            if event.state == State::Finished && unstarted == Some(command) {
+            if reason_of == Some(command) {
                 // Not output, but the reason why there is none.
                 self.reader.end_line();
                 complain(&text);
@@ -231,7 +230,7 @@ impl Job {
         if io::stderr().is_terminal() {
             complain(&format!("job {} finished: {}", self.id, event.verdict().how));
         }
-        Ok(Some(exit_code(&codes)))
+        Ok(Some(exit_code(&event.codes(), event.commands.len(), not_run.is_some())))
     }
 
     /// Without the daemon nobody knows how the job ends.
@@ -291,15 +290,17 @@ impl Reader {
 const INTERRUPTED: u8 = 130;
 /// A command could not be run: as a shell tells it.
 const NOT_RUN: u8 = 127;
-/// Ended before it ran: as if by the SIGTERM that a running job gets.
+/// Ended before its last command ran: as if by the SIGTERM that a running one gets.
 const ENDED_BEFORE: u8 = 143;
 
-/// The exit code that tells how the last command ended.
-fn exit_code(codes: &[i32]) -> u8 {
+/// The exit code that tells how the last of `commands` ended.
+fn exit_code(codes: &[i32], commands: usize, not_run: bool) -> u8 {
     match codes.last() {
         None => ENDED_BEFORE,
-        Some(-1) => NOT_RUN,
-        Some(&code @ ..-1) => {
+        // The chain was cut short between two commands, which is no success.
+        Some(0) if codes.len() < commands => ENDED_BEFORE,
+        Some(-1) if not_run => NOT_RUN,
+        Some(&code @ ..=-1) => {
             u8::try_from(code.unsigned_abs().saturating_add(128)).unwrap_or(u8::MAX)
         }
         Some(&code @ 0..) => u8::try_from(code).unwrap_or(u8::MAX),
@@ -359,7 +360,11 @@ mod tests {
             &[-1000],
             &[1000],
         ];
-        assert_eq!(codes.map(exit_code), [143, 0, 3, 255, 127, 130, 137, 143, 255, 255, 255]);
+        let exit = |codes: &[i32]| exit_code(codes, codes.len(), false);
+        assert_eq!(codes.map(exit), [143, 0, 3, 255, 129, 130, 137, 143, 255, 255, 255]);
+        assert_eq!(exit_code(&[0, -1], 2, true), 127);
+        assert_eq!(exit_code(&[0, -1], 3, true), 127);
+        assert_eq!([exit_code(&[0], 2, false), exit_code(&[3], 2, false)], [143, 3]);
     }
 
     #[test]

@@ -71,6 +71,15 @@ fn a_command_that_could_not_be_run_is_127_and_the_reason_is_no_output() {
 }
 
 #[test]
+fn a_hangup_is_a_signal_and_not_a_command_that_could_not_be_run() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let ran = run(&daemon, &["sh -c 'echo out; kill -HUP $$'"]);
+    assert_eq!((ran.code(), &*ran.out, &*ran.err), (129, "out\n", ""));
+    let ran = run(&daemon, &["sh -c 'kill -HUP $$'"]);
+    assert_eq!((ran.code(), &*ran.out, &*ran.err), (129, "", ""));
+}
+
+#[test]
 fn much_output_is_shown_as_far_as_it_was_told() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     // Within an event's limit everything is there, once, whatever the pieces were.
@@ -134,6 +143,19 @@ fn an_id_can_be_used_again_and_shows_only_the_new_job() {
         let ran = run(&daemon, &["--id", "again", &format!("echo {word}")]);
         assert_eq!((ran.code(), ran.out), (0, format!("{word}\n")));
     }
+}
+
+#[test]
+fn a_chain_that_is_cut_short_is_no_success() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let polite = "sh -c 'trap \"exit 0\" TERM; echo ready; while :; do sleep 0.01; done'";
+    let running =
+        Cli::to(&daemon, "run").args(["--id", "j", polite, "echo never"]).start().unwrap();
+    running.out.wait("ready").unwrap();
+    Peer::local(&daemon).unwrap().kill(&json!("j")).unwrap();
+    let ran = running.wait().unwrap();
+    assert_eq!(ran.code(), 143);
+    assert!(ran.out.ends_with("[killed]\n"), "{}", ran.out);
 }
 
 #[test]
