@@ -258,7 +258,8 @@ impl Job {
 
     fn read_fields(&self, log: &str, finished: bool) -> Vec<(&'static str, Value)> {
         let command = self.head.commands.get(self.current()).map_or("", String::as_str);
-        class::fields(&Reading { id: &self.head.id, command, log, finished })
+        let room = self.limits.event / 8;
+        class::fields(&Reading { id: &self.head.id, command, log, finished, room })
     }
 
     /// The job's entry in a list.

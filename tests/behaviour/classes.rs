@@ -300,3 +300,32 @@ fn a_latecomer_of_a_class_gets_its_envelope_with_all_that_was_told() {
     assert_eq!(joined(&end, "pkg_log"), "c\n");
     assert_eq!(end.last().unwrap()["process_details"][&*command], "a\nb\nc\n");
 }
+
+#[test]
+fn a_class_keeps_an_event_within_its_limit_too() {
+    let daemon = prompt();
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    // As many names as a log can hold, and a file whose name is as long as a line can be.
+    let names = "seq -f 'Packages that depend on p%.0f: a%.0f, b%.0f' 1 40000";
+    let names = names.replace("a%.0f, b%.0f", "a");
+    let long = "sh -c 'head -c 60000 /dev/zero | tr \"\\\\000\" \"\\\\001\"; echo \" 5% of  1 MB 7 kBps\"'";
+    for (id, command) in [("sysadm_pkg_audit-1", &*names), ("sysadm_iohyve_fetch-1", long)] {
+        peer.run(&json!({ id: command })).unwrap();
+        loop {
+            let text = watcher.event().unwrap();
+            assert!(text.len() <= 256 * 1024, "{id}: an event of {} bytes", text.len());
+            let event: Value = serde_json::from_str(&text).unwrap();
+            if event["args"]["state"] != "finished" {
+                continue;
+            }
+            let command_log = event["args"]["process_details"][command].as_str().unwrap();
+            assert!(
+                command_log.len() > 10_000,
+                "{id}: the log has room beside: {}",
+                command_log.len()
+            );
+            break;
+        }
+    }
+}
