@@ -258,7 +258,7 @@ impl Job {
 
     fn read_fields(&self, log: &str, finished: bool) -> Vec<(&'static str, Value)> {
         let command = self.head.commands.get(self.current()).map_or("", String::as_str);
-        let room = self.limits.event / 8;
+        let room = self.limits.event / 16;
         class::fields(&Reading { id: &self.head.id, command, log, finished, room })
     }
 

@@ -109,6 +109,37 @@ impl Driver {
     }
 }
 
+#[test]
+fn the_longest_chain_that_is_taken_fits_into_an_event() {
+    const MAX_EVENT: usize = 64 * 1024;
+    // As the configuration allows them.
+    let max_commands = MAX_EVENT / 256;
+    let limits = Limits { max_commands, max_event: MAX_EVENT, ..limits() };
+    let mut d = Driver::new();
+    d.dispatcher = Dispatcher::new(limits);
+    let length = limits.bounds().max_command_bytes / max_commands;
+    // All keys of their own, each as long as it may be (a backslash takes two bytes in JSON), and
+    // two equal ones so that there is the list as well.
+    let command = |n| format!("{n:04}{}", "\\".repeat((length - 4) / 4 * 2));
+    let mut chain: Vec<String> = (1..max_commands).map(command).collect();
+    chain.push(chain[0].clone());
+    d.run(json!({ "j": chain })).unwrap();
+    for _ in 0..max_commands {
+        d.dispatcher.printed(1, &"\u{1}".repeat(1000));
+        d.pass(1000);
+        d.exit(1, 0);
+    }
+    let mut finished = false;
+    while let Some(effect) = d.dispatcher.next_effect() {
+        if let Effect::Publish(Event::Job(event)) = effect {
+            let length = event.args(MAX_EVENT).len();
+            assert!(length <= MAX_EVENT, "{length}");
+            finished |= !event.is_running();
+        }
+    }
+    assert!(finished);
+}
+
 fn args(event: &Event) -> Value {
     match event {
         Event::Job(event) => serde_json::from_str(&event.args(100_000)).unwrap(),
