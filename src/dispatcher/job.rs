@@ -246,6 +246,10 @@ impl Job {
         output.sort_by_key(|(index, _)| *index);
         self.state = State::Finished;
         self.next_tell = None;
+        self.log.trim();
+        // It will not be started any more.
+        (self.asked.commands, self.asked.env) = Default::default();
+        let fields = std::mem::take(&mut self.fields);
         let phase = Phase::Finished(Finished {
             time_started: self.time_started.clone().unwrap_or_else(|| finished.clone()),
             time_finished: finished,
@@ -253,7 +257,12 @@ impl Job {
             output,
             fresh,
         });
-        Event::Job(JobEvent { job: self.head.clone(), phase, fields: self.fields.clone() })
+        Event::Job(JobEvent { job: self.head.clone(), phase, fields })
+    }
+
+    /// Bytes of memory that a finished job takes, as far as it can make them many.
+    pub(super) fn held(&self) -> usize {
+        self.log.held() + self.head.commands.iter().map(String::len).sum::<usize>()
     }
 
     fn read_fields(&self, log: &str, finished: bool) -> Vec<(&'static str, Value)> {

@@ -66,8 +66,8 @@ impl Limits {
         LogLimits { job: self.log_limit, command: self.event_log_limit, event: self.max_event }
     }
 
-    /// What the logs of finished jobs may take in memory together, in bytes.
-    fn retained_log_bytes(&self) -> usize {
+    /// What finished jobs may hold in memory together, in bytes.
+    fn retained_bytes(&self) -> usize {
         self.retain_jobs.saturating_mul(self.event_log_limit)
     }
 }
@@ -152,14 +152,14 @@ pub struct Dispatcher {
     limits: Limits,
     jobs: BTreeMap<Serial, Job>,
     ids: HashMap<String, Serial>,
-    /// Jobs of each queue that are not over, in order; only the first may run.
-    queues: BTreeMap<String, VecDeque<Serial>>,
+    /// Jobs of each queue that are not over, in the order in which they came; only the first may run.
+    queues: BTreeMap<String, BTreeSet<Serial>>,
     pending: BTreeSet<Serial>,
     /// Pending jobs that wait for nothing but room.
     startable: BTreeSet<Serial>,
     running: BTreeSet<Serial>,
     finished: VecDeque<Serial>,
-    /// Bytes of their logs.
+    /// Bytes that they hold.
     finished_bytes: usize,
     last_serial: Serial,
     timers: Deadlines<(Serial, Timer)>,
@@ -264,7 +264,7 @@ impl Dispatcher {
             }
             Some(name) => {
                 let queue = self.queues.entry(name.clone()).or_default();
-                queue.push_back(serial);
+                queue.insert(serial);
                 if queue.len() == 1 {
                     self.startable.insert(serial);
                 }
@@ -360,9 +360,10 @@ impl Dispatcher {
     /// Ends jobs; returns the ids of those that were active. Their events follow.
     pub fn kill(&mut self, ids: &[String], now: Moment) -> Vec<String> {
         let mut active: Vec<String> = Vec::new();
+        let mut known = HashSet::new();
         for id in ids {
             if let Some(serial) = self.active(id)
-                && !active.contains(id)
+                && known.insert(serial)
             {
                 active.push(id.clone());
                 self.end(serial, Cause::Killed, now);
@@ -451,7 +452,7 @@ impl Dispatcher {
             job.remark(remark(cause));
         }
         let event = job.finish(now);
-        self.finished_bytes += job.log.held();
+        self.finished_bytes += job.held();
         for timer in [Timer::Tell, Timer::Timeout, Timer::Grace] {
             self.timers.set((serial, timer), None);
         }
@@ -472,8 +473,8 @@ impl Dispatcher {
             return;
         };
         let Some(queue) = self.queues.get_mut(&name) else { return };
-        queue.retain(|other| *other != serial);
-        match queue.front() {
+        queue.remove(&serial);
+        match queue.first() {
             None => {
                 self.queues.remove(&name);
             }
@@ -487,7 +488,7 @@ impl Dispatcher {
     /// Finished jobs beyond what is retained, the oldest first.
     fn forget_surplus(&mut self) {
         while self.finished.len() > self.limits.retain_jobs
-            || self.finished_bytes > self.limits.retained_log_bytes() && self.finished.len() > 1
+            || self.finished_bytes > self.limits.retained_bytes() && self.finished.len() > 1
         {
             let Some(oldest) = self.finished.front().copied() else { break };
             self.forget(oldest);
@@ -496,8 +497,12 @@ impl Dispatcher {
 
     fn forget(&mut self, serial: Serial) {
         let Some(job) = self.jobs.remove(&serial) else { return };
-        self.finished_bytes = self.finished_bytes.saturating_sub(job.log.held());
-        self.finished.retain(|other| *other != serial);
+        self.finished_bytes = self.finished_bytes.saturating_sub(job.held());
+        if self.finished.front() == Some(&serial) {
+            self.finished.pop_front();
+        } else {
+            self.finished.retain(|other| *other != serial);
+        }
         self.timers.set((serial, Timer::Retain), None);
         if self.ids.get(&job.head.id) == Some(&serial) {
             self.ids.remove(&job.head.id);
@@ -522,13 +527,14 @@ impl Dispatcher {
     pub fn list(&self) -> Value {
         let mut queues: Map<String, Value> = Map::new();
         queues.insert("no_queue".into(), json!({}));
+        let queued = self.queues.values().flat_map(|queue| queue.iter().enumerate());
+        let places: HashMap<Serial, usize> =
+            queued.map(|(place, serial)| (*serial, place)).collect();
         let mut unqueued = 0;
         for (serial, job) in &self.jobs {
             let position = match &job.asked.queue {
                 _ if !job.is_active() => None,
-                Some(name) => {
-                    self.queues.get(name).and_then(|q| q.iter().position(|s| s == serial))
-                }
+                Some(_) => places.get(serial).copied(),
                 None if self.pending.contains(serial) => {
                     unqueued += 1;
                     Some(unqueued)

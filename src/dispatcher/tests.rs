@@ -379,6 +379,22 @@ fn finished_jobs_are_kept_by_number_and_by_age() {
 }
 
 #[test]
+fn finished_jobs_are_kept_by_the_memory_that_they_hold_too() {
+    let mut d = Driver::new();
+    for id in ["a", "b", "c"] {
+        // Three of them hold more than three logs of the limit.
+        d.run(json!({ id: "x".repeat(290) })).unwrap();
+        let serial = d.dispatcher.next_serial() - 1;
+        d.exit(serial, 0);
+    }
+    let list = d.dispatcher.list();
+    let ids: Vec<&String> = list["jobs"]["no_queue"].as_object().unwrap().keys().collect();
+    assert_eq!(ids, ["b", "c"]);
+    d.pass(100_000);
+    assert_eq!(d.dispatcher.finished_bytes, 0);
+}
+
+#[test]
 fn a_log_is_read_in_parts_that_join_to_the_whole() {
     let mut d = Driver::new();
     d.run(json!({"a": "x"})).unwrap();

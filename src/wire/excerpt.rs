@@ -49,6 +49,14 @@ impl Excerpt {
         self.head.len() + self.tail.len()
     }
 
+    /// Gives back the memory that only further text would need.
+    pub fn trim(&mut self) {
+        let surplus = self.tail.len() - self.shown_tail().len();
+        self.tail.drain(..surplus);
+        self.tail.shrink_to_fit();
+        self.head.shrink_to_fit();
+    }
+
     fn half(&self) -> usize {
         self.limit / 2
     }
@@ -234,6 +242,19 @@ mod tests {
             }
             assert_eq!(e.text(), expected, "pieces of {size}");
             assert!(e.held() <= 1500 + 4, "held {} of limit 1000", e.held());
+        }
+    }
+
+    #[test]
+    fn what_is_trimmed_reads_the_same_and_holds_no_more_than_its_limit() {
+        for pieces in [&["0123456789", "abcdefg", "hij"][..], &["01234"], &[]] {
+            let mut e = excerpt(10, pieces);
+            let before = e.text();
+            e.trim();
+            assert_eq!(e.text(), before);
+            assert!(e.held() <= 10 && e.head.capacity() + e.tail.capacity() <= 10);
+            e.push("xyz");
+            assert_eq!(e.text(), excerpt(10, &[pieces, &["xyz"]].concat()).text());
         }
     }
 

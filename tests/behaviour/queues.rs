@@ -241,3 +241,23 @@ fn a_finished_job_is_kept_for_a_time() {
     let ask = json!({ "action": "log", "job_id": "j" });
     assert_eq!(peer.refused("rpc", "dispatcher", &ask).unwrap().code, 404);
 }
+
+#[test]
+fn very_many_jobs_in_one_queue_are_listed_and_killed_at_once() {
+    const MANY: usize = 60_000;
+    let setup = Setup::new(PROGRAM).unwrap();
+    let setup = setup.with("dispatcher.max_pending", MANY).with("server.max_message", "\"4MiB\"");
+    let setup = setup.with("server.outbox", "\"16MiB\"").with("server.outbox_total", "\"64MiB\"");
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    // The old server's prefix puts them into one queue.
+    let ids: Vec<String> = (0..MANY).map(|number| format!("sysadm_pkg_{number}")).collect();
+    let batch: Value = ids.iter().map(|id| (id.clone(), json!("sleep 1000"))).collect();
+    peer.run(&batch).unwrap();
+    let list = peer.list().unwrap();
+    let queue = list["pkg_queue"].as_object().unwrap();
+    assert_eq!(queue.len(), MANY);
+    assert_eq!(queue[&ids[0]]["queue_position"], "0");
+    assert_eq!(queue[&ids[MANY - 1]]["queue_position"], (MANY - 1).to_string());
+    assert_eq!(peer.kill(&json!(ids)).unwrap(), json!(ids));
+}
