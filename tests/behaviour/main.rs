@@ -3,7 +3,11 @@
 //! A file a theme, a test a rule, named by what is to be seen. Every test has a daemon of its own.
 
 mod classes;
+mod cli_commands;
 mod cli_run;
+mod cli_targets;
+mod cli_watch;
+mod impostor;
 mod job_environment;
 mod jobs;
 mod kill;
