@@ -16,3 +16,13 @@ mod queues;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");
+
+/// Name and home of whoever runs the tests, as a daemon of theirs has them.
+fn ourselves() -> (String, String) {
+    let uid = nix::unistd::Uid::effective();
+    match nix::unistd::User::from_uid(uid).unwrap() {
+        Some(user) => (user.name, user.dir.display().to_string()),
+        // Who has no account has a number.
+        None => (uid.to_string(), "/".to_owned()),
+    }
+}
