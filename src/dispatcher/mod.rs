@@ -324,7 +324,8 @@ impl Dispatcher {
     /// still holds its output.
     pub fn ended(&mut self, serial: Serial, ended: &Ended, left_open: bool, now: Moment) {
         let Some(job) = self.jobs.get_mut(&serial).filter(|job| job.is_active()) else { return };
-        if left_open {
+        // What is being ended is waited for.
+        if left_open && job.ending().is_none() {
             job.remark(
                 "output was still open: a process that this command left behind was not waited for",
             );
@@ -530,6 +531,12 @@ impl Dispatcher {
         let queued = self.queues.values().flat_map(|queue| queue.iter().enumerate());
         let places: HashMap<Serial, usize> =
             queued.map(|(place, serial)| (*serial, place)).collect();
+        let commands = self.jobs.values().flat_map(|job| &job.head.commands);
+        let (number, bytes) =
+            commands.fold((0, 0), |(number, bytes), command| (number + 1, bytes + command.len()));
+        // Where they are more than a client could be sent, the long ones are told by their beginning.
+        let room = self.limits.max_event;
+        let most = if bytes > room { room / number } else { room };
         let mut unqueued = 0;
         for (serial, job) in &self.jobs {
             let position = match &job.asked.queue {
@@ -543,7 +550,7 @@ impl Dispatcher {
             };
             let name = job.asked.queue.as_deref().unwrap_or("no_queue");
             let queue = queues.entry(name).or_insert_with(|| json!({}));
-            queue[&job.head.id] = job.entry(position);
+            queue[&job.head.id] = job.entry(position, most);
         }
         json!({ "jobs": queues })
     }

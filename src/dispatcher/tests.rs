@@ -313,6 +313,32 @@ fn a_running_job_is_asked_then_forced_and_finished_when_its_tree_is_gone() {
 }
 
 #[test]
+fn a_process_that_is_ended_with_its_job_was_not_left_behind() {
+    let mut d = Driver::new();
+    d.run(json!({"a": "x"})).unwrap();
+    d.kill("a");
+    let now = d.now();
+    d.dispatcher.ended(1, &Ended::Exit(Exit::Signal(15)), true, now);
+    d.gone(1);
+    assert_eq!(d.events().pop().unwrap()["x"], "[killed]\n");
+}
+
+#[test]
+fn a_list_of_long_commands_tells_how_they_begin() {
+    let mut d = Driver::new();
+    let long = format!("{}ü", "x".repeat(5999));
+    d.run(json!({"a": [long, "short"], "b": long})).unwrap();
+    let commands =
+        |d: &Driver, id: &str| d.dispatcher.list()["jobs"]["no_queue"][id]["commands"].clone();
+    assert_eq!(commands(&d, "a"), json!([long, "short"]));
+    d.dispatcher.limits.max_event = 9000;
+    let cut = format!("{}[… 3001 bytes left out …]", "x".repeat(3000));
+    assert_eq!(commands(&d, "a"), json!([cut, "short"]));
+    d.dispatcher.limits.max_event = 3 * 6000;
+    assert_eq!(commands(&d, "b"), json!([long]), "all of them fit");
+}
+
+#[test]
 fn what_cannot_be_ended_is_left_behind_after_a_bounded_time() {
     let mut d = Driver::new();
     d.run(json!({"a": "x"})).unwrap();

@@ -198,6 +198,26 @@ fn the_list_tells_of_each_job_what_it_is() {
 }
 
 #[test]
+fn jobs_with_long_commands_are_listed_too() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    // Together more than a client may have waiting for it.
+    let long = format!("true {}", "x".repeat(30_000));
+    for number in 0..60 {
+        let id = peer.submit(&json!({ "id": format!("j{number}"), "commands": [long] })).unwrap();
+        watcher.finished(&id).unwrap();
+    }
+    let list = peer.list().unwrap();
+    let command = list["no_queue"]["j7"]["commands"][0].as_str().unwrap();
+    assert!(
+        command.starts_with("true xxx") && command.ends_with(" bytes left out …]"),
+        "{command}"
+    );
+    assert!(command.len() > 1000, "{command}");
+}
+
+#[test]
 fn so_many_finished_jobs_are_kept_and_the_oldest_is_forgotten_first() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.with("dispatcher.retain_jobs", 2).start().unwrap();
