@@ -38,6 +38,7 @@ pub fn with_socket(
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let pid = run(vec![theirs, kept], |mut kept| {
         super::process_name::set(name);
+        super::signals::ignore_what_ends_daemons();
         super::parent_death::be_woken();
         if let (Some(kept), Some(socket)) = (kept.pop(), kept.pop()) {
             work(socket, kept);

@@ -147,7 +147,8 @@ mod system {
                 bytes.truncate(length);
                 return Some(bytes);
             }
-            if std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOMEM) || room >= MOST {
+            if std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOMEM) || room >= MOST
+            {
                 return None;
             }
             room *= 2;

@@ -39,6 +39,7 @@ impl Excerpt {
     /// From what is left of a text of `total` bytes: its beginning and its end. Where nothing is
     /// left out, all of it is the beginning.
     pub fn from_ends(limit: usize, total: u64, head: String, tail: String) -> Excerpt {
+        let total = total.max((head.len() + tail.len()) as u64);
         Excerpt { limit, total, head, tail }
     }
 

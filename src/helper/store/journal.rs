@@ -106,7 +106,9 @@ fn scan(file: &mut impl BufRead, mut each: impl FnMut(u64, u64, Line)) -> io::Re
             return Ok(());
         }
         let ended = bytes.last() == Some(&b'\n');
-        let line = std::str::from_utf8(&bytes).ok().and_then(|text| read_line(text.trim_end_matches('\n')));
+        let line = std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| read_line(text.trim_end_matches('\n')));
         let line = match line {
             // A whole record of which only the line end is missing is a whole record.
             Some(line) => line,
@@ -298,11 +300,7 @@ fn header(last: u64) -> String {
 }
 
 /// Writes a whole journal beside the old one and puts it in its place.
-fn write_new<'t>(
-    path: &Path,
-    last: u64,
-    texts: impl Iterator<Item = &'t str>,
-) -> io::Result<()> {
+fn write_new<'t>(path: &Path, last: u64, texts: impl Iterator<Item = &'t str>) -> io::Result<()> {
     let mut bytes = header(last).into_bytes();
     texts.for_each(|text| bytes.extend(seal(text).into_bytes()));
     put_in_place(path, &bytes).map(drop)
@@ -349,7 +347,8 @@ impl Journal {
     /// Opens it, or begins one. Expects it as [`load`] has left it.
     pub(super) fn open(path: &Path) -> io::Result<Journal> {
         let mut options = OpenOptions::new();
-        let mut file = options.create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
+        let mut file =
+            options.create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
         let (mut index, mut length, mut last_serial) = (Index::new(), 0, 0);
         scan(&mut BufReader::new(&mut file), |at, bytes, line| {
             match line {
@@ -368,8 +367,7 @@ impl Journal {
         file.seek(SeekFrom::Start(length))?;
         let (pending, pending_keys) = (Vec::new(), Vec::new());
         let path = path.to_owned();
-        let mut journal =
-            Journal { path, file, length, index, last_serial, pending, pending_keys };
+        let mut journal = Journal { path, file, length, index, last_serial, pending, pending_keys };
         if length == 0 {
             journal.pending = header(0).into_bytes();
         } else if journal.last_byte()? != Some(b'\n') {
@@ -518,7 +516,10 @@ mod tests {
         let path = place.path();
         assert_eq!(load(&path), Loaded::default());
         write(&path, &[record(1, "filed", "a"), record(2, "filed", ""), record(1, "started", "")]);
-        write(&path, &[record(1, "started", "b"), record(3, "filed", ""), record(3, "forgotten", "")]);
+        write(
+            &path,
+            &[record(1, "started", "b"), record(3, "filed", ""), record(3, "forgotten", "")],
+        );
         let loaded = load(&path);
         assert_eq!(kept(&loaded), [(1, Kind::Filed), (1, Kind::Started), (2, Kind::Filed)]);
         assert_eq!(loaded.records[1].text, record(1, "started", "b"));

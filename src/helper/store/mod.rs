@@ -26,7 +26,7 @@ use worker::PiecesQuestion;
 
 pub use journal::{Kind, Loaded, Record, load};
 pub use segments::Part;
-pub use worker::{Place, TextQuestion, prepare};
+pub use worker::{Place, TextQuestion, log_ends, prepare};
 
 use crate::sys::fork::with_socket;
 
@@ -217,8 +217,8 @@ impl<K: Copy> Store<K> {
     /// Appends to a job's log; `at` is where it stands in all that the job printed, `limit` is of
     /// the whole log in bytes. Where nobody takes it, it is left out.
     pub fn log(&mut self, serial: u64, at: u64, limit: usize, text: &str, now: Instant) {
-        let room = self.outgoing.len() < self.limits.backlog.saturating_mul(2);
-        if self.hears() && room {
+        let room = || self.outgoing.len() < self.limits.backlog;
+        if self.standing().is_ok() || (self.hears() && room()) {
             let (limit, text) = (limit as u64, text.as_bytes().to_vec());
             self.order(&Order::Log { serial, at, limit, text }, now);
         }
@@ -376,33 +376,18 @@ impl<K: Copy> Store<K> {
 
     /// A child runs: it gets all that is not durable yet.
     pub fn begun(&mut self, now: Instant) {
-        self.outgoing.clear();
-        self.incoming.clear();
-        self.uncommitted = false;
-        let was_down = match &self.condition {
-            Condition::Gone { why, .. } => Some(why.clone()),
-            Condition::Working
-            | Condition::Failing { .. }
-            | Condition::Killed { .. }
-            | Condition::Trying { .. } => None,
-        };
-        if let Some(why) = was_down {
-            self.condition = Condition::Trying { why };
-        }
+        let Condition::Gone { why, .. } = &self.condition else { return };
+        self.condition = Condition::Trying { why: why.clone() };
         let commit = self.last_commit + 1;
-        let mut lines: Vec<Order> = Vec::new();
+        let mut orders: Vec<Order> = Vec::new();
         for waiting in &mut self.waiting {
             waiting.commit = Some(commit);
-            lines.push(Order::Line(waiting.line.clone()));
+            orders.push(Order::Line(waiting.line.clone()));
         }
-        lines.extend(self.questions.values().map(|(question, _)| question.clone()));
-        lines.iter().for_each(|order| self.order(order, now));
-        if self.standing().is_err() {
-            self.outcomes.push_back(Outcome::Retry);
-            self.uncommitted = true;
-        } else if !self.waiting.is_empty() {
-            self.uncommitted = true;
-        }
+        orders.extend(self.questions.values().map(|(question, _)| question.clone()));
+        orders.iter().for_each(|order| self.order(order, now));
+        self.outcomes.push_back(Outcome::Retry);
+        self.uncommitted = true;
     }
 
     /// The child has ended, or could not be started for the reason `why`.

@@ -6,7 +6,7 @@
 //! one and a half times the limit of disk. What did not reach us leaves a gap between two names,
 //! and is told like what was left out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -54,7 +54,12 @@ impl JobLog {
             }
         }
         segments.sort_by_key(|segment| segment.start);
-        Ok(JobLog { directory: directory.to_owned(), serial, segments: segments.into(), file: None })
+        Ok(JobLog {
+            directory: directory.to_owned(),
+            serial,
+            segments: segments.into(),
+            file: None,
+        })
     }
 
     fn path(&self, start: u64) -> PathBuf {
@@ -75,7 +80,9 @@ impl JobLog {
         }
         while !text.is_empty() {
             let room = match self.segments.back() {
-                Some(last) if last.end() == at && self.file.is_some() => half - last.length.min(half),
+                Some(last) if last.end() == at && self.file.is_some() => {
+                    half - last.length.min(half)
+                }
                 Some(last) if last.end() == at => {
                     let open = OpenOptions::new().append(true).open(self.path(last.start));
                     self.file = Some(open?);
@@ -185,7 +192,8 @@ impl JobLog {
         let half = (limit / 2) as u64;
         let head = self.bytes(range.start..head_end.min(range.start + half))?;
         // A tail never begins before the head ends.
-        let from = tail_start.max(range.end.saturating_sub(half)).max(range.start + head.len() as u64);
+        let from =
+            tail_start.max(range.end.saturating_sub(half)).max(range.start + head.len() as u64);
         let tail = if self.end() >= range.end { self.bytes(from..range.end)? } else { Vec::new() };
         let head = whole_characters(head);
         let tail = tail[leading_continuations(&tail)..].to_vec();
@@ -241,16 +249,29 @@ pub struct Part {
     pub eof: bool,
 }
 
+/// Where the log of each job ends, in bytes of all that it printed.
+pub(super) fn ends(directory: &Path) -> io::Result<BTreeMap<u64, u64>> {
+    let mut ends: BTreeMap<u64, u64> = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if let Some((serial, start)) = parse(&entry.file_name().to_string_lossy()) {
+            let end = ends.entry(serial).or_default();
+            *end = (*end).max(start + entry.metadata()?.len());
+        }
+    }
+    Ok(ends)
+}
+
 /// Logs of jobs that nobody knows are taken away; how many jobs that were.
 pub(super) fn remove_unknown(directory: &Path, known: impl Fn(u64) -> bool) -> io::Result<usize> {
-    let mut removed: BTreeMap<u64, ()> = BTreeMap::new();
+    let mut removed: BTreeSet<u64> = BTreeSet::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if let Some((serial, _)) = parse(&entry.file_name().to_string_lossy())
             && !known(serial)
         {
             fs::remove_file(entry.path())?;
-            removed.insert(serial, ());
+            removed.insert(serial);
         }
     }
     Ok(removed.len())
@@ -289,7 +310,8 @@ fn whole_characters(mut bytes: Vec<u8>) -> Vec<u8> {
 
 /// What we write is UTF-8; what a damaged disk gives back may not be.
 fn text_of(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 #[cfg(test)]

@@ -214,17 +214,26 @@ fn a_child_that_cannot_be_started_is_tried_again_and_what_waits_fails_in_time() 
 }
 
 #[test]
-fn logs_are_held_back_while_they_are_not_taken_and_bounded_all_the_same() {
+fn logs_are_held_back_while_they_are_not_taken_and_left_out_where_nothing_is_written() {
     let mut d = Driver::new();
-    assert!(d.store.has_room());
-    for at in 0..100 {
+    let log = |d: &mut Driver, at: u64| {
         d.store.log(1, 100 * at, 10_000, &"x".repeat(100), d.now());
+    };
+    for at in 0..8 {
+        assert!(d.store.has_room(), "{at}");
+        log(&mut d, at);
     }
-    assert!(!d.store.has_room());
-    assert!(d.store.outgoing() < 3000, "{}", d.store.outgoing());
-    let orders = d.orders();
-    assert_eq!(orders[0], "log 1 at 0");
+    assert!(!d.store.has_room(), "the owner is to wait with more");
+    assert_eq!(d.orders()[7], "log 1 at 700");
     assert!(d.store.has_room());
+    d.keep("a");
+    d.orders();
+    d.say(Report::Failed { commit: 1, why: "No space left".into() });
+    for at in 8..100 {
+        assert!(d.store.has_room(), "nobody waits for a full disk");
+        log(&mut d, at);
+    }
+    assert!(d.store.outgoing() < 1200, "{}", d.store.outgoing());
 }
 
 /// A child in a directory of its own.
@@ -236,7 +245,8 @@ struct Child {
 
 impl Child {
     fn new(name: &str) -> Child {
-        let directory = std::env::temp_dir().join(format!("se-store-{}-{name}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("se-store-{}-{name}", std::process::id()));
         let place = Place { directory, journal: true };
         prepare(&place, |_| true).unwrap();
         Child::on(place)
@@ -301,7 +311,8 @@ fn a_child_keeps_what_it_is_told_up_to_the_last_order() {
     let Report::Answer { request: 3, answer } = child.report() else { panic!() };
     let part: Part = serde_json::from_slice(&answer).unwrap();
     assert_eq!((part.data.as_str(), part.eof), ("out\n", true));
-    let question = br#"{"serial":1,"ranges":[{"start":0,"end":1},{"start":1,"end":4}],"limit":100}"#;
+    let question =
+        br#"{"serial":1,"ranges":[{"start":0,"end":1},{"start":1,"end":4}],"limit":100}"#;
     child.order(&[Order::ReadPieces { request: 4, question: question.to_vec() }]);
     let Report::Answer { request: 4, answer } = child.report() else { panic!() };
     let pieces: Vec<crate::wire::Excerpt> = serde_json::from_slice(&answer).unwrap();

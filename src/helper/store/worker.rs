@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::journal::{Journal, put_in_place};
 use super::message::{Order, Report};
-use super::segments::{JobLog, remove_unknown};
+use super::segments::{JobLog, ends, remove_unknown};
 use crate::wire::Excerpt;
 
 /// Where the store keeps things.
@@ -152,7 +152,8 @@ impl Worker<'_> {
                 if self.journal.is_err() {
                     self.open_journal();
                 }
-                if let (Ok(Some(journal)), Ok(object)) = (&mut self.journal, str::from_utf8(&line)) {
+                if let (Ok(Some(journal)), Ok(object)) = (&mut self.journal, str::from_utf8(&line))
+                {
                     journal.append(object);
                 }
             }
@@ -236,7 +237,9 @@ impl Worker<'_> {
         let found = asked.and_then(|question| find(&self.place.logs(), question));
         let report = match found.and_then(|found| Ok(serde_json::to_vec(&found)?)) {
             Ok(answer) => Report::Answer { request, answer },
-            Err(error) => Report::NoAnswer { request, why: format!("cannot read the log: {error}") },
+            Err(error) => {
+                Report::NoAnswer { request, why: format!("cannot read the log: {error}") }
+            }
         };
         self.report(&report);
     }
@@ -265,6 +268,12 @@ impl Worker<'_> {
             }
         }
     }
+}
+
+/// Where the log of each job ends, in bytes of all that it printed. For the start, before there is
+/// a loop to be held up; what cannot be read is as if it were not there.
+pub fn log_ends(place: &Place) -> BTreeMap<u64, u64> {
+    ends(&place.logs()).unwrap_or_default()
 }
 
 /// Makes the directories, and takes away logs of jobs that nobody knows any more. For the start,
