@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::class::{self, Reading};
 use super::record::{JobRecord, OutcomeRecord, Progress};
 use super::submission::Submission;
-use crate::helper::store::{Kind, TextQuestion};
+use crate::helper::store::{Kind, LogEnd, TextQuestion};
 use crate::moment::Moment;
 use crate::wire::{Event, Excerpt, Finished, JobEvent, JobHead, Phase, Pieces, Running, rfc3339};
 
@@ -485,7 +485,7 @@ impl Job {
     }
 
     /// A job from the journal, as it stood. `end` is where its log ends on disk.
-    pub(super) fn restore(record: JobRecord, limits: LogLimits, end: u64) -> Option<Job> {
+    pub(super) fn restore(record: JobRecord, limits: LogLimits, end: LogEnd) -> Option<Job> {
         let asked = record.submission()?;
         let limits = LogLimits { job: record.log_limit, ..limits };
         let mut job = Job::new(record.serial, asked, limits);
@@ -498,9 +498,9 @@ impl Job {
             job.leaders = progress.leaders;
             job.mark = progress.mark;
         }
-        job.total = end.max(job.begins.last().copied().unwrap_or(0));
+        job.total = end.total.max(job.begins.last().copied().unwrap_or(0));
         job.told_total = job.total;
-        job.at_line_start = job.total == 0;
+        job.at_line_start = !end.midway;
         match record.outcome {
             Some(outcome) => {
                 job.time_finished = text(&outcome.time_finished);

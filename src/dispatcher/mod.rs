@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use crate::helper::store::{Kind, Loaded, TextQuestion};
+use crate::helper::store::{Kind, Loaded, LogEnd, TextQuestion};
 use crate::moment::Moment;
 use crate::reactor::Deadlines;
 use crate::sys::survivors::Traces;
@@ -819,11 +819,11 @@ impl Dispatcher {
 
     /// Takes over what the journal says, before anything else: what waited waits again, what ran is
     /// brought to its end and never run again by itself, what was finished is known as such.
-    /// `log_end` is where a job's log ends on disk, in bytes of all that it printed.
+    /// `log_end` is where a job's log ends on disk.
     pub fn restore(
         &mut self,
         loaded: &Loaded,
-        log_end: impl Fn(Serial) -> u64,
+        log_end: impl Fn(Serial) -> LogEnd,
         now: Moment,
     ) -> Vec<Interrupted> {
         self.last_serial = self.last_serial.max(loaded.last_serial);

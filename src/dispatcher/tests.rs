@@ -54,7 +54,8 @@ impl Driver {
         });
         let loaded = Loaded { records: records.collect(), damaged, ..Loaded::default() };
         let now = driver.now();
-        let interrupted = driver.dispatcher.restore(&loaded, |_| 10, now);
+        let interrupted =
+            driver.dispatcher.restore(&loaded, |_| LogEnd { total: 10, midway: true }, now);
         driver.settle();
         (driver, interrupted)
     }

@@ -321,7 +321,7 @@ impl Hub {
         now: Moment,
     ) -> Option<(Rc<Published>, Spelling)> {
         let spelling = self.subscribers.get(&session)?.spelling;
-        Some((Rc::new(self.number(Event::Job(event), now)), spelling))
+        Some((Rc::new(self.number(Event::Job(event), now).as_present_state()), spelling))
     }
 
     fn next_piece(
@@ -371,7 +371,7 @@ impl Hub {
             } else if let Some(last) = backlog.last.pop_front() {
                 // Its own number would fall behind what this connection may have had.
                 let again = last.event.clone();
-                Rc::new(self.number(again, now))
+                Rc::new(self.number(again, now).as_present_state())
             } else if let Some((from, before)) = backlog.outcomes {
                 let Some((serial, id)) = dispatcher.next_outcome(from, before) else {
                     backlog.outcomes = None;
@@ -389,7 +389,7 @@ impl Hub {
                     return None;
                 };
                 backlog.jobs_from = Some(serial + 1);
-                Rc::new(self.number(Event::Job(event), now))
+                Rc::new(self.number(Event::Job(event), now).as_present_state())
             };
             let subscription = self.subscribers.get(&session)?;
             if subscription.filter.passes(&event.event) {

@@ -175,7 +175,7 @@ fn take_over(
         warn!("journal: {remark}");
     }
     let ends = store::log_ends(place);
-    let end_of = |serial| ends.get(&serial).copied().unwrap_or(0);
+    let end_of = |serial| ends.get(&serial).copied().unwrap_or_default();
     for interrupted in dispatcher.restore(&loaded, end_of, now) {
         let id = dispatcher.id(interrupted.serial).unwrap_or_default();
         warn!("job {id:?} ran when the daemon before this one died; it is not run again");

@@ -25,7 +25,7 @@ use message::{Order, Report};
 use worker::PiecesQuestion;
 
 pub use journal::{Kind, Loaded, Record, load};
-pub use segments::Part;
+pub use segments::{LogEnd, Part};
 pub use worker::{Place, TextQuestion, log_ends, prepare};
 
 use crate::sys::fork::with_socket;

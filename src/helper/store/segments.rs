@@ -249,17 +249,39 @@ pub struct Part {
     pub eof: bool,
 }
 
-/// Where the log of each job ends, in bytes of all that it printed.
-pub(super) fn ends(directory: &Path) -> io::Result<BTreeMap<u64, u64>> {
-    let mut ends: BTreeMap<u64, u64> = BTreeMap::new();
+/// Where a log ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogEnd {
+    /// In bytes of all that the job printed.
+    pub total: u64,
+    /// The last line has no end.
+    pub midway: bool,
+}
+
+/// Where the log of each job ends.
+pub(super) fn ends(directory: &Path) -> io::Result<BTreeMap<u64, LogEnd>> {
+    let mut last: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if let Some((serial, start)) = parse(&entry.file_name().to_string_lossy()) {
-            let end = ends.entry(serial).or_default();
-            *end = (*end).max(start + entry.metadata()?.len());
+            let segment = last.entry(serial).or_default();
+            *segment = (*segment).max((start, entry.metadata()?.len()));
         }
     }
-    Ok(ends)
+    let end = |(serial, (start, length)): (u64, (u64, u64))| {
+        let path = directory.join(format!("{serial}.{start}"));
+        let midway = length > 0 && last_byte(&path).is_ok_and(|byte| byte != b'\n');
+        (serial, LogEnd { total: start + length, midway })
+    };
+    Ok(last.into_iter().map(end).collect())
+}
+
+fn last_byte(path: &Path) -> io::Result<u8> {
+    let mut byte = [0];
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut byte)?;
+    Ok(byte[0])
 }
 
 /// Logs of jobs that nobody knows are taken away; how many jobs that were.
@@ -437,6 +459,16 @@ mod tests {
         assert_eq!(read, log.excerpt(0..total, 400).unwrap().text());
         assert!(read.starts_with(&begin.data), "offsets hold when the job ends");
         assert_eq!(log.part(total, 400, false, 1 << 40, 5).unwrap().data, "");
+    }
+
+    #[test]
+    fn where_logs_end_is_known_without_reading_them() {
+        let place = Place::new("ends");
+        place.log().append(0, lines(100).as_bytes(), 60).unwrap();
+        JobLog::open(&place.0, 8).unwrap().append(0, b"x\ny", 60).unwrap();
+        let ends = ends(&place.0).unwrap();
+        assert_eq!(ends[&7], LogEnd { total: lines(100).len() as u64, midway: false });
+        assert_eq!(ends[&8], LogEnd { total: 3, midway: true });
     }
 
     #[test]

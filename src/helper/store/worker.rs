@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::journal::{Journal, put_in_place};
 use super::message::{Order, Report};
-use super::segments::{JobLog, ends, remove_unknown};
+use super::segments::{JobLog, LogEnd, ends, remove_unknown};
 use crate::wire::Excerpt;
 
 /// Where the store keeps things.
@@ -270,9 +270,9 @@ impl Worker<'_> {
     }
 }
 
-/// Where the log of each job ends, in bytes of all that it printed. For the start, before there is
-/// a loop to be held up; what cannot be read is as if it were not there.
-pub fn log_ends(place: &Place) -> BTreeMap<u64, u64> {
+/// Where the log of each job ends. For the start, before there is a loop to be held up; what cannot
+/// be read is as if it were not there.
+pub fn log_ends(place: &Place) -> BTreeMap<u64, LogEnd> {
     ends(&place.logs()).unwrap_or_default()
 }
 
