@@ -25,6 +25,9 @@ const REASONS: [&str; 5] = [
     "there is no user ",
 ];
 
+/// How the last line begins of what was interrupted.
+const INTERRUPTED: &str = "[interrupted: ";
+
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -125,20 +128,22 @@ impl<'a> JobEvent<'a> {
         texts
     }
 
-    /// The command that could not be run, if that is how the job finished. A command that SIGHUP
-    /// ended has the code -1 too (protocol section 2.1), but no reason as its log.
-    pub(super) fn not_run(&self) -> Option<&'a str> {
+    /// What the code -1 of the last command stands for, which only its log tells.
+    pub(super) fn minus_one(&self) -> Option<MinusOne<'a>> {
         let codes = self.codes();
         let command = *self.commands.get(codes.len().checked_sub(1)?)?;
+        codes.last().filter(|code| **code == -1)?;
         let log = match self.list() {
             Some(list) => list.last().and_then(|entry| entry["output"].as_str()),
             None => self.text(command).filter(|_| !is_reserved(command)),
         };
-        let is_reason = log.is_some_and(|log| {
-            let line = log.trim_end_matches('\n');
-            !line.contains('\n') && REASONS.iter().any(|begin| line.starts_with(begin))
-        });
-        (codes.last() == Some(&-1) && is_reason).then_some(command)
+        let lines: Vec<&str> = log.unwrap_or_default().lines().collect();
+        let is_reason = |line: &&&str| REASONS.iter().any(|begin| line.starts_with(begin));
+        Some(match (lines.first().filter(is_reason), lines.last()) {
+            (Some(_), _) if lines.len() == 1 => MinusOne::NotRun(command),
+            (_, Some(last)) if last.starts_with(INTERRUPTED) => MinusOne::Interrupted,
+            (Some(_) | None, _) => MinusOne::HungUp,
+        })
     }
 
     /// How a finished job ended, in words.
@@ -153,17 +158,40 @@ impl<'a> JobEvent<'a> {
             (Some(0), commands) if good => format!("{commands} commands ok{took}"),
             // Ended between two commands: killed, or out of time.
             (Some(0), commands) => format!("ended at {} of {commands} commands{took}", codes.len()),
-            (Some(_), commands) if self.not_run().is_some() => match commands {
-                0 | 1 => format!("could not be run{took}"),
-                _ => format!("command {} of {commands}: could not be run{took}", codes.len()),
-            },
-            (Some(&code), 0 | 1) => format!("{}{took}", in_words(code)),
+            (Some(&code), 0 | 1) => format!("{}{took}", self.in_words(code)),
             (Some(&code), commands) => {
-                format!("command {} of {commands}: {}{took}", codes.len(), in_words(code))
+                format!("command {} of {commands}: {}{took}", codes.len(), self.in_words(code))
             }
         };
         Verdict { good, how }
     }
+
+    /// The return code of the last command in words.
+    fn in_words(&self, code: i32) -> String {
+        match (self.minus_one(), code) {
+            (Some(MinusOne::NotRun(_)), _) => "could not be run".to_owned(),
+            (Some(MinusOne::Interrupted), _) => "interrupted when the daemon died".to_owned(),
+            (Some(MinusOne::HungUp) | None, ..=-1) => {
+                let signal = nix::sys::signal::Signal::try_from(-code);
+                signal.map_or_else(
+                    |_| format!("killed by signal {}", -code),
+                    |s| format!("killed by {s}"),
+                )
+            }
+            (Some(MinusOne::HungUp) | None, 0..) => format!("exit {code}"),
+        }
+    }
+}
+
+/// What the code -1 stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MinusOne<'a> {
+    /// This command could not be run.
+    NotRun(&'a str),
+    /// The daemon died while it ran.
+    Interrupted,
+    /// SIGHUP ended it.
+    HungUp,
 }
 
 /// How a job ended.
@@ -178,24 +206,12 @@ fn is_reserved(command: &str) -> bool {
     RESERVED.contains(&command) || command.starts_with(RETURN_CODES)
 }
 
-/// A return code in words.
-fn in_words(code: i32) -> String {
-    match code {
-        ..=-1 => {
-            let signal = nix::sys::signal::Signal::try_from(-code);
-            signal.map_or_else(
-                |_| format!("killed by signal {}", -code),
-                |s| format!("killed by {s}"),
-            )
-        }
-        0.. => format!("exit {code}"),
-    }
-}
-
 /// The output of one job, each byte once.
 #[derive(Default)]
 pub(super) struct JobOutput {
     told: Vec<(String, Told)>,
+    /// Pieces were missed: what comes next is known only from an event that is whole.
+    holed: bool,
 }
 
 impl JobOutput {
@@ -204,12 +220,56 @@ impl JobOutput {
         self.told.iter().any(|(known, _)| known == command)
     }
 
-    /// What is new in this event, by command.
-    pub(super) fn fresh<'a>(&mut self, event: &JobEvent<'a>) -> Vec<(&'a str, String)> {
+    /// The output of a job of which the beginning may have been missed.
+    pub(super) fn after_gap() -> JobOutput {
+        JobOutput { told: Vec::new(), holed: true }
+    }
+
+    /// Events were missed.
+    pub(super) fn miss(&mut self) {
+        self.holed = true;
+    }
+
+    /// What is new in this event, by command. `present` says that it tells how things stand: what
+    /// it holds is whole, as in a finished event.
+    pub(super) fn fresh<'a>(
+        &mut self,
+        event: &JobEvent<'a>,
+        present: bool,
+    ) -> Vec<(&'a str, String)> {
+        match event.state {
+            State::Pending => self.holed = false,
+            State::Running if present => {
+                self.holed = false;
+                return self.fresh_of_whole(event);
+            }
+            State::Running if self.holed => return Vec::new(),
+            State::Running | State::Finished => {}
+        }
         let texts = event.texts().into_iter();
         let fresh =
             texts.map(|(command, text)| (command, self.fresh_of(command, &text, event.state)));
         fresh.filter(|(_, text)| !text.is_empty()).collect()
+    }
+
+    fn fresh_of_whole<'a>(&mut self, event: &JobEvent<'a>) -> Vec<(&'a str, String)> {
+        let mut fresh = Vec::new();
+        for (command, text) in event.texts() {
+            let mut told = Told::new();
+            told.push(&text);
+            let before = self.told.iter().position(|(known, _)| known == command);
+            let rest = match before {
+                Some(at) => std::mem::replace(&mut self.told[at].1, told).rest(&text),
+                None => {
+                    self.told.push((command.to_owned(), told));
+                    text.into_owned()
+                }
+            };
+            if !rest.is_empty() {
+                fresh.push((command, rest));
+            }
+        }
+        fresh
     }
 
     fn fresh_of(&mut self, command: &str, text: &str, state: State) -> String {
@@ -239,7 +299,11 @@ mod tests {
 
     fn fresh(output: &mut JobOutput, args: &Value) -> Vec<(String, String)> {
         let event = JobEvent::read(args).unwrap();
-        output.fresh(&event).into_iter().map(|(c, t)| (c.to_owned(), t)).collect()
+        output
+            .fresh(&event, args["present"] == true)
+            .into_iter()
+            .map(|(c, t)| (c.to_owned(), t))
+            .collect()
     }
 
     fn pair(command: &str, text: &str) -> (String, String) {
@@ -261,6 +325,29 @@ mod tests {
         let finished = json!({"state": "finished", "process_id": "j", "cmd_list": ["a", "b"],
                               "a": "1\n2\n", "b": "3\n4\n", "return_codes/a": "0", "return_codes/b": "1"});
         assert_eq!(fresh(&mut output, &finished), [pair("b", "4\n")]);
+    }
+
+    #[test]
+    fn after_a_gap_only_what_is_whole_tells_what_is_new() {
+        let running = |text: &str, present: bool| {
+            json!({"state": "running", "process_id": "j", "cmd_list": ["a"], "current_cmd": "a",
+                   "a": text, "present": present})
+        };
+        let mut output = JobOutput::default();
+        assert_eq!(fresh(&mut output, &running("1\n", false)), [pair("a", "1\n")]);
+        output.miss();
+        // A piece behind the hole; then all of it, then a piece that follows.
+        assert_eq!(fresh(&mut output, &running("3\n", false)), []);
+        assert_eq!(fresh(&mut output, &running("1\n2\n3\n", true)), [pair("a", "2\n3\n")]);
+        assert_eq!(fresh(&mut output, &running("4\n", false)), [pair("a", "4\n")]);
+        output.miss();
+        assert_eq!(fresh(&mut output, &running("6\n", false)), []);
+        let finished = json!({"state": "finished", "process_id": "j", "cmd_list": ["a"],
+                              "a": "1\n2\n3\n4\n5\n6\n", "return_codes/a": "0"});
+        assert_eq!(fresh(&mut output, &finished), [pair("a", "5\n6\n")]);
+        let mut unknown = JobOutput::after_gap();
+        assert_eq!(fresh(&mut unknown, &running("6\n", false)), []);
+        assert_eq!(fresh(&mut unknown, &finished), [pair("a", "1\n2\n3\n4\n5\n6\n")]);
     }
 
     #[test]
@@ -324,28 +411,33 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_run_says_why_and_what_a_hangup_ended_does_not() {
+    fn what_minus_one_stands_for_is_told_by_the_log() {
         let event = |log: &str| {
             json!({"state": "finished", "process_id": "j", "cmd_list": ["true", "a"],
                    "return_codes/true": "0", "return_codes/a": "-1", "a": log})
         };
-        for log in ["cannot run a: No such file\n", "there is no user x\n"] {
+        for (log, meaning, how) in [
+            ("cannot run a: No such file\n", MinusOne::NotRun("a"), "could not be run"),
+            ("there is no user x\n", MinusOne::NotRun("a"), "could not be run"),
+            ("", MinusOne::HungUp, "killed by SIGHUP"),
+            ("cannot be read\n", MinusOne::HungUp, "killed by SIGHUP"),
+            ("cannot run a: x\nand more\n", MinusOne::HungUp, "killed by SIGHUP"),
+            ("x\ncannot run a: x\n", MinusOne::HungUp, "killed by SIGHUP"),
+            ("x\n[interrupted: y]\n", MinusOne::Interrupted, "interrupted when the daemon died"),
+        ] {
             let args = event(log);
             let event = JobEvent::read(&args).unwrap();
-            assert_eq!(event.not_run(), Some("a"), "{log}");
-            assert_eq!(event.verdict().how, "command 2 of 2: could not be run");
-        }
-        for log in ["", "cannot be read\n", "cannot run a: x\nand more\n", "x\ncannot run a: x\n"] {
-            let args = event(log);
-            let event = JobEvent::read(&args).unwrap();
-            assert_eq!(event.not_run(), None, "{log}");
-            assert_eq!(event.verdict().how, "command 2 of 2: killed by SIGHUP");
+            assert_eq!(event.minus_one(), Some(meaning), "{log}");
+            assert_eq!(event.verdict().how, format!("command 2 of 2: {how}"), "{log}");
         }
         let list =
             json!([{"command": "log", "output": "cannot run log: x\n", "return_code": "-1"}]);
         let args =
             json!({"state": "finished", "process_id": "j", "cmd_list": ["log"], "log": list});
-        assert_eq!(JobEvent::read(&args).unwrap().not_run(), Some("log"));
+        assert_eq!(JobEvent::read(&args).unwrap().minus_one(), Some(MinusOne::NotRun("log")));
+        let args = json!({"state": "finished", "process_id": "j", "cmd_list": ["a"],
+                          "a": "cannot run a: x\n", "return_codes/a": "1"});
+        assert_eq!(JobEvent::read(&args).unwrap().minus_one(), None);
     }
 
     #[test]

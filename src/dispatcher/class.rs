@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::wire::{Class, encoded_len};
 
@@ -100,6 +100,24 @@ pub(super) fn reads_output(id: &str) -> bool {
     rule(id).is_some_and(|rule| {
         rule.event_system == "sysadm/pkg" || rule.event_system == "sysadm/iohyve"
     })
+}
+
+/// True where that is all output, at the end.
+pub(super) fn reads_all_output(id: &str) -> bool {
+    rule(id).is_some_and(|rule| rule.event_system == "sysadm/pkg")
+}
+
+/// Fields as they stand in a record, by the names that classes have for them.
+pub(super) fn known_fields(mut fields: Map<String, Value>) -> Fields {
+    const KNOWN: [&str; 6] = [
+        "updates_available",
+        "vulnerable_pkgs",
+        "impacts_pkgs",
+        "filename",
+        "percent_done",
+        "download_rate",
+    ];
+    KNOWN.into_iter().filter_map(|name| Some((name, fields.remove(name)?))).collect()
 }
 
 /// The fields of the class that depend on the output.

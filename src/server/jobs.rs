@@ -16,8 +16,10 @@ use super::Key;
 use crate::dispatcher::{Dispatcher, Ended, Environment, Output, Process, Serial};
 use crate::moment::Moment;
 use crate::reactor::{Reactor, Registered};
-use crate::sys::children::{self, Exit};
+use crate::sys::children::Exit;
+use crate::sys::process_table;
 use crate::sys::process_tree::{Descendants, Roots};
+use crate::sys::survivors::{Traces, survivors};
 
 /// How often the processes of a job are looked for again because one may have had a child between
 /// the look and the signal.
@@ -27,6 +29,9 @@ const ROUNDS: usize = 16;
 const LEFTOVERS: usize = 64;
 /// Between two reads of one: what nobody wants must not keep the daemon busy.
 const LEFTOVER_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often it is looked whether processes of another daemon's jobs are gone.
+const SURVIVORS_LOOK: Duration = Duration::from_millis(200);
 
 /// All processes of jobs.
 pub(super) struct Jobs {
@@ -56,6 +61,8 @@ struct Leftover {
 /// A job whose commands are run.
 struct AtWork {
     roots: Roots,
+    /// By what its processes can be known, where another daemon started them.
+    traces: Option<Traces>,
     /// Index of the command.
     command: usize,
     process: Option<(Process, Option<Registered>)>,
@@ -94,7 +101,8 @@ impl Jobs {
         let mark = Environment::mark(&self.epoch, serial);
         let started = Process::start(line, asked, &mark, &self.environment);
         let job = self.at_work.entry(serial).or_insert_with(|| AtWork {
-            roots: Roots { leader: None, ended: Vec::new(), mark },
+            roots: Roots { leader: None, ended: Vec::new(), mark: mark.clone() },
+            traces: None,
             command,
             process: None,
         });
@@ -120,6 +128,8 @@ impl Jobs {
                 {
                     other.roots.ended.retain(|ended| *ended != pid);
                 }
+                let start = process_table::start_of(pid.as_raw()).unwrap_or_default();
+                dispatcher.started(serial, (pid.as_raw(), start), &mark);
             }
         }
     }
@@ -137,12 +147,12 @@ impl Jobs {
         let Some((process, registered)) = &mut job.process else { return };
         match process.read(scratch) {
             Output::Text(text) => {
-                dispatcher.printed(serial, &text);
+                dispatcher.printed(serial, text);
                 reactor.again(Key::Output(serial));
             }
             Output::Blocked => {}
             Output::End(rest) => {
-                dispatcher.printed(serial, &rest);
+                dispatcher.printed(serial, rest);
                 if let (Some(mut output), Some(registered)) =
                     (process.take_output(), registered.take())
                 {
@@ -168,7 +178,7 @@ impl Jobs {
         if process.exit.is_none() || !process.is_open() {
             return;
         }
-        dispatcher.printed(serial, &process.rest());
+        dispatcher.printed(serial, process.rest());
         if let (Some(mut output), Some(registered)) = (process.take_output(), registered.take()) {
             reactor.deregister(&mut output, registered);
             self.keep_leftover(output, reactor);
@@ -237,24 +247,29 @@ impl Jobs {
         }
     }
 
-    /// Children have ended.
-    pub(super) fn reap(
+    /// A child of the daemon has ended; true where it was a command of a job.
+    pub(super) fn on_child(
         &mut self,
+        pid: Pid,
+        exit: Exit,
         dispatcher: &mut Dispatcher,
         reactor: &mut Reactor<Key>,
         now: Moment,
-    ) {
-        while let Some((pid, exit)) = children::reap() {
-            if let Some(serial) = self.by_pid.remove(&pid) {
-                self.on_exit(serial, pid, exit, dispatcher, reactor, now);
-            }
-        }
+    ) -> bool {
+        let Some(serial) = self.by_pid.remove(&pid) else { return false };
+        self.on_exit(serial, pid, exit, dispatcher, reactor, now);
+        true
+    }
+
+    /// Looks whether jobs that are being ended still have processes.
+    pub(super) fn look_after_all(&mut self, dispatcher: &mut Dispatcher, now: Moment) {
         if self.ending.is_empty() {
             return;
         }
         let living = self.living();
         let is_gone = |serial: &Serial| {
-            self.at_work.get(serial).is_none_or(|job| living.are_gone(&job.roots))
+            let job = self.at_work.get(serial);
+            job.is_none_or(|job| job.traces.is_none() && living.are_gone(&job.roots))
         };
         let gone: Vec<Serial> = self.ending.iter().copied().filter(is_gone).collect();
         for serial in gone {
@@ -264,6 +279,35 @@ impl Jobs {
 
     fn living(&self) -> Descendants {
         Descendants::now(|pid| self.by_pid.contains_key(&pid))
+    }
+
+    /// A job ran when the daemon before this one died.
+    pub(super) fn adopt(&mut self, serial: Serial, traces: Traces) {
+        let job =
+            AtWork { roots: Roots::default(), traces: Some(traces), command: 0, process: None };
+        self.at_work.insert(serial, job);
+    }
+
+    /// Looks whether processes of another daemon's jobs are gone: nobody tells of their end.
+    pub(super) fn look_after_survivors(
+        &mut self,
+        dispatcher: &mut Dispatcher,
+        reactor: &mut Reactor<Key>,
+        now: Moment,
+    ) {
+        for serial in self.ending.clone() {
+            let traces = self.at_work.get(&serial).and_then(|job| job.traces.as_ref());
+            if traces.is_some_and(|traces| survivors(traces).is_empty()) {
+                dispatcher.tree_is_gone(serial, now);
+            }
+        }
+        let left = self.at_work.values().any(|job| job.traces.is_some());
+        reactor.set_deadline(Key::Survivors, left.then(|| now.instant + SURVIVORS_LOOK));
+    }
+
+    /// The output of a command that has ended is waited for once more.
+    pub(super) fn wait_for_output(&self, serial: Serial, reactor: &mut Reactor<Key>, now: Moment) {
+        reactor.set_deadline(Key::Output(serial), Some(now.instant + self.grace));
     }
 
     fn on_exit(
@@ -325,10 +369,19 @@ impl Jobs {
         let mut gone = true;
         for _ in 0..ROUNDS {
             let Some(job) = self.at_work.get(&serial) else { break };
-            let living = self.living();
-            gone = living.are_gone(&job.roots);
-            let found = living.of(&job.roots).into_iter();
-            let fresh: Vec<Pid> = found.filter(|pid| signalled.insert(*pid)).collect();
+            let found = match &job.traces {
+                Some(traces) => {
+                    let found = survivors(traces);
+                    gone = found.is_empty();
+                    found
+                }
+                None => {
+                    let living = self.living();
+                    gone = living.are_gone(&job.roots);
+                    living.of(&job.roots)
+                }
+            };
+            let fresh: Vec<Pid> = found.into_iter().filter(|pid| signalled.insert(*pid)).collect();
             if fresh.is_empty() {
                 break;
             }

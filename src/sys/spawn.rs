@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, User, fork, pipe2, setgid, setuid};
 
 use super::descriptors::DescriptorLimit;
@@ -115,8 +115,7 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
         ForkResult::Child => {
             let prepared = prepare(program, child_output.as_raw_fd());
             // What follows may hang, and must not hold what the daemon lets go meanwhile.
-            let report = super::descriptors::keep_only(child_report);
-            let _ = fcntl(&report, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+            let report = super::descriptors::keep_until_exec(child_report);
             let (step, errno) = match prepared {
                 Ok(()) => become_program(program, &argv),
                 Err(errno) => (Step::Prepare, errno),

@@ -4,10 +4,12 @@
 //! honest word that something between is not shown. Two excerpts can be joined, so that a client
 //! that reads slowly gets one larger piece instead of many small ones.
 
+use serde::{Deserialize, Serialize};
+
 use super::json::encoded_char_len;
 
 /// A text, whole up to its limit; past it, head and tail of half the limit each.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Excerpt {
     /// In bytes of UTF-8.
     limit: usize,
@@ -34,6 +36,18 @@ impl Excerpt {
         Excerpt { limit, total: 0, head: String::new(), tail: String::new() }
     }
 
+    /// From what is left of a text of `total` bytes: its beginning and its end. Where nothing is
+    /// left out, all of it is the beginning.
+    pub fn from_ends(limit: usize, total: u64, head: String, tail: String) -> Excerpt {
+        let total = total.max((head.len() + tail.len()) as u64);
+        Excerpt { limit, total, head, tail }
+    }
+
+    /// Bytes at the beginning of [`Excerpt::text`] that stay where they are whatever comes yet.
+    pub fn stable_len(&self) -> usize {
+        floor_boundary(&self.head, self.half())
+    }
+
     /// Bytes of the whole text, left-out ones included.
     pub fn total(&self) -> u64 {
         self.total
@@ -47,14 +61,6 @@ impl Excerpt {
     /// Bytes of memory that the text itself takes, for accounts of buffers.
     pub fn held(&self) -> usize {
         self.head.len() + self.tail.len()
-    }
-
-    /// Gives back the memory that only further text would need.
-    pub fn trim(&mut self) {
-        let surplus = self.tail.len() - self.shown_tail().len();
-        self.tail.drain(..surplus);
-        self.tail.shrink_to_fit();
-        self.head.shrink_to_fit();
     }
 
     fn half(&self) -> usize {
@@ -242,19 +248,6 @@ mod tests {
             }
             assert_eq!(e.text(), expected, "pieces of {size}");
             assert!(e.held() <= 1500 + 4, "held {} of limit 1000", e.held());
-        }
-    }
-
-    #[test]
-    fn what_is_trimmed_reads_the_same_and_holds_no_more_than_its_limit() {
-        for pieces in [&["0123456789", "abcdefg", "hij"][..], &["01234"], &[]] {
-            let mut e = excerpt(10, pieces);
-            let before = e.text();
-            e.trim();
-            assert_eq!(e.text(), before);
-            assert!(e.held() <= 10 && e.head.capacity() + e.tail.capacity() <= 10);
-            e.push("xyz");
-            assert_eq!(e.text(), excerpt(10, &[pieces, &["xyz"]].concat()).text());
         }
     }
 

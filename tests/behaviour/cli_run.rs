@@ -269,17 +269,22 @@ fn a_daemon_that_stops_tells_how_the_job_ended() {
 }
 
 #[test]
-fn a_daemon_that_dies_leaves_the_end_of_the_job_unknown() {
-    let daemon = Daemon::start(PROGRAM).unwrap();
-    let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
-    let command = format!("sh -c 'echo ready; {}'", gate.wait());
-    let running = Cli::to(&daemon, "run").args(["--id", "j", &command]).start().unwrap();
+fn a_daemon_that_dies_is_waited_for_and_the_next_tells_that_the_job_was_interrupted() {
+    let setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.start().unwrap();
+    let command = "sh -c 'echo ready; exec sleep 1000'";
+    let running = Cli::to(&daemon, "run").args(["--id", "j", command, "echo never"]);
+    let running = running.start().unwrap();
     running.out.wait("ready").unwrap();
     daemon.crash().unwrap();
+    running.err.wait("waiting for the daemon to come back").unwrap();
+    let daemon = setup.start().unwrap();
     let ran = running.wait().unwrap();
-    assert_eq!((ran.code(), &*ran.out), (69, "ready\n"));
-    assert!(ran.err.contains("how the job j ends is not known"), "{}", ran.err);
-    gate.open().unwrap();
+    assert_eq!(ran.code(), 143, "{}", ran.err);
+    let remark = "[interrupted: the daemon that ran this job died; it was not run again]";
+    assert_eq!(ran.out, format!("ready\n{remark}\n"));
+    let list = Peer::local(&daemon).unwrap().list().unwrap();
+    assert_eq!(list["no_queue"]["j"]["return_codes"], json!(["-1"]));
 }
 
 #[test]

@@ -280,8 +280,10 @@ fn events_are_coloured_by_their_priority() {
     ]);
     let watch =
         Cli::of(PROGRAM, "watch").arg("--socket").arg(impostor.socket()).env("TERM", "xterm");
-    let ended = watch.start_on_terminal().unwrap().wait().unwrap();
-    assert_eq!(ended.code(), 69, "{}", ended.out);
+    let watch = watch.start_on_terminal().unwrap();
+    watch.out.wait("backup").unwrap();
+    watch.signal(Signal::SIGINT).unwrap();
+    let ended = watch.wait().unwrap();
     let shown = plain(&ended.out);
     assert!(
         shown.starts_with(
@@ -354,14 +356,17 @@ fn only_the_events_that_are_named_are_shown_and_a_wrong_name_is_told() {
 }
 
 #[test]
-fn it_ends_when_the_daemon_stops_and_says_so() {
-    let daemon = Daemon::start(PROGRAM).unwrap();
+fn it_outlives_the_daemon_and_goes_on_with_the_next() {
+    let setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.start().unwrap();
     let watch = watch_jobs(&daemon).start().unwrap();
     wait_for_subscribers(&mut Peer::local(&daemon).unwrap(), 1);
     daemon.stop().unwrap();
-    let ended = watch.wait().unwrap();
-    assert_eq!(ended.code(), 69);
-    assert!(ended.err.contains("the daemon stopped"), "{}", ended.err);
+    watch.err.wait("the daemon stopped").unwrap();
+    let daemon = setup.start().unwrap();
+    Peer::local(&daemon).unwrap().run(&json!({ "j": "echo again" })).unwrap();
+    watch.out.wait("again\\n").unwrap();
+    watch.out.wait("\"finished\"").unwrap();
 }
 
 #[test]

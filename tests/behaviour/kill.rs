@@ -16,13 +16,14 @@ use support::{Daemon, Directory, Gate, PATIENCE, Peer, Process, Setup};
 
 use super::PROGRAM;
 
-/// A daemon with two of its clients, and what it had open when nothing ran.
+/// A daemon with two of its clients, and what it had when nothing ran.
 struct Scene {
     watcher: Peer,
     peer: Peer,
     /// Behind its clients: they are let go first, so that it need not wait for them.
     daemon: Daemon,
     descriptors: usize,
+    children: Vec<u32>,
 }
 
 impl Scene {
@@ -30,7 +31,8 @@ impl Scene {
         let daemon = setup.start().unwrap();
         let (watcher, peer) = (Peer::watcher(&daemon).unwrap(), Peer::local(&daemon).unwrap());
         let descriptors = daemon.process().descriptors().unwrap();
-        Scene { daemon, watcher, peer, descriptors }
+        let children = daemon.process().children().unwrap();
+        Scene { daemon, watcher, peer, descriptors, children }
     }
 
     /// Runs a job until it has printed `ready`.
@@ -51,11 +53,15 @@ impl Scene {
         loop {
             let children = self.daemon.process().children().unwrap();
             let descriptors = self.daemon.process().descriptors().unwrap();
-            if children.is_empty() && descriptors == self.descriptors {
+            if children == self.children && descriptors == self.descriptors {
                 return;
             }
-            let had = self.descriptors;
-            assert!(Instant::now() < patience, "{children:?}, {descriptors} descriptors of {had}");
+            let had = (&self.children, self.descriptors);
+            let has = (&children, descriptors);
+            assert!(
+                Instant::now() < patience,
+                "children and descriptors {has:?}, at first {had:?}"
+            );
             thread::sleep(Duration::from_millis(5));
         }
     }

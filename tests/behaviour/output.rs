@@ -333,10 +333,11 @@ fn what_floods_after_its_job_is_over_does_not_keep_the_daemon_busy() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.with("dispatcher.output_grace", "\"10ms\"").start().unwrap();
     let (mut watcher, mut peer) = (Peer::watcher(&daemon).unwrap(), Peer::local(&daemon).unwrap());
-    let command = "sh -c 'yes & echo $! >&2'";
+    let command = "sh -c 'echo; (sleep 0.1; exec yes) & echo $!'";
     peer.run(&json!({ "j": command })).unwrap();
     let finished = watcher.finished("j").unwrap();
-    let left = Process(daemon.process().children().unwrap()[0]);
+    let number = finished[command].as_str().unwrap().lines().nth(1).unwrap();
+    let left = Process(number.parse().unwrap());
     assert_eq!(finished[format!("return_codes/{command}")], "0");
     // It is read on, and waits most of the time; a daemon that reads all it can would have read as
     // much as it has in a fraction of the time.
