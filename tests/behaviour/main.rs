@@ -2,7 +2,9 @@
 //!
 //! A file a theme, a test a rule, named by what is to be seen. Every test has a daemon of its own.
 
+mod durable;
 mod jobs;
+mod merciless;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");
