@@ -101,13 +101,19 @@ pub enum Piece {
     /// How this job ended, which has to be read first: give it to [`Hub::retold`], and send what
     /// comes back, before the next piece is pulled.
     Outcome(Serial),
-    /// So many events were missed, if that is known; the number is of the last of them.
+    /// So many events were missed, if that is known.
     Gap {
-        /// Number of the last event that was missed.
+        /// From where on they will be told as missed again.
         seq: u64,
         /// How many, counted before filters.
         missed: Option<u64>,
     },
+}
+
+/// The number that goes with what is told instead of the events before `from`: one less than the last
+/// of them, so that who leaves before all of it was told, and comes back with that, is told it again.
+fn before_gap(from: u64) -> u64 {
+    from.saturating_sub(2)
 }
 
 /// All subscriptions.
@@ -208,7 +214,8 @@ impl Hub {
     /// From where to replay, and whether there is a gap before that.
     fn replay(&self, since: &Since) -> (u64, Option<Option<u64>>) {
         let oldest = self.ring.oldest().unwrap_or(self.seq + 1);
-        if *since.epoch != *self.epoch || since.seq > self.seq {
+        // Who stands before the first event of this run may have missed something of another one.
+        if *since.epoch != *self.epoch || since.seq > self.seq || since.seq == 0 {
             return (oldest, Some(None));
         }
         let next = since.seq + 1;
@@ -320,8 +327,12 @@ impl Hub {
         event: JobEvent,
         now: Moment,
     ) -> Option<(Rc<Published>, Spelling)> {
-        let spelling = self.subscribers.get(&session)?.spelling;
-        Some((Rc::new(self.number(Event::Job(event), now).as_present_state()), spelling))
+        let subscription = self.subscribers.get(&session)?;
+        let mut event = self.number(Event::Job(event), now).as_present_state();
+        if let Some(from) = subscription.backlog.replay_from {
+            event.seq = before_gap(from);
+        }
+        Some((Rc::new(event), subscription.spelling))
     }
 
     fn next_piece(
@@ -334,10 +345,21 @@ impl Hub {
             let subscription = self.subscribers.get_mut(&session)?;
             let backlog = &mut subscription.backlog;
             if let Some(missed) = backlog.gap.take() {
-                let seq = backlog.replay_from.map_or(self.seq, |from| from - 1);
+                let seq = before_gap(backlog.replay_from.unwrap_or(self.seq + 1));
                 return Some(Piece::Gap { seq, missed });
             }
             let spelling = subscription.spelling;
+            if let Some((from, before)) = backlog.outcomes {
+                let Some((serial, id)) = dispatcher.next_outcome(from, before) else {
+                    backlog.outcomes = None;
+                    continue;
+                };
+                backlog.outcomes = Some((serial + 1, before));
+                if subscription.filter.jobs.as_ref().is_none_or(|jobs| jobs.contains(id)) {
+                    return Some(Piece::Outcome(serial));
+                }
+                continue;
+            }
             let event = if let Some(from) = backlog.replay_from {
                 let oldest = self.ring.oldest().unwrap_or(self.seq + 1);
                 if from < oldest {
@@ -372,16 +394,6 @@ impl Hub {
                 // Its own number would fall behind what this connection may have had.
                 let again = last.event.clone();
                 Rc::new(self.number(again, now).as_present_state())
-            } else if let Some((from, before)) = backlog.outcomes {
-                let Some((serial, id)) = dispatcher.next_outcome(from, before) else {
-                    backlog.outcomes = None;
-                    continue;
-                };
-                backlog.outcomes = Some((serial + 1, before));
-                if subscription.filter.jobs.as_ref().is_none_or(|jobs| jobs.contains(id)) {
-                    return Some(Piece::Outcome(serial));
-                }
-                continue;
             } else {
                 let from = backlog.jobs_from?;
                 let Some((serial, event)) = dispatcher.present(from) else {

@@ -59,7 +59,7 @@ pub(super) struct Storage {
 /// Reads in a turn from the child.
 const READS: usize = 16;
 /// How long another daemon's store is given to end before the start is given up.
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Storage {
     pub(super) fn new(place: Place, limits: store::Limits, lock: File, now: Instant) -> Storage {

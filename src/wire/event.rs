@@ -230,8 +230,8 @@ impl Published {
     }
 }
 
-/// The frame that says that events were missed: `seq` is the number of the last of them, `missed`
-/// how many they were, before filters, where that is known.
+/// The frame that says that events were missed: `missed` is how many they were, before filters, where
+/// that is known; who comes back with `seq` is told of them again.
 pub fn gap(epoch: &str, seq: u64, missed: Option<u64>) -> String {
     let args = json!({ "missed": missed });
     format!(

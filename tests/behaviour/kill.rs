@@ -53,7 +53,9 @@ impl Scene {
         loop {
             let children = self.daemon.process().children().unwrap();
             let descriptors = self.daemon.process().descriptors().unwrap();
-            if children == self.children && descriptors == self.descriptors {
+            // A look-up of groups at the start may have ended since.
+            let is_old = |child: &u32| self.children.contains(child);
+            if children.iter().all(is_old) && descriptors == self.descriptors {
                 return;
             }
             let had = (&self.children, self.descriptors);

@@ -7,10 +7,12 @@ mod cli_commands;
 mod cli_run;
 mod cli_targets;
 mod cli_watch;
+mod durable;
 mod impostor;
 mod job_environment;
 mod jobs;
 mod kill;
+mod merciless;
 mod output;
 mod queues;
 
