@@ -21,7 +21,7 @@ impl Config {
             auth: auth(),
             events: Events { ring: 2 * MIB, max_event: 256 * KIB },
             dispatcher: dispatcher(),
-            store: Store { journal: true, deadline: Duration::from_secs(5), backlog: 256 * KIB },
+            store: store(),
             life_preserver: LifePreserver {
                 log: Some(PathBuf::from("/var/log/lpreserver/lpreserver.log")),
             },
@@ -86,6 +86,10 @@ fn dispatcher() -> Dispatcher {
         output_grace: Duration::from_secs(1),
         kill_grace: Duration::from_secs(10),
     }
+}
+
+fn store() -> Store {
+    Store { journal: true, deadline: Duration::from_secs(5), patience: MINUTE, backlog: 256 * KIB }
 }
 
 fn system_state() -> SystemState {

@@ -97,6 +97,7 @@ fn read_store(mut section: Section<'_, '_>, config: &mut Config) {
     let store = &mut config.store;
     section.key("journal", &mut store.journal, boolean);
     section.key("deadline", &mut store.deadline, duration(TICK..=HOUR));
+    section.key("patience", &mut store.patience, duration(TICK..=DAY));
     section.key("backlog", &mut store.backlog, size(64 * KIB..=64 * MIB));
 }
 

@@ -132,6 +132,9 @@ pub struct Store {
     /// How long the store may take for an answer, 100 ms to 1 h; then it counts as hung: no job is
     /// taken, and events go on. Default 5 s.
     pub deadline: Duration,
+    /// How long the end of a job is not told while it cannot be kept, 100 ms to 24 h; then it is told
+    /// all the same. Default 60 s.
+    pub patience: Duration,
     /// Bytes of job logs on their way to the store, 64 KiB to 64 MiB; above it no output of jobs
     /// is read. Default 256 KiB.
     pub backlog: usize,

@@ -25,6 +25,7 @@ impl House {
             retain_time: Duration::from_secs(100),
             output_interval: Duration::ZERO,
             kill_grace: Duration::from_secs(1),
+            end_patience: Duration::from_secs(60),
         };
         House {
             hub: Hub::new("e", 100_000, 10_000),

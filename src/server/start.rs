@@ -321,6 +321,7 @@ pub(super) fn job_limits(config: &Config) -> dispatcher::Limits {
         retain_time: jobs.retain_time,
         output_interval: jobs.output_interval,
         kill_grace: jobs.kill_grace,
+        end_patience: config.store.patience,
     }
 }
 
