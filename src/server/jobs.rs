@@ -184,21 +184,24 @@ impl Jobs {
         }
     }
 
-    /// Children have ended.
+    /// Children have ended. Those that are no job's come back.
     pub(super) fn reap(
         &mut self,
         dispatcher: &mut Dispatcher,
         reactor: &mut Reactor<Key>,
         now: Moment,
-    ) {
+    ) -> Vec<(Pid, Exit)> {
+        let mut others = Vec::new();
         while let Some((pid, exit)) = children::reap() {
-            if let Some(serial) = self.by_pid.remove(&pid) {
-                self.on_exit(serial, pid, exit, dispatcher, reactor, now);
+            match self.by_pid.remove(&pid) {
+                Some(serial) => self.on_exit(serial, pid, exit, dispatcher, reactor, now),
+                None => others.push((pid, exit)),
             }
         }
         for serial in self.ending.clone() {
             self.look_after(serial, dispatcher, now);
         }
+        others
     }
 
     fn on_exit(

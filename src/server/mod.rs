@@ -11,6 +11,7 @@ mod parcel;
 mod reload;
 mod start;
 mod status;
+mod system_state;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,9 +31,11 @@ use crate::net::{
 };
 use crate::reactor::{Reactor, Ready, Registered, Signal};
 use crate::session::{Answer, House};
+use crate::system_state::SystemState;
 use crate::wire::{ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response};
 use clients::{ClientId, Clients};
 use jobs::Jobs;
+use system_state::{Part, Probes};
 
 pub use start::StartError;
 
@@ -49,6 +52,8 @@ enum Key {
     Dispatcher,
     /// The look-up of groups.
     Accounts,
+    /// Host name and pools.
+    SystemState(Part),
     /// The end of an orderly stop.
     Stop,
 }
@@ -92,6 +97,8 @@ struct Server {
     hub: Hub,
     dispatcher: Dispatcher,
     jobs: Jobs,
+    system_state: SystemState,
+    probes: Probes,
     phase: Phase,
     scratch: Vec<u8>,
     /// Clients that are to be ended at the end of the turn.
@@ -138,7 +145,10 @@ impl Server {
             Ready::Again(key) => self.on_io(key, true, false, now),
             Ready::Deadline(key) => self.on_deadline(key, now),
             Ready::Signal(Signal::Child) => {
-                self.jobs.reap(&mut self.dispatcher, &mut self.reactor, now);
+                let others = self.jobs.reap(&mut self.dispatcher, &mut self.reactor, now);
+                for (pid, exit) in others {
+                    self.on_zpool_exit(pid, exit, now);
+                }
             }
             Ready::Signal(Signal::Stop) => self.stop(now),
             Ready::Signal(Signal::Reload) => self.reload(now),
@@ -171,6 +181,7 @@ impl Server {
                 self.jobs.on_leftover(number, &mut self.reactor, &mut self.scratch);
             }
             Key::Accounts => self.on_accounts(),
+            Key::SystemState(part) => self.on_zpool_io(part, now),
             Key::Dispatcher | Key::Stop => {}
         }
     }
@@ -184,6 +195,7 @@ impl Server {
             }
             Key::Dispatcher => self.dispatcher.on_deadline(now),
             Key::Accounts => self.on_accounts_overdue(),
+            Key::SystemState(part) => self.on_zpool_deadline(part, now),
             Key::Stop => self.phase = Phase::Over,
             Key::Leftover(_) => {}
         }
@@ -324,6 +336,7 @@ impl Server {
             hostname: &self.hostname,
             tokens: &mut self.tokens,
             dispatcher: &mut self.dispatcher,
+            system_state: &mut self.system_state,
             hub: &mut self.hub,
             random_id: &start::random_id,
         };
@@ -377,6 +390,7 @@ impl Server {
     fn settle(&mut self, now: Moment) {
         loop {
             self.carry_out_effects(now);
+            self.look_after_system_state(now);
             self.tell_present_state(now);
             self.close_overflowing(now);
             let over = self.clients.flush(&mut self.reactor);
@@ -389,6 +403,7 @@ impl Server {
             }
         }
         self.reactor.set_deadline(Key::Dispatcher, self.dispatcher.due());
+        self.reactor.set_deadline(Key::SystemState(Part::Check), self.system_state.due());
     }
 
     fn carry_out_effects(&mut self, now: Moment) {
@@ -477,6 +492,7 @@ impl Server {
                     start::stop_listening(&mut listening, &mut self.reactor);
                 }
                 self.dispatcher.stop(now);
+                self.system_state.stop();
             }
             Phase::EndingJobs => {
                 info!("stopping at once");

@@ -14,6 +14,7 @@ use rustls::ServerConfig;
 
 use super::clients::{ClientLimits, Clients};
 use super::jobs::Jobs;
+use super::system_state::{self, Probes};
 use super::{Key, Listening, Phase, SCRATCH, Server, accounts};
 use crate::auth::Tokens;
 use crate::config::{Config, Home};
@@ -25,6 +26,7 @@ use crate::net::certificate::{self, CertificateError};
 use crate::net::{self, AllowedOrigins, Listener, Transport};
 use crate::reactor::Reactor;
 use crate::sys::{descriptors, memory, process_tree, signals};
+use crate::system_state::{Starter, SystemState};
 
 /// Why the daemon did not start, or could not go on.
 #[derive(Debug)]
@@ -116,8 +118,12 @@ pub(super) fn start(
         });
     let environment = Environment::new(&found.home, &found.user, limit)
         .map_err(|error| StartError::system("open /dev/null", error))?;
+    let starter =
+        Starter::new(limit).map_err(|error| StartError::system("open /dev/null", error))?;
     let now = Moment::now();
     let mut server = Server {
+        system_state: SystemState::new(system_state::limits(&config), &hostname),
+        probes: Probes::new(starter),
         hostname,
         started: now,
         reactor,
@@ -142,6 +148,8 @@ pub(super) fn start(
     let bound = bind(&server.config, &addresses(&server.config))?;
     server.listen(bound);
     server.find_origins();
+    server.system_state.begin(now);
+    server.settle(now);
     info!("ready, pid {}, epoch {epoch}", std::process::id());
     Ok(server)
 }

@@ -26,6 +26,7 @@ impl Server {
             .collect();
         json!({
             "hostname": self.hostname,
+            "system_state": self.system_state.status(now),
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
             "uptime": self.uptime(now),
