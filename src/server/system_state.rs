@@ -36,8 +36,8 @@ pub(super) enum Part {
 
 /// How long a `zpool` may take until its pipes are watched.
 const UNWATCHED: Duration = Duration::from_millis(100);
-/// Reads of a feed in one turn; what is left waits for the next.
-const FEED_READS: usize = 4;
+/// Bytes of a feed that are read in one turn; what is left waits for the next.
+const FEED_TURN: usize = 256 * 1024;
 
 /// All of them.
 pub(super) struct Probes {
@@ -213,35 +213,30 @@ impl Server {
 
     pub(super) fn on_zpool_io(&mut self, part: Part, now: Moment) {
         match part {
-            Part::Output => {
-                let Some(Asked { process, output, .. }) = &mut self.probes.asked else { return };
-                let (mut is_more, state) = (false, &mut self.system_state);
-                let is_open = drain(&mut process.output, &mut self.scratch, |bytes| {
-                    is_more = state.printed(bytes);
-                    false
-                });
-                if is_more {
-                    self.reactor.again(Key::SystemState(part));
-                } else if !is_open && let Some(registered) = output.take() {
-                    self.reactor.deregister(&mut process.output, registered);
-                }
-            }
-            Part::Errors => {
-                let Some(Asked { process, errors, .. }) = &mut self.probes.asked else { return };
-                let (mut is_more, state) = (false, &mut self.system_state);
-                let is_open = drain(&mut process.errors, &mut self.scratch, |bytes| {
-                    state.complained(bytes);
-                    is_more = true;
-                    false
-                });
-                if is_more {
-                    self.reactor.again(Key::SystemState(part));
-                } else if !is_open && let Some(registered) = errors.take() {
-                    self.reactor.deregister(&mut process.errors, registered);
-                }
-            }
+            Part::Output | Part::Errors => self.on_answer(part),
             Part::Feed => self.on_feed(now),
             Part::Check => {}
+        }
+    }
+
+    /// The asked `zpool` takes its time, and has printed something meanwhile.
+    fn on_answer(&mut self, part: Part) {
+        let Some(Asked { process, output, errors }) = &mut self.probes.asked else { return };
+        let is_output = part == Part::Output;
+        let (pipe, registered) = match is_output {
+            true => (&mut process.output, output),
+            false => (&mut process.errors, errors),
+        };
+        let state = &mut self.system_state;
+        let mut is_more = false;
+        let is_open = drain(pipe, &mut self.scratch, |bytes| {
+            is_more = if is_output { state.printed(bytes) } else { state.complained(bytes) };
+            false
+        });
+        if is_more {
+            self.reactor.again(Key::SystemState(part));
+        } else if !is_open && let Some(registered) = registered.take() {
+            self.reactor.deregister(pipe, registered);
         }
     }
 
@@ -249,17 +244,18 @@ impl Server {
     /// hundreds of things a second.
     fn on_feed(&mut self, now: Moment) {
         let (probes, state) = (&mut self.probes, &mut self.system_state);
-        let mut reads = 0;
+        let mut left = FEED_TURN;
         let mut take = |bytes: &[u8]| {
             state.heard(bytes, now);
-            reads += 1;
-            reads < FEED_READS
+            left = left.saturating_sub(bytes.len());
+            left > 0
         };
         let is_open = match (&mut probes.devd, &mut probes.follower) {
             (Some(devd), _) => drain(devd, &mut self.scratch, &mut take),
             (None, Some(follower)) => {
-                drain(&mut follower.process.output, &mut self.scratch, &mut take)
-                    && follower.drain_errors(&mut self.scratch)
+                let is_open = drain(&mut follower.process.output, &mut self.scratch, &mut take);
+                follower.drain_errors(&mut self.scratch);
+                is_open
             }
             (None, None) => return,
         };
@@ -268,7 +264,7 @@ impl Server {
             let again = now.instant + self.config.system_state.event_delay;
             self.reactor.set_deadline(Key::SystemState(Part::Feed), Some(again));
         } else if let Some(follower) = &probes.follower {
-            // Its end is told by the kernel; one that only closed its output is of no use either.
+            // Its end is still to be told; one that closed its output and lives is of no use.
             follower.process.kill();
         } else {
             probes.devd = None;
@@ -298,12 +294,7 @@ impl Server {
             let Some(mut process) = probes.take_asked(&mut self.reactor) else { return };
             let state = &mut self.system_state;
             drain(&mut process.output, &mut self.scratch, |bytes| state.printed(bytes));
-            let mut lines = 0;
-            drain(&mut process.errors, &mut self.scratch, |bytes| {
-                state.complained(bytes);
-                lines += 1;
-                lines < FEED_READS
-            });
+            drain(&mut process.errors, &mut self.scratch, |bytes| state.complained(bytes));
             state.ended(exit, process.failure(), now);
         } else if probes.dying == Some(pid) {
             probes.dying = None;
@@ -311,12 +302,6 @@ impl Server {
         } else if probes.follower.as_ref().is_some_and(|follower| follower.process.pid == pid) {
             probes.unwatch_feed(&mut self.reactor);
             let Some(mut follower) = probes.follower.take() else { return };
-            let mut reads = 0;
-            drain(&mut follower.process.output, &mut self.scratch, |bytes| {
-                self.system_state.heard(bytes, now);
-                reads += 1;
-                reads < FEED_READS
-            });
             follower.drain_errors(&mut self.scratch);
             let Follower { process, errors } = follower;
             self.system_state.follower_ended(exit, &errors, process.failure());
@@ -325,15 +310,14 @@ impl Server {
 }
 
 impl Follower {
-    /// Keeps the beginning of what it wrote to standard error. True, whatever it wrote.
-    fn drain_errors(&mut self, scratch: &mut [u8]) -> bool {
+    /// Reads what it wrote to standard error, whether that is kept or not: a full pipe would stop it.
+    fn drain_errors(&mut self, scratch: &mut [u8]) {
         let errors = &mut self.errors;
-        let mut reads = 0;
+        let mut left = FEED_TURN;
         drain(&mut self.process.errors, scratch, |bytes| {
             errors.push(bytes);
-            reads += 1;
-            reads < FEED_READS
+            left = left.saturating_sub(bytes.len());
+            left > 0
         });
-        true
     }
 }

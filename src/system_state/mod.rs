@@ -295,10 +295,11 @@ impl SystemState {
         fits
     }
 
-    /// It wrote to standard error.
-    pub fn complained(&mut self, bytes: &[u8]) {
-        if let Some(Check { stage: Stage::Asking(probe), .. }) = &mut self.check {
-            probe.complained(bytes);
+    /// It wrote to standard error. False where no more of that is wanted.
+    pub fn complained(&mut self, bytes: &[u8]) -> bool {
+        match &mut self.check {
+            Some(Check { stage: Stage::Asking(probe), .. }) => probe.complained(bytes),
+            Some(Check { stage: Stage::Looking, .. }) | None => false,
         }
     }
 

@@ -102,9 +102,9 @@ impl Probe {
         bytes.len() <= room
     }
 
-    /// It wrote to standard error.
-    pub(super) fn complained(&mut self, bytes: &[u8]) {
-        self.errors.push(bytes);
+    /// It wrote to standard error. False where no more of that is kept.
+    pub(super) fn complained(&mut self, bytes: &[u8]) -> bool {
+        self.errors.push(bytes)
     }
 
     /// The process ended. `failure` is why it could not even be started.
@@ -133,10 +133,11 @@ impl Probe {
 pub struct Complaint(Vec<u8>);
 
 impl Complaint {
-    /// Appends what there is room for.
-    pub fn push(&mut self, bytes: &[u8]) {
+    /// Appends what there is room for. False where there is no more.
+    pub fn push(&mut self, bytes: &[u8]) -> bool {
         let room = ERRORS.saturating_sub(self.0.len());
         self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        bytes.len() < room
     }
 
     /// Its first line, as far as it is fit to be shown.
