@@ -302,8 +302,8 @@ fn a_zpool_that_fails_is_told_of_with_what_it_said() {
 
 #[test]
 fn nobody_waits_for_a_zpool_that_hangs() {
-    // It notes its process, and leaves a child with its pipe behind.
-    let stand_in = StandIn::running("echo $$ >>\"$d/pids\"; sleep 1000 & wait")
+    // It notes its process, and has a child that holds its pipe.
+    let stand_in = StandIn::running("sleep 1000 & echo $$ $! >>\"$d/pids\"; wait")
         .with("zpool_deadline", "500ms")
         .with("interval", "300ms");
     let (daemon, mut peer) = stand_in.start();
@@ -317,13 +317,18 @@ fn nobody_waits_for_a_zpool_that_hangs() {
     await_checks(&mut peer, 3);
     assert_eq!(seq(&mut peer), told);
     let pids = fs::read_to_string(stand_in.path("pids")).unwrap();
-    let pids: Vec<u32> = pids.lines().map(|pid| pid.parse().unwrap()).collect();
-    let alive = pids.iter().filter(|pid| Process(**pid).is_alive()).count();
-    assert!(pids.len() >= 3 && alive <= 1, "{alive} of {pids:?}");
-    let last = *pids.last().unwrap();
+    let pids: Vec<Process> =
+        pids.split_whitespace().map(|pid| Process(pid.parse().unwrap())).collect();
+    let (before, last) = pids.split_at(pids.len() - 2);
+    assert!(before.len() >= 4, "{pids:?}");
+    for process in before {
+        await_end(*process);
+    }
     drop(peer);
     daemon.stop().unwrap();
-    await_end(Process(last));
+    for process in last {
+        await_end(*process);
+    }
 }
 
 /// Until a process is gone.
