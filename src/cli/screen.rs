@@ -37,6 +37,8 @@ pub(super) struct Screen {
     jobs: Vec<Job>,
     /// The state of the system that came last.
     state: Option<Value>,
+    /// Events were missed: of a job that is new here the beginning may be among them.
+    gap: bool,
 }
 
 struct Job {
@@ -65,7 +67,8 @@ struct Line<'a> {
 impl Screen {
     pub(super) fn new(terminal: Terminal, clock: Clock) -> Screen {
         let (name_width, place) = (*NAME_WIDTH.start(), Place::Free);
-        Screen { terminal, clock, name_width, day: None, place, jobs: Vec::new(), state: None }
+        let (jobs, state, gap) = (Vec::new(), None, false);
+        Screen { terminal, clock, name_width, day: None, place, jobs, state, gap }
     }
 
     /// The text that shows `frame`. `now` is for events that do not say when they happened.
@@ -75,7 +78,7 @@ impl Screen {
         let args = &frame["args"];
         match frame["name"].as_str().unwrap_or("") {
             "dispatcher" => match JobEvent::read(args) {
-                Some(event) => self.job(&mut out, &event, moment),
+                Some(event) => self.job(&mut out, &event, frame["present"] == true, moment),
                 None => self.unknown(&mut out, frame, moment),
             },
             "life_preserver" | "life-preserver" => self.life_preserver(&mut out, args, moment),
@@ -86,6 +89,15 @@ impl Screen {
         out
     }
 
+    /// The text that shows a remark of the program's own.
+    pub(super) fn remark(&mut self, text: &str, now: SystemTime) -> String {
+        let mut out = String::new();
+        let text = self.harmless(text);
+        let line = Line { moment: now, tone: Tone::Quiet, state: "watch", name: "", text: &text };
+        self.line(&mut out, &line);
+        out
+    }
+
     /// What has to be written so that the cursor stands at the beginning of a line.
     pub(super) fn end(&mut self) -> String {
         let mut out = String::new();
@@ -93,9 +105,9 @@ impl Screen {
         out
     }
 
-    fn job(&mut self, out: &mut String, event: &JobEvent<'_>, moment: SystemTime) {
+    fn job(&mut self, out: &mut String, event: &JobEvent<'_>, present: bool, moment: SystemTime) {
         let mut job = self.take_job(event.id);
-        let fresh = job.output.fresh(event);
+        let fresh = job.output.fresh(event, present);
         match event.state {
             State::Pending => {
                 let (sign, chain) = (self.terminal.either("○", "-"), event.commands.join(" && "));
@@ -154,7 +166,10 @@ impl Screen {
     fn take_job(&mut self, id: &str) -> Job {
         match self.jobs.iter().position(|job| job.id == id) {
             Some(at) => self.jobs.remove(at),
-            None => Job { id: id.to_owned(), output: JobOutput::default(), announced: None },
+            None => {
+                let output = if self.gap { JobOutput::after_gap() } else { JobOutput::default() };
+                Job { id: id.to_owned(), output, announced: None }
+            }
         }
     }
 
@@ -259,6 +274,8 @@ impl Screen {
     }
 
     fn gap(&mut self, out: &mut String, args: &Value, moment: SystemTime) {
+        self.gap = true;
+        self.jobs.iter_mut().for_each(|job| job.output.miss());
         let text = match args["missed"].as_u64() {
             Some(1) => "1 event was missed".to_owned(),
             Some(missed) => format!("{missed} events were missed"),

@@ -60,6 +60,9 @@ struct Backlog {
     /// Something was missed; how much, if that is known. Told before anything else.
     gap: Option<Option<u64>>,
     last: VecDeque<Rc<Published>>,
+    /// How jobs ended of this number and above is still to be told, where it was told before the
+    /// event of that number.
+    outcomes: Option<(Serial, u64)>,
     /// Active jobs of this number and above have not been told yet.
     jobs_from: Option<Serial>,
 }
@@ -69,6 +72,7 @@ impl Backlog {
         self.replay_from.is_none()
             && self.gap.is_none()
             && self.last.is_empty()
+            && self.outcomes.is_none()
             && self.jobs_from.is_none()
     }
 
@@ -94,6 +98,9 @@ pub struct Since {
 pub enum Piece {
     /// An event.
     Event(Rc<Published>, Spelling),
+    /// How this job ended, which has to be read first: give it to [`Hub::retold`], and send what
+    /// comes back, before the next piece is pulled.
+    Outcome(Serial),
     /// So many events were missed, if that is known; the number is of the last of them.
     Gap {
         /// Number of the last event that was missed.
@@ -177,9 +184,15 @@ impl Hub {
         }
         // Who resumes without a gap knows the present state.
         if replay.is_none() || backlog.gap.is_some() {
+            let before = backlog.replay_from.unwrap_or(self.seq + 1);
             for name in &changed {
                 match name {
-                    EventName::Dispatcher => backlog.jobs_from = Some(0),
+                    EventName::Dispatcher => {
+                        backlog.jobs_from = Some(0);
+                        // Who looks for certain jobs, or missed something, may look for their ends.
+                        let looks = backlog.gap.is_some() || subscription.filter.jobs.is_some();
+                        backlog.outcomes = looks.then_some((0, before));
+                    }
                     EventName::LifePreserver | EventName::SystemState => {
                         backlog.last.extend(self.last.get(name).cloned());
                     }
@@ -215,7 +228,7 @@ impl Hub {
         let backlog = &mut subscription.backlog;
         backlog.last.retain(|event| !changed.contains(&event.event.name()));
         if changed.contains(&EventName::Dispatcher) {
-            backlog.jobs_from = None;
+            (backlog.jobs_from, backlog.outcomes) = (None, None);
         }
         if subscription.names.is_empty() {
             self.leave(session);
@@ -300,6 +313,17 @@ impl Hub {
         piece
     }
 
+    /// The event that tells a session how a job ended, from what was read for [`Piece::Outcome`].
+    pub fn retold(
+        &mut self,
+        session: SessionId,
+        event: JobEvent,
+        now: Moment,
+    ) -> Option<(Rc<Published>, Spelling)> {
+        let spelling = self.subscribers.get(&session)?.spelling;
+        Some((Rc::new(self.number(Event::Job(event), now).as_present_state()), spelling))
+    }
+
     fn next_piece(
         &mut self,
         session: SessionId,
@@ -321,6 +345,7 @@ impl Hub {
                     (backlog.replay_from, backlog.gap) = (Some(oldest), Some(Some(oldest - from)));
                     if subscription.names.contains(&EventName::Dispatcher) {
                         backlog.jobs_from = Some(0);
+                        backlog.outcomes = Some((0, oldest));
                     }
                     continue;
                 }
@@ -346,7 +371,17 @@ impl Hub {
             } else if let Some(last) = backlog.last.pop_front() {
                 // Its own number would fall behind what this connection may have had.
                 let again = last.event.present();
-                Rc::new(self.number(again, now))
+                Rc::new(self.number(again, now).as_present_state())
+            } else if let Some((from, before)) = backlog.outcomes {
+                let Some((serial, id)) = dispatcher.next_outcome(from, before) else {
+                    backlog.outcomes = None;
+                    continue;
+                };
+                backlog.outcomes = Some((serial + 1, before));
+                if subscription.filter.jobs.as_ref().is_none_or(|jobs| jobs.contains(id)) {
+                    return Some(Piece::Outcome(serial));
+                }
+                continue;
             } else {
                 let from = backlog.jobs_from?;
                 let Some((serial, event)) = dispatcher.present(from) else {
@@ -354,7 +389,7 @@ impl Hub {
                     return None;
                 };
                 backlog.jobs_from = Some(serial + 1);
-                Rc::new(self.number(Event::Job(event), now))
+                Rc::new(self.number(Event::Job(event), now).as_present_state())
             };
             let subscription = self.subscribers.get(&session)?;
             if subscription.filter.passes(&event.event) {

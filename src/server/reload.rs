@@ -31,6 +31,7 @@ impl Server {
             warn!("{key} has changed; that needs a restart");
         }
         config.paths = self.config.paths.clone();
+        config.store.journal = self.config.store.journal;
         config.server.socket = self.config.server.socket.clone();
         config.server.socket_mode = self.config.server.socket_mode;
 
@@ -69,7 +70,8 @@ impl Server {
         self.clients.set_limits(start::client_limits(config));
         self.tokens.set_limits(config.auth.token_ttl, config.server.max_clients);
         self.hub.set_limits(config.events.max_event, config.events.ring);
-        self.dispatcher.set_limits(start::job_limits(config), now);
+        self.dispatcher.set_limits(start::job_limits(config));
+        self.storage.store.set_limits(start::store_limits(config));
         self.jobs.set_grace(config.dispatcher.output_grace);
         self.system_state.reload(system_state::limits(config), now);
         self.ask_for_accounts(now);

@@ -213,14 +213,14 @@ impl Server {
 
     pub(super) fn on_zpool_io(&mut self, part: Part, now: Moment) {
         match part {
-            Part::Output | Part::Errors => self.on_answer(part),
+            Part::Output | Part::Errors => self.on_zpool_output(part),
             Part::Feed => self.on_feed(now),
             Part::Check => {}
         }
     }
 
     /// The asked `zpool` takes its time, and has printed something meanwhile.
-    fn on_answer(&mut self, part: Part) {
+    fn on_zpool_output(&mut self, part: Part) {
         let Some(Asked { process, output, errors }) = &mut self.probes.asked else { return };
         let is_output = part == Part::Output;
         let (pipe, registered) = match is_output {
@@ -287,7 +287,7 @@ impl Server {
         }
     }
 
-    /// A child that is no job's has ended.
+    /// A child has ended that is no job's and no helper: a `zpool`, or nothing of ours.
     pub(super) fn on_zpool_exit(&mut self, pid: Pid, exit: Exit, now: Moment) {
         let probes = &mut self.probes;
         if probes.asked.as_ref().is_some_and(|asked| asked.process.pid == pid) {

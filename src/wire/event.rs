@@ -180,6 +180,8 @@ pub struct Published {
     pub epoch: Rc<str>,
     /// When, RFC 3339.
     pub time: Rc<str>,
+    /// It tells somebody who comes late how things stand, and what it holds is whole.
+    present: bool,
     max_event: usize,
     args: OnceCell<String>,
     frames: [OnceCell<Rc<[u8]>>; Spelling::COUNT],
@@ -195,15 +197,21 @@ impl Published {
         max_event: usize,
     ) -> Published {
         let frames = std::array::from_fn(|_| OnceCell::new());
-        Published { event, seq, epoch, time, max_event, args: OnceCell::new(), frames }
+        let (present, args) = (false, OnceCell::new());
+        Published { event, seq, epoch, time, present, max_event, args, frames }
+    }
+
+    /// The same as a part of the present state: who asked for the extended form is told so.
+    pub fn as_present_state(self) -> Published {
+        Published { present: true, ..self }
     }
 
     /// This event with a newer one joined to it: a job's running events become one, and a state
-    /// keeps what was news in an older one. `None` where the newer one says all that there is to
-    /// say. Place and number are the newer one's.
+    /// keeps what was news in an older one. `None` where the newer one is whole by itself. Place
+    /// and number are the newer one's.
     pub fn joined(&self, newer: &Published) -> Option<Published> {
         let joined = match (&self.event, &newer.event) {
-            (Event::Job(mine), Event::Job(theirs)) if mine.is_running() => {
+            (Event::Job(mine), Event::Job(theirs)) if mine.is_running() && !newer.present => {
                 let mut joined = mine.clone();
                 joined.join(theirs.clone()).ok()?;
                 Event::Job(joined)
@@ -214,7 +222,8 @@ impl Published {
             (Event::Job(_) | Event::SystemState(_) | Event::LifePreserver(_), _) => return None,
         };
         let (epoch, time) = (newer.epoch.clone(), newer.time.clone());
-        Some(Published::new(joined, newer.seq, epoch, time, self.max_event))
+        let joined = Published::new(joined, newer.seq, epoch, time, self.max_event);
+        Some(Published { present: self.present, ..joined })
     }
 
     /// The whole frame as JSON text, encoded at most once a spelling.
@@ -245,6 +254,9 @@ impl Published {
         if spelling.extended {
             let (seq, epoch, time) = (self.seq, &self.epoch, &self.time);
             frame.push_str(&format!(r#""seq":{seq},"epoch":"{epoch}","time":"{time}","#));
+            if self.present {
+                frame.push_str(r#""present":true,"#);
+            }
         }
         frame.push_str(r#""args":"#);
         frame.push_str(args);

@@ -113,6 +113,11 @@ impl JobEvent {
         matches!(self.phase, Phase::Running(_))
     }
 
+    /// True for the event that tells how the job ended.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.phase, Phase::Finished(_))
+    }
+
     /// Joins `newer` to this running event; both must be running events of one job, else nothing
     /// happens and `newer` comes back.
     pub fn join(&mut self, newer: JobEvent) -> Result<(), Box<JobEvent>> {
