@@ -262,6 +262,8 @@ unsafe fn exec(
         unsafe { libc::execve(candidate.as_ptr(), argv.as_ptr(), env.as_ptr()) };
         match errno() {
             libc::ENOENT | libc::ENOTDIR => {}
+            // A folder that we may not look into has nothing to do with it; there are others.
+            libc::EACCES if program.candidates.len() > 1 && !is_seen(candidate) => {}
             libc::EACCES => worst = libc::EACCES,
             libc::ENOEXEC => {
                 // A script without an interpreter line: what every shell does with one.
@@ -273,6 +275,11 @@ unsafe fn exec(
         }
     }
     worst
+}
+
+fn is_seen(file: &CString) -> bool {
+    // SAFETY: a C string of the caller's.
+    unsafe { libc::access(file.as_ptr(), libc::F_OK) == 0 }
 }
 
 /// # Safety

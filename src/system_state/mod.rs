@@ -117,6 +117,8 @@ pub struct SystemState {
     limits: Limits,
     hostname: String,
     columns: Columns,
+    /// False until the next check begins: `columns` are those of another `zpool`.
+    is_learned: bool,
     /// As they were read last; `None` where there is no ZFS, and before they were read.
     pools: Option<Vec<Pool>>,
     /// When.
@@ -149,6 +151,7 @@ impl SystemState {
             limits,
             hostname: hostname.to_owned(),
             columns: Columns::all(),
+            is_learned: true,
             pools: None,
             read: None,
             trouble: None,
@@ -177,8 +180,7 @@ impl SystemState {
     pub fn reload(&mut self, limits: Limits, now: Moment) {
         self.limits = limits;
         self.pacing.set_limits(limits.event_delay, limits.event_pause);
-        self.columns = Columns::all();
-        self.lists = LISTS;
+        self.is_learned = false;
         self.detach();
         self.watching = Watching::default();
         self.next = Some(now.instant);
@@ -196,7 +198,8 @@ impl SystemState {
     /// Somebody wants to know. True where a check begins at once.
     pub fn request(&mut self, now: Moment) -> bool {
         self.pacing.request(now.instant);
-        self.check.is_none() && self.pacing.due().is_some_and(|due| due <= now.instant)
+        let may_begin = self.check.is_none() && !self.is_outstanding && !self.is_stopped;
+        may_begin && self.pacing.due().is_some_and(|due| due <= now.instant)
     }
 
     /// What is to be done next.
@@ -237,8 +240,13 @@ impl SystemState {
     }
 
     fn begin_check(&mut self, now: Moment) {
+        if !std::mem::replace(&mut self.is_learned, true) {
+            self.columns = Columns::all();
+            self.lists = LISTS;
+        }
         let was_caused = !self.is_outstanding && self.pacing.begin(now.instant);
-        let thorough = was_caused || self.lists >= LISTS;
+        // Trouble is over when all has been answered.
+        let thorough = was_caused || self.trouble.is_some() || self.lists >= LISTS;
         self.next = Some(now.instant + self.limits.interval);
         let stage = Stage::Looking;
         let hostname_changed = false;

@@ -98,7 +98,8 @@ impl SystemState {
         Some(pools.iter().map(|pool| pool.essence(warning)).collect())
     }
 
-    fn priority(&self) -> Priority {
+    /// The highest of all that was found.
+    pub fn priority(&self) -> Priority {
         let pools = self.pools.iter().flatten();
         let pools = pools.map(|pool| pool.priority(self.limits.capacity_warning));
         let trouble = self.trouble.iter().map(|_| TROUBLE);

@@ -330,6 +330,23 @@ fn what_this_zpool_does_not_know_is_learned_once() {
 }
 
 #[test]
+fn a_reload_does_not_change_what_was_asked_before_it() {
+    let mut host = Host::new();
+    let refused = "bad property list: invalid property 'checkpoint'\n";
+    host.ends("", refused, Exit::Code(2));
+    let known = LIST.replace("checkpoint,", "");
+    assert_eq!(host.asked(), [known]);
+    host.state.reload(limits(), host.now());
+    let shorter = line("tank", "ONLINE", "12%").replacen("-\t", "", 1);
+    host.answers(&shorter);
+    assert_eq!(host.asked(), [STATUS]);
+    host.answers(HEALTHY);
+    assert_eq!(host.told_once().get("zpool_error"), None);
+    host.pass(Duration::ZERO);
+    assert_eq!(host.asked(), [LIST], "the one after it asks for all again");
+}
+
+#[test]
 fn a_needed_property_that_is_refused_is_an_error() {
     for refused in ["name", "health", "colour"] {
         let mut host = Host::new();
@@ -631,6 +648,17 @@ fn one_that_answers_the_list_and_hangs_at_the_status_is_told_with_the_new_list()
     let args = host.told_once();
     assert_eq!(health(&args, "tank").0, "DEGRADED");
     assert_eq!(args["zpool_error"], "zpool status did not answer within 10s");
+    // That the list is answered still is no news, as long as the other is not.
+    host.state.ended(Exit::Signal(9), None, host.now());
+    host.pass(Duration::from_secs(50));
+    host.answers(&line("tank", "DEGRADED", "12%"));
+    assert_eq!(host.asked(), [LIST, STATUS]);
+    host.pass(Duration::from_secs(10));
+    assert_eq!(host.told(), Vec::<Value>::new());
+    host.state.ended(Exit::Signal(9), None, host.now());
+    host.pass(Duration::from_secs(50));
+    host.checks(&line("tank", "DEGRADED", "12%"), "  pool: tank\nstatus: offline\n");
+    assert_eq!(host.told_once().get("zpool_error"), None);
 }
 
 #[test]
