@@ -190,8 +190,9 @@ fn the_last_event_is_told_to_who_comes_late_unless_a_newer_one_was() {
     let mut h = House::new();
     let state = |host: &str| {
         Event::SystemState(crate::wire::SystemStateEvent {
-            args: json!({ "hostname": host }),
+            args: serde_json::Map::from_iter([("hostname".to_owned(), host.into())]),
             priority: Priority::new(0),
+            hostname_changed: false,
         })
     };
     h.hub.publish(state("old"), Moment::now(), |_, _, _| panic!("nobody is there"));

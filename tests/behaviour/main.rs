@@ -5,6 +5,8 @@
 mod durable;
 mod jobs;
 mod merciless;
+mod pools;
+mod system_state;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");

@@ -18,6 +18,8 @@ use crate::{Directory, Log, Outcome, Process};
 #[derive(Clone, Debug)]
 pub struct Setup {
     program: PathBuf,
+    /// A program that runs the daemon in its own place, with its arguments.
+    under: Vec<String>,
     directory: Rc<Directory>,
     /// By section and key, as TOML.
     keys: BTreeMap<(String, String), String>,
@@ -43,7 +45,8 @@ impl Setup {
         ];
         let program = program.into();
         let (more, env) = (String::new(), Vec::new());
-        let mut setup = Setup { program, directory, keys: BTreeMap::new(), more, env };
+        let under = Vec::new();
+        let mut setup = Setup { program, under, directory, keys: BTreeMap::new(), more, env };
         for (key, value) in keys {
             setup.set(key, value);
         }
@@ -74,6 +77,13 @@ impl Setup {
     #[must_use]
     pub fn with_env(mut self, name: &str, value: &str) -> Setup {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same, run by another program: one that becomes what it is told to run.
+    #[must_use]
+    pub fn under<S: Into<String>>(mut self, program: impl IntoIterator<Item = S>) -> Setup {
+        self.under = program.into_iter().map(Into::into).collect();
         self
     }
 
@@ -112,7 +122,15 @@ impl Setup {
     /// Starts it, whatever becomes of it.
     pub fn launch(&self) -> Outcome<Daemon> {
         self.write()?;
-        let mut child = Command::new(&self.program)
+        let mut command = match self.under.split_first() {
+            None => Command::new(&self.program),
+            Some((under, arguments)) => {
+                let mut command = Command::new(under);
+                command.args(arguments).arg(&self.program);
+                command
+            }
+        };
+        let mut child = command
             .arg("serve")
             .arg("-c")
             .arg(self.file())

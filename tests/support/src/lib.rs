@@ -7,6 +7,8 @@ mod directory;
 mod log;
 mod peer;
 mod process;
+mod skip;
+mod zfs;
 
 use std::error::Error;
 use std::time::Duration;
@@ -17,6 +19,8 @@ pub use directory::Directory;
 pub use log::Log;
 pub use peer::{Peer, Refused, Stream, Transport, server_frame};
 pub use process::Process;
+pub use skip::skip;
+pub use zfs::Zfs;
 
 /// What every step returns; any error ends the test or the section.
 pub type Outcome<T> = Result<T, Box<dyn Error>>;

@@ -93,6 +93,11 @@ impl Process {
         Ok(pairs.filter(|(_, parent)| *parent == self.0).map(|(pid, _)| pid).collect())
     }
 
+    /// The name of its program.
+    pub fn name(self) -> Outcome<String> {
+        self.ps("comm")
+    }
+
     /// True while it is there and not a zombie.
     pub fn is_alive(self) -> bool {
         self.ps("state").is_ok_and(|state| !state.starts_with('Z'))
