@@ -77,6 +77,8 @@ pub(super) struct Job {
     pub(super) head: Rc<JobHead>,
     pub(super) asked: Submission,
     pub(super) state: State,
+    /// The finished job of the same id, which is forgotten when this one is durable.
+    pub(super) replaces: Option<u64>,
     codes: Vec<i32>,
     limits: LogLimits,
     /// Output that running events have told, by command.
@@ -122,6 +124,7 @@ impl Job {
             head: Rc::new(head),
             asked,
             state: State::Filed { recorded: false, chosen: false },
+            replaces: None,
             codes: Vec::new(),
             limits,
             told: Vec::new(),

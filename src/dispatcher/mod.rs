@@ -63,6 +63,8 @@ pub struct Limits {
     pub output_interval: Duration,
     /// Between SIGTERM and SIGKILL, and between one SIGKILL and the next.
     pub kill_grace: Duration,
+    /// How long the end of a job is not told while it cannot be made durable.
+    pub end_patience: Duration,
 }
 
 impl Limits {
@@ -193,6 +195,8 @@ enum Timer {
     Tell,
     Timeout,
     Grace,
+    /// The end of a job is told, durable or not.
+    End,
     Retain,
 }
 
@@ -242,7 +246,7 @@ pub struct Dispatcher {
     durable: bool,
     /// Why nothing can be kept, where that is so.
     no_storage: Option<String>,
-    /// Finished jobs whose outcome could not be kept.
+    /// Jobs that are over and whose outcome could not be kept.
     unkept: BTreeSet<Serial>,
     /// Jobs that were refused since they could not be kept; a record of them may be there.
     withdrawn: BTreeSet<Serial>,
@@ -353,13 +357,9 @@ impl Dispatcher {
     }
 
     /// Gives a job that waits its places.
-    fn admit(&mut self, job: Job) {
+    fn admit(&mut self, mut job: Job) {
         let serial = job.head.serial;
-        if let Some(over) = self.ids.insert(job.head.id.clone(), serial)
-            && over != serial
-        {
-            self.forget(over);
-        }
+        job.replaces = self.ids.insert(job.head.id.clone(), serial);
         self.pending.insert(serial);
         match &job.asked.queue {
             None => {
@@ -413,8 +413,12 @@ impl Dispatcher {
         match (step, &job.state) {
             (Step::File, State::Filed { recorded, chosen }) => {
                 let (recorded, chosen) = (*recorded, *chosen);
+                let replaced = job.replaces.take();
                 job.state = if chosen { State::Starting } else { State::Pending };
                 self.effects.push_back(Effect::Publish(job.pending_event()));
+                if let Some(over) = replaced {
+                    self.forget(over);
+                }
                 if recorded && self.stopping {
                     // The record says that it ran, so no other daemon will run it.
                     self.end(serial, Cause::Stopped, now);
@@ -425,7 +429,10 @@ impl Dispatcher {
                 }
             }
             (Step::Start, State::Starting) => self.begin(serial, now),
-            (Step::Finish, State::Ended(_)) => self.tell_end(serial, now),
+            (Step::Finish, State::Ended(_)) => {
+                self.unkept.remove(&serial);
+                self.tell_end(serial, now);
+            }
             (Step::Finish, State::Finished) => {
                 self.unkept.remove(&serial);
             }
@@ -443,16 +450,20 @@ impl Dispatcher {
     }
 
     /// What was to be kept of a job is not.
-    pub fn not_kept(&mut self, serial: Serial, step: Step, now: Moment) {
+    pub fn not_kept(&mut self, serial: Serial, step: Step) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         match (step, &job.state) {
             (Step::File, State::Filed { .. }) => {
                 self.withdrawn.insert(serial);
+                let (id, over) = (job.head.id.clone(), job.replaces.take());
                 self.running.remove(&serial);
                 self.pending.remove(&serial);
                 self.startable.remove(&serial);
                 self.leave_queue(serial);
                 self.remove(serial);
+                if let Some(over) = over.filter(|over| self.jobs.contains_key(over)) {
+                    self.ids.insert(id, over);
+                }
                 self.start_what_may();
             }
             (Step::Start, State::Starting) => {
@@ -462,9 +473,9 @@ impl Dispatcher {
                 self.startable.insert(serial);
                 self.start_what_may();
             }
-            (Step::Finish, State::Ended(_)) => {
+            // It is tried again, and told when it is durable, or when it has waited for too long.
+            (Step::Finish, State::Ended(_) | State::Finished) => {
                 self.unkept.insert(serial);
-                self.tell_end(serial, now);
             }
             (
                 Step::File | Step::Start | Step::Finish,
@@ -651,10 +662,17 @@ impl Dispatcher {
         for serial in active {
             self.end(serial, Cause::Stopped, now);
         }
+        for serial in self.ended.clone() {
+            let due = now.instant + self.end_patience();
+            self.timers.set((serial, Timer::End), Some(due));
+        }
     }
 
     /// After [`Dispatcher::stop`]: what still runs is ended by force, now.
     pub fn hurry(&mut self, now: Moment) {
+        for serial in self.ended.clone() {
+            self.timers.set((serial, Timer::End), Some(now.instant));
+        }
         for serial in self.running.clone() {
             self.timers.set((serial, Timer::Grace), Some(now.instant));
         }
@@ -676,6 +694,10 @@ impl Dispatcher {
                 Timer::Tell => self.tell(serial, now),
                 Timer::Timeout => self.end(serial, Cause::TimedOut, now),
                 Timer::Grace => self.kill_harder(serial, now),
+                Timer::End => {
+                    log::warn!("a job's end is told though it is not kept");
+                    self.tell_end(serial, now);
+                }
                 Timer::Retain => self.forget(serial),
             }
         }
@@ -709,6 +731,10 @@ impl Dispatcher {
     fn finish(&mut self, serial: Serial, now: Moment) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         if let Some(Ending { cause, .. }) = job.ending().copied() {
+            if cause == Cause::Interrupted {
+                // Only now: should this daemon die too, the next one finds the job as it was.
+                job.end_command(-1);
+            }
             self.remark(serial, remark(cause));
         }
         let Some(job) = self.jobs.get_mut(&serial) else { return };
@@ -720,16 +746,24 @@ impl Dispatcher {
         self.startable.remove(&serial);
         self.running.remove(&serial);
         self.ended.insert(serial);
+        self.timers.set((serial, Timer::End), Some(now.instant + self.end_patience()));
         self.leave_queue(serial);
         self.effects.push_back(Effect::Release { serial });
         self.keep(serial, Step::Finish);
         self.start_what_may();
     }
 
+    /// A daemon that stops has less of it.
+    fn end_patience(&self) -> Duration {
+        let Limits { end_patience, kill_grace, .. } = self.limits;
+        if self.stopping { end_patience.min(kill_grace) } else { end_patience }
+    }
+
     /// The end of a job is told: it is durable, or cannot be.
     fn tell_end(&mut self, serial: Serial, now: Moment) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         self.ended.remove(&serial);
+        self.timers.set((serial, Timer::End), None);
         let effect = match job.finish() {
             Some(event) => Effect::Publish(Event::Job(event)),
             None => Effect::PublishOutcome { serial },
@@ -855,6 +889,10 @@ impl Dispatcher {
                 continue;
             }
             self.admit(job);
+            let over = self.jobs.get_mut(&serial).and_then(|job| job.replaces.take());
+            if let Some(over) = over {
+                self.forget(over);
+            }
             if ran {
                 self.interrupt(serial, now);
                 interrupted.push(Interrupted { serial, traces });
@@ -893,7 +931,6 @@ impl Dispatcher {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         let ending = Ending { cause: Cause::Interrupted, kills: 0, command_ended: true };
         job.interrupt(ending, now);
-        job.end_command(-1);
         self.effects.push_back(Effect::Signal { serial, kill: false });
         self.timers.set((serial, Timer::Grace), Some(now.instant + self.limits.kill_grace));
     }

@@ -104,8 +104,10 @@ impl Process {
             run_as: asked.user.as_ref(),
             null: environment.null.as_raw_fd(),
             limit: environment.limit,
+            errors_apart: false,
+            ends_with_us: false,
         });
-        let Child { pid, output, report } = child.map_err(failed)?;
+        let Child { pid, output, errors: _, report } = child.map_err(failed)?;
         let output = Some(Receiver::from(output));
         Ok(Process { pid, output, report, decoder: Decoder::default(), exit: None })
     }

@@ -29,6 +29,7 @@ fn limits() -> Limits {
         retain_time: Duration::from_secs(100),
         output_interval: Duration::from_secs(1),
         kill_grace: Duration::from_secs(10),
+        end_patience: Duration::from_secs(60),
     }
 }
 
@@ -508,14 +509,13 @@ fn nothing_has_an_effect_before_it_is_durable() {
 }
 
 #[test]
-fn what_cannot_be_kept_is_refused_or_waits_but_an_end_is_told() {
+fn what_cannot_be_kept_is_refused_or_waits_and_an_end_is_told_late() {
     let mut d = Driver::new();
     d.run(json!({"a": "x", "b": "x", "c": "x"})).unwrap();
     d.effects();
     d.keeps = false;
     let not_kept = |d: &mut Driver, serial, step| {
-        let now = d.now();
-        d.dispatcher.not_kept(serial, step, now);
+        d.dispatcher.not_kept(serial, step);
         d.settle();
         d.effects()
     };
@@ -524,10 +524,16 @@ fn what_cannot_be_kept_is_refused_or_waits_but_an_end_is_told() {
     assert_eq!(d.effects(), ["keep 4 File", "release 1", "keep 1 Finish", "keep 3 Start"]);
     d.dispatcher.set_storage(Err("the disk is full".into()));
     assert_eq!(not_kept(&mut d, 4, Step::File), Vec::<String>::new());
-    assert_eq!(not_kept(&mut d, 1, Step::Finish), ["finished:a"], "events go on");
+    assert_eq!(not_kept(&mut d, 1, Step::Finish), Vec::<String>::new());
+    assert_eq!(d.run(json!({"a": "x"})).unwrap_err().code, ErrorCode::Internal);
     assert_eq!(not_kept(&mut d, 3, Step::Start), Vec::<String>::new());
     let refused = d.run(json!({"e": "x"})).unwrap_err();
     assert_eq!((refused.code, refused.why.as_str()), (ErrorCode::Internal, "the disk is full"));
+    assert_eq!(d.dispatcher.counts(), Counts { pending: 1, running: 1, finished: 0 });
+    d.pass(59_999);
+    assert_eq!(d.effects(), Vec::<String>::new());
+    d.pass(1);
+    assert_eq!(d.effects(), ["finished:a"], "nobody waits for ever");
     assert_eq!(d.dispatcher.counts(), Counts { pending: 1, running: 1, finished: 1 });
     // It is back: what could not be kept is given again, what was refused is taken back.
     d.dispatcher.keep_again();
@@ -541,6 +547,26 @@ fn what_cannot_be_kept_is_refused_or_waits_but_an_end_is_told() {
     d.dispatcher.keep_again();
     d.settle();
     assert_eq!(d.effects(), Vec::<String>::new(), "once is enough");
+}
+
+#[test]
+fn a_job_that_is_not_kept_does_not_take_the_one_of_its_id_with_it() {
+    let mut d = Driver::new();
+    d.run(json!({"a": "x"})).unwrap();
+    d.exit(1, 0);
+    d.effects();
+    d.keeps = false;
+    d.run(json!({"a": "y"})).unwrap();
+    assert_eq!(d.effects(), ["keep 2 File"]);
+    d.dispatcher.not_kept(2, Step::File);
+    d.settle();
+    assert_eq!(d.effects(), Vec::<String>::new());
+    assert_eq!(d.dispatcher.list()["jobs"]["no_queue"]["a"]["commands"], json!(["x"]));
+    assert!(d.dispatcher.log_question("a", 0, None).is_ok());
+    d.keeps = true;
+    d.run(json!({"a": "y"})).unwrap();
+    assert!(d.effects().contains(&"forget 1".to_owned()));
+    assert_eq!(d.dispatcher.list()["jobs"]["no_queue"]["a"]["commands"], json!(["y"]));
 }
 
 #[test]
@@ -598,6 +624,24 @@ fn after_a_crash_what_waited_runs_what_ran_does_not_and_what_was_over_is_known()
     assert!(args(&Event::Job(unreadable))["x"].as_str().unwrap().contains("gone"));
     assert_eq!(d.run(json!({"new": "x"})).unwrap(), ["new"]);
     assert_eq!(d.dispatcher.next_serial(), 6, "numbers are not used again");
+}
+
+#[test]
+fn a_daemon_that_dies_while_it_ends_what_another_left_changes_nothing() {
+    let mut d = Driver::new();
+    d.run(json!({"a": ["x", "y"]})).unwrap();
+    d.exit(1, 0);
+    d.dispatcher.started(1, (77, "boot.5".into()), "SYSADM_JOB=e.1");
+    d.settle();
+    let (mut d, _) = Driver::restarted(&d.records.clone(), false);
+    d.dispatcher.keep_again();
+    d.settle();
+    let (mut d, interrupted) = Driver::restarted(&d.records.clone(), false);
+    assert_eq!(interrupted[0].traces.leaders, [(77, "boot.5".to_owned())]);
+    d.gone(1);
+    let event = d.dispatcher.outcome(1, Ok(vec![])).unwrap();
+    let args = args(&Event::Job(event));
+    assert_eq!((&args["return_codes/x"], &args["return_codes/y"]), (&json!("0"), &json!("-1")));
 }
 
 #[test]

@@ -392,7 +392,7 @@ impl Hub {
                 event
             } else if let Some(last) = backlog.last.pop_front() {
                 // Its own number would fall behind what this connection may have had.
-                let again = last.event.clone();
+                let again = last.event.present();
                 Rc::new(self.number(again, now).as_present_state())
             } else {
                 let from = backlog.jobs_from?;

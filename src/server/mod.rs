@@ -12,6 +12,7 @@ mod reload;
 mod start;
 mod status;
 mod storage;
+mod system_state;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,10 +34,12 @@ use crate::net::{
 use crate::reactor::{Reactor, Ready, Registered, Signal};
 use crate::session::{Answer, House};
 use crate::sys::children;
+use crate::system_state::SystemState;
 use crate::wire::{ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response};
 use clients::{ClientId, Clients, Wait};
 use jobs::Jobs;
 use storage::Storage;
+use system_state::{Part, Probes};
 
 pub use start::StartError;
 
@@ -53,6 +56,8 @@ enum Key {
     Dispatcher,
     /// The look-up of groups.
     Accounts,
+    /// Host name and pools.
+    SystemState(Part),
     /// The store's child.
     Store,
     /// A look at the processes that another daemon left.
@@ -100,6 +105,8 @@ struct Server {
     hub: Hub,
     dispatcher: Dispatcher,
     jobs: Jobs,
+    system_state: SystemState,
+    probes: Probes,
     storage: Storage,
     phase: Phase,
     scratch: Vec<u8>,
@@ -184,6 +191,7 @@ impl Server {
                 self.jobs.on_leftover(number, &mut self.reactor, &mut self.scratch, now);
             }
             Key::Accounts => self.on_accounts(),
+            Key::SystemState(part) => self.on_zpool_io(part, now),
             Key::Store => {
                 let now = now.instant;
                 self.storage.read(&mut self.scratch, &mut self.reactor, now);
@@ -210,6 +218,7 @@ impl Server {
             }
             Key::Dispatcher => self.dispatcher.on_deadline(now),
             Key::Accounts => self.on_accounts_overdue(),
+            Key::SystemState(part) => self.on_zpool_deadline(part, now),
             Key::Stop => self.phase = Phase::Over,
             Key::Leftover(number) => {
                 self.jobs.on_leftover_due(number, &mut self.reactor, &mut self.scratch, now);
@@ -221,8 +230,10 @@ impl Server {
     fn reap(&mut self, now: Moment) {
         while let Some((pid, exit)) = children::reap() {
             let reactor = &mut self.reactor;
-            if !self.jobs.on_child(pid, exit, &mut self.dispatcher, reactor, now) {
-                self.storage.on_child(pid, exit, reactor, now.instant);
+            if !self.jobs.on_child(pid, exit, &mut self.dispatcher, reactor, now)
+                && !self.storage.on_child(pid, exit, reactor, now.instant)
+            {
+                self.on_zpool_exit(pid, exit, now);
             }
         }
         self.jobs.look_after_all(&mut self.dispatcher, now);
@@ -364,6 +375,7 @@ impl Server {
             hostname: &self.hostname,
             tokens: &mut self.tokens,
             dispatcher: &mut self.dispatcher,
+            system_state: &mut self.system_state,
             hub: &mut self.hub,
             random_id: &start::random_id,
         };
@@ -444,6 +456,7 @@ impl Server {
             while self.take_store_outcomes(now) {
                 self.carry_out_effects(now);
             }
+            self.look_after_system_state(now);
             self.tell_present_state(now);
             self.close_overflowing(now);
             let over = self.clients.flush(&mut self.reactor);
@@ -458,6 +471,7 @@ impl Server {
         self.storage.store.end_of_turn(now.instant);
         self.storage.flush(&mut self.reactor, now.instant);
         self.reactor.set_deadline(Key::Dispatcher, self.dispatcher.due());
+        self.reactor.set_deadline(Key::SystemState(Part::Check), self.system_state.due());
     }
 
     fn carry_out_effects(&mut self, now: Moment) {
@@ -571,6 +585,7 @@ impl Server {
                     start::stop_listening(&mut listening, &mut self.reactor);
                 }
                 self.dispatcher.stop(now);
+                self.system_state.stop();
             }
             Phase::EndingJobs => {
                 info!("stopping at once");

@@ -2,7 +2,7 @@
 
 use log::{error, info, warn};
 
-use super::{Key, Server, start};
+use super::{Key, Server, start, system_state};
 use crate::config::{Config, needs_restart};
 use crate::moment::Moment;
 
@@ -14,7 +14,10 @@ impl Server {
             self.file.as_ref().map_or("built-in defaults".into(), |f| f.display().to_string());
         match self.try_reload(now) {
             Ok(()) => info!("reloaded {shown}"),
-            Err(why) => error!("reload failed, nothing changed: {why}"),
+            Err(why) => {
+                error!("reload failed, nothing changed: {why}");
+                self.system_state.request(now);
+            }
         }
     }
 
@@ -70,6 +73,7 @@ impl Server {
         self.dispatcher.set_limits(start::job_limits(config));
         self.storage.store.set_limits(start::store_limits(config));
         self.jobs.set_grace(config.dispatcher.output_grace);
+        self.system_state.reload(system_state::limits(config), now);
         self.ask_for_accounts(now);
     }
 }

@@ -11,9 +11,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::unistd::{ForkResult, Gid, Pid, Uid, User, fork, pipe2, setgid, setuid};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, User, fork, getpid, pipe2, setgid, setuid};
 
 use super::descriptors::DescriptorLimit;
+use super::parent_death;
 
 /// Whom a program runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,10 @@ pub struct Program<'a> {
     pub null: RawFd,
     /// The descriptor limit that it gets.
     pub limit: Option<DescriptorLimit>,
+    /// Standard error gets a pipe of its own.
+    pub errors_apart: bool,
+    /// It is killed when we end, however that is.
+    pub ends_with_us: bool,
 }
 
 /// A child that was forked.
@@ -52,8 +57,10 @@ pub struct Program<'a> {
 pub struct Child {
     /// Leader of a session and process group of its own.
     pub pid: Pid,
-    /// Standard output and error, merged in order; non-blocking.
+    /// Standard output and error, merged in order, or standard output alone; non-blocking.
     pub output: OwnedFd,
+    /// Standard error, if it was to be apart; non-blocking.
+    pub errors: Option<OwnedFd>,
     /// Tells why the program could not be started, once the child has ended.
     pub report: Report,
 }
@@ -99,8 +106,12 @@ impl Report {
 
 /// Forks, and starts `program` in the child. An error here means that there is no child.
 pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
-    let (output, child_output) = pipe2(OFlag::O_CLOEXEC)?;
-    fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    let (output, child_output) = output_pipe()?;
+    let (errors, child_errors) = match program.errors_apart {
+        true => output_pipe().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
+        false => (None, None),
+    };
+    let parent = getpid();
     let (report, child_report) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     let argv = pointers(program.argv);
     let held = super::signals::Held::all();
@@ -110,10 +121,15 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
     match unsafe { fork() }? {
         ForkResult::Parent { child } => {
             drop(held);
-            Ok(Child { pid: child, output, report: Report(std::fs::File::from(report)) })
+            Ok(Child { pid: child, output, errors, report: Report(std::fs::File::from(report)) })
         }
         ForkResult::Child => {
-            let prepared = prepare(program, child_output.as_raw_fd());
+            if program.ends_with_us {
+                parent_death::end_with(parent);
+            }
+            let output = child_output.as_raw_fd();
+            let errors = child_errors.as_ref().map_or(output, AsRawFd::as_raw_fd);
+            let prepared = prepare(program, output, errors);
             // What follows may hang, and must not hold what the daemon lets go meanwhile.
             let report = super::descriptors::keep_until_exec(child_report);
             let (step, errno) = match prepared {
@@ -125,6 +141,13 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
             unsafe { libc::_exit(127) }
         }
     }
+}
+
+/// A pipe whose reading end does not block.
+fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((ours, theirs))
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
@@ -145,7 +168,7 @@ fn errno() -> i32 {
 }
 
 /// In the child: what cannot hang.
-fn prepare(program: &Program<'_>, output: RawFd) -> Result<(), i32> {
+fn prepare(program: &Program<'_>, output: RawFd, errors: RawFd) -> Result<(), i32> {
     super::signals::reset_dispositions();
     // SAFETY: calls with integers, and with pointers to values of ours that outlive them.
     unsafe {
@@ -155,7 +178,7 @@ fn prepare(program: &Program<'_>, output: RawFd) -> Result<(), i32> {
         if libc::setsid() == -1
             || libc::dup2(program.null, 0) == -1
             || libc::dup2(output, 1) == -1
-            || libc::dup2(output, 2) == -1
+            || libc::dup2(errors, 2) == -1
         {
             return Err(errno());
         }
@@ -247,6 +270,8 @@ unsafe fn exec(
         unsafe { libc::execve(candidate.as_ptr(), argv.as_ptr(), env.as_ptr()) };
         match errno() {
             libc::ENOENT | libc::ENOTDIR => {}
+            // A folder that we may not look into has nothing to do with it; there are others.
+            libc::EACCES if program.candidates.len() > 1 && !is_seen(candidate) => {}
             libc::EACCES => worst = libc::EACCES,
             libc::ENOEXEC => {
                 // A script without an interpreter line: what every shell does with one.
@@ -258,6 +283,11 @@ unsafe fn exec(
         }
     }
     worst
+}
+
+fn is_seen(file: &CString) -> bool {
+    // SAFETY: a C string of the caller's.
+    unsafe { libc::access(file.as_ptr(), libc::F_OK) == 0 }
 }
 
 /// # Safety

@@ -14,7 +14,9 @@ mod jobs;
 mod kill;
 mod merciless;
 mod output;
+mod pools;
 mod queues;
+mod system_state;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");

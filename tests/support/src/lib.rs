@@ -10,6 +10,8 @@ mod log;
 mod peer;
 mod process;
 mod pty;
+mod skip;
+mod zfs;
 
 use std::error::Error;
 use std::time::Duration;
@@ -22,6 +24,8 @@ pub use log::Log;
 pub use peer::{Peer, Refused, Stream, Transport, server_frame};
 pub use process::Process;
 pub use pty::Pty;
+pub use skip::skip;
+pub use zfs::Zfs;
 
 /// What every step returns; any error ends the test or the section.
 pub type Outcome<T> = Result<T, Box<dyn Error>>;

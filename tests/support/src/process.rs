@@ -5,9 +5,9 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::{Outcome, PATIENCE};
+use crate::Outcome;
 
 /// A process that is looked at from outside.
 #[derive(Clone, Copy, Debug)]
@@ -93,18 +93,9 @@ impl Process {
         Ok(pairs.filter(|(_, parent)| *parent == self.0).map(|(pid, _)| pid).collect())
     }
 
-    /// Waits until it is not there any more, or only as a zombie.
-    ///
-    /// Nothing tells the end of a process that is not our child, so it is asked for again and again.
-    pub fn wait_gone(self) -> Outcome<()> {
-        let patience = Instant::now() + PATIENCE;
-        while self.is_alive() {
-            if Instant::now() > patience {
-                return Err(format!("process {} does not end", self.0).into());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
+    /// The name of its program.
+    pub fn name(self) -> Outcome<String> {
+        self.ps("comm")
     }
 
     /// True while it is there and not a zombie.
