@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
-use message::{Order, Report};
+use message::{Order, Report, put_log};
 use worker::PiecesQuestion;
 
 pub use journal::{Kind, Loaded, Record, load};
@@ -185,10 +185,14 @@ impl<K: Copy> Store<K> {
     }
 
     fn order(&mut self, order: &Order, now: Instant) {
+        self.begin_to_move(now);
+        order.put(&mut self.outgoing);
+    }
+
+    fn begin_to_move(&mut self, now: Instant) {
         if self.outgoing.is_empty() {
             self.moved = now;
         }
-        order.put(&mut self.outgoing);
     }
 
     /// Keeps a record, a JSON object; the ticket comes back when it is durable, or is not.
@@ -219,8 +223,8 @@ impl<K: Copy> Store<K> {
     pub fn log(&mut self, serial: u64, at: u64, limit: usize, text: &str, now: Instant) {
         let room = || self.outgoing.len() < self.limits.backlog;
         if self.standing().is_ok() || (self.hears() && room()) {
-            let (limit, text) = (limit as u64, text.as_bytes().to_vec());
-            self.order(&Order::Log { serial, at, limit, text }, now);
+            self.begin_to_move(now);
+            put_log(&mut self.outgoing, serial, at, limit as u64, text);
         }
     }
 
