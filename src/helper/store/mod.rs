@@ -110,6 +110,8 @@ pub struct Store<K> {
     moved: Instant,
     /// Between tries; grows while they fail.
     pause: Duration,
+    /// The owner was told that nothing can be kept.
+    announced: bool,
     outcomes: VecDeque<Outcome<K>>,
 }
 
@@ -137,6 +139,7 @@ impl<K: Copy> Store<K> {
             uncommitted: false,
             moved: now,
             pause: SHORTEST_PAUSE,
+            announced: false,
             outcomes: VecDeque::from([Outcome::Begin]),
         }
     }
@@ -334,7 +337,9 @@ impl<K: Copy> Store<K> {
                 if self.standing().is_err() && commit == self.last_commit && self.hears() {
                     self.condition = Condition::Working;
                     self.pause = SHORTEST_PAUSE;
-                    self.outcomes.push_back(Outcome::Available);
+                    if std::mem::take(&mut self.announced) {
+                        self.outcomes.push_back(Outcome::Available);
+                    }
                 }
             }
             Report::Failed { commit, why } => {
@@ -342,9 +347,7 @@ impl<K: Copy> Store<K> {
                 for ticket in self.up_to(commit) {
                     self.outcomes.push_back(Outcome::NotKept(ticket, why.clone()));
                 }
-                if self.standing().is_ok() {
-                    self.outcomes.push_back(Outcome::Unavailable(why.clone()));
-                }
+                self.announce(&why);
                 if self.hears() {
                     let retry = Some(now + self.longer_pause());
                     self.condition = Condition::Failing { why, retry };
@@ -404,20 +407,28 @@ impl<K: Copy> Store<K> {
         }
         let (why, again) = match &self.condition {
             // The first one is replaced at once, and nobody need notice.
-            Condition::Working => (format!("the store has ended: {why}"), now),
+            Condition::Working => {
+                let remark = format!("it has ended, {why}, and is started anew");
+                self.outcomes.push_back(Outcome::Remark(remark));
+                (format!("the store has ended: {why}"), now)
+            }
             Condition::Killed { why } => (why.clone(), now),
             Condition::Failing { why, .. }
             | Condition::Gone { why, .. }
             | Condition::Trying { why } => {
                 let why = why.clone();
+                self.announce(&why);
                 (why, now + self.longer_pause())
             }
         };
-        if self.standing().is_ok() {
-            self.outcomes.push_back(Outcome::Unavailable(why.clone()));
-        }
         self.condition = Condition::Gone { why, again };
         self.on_deadline(now);
+    }
+
+    fn announce(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.announced, true) {
+            self.outcomes.push_back(Outcome::Unavailable(why.to_owned()));
+        }
     }
 
     /// When [`Store::on_deadline`] wants to be called.
@@ -473,9 +484,7 @@ impl<K: Copy> Store<K> {
         }
         self.outgoing.clear();
         self.moved = now;
-        if self.standing().is_ok() {
-            self.outcomes.push_back(Outcome::Unavailable(SILENT.to_owned()));
-        }
+        self.announce(SILENT);
         if self.hears() {
             self.condition = Condition::Killed { why: SILENT.to_owned() };
             self.outcomes.push_back(Outcome::Kill);
