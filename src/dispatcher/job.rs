@@ -356,7 +356,7 @@ impl Job {
                 output.push((index, Excerpt::new(0)));
             }
         }
-        output.sort_by_key(|(index, _)| *index);
+        output.sort_unstable_by_key(|(index, _)| *index);
         let time_finished = self.time_finished.clone().unwrap_or_default();
         let phase = Phase::Finished(Finished {
             time_started: self.time_started.clone().unwrap_or_else(|| time_finished.clone()),
