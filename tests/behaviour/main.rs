@@ -3,6 +3,7 @@
 //! A file a theme, a test a rule, named by what is to be seen. Every test has a daemon of its own.
 
 mod jobs;
+mod transports;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");

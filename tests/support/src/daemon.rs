@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::rc::Rc;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid, chown};
 
 use crate::{Directory, Log, Outcome, Process};
 
@@ -24,6 +24,10 @@ pub struct Setup {
     /// Behind the keys: sections that come more than once.
     more: String,
     env: Vec<(String, String)>,
+    /// What a shell does before it becomes the daemon.
+    before: Option<String>,
+    /// Whom it runs as; the user of the tests where nothing is said.
+    user: Option<u32>,
 }
 
 impl Setup {
@@ -43,7 +47,9 @@ impl Setup {
         ];
         let program = program.into();
         let (more, env) = (String::new(), Vec::new());
-        let mut setup = Setup { program, directory, keys: BTreeMap::new(), more, env };
+        let keys_of_ours = BTreeMap::new();
+        let (before, user) = (None, None);
+        let mut setup = Setup { program, directory, keys: keys_of_ours, more, env, before, user };
         for (key, value) in keys {
             setup.set(key, value);
         }
@@ -75,6 +81,21 @@ impl Setup {
     pub fn with_env(mut self, name: &str, value: &str) -> Setup {
         self.env.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// The same, started by a shell that runs this first: what it ignores, opens and limits is handed
+    /// on to the daemon.
+    #[must_use]
+    pub fn after_shell(mut self, script: &str) -> Setup {
+        self.before = Some(script.to_owned());
+        self
+    }
+
+    /// The same as another user, who has its directory then; only root can do that.
+    pub fn as_user(mut self, user: u32) -> Outcome<Setup> {
+        chown(self.directory.path(), Some(Uid::from_raw(user)), None)?;
+        self.user = Some(user);
+        Ok(self)
     }
 
     /// Its directory.
@@ -112,7 +133,18 @@ impl Setup {
     /// Starts it, whatever becomes of it.
     pub fn launch(&self) -> Outcome<Daemon> {
         self.write()?;
-        let mut child = Command::new(&self.program)
+        let mut command = match &self.before {
+            None => Command::new(&self.program),
+            Some(script) => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(format!("{script}\nexec \"$@\"")).arg("sh").arg(&self.program);
+                shell
+            }
+        };
+        if let Some(user) = self.user {
+            command.uid(user);
+        }
+        let mut child = command
             .arg("serve")
             .arg("-c")
             .arg(self.file())

@@ -4,9 +4,12 @@
 mod cli;
 mod daemon;
 mod directory;
+mod gate;
+mod jobs;
 mod log;
 mod peer;
 mod process;
+mod raw;
 
 use std::error::Error;
 use std::time::Duration;
@@ -14,9 +17,11 @@ use std::time::Duration;
 pub use cli::{Cli, Finished, Running};
 pub use daemon::{Daemon, Setup};
 pub use directory::Directory;
+pub use gate::Gate;
 pub use log::Log;
 pub use peer::{Peer, Refused, Stream, Transport, server_frame};
 pub use process::Process;
+pub use raw::{client_frame, client_header, upgrade_request};
 
 /// What every step returns; any error ends the test or the section.
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
