@@ -159,8 +159,8 @@ impl<P: Parcel> Connection<P> {
                     }
                     loop {
                         match again(tls.reader().read(scratch))? {
-                            None => break,
-                            Some(0) => return Err(End::Closed),
+                            // The end is told once more by the next read: what came before it first.
+                            None | Some(0) => break,
                             Some(n) => take(&mut self.stage, &scratch[..n]),
                         }
                     }

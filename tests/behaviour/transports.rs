@@ -73,6 +73,36 @@ fn tls_1_3_and_1_2_are_both_spoken() {
 }
 
 #[test]
+fn what_was_sent_before_tls_was_ended_is_still_done() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    for (transport, id) in [(Transport::Tls, "a"), (Transport::Tls12, "b"), (Transport::Plain, "c")]
+    {
+        let mut peer = Peer::known(&daemon, transport).unwrap();
+        let request = json!({ "namespace": "rpc", "name": "dispatcher", "args": { "action": "run", id: "true" } });
+        let frame = client_frame(0x81, request.to_string().as_bytes());
+        // The request, and the end of the session behind it, in one packet.
+        match peer.stream() {
+            Stream::Tls(stream) => {
+                std::io::Write::write_all(&mut stream.conn.writer(), &frame).unwrap();
+                stream.conn.send_close_notify();
+                let mut packet = Vec::new();
+                while stream.conn.wants_write() {
+                    stream.conn.write_tls(&mut packet).unwrap();
+                }
+                std::io::Write::write_all(&mut stream.sock, &packet).unwrap();
+            }
+            Stream::Plain(stream) => {
+                std::io::Write::write_all(stream, &frame).unwrap();
+                stream.shutdown(std::net::Shutdown::Write).unwrap();
+            }
+            Stream::Unix(_) => unreachable!(),
+        }
+        assert_eq!(watcher.finished(id).unwrap()["return_codes/true"], "0");
+    }
+}
+
+#[test]
 fn without_tls_only_loopback_is_listened_on() {
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:12150", "[2001:db8::1]:12150"] {
         let setup = Setup::new(PROGRAM)
