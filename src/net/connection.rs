@@ -238,7 +238,7 @@ impl<P: Parcel> Connection<P> {
     /// Lets the peer in: it is a WebSocket from now on.
     pub fn accept(&mut self, now: Instant) {
         if let Stage::Asked(upgrade, behind) = &mut self.stage {
-            self.outbox.push_raw_last(upgrade.accept());
+            self.outbox.push_head(upgrade.accept());
             let mut assembler = Assembler::default();
             assembler.push(&std::mem::take(behind));
             self.stage = Stage::Open(assembler);
@@ -351,7 +351,7 @@ impl<P: Parcel> Connection<P> {
                 return Err(End::Silent("answer to two pings"));
             } else {
                 self.pings_unanswered += 1;
-                self.outbox.push_urgent(websocket::ping());
+                self.outbox.push_ping(websocket::ping());
                 self.ping_due = Some(now + self.limits.ping);
             }
         }

@@ -64,7 +64,10 @@ struct Chunk {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
+    /// The answer to the upgrade, before which nothing is a frame.
+    Head,
     Message,
+    Ping,
     Pong,
     Raw,
 }
@@ -155,24 +158,33 @@ impl<P: Parcel> Outbox<P> {
         self.total.set(self.total.get().saturating_add_signed(bytes));
     }
 
-    /// Puts a control frame before all that has not begun to be sent.
-    pub fn push_urgent(&mut self, frame: Vec<u8>) {
-        self.insert_urgent(Chunk::raw(frame, Kind::Raw));
+    /// The answer to the upgrade: it stays the first thing that is sent, whatever comes.
+    pub fn push_head(&mut self, bytes: Vec<u8>) {
+        self.flight.push_front(Chunk::raw(bytes, Kind::Head));
+    }
+
+    /// A ping, before all that has not begun to be sent; one that waits already is enough.
+    pub fn push_ping(&mut self, frame: Vec<u8>) {
+        self.push_control(frame, Kind::Ping);
     }
 
     /// The answer to a ping; only the newest has to be sent (RFC 6455 section 5.5.3).
     pub fn push_pong(&mut self, frame: Vec<u8>) {
-        let begun = usize::from(self.sent > 0);
-        if let Some(at) = self.flight.iter().skip(begun).position(|chunk| chunk.kind == Kind::Pong)
-        {
-            self.flight.remove(begun + at);
-        }
-        self.insert_urgent(Chunk::raw(frame, Kind::Pong));
+        self.push_control(frame, Kind::Pong);
     }
 
-    fn insert_urgent(&mut self, chunk: Chunk) {
-        let begun = usize::from(self.sent > 0);
-        self.flight.insert(begun, chunk);
+    fn push_control(&mut self, frame: Vec<u8>, kind: Kind) {
+        let settled = self.settled();
+        if let Some(at) = self.flight.iter().skip(settled).position(|chunk| chunk.kind == kind) {
+            self.flight.remove(settled + at);
+        }
+        self.flight.insert(settled, Chunk::raw(frame, kind));
+    }
+
+    /// How many chunks keep their place at the front.
+    fn settled(&self) -> usize {
+        let is_head = |chunk: &Chunk| chunk.kind == Kind::Head;
+        usize::from(self.sent > 0 || self.flight.front().is_some_and(is_head))
     }
 
     /// Appends bytes as they are, behind everything.
@@ -181,11 +193,11 @@ impl<P: Parcel> Outbox<P> {
         self.flight.push_back(Chunk::raw(bytes, Kind::Raw));
     }
 
-    /// Forgets all that has not begun to be sent.
+    /// Forgets all that has not begun to be sent, the answer to the upgrade excepted.
     pub fn clear(&mut self) {
-        let begun = usize::from(self.sent > 0);
-        let kept = self.flight.front().filter(|_| begun > 0).map_or(0, |chunk| chunk.weight);
-        self.flight.truncate(begun);
+        let settled = self.settled();
+        self.flight.truncate(settled);
+        let kept = self.flight.front().map_or(0, |chunk| chunk.weight);
         self.waiting = VecDeque::new();
         self.places.clear();
         self.count(kept as isize - self.used as isize);
@@ -407,6 +419,29 @@ mod tests {
             .is_some()
         {}
         assert_eq!(rest, b"\x81\x03one\x8a\x012\x81\x03two");
+    }
+
+    #[test]
+    fn of_pings_and_of_pongs_one_waits() {
+        let mut o = outbox(1000);
+        for _ in 0..3 {
+            o.push_ping(vec![0x89, 1, b'p']);
+            o.push_pong(vec![0x8a, 1, b'q']);
+        }
+        assert_eq!(sent(&mut o, 1000), ["8a:q", "89:p"]);
+    }
+
+    #[test]
+    fn the_answer_to_the_upgrade_stays_first_whatever_comes() {
+        let mut o = outbox(1000);
+        // It looks like a frame here, for `sent`.
+        o.push_head(vec![0xaa, 1, b'h']);
+        push(&mut o, "one").unwrap();
+        o.push_pong(vec![0x8a, 1, b'q']);
+        o.clear();
+        o.push_pong(vec![0x8a, 1, b'r']);
+        o.push_raw_last(vec![0x88, 0]);
+        assert_eq!(sent(&mut o, 1), ["aa:h", "8a:r", "88:"]);
     }
 
     #[test]

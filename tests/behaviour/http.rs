@@ -134,6 +134,32 @@ fn behind_the_request(daemon: &Daemon, transport: Transport, bytes: &[u8]) -> St
 }
 
 #[test]
+fn what_comes_directly_behind_the_request_is_answered_behind_the_answer() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let identify = br#"{"namespace":"rpc","name":"identify","id":1}"#;
+    for transport in Transport::ALL {
+        let mut stream = behind_the_request(&daemon, transport, &client_frame(0x81, identify));
+        let (first, payload) = stream.read_frame().unwrap();
+        assert_eq!(first, 0x81);
+        assert!(String::from_utf8(payload).unwrap().contains(r#""id":1"#));
+
+        let ping = client_frame(0x89, b"early");
+        let frames = [ping.as_slice(), &client_frame(0x81, identify)].concat();
+        let mut stream = behind_the_request(&daemon, transport, &frames);
+        assert_eq!(stream.read_frame().unwrap(), (0x8a, b"early".to_vec()));
+        assert_eq!(stream.read_frame().unwrap().0, 0x81);
+
+        // A violation, and a farewell.
+        let mut stream = behind_the_request(&daemon, transport, b"\x81\x02{}");
+        assert_eq!(stream.read_close().unwrap().0, 1002);
+        let mut stream =
+            behind_the_request(&daemon, transport, &client_frame(0x88, &1001u16.to_be_bytes()));
+        assert_eq!(stream.read_close().unwrap(), (1001, String::new()));
+        assert_eq!(stream.read_all().unwrap(), b"");
+    }
+}
+
+#[test]
 fn who_does_not_finish_the_handshake_is_dropped_at_its_time_out() {
     let timeout = Duration::from_millis(200);
     let setup = Setup::new(PROGRAM).unwrap().with("server.handshake_timeout", r#""200ms""#);
@@ -154,7 +180,9 @@ fn who_does_not_finish_the_handshake_is_dropped_at_its_time_out() {
     let over_tcp = |address, sent| (Stream::Plain(TcpStream::connect(address).unwrap()), sent);
     let requests = Transport::ALL.map(|way| (Stream::dial(&daemon, way).unwrap(), half));
     thread::scope(|scope| {
-        requests.map(|silent| scope.spawn(move || is_dropped(silent)));
+        for silent in requests {
+            scope.spawn(move || is_dropped(silent));
+        }
     });
     let handshakes = [
         over_tcp(daemon.plain(), b"".as_slice()),
@@ -162,7 +190,9 @@ fn who_does_not_finish_the_handshake_is_dropped_at_its_time_out() {
         over_tcp(daemon.tls(), half_of_tls),
     ];
     thread::scope(|scope| {
-        handshakes.map(|silent| scope.spawn(move || is_dropped(silent)));
+        for silent in handshakes {
+            scope.spawn(move || is_dropped(silent));
+        }
     });
 
     // A byte now and then does not prolong it.
