@@ -5,6 +5,7 @@
 mod envelope;
 mod http;
 mod jobs;
+mod subscriptions;
 mod transports;
 
 /// The program under test.
