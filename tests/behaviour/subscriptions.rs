@@ -249,6 +249,57 @@ fn who_comes_back_gets_what_it_missed_and_nothing_twice() {
 }
 
 #[test]
+fn what_cannot_be_replayed_is_told_as_a_gap() {
+    // A ring of one event of the largest size.
+    let setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with("events.ring", r#""64KiB""#)
+        .with("events.max_event", r#""64KiB""#);
+    let daemon = setup.start().unwrap();
+    let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
+    let mut watcher = Peer::local(&daemon).unwrap();
+    let (epoch, begin) = extended(&mut watcher, json!({}));
+    let waiting = format!("sh -c 'echo here; {}'", gate.wait());
+    watcher.run(&json!({ "at-work": waiting })).unwrap();
+    watcher.job_printed("at-work", &waiting, "here\n").unwrap();
+    for id in ["a", "b", "c"] {
+        watcher.run(&json!({ id: "sh -c 'head -c 20000 /dev/zero | tr \"\\0\" x'" })).unwrap();
+        watcher.finished(id).unwrap();
+    }
+    let (_, last) = extended(&mut Peer::local(&daemon).unwrap(), json!({}));
+
+    for (since, known) in [
+        (json!({ "epoch": epoch, "seq": begin }), true),
+        (json!({ "epoch": epoch, "seq": last + 1 }), false),
+        (json!({ "epoch": "another", "seq": begin }), false),
+    ] {
+        let mut back = Peer::local(&daemon).unwrap();
+        extended(&mut back, json!({ "since": since }));
+        let gap = back.frame().unwrap();
+        let until = gap["seq"].as_u64().unwrap();
+        assert!(until > begin && until < last, "{gap}");
+        let missed = known.then_some(until - begin);
+        let gap_at = |seq: u64| {
+            json!({ "namespace": "events", "name": "gap", "id": "none", "seq": seq, "epoch": epoch,
+                    "args": { "missed": missed } })
+        };
+        assert_eq!(gap, gap_at(until));
+        // All that the ring still holds, and then how things stand.
+        for seq in until + 1..=last {
+            assert_eq!(back.frame().unwrap()["seq"], seq);
+        }
+        let present = back.frame().unwrap();
+        assert_eq!(
+            (&present["seq"], &present["args"]["process_id"]),
+            (&json!(last), &json!("at-work"))
+        );
+        assert_eq!(present["args"][&waiting], "here\n");
+        comes_next(&mut back, "that was all");
+    }
+    gate.open().unwrap();
+}
+
+#[test]
 fn a_subscription_can_be_for_some_jobs_only() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
