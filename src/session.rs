@@ -3,10 +3,12 @@
 //! Who is at the other end, what they may do, and what is done for them. Nothing here knows a
 //! socket; the same session serves a WebSocket, and whatever else will carry messages.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use crate::auth::{Identity, Need, Role, Token, Tokens, need, reachable};
-use crate::dispatcher::{Dispatcher, read_run, read_submit};
+use crate::dispatcher::{Dispatcher, check_name, read_run, read_submit};
 use crate::hub::{Filter, Hub, SessionId, Since};
 use crate::moment::Moment;
 use crate::wire::{ErrorCode, EventName, Priority, Refusal, Request, Spelling};
@@ -212,7 +214,7 @@ impl Session {
     fn subscribe(&mut self, args: &Value, house: &mut House<'_>) -> Result<Value, Refusal> {
         let (names, options) = read_names(args)?;
         let (filter, since) = match options {
-            Some(options) => read_options(options)?,
+            Some(options) => read_options(options, house.dispatcher.limits().max_known())?,
             None => (Filter::default(), None),
         };
         let spelling = Spelling { hyphens: self.hyphens, extended: options.is_some() };
@@ -268,7 +270,8 @@ fn read_names(args: &Value) -> Result<(Vec<EventName>, Option<&Options>), Refusa
     Ok((names?, options))
 }
 
-fn read_options(options: &Options) -> Result<(Filter, Option<Since>), Refusal> {
+/// `most_jobs` bounds the filter, which lives as long as the subscription.
+fn read_options(options: &Options, most_jobs: usize) -> Result<(Filter, Option<Since>), Refusal> {
     const KNOWN: [&str; 4] = ["events", "since", "jobs", "priority"];
     if let Some(unknown) = options.keys().find(|key| !KNOWN.contains(&key.as_str())) {
         let why = format!("subscribe does not know {unknown:?}; it knows {}", KNOWN.join(", "));
@@ -276,7 +279,7 @@ fn read_options(options: &Options) -> Result<(Filter, Option<Since>), Refusal> {
     }
     let jobs = match options.get("jobs") {
         None | Some(Value::Null) => None,
-        jobs @ Some(_) => Some(one_or_more(jobs, "jobs")?.into_iter().collect()),
+        jobs @ Some(_) => Some(read_jobs(jobs, most_jobs)?),
     };
     let priority = match options.get("priority") {
         None | Some(Value::Null) => None,
@@ -299,6 +302,16 @@ fn read_options(options: &Options) -> Result<(Filter, Option<Since>), Refusal> {
         }
     };
     Ok((Filter { jobs, priority }, since))
+}
+
+fn read_jobs(jobs: Option<&Value>, most: usize) -> Result<BTreeSet<String>, Refusal> {
+    let ids: BTreeSet<String> = one_or_more(jobs, "jobs")?.into_iter().collect();
+    if ids.len() > most {
+        let why = format!("jobs names {} jobs; this server knows at most {most}", ids.len());
+        return Err(Refusal::new(ErrorCode::TooLarge, why));
+    }
+    ids.iter().try_for_each(|id| check_name("job", id))?;
+    Ok(ids)
 }
 
 /// A string, or a list of strings that is not empty.

@@ -324,6 +324,28 @@ fn a_subscription_can_be_for_some_jobs_only() {
 }
 
 #[test]
+fn a_subscription_names_at_most_as_many_jobs_as_there_can_be() {
+    let setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with("dispatcher.max_running", 1)
+        .with("dispatcher.max_pending", 2)
+        .with("dispatcher.retain_jobs", 3);
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    let subscribe = |jobs: &[&str]| json!({ "events": ["dispatcher"], "jobs": jobs });
+    let refused =
+        peer.refused("events", "subscribe", &subscribe(&["a", "b", "c", "d", "e", "f", "g"]));
+    assert_eq!(refused.unwrap().code, 413);
+    for id in ["x".repeat(129), "new\nline".to_owned()] {
+        assert_eq!(peer.refused("events", "subscribe", &subscribe(&[&id])).unwrap().code, 400);
+    }
+    comes_next(&mut peer, "still nothing");
+    peer.request("events", "subscribe", &subscribe(&["a", "b", "c", "d", "e", "f", "f"])).unwrap();
+    peer.run(&json!({ "f": "true" })).unwrap();
+    peer.finished("f").unwrap();
+}
+
+#[test]
 fn an_option_that_cannot_be_understood_is_refused_and_changes_nothing() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
