@@ -4,6 +4,7 @@
 
 mod envelope;
 mod http;
+mod identity;
 mod jobs;
 mod subscriptions;
 mod transports;

@@ -3,11 +3,12 @@
 //! differ, and what a test says itself.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, chown};
@@ -18,7 +19,7 @@ use crate::{Directory, Log, Outcome, Process};
 #[derive(Clone, Debug)]
 pub struct Setup {
     program: PathBuf,
-    directory: Rc<Directory>,
+    directory: Arc<Directory>,
     /// By section and key, as TOML.
     keys: BTreeMap<(String, String), String>,
     /// Behind the keys: sections that come more than once.
@@ -33,7 +34,7 @@ pub struct Setup {
 impl Setup {
     /// A daemon with the defaults: TLS and plain on free ports of loopback, a local socket.
     pub fn new(program: &str) -> Outcome<Setup> {
-        let directory = Rc::new(Directory::new()?);
+        let directory = Arc::new(Directory::new()?);
         let path = |name: &str| format!("{:?}", directory.join(name));
         let keys = [
             ("server.listen", r#"["127.0.0.1:0"]"#.to_owned()),
@@ -89,6 +90,15 @@ impl Setup {
     pub fn after_shell(mut self, script: &str) -> Setup {
         self.before = Some(script.to_owned());
         self
+    }
+
+    /// The same where other users reach the program and the socket, wherever the tests were built.
+    pub fn open_to_all(mut self) -> Outcome<Setup> {
+        fs::set_permissions(self.directory.path(), Permissions::from_mode(0o711))?;
+        let program = self.directory.join("sysadm-events");
+        fs::copy(&self.program, &program)?;
+        self.program = program;
+        Ok(self)
     }
 
     /// The same as another user, who has its directory then; only root can do that.
@@ -157,7 +167,7 @@ impl Setup {
         Ok(Daemon {
             child,
             ended: None,
-            directory: Rc::clone(&self.directory),
+            directory: Arc::clone(&self.directory),
             program: self.program.clone(),
             log,
             plain: String::new(),
@@ -172,7 +182,7 @@ impl Setup {
 pub struct Daemon {
     child: Child,
     ended: Option<ExitStatus>,
-    directory: Rc<Directory>,
+    directory: Arc<Directory>,
     program: PathBuf,
     log: Log,
     plain: String,
