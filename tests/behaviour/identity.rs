@@ -107,6 +107,21 @@ fn a_token_that_is_not_the_whole_token_is_none() {
 }
 
 #[test]
+fn a_token_that_was_not_used_for_its_time_is_none_any_more() {
+    let setup = Setup::new(PROGRAM).unwrap().with("auth.token_ttl", r#""1s""#);
+    let daemon = setup.start().unwrap();
+    let token = json!({ "token": Peer::token(&daemon).unwrap() });
+    let mut user = Peer::connect(&daemon, Transport::Tls).unwrap();
+    assert_eq!(user.request("rpc", "auth_token", &token).unwrap()[1], 1);
+    user.idle(Duration::from_millis(1100)).unwrap();
+    // The session that it opened lives on, and does not give it new life.
+    user.request("rpc", "query", &json!({})).unwrap();
+    let mut late = Peer::connect(&daemon, Transport::Tls).unwrap();
+    assert_eq!(late.refused("rpc", "auth_token", &token).unwrap().code, 401);
+    user.request("rpc", "query", &json!({})).unwrap();
+}
+
+#[test]
 fn auth_clear_is_not_answered_and_ends_authority_events_and_token() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
@@ -234,3 +249,4 @@ fn cannot_become_others() -> bool {
     }
     cannot
 }
+
