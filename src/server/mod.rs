@@ -26,7 +26,7 @@ use crate::hub::{Hub, Piece};
 use crate::moment::Moment;
 use crate::net::{
     Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Full, Incoming, Listener,
-    Peer,
+    Peer, Source,
 };
 use crate::reactor::{Reactor, Ready, Registered, Signal};
 use crate::session::{Answer, House};
@@ -227,10 +227,8 @@ impl Server {
             (None, true) => return,
             (_, false) => None,
         };
-        if known.is_none()
-            && let Some(oldest) = self.clients.in_the_way(accepted.peer.source())
-        {
-            self.end(oldest, "it was a stranger, and its place was needed");
+        if known.is_none() {
+            self.make_room_for_a_stranger(accepted.peer.source());
         }
         let peer = accepted.peer.to_string();
         let is_known = known.is_some();
@@ -243,6 +241,12 @@ impl Server {
                     self.end(id, "all places are taken");
                 }
             }
+        }
+    }
+
+    fn make_room_for_a_stranger(&mut self, source: Source) {
+        if let Some(oldest) = self.clients.in_the_way(source) {
+            self.end(oldest, "it was a stranger, and its place was needed");
         }
     }
 
@@ -357,6 +361,8 @@ impl Server {
                 info!("client {id}: authenticated as {name}");
             }
         } else if !is_known && client.is_admitted() {
+            let source = client.peer.source();
+            self.make_room_for_a_stranger(source);
             self.clients.make_stranger(id, now.instant);
         }
     }

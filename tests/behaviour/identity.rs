@@ -176,6 +176,44 @@ fn who_does_not_say_who_they_are_is_closed_at_auth_timeout() {
 }
 
 #[test]
+fn of_one_address_four_strangers_are_kept_and_the_oldest_goes() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut known = Peer::known(&daemon, Transport::Plain).unwrap();
+    let mut strangers: Vec<Peer> = Vec::new();
+    for _ in 0..6 {
+        strangers.push(Peer::connect(&daemon, Transport::Plain).unwrap());
+    }
+    for gone in &mut strangers[..2] {
+        assert_eq!(gone.closed().unwrap(), 1006);
+    }
+    // Who authenticates leaves its place to another.
+    for stranger in &mut strangers[2..] {
+        stranger.request("rpc", "identify", &json!("")).unwrap();
+    }
+    let token = json!({ "token": Peer::token(&daemon).unwrap() });
+    strangers[2].request("rpc", "auth_token", &token).unwrap();
+    strangers.push(Peer::connect(&daemon, Transport::Tls).unwrap());
+    for stranger in &mut strangers[2..] {
+        stranger.request("rpc", "identify", &json!("")).unwrap();
+    }
+    known.request("rpc", "query", &json!({})).unwrap();
+
+    // The same holds for who gives up its authority.
+    let mut cleared: Vec<Peer> = (0..6).map(|_| Peer::local(&daemon).unwrap()).collect();
+    for peer in &mut cleared {
+        peer.post("rpc", "auth_clear", &json!({})).unwrap();
+        // It is a stranger when this has been answered.
+        peer.request("rpc", "identify", &json!("")).unwrap();
+    }
+    for gone in &mut cleared[..2] {
+        assert_eq!(gone.closed().unwrap(), 1006);
+    }
+    for stranger in &mut cleared[2..] {
+        stranger.request("rpc", "identify", &json!("")).unwrap();
+    }
+}
+
+#[test]
 fn a_full_pool_of_strangers_lets_the_oldest_go_and_nobody_who_is_known() {
     let setup = Setup::new(PROGRAM).unwrap().with("server.max_unauthenticated", 2);
     let daemon = setup.start().unwrap();
