@@ -40,12 +40,22 @@ pub enum Answer {
     Silence,
 }
 
+/// What the transport knows of the peer by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing: it has to say who it is.
+    Nothing,
+    /// Who it is; it has that identity from the beginning.
+    Somebody(Identity),
+    /// Who it is, as it stands in logs, and that they have no role here.
+    WithoutRole(String),
+}
+
 /// One conversation.
 #[derive(Debug)]
 pub struct Session {
     id: SessionId,
-    /// As whom the transport knows the peer by itself.
-    known: Option<Identity>,
+    known: Known,
     identity: Option<Identity>,
     token: Option<Token>,
     /// For the Qt client.
@@ -56,10 +66,13 @@ pub struct Session {
 const QT_CLIENT: &str = "sysadm-client";
 
 impl Session {
-    /// A session whose peer is `known`, if the transport says who it is: it has that identity from
-    /// the beginning.
-    pub fn new(id: SessionId, known: Option<Identity>) -> Session {
-        Session { id, identity: known.clone(), known, token: None, hyphens: false }
+    /// A session with somebody of whom the transport knows this.
+    pub fn new(id: SessionId, known: Known) -> Session {
+        let identity = match &known {
+            Known::Somebody(identity) => Some(identity.clone()),
+            Known::Nothing | Known::WithoutRole(_) => None,
+        };
+        Session { id, known, identity, token: None, hyphens: false }
     }
 
     /// What the upgrade said of its origin.
@@ -139,8 +152,7 @@ impl Session {
         match (&self.identity, needed) {
             (_, Some(Need::Nothing)) => Ok(()),
             (None, Some(Need::Role(_)) | None) => {
-                let why = "authenticate first (rpc/auth_token, or the local socket)";
-                Err(Refusal::new(ErrorCode::Unauthorized, why))
+                Err(self.refuse_nobody("authenticate first (rpc/auth_token, or the local socket)"))
             }
             (Some(who), Some(Need::Role(role))) if who.role >= role => Ok(()),
             (Some(who), Some(Need::Role(_))) => {
@@ -148,6 +160,20 @@ impl Session {
                 Err(Refusal::new(ErrorCode::Forbidden, why))
             }
             (Some(_), None) => Err(unknown(request, action)),
+        }
+    }
+
+    /// For somebody without identity; `why` is for who could have one.
+    fn refuse_nobody(&self, why: &str) -> Refusal {
+        match &self.known {
+            Known::Nothing | Known::Somebody(_) => Refusal::new(ErrorCode::Unauthorized, why),
+            Known::WithoutRole(user) => {
+                let why = format!(
+                    "{user} is in none of the groups that have access here \
+                     (full_access_groups, read_only_groups)"
+                );
+                Refusal::new(ErrorCode::Forbidden, why)
+            }
         }
     }
 
@@ -160,9 +186,9 @@ impl Session {
             let why = "this server takes no passwords; use a token from its local socket";
             return Err(Refusal::new(ErrorCode::Forbidden, why));
         }
-        let Some(known) = self.known.clone() else {
+        let Known::Somebody(known) = self.known.clone() else {
             let why = "only the local socket knows its peer without a password or token";
-            return Err(Refusal::new(ErrorCode::Unauthorized, why));
+            return Err(self.refuse_nobody(why));
         };
         let issued = house.tokens.issue(known.clone(), house.now.instant);
         let Some((text, token)) = issued else {

@@ -12,12 +12,11 @@ use mio::Interest;
 
 use super::Key;
 use super::parcel::Parcel;
-use crate::auth::Identity;
 use crate::net::{
     Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Source, Total,
 };
 use crate::reactor::{Reactor, Registered};
-use crate::session::Session;
+use crate::session::{Known, Session};
 use crate::wire::{Published, Spelling};
 
 pub(super) type ClientId = u64;
@@ -167,7 +166,7 @@ impl Clients {
         &mut self,
         accepted: Accepted,
         tls: Option<rustls::ServerConnection>,
-        known: Option<Identity>,
+        known: Known,
         reactor: &mut Reactor<Key>,
         now: Instant,
     ) -> std::io::Result<ClientId> {

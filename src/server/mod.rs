@@ -29,7 +29,7 @@ use crate::net::{
     Peer, Source,
 };
 use crate::reactor::{Reactor, Ready, Registered, Signal};
-use crate::session::{Answer, House};
+use crate::session::{Answer, House, Known};
 use crate::wire::{ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response};
 use clients::{ClientId, Clients};
 use jobs::Jobs;
@@ -213,9 +213,13 @@ impl Server {
 
     fn welcome(&mut self, accepted: Accepted, now: Moment) {
         let known = match &accepted.peer {
-            Peer::Remote(_) => None,
-            Peer::Local(credentials) => self.roles.of(credentials),
+            Peer::Remote(_) => Known::Nothing,
+            Peer::Local(credentials) => match self.roles.of(credentials) {
+                Some(identity) => Known::Somebody(identity),
+                None => Known::WithoutRole(format!("uid {}", credentials.uid)),
+            },
         };
+        let is_known = matches!(known, Known::Somebody(_));
         let tls = match (&self.tls, accepted.tls) {
             (Some(config), true) => match rustls::ServerConnection::new(config.clone()) {
                 Ok(tls) => Some(tls),
@@ -227,11 +231,10 @@ impl Server {
             (None, true) => return,
             (_, false) => None,
         };
-        if known.is_none() {
+        if !is_known {
             self.make_room_for_a_stranger(accepted.peer.source());
         }
         let peer = accepted.peer.to_string();
-        let is_known = known.is_some();
         match self.clients.add(accepted, tls, known, &mut self.reactor, now.instant) {
             Err(error) => error!("cannot watch the connection of {peer}: {error}"),
             Ok(id) => {

@@ -288,3 +288,85 @@ fn cannot_become_others() -> bool {
     cannot
 }
 
+#[test]
+fn the_groups_of_a_local_user_say_what_they_may_do() {
+    if cannot_become_others() {
+        return;
+    }
+    let setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with("auth.full_access_groups", r#"["no-such-group-here", "daemon"]"#)
+        .with("auth.read_only_groups", r#"["sys"]"#)
+        .open_to_all()
+        .unwrap();
+    let daemon = setup.start().unwrap();
+    daemon.log().wait("there is no group \"no-such-group-here\"").unwrap();
+    let (full, read) = (number_of("daemon"), number_of("sys"));
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    let list = ["rpc", "dispatcher", r#"{"action":"list"}"#];
+    let log = ["rpc", "dispatcher", r#"{"action":"log","job_id":"j"}"#];
+    let run = ["rpc", "dispatcher", r#"{"action":"run","j":"echo done by somebody"}"#];
+    let submit = ["rpc", "dispatcher", r#"{"action":"submit","commands":["true"]}"#];
+    let kill = ["rpc", "dispatcher", r#"{"action":"kill","job_id":"j"}"#];
+    let subscribe = ["events", "subscribe", r#"["dispatcher"]"#];
+    let as_member = |group: u32, words: &[&str]| call(&daemon, SOMEBODY, group, words);
+
+    let done = as_member(full, &run);
+    assert_eq!((done.code(), done.out.as_str()), (0, "{\"started\":[\"j\"]}\n"), "{}", done.err);
+    assert_eq!(watcher.finished("j").unwrap()["state"], "finished");
+    assert_eq!(as_member(full, &kill).out, "{\"killed\":{\"jobs\":[]}}\n");
+
+    let looked = as_member(read, &log);
+    assert!(looked.out.contains("done by somebody"), "{looked:?}");
+    assert_eq!(as_member(read, &list).code(), 0);
+    assert_eq!(as_member(read, &subscribe).out, "{\"subscribe\":[\"dispatcher\"]}\n");
+    let may: Value = serde_json::from_str(&as_member(read, &["rpc", "query"]).out).unwrap();
+    assert_eq!(may["rpc/dispatcher"], "read");
+    for words in [run, submit, kill] {
+        let refused = as_member(read, &words);
+        assert_eq!(refused.code(), 1, "{words:?}");
+        assert!(
+            refused.err.contains("403") && refused.err.contains("read only"),
+            "{}",
+            refused.err
+        );
+    }
+    // A token of theirs is worth as much elsewhere.
+    let token: Value = serde_json::from_str(&as_member(read, &["rpc", "auth"]).out).unwrap();
+    let mut remote = Peer::connect(&daemon, Transport::Tls).unwrap();
+    remote.request("rpc", "auth_token", &json!({ "token": token[0] })).unwrap();
+    remote.list().unwrap();
+    assert_eq!(remote.run_refused(&json!({ "k": "true" })).unwrap().code, 403);
+
+    let other = u32::MAX - 7;
+    assert_eq!(as_member(other, &["rpc", "identify"]).code(), 0);
+    for words in
+        [&list[..], &log, &run, &submit, &kill, &subscribe, &["rpc", "query"], &["rpc", "auth"]]
+    {
+        let refused = as_member(other, words);
+        assert_eq!(refused.code(), 1, "{words:?}: {}", refused.out);
+        assert!(refused.err.contains("403"), "{}", refused.err);
+        assert!(refused.err.contains(&format!("uid {SOMEBODY}")), "{}", refused.err);
+        assert!(refused.err.contains("read_only_groups"), "{}", refused.err);
+    }
+    let watching = Cli::to(&daemon, "watch").as_user(SOMEBODY, other).run().unwrap();
+    assert_eq!(watching.code(), 77, "{}", watching.err);
+    assert_eq!(watcher.list().unwrap()["no_queue"].as_object().unwrap().len(), 1);
+}
+
+#[test]
+fn a_daemon_that_is_not_root_serves_its_own_user_and_root() {
+    if cannot_become_others() {
+        return;
+    }
+    let setup = Setup::new(PROGRAM).unwrap().open_to_all().unwrap().as_user(SOMEBODY).unwrap();
+    let daemon = setup.start().unwrap();
+    let group = u32::MAX - 7;
+    let run = ["rpc", "dispatcher", r#"{"action":"run","j":"id -u"}"#];
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    assert_eq!(call(&daemon, SOMEBODY, group, &run).code(), 0);
+    assert_eq!(watcher.finished("j").unwrap()["id -u"], format!("{SOMEBODY}\n"));
+    let refused = call(&daemon, SOMEBODY + 1, group, &run);
+    assert_eq!(refused.code(), 1);
+    assert!(refused.err.contains("403"), "{}", refused.err);
+}
