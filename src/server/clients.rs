@@ -94,10 +94,6 @@ pub(super) struct Clients {
     pub(super) overflowing: Vec<ClientId>,
 }
 
-/// There is no place for another authenticated client.
-#[derive(Debug)]
-pub(super) struct NoPlace;
-
 impl Clients {
     pub(super) fn new(limits: ClientLimits) -> Clients {
         Clients {
@@ -196,24 +192,22 @@ impl Clients {
         Ok(id)
     }
 
-    /// A stranger has said who it is.
-    pub(super) fn admit(&mut self, id: ClientId) -> Result<(), NoPlace> {
-        let admitted = self.admitted();
-        let Some(client) = self.map.get_mut(&id).filter(|client| !client.admitted) else {
-            return Ok(());
-        };
-        let places = match client.peer {
+    /// Whether there is a place for one more who is no stranger.
+    pub(super) fn has_place_for(&self, peer: &Peer) -> bool {
+        let places = match peer {
             Peer::Remote(_) => self.limits.max_clients,
             Peer::Local(_) => self.limits.max_clients + LOCAL_PLACES,
         };
-        if admitted >= places {
-            return Err(NoPlace);
-        }
+        self.admitted() < places
+    }
+
+    /// A stranger has said who it is, and there is a place for it.
+    pub(super) fn admit(&mut self, id: ClientId) {
+        let Some(client) = self.map.get_mut(&id) else { return };
         client.admitted = true;
         client.auth_due = None;
         client.connection.max_message = self.limits.max_message;
         self.strangers.retain(|(other, _)| *other != id);
-        Ok(())
     }
 
     /// A client has given up who it was.

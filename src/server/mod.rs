@@ -231,7 +231,9 @@ impl Server {
             (None, true) => return,
             (_, false) => None,
         };
-        if !is_known {
+        // Who is known and has no place is told so when it can be: till then it is a stranger.
+        let has_place = is_known && self.clients.has_place_for(&accepted.peer);
+        if !has_place {
             self.make_room_for_a_stranger(accepted.peer.source());
         }
         let peer = accepted.peer.to_string();
@@ -239,9 +241,8 @@ impl Server {
             Err(error) => error!("cannot watch the connection of {peer}: {error}"),
             Ok(id) => {
                 debug!("client {id}: {peer} connected");
-                if is_known && self.clients.admit(id).is_err() {
-                    warn!("closing client {peer}: all places are taken (max_clients)");
-                    self.end(id, "all places are taken");
+                if has_place {
+                    self.clients.admit(id);
                 }
             }
         }
@@ -292,6 +293,7 @@ impl Server {
                 if self.origins.allows(origin) {
                     client.session.set_origin(origin);
                     client.connection.accept(now.instant);
+                    self.look_at_standing(id, now);
                 } else {
                     let name = client.name();
                     client.connection.answer(HttpAnswer::OriginRefused, now.instant);
@@ -354,13 +356,14 @@ impl Server {
         let Some(client) = self.clients.get(id) else { return };
         let is_known = client.session.identity().is_some();
         if is_known && !client.is_admitted() {
-            let name = client.name();
-            if self.clients.admit(id).is_err() {
+            let (name, peer) = (client.name(), client.peer.clone());
+            if !self.clients.has_place_for(&peer) {
                 warn!("closing client {name}: all places are taken (max_clients), 1013");
                 self.hub.leave(id);
                 let reason = CloseReason::new(1013, "all places are taken");
                 self.clients.close_when_sent(id, &reason, now.instant);
             } else {
+                self.clients.admit(id);
                 info!("client {id}: authenticated as {name}");
             }
         } else if !is_known && client.is_admitted() {

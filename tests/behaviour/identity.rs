@@ -238,6 +238,39 @@ fn a_full_pool_of_strangers_lets_the_oldest_go_and_nobody_who_is_known() {
 }
 
 #[test]
+fn max_clients_places_are_for_all_and_eight_more_for_the_local_socket() {
+    let setup = Setup::new(PROGRAM).unwrap().with("server.max_clients", 2);
+    let daemon = setup.start().unwrap();
+    let token = json!({ "token": Peer::token(&daemon).unwrap() });
+    let remote = || {
+        let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
+        // Its right is acknowledged; what there is no place for is said by the close.
+        peer.request("rpc", "auth_token", &token).unwrap();
+        peer
+    };
+    let mut known = vec![remote(), remote()];
+    assert_eq!(remote().closed().unwrap(), 1013);
+    daemon.log().wait("all places are taken (max_clients), 1013").unwrap();
+    for _ in 0..8 {
+        let mut local = Peer::local(&daemon).unwrap();
+        local.request("rpc", "query", &json!({})).unwrap();
+        known.push(local);
+    }
+    assert_eq!(Peer::local(&daemon).unwrap().closed().unwrap(), 1013);
+    assert_eq!(remote().closed().unwrap(), 1013);
+    for peer in &mut known {
+        peer.request("rpc", "query", &json!({})).unwrap();
+    }
+    // A place that is left can be taken.
+    drop(known.pop());
+    drop(known.remove(0));
+    let status = |peer: &mut Peer| peer.request("rpc", "status", &json!({})).unwrap();
+    while status(&mut known[0])["clients"].as_array().unwrap().len() > 8 {}
+    known.push(Peer::local(&daemon).unwrap());
+    known.last_mut().unwrap().request("rpc", "query", &json!({})).unwrap();
+}
+
+#[test]
 fn who_leaves_two_pings_unanswered_is_dead() {
     let setup = Setup::new(PROGRAM).unwrap().with("server.ping_interval", r#""150ms""#);
     let daemon = setup.start().unwrap();
