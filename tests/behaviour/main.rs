@@ -6,6 +6,7 @@ mod envelope;
 mod http;
 mod identity;
 mod jobs;
+mod slow_clients;
 mod subscriptions;
 mod transports;
 

@@ -1,6 +1,8 @@
 //! Bytes made by hand: what no client library would send, and what it would not show of the answer.
 
 use std::io::{Read, Write};
+use std::thread;
+use std::time::Duration;
 
 use crate::{Daemon, Outcome, Stream, Transport};
 
@@ -67,6 +69,11 @@ impl Stream {
 
     /// The next frame of a server: its first byte, and its payload.
     pub fn read_frame(&mut self) -> Outcome<(u8, Vec<u8>)> {
+        self.read_frame_slowly(usize::MAX, Duration::ZERO)
+    }
+
+    /// The same by a slow client: so many bytes at a time, and a pause after each time.
+    pub fn read_frame_slowly(&mut self, bytes: usize, pause: Duration) -> Outcome<(u8, Vec<u8>)> {
         let mut head = [0; 2];
         self.read_exact(&mut head)?;
         let length = match head[1] {
@@ -83,7 +90,10 @@ impl Stream {
             short => usize::from(short),
         };
         let mut payload = vec![0; length];
-        self.read_exact(&mut payload)?;
+        for piece in payload.chunks_mut(bytes) {
+            self.read_exact(piece)?;
+            thread::sleep(pause);
+        }
         Ok((head[0], payload))
     }
 

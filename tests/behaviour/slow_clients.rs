@@ -1,0 +1,276 @@
+//! Clients that do not read, or slowly: what waits for them is bounded, and nobody waits with them.
+
+use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::{Daemon, Gate, PATIENCE, Peer, Setup, Stream, Transport, client_frame};
+
+use super::PROGRAM;
+
+/// A client each way in; TLS 1.2 is framed like 1.3.
+const WAYS: [Transport; 3] = [Transport::Unix, Transport::Plain, Transport::Tls];
+
+/// A daemon with a finished job whose log fills a page: what clients here ask for and do not read.
+fn daemon_with_a_log(setup: &Setup) -> (Daemon, Peer) {
+    let daemon = setup.start().unwrap();
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    watcher.run(&json!({ "page": "sh -c 'head -c 70000 /dev/zero | tr \"\\0\" x'" })).unwrap();
+    watcher.finished("page").unwrap();
+    (daemon, watcher)
+}
+
+/// A page of the log, 64 KiB.
+fn page() -> Value {
+    json!({ "action": "log", "job_id": "page" })
+}
+
+/// Bytes that wait for the client for whom the most waits.
+fn fullest(observer: &mut Peer) -> u64 {
+    let status = observer.request("rpc", "status", &json!({})).unwrap();
+    let clients = status["clients"].as_array().unwrap();
+    clients.iter().map(|client| client["outbox"].as_u64().unwrap()).max().unwrap()
+}
+
+/// Lets `peer` ask for pages that it does not read until so many bytes wait for it, and stay. Nothing
+/// may wait for anybody else. Returns how many pages it asked for.
+fn back_up(peer: &mut Peer, observer: &mut Peer, bytes: u64) -> usize {
+    let patience = Instant::now() + PATIENCE;
+    let mut asked = 0;
+    // What one status tells may be sent at the end of that turn; the next ones tell that it was not.
+    while (0..3).any(|_| fullest(observer) < bytes) {
+        assert!(Instant::now() < patience, "its outbox does not fill");
+        peer.post("rpc", "dispatcher", &page()).unwrap();
+        asked += 1;
+    }
+    asked
+}
+
+/// Reads the answers to so many posted requests, and gives what came between and after them, up to
+/// the `last`.
+fn without_pages(peer: &mut Peer, last: impl Fn(&Value) -> bool) -> Vec<Value> {
+    let mut frames = peer.frames_until(last).unwrap();
+    frames.retain(|frame| frame["id"] != "posted");
+    frames
+}
+
+const HALF: u64 = 512 * 1024;
+
+#[test]
+fn one_that_never_reads_keeps_nothing_from_the_others_and_has_all_when_it_does() {
+    let setup = Setup::new(PROGRAM).unwrap().with("dispatcher.output_interval", r#""10ms""#);
+    for transport in WAYS {
+        let (daemon, mut watcher) = daemon_with_a_log(&setup);
+        let mut gate = Gate::new(daemon.directory(), transport.name()).unwrap();
+        let extended = json!({ "events": ["dispatcher"] });
+        watcher.request("events", "subscribe", &extended).unwrap();
+        let mut sloth = Peer::known(&daemon, transport).unwrap();
+        sloth.request("events", "subscribe", &extended).unwrap();
+        back_up(&mut sloth, &mut watcher, HALF);
+
+        // Ten events of output, each seen at once by who reads.
+        let command = format!(
+            "sh -c 'for i in 0 1 2 3 4 5 6 7 8 9; do {0}; echo step $i; done; {0}'",
+            gate.wait()
+        );
+        watcher.run(&json!({ "steps": command })).unwrap();
+        let mut seen = Vec::new();
+        for step in 0..10 {
+            gate.open().unwrap();
+            let text = format!("step {step}\n");
+            seen.extend(
+                watcher.frames_until(|frame| frame["args"][&command] == text.as_str()).unwrap(),
+            );
+        }
+        let newest = seen.pop().unwrap();
+        gate.open().unwrap();
+        let over = |frame: &Value| frame["args"]["state"] == "finished";
+        let finished = watcher.frames_until(over).unwrap().pop().unwrap();
+        // And other jobs from beginning to end.
+        let ids: Vec<String> = (0..20).map(|number| format!("job-{number}")).collect();
+        for id in &ids {
+            watcher.run(&json!({ id.as_str(): "true" })).unwrap();
+            watcher.finished(id).unwrap();
+        }
+        assert!(fullest(&mut watcher) >= HALF);
+
+        let late = without_pages(&mut sloth, |frame| {
+            over(frame) && frame["args"]["process_id"] == "job-19"
+        });
+        let states = |id: &str| -> Vec<&Value> {
+            let of_job = |frame: &&Value| frame["args"]["process_id"] == id;
+            late.iter().filter(of_job).map(|frame| &frame["args"]["state"]).collect()
+        };
+        assert_eq!(states("steps"), ["pending", "running", "finished"], "{}", transport.name());
+        for id in &ids {
+            assert_eq!(states(id), ["pending", "running", "finished"], "{}", transport.name());
+        }
+        // The ten became one, with all their output, at the place of the last.
+        let joined = &late[1];
+        let steps: String = (0..10).map(|step| format!("step {step}\n")).collect();
+        assert_eq!(joined["args"][&command], steps);
+        assert_eq!(joined["seq"], newest["seq"]);
+        assert_eq!(late[2], finished);
+        let numbers: Vec<u64> = late.iter().map(|frame| frame["seq"].as_u64().unwrap()).collect();
+        assert!(numbers.windows(2).all(|two| two[0] < two[1]), "{numbers:?}");
+        // It is a client like any other again.
+        sloth.request("rpc", "query", &json!({})).unwrap();
+    }
+}
+
+#[test]
+fn who_has_no_room_for_an_event_that_must_not_be_lost_is_closed_with_1013() {
+    let setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with("events.max_event", r#""64KiB""#)
+        .with("server.outbox", r#""256KiB""#);
+    for transport in WAYS {
+        let (daemon, mut watcher) = daemon_with_a_log(&setup);
+        let mut sloth = Peer::known(&daemon, transport).unwrap();
+        sloth.subscribe().unwrap();
+        back_up(&mut sloth, &mut watcher, 128 * 1024);
+        let mut sent = 0;
+        while daemon.log().lines().iter().all(|line| !line.contains("1013")) {
+            assert!(sent < 20, "it is not closed");
+            sent += 1;
+            watcher.run(&json!({ "j": "sh -c 'head -c 25000 /dev/zero | tr \"\\0\" y'" })).unwrap();
+            watcher.finished("j").unwrap();
+        }
+        let line = daemon.log().wait("1013").unwrap();
+        let name = match transport {
+            Transport::Unix => "closing client local uid ",
+            Transport::Plain | Transport::Tls | Transport::Tls12 => " at 127.0.0.1:",
+        };
+        assert!(line.contains(name), "{line}");
+        assert!(line.contains("its outbox of 262144 bytes is full"), "{line}");
+        assert!(sent >= 2, "there was room for so many: {sent}");
+        // What it had begun to be sent is whole, then it is told.
+        assert_eq!(sloth.closed().unwrap(), 1013, "{}", transport.name());
+        watcher.request("rpc", "query", &json!({})).unwrap();
+    }
+}
+
+#[test]
+fn above_outbox_total_the_fullest_is_closed_and_who_is_served_stays() {
+    let setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with("events.max_event", r#""64KiB""#)
+        .with("server.outbox", r#""512KiB""#)
+        .with("server.outbox_total", r#""512KiB""#);
+    let (daemon, mut watcher) = daemon_with_a_log(&setup);
+    let mut modest = Peer::local(&daemon).unwrap();
+    let mut asked = back_up(&mut modest, &mut watcher, 1);
+    let mut greedy = [(); 2].map(|()| Peer::local(&daemon).unwrap());
+    for peer in &mut greedy {
+        for _ in 0..20 {
+            peer.post("rpc", "dispatcher", &page()).unwrap();
+        }
+    }
+    daemon.log().wait("all outboxes together are full, and its is the fullest, 1013").unwrap();
+    let mut closed = 0;
+    for peer in &mut greedy {
+        // The other one is served as it reads.
+        let mut pages = 0;
+        loop {
+            match peer.frame() {
+                Ok(_) => pages += 1,
+                Err(_) => break closed += 1,
+            }
+            if pages == 20 {
+                break;
+            }
+        }
+    }
+    assert_eq!(closed, 1);
+    while asked > 0 {
+        assert_eq!(modest.frame().unwrap()["id"], "posted");
+        asked -= 1;
+    }
+    watcher.request("rpc", "query", &json!({})).unwrap();
+}
+
+#[test]
+fn no_event_is_larger_than_max_event_whatever_was_printed() {
+    let setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with("events.max_event", r#""64KiB""#)
+        .with("dispatcher.event_log_limit", r#""4MiB""#)
+        .with("dispatcher.log_limit", r#""4MiB""#);
+    let daemon = setup.start().unwrap();
+    for (id, command) in [
+        ("letters", "sh -c 'echo head; head -c 1000000 /dev/zero | tr \"\\0\" x; echo; echo tail'"),
+        // Each of these takes six bytes.
+        ("nul", "sh -c 'echo head; head -c 1000000 /dev/zero; echo; echo tail'"),
+        (
+            "quotes",
+            "sh -c 'echo head; head -c 1000000 /dev/zero | tr \"\\0\" \\\"; echo; echo tail'",
+        ),
+    ] {
+        let mut extended = Peer::local(&daemon).unwrap();
+        extended.request("events", "subscribe", &json!({ "events": ["dispatcher"] })).unwrap();
+        extended.run(&json!({ id: [command, "echo short"] })).unwrap();
+        loop {
+            let text = extended.event().unwrap();
+            assert!(text.len() <= 64 * 1024, "{} bytes", text.len());
+            let frame: Value = serde_json::from_str(&text).unwrap();
+            if frame["args"]["state"] == "finished" {
+                assert!(text.len() > 60 * 1024, "only {} bytes", text.len());
+                let log = frame["args"][command].as_str().unwrap();
+                assert!(log.starts_with("head\n") && log.ends_with("\ntail\n"));
+                assert_eq!(log.matches(" bytes left out …]\n").count(), 1);
+                // The short log beside it is whole.
+                assert_eq!(frame["args"]["echo short"], "short\n");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_that_reads_slowly_gets_whole_frames_in_order_and_misses_no_output() {
+    let setup = Setup::new(PROGRAM).unwrap().with("dispatcher.output_interval", r#""10ms""#);
+    for transport in WAYS {
+        let (daemon, mut watcher) = daemon_with_a_log(&setup);
+        let mut gate = Gate::new(daemon.directory(), transport.name()).unwrap();
+        let mut peer = Peer::known(&daemon, transport).unwrap();
+        peer.request("events", "subscribe", &json!({ "events": ["dispatcher"] })).unwrap();
+        back_up(&mut peer, &mut watcher, HALF);
+        // Short pauses, so that it is told of in many events, while the others are read.
+        let command = format!(
+            "sh -c 'i=0; while [ $i -lt 2000 ]; do echo line $i of many; i=$((i+1)); \
+             [ $((i%100)) -ne 0 ] || sleep 0.01; done; {}'",
+            gate.wait()
+        );
+        watcher.run(&json!({ "lines": command })).unwrap();
+
+        let (mut told, mut last, mut events) = (String::new(), 0, 0);
+        let log = loop {
+            let (first, payload) =
+                peer.stream().read_frame_slowly(8 * 1024, Duration::from_millis(1)).unwrap();
+            assert_eq!(first, 0x81, "{}", transport.name());
+            let frame: Value = serde_json::from_slice(&payload).unwrap();
+            if frame["namespace"] != "events" {
+                continue;
+            }
+            let seq = frame["seq"].as_u64().unwrap();
+            assert!(seq > last, "{seq} after {last}");
+            last = seq;
+            match frame["args"]["state"].as_str().unwrap() {
+                "running" => {
+                    told.push_str(frame["args"][&command].as_str().unwrap_or(""));
+                    events += 1;
+                    if told.ends_with("line 1999 of many\n") {
+                        gate.open().unwrap();
+                    }
+                }
+                "finished" => break frame["args"][&command].as_str().unwrap().to_owned(),
+                _ => {}
+            }
+        };
+        let expected: String = (0..2000).map(|i| format!("line {i} of many\n")).collect();
+        assert_eq!(log, expected, "{}", transport.name());
+        assert_eq!(told, expected, "{}", transport.name());
+        assert!(events >= 1);
+    }
+}
