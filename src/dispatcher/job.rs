@@ -202,7 +202,7 @@ impl Job {
                 self.fields = fields;
             }
         }
-        Event::Job(self.running(fresh))
+        Event::Job(self.running(fresh, false))
     }
 
     /// For who comes late: all that has been told so far.
@@ -211,17 +211,18 @@ impl Job {
             State::Pending => {
                 Some(JobEvent { job: self.head.clone(), phase: Phase::Pending, fields: vec![] })
             }
-            State::Running { .. } => Some(self.running(self.told.clone())),
+            State::Running { .. } => Some(self.running(self.told.clone(), true)),
             State::Finished => None,
         }
     }
 
-    fn running(&self, output: Pieces) -> JobEvent {
+    fn running(&self, output: Pieces, whole: bool) -> JobEvent {
         let running = Running {
             time_started: self.time_started.clone().unwrap_or_default(),
             current: self.current(),
             codes: self.codes.clone(),
             output,
+            whole,
         };
         let phase = Phase::Running(running);
         JobEvent { job: self.head.clone(), phase, fields: self.fields.clone() }

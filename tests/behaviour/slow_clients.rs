@@ -120,6 +120,39 @@ fn one_that_never_reads_keeps_nothing_from_the_others_and_has_all_when_it_does()
 }
 
 #[test]
+fn who_leaves_and_comes_again_while_events_wait_for_it_is_told_nothing_twice() {
+    let setup = Setup::new(PROGRAM).unwrap().with("dispatcher.output_interval", r#""10ms""#);
+    let (daemon, mut watcher) = daemon_with_a_log(&setup);
+    let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
+    let mut sloth = Peer::watcher(&daemon).unwrap();
+    // So much that something waits, so little that it is still listened to.
+    back_up(&mut sloth, &mut watcher, 1);
+    let command = format!("sh -c 'for i in 1 2 3; do {0}; echo $i; done; {0}'", gate.wait());
+    watcher.run(&json!({ "j": command })).unwrap();
+    gate.open().unwrap();
+    watcher.job_printed("j", &command, "1\n").unwrap();
+    sloth.post("events", "unsubscribe", &json!("dispatcher")).unwrap();
+    sloth.post("events", "subscribe", &json!("dispatcher")).unwrap();
+    // Both are done when one more subscriber has been seen to come.
+    let mut third = Peer::watcher(&daemon).unwrap();
+    third.request("rpc", "query", &json!({})).unwrap();
+    for text in ["2\n", "3\n"] {
+        gate.open().unwrap();
+        watcher.job_until("j", |args| args[&command] == text).unwrap();
+    }
+    gate.open().unwrap();
+    watcher.finished("j").unwrap();
+
+    let frames = sloth.frames_until(|frame| frame["args"]["state"] == "finished").unwrap();
+    let again = frames.iter().position(|frame| frame["args"]["subscribe"].is_array()).unwrap();
+    let told = |frames: &[Value]| -> String {
+        let running = frames.iter().filter(|frame| frame["args"]["state"] == "running");
+        running.filter_map(|frame| frame["args"][&command].as_str()).collect()
+    };
+    assert_eq!(told(&frames[again..]), "1\n2\n3\n", "{frames:#?}");
+}
+
+#[test]
 fn who_has_no_room_for_an_event_that_must_not_be_lost_is_closed_with_1013() {
     let setup = Setup::new(PROGRAM)
         .unwrap()
@@ -274,3 +307,4 @@ fn a_client_that_reads_slowly_gets_whole_frames_in_order_and_misses_no_output() 
         assert!(events >= 1);
     }
 }
+
