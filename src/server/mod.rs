@@ -453,7 +453,12 @@ impl Server {
             self.close_slow(id, &format!("its outbox of {limit} bytes is full"), now);
         }
         while let Some(id) = self.clients.fullest() {
-            self.close_slow(id, "all outboxes together are full, and its is the fullest", now);
+            if self.clients.get(id).is_some_and(|client| client.connection.is_open()) {
+                self.close_slow(id, "all outboxes together are full, and its is the fullest", now);
+            } else {
+                // It was told, and has not even read to the end of what had begun to be sent.
+                self.end(id, "all outboxes together are full");
+            }
         }
     }
 

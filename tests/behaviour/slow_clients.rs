@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Daemon, Gate, PATIENCE, Peer, Setup, Stream, Transport, client_frame};
+use support::{Daemon, Gate, Outcome, PATIENCE, Peer, Setup, Stream, Transport, client_frame};
 
 use super::PROGRAM;
 
@@ -47,8 +47,15 @@ fn back_up(peer: &mut Peer, observer: &mut Peer, bytes: u64) -> usize {
     asked
 }
 
-/// Reads the answers to so many posted requests, and gives what came between and after them, up to
-/// the `last`.
+/// Reads the pages that were asked for.
+fn read_pages(peer: &mut Peer, count: usize) -> Outcome<()> {
+    (0..count).try_for_each(|_| {
+        assert_eq!(peer.frame()?["id"], "posted");
+        Ok(())
+    })
+}
+
+/// Reads up to the `last` frame; all that are no pages.
 fn without_pages(peer: &mut Peer, last: impl Fn(&Value) -> bool) -> Vec<Value> {
     let mut frames = peer.frames_until(last).unwrap();
     frames.retain(|frame| frame["id"] != "posted");
@@ -193,7 +200,7 @@ fn above_outbox_total_the_fullest_is_closed_and_who_is_served_stays() {
         .with("server.outbox_total", r#""512KiB""#);
     let (daemon, mut watcher) = daemon_with_a_log(&setup);
     let mut modest = Peer::local(&daemon).unwrap();
-    let mut asked = back_up(&mut modest, &mut watcher, 1);
+    let asked = back_up(&mut modest, &mut watcher, 1);
     let mut greedy = [(); 2].map(|()| Peer::local(&daemon).unwrap());
     for peer in &mut greedy {
         for _ in 0..20 {
@@ -201,26 +208,44 @@ fn above_outbox_total_the_fullest_is_closed_and_who_is_served_stays() {
         }
     }
     daemon.log().wait("all outboxes together are full, and its is the fullest, 1013").unwrap();
-    let mut closed = 0;
-    for peer in &mut greedy {
-        // The other one is served as it reads.
-        let mut pages = 0;
-        loop {
-            match peer.frame() {
-                Ok(_) => pages += 1,
-                Err(_) => break closed += 1,
-            }
-            if pages == 20 {
-                break;
-            }
+    // The other one is served as it reads.
+    let served = greedy.iter_mut().filter_map(|peer| read_pages(peer, 20).ok());
+    assert_eq!(served.count(), 1);
+    read_pages(&mut modest, asked).unwrap();
+    watcher.request("rpc", "query", &json!({})).unwrap();
+}
+
+#[test]
+fn who_is_closed_and_does_not_read_that_either_holds_up_nobody() {
+    let setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with("events.max_event", r#""64KiB""#)
+        .with("server.outbox", r#""192KiB""#)
+        .with("server.outbox_total", r#""200KiB""#)
+        .with("server.close_timeout", r#""1h""#);
+    let (daemon, mut watcher) = daemon_with_a_log(&setup);
+    // A page of each has begun to be sent when there is no room for another; the three that have begun
+    // fit. One page at a time, so that it has begun before the next is asked for.
+    let mut sloths = [(); 3].map(|()| Peer::local(&daemon).unwrap());
+    for sloth in &mut sloths {
+        for _ in 0..10 {
+            // Who is closed may be asked no more.
+            let _ = sloth.post("rpc", "dispatcher", &page());
+            (0..3).for_each(|_| assert!(fullest(&mut watcher) < 192 * 1024));
         }
     }
-    assert_eq!(closed, 1);
-    while asked > 0 {
-        assert_eq!(modest.frame().unwrap()["id"], "posted");
-        asked -= 1;
+    let mut line = 0;
+    for _ in &sloths {
+        (_, line) = daemon.log().wait_from(line, "its is the fullest, 1013").unwrap();
     }
-    watcher.request("rpc", "query", &json!({})).unwrap();
+    assert!(fullest(&mut watcher) > 60 * 1024);
+    // One of them has to make room for this, and cannot be closed once more.
+    let page = json!({ "action": "log", "job_id": "page", "length": 16 * 1024 });
+    let page = watcher.request("rpc", "dispatcher", &page).unwrap();
+    assert_eq!(page["next"], 16 * 1024);
+    let mut codes = sloths.map(|mut sloth| sloth.closed().unwrap());
+    codes.sort_unstable();
+    assert_eq!(codes, [1006, 1013, 1013]);
 }
 
 #[test]
@@ -307,4 +332,3 @@ fn a_client_that_reads_slowly_gets_whole_frames_in_order_and_misses_no_output() 
         assert!(events >= 1);
     }
 }
-
