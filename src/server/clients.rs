@@ -80,6 +80,9 @@ const STRANGERS_OF_ONE: usize = 4;
 const LOCAL_PLACES: usize = 8;
 /// The largest message of a stranger, in bytes.
 const STRANGER_MESSAGE: usize = 8 * 1024;
+/// What waits for a stranger, at most, in bytes: an answer hardly longer than its request, and some
+/// more. All strangers together must not fill what is there for those who are known.
+const STRANGER_OUTBOX: usize = 64 * 1024;
 
 /// All of them.
 pub(super) struct Clients {
@@ -111,8 +114,8 @@ impl Clients {
         self.limits = limits;
         for client in self.map.values_mut() {
             client.connection.set_limits(limits.connection);
-            client.connection.outbox.set_limit(limits.outbox);
             if client.admitted {
+                client.connection.outbox.set_limit(limits.outbox);
                 client.connection.max_message = limits.max_message;
             }
         }
@@ -169,7 +172,7 @@ impl Clients {
         let Accepted { socket, peer, tls: is_tls } = accepted;
         self.last_id += 1;
         let id = self.last_id;
-        let outbox = Outbox::new(self.limits.outbox, self.total.clone());
+        let outbox = Outbox::new(STRANGER_OUTBOX, self.total.clone());
         let limits = self.limits.connection;
         let mut connection = Connection::new(socket, tls, outbox, STRANGER_MESSAGE, limits, now);
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -206,6 +209,7 @@ impl Clients {
         let Some(client) = self.map.get_mut(&id) else { return };
         client.admitted = true;
         client.auth_due = None;
+        client.connection.outbox.set_limit(self.limits.outbox);
         client.connection.max_message = self.limits.max_message;
         self.strangers.retain(|(other, _)| *other != id);
     }
@@ -215,6 +219,7 @@ impl Clients {
         if let Some(client) = self.map.get_mut(&id).filter(|client| client.admitted) {
             client.admitted = false;
             client.auth_due = Some(now + self.limits.auth);
+            client.connection.outbox.set_limit(STRANGER_OUTBOX);
             client.connection.max_message = STRANGER_MESSAGE;
             self.strangers.push_back((id, client.peer.source()));
         }

@@ -332,3 +332,31 @@ fn a_client_that_reads_slowly_gets_whole_frames_in_order_and_misses_no_output() 
         assert!(events >= 1);
     }
 }
+
+#[test]
+fn what_waits_for_a_stranger_is_little() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut observer = Peer::local(&daemon).unwrap();
+    let id = "x".repeat(7 * 1024);
+    let request = json!({ "namespace": "rpc", "name": "identify", "id": id }).to_string();
+    let frame = client_frame(0x81, request.as_bytes());
+    for transport in [Transport::Plain, Transport::Tls] {
+        let mut stranger = Stream::open(&daemon, transport).unwrap();
+        stranger.set_nonblocking(true).unwrap();
+        // Until it is not listened to any more: turns of the loop go by, and nothing moves.
+        let (mut at, mut turns, mut most, mut before) = (0, 0, 0, 0);
+        while turns < 10 {
+            let mut moved = false;
+            while let Ok(written) = stranger.write(&frame[at..]) {
+                at = (at + written) % frame.len();
+                moved = true;
+            }
+            let waits = fullest(&mut observer);
+            moved |= waits != before;
+            (before, most) = (waits, most.max(waits));
+            turns = if moved { 0 } else { turns + 1 };
+        }
+        assert!(most > 7 * 1024, "{most}");
+        assert!(most <= 64 * 1024, "{}: {most} bytes", transport.name());
+    }
+}
