@@ -90,8 +90,13 @@ pub struct Connection<P: Parcel> {
     /// When the message that has begun has to be whole.
     message_due: Option<Instant>,
     ping_due: Option<Instant>,
+    /// When the peer last gave a sign of life: bytes, or room for ours where there was none.
     heard: Instant,
     pings_unanswered: u32,
+    /// Bytes that the socket took so far.
+    sent: u64,
+    /// It took no more when it was last tried.
+    blocked: bool,
 }
 
 /// Bytes handed to the socket in one call.
@@ -121,6 +126,8 @@ impl<P: Parcel> Connection<P> {
             ping_due: None,
             heard: now,
             pings_unanswered: 0,
+            sent: 0,
+            blocked: false,
         }
     }
 
@@ -283,14 +290,29 @@ impl<P: Parcel> Connection<P> {
     }
 
     /// Sends what can be sent now. False where more is left than the socket takes.
-    pub fn flush(&mut self) -> Result<bool, End> {
+    pub fn flush(&mut self, now: Instant) -> Result<bool, End> {
+        let before = self.sent;
+        let all = self.send();
+        // Who reads slowly is alive, even where its answers to pings lie behind much else.
+        if self.blocked && self.sent > before {
+            self.heard = now;
+        }
+        self.blocked = matches!(all, Ok(false));
+        all
+    }
+
+    fn send(&mut self) -> Result<bool, End> {
         loop {
             if !self.flush_tls()? {
                 return Ok(false);
             }
             let (socket, tls) = (&mut self.socket, &mut self.tls);
             let sent = match tls {
-                None => self.outbox.send(PLAIN_WRITE, |slices| socket.write_vectored(slices)),
+                None => self.outbox.send(PLAIN_WRITE, |slices| {
+                    let written = socket.write_vectored(slices)?;
+                    self.sent += written as u64;
+                    Ok(written)
+                }),
                 Some(tls) if tls.is_handshaking() => return Ok(true),
                 Some(tls) => {
                     self.outbox.send(TLS_WRITE, |slices| tls.writer().write_vectored(slices))
@@ -324,7 +346,7 @@ impl<P: Parcel> Connection<P> {
             match again(tls.write_tls(&mut self.socket))? {
                 None => return Ok(false),
                 Some(0) => return Err(End::Closed),
-                Some(_) => {}
+                Some(written) => self.sent += written as u64,
             }
         }
         Ok(true)

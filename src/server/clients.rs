@@ -265,12 +265,16 @@ impl Clients {
     }
 
     /// Sends what can be sent to all that were touched. Gives those that are over.
-    pub(super) fn flush(&mut self, reactor: &mut Reactor<Key>) -> Vec<(ClientId, End)> {
+    pub(super) fn flush(
+        &mut self,
+        reactor: &mut Reactor<Key>,
+        now: Instant,
+    ) -> Vec<(ClientId, End)> {
         let mut over = Vec::new();
         for id in std::mem::take(&mut self.dirty) {
             let Some(client) = self.map.get_mut(&id) else { continue };
             client.dirty = false;
-            match client.connection.flush() {
+            match client.connection.flush(now) {
                 Err(end) => {
                     over.push((id, end));
                     continue;

@@ -391,7 +391,7 @@ impl Server {
             self.carry_out_effects(now);
             self.tell_present_state(now);
             self.close_overflowing(now);
-            let over = self.clients.flush(&mut self.reactor);
+            let over = self.clients.flush(&mut self.reactor, now.instant);
             self.ended.extend(over);
             if self.ended.is_empty() {
                 break;

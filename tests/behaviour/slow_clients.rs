@@ -1,7 +1,6 @@
 //! Clients that do not read, or slowly: what waits for them is bounded, and nobody waits with them.
 
 use std::io::Write;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -331,6 +330,30 @@ fn a_client_that_reads_slowly_gets_whole_frames_in_order_and_misses_no_output() 
         assert_eq!(told, expected, "{}", transport.name());
         assert!(events >= 1);
     }
+}
+
+#[test]
+fn a_client_that_reads_slowly_is_not_taken_for_dead() {
+    let setup = Setup::new(PROGRAM).unwrap().with("server.ping_interval", r#""300ms""#);
+    let (daemon, _) = daemon_with_a_log(&setup);
+    // The local socket holds little, so that there is room in it again and again. On loopback TCP has
+    // room only when megabytes have been read, which is not how a slow network behaves.
+    let mut peer = Peer::local(&daemon).unwrap();
+    let begun = Instant::now();
+    // Few enough to be read by the daemon at once: it hears no more from this client until all are
+    // answered, whether it answers pings or not.
+    const PAGES: usize = 80;
+    for _ in 0..PAGES {
+        peer.post("rpc", "dispatcher", &page()).unwrap();
+    }
+    let mut pages = 0;
+    while pages < PAGES {
+        let pause = Duration::from_millis(10);
+        let (first, _) = peer.stream().read_frame_slowly(64 * 1024, pause).unwrap();
+        pages += usize::from(first == 0x81);
+    }
+    assert!(begun.elapsed() > Duration::from_millis(4 * 300), "{:?}", begun.elapsed());
+    peer.request("rpc", "query", &json!({})).unwrap();
 }
 
 #[test]
