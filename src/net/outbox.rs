@@ -42,6 +42,8 @@ pub struct Outbox<P: Parcel> {
     total: Total,
     /// `None` stands where a parcel was joined to a newer one.
     waiting: VecDeque<Option<(P, usize)>>,
+    /// How many of `waiting` are `None`.
+    holes: usize,
     /// Number of the first place in `waiting`, counted from the beginning.
     first: u64,
     /// Places of parcels that can be joined.
@@ -90,6 +92,8 @@ impl Chunk {
 
 /// Chunks that are handed to the system in one call.
 const CHUNKS: usize = 32;
+/// Places of parcels that were joined to others, beyond half of all: then the rest moves up.
+const HOLES: usize = 16;
 
 impl<P: Parcel> Outbox<P> {
     /// An empty one of at most `limit` bytes, counted in `total` too.
@@ -99,6 +103,7 @@ impl<P: Parcel> Outbox<P> {
             used: 0,
             total,
             waiting: VecDeque::new(),
+            holes: 0,
             first: 0,
             places: BTreeMap::new(),
             flight: VecDeque::new(),
@@ -150,7 +155,21 @@ impl<P: Parcel> Outbox<P> {
         let index = usize::try_from(place.checked_sub(self.first)?).ok()?;
         let (parcel, weight) = self.waiting.get_mut(index)?.take()?;
         self.count(-(weight as isize));
+        self.holes += 1;
+        if self.holes > HOLES + self.waiting.len() / 2 {
+            self.close_holes();
+        }
         Some(parcel)
+    }
+
+    /// A peer that never reads may have parcels joined for days: places must not add up.
+    fn close_holes(&mut self) {
+        self.waiting.retain(Option::is_some);
+        self.holes = 0;
+        let first = self.first;
+        let numbered = self.waiting.iter().flatten().zip(first..);
+        self.places =
+            numbered.filter_map(|((parcel, _), place)| Some((parcel.key()?, place))).collect();
     }
 
     fn count(&mut self, bytes: isize) {
@@ -199,6 +218,7 @@ impl<P: Parcel> Outbox<P> {
         self.flight.truncate(settled);
         let kept = self.flight.front().map_or(0, |chunk| chunk.weight);
         self.waiting = VecDeque::new();
+        self.holes = 0;
         self.places.clear();
         self.count(kept as isize - self.used as isize);
     }
@@ -210,7 +230,10 @@ impl<P: Parcel> Outbox<P> {
             let Some(slot) = self.waiting.pop_front() else { break };
             let place = self.first;
             self.first += 1;
-            let Some((parcel, weight)) = slot else { continue };
+            let Some((parcel, weight)) = slot else {
+                self.holes -= 1;
+                continue;
+            };
             if let Some(key) = parcel.key().filter(|key| self.places.get(key) == Some(&place)) {
                 self.places.remove(&key);
             }
@@ -329,13 +352,13 @@ mod tests {
         }
         let mut texts = vec![];
         while !bytes.is_empty() {
-            let length = usize::from(bytes[1]);
-            texts.push(format!(
-                "{:x}:{}",
-                bytes[0],
-                String::from_utf8_lossy(&bytes[2..2 + length])
-            ));
-            bytes.drain(..2 + length);
+            let (from, length) = match bytes[1] {
+                126 => (4, usize::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
+                short => (2, usize::from(short)),
+            };
+            let text = String::from_utf8_lossy(&bytes[from..from + length]);
+            texts.push(format!("{:x}:{text}", bytes[0]));
+            bytes.drain(..from + length);
         }
         texts
     }
@@ -359,6 +382,22 @@ mod tests {
         assert_eq!(sent(&mut o, 1000), ["81:b", "81:B1", "81:c", "81:A1A2A3"]);
         push(&mut o, "A4 A5").unwrap();
         assert_eq!(sent(&mut o, 1000), ["81:A4A5"]);
+    }
+
+    #[test]
+    fn joining_for_ever_takes_no_room() {
+        let mut o = outbox(1 << 20);
+        push(&mut o, "first A B second").unwrap();
+        for _ in 0..10_000 {
+            push(&mut o, "A B").unwrap();
+            assert!(o.waiting.len() <= 2 * (HOLES + 4), "{}", o.waiting.len());
+        }
+        push(&mut o, "last A").unwrap();
+        let all = sent(&mut o, 1000);
+        let joined = [format!("81:{}", "B".repeat(10_001)), format!("81:{}", "A".repeat(10_002))];
+        let [b, a] = &joined;
+        assert_eq!(all, ["81:first", "81:second", b, "81:last", a]);
+        assert_eq!((o.holes, o.used()), (0, 0));
     }
 
     #[test]
