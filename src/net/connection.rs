@@ -146,6 +146,11 @@ impl<P: Parcel> Connection<P> {
         self.limits = limits;
     }
 
+    /// It will not be read for a while, so that what does not come is not the peer's fault.
+    pub fn pause(&mut self) {
+        self.message_due = None;
+    }
+
     /// When [`Connection::on_deadline`] wants to be called.
     pub fn due(&self) -> Option<Instant> {
         [self.stage_due, self.message_due, self.ping_due].into_iter().flatten().min()

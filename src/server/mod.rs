@@ -261,6 +261,7 @@ impl Server {
             let Some(client) = self.clients.get(id) else { return };
             if !client.connection.outbox.is_below_half() {
                 client.stalled = true;
+                client.connection.pause();
                 break;
             }
             match client.connection.next(now.instant) {

@@ -357,6 +357,31 @@ fn a_client_that_reads_slowly_is_not_taken_for_dead() {
 }
 
 #[test]
+fn a_message_that_we_do_not_read_to_its_end_is_not_late() {
+    let setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with("events.max_event", r#""64KiB""#)
+        .with("server.outbox", r#""384KiB""#)
+        .with("server.message_timeout", r#""1s""#);
+    let (daemon, mut watcher) = daemon_with_a_log(&setup);
+    let mut peer = Peer::watcher(&daemon).unwrap();
+    // It has begun, and something waits; then so much waits that it is not read any more.
+    back_up(&mut peer, &mut watcher, 1);
+    let request = json!({ "namespace": "rpc", "name": "query", "id": "split" }).to_string();
+    let frame = client_frame(0x81, request.as_bytes());
+    let (begin, end) = frame.split_at(20);
+    peer.stream().send(begin).unwrap();
+    while fullest(&mut watcher) < 192 * 1024 {
+        watcher.run(&json!({ "j": "sh -c 'head -c 25000 /dev/zero | tr \"\\0\" y'" })).unwrap();
+        watcher.finished("j").unwrap();
+    }
+    peer.stream().send(end).unwrap();
+    watcher.idle(Duration::from_millis(1300)).unwrap();
+    let read = peer.frames_until(|frame| frame["id"] == "split").unwrap();
+    assert!(read.last().unwrap()["args"]["rpc/dispatcher"].is_string());
+}
+
+#[test]
 fn what_waits_for_a_stranger_is_little() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut observer = Peer::local(&daemon).unwrap();
