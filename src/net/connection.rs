@@ -215,7 +215,13 @@ impl<P: Parcel> Connection<P> {
                     let arrived = assembler.next(self.max_message);
                     let midway = assembler.is_midway();
                     match arrived {
-                        Err(reason) => self.close(&reason, now),
+                        Err(reason) => {
+                            // Nothing that is behind a violation can be understood, an answer to
+                            // our close neither (RFC 6455 section 7.1.7).
+                            self.outbox.clear();
+                            self.outbox.push_raw_last(websocket::close(Some(&reason)));
+                            self.leave(now);
+                        }
                         Ok(None) => {
                             let due = now + self.limits.message;
                             self.message_due = midway.then(|| self.message_due.unwrap_or(due));

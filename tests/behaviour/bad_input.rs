@@ -41,6 +41,76 @@ fn clients(peer: &mut Peer) -> usize {
 }
 
 #[test]
+fn frames_that_break_the_rules_are_closed_with_1002() {
+    let daemon = patient_daemon();
+    let text = client_frame(0x81, b"{}");
+    let long = [b'x'; 126];
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("unmasked", b"\x81\x02{}".to_vec()),
+        ("unmasked ping", b"\x89\x00".to_vec()),
+        ("rsv1, as for compression", client_frame(0xc1, b"{}")),
+        ("rsv2", client_frame(0xa1, b"{}")),
+        ("rsv3", client_frame(0x91, b"{}")),
+        ("opcode 3", client_frame(0x83, b"{}")),
+        ("opcode 7", client_frame(0x87, b"{}")),
+        ("opcode 11", client_frame(0x8b, b"")),
+        ("opcode 15", client_frame(0x8f, b"")),
+        ("a ping of 126 bytes", client_frame(0x89, &long)),
+        ("a close of 126 bytes", client_frame(0x88, &long)),
+        ("a fragmented ping", client_frame(0x09, b"")),
+        ("a fragmented close", client_frame(0x08, b"")),
+        ("a continuation of nothing", client_frame(0x80, b"{}")),
+        ("a text inside a text", [client_frame(0x01, b"{"), text.clone()].concat()),
+        ("a binary inside a text", [client_frame(0x01, b"{"), client_frame(0x82, b"}")].concat()),
+        ("half a close code", client_frame(0x88, b"\x03")),
+        ("close code 0", client_frame(0x88, &[0, 0])),
+        ("close code 1005", client_frame(0x88, &1005u16.to_be_bytes())),
+        ("close code 1006", client_frame(0x88, &1006u16.to_be_bytes())),
+        ("close code 2000", client_frame(0x88, &2000u16.to_be_bytes())),
+    ];
+    for (what, bytes) in &cases {
+        for (mut stream, way) in open_each(&daemon) {
+            stream.send(bytes).unwrap();
+            // What is behind it is not looked at.
+            stream.send(&text).unwrap();
+            let (code, why) = stream.read_close().unwrap();
+            assert_eq!(code, 1002, "{way}: {what}");
+            assert!(!why.is_empty(), "{what}");
+            assert_eq!(stream.read_all().unwrap(), b"", "{way}: {what}");
+        }
+    }
+    serves(&daemon);
+}
+
+#[test]
+fn text_that_is_not_utf_8_is_closed_with_1007() {
+    let daemon = patient_daemon();
+    let cases: [Vec<u8>; 6] = [
+        client_frame(0x81, b"{\"namespace\":\"rpc\xff\"}"),
+        client_frame(0x82, b"\x00\x80"),
+        // A surrogate, a character too long, one that is cut.
+        client_frame(0x81, b"\xed\xa0\x80"),
+        client_frame(0x81, b"\xc0\xaf"),
+        [client_frame(0x01, b"\xe2\x82"), client_frame(0x80, b"x")].concat(),
+        client_frame(0x88, b"\x03\xe8\xff"),
+    ];
+    for bytes in &cases {
+        for (mut stream, way) in open_each(&daemon) {
+            stream.send(bytes).unwrap();
+            assert_eq!(stream.read_close().unwrap().0, 1007, "{way}: {bytes:?}");
+            assert_eq!(stream.read_all().unwrap(), b"", "{way}: {bytes:?}");
+        }
+    }
+    // A character that is cut between frames is none the worse for it.
+    let mut stream = Stream::open(&daemon, Transport::Unix).unwrap();
+    let request = r#"{"namespace":"rpc","name":"identify","id":"€"}"#.as_bytes();
+    let (one, two) = request.split_at(request.len() - 4);
+    stream.send(&[client_frame(0x01, one), client_frame(0x80, two)].concat()).unwrap();
+    let (_, reply) = stream.read_frame().unwrap();
+    assert!(String::from_utf8(reply).unwrap().contains(r#""id":"€""#));
+}
+
+#[test]
 fn a_frame_of_10_mb_is_closed_with_1009_when_it_is_announced_or_when_it_comes() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     for transport in Transport::ALL {
