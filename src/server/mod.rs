@@ -102,6 +102,8 @@ struct Server {
 const SCRATCH: usize = 64 * 1024;
 /// Of that, for a client.
 const CLIENT_READ: usize = 16 * 1024;
+/// Messages of a client that are answered in a turn: to answer one may be work.
+const MESSAGES: usize = 16;
 /// Connections accepted in a turn from one listener.
 const ACCEPTS: usize = 16;
 /// Until a listener is tried again after the system had no room for another connection.
@@ -257,6 +259,7 @@ impl Server {
     /// Reads from a client and answers it, a little.
     fn serve(&mut self, id: ClientId, now: Moment) {
         let mut may_read = true;
+        let mut messages = 0;
         loop {
             let Some(client) = self.clients.get(id) else { return };
             if !client.connection.outbox.is_below_half() {
@@ -264,9 +267,14 @@ impl Server {
                 client.connection.pause();
                 break;
             }
+            if messages == MESSAGES {
+                self.reactor.again(Key::Client(id));
+                break;
+            }
             match client.connection.next(now.instant) {
                 Err(end) => return self.ended.push((id, end)),
                 Ok(Some(incoming)) => {
+                    messages += 1;
                     self.on_incoming(id, incoming, now);
                     continue;
                 }

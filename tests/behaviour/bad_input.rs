@@ -278,6 +278,37 @@ fn a_close_is_answered_with_the_same_code_and_the_connection_ends() {
     }
 }
 
+#[test]
+fn who_asks_for_much_at_once_keeps_nobody_waiting() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut greedy = Peer::local(&daemon).unwrap();
+    let mut other = Peer::local(&daemon).unwrap();
+    // Nothing is left to be done for either when a third has been answered. Then the daemon finds both
+    // requests at once, the greedy one's first.
+    let mut third = Peer::local(&daemon).unwrap();
+    for peer in [&mut greedy, &mut other, &mut third] {
+        peer.request("rpc", "query", &json!({})).unwrap();
+    }
+    daemon.signal(Signal::SIGSTOP).unwrap();
+    let mut requests = Vec::new();
+    for number in 0..100 {
+        let args = json!({ "action": "run", (number.to_string()): "true" });
+        let request =
+            json!({ "namespace": "rpc", "name": "dispatcher", "id": number, "args": args });
+        requests.extend(client_frame(0x81, request.to_string().as_bytes()));
+    }
+    greedy.stream().send(&requests).unwrap();
+    other.post("rpc", "status", &json!({})).unwrap();
+    daemon.signal(Signal::SIGCONT).unwrap();
+    let status = other.frame().unwrap();
+    let jobs = status["args"]["jobs"].as_object().unwrap();
+    let jobs: u64 = jobs.values().map(|count| count.as_u64().unwrap()).sum();
+    assert!(jobs < 50, "{jobs} jobs came first");
+    for number in 0..100 {
+        assert_eq!(greedy.frame().unwrap()["id"], number);
+    }
+}
+
 /// Does something wrong in a way of its own, and hangs up at once or when it has been told.
 type Offence = fn(&Daemon);
 
