@@ -7,6 +7,7 @@ mod envelope;
 mod http;
 mod identity;
 mod jobs;
+mod reload;
 mod slow_clients;
 mod subscriptions;
 mod transports;

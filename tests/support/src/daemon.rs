@@ -226,6 +226,13 @@ impl Daemon {
         &self.fingerprint
     }
 
+    /// The same, known by another certificate.
+    #[must_use]
+    pub fn with_fingerprint(mut self, fingerprint: &str) -> Daemon {
+        fingerprint.clone_into(&mut self.fingerprint);
+        self
+    }
+
     /// What it has logged.
     pub fn log(&self) -> &Log {
         &self.log
@@ -254,6 +261,22 @@ impl Daemon {
     pub fn signal(&self, signal: Signal) -> Outcome<()> {
         kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?;
         Ok(())
+    }
+
+    /// SIGHUP, and waits for the line that says how it went.
+    pub fn reload(&self) -> Outcome<String> {
+        let (before, said) = (self.log.lines().len(), "reload");
+        self.signal(Signal::SIGHUP)?;
+        Ok(self.log.wait_from(before, said)?.0)
+    }
+
+    /// The signal that asks for a status line.
+    pub fn ask_for_status(&self) -> Outcome<()> {
+        #[cfg(target_os = "freebsd")]
+        const STATUS: Signal = Signal::SIGINFO;
+        #[cfg(not(target_os = "freebsd"))]
+        const STATUS: Signal = Signal::SIGUSR1;
+        self.signal(STATUS)
     }
 
     /// Waits for its end: how it was, and all that it logged.

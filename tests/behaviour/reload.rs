@@ -1,0 +1,158 @@
+//! SIGHUP: another configuration, and nobody is dropped. And the status line.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use nix::unistd::geteuid;
+use serde_json::{Value, json};
+use support::{Cli, Daemon, Gate, Outcome, Peer, Setup, Stream, Transport};
+
+use super::PROGRAM;
+
+/// The address in the newest line that says where it listens in this way.
+fn newest(daemon: &Daemon, way: &str) -> String {
+    let lines = daemon.log().lines();
+    let line =
+        lines.iter().rev().find_map(|line| line.split_once(&format!("listening on {way}://")));
+    line.unwrap_or_else(|| panic!("not listening on {way}")).1.to_owned()
+}
+
+fn can_connect(address: &str) -> bool {
+    TcpStream::connect(address).is_ok()
+}
+
+/// A WebSocket without TLS at this address, with these lines in its request.
+fn plain(address: &str, headers: &str) -> Outcome<Stream> {
+    let mut stream = Stream::Plain(TcpStream::connect(address)?);
+    stream.upgrade(headers)?;
+    Ok(stream)
+}
+
+#[test]
+fn a_file_with_a_fault_changes_nothing_and_is_told_by_line() {
+    let mut setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::known(&daemon, Transport::Tls).unwrap();
+    let file = setup.file();
+    setup.set("server.max_message", r#""10KiB""#);
+    setup.set("server.listen_plain", "[]");
+    for (key, value, words) in [
+        ("events.rung", "1", "ring"),
+        ("server.auth_timeout", "\"soon\"", "auth_timeout"),
+        ("server.outbox", "\"128KiB\"", "max_event"),
+    ] {
+        let mut faulty = setup.clone();
+        faulty.set(key, value);
+        faulty.write().unwrap();
+        let said = daemon.reload().unwrap();
+        assert!(said.contains("reload failed, nothing changed"), "{said}");
+        assert!(said.contains(&format!("{}:", file.display())), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+    for text in ["[server\n", "\u{0}"] {
+        fs::write(&file, text).unwrap();
+        assert!(daemon.reload().unwrap().contains("nothing changed"));
+    }
+    fs::remove_file(&file).unwrap();
+    let said = daemon.reload().unwrap();
+    assert!(said.contains("nothing changed") && said.contains("sysadm-events.toml"), "{said}");
+
+    peer.request("rpc", "identify", &json!("x".repeat(20 * 1024))).unwrap();
+    Peer::known(&daemon, Transport::Plain).unwrap();
+    setup.write().unwrap();
+    assert!(daemon.reload().unwrap().contains("reloaded"));
+    peer.post("rpc", "identify", &json!("x".repeat(20 * 1024))).unwrap();
+    assert_eq!(peer.closed().unwrap(), 1009);
+}
+
+#[test]
+fn what_needs_a_restart_is_said_and_left_as_it_is() {
+    let mut setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.start().unwrap();
+    let other = setup.directory().join("other-socket");
+    setup.set("server.socket", format!("{other:?}"));
+    setup.set("paths.state", format!("{:?}", setup.directory().join("other-state")));
+    setup.write().unwrap();
+    daemon.reload().unwrap();
+    for key in ["server.socket", "paths.state"] {
+        daemon.log().wait(&format!("{key} has changed; that needs a restart")).unwrap();
+    }
+    assert!(!other.exists() && !setup.directory().join("other-state").exists());
+    Peer::local(&daemon).unwrap().request("rpc", "query", &json!({})).unwrap();
+}
+
+#[test]
+fn other_groups_count_for_whoever_comes_next() {
+    if !geteuid().is_root() {
+        println!("skipped: only root can become another user");
+        return;
+    }
+    const SOMEBODY: u32 = 54_321;
+    let group = nix::unistd::Group::from_name("daemon").unwrap().unwrap().gid.as_raw();
+    let mut setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with("auth.full_access_groups", "[]")
+        .with("auth.read_only_groups", "[]")
+        .open_to_all()
+        .unwrap();
+    let daemon = setup.start().unwrap();
+    let query = || -> Outcome<Value> {
+        let call =
+            Cli::to(&daemon, "call").args(["rpc", "query"]).as_user(SOMEBODY, group).run()?;
+        Ok(if call.code() == 0 { serde_json::from_str(&call.out)? } else { Value::Null })
+    };
+    assert_eq!(query().unwrap(), Value::Null);
+    setup.set("auth.read_only_groups", r#"["daemon"]"#);
+    setup.write().unwrap();
+    daemon.reload().unwrap();
+    // They are looked up by a child, behind the reload.
+    let patience = Instant::now() + support::PATIENCE;
+    while query().unwrap()["rpc/dispatcher"] != "read" {
+        assert!(Instant::now() < patience, "they do not count");
+    }
+}
+
+#[test]
+fn many_reloads_at_once_do_no_harm() {
+    let setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::known(&daemon, Transport::Tls).unwrap();
+    // The groups are looked up by a child at each; how many descriptors that leaves is what counts.
+    daemon.reload().unwrap();
+    let settled = |peer: &mut Peer| {
+        let patience = Instant::now() + support::PATIENCE;
+        while !daemon.process().children().unwrap().is_empty() {
+            assert!(Instant::now() < patience, "a child is left");
+            peer.request("rpc", "query", &json!({})).unwrap();
+        }
+        daemon.process().descriptors().unwrap()
+    };
+    let before = settled(&mut peer);
+    for _ in 0..50 {
+        daemon.reload().unwrap();
+        peer.request("rpc", "query", &json!({})).unwrap();
+    }
+    assert_eq!(settled(&mut peer), before);
+}
+
+#[test]
+fn a_signal_has_a_status_line_logged() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
+    let mut peer = Peer::watcher(&daemon).unwrap();
+    let _stranger = Peer::connect(&daemon, Transport::Plain).unwrap();
+    peer.run(&json!({ "over": "true" })).unwrap();
+    peer.finished("over").unwrap();
+    let command = format!("sh -c 'echo x; {}'", gate.wait());
+    peer.run(&json!({ "at-work": command })).unwrap();
+    peer.job_printed("at-work", &command, "x\n").unwrap();
+    daemon.ask_for_status().unwrap();
+    let line = daemon.log().wait("status: up ").unwrap();
+    for part in ["2 clients (1 not authenticated)", "1 running, 0 pending, 1 finished", "event 6,"]
+    {
+        assert!(line.contains(part), "{part:?}: {line}");
+    }
+    gate.open().unwrap();
+    peer.finished("at-work").unwrap();
+}
