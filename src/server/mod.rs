@@ -13,17 +13,16 @@ mod start;
 mod status;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use log::{debug, error, info, warn};
-use rustls::ServerConfig;
 
 use crate::auth::{Roles, Tokens};
 use crate::config::{Config, Home};
 use crate::dispatcher::{Dispatcher, Effect};
 use crate::hub::{Hub, Piece};
 use crate::moment::Moment;
+use crate::net::certificate::ServerSide;
 use crate::net::{
     Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Full, Incoming, Listener,
     Peer, Source,
@@ -82,7 +81,7 @@ struct Server {
     reactor: Reactor<Key>,
     listeners: Vec<(u64, Listening)>,
     last_listener: u64,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<ServerSide>,
     origins: AllowedOrigins,
     roles: Roles,
     /// A look-up of groups under way.
@@ -223,7 +222,7 @@ impl Server {
         };
         let is_known = matches!(known, Known::Somebody(_));
         let tls = match (&self.tls, accepted.tls) {
-            (Some(config), true) => match rustls::ServerConnection::new(config.clone()) {
+            (Some(tls), true) => match rustls::ServerConnection::new(tls.config.clone()) {
                 Ok(tls) => Some(tls),
                 Err(error) => {
                     error!("TLS cannot begin for {}: {error}", accepted.peer);

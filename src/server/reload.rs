@@ -53,6 +53,7 @@ impl Server {
         self.config = config;
         self.file = file.or(self.file.take());
         self.hostname = hostname;
+        start::tell_fingerprint(tls.as_ref(), self.tls.as_ref());
         self.tls = tls;
         self.listen(bound);
         self.find_origins();

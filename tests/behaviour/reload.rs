@@ -67,6 +67,40 @@ fn a_file_with_a_fault_changes_nothing_and_is_told_by_line() {
 }
 
 #[test]
+fn another_certificate_is_shown_to_whoever_comes_and_its_fingerprint_is_logged() {
+    let mut setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.start().unwrap();
+    let mut connected = Peer::known(&daemon, Transport::Tls).unwrap();
+    let before = daemon.log().lines().len();
+    for (key, file) in
+        [("server.certificate", "other.pem"), ("server.private_key", "other-key.pem")]
+    {
+        setup.set(key, format!("{:?}", setup.directory().join(file)));
+    }
+    setup.write().unwrap();
+    daemon.reload().unwrap();
+    let (line, next) = daemon.log().wait_from(before, "certificate sha256 ").unwrap();
+    let logged = line.split_once("sha256 ").unwrap().1.to_owned();
+    assert_ne!(logged, daemon.fingerprint());
+    let printed = Cli::of(PROGRAM, "fingerprint").arg("-c").arg(setup.file()).run().unwrap();
+    assert_eq!(printed.out, format!("{logged}\n"));
+    // Who pins the old one is right to go, who is connected stays, who pins the new one comes.
+    assert!(Peer::connect(&daemon, Transport::Tls).is_err());
+    connected.request("rpc", "query", &json!({})).unwrap();
+    drop(connected);
+    let daemon = daemon.with_fingerprint(&logged);
+    Peer::known(&daemon, Transport::Tls).unwrap();
+
+    // The same certificate once more is no news. A damaged one changes nothing.
+    daemon.reload().unwrap();
+    assert!(daemon.log().lines()[next..].iter().all(|line| !line.contains("sha256")));
+    fs::write(setup.directory().join("other.pem"), "junk").unwrap();
+    let said = daemon.reload().unwrap();
+    assert!(said.contains("nothing changed") && said.contains("other.pem"), "{said}");
+    Peer::known(&daemon, Transport::Tls).unwrap();
+}
+
+#[test]
 fn what_needs_a_restart_is_said_and_left_as_it_is() {
     let mut setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
