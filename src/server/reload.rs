@@ -50,6 +50,8 @@ impl Server {
             self.reactor.set_deadline(Key::Listener(*number), None);
             start::stop_listening(listening, &mut self.reactor);
         }
+        // Before the child that looks up groups is forked, which would hold them open for a while.
+        drop(closed);
         self.config = config;
         self.file = file.or(self.file.take());
         self.hostname = hostname;

@@ -30,6 +30,97 @@ fn plain(address: &str, headers: &str) -> Outcome<Stream> {
 }
 
 #[test]
+fn nobody_is_dropped_and_what_has_changed_takes_effect() {
+    let mut setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.start().unwrap();
+    let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
+    let mut peers = Transport::ALL.map(|transport| Peer::known(&daemon, transport).unwrap());
+    for peer in &mut peers {
+        peer.subscribe().unwrap();
+    }
+    let mut stranger = Peer::connect(&daemon, Transport::Plain).unwrap();
+    let command = format!("sh -c 'echo before; {}; echo after'", gate.wait());
+    peers[0].run(&json!({ "j": command })).unwrap();
+    for peer in &mut peers {
+        peer.job_printed("j", &command, "before\n").unwrap();
+    }
+
+    // Other ports, since another address of these would be the same as before; smaller messages.
+    let (old_tls, old_plain) = (daemon.tls().to_owned(), daemon.plain().to_owned());
+    setup.set("server.listen", r#"["127.0.0.1:0", "127.0.0.1:0"]"#);
+    setup.set("server.listen_plain", "[]");
+    setup.set("server.max_message", r#""10KiB""#);
+    setup.write().unwrap();
+    let said = daemon.reload().unwrap();
+    assert!(said.contains("reloaded") && said.contains("sysadm-events.toml"), "{said}");
+    let closed = daemon.log().wait("no longer listening on ").unwrap();
+    assert!(closed.ends_with(&format!("ws://{old_plain}")), "{closed}");
+    assert!(!can_connect(&old_plain));
+    // What was there and is still wanted was left alone.
+    assert_eq!(newest(&daemon, "wss"), old_tls);
+    assert!(can_connect(&old_tls));
+
+    gate.open().unwrap();
+    for peer in &mut peers {
+        assert_eq!(peer.finished("j").unwrap()[&command], "before\nafter\n");
+        let long = json!("x".repeat(10 * 1024));
+        peer.post("rpc", "identify", &long).unwrap();
+        assert_eq!(peer.closed().unwrap(), 1009);
+    }
+    stranger.request("rpc", "identify", &json!("")).unwrap();
+    Peer::known(&daemon, Transport::Tls).unwrap();
+}
+
+#[test]
+fn new_listeners_come_and_old_ones_go() {
+    let mut setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.start().unwrap();
+    let old = daemon.plain().to_owned();
+    let mut connected = Peer::known(&daemon, Transport::Plain).unwrap();
+    // A port that was free a moment ago.
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let new = free();
+    setup.set("server.listen_plain", format!("[{new:?}]"));
+    setup.write().unwrap();
+    daemon.reload().unwrap();
+    assert_eq!(newest(&daemon, "ws"), new);
+    plain(&new, "").unwrap();
+    assert!(!can_connect(&old));
+    connected.request("rpc", "query", &json!({})).unwrap();
+    // And by the signal alone nothing is done twice.
+    let lines = daemon.log().lines().len();
+    daemon.reload().unwrap();
+    let said = daemon.log().lines()[lines..].join("\n");
+    assert!(!said.contains("listening"), "{said}");
+    plain(&new, "").unwrap();
+}
+
+#[test]
+fn with_an_address_that_cannot_be_had_nothing_changes() {
+    let mut setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.start().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken_address = taken.local_addr().unwrap();
+    setup.set("server.listen", format!("[\"{taken_address}\"]"));
+    setup.set("server.listen_plain", r#"[]"#);
+    setup.set("server.max_message", r#""10KiB""#);
+    setup.write().unwrap();
+    let said = daemon.reload().unwrap();
+    assert!(said.contains("reload failed, nothing changed"), "{said}");
+    assert!(said.contains(&format!("cannot listen on {taken_address}")), "{said}");
+    // The old listeners are there, and the old limits.
+    for transport in Transport::ALL {
+        let mut peer = Peer::known(&daemon, transport).unwrap();
+        peer.request("rpc", "identify", &json!("x".repeat(20 * 1024))).unwrap();
+    }
+    // Where there is room again, all of it is done.
+    drop(taken);
+    daemon.reload().unwrap();
+    assert_eq!(newest(&daemon, "wss"), taken_address.to_string());
+    assert!(!can_connect(daemon.plain()));
+}
+
+#[test]
 fn a_file_with_a_fault_changes_nothing_and_is_told_by_line() {
     let mut setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
