@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, setsockopt, sockopt,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind,
+    setsockopt, shutdown, sockopt,
 };
 
 use super::socket::{Peer, Socket};
@@ -132,10 +133,17 @@ impl Listener {
         }
     }
 
-    /// Takes the socket's file away, if it has one.
-    pub fn remove_file(&self) {
-        if let Listener::Unix(_, path) = self {
-            let _ = fs::remove_file(path);
+    /// Ends it: nobody gets in from now on, and its file is gone. A child that was just forked may
+    /// still have it open, and must not keep its address.
+    pub fn end(&self) {
+        match self {
+            // Where a system does not do that to a listener, closing it is enough as a rule.
+            Listener::Tcp(listener, ..) => {
+                let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
+            }
+            Listener::Unix(_, path) => {
+                let _ = fs::remove_file(path);
+            }
         }
     }
 }

@@ -126,7 +126,7 @@ pub fn run(config: Config, file: Option<PathBuf>, home: Home) -> Result<(), Star
         server.go_on_stopping(now);
     }
     for (_, listening) in &server.listeners {
-        listening.listener.remove_file();
+        listening.listener.end();
     }
     info!("stopped");
     Ok(())

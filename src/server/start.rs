@@ -82,6 +82,23 @@ pub(super) enum Address {
     Unix(PathBuf),
 }
 
+impl Address {
+    /// Whether both cannot be listened on at a time. Ports 0 are never the same.
+    pub(super) fn overlaps(&self, other: &Address) -> bool {
+        match (self, other) {
+            (Address::Tcp(one, _), Address::Tcp(two, _)) => {
+                let (ours, theirs) = (one.ip(), two.ip());
+                one.port() == two.port()
+                    && one.port() != 0
+                    && ours.is_ipv4() == theirs.is_ipv4()
+                    && (ours == theirs || ours.is_unspecified() || theirs.is_unspecified())
+            }
+            (Address::Unix(one), Address::Unix(two)) => one == two,
+            (Address::Tcp(..), Address::Unix(_)) | (Address::Unix(_), Address::Tcp(..)) => false,
+        }
+    }
+}
+
 pub(super) fn start(
     config: Config,
     file: Option<PathBuf>,
@@ -178,7 +195,7 @@ impl Server {
 
 /// Lets a listening socket go, and its file.
 pub(super) fn stop_listening(listening: &mut Listening, reactor: &mut Reactor<Key>) {
-    listening.listener.remove_file();
+    listening.listener.end();
     if let Some(registered) = listening.registered.take() {
         reactor.deregister(listening.listener.source(), registered);
     }

@@ -96,6 +96,33 @@ fn new_listeners_come_and_old_ones_go() {
 }
 
 #[test]
+fn an_address_may_be_replaced_by_one_that_covers_it() {
+    let mut setup = Setup::new(PROGRAM).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    setup.set("server.listen_plain", "[]");
+    setup.set("server.listen", format!("[\"127.0.0.1:{port}\"]"));
+    let daemon = setup.start().unwrap();
+    let mut connected = Peer::known(&daemon, Transport::Tls).unwrap();
+
+    // To all addresses, back to one, and the same one without TLS.
+    let steps = [("listen", "0.0.0.0"), ("listen", "127.0.0.1"), ("listen_plain", "127.0.0.1")];
+    for (key, address) in steps {
+        for other in ["server.listen", "server.listen_plain"] {
+            setup.set(other, "[]");
+        }
+        setup.set(&format!("server.{key}"), format!("[\"{address}:{port}\"]"));
+        setup.write().unwrap();
+        let said = daemon.reload().unwrap();
+        assert!(said.contains("reloaded"), "{key} {address}: {said}");
+        match key {
+            "listen" => drop(Peer::known(&daemon, Transport::Tls).unwrap()),
+            _ => drop(plain(&format!("127.0.0.1:{port}"), "").unwrap()),
+        }
+        connected.request("rpc", "query", &json!({})).unwrap();
+    }
+}
+
+#[test]
 fn with_an_address_that_cannot_be_had_nothing_changes() {
     let mut setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
