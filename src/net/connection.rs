@@ -141,9 +141,10 @@ impl<P: Parcel> Connection<P> {
         matches!(self.stage, Stage::Open(_))
     }
 
-    /// Other waits from now on.
-    pub fn set_limits(&mut self, limits: Limits) {
+    /// Other waits from now on; a ping that was due later than a new interval is due by that.
+    pub fn set_limits(&mut self, limits: Limits, now: Instant) {
         self.limits = limits;
+        self.ping_due = self.ping_due.map(|due| due.min(now + limits.ping));
     }
 
     /// It will not be read for a while, so that what does not come is not the peer's fault.

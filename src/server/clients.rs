@@ -110,14 +110,17 @@ impl Clients {
         }
     }
 
-    pub(super) fn set_limits(&mut self, limits: ClientLimits) {
+    pub(super) fn set_limits(&mut self, limits: ClientLimits, now: Instant) {
         self.limits = limits;
         for client in self.map.values_mut() {
-            client.connection.set_limits(limits.connection);
+            client.connection.set_limits(limits.connection, now);
             if client.admitted {
                 client.connection.outbox.set_limit(limits.outbox);
                 client.connection.max_message = limits.max_message;
             }
+        }
+        for id in self.ids() {
+            self.touch(id);
         }
     }
 

@@ -108,7 +108,7 @@ impl Server {
     fn take_limits(&mut self, now: Moment) {
         let config = &self.config;
         crate::logger::begin(config.log.level, config.log.target);
-        self.clients.set_limits(start::client_limits(config));
+        self.clients.set_limits(start::client_limits(config), now.instant);
         self.tokens.set_limits(config.auth.token_ttl, config.server.max_clients);
         self.hub.set_limits(config.events.max_event, config.events.ring);
         self.dispatcher.set_limits(start::job_limits(config), now);

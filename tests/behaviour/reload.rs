@@ -219,6 +219,29 @@ fn another_certificate_is_shown_to_whoever_comes_and_its_fingerprint_is_logged()
 }
 
 #[test]
+fn time_outs_and_the_names_of_the_host_are_taken_over() {
+    let mut setup = Setup::new(PROGRAM).unwrap().with("server.ping_interval", r#""1h""#);
+    let daemon = setup.start().unwrap();
+    let mut silent = Stream::open(&daemon, Transport::Unix).unwrap();
+    let page = "Origin: https://nas.example.org\r\n";
+    assert!(plain(daemon.plain(), page).is_err());
+    setup.set("server.hosts", r#"["nas.example.org"]"#);
+    setup.set("server.auth_timeout", r#""300ms""#);
+    setup.set("server.ping_interval", r#""200ms""#);
+    setup.write().unwrap();
+    let begun = Instant::now();
+    daemon.reload().unwrap();
+    let mut stranger = plain(daemon.plain(), page).unwrap();
+    assert_eq!(stranger.read_close().unwrap().0, 1008);
+    // Who was there before is pinged at the new pace, and by it found dead.
+    for _ in 0..2 {
+        assert_eq!(silent.read_frame().unwrap(), (0x89, vec![]));
+    }
+    assert_eq!(silent.read_all().unwrap(), b"");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn what_needs_a_restart_is_said_and_left_as_it_is() {
     let mut setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
