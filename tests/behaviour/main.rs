@@ -9,6 +9,7 @@ mod identity;
 mod jobs;
 mod reload;
 mod slow_clients;
+mod stop;
 mod subscriptions;
 mod transports;
 
