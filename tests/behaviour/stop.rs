@@ -164,6 +164,26 @@ fn a_second_daemon_on_the_same_socket_gives_way_and_leaves_the_first_alone() {
 }
 
 #[test]
+fn a_daemon_that_is_too_busy_to_accept_is_there_all_the_same() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let setup = Setup::new(PROGRAM).unwrap();
+    let first = setup.start().unwrap();
+    first.signal(Signal::SIGSTOP).unwrap();
+    let mut waiting = Vec::new();
+    // Until there is no place to wait in any more.
+    while let Ok(stream) = mio::net::UnixStream::connect(first.socket()) {
+        waiting.push(stream);
+    }
+    let (status, log) = setup.launch().unwrap().wait().unwrap();
+    assert_eq!(status.code(), Some(69), "{log:#?}");
+    assert!(log.join("\n").contains("another daemon listens on it"), "{log:#?}");
+    drop(waiting);
+    first.signal(Signal::SIGCONT).unwrap();
+    Peer::local(&first).unwrap().request("rpc", "query", &json!({})).unwrap();
+}
+
+#[test]
 fn the_socket_of_a_daemon_that_died_is_replaced() {
     let setup = Setup::new(PROGRAM).unwrap();
     let first = setup.start().unwrap();
