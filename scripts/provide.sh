@@ -12,7 +12,7 @@ package_of() {
 
 advice_on() {
 	case $1 in
-	cargo) echo "Rust 1.88 or newer: https://rustup.rs, or on FreeBSD: pkg install rust" ;;
+	cargo) echo "Rust 1.89 or newer: https://rustup.rs, or on FreeBSD: pkg install rust" ;;
 	cc) echo "a C compiler (a library has C in it): apt-get install gcc libc6-dev" ;;
 	bmake) echo "BSD make: apt-get install bmake (FreeBSD's make is one)" ;;
 	*) echo "apt-get install $1, or on FreeBSD: pkg install $1" ;;

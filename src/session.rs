@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use crate::auth::{Identity, Need, Role, Token, Tokens, need, reachable};
-use crate::dispatcher::{Dispatcher, check_name, read_run, read_submit};
+use crate::dispatcher::{Dispatcher, Serial, Submission, check_name, read_run, read_submit};
+use crate::helper::store::TextQuestion;
 use crate::hub::{Filter, Hub, SessionId, Since};
 use crate::moment::Moment;
 use crate::wire::{ErrorCode, EventName, Priority, Refusal, Request, Spelling};
@@ -30,12 +31,16 @@ pub struct House<'a> {
 }
 
 /// What is sent back.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Answer {
     /// A response with these `args`.
     Response(Value),
     /// A response with the state of the daemon, which only its owner can tell.
     Status,
+    /// A response with these `args` as soon as these jobs are durable.
+    WhenKept(Value, Vec<Serial>),
+    /// A response with what the store answers to this question.
+    Log(TextQuestion),
     /// Nothing.
     Silence,
 }
@@ -122,15 +127,15 @@ impl Session {
             ("rpc", "status", _) => return Ok(Answer::Status),
             ("rpc", "dispatcher", Some("run")) => {
                 let batch = read_run(fields, house.dispatcher.limits().bounds())?;
-                json!({ "started": house.dispatcher.submit(batch, house.now)? })
+                return submit(batch, house);
             }
             ("rpc", "dispatcher", Some("submit")) => {
                 let bounds = house.dispatcher.limits().bounds();
                 let job = read_submit(fields, house.random_id, bounds)?;
-                json!({ "started": house.dispatcher.submit(vec![job], house.now)? })
+                return submit(vec![job], house);
             }
             ("rpc", "dispatcher", Some("list")) => house.dispatcher.list(),
-            ("rpc", "dispatcher", Some("log")) => log(fields, house)?,
+            ("rpc", "dispatcher", Some("log")) => return log(fields, house),
             ("rpc", "dispatcher", Some("kill")) => {
                 let ids = one_or_more(fields.get("job_id"), "job_id")?;
                 json!({ "killed": { "jobs": house.dispatcher.kill(&ids, house.now) } })
@@ -355,7 +360,13 @@ fn names_reply(what: &str, names: &[EventName]) -> Value {
     json!({ what: names.iter().map(|name| name.canonical()).collect::<Vec<_>>() })
 }
 
-fn log(fields: &Map<String, Value>, house: &House<'_>) -> Result<Value, Refusal> {
+fn submit(batch: Vec<Submission>, house: &mut House<'_>) -> Result<Answer, Refusal> {
+    let ids: Vec<String> = batch.iter().map(|asked| asked.id.clone()).collect();
+    let serials = house.dispatcher.submit(batch)?;
+    Ok(Answer::WhenKept(json!({ "started": ids }), serials))
+}
+
+fn log(fields: &Map<String, Value>, house: &House<'_>) -> Result<Answer, Refusal> {
     let Some(id) = fields.get("job_id").and_then(Value::as_str) else {
         return Err(Refusal::bad_request("log needs a job_id"));
     };
@@ -366,5 +377,6 @@ fn log(fields: &Map<String, Value>, house: &House<'_>) -> Result<Value, Refusal>
             .map(Some)
             .ok_or_else(|| Refusal::bad_request(format!("{key} must be a number of bytes"))),
     };
-    house.dispatcher.log(id, number("offset")?.unwrap_or(0), number("length")?)
+    let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
+    Ok(Answer::Log(house.dispatcher.log_question(id, offset, length)?))
 }

@@ -169,6 +169,8 @@ fn in_words(code: i32) -> String {
 #[derive(Default)]
 pub(super) struct JobOutput {
     told: Vec<(String, Told)>,
+    /// Pieces were missed: what comes next is known only from an event that is whole.
+    holed: bool,
 }
 
 impl JobOutput {
@@ -177,12 +179,56 @@ impl JobOutput {
         self.told.iter().any(|(known, _)| known == command)
     }
 
-    /// What is new in this event, by command.
-    pub(super) fn fresh<'a>(&mut self, event: &JobEvent<'a>) -> Vec<(&'a str, String)> {
+    /// The output of a job of which the beginning may have been missed.
+    pub(super) fn after_gap() -> JobOutput {
+        JobOutput { told: Vec::new(), holed: true }
+    }
+
+    /// Events were missed.
+    pub(super) fn miss(&mut self) {
+        self.holed = true;
+    }
+
+    /// What is new in this event, by command. `present` says that it tells how things stand: what
+    /// it holds is whole, as in a finished event.
+    pub(super) fn fresh<'a>(
+        &mut self,
+        event: &JobEvent<'a>,
+        present: bool,
+    ) -> Vec<(&'a str, String)> {
+        match event.state {
+            State::Pending => self.holed = false,
+            State::Running if present => {
+                self.holed = false;
+                return self.fresh_of_whole(event);
+            }
+            State::Running if self.holed => return Vec::new(),
+            State::Running | State::Finished => {}
+        }
         let texts = event.texts().into_iter();
         let fresh =
             texts.map(|(command, text)| (command, self.fresh_of(command, &text, event.state)));
         fresh.filter(|(_, text)| !text.is_empty()).collect()
+    }
+
+    fn fresh_of_whole<'a>(&mut self, event: &JobEvent<'a>) -> Vec<(&'a str, String)> {
+        let mut fresh = Vec::new();
+        for (command, text) in event.texts() {
+            let mut told = Told::new();
+            told.push(&text);
+            let before = self.told.iter().position(|(known, _)| known == command);
+            let rest = match before {
+                Some(at) => std::mem::replace(&mut self.told[at].1, told).rest(&text),
+                None => {
+                    self.told.push((command.to_owned(), told));
+                    text.into_owned()
+                }
+            };
+            if !rest.is_empty() {
+                fresh.push((command, rest));
+            }
+        }
+        fresh
     }
 
     fn fresh_of(&mut self, command: &str, text: &str, state: State) -> String {
@@ -212,7 +258,11 @@ mod tests {
 
     fn fresh(output: &mut JobOutput, args: &Value) -> Vec<(String, String)> {
         let event = JobEvent::read(args).unwrap();
-        output.fresh(&event).into_iter().map(|(c, t)| (c.to_owned(), t)).collect()
+        output
+            .fresh(&event, args["present"] == true)
+            .into_iter()
+            .map(|(c, t)| (c.to_owned(), t))
+            .collect()
     }
 
     fn pair(command: &str, text: &str) -> (String, String) {
@@ -234,6 +284,29 @@ mod tests {
         let finished = json!({"state": "finished", "process_id": "j", "cmd_list": ["a", "b"],
                               "a": "1\n2\n", "b": "3\n4\n", "return_codes/a": "0", "return_codes/b": "1"});
         assert_eq!(fresh(&mut output, &finished), [pair("b", "4\n")]);
+    }
+
+    #[test]
+    fn after_a_gap_only_what_is_whole_tells_what_is_new() {
+        let running = |text: &str, present: bool| {
+            json!({"state": "running", "process_id": "j", "cmd_list": ["a"], "current_cmd": "a",
+                   "a": text, "present": present})
+        };
+        let mut output = JobOutput::default();
+        assert_eq!(fresh(&mut output, &running("1\n", false)), [pair("a", "1\n")]);
+        output.miss();
+        // A piece behind the hole; then all of it, then a piece that follows.
+        assert_eq!(fresh(&mut output, &running("3\n", false)), []);
+        assert_eq!(fresh(&mut output, &running("1\n2\n3\n", true)), [pair("a", "2\n3\n")]);
+        assert_eq!(fresh(&mut output, &running("4\n", false)), [pair("a", "4\n")]);
+        output.miss();
+        assert_eq!(fresh(&mut output, &running("6\n", false)), []);
+        let finished = json!({"state": "finished", "process_id": "j", "cmd_list": ["a"],
+                              "a": "1\n2\n3\n4\n5\n6\n", "return_codes/a": "0"});
+        assert_eq!(fresh(&mut output, &finished), [pair("a", "5\n6\n")]);
+        let mut unknown = JobOutput::after_gap();
+        assert_eq!(fresh(&mut unknown, &running("6\n", false)), []);
+        assert_eq!(fresh(&mut unknown, &finished), [pair("a", "1\n2\n3\n4\n5\n6\n")]);
     }
 
     #[test]

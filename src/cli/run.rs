@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags};
 use ring::rand::{SecureRandom, SystemRandom};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::os::fd::AsFd;
 
 use super::exit::Exit;
@@ -14,7 +14,8 @@ use super::job::{JobEvent, JobOutput, State};
 use super::target::{TargetOptions, target_help};
 use super::words::{Word, Words, text, unexpected};
 use super::{Command, complain, span, write};
-use crate::client::{Client, Frame, Incoming, Reply, Wait, sysexits};
+use crate::client::{Client, ClientError, Feed, Frame, Incoming, News, Reply, Wait, sysexits};
+use crate::config::Home;
 
 pub(super) const COMMAND: Command = Command {
     name: "run",
@@ -41,7 +42,8 @@ Options:
 ",
         target_help!(),
         "
-Ctrl-C ends the job, and shows how it ended; a second one leaves at once.
+Ctrl-C ends the job, and shows how it ended; a second one leaves at once. Where
+the daemon is restarted meanwhile it is waited for, and told how the job ended.
 Exits with the last return code, 128 + N after signal N, 127 where a command
 could not be run.
 
@@ -66,14 +68,14 @@ struct Arguments {
 
 fn main(words: Words) -> Result<u8, Exit> {
     let arguments = parse(words)?;
-    let mut client = arguments.target.connect()?;
+    let target = arguments.target.target(&Home::of_this_process())?;
     let id = match &arguments.id {
         Some(id) => id.clone(),
         None => random_id()?,
     };
     let submission = submission(&arguments, &id);
     if arguments.detach {
-        client.call("rpc", "dispatcher", submission)?;
+        Client::connect(&target)?.call("rpc", "dispatcher", submission)?;
         write(&format!("{id}\n"))?;
         return Ok(0);
     }
@@ -81,15 +83,17 @@ fn main(words: Words) -> Result<u8, Exit> {
     let interrupts = Interrupts::watch().map_err(|error| {
         Exit::failed(sysexits::UNAVAILABLE, format!("cannot listen for Ctrl-C: {error}"))
     })?;
-    let bygone = match &arguments.id {
-        Some(id) => bygone(&mut client, id)?,
-        None => None,
+    let mut subscription = Map::new();
+    subscription.insert("events".to_owned(), json!(["dispatcher"]));
+    subscription.insert("jobs".to_owned(), json!([id]));
+    let mut feed = Feed::begin(target, subscription, None)?;
+    let bygone = match (&arguments.id, feed.client()) {
+        (Some(id), Some(client)) => entry(client, id)?.and_then(|entry| finished_at(&entry)),
+        (Some(_) | None, _) => None,
     };
-    client.call("events", "subscribe", json!({ "events": ["dispatcher"], "jobs": [id] }))?;
-    client.call("rpc", "dispatcher", submission)?;
-    let job =
-        Job { id, bygone, seen: false, output: JobOutput::default(), reader: Reader::default() };
-    job.follow(&mut client, interrupts)
+    let (output, reader) = (JobOutput::default(), Reader::default());
+    let job = Job { id, submission, taken: false, bygone, seen: false, output, reader };
+    job.follow(feed, interrupts)
 }
 
 fn parse(mut words: Words) -> Result<Arguments, Exit> {
@@ -141,18 +145,26 @@ fn random_id() -> Result<String, Exit> {
     Ok(format!("run-{:016x}", u64::from_be_bytes(random)))
 }
 
-/// When the last job of this id finished, if the daemon still knows it: who subscribes to an id is
-/// told of that one too, and must not take it for the new one.
-fn bygone(client: &mut Client, id: &str) -> Result<Option<String>, Exit> {
+/// What the daemon's list says of the job.
+fn entry(client: &mut Client, id: &str) -> Result<Option<Value>, ClientError> {
     let list = client.call("rpc", "dispatcher", json!({ "action": "list" }))?;
-    let queues = list["jobs"].as_object().into_iter().flatten();
-    let job = queues.filter_map(|(_, jobs)| jobs.get(id)).find(|job| job["state"] == "finished");
-    Ok(job.and_then(|job| job["time_finished"].as_str()).map(str::to_owned))
+    let mut queues = list["jobs"].as_object().into_iter().flatten();
+    Ok(queues.find_map(|(_, jobs)| jobs.get(id)).cloned())
 }
 
-/// A job that was submitted, and what was shown of it.
+/// When a job of the list finished, if it has: who subscribes to an id is told of the last one of
+/// that id too, and must not take it for the new one.
+fn finished_at(entry: &Value) -> Option<String> {
+    let finished = Some(entry).filter(|entry| entry["state"] == "finished")?;
+    finished["time_finished"].as_str().map(str::to_owned)
+}
+
+/// A job that is submitted, and what was shown of it.
 struct Job {
     id: String,
+    submission: Value,
+    /// The daemon has said that it took the job.
+    taken: bool,
     bygone: Option<String>,
     /// An event came that can only be this job's.
     seen: bool,
@@ -161,29 +173,46 @@ struct Job {
 }
 
 impl Job {
-    /// Shows the job until it has finished; the exit code.
-    fn follow(mut self, client: &mut Client, mut interrupts: Interrupts) -> Result<u8, Exit> {
+    /// Submits the job and shows it until it has finished; the exit code.
+    fn follow(mut self, mut feed: Feed, mut interrupts: Interrupts) -> Result<u8, Exit> {
         let mut killed = false;
+        if let Err(error) = self.submit(&mut feed) {
+            self.lost(&mut feed, error)?;
+        }
         loop {
             let wake = [PollFd::new(interrupts.as_fd(), PollFlags::POLLIN)];
-            let incoming = client.next(&Wait { deadline: None, wake: &wake });
-            match incoming.map_err(|error| self.lost(Exit::from(error)))? {
-                Incoming::Event(frame) => {
+            let news = feed.next(&Wait { deadline: None, wake: &wake });
+            match news.map_err(|error| self.unknown(error))? {
+                News::Incoming(Incoming::Event(frame)) => {
                     if let Some(code) = self.event(&frame)? {
                         return Ok(code);
                     }
                 }
-                Incoming::Reply(Reply { outcome: Err(refused), .. }) => {
+                News::Incoming(Incoming::Reply(Reply { outcome: Err(refused), .. })) => {
                     complain(&format!("the job is not ended: {refused}"));
                 }
-                Incoming::Reply(_) | Incoming::Nothing => {}
-                Incoming::Woken => match interrupts.count() {
+                News::Incoming(Incoming::Reply(_) | Incoming::Nothing) => {}
+                News::Lost(error) => {
+                    complain(&format!("{error}; waiting for the daemon to come back"));
+                }
+                News::Back => match self.reconcile(&mut feed) {
+                    Ok(None) => {}
+                    Ok(Some(code)) => return Ok(code),
+                    Err(error) => self.lost(&mut feed, error)?,
+                },
+                News::Incoming(Incoming::Woken) => match interrupts.count() {
                     0 => {}
                     1 if !killed => {
                         killed = true;
                         // Its answer is not waited for: a second Ctrl-C must be heard meanwhile.
                         let kill = json!({ "action": "kill", "job_id": self.id });
-                        client.send("rpc", "dispatcher", kill)?;
+                        match feed.client() {
+                            Some(client) => {
+                                client.send("rpc", "dispatcher", kill)?;
+                            }
+                            // The daemon is away: there is nobody who could end it.
+                            None => return Ok(INTERRUPTED),
+                        }
                         if io::stderr().is_terminal() {
                             complain("ending the job; Ctrl-C again leaves at once");
                         }
@@ -194,9 +223,47 @@ impl Job {
         }
     }
 
+    fn submit(&mut self, feed: &mut Feed) -> Result<(), ClientError> {
+        let Some(client) = feed.client() else { return Ok(()) };
+        client.call("rpc", "dispatcher", self.submission.clone())?;
+        self.taken = true;
+        Ok(())
+    }
+
+    /// The connection was lost in the middle of a request.
+    fn lost(&self, feed: &mut Feed, error: ClientError) -> Result<(), Exit> {
+        let error = feed.lose(error).map_err(|error| self.unknown(error))?;
+        complain(&format!("{error}; waiting for the daemon to come back"));
+        Ok(())
+    }
+
+    /// There is a daemon again: does it know the job? If it runs or has finished, events tell so.
+    /// The exit code where the job is over and no event will tell it.
+    fn reconcile(&mut self, feed: &mut Feed) -> Result<Option<u8>, ClientError> {
+        let Some(client) = feed.client() else { return Ok(None) };
+        let entry = entry(client, &self.id)?;
+        let is_new = |entry: &Value| self.bygone.is_none() || finished_at(entry) != self.bygone;
+        if entry.filter(is_new).is_some() {
+            self.taken = true;
+            return Ok(None);
+        }
+        if self.taken || self.seen {
+            self.reader.end_line();
+            complain(&format!("the daemon does not know job {} any more", self.id));
+            return Ok(Some(sysexits::UNAVAILABLE));
+        }
+        // Its reply did not come, and a daemon that takes a job keeps it: so it was not taken.
+        self.submit(feed)?;
+        Ok(None)
+    }
+
     /// The exit code, if the job has finished.
     fn event(&mut self, frame: &Frame) -> Result<Option<u8>, Exit> {
         let frame = frame.value()?;
+        if frame["name"] == "gap" {
+            self.output.miss();
+            return Ok(None);
+        }
         let Some(event) = JobEvent::read(&frame["args"]).filter(|event| event.id == self.id) else {
             return Ok(None);
         };
@@ -215,7 +282,7 @@ impl Job {
             Some(_) | None => None,
         };
         let unstarted = unstarted.filter(|command| !self.output.has_told(command));
-        for (command, text) in self.output.fresh(&event) {
+        for (command, text) in self.output.fresh(&event, frame["present"] == true) {
             if event.state == State::Finished && unstarted == Some(command) {
                 // Not output, but the reason why there is none.
                 self.reader.end_line();
@@ -234,9 +301,9 @@ impl Job {
         Ok(Some(exit_code(&codes)))
     }
 
-    /// Without the daemon nobody knows how the job ends.
-    fn lost(&self, exit: Exit) -> Exit {
-        match exit {
+    /// Nobody can tell how the job ends.
+    fn unknown(&self, error: ClientError) -> Exit {
+        match Exit::from(error) {
             Exit::Failed { code, message } => {
                 let id = &self.id;
                 let message = format!(
@@ -244,7 +311,7 @@ impl Job {
                 );
                 Exit::Failed { code, message }
             }
-            Exit::Help(_) | Exit::Usage(_) | Exit::ReaderGone => exit,
+            exit @ (Exit::Help(_) | Exit::Usage(_) | Exit::ReaderGone) => exit,
         }
     }
 }

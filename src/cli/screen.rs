@@ -34,6 +34,8 @@ pub(super) struct Screen {
     /// Where the cursor stands.
     place: Place,
     jobs: Vec<Job>,
+    /// Events were missed: of a job that is new here the beginning may be among them.
+    gap: bool,
 }
 
 struct Job {
@@ -62,7 +64,7 @@ struct Line<'a> {
 impl Screen {
     pub(super) fn new(terminal: Terminal, clock: Clock) -> Screen {
         let (name_width, place) = (*NAME_WIDTH.start(), Place::Free);
-        Screen { terminal, clock, name_width, day: None, place, jobs: Vec::new() }
+        Screen { terminal, clock, name_width, day: None, place, jobs: Vec::new(), gap: false }
     }
 
     /// The text that shows `frame`. `now` is for events that do not say when they happened.
@@ -72,7 +74,7 @@ impl Screen {
         let args = &frame["args"];
         match frame["name"].as_str().unwrap_or("") {
             "dispatcher" => match JobEvent::read(args) {
-                Some(event) => self.job(&mut out, &event, moment),
+                Some(event) => self.job(&mut out, &event, frame["present"] == true, moment),
                 None => self.unknown(&mut out, frame, moment),
             },
             "life_preserver" | "life-preserver" => self.life_preserver(&mut out, args, moment),
@@ -83,6 +85,15 @@ impl Screen {
         out
     }
 
+    /// The text that shows a remark of the program's own.
+    pub(super) fn remark(&mut self, text: &str, now: SystemTime) -> String {
+        let mut out = String::new();
+        let text = self.harmless(text);
+        let line = Line { moment: now, tone: Tone::Quiet, state: "watch", name: "", text: &text };
+        self.line(&mut out, &line);
+        out
+    }
+
     /// What has to be written so that the cursor stands at the beginning of a line.
     pub(super) fn end(&mut self) -> String {
         let mut out = String::new();
@@ -90,9 +101,9 @@ impl Screen {
         out
     }
 
-    fn job(&mut self, out: &mut String, event: &JobEvent<'_>, moment: SystemTime) {
+    fn job(&mut self, out: &mut String, event: &JobEvent<'_>, present: bool, moment: SystemTime) {
         let mut job = self.take_job(event.id);
-        let fresh = job.output.fresh(event);
+        let fresh = job.output.fresh(event, present);
         match event.state {
             State::Pending => {
                 let (sign, chain) = (self.terminal.either("○", "-"), event.commands.join(" && "));
@@ -151,7 +162,10 @@ impl Screen {
     fn take_job(&mut self, id: &str) -> Job {
         match self.jobs.iter().position(|job| job.id == id) {
             Some(at) => self.jobs.remove(at),
-            None => Job { id: id.to_owned(), output: JobOutput::default(), announced: None },
+            None => {
+                let output = if self.gap { JobOutput::after_gap() } else { JobOutput::default() };
+                Job { id: id.to_owned(), output, announced: None }
+            }
         }
     }
 
@@ -272,6 +286,8 @@ impl Screen {
     }
 
     fn gap(&mut self, out: &mut String, args: &Value, moment: SystemTime) {
+        self.gap = true;
+        self.jobs.iter_mut().for_each(|job| job.output.miss());
         let text = match args["missed"].as_u64() {
             Some(1) => "1 event was missed".to_owned(),
             Some(missed) => format!("{missed} events were missed"),

@@ -87,6 +87,12 @@ fn page(status: &Value, terminal: Terminal) -> String {
             text(&jobs["finished"])
         ),
     );
+    if let Some(queues) = jobs_in_queues(status, terminal) {
+        line("queues", queues);
+    }
+    if let Some(state) = status["store"]["state"].as_str() {
+        line("store", escape::line(state, terminal.unicode));
+    }
     line(
         "events",
         format!("{} since its start, epoch {}", text(&status["seq"]), text(&status["epoch"])),
@@ -115,6 +121,15 @@ fn page(status: &Value, terminal: Terminal) -> String {
     page
 }
 
+/// Each named queue with how many jobs wait or run in it.
+fn jobs_in_queues(status: &Value, terminal: Terminal) -> Option<String> {
+    let queues = status["queues"].as_object().filter(|queues| !queues.is_empty())?;
+    let one = |(name, jobs): (&String, &Value)| {
+        format!("{} {jobs}", escape::line(name, terminal.unicode))
+    };
+    Some(queues.iter().map(one).collect::<Vec<_>>().join(", "))
+}
+
 /// In the largest unit of which there is at least one.
 fn size(bytes: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
@@ -136,7 +151,8 @@ mod tests {
     fn a_page_of_it() {
         let status = json!({"hostname": "nas", "version": "0.1.0", "pid": 7, "uptime": 3725, "epoch": "e1",
             "seq": 12, "subscribers": 1, "outbox_total": 1536, "memory": {"peak_resident": 3_500_000},
-            "jobs": {"running": 1, "pending": 0, "finished": 2},
+            "jobs": {"running": 1, "pending": 0, "finished": 2}, "queues": {"pkg": 1},
+            "store": {"state": "state storage does not answer"},
             "clients": [{"id": 1, "peer": "127.0.0.1:5\u{1b}", "user": null, "local": false, "outbox": 0},
                         {"id": 2, "peer": "uid 0", "user": "root", "local": true, "outbox": 1536}]});
         assert_eq!(
@@ -145,6 +161,8 @@ mod tests {
 host      nas
 daemon    sysadm-events 0.1.0, pid 7, up 1 h 02 m
 jobs      1 running, 0 pending, 2 finished
+queues    pkg 1
+store     state storage does not answer
 events    12 since its start, epoch e1
 memory    3.3 MiB resident at most
 outboxes  1.5 KiB wait to be sent

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::SystemTime;
 
 use nix::poll::{PollFd, PollFlags};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::exit::Exit;
 use super::screen::Screen;
@@ -13,7 +13,8 @@ use super::target::{TargetOptions, target_help};
 use super::terminal::Terminal;
 use super::words::{Word, Words, text, unexpected};
 use super::{Command, complain, write};
-use crate::client::{Client, Frame, Incoming, Wait};
+use crate::client::{Client, Feed, Frame, Incoming, News, Place, Target, Wait};
+use crate::config::Home;
 use crate::sys::local_time::local_time;
 use crate::wire::EventName;
 
@@ -22,9 +23,10 @@ pub(super) const COMMAND: Command = Command {
     summary: "follow events",
     help: concat!(
         "\
-Follows events as they happen, until it is interrupted.
+Follows events as they happen, until it is interrupted. A lost connection is
+made again, and what was missed is told, or that something was (a gap).
 
-Usage: sysadm-events watch [EVENT...] [TARGET] [--json]
+Usage: sysadm-events watch [EVENT...] [TARGET] [--json] [--since SEQ]
 
   EVENT       dispatcher (jobs), life-preserver (snapshots, replication) or
               system-state (host name, pools); all three where none is named
@@ -33,8 +35,10 @@ On a terminal: a line an event, the output of a job beneath it. Into a pipe, or
 with --json: the frames as they came, one a line.
 
 Options:
-  --json      frames also on a terminal
-  -h, --help  this text
+  --json       frames also on a terminal
+  --since SEQ  begin behind the event of this number (seq in the frames), or
+               EPOCH:SEQ where the daemon may have been restarted since
+  -h, --help   this text
 ",
         target_help!(),
         "
@@ -50,28 +54,55 @@ Examples:
 struct Arguments {
     events: Vec<EventName>,
     json: bool,
-    since: Option<u64>,
+    since: Option<Since>,
     target: TargetOptions,
+}
+
+/// Where to begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Since {
+    /// Without it, that of the daemon that runs.
+    epoch: Option<String>,
+    seq: u64,
 }
 
 fn main(words: Words) -> Result<u8, Exit> {
     let arguments = parse(words)?;
-    if arguments.since.is_some() {
-        complain(
-            "--since is not supported by this version; only what happens from now on is shown",
-        );
-    }
-    let mut client = arguments.target.connect()?;
-    subscribe(&mut client, &arguments.events)?;
+    let target = arguments.target.target(&Home::of_this_process())?;
+    let since = arguments.since.map(|since| place(since, &target)).transpose()?;
+    let names: Vec<&str> = arguments.events.iter().map(|event| event.canonical()).collect();
+    // The object form: so that each event has its number and time.
+    let mut subscription = Map::new();
+    subscription.insert("events".to_owned(), json!(names));
+    let mut feed = Feed::begin(target, subscription, since)?;
     let stdout = io::stdout();
     if arguments.json || !stdout.is_terminal() {
-        return follow(&mut client, |frame| write(&format!("{}\n", frame.text())));
+        return follow(&mut feed, |news| match news {
+            Shown::Event(frame) => write(&format!("{}\n", frame.text())),
+            Shown::Remark(remark) => {
+                complain(&remark);
+                Ok(())
+            }
+        });
     }
     let mut screen = Screen::new(Terminal::of_this_process(true), local_time);
-    let followed =
-        follow(&mut client, |frame| write(&screen.show(&frame.value()?, SystemTime::now())));
+    let followed = follow(&mut feed, |news| match news {
+        Shown::Event(frame) => write(&screen.show(&frame.value()?, SystemTime::now())),
+        Shown::Remark(remark) => write(&screen.remark(&remark, SystemTime::now())),
+    });
     write(&screen.end())?;
     followed
+}
+
+/// The place that `--since` means.
+fn place(since: Since, target: &Target) -> Result<Place, Exit> {
+    let seq = since.seq;
+    if let Some(epoch) = since.epoch {
+        return Ok(Place { epoch, seq });
+    }
+    let status = Client::connect(target)?.call("rpc", "status", Value::Null)?;
+    let epoch = status["epoch"].as_str().unwrap_or_default().to_owned();
+    Ok(Place { epoch, seq })
 }
 
 fn parse(mut words: Words) -> Result<Arguments, Exit> {
@@ -84,7 +115,12 @@ fn parse(mut words: Words) -> Result<Arguments, Exit> {
                 let number = words.value()?;
                 let wrong =
                     || Exit::usage(format!("--since {number:?} is not the number of an event"));
-                arguments.since = Some(number.parse().map_err(|_| wrong())?);
+                let (epoch, seq) = match number.split_once(':') {
+                    Some((epoch, seq)) => (Some(epoch.to_owned()), seq),
+                    None => (None, number.as_str()),
+                };
+                let seq = seq.parse().map_err(|_| wrong())?;
+                arguments.since = Some(Since { epoch, seq });
             }
             Word::Option(_) => return Err(unexpected(&word)),
             Word::Value(name) => {
@@ -108,27 +144,28 @@ fn event_name(name: &str) -> Result<EventName, Exit> {
     })
 }
 
-fn subscribe(client: &mut Client, events: &[EventName]) -> Result<(), Exit> {
-    let names: Vec<&str> = events.iter().map(|event| event.canonical()).collect();
-    // The object form: so that each event has its number and time.
-    client.call("events", "subscribe", json!({ "events": names }))?;
-    Ok(())
+/// What a reader is to see.
+enum Shown {
+    Event(Frame),
+    /// Of our own.
+    Remark(String),
 }
 
-/// Hands on each event until the daemon or the reader goes. A reader is missed at once, not only
-/// when there is something to be written to it.
-fn follow(
-    client: &mut Client,
-    mut show: impl FnMut(&Frame) -> Result<(), Exit>,
-) -> Result<u8, Exit> {
+/// Hands on each event until it cannot go on or the reader goes. A reader is missed at once, not
+/// only when there is something to be written to it.
+fn follow(feed: &mut Feed, mut show: impl FnMut(Shown) -> Result<(), Exit>) -> Result<u8, Exit> {
     let stdout = io::stdout();
     let wake = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
     let wait = Wait { deadline: None, wake: &wake };
     loop {
-        match client.next(&wait)? {
-            Incoming::Event(frame) => show(&frame)?,
-            Incoming::Woken => return Err(Exit::ReaderGone),
-            Incoming::Reply(_) | Incoming::Nothing => {}
+        match feed.next(&wait)? {
+            News::Incoming(Incoming::Event(frame)) => show(Shown::Event(frame))?,
+            News::Incoming(Incoming::Woken) => return Err(Exit::ReaderGone),
+            News::Incoming(Incoming::Reply(_) | Incoming::Nothing) => {}
+            News::Lost(error) => {
+                show(Shown::Remark(format!("{error}; trying to come back")))?;
+            }
+            News::Back => show(Shown::Remark("connected again".to_owned()))?,
         }
     }
 }
@@ -150,7 +187,9 @@ mod tests {
     fn the_target_may_stand_anywhere() {
         let arguments = parse(words(&["--socket", "/s", "dispatcher", "--since=5"])).unwrap();
         assert_eq!(arguments.events, [EventName::Dispatcher]);
-        assert_eq!(arguments.since, Some(5));
+        assert_eq!(arguments.since, Some(Since { epoch: None, seq: 5 }));
+        let since = parse(words(&["--since", "e1:7"])).unwrap().since;
+        assert_eq!(since, Some(Since { epoch: Some("e1".into()), seq: 7 }));
         assert_ne!(arguments.target, TargetOptions::default());
     }
 

@@ -94,6 +94,24 @@ impl Refused {
 }
 
 impl ClientError {
+    /// True for what another try may find mended: a daemon that is being restarted, a network that
+    /// is away, a client that was too slow.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            ClientError::NoDaemon(_)
+            | ClientError::Unreachable(..)
+            | ClientError::TimedOut { .. }
+            | ClientError::Lost(_)
+            | ClientError::TooManyEvents(_)
+            | ClientError::Closed { .. } => self.exit_code() == sysexits::UNAVAILABLE,
+            ClientError::NotUpgraded { status, .. } => *status >= 500,
+            ClientError::Refused(refused) => refused.exit_code() == sysexits::UNAVAILABLE,
+            ClientError::WrongCertificate { .. }
+            | ClientError::Tls(_)
+            | ClientError::Protocol(_) => false,
+        }
+    }
+
     /// The exit code of a command that ends so.
     pub fn exit_code(&self) -> u8 {
         let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;

@@ -7,6 +7,7 @@
 
 mod connect;
 mod error;
+mod feed;
 mod frame;
 mod stream;
 pub mod sysexits;
@@ -30,6 +31,7 @@ use frame::Message;
 use stream::{Stream, Waited};
 
 pub use error::{ClientError, Refused, Step};
+pub use feed::{Feed, News, Place};
 pub use frame::{Frame, Reply};
 pub use target::{DEFAULT_PORT, Fingerprint, Target, TargetError, Token, Url};
 

@@ -14,6 +14,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustls::{ClientConnection, StreamOwned};
 
+use super::{ClientError, Incoming};
+
 /// What carries the bytes. Never blocks: `WouldBlock` instead.
 #[derive(Debug)]
 pub(super) enum Stream {
@@ -112,6 +114,24 @@ pub(super) fn wait(
             Ok(_) if asked[1..].iter().any(PollFd::has_events) => return Ok(Waited::Woken),
             Ok(_) => return Ok(Waited::Ready),
             Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Waits without a stream, until the earliest of `deadlines`; what ended it where that was a
+/// descriptor of `wake`.
+pub(super) fn pause(
+    wake: &[PollFd<'_>],
+    deadlines: [Option<Instant>; 2],
+) -> Result<Option<Incoming>, ClientError> {
+    let deadline = deadlines.into_iter().flatten().min();
+    let mut asked = wake.to_vec();
+    loop {
+        match poll(&mut asked, timeout(deadline)) {
+            Ok(0) if deadline.is_none_or(|deadline| deadline <= Instant::now()) => return Ok(None),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(Some(Incoming::Woken)),
+            Err(error) => return Err(ClientError::Lost(error.into())),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::units::{DAY, KIB, MIB, MINUTE};
 use super::{
     Auth, Bridge, Config, Dispatcher, Events, Home, LegacyBridgeClients, LifePreserver, Log,
-    LogTarget, Paths, Relay, Server, SystemState,
+    LogTarget, Paths, Relay, Server, Store, SystemState,
 };
 
 impl Config {
@@ -21,6 +21,7 @@ impl Config {
             auth: auth(),
             events: Events { ring: 2 * MIB, max_event: 256 * KIB },
             dispatcher: dispatcher(),
+            store: Store { journal: true, deadline: Duration::from_secs(5), backlog: 256 * KIB },
             life_preserver: LifePreserver {
                 log: Some(PathBuf::from("/var/log/lpreserver/lpreserver.log")),
             },

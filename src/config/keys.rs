@@ -30,6 +30,7 @@ pub(super) fn read(reader: &mut Reader<'_>, config: &mut Config) {
     read_auth(reader.section("auth"), config);
     read_events(reader.section("events"), config);
     read_dispatcher(reader.section("dispatcher"), config);
+    read_store(reader.section("store"), config);
     read_life_preserver(reader.section("life_preserver"), config);
     read_system_state(reader.section("system_state"), config);
     read_bridge(reader.section("bridge"), config);
@@ -90,6 +91,13 @@ fn read_dispatcher(mut section: Section<'_, '_>, config: &mut Config) {
     section.key("output_interval", &mut dispatcher.output_interval, duration(SHORT..=HOUR));
     section.key("output_grace", &mut dispatcher.output_grace, duration(SHORT..=HOUR));
     section.key("kill_grace", &mut dispatcher.kill_grace, duration(SHORT..=HOUR));
+}
+
+fn read_store(mut section: Section<'_, '_>, config: &mut Config) {
+    let store = &mut config.store;
+    section.key("journal", &mut store.journal, boolean);
+    section.key("deadline", &mut store.deadline, duration(TICK..=HOUR));
+    section.key("backlog", &mut store.backlog, size(64 * KIB..=64 * MIB));
 }
 
 fn read_life_preserver(mut section: Section<'_, '_>, config: &mut Config) {

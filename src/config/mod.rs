@@ -40,7 +40,7 @@ pub use home::Home;
 pub use link::{BridgeUrl, fingerprint};
 pub use sections::{
     Auth, Bridge, BridgeLink, Dispatcher, Events, LegacyBridgeClients, LifePreserver, Log,
-    LogTarget, Paths, Relay, Server, SystemState,
+    LogTarget, Paths, Relay, Server, Store, SystemState,
 };
 
 /// A configuration file has at most this many bytes.
@@ -57,6 +57,8 @@ pub struct Config {
     pub events: Events,
     /// `[dispatcher]`: jobs.
     pub dispatcher: Dispatcher,
+    /// `[store]`: how the daemon keeps what must outlive it.
+    pub store: Store,
     /// `[life_preserver]`: snapshots and replications.
     pub life_preserver: LifePreserver,
     /// `[system_state]`: pools and the host name.
@@ -118,6 +120,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.socket", old.server.socket != new.server.socket),
         ("server.socket_mode", old.server.socket_mode != new.server.socket_mode),
         ("server.lock_memory", old.server.lock_memory != new.server.lock_memory),
+        ("store.journal", old.store.journal != new.store.journal),
         ("paths.state", old.paths.state != new.paths.state),
         ("log.target", old.log.target != new.log.target),
     ];

@@ -123,6 +123,20 @@ pub struct Dispatcher {
     pub kill_grace: Duration,
 }
 
+/// `[store]`: how the daemon keeps what must outlive it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// Whether jobs outlive the daemon. Without it they, and their logs, are forgotten at its end.
+    /// Default: yes.
+    pub journal: bool,
+    /// How long the store may take for an answer, 100 ms to 1 h; then it counts as hung: no job is
+    /// taken, and events go on. Default 5 s.
+    pub deadline: Duration,
+    /// Bytes of job logs on their way to the store, 64 KiB to 64 MiB; above it no output of jobs
+    /// is read. Default 256 KiB.
+    pub backlog: usize,
+}
+
 /// `[life_preserver]`: snapshots and replications.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LifePreserver {

@@ -3,7 +3,7 @@
 //! Which class a job is of follows from its id, since that is how the Qt client names its jobs.
 //! A new class is an entry in the table.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::wire::Class;
 
@@ -96,6 +96,24 @@ pub(super) fn reads_output(id: &str) -> bool {
     rule(id).is_some_and(|rule| {
         rule.event_system == "sysadm/pkg" || rule.event_system == "sysadm/iohyve"
     })
+}
+
+/// True where that is all output, at the end.
+pub(super) fn reads_all_output(id: &str) -> bool {
+    rule(id).is_some_and(|rule| rule.event_system == "sysadm/pkg")
+}
+
+/// Fields as they stand in a record, by the names that classes have for them.
+pub(super) fn known_fields(mut fields: Map<String, Value>) -> Fields {
+    const KNOWN: [&str; 6] = [
+        "updates_available",
+        "vulnerable_pkgs",
+        "impacts_pkgs",
+        "filename",
+        "percent_done",
+        "download_rate",
+    ];
+    KNOWN.into_iter().filter_map(|name| Some((name, fields.remove(name)?))).collect()
 }
 
 /// The fields of the class that depend on the output.

@@ -1,12 +1,15 @@
 //! One job: where it stands, what it printed, and what of that has been told.
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::class::{self, Reading};
+use super::record::{JobRecord, OutcomeRecord, Progress};
 use super::submission::Submission;
+use crate::helper::store::{Kind, LogEnd, TextQuestion};
 use crate::moment::Moment;
 use crate::wire::{Event, Excerpt, Finished, JobEvent, JobHead, Phase, Pieces, Running, rfc3339};
 
@@ -19,6 +22,10 @@ pub(super) enum Cause {
     TimedOut,
     /// The daemon stops.
     Stopped,
+    /// The daemon that ran it died.
+    Interrupted,
+    /// It is not known whether it ran.
+    Doubtful,
 }
 
 /// The way to the end of a job that is brought to it.
@@ -33,8 +40,23 @@ pub(super) struct Ending {
 
 #[derive(Clone, Debug)]
 pub(super) enum State {
+    /// Taken in, but not durable yet: nobody is told of it.
+    Filed {
+        /// The record says that it is run at once.
+        recorded: bool,
+        /// It is to be run at once.
+        chosen: bool,
+    },
+    /// It waits for its turn.
     Pending,
+    /// Its turn has come, but that is not durable yet.
+    Starting,
+    /// A command of it runs.
     Running { current: usize, ending: Option<Ending> },
+    /// It is over, but that is not durable yet; the event that tells it, where it can be told
+    /// without reading the log again.
+    Ended(Option<Box<JobEvent>>),
+    /// It is over, and that was told.
     Finished,
 }
 
@@ -60,10 +82,22 @@ pub(super) struct Job {
     told: Pieces,
     /// Output that none has told yet.
     fresh: Pieces,
-    /// The whole of it.
-    pub(super) log: Excerpt,
-    /// The log ends with a line end, or is empty.
+    /// Bytes printed in all, and of those told by running events.
+    total: u64,
+    told_total: u64,
+    /// Where the output of each command that began begins, in bytes of all output.
+    begins: Vec<u64>,
+    /// All output, where the class reads it at the end.
+    to_be_read: Option<Excerpt>,
+    /// The output ends with a line end, or is empty.
     at_line_start: bool,
+    /// Number and start of the processes that were started for it.
+    leaders: Vec<(i32, String)>,
+    mark: String,
+    /// It comes from the journal: what it printed is in its file alone.
+    restored: bool,
+    /// Number of the event that told its end, in this run of the daemon.
+    pub(super) finished_seq: Option<u64>,
     time_started: Option<Rc<str>>,
     time_finished: Option<Rc<str>>,
     /// Fields of the class, as last told.
@@ -82,16 +116,24 @@ impl Job {
             commands: asked.commands.iter().map(|command| command.shown.clone()).collect(),
             class: class::class(&asked.id),
         };
+        let to_be_read = class::reads_all_output(&asked.id).then(|| Excerpt::new(limits.job));
         Job {
             head: Rc::new(head),
             asked,
-            state: State::Pending,
+            state: State::Filed { recorded: false, chosen: false },
             codes: Vec::new(),
             limits,
             told: Vec::new(),
             fresh: Vec::new(),
-            log: Excerpt::new(limits.job),
+            total: 0,
+            told_total: 0,
+            begins: Vec::new(),
+            to_be_read,
             at_line_start: true,
+            leaders: Vec::new(),
+            mark: String::new(),
+            restored: false,
+            finished_seq: None,
             time_started: None,
             time_finished: None,
             fields: Vec::new(),
@@ -100,34 +142,75 @@ impl Job {
         }
     }
 
+    /// True until its end was told.
     pub(super) fn is_active(&self) -> bool {
-        !matches!(self.state, State::Finished)
+        match self.state {
+            State::Filed { .. }
+            | State::Pending
+            | State::Starting
+            | State::Running { .. }
+            | State::Ended(_) => true,
+            State::Finished => false,
+        }
+    }
+
+    /// True while somebody knows of it and it is not over.
+    pub(super) fn can_be_killed(&self) -> bool {
+        matches!(self.state, State::Pending | State::Starting | State::Running { .. })
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.state, State::Running { .. })
     }
 
     pub(super) fn begin(&mut self, now: Moment) {
         self.time_started = Some(rfc3339(now.wall).into());
+        self.begins.push(self.total);
         self.state = State::Running { current: 0, ending: None };
     }
 
     /// The command that runs, or ran last.
     pub(super) fn current(&self) -> usize {
         match self.state {
-            State::Pending => 0,
+            State::Filed { .. } | State::Pending | State::Starting => 0,
             State::Running { current, .. } => current,
-            State::Finished => self.codes.len().saturating_sub(1),
+            State::Ended(_) | State::Finished => self.codes.len().saturating_sub(1),
         }
     }
 
     pub(super) fn ending(&mut self) -> Option<&mut Ending> {
         match &mut self.state {
             State::Running { ending, .. } => ending.as_mut(),
-            State::Pending | State::Finished => None,
+            State::Filed { .. }
+            | State::Pending
+            | State::Starting
+            | State::Ended(_)
+            | State::Finished => None,
         }
+    }
+
+    /// A process was started for it.
+    pub(super) fn started(&mut self, leader: (i32, String), mark: &str) {
+        self.leaders.push(leader);
+        mark.clone_into(&mut self.mark);
+    }
+
+    /// Where its next output will stand in all of it.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// What is kept of its output, in bytes.
+    pub(super) fn log_limit(&self) -> usize {
+        self.limits.job
     }
 
     pub(super) fn print(&mut self, text: &str) {
         if text.is_empty() {
             return;
+        }
+        if self.begins.is_empty() {
+            self.begins.push(self.total);
         }
         let (current, limit) = (self.current(), self.limits.command);
         match self.fresh.iter_mut().find(|(index, _)| *index == current) {
@@ -138,15 +221,18 @@ impl Job {
                 self.fresh.push((current, log));
             }
         }
-        self.log.push(text);
+        if let Some(all) = &mut self.to_be_read {
+            all.push(text);
+        }
+        self.total += text.len() as u64;
         self.at_line_start = text.ends_with('\n');
         self.news = true;
     }
 
     /// A remark of the dispatcher's own, on a line of its own.
-    pub(super) fn remark(&mut self, text: &str) {
+    pub(super) fn remark(&self, text: &str) -> String {
         let before = if self.at_line_start { "" } else { "\n" };
-        self.print(&format!("{before}[{text}]\n"));
+        format!("{before}[{text}]\n")
     }
 
     /// The current command ended so; true where there is another one to be run.
@@ -158,10 +244,16 @@ impl Job {
         match &mut self.state {
             State::Running { current, ending: None } if goes_on => {
                 *current = next;
+                self.begins.push(self.total);
                 self.news = true;
                 true
             }
-            State::Running { .. } | State::Pending | State::Finished => false,
+            State::Filed { .. }
+            | State::Pending
+            | State::Starting
+            | State::Running { .. }
+            | State::Ended(_)
+            | State::Finished => false,
         }
     }
 
@@ -185,6 +277,7 @@ impl Job {
             }
         }
         self.news = false;
+        self.told_total = self.total;
         fresh
     }
 
@@ -202,59 +295,117 @@ impl Job {
                 self.fields = fields;
             }
         }
-        Event::Job(self.running(fresh, false))
+        Event::Job(self.running(fresh))
     }
 
-    /// For who comes late: all that has been told so far.
+    /// For who comes late: all that has been told so far. `None` where nobody was told of it yet,
+    /// or its end is about to be told.
     pub(super) fn present(&self) -> Option<JobEvent> {
         match self.state {
-            State::Pending => {
+            State::Pending | State::Starting => {
                 Some(JobEvent { job: self.head.clone(), phase: Phase::Pending, fields: vec![] })
             }
-            State::Running { .. } => Some(self.running(self.told.clone(), true)),
-            State::Finished => None,
+            State::Running { .. } => Some(self.running(self.told.clone())),
+            State::Filed { .. } | State::Ended(_) | State::Finished => None,
         }
     }
 
-    fn running(&self, output: Pieces, whole: bool) -> JobEvent {
+    fn running(&self, output: Pieces) -> JobEvent {
         let running = Running {
             time_started: self.time_started.clone().unwrap_or_default(),
             current: self.current(),
             codes: self.codes.clone(),
             output,
-            whole,
         };
         let phase = Phase::Running(running);
         JobEvent { job: self.head.clone(), phase, fields: self.fields.clone() }
     }
 
-    pub(super) fn finish(&mut self, now: Moment) -> Event {
-        let finished: Rc<str> = rfc3339(now.wall).into();
-        self.time_finished = Some(finished.clone());
+    /// It is over. The event that tells it is told when that is durable.
+    pub(super) fn end(&mut self, now: Moment) {
+        let time_finished: Rc<str> = rfc3339(now.wall).into();
+        self.time_finished = Some(time_finished);
+        let told_total = self.told_total;
         let fresh = self.tell();
-        if class::reads_output(&self.head.id) {
-            let fields = self.read_fields(&self.log.text(), true);
+        self.told_total = told_total;
+        if class::reads_output(&self.head.id) && !self.restored {
+            let all = self.to_be_read.take();
+            let log = all.map_or_else(
+                || self.told.iter().map(|(_, log)| log.text()).collect(),
+                |all| all.text(),
+            );
+            let fields = self.read_fields(&log, true);
             if !fields.is_empty() {
                 self.fields = fields;
             }
         }
-        let mut output = std::mem::take(&mut self.told);
+        self.next_tell = None;
+        let told = std::mem::take(&mut self.told);
+        // Of what another daemon told there is only the file.
+        let event = (!self.restored).then(|| Box::new(self.finished(told, fresh)));
+        self.state = State::Ended(event);
+    }
+
+    fn finished(&self, mut output: Pieces, fresh: Pieces) -> JobEvent {
         for index in 0..self.codes.len() {
             if !output.iter().any(|(i, _)| *i == index) {
                 output.push((index, Excerpt::new(0)));
             }
         }
         output.sort_by_key(|(index, _)| *index);
-        self.state = State::Finished;
-        self.next_tell = None;
+        let time_finished = self.time_finished.clone().unwrap_or_default();
         let phase = Phase::Finished(Finished {
-            time_started: self.time_started.clone().unwrap_or_else(|| finished.clone()),
-            time_finished: finished,
+            time_started: self.time_started.clone().unwrap_or_else(|| time_finished.clone()),
+            time_finished,
             codes: self.codes.clone(),
             output,
             fresh,
         });
-        Event::Job(JobEvent { job: self.head.clone(), phase, fields: self.fields.clone() })
+        JobEvent { job: self.head.clone(), phase, fields: self.fields.clone() }
+    }
+
+    /// Its end is durable, or never will be: the event that tells it, if it need not be read again.
+    pub(super) fn finish(&mut self) -> Option<JobEvent> {
+        // Nobody will run it again.
+        self.asked.env.clear();
+        self.asked.commands.clear();
+        match std::mem::replace(&mut self.state, State::Finished) {
+            State::Ended(event) => event.map(|event| *event),
+            State::Filed { .. }
+            | State::Pending
+            | State::Starting
+            | State::Running { .. }
+            | State::Finished => None,
+        }
+    }
+
+    /// The output of the commands as ranges of all output, and behind them of the part that no
+    /// running event told.
+    pub(super) fn ranges(&self) -> Vec<Range<u64>> {
+        let ends = self.begins.iter().skip(1).chain([&self.total]);
+        let whole: Vec<Range<u64>> =
+            self.begins.iter().zip(ends).map(|(begin, end)| *begin..*end).collect();
+        let fresh = whole
+            .iter()
+            .map(|range| range.start.max(self.told_total)..range.end.max(self.told_total));
+        let fresh: Vec<Range<u64>> = fresh.collect();
+        whole.into_iter().chain(fresh).collect()
+    }
+
+    /// The event that told its end, made again from what [`Job::ranges`] asks for.
+    pub(super) fn outcome(&self, pieces: Vec<Excerpt>) -> JobEvent {
+        let commands = self.begins.len();
+        let number = |(at, piece): (usize, Excerpt)| (at % commands.max(1), piece);
+        let mut pieces: Pieces = pieces.into_iter().enumerate().map(number).collect();
+        let mut fresh = pieces.split_off(commands.min(pieces.len()));
+        pieces.retain(|(index, piece)| *index < self.codes.len() || !piece.is_empty());
+        fresh.retain(|(_, piece)| !piece.is_empty());
+        self.finished(pieces, fresh)
+    }
+
+    /// How large each piece of an outcome may be, in bytes.
+    pub(super) fn piece_limit(&self) -> usize {
+        self.limits.command.min(self.limits.event / self.begins.len().max(1))
     }
 
     fn read_fields(&self, log: &str, finished: bool) -> Vec<(&'static str, Value)> {
@@ -265,8 +416,8 @@ impl Job {
     /// The job's entry in a list.
     pub(super) fn entry(&self, position: Option<usize>) -> Value {
         let state = match self.state {
-            State::Pending => "pending",
-            State::Running { .. } => "running",
+            State::Filed { .. } | State::Pending | State::Starting => "pending",
+            State::Running { .. } | State::Ended(_) => "running",
             State::Finished => "finished",
         };
         let mut entry = json!({ "commands": self.head.commands, "state": state });
@@ -283,16 +434,98 @@ impl Job {
         entry
     }
 
-    /// A part of the log, from byte `offset`, at most `length` bytes. While the job runs only what
-    /// can no longer change its place is shown: the first half of what the log may hold.
-    pub(super) fn log_part(&self, offset: u64, length: usize) -> Value {
-        let text = self.log.text();
-        let end = if self.is_active() { text.len().min(self.limits.job / 2) } else { text.len() };
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(end);
-        let start = (start..=end).find(|&at| text.is_char_boundary(at)).unwrap_or(end);
-        let stop = start.saturating_add(length).min(end);
-        let stop = (start..=stop).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(start);
-        let eof = !self.is_active() && stop == text.len();
-        json!({ "data": &text[start..stop], "offset": start, "next": stop, "eof": eof })
+    /// What is to be asked for a part of the log, from byte `offset`, at most `length` bytes.
+    pub(super) fn log_question(&self, offset: u64, length: usize) -> TextQuestion {
+        TextQuestion {
+            serial: self.head.serial,
+            total: self.total,
+            limit: self.limits.job,
+            active: self.is_active(),
+            offset,
+            length,
+        }
+    }
+
+    /// How it stands, for the journal.
+    pub(super) fn record(&self, is: Kind) -> JobRecord {
+        let progress = Progress {
+            time_started: self.time_started.as_deref().unwrap_or_default().to_owned(),
+            codes: self.codes.clone(),
+            begins: self.begins.clone(),
+            leaders: if is == Kind::Finished { Vec::new() } else { self.leaders.clone() },
+            mark: if is == Kind::Finished { String::new() } else { self.mark.clone() },
+        };
+        let outcome = (is == Kind::Finished).then(|| OutcomeRecord {
+            time_finished: self.time_finished.as_deref().unwrap_or_default().to_owned(),
+            total: self.total,
+            told: self.told_total,
+            fields: self
+                .fields
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), value.clone()))
+                .collect(),
+        });
+        let asked = &self.asked;
+        let is_over = is == Kind::Finished;
+        JobRecord {
+            serial: self.head.serial,
+            is,
+            id: self.head.id.clone(),
+            commands: self.head.commands.clone(),
+            queue: asked.queue.clone(),
+            timeout: asked.timeout.filter(|_| !is_over).map(|timeout| timeout.as_secs_f64()),
+            cwd: asked.cwd.clone().filter(|_| !is_over),
+            env: if is_over { Default::default() } else { asked.env.clone() },
+            user: asked.user.as_ref().filter(|_| !is_over).map(Into::into),
+            log_limit: self.limits.job,
+            starts: matches!(self.state, State::Filed { recorded: true, .. }),
+            progress: (is != Kind::Filed).then_some(progress),
+            outcome,
+        }
+    }
+
+    /// A job from the journal, as it stood. `end` is where its log ends on disk.
+    pub(super) fn restore(record: JobRecord, limits: LogLimits, end: LogEnd) -> Option<Job> {
+        let asked = record.submission()?;
+        let limits = LogLimits { job: record.log_limit, ..limits };
+        let mut job = Job::new(record.serial, asked, limits);
+        job.restored = true;
+        let text = |text: &str| Some(text).filter(|text| !text.is_empty()).map(Rc::from);
+        if let Some(progress) = record.progress {
+            job.time_started = text(&progress.time_started);
+            job.codes = progress.codes;
+            job.begins = progress.begins;
+            job.leaders = progress.leaders;
+            job.mark = progress.mark;
+        }
+        job.total = end.total.max(job.begins.last().copied().unwrap_or(0));
+        job.told_total = job.total;
+        job.at_line_start = !end.midway;
+        match record.outcome {
+            Some(outcome) => {
+                job.time_finished = text(&outcome.time_finished);
+                (job.total, job.told_total) = (outcome.total, outcome.told);
+                job.fields = class::known_fields(outcome.fields);
+                job.state = State::Finished;
+                job.asked.commands.clear();
+            }
+            None => job.state = State::Pending,
+        }
+        Some(job)
+    }
+
+    /// It ran when its daemon died: it is brought to its end.
+    pub(super) fn interrupt(&mut self, ending: Ending, now: Moment) {
+        self.time_started.get_or_insert_with(|| rfc3339(now.wall).into());
+        let current = self.codes.len();
+        while self.begins.len() <= current {
+            self.begins.push(self.total);
+        }
+        self.state = State::Running { current, ending: Some(ending) };
+    }
+
+    /// When it ended, as it stands in events.
+    pub(super) fn time_finished(&self) -> Option<&str> {
+        self.time_finished.as_deref()
     }
 }

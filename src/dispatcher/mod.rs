@@ -1,14 +1,19 @@
 //! The dispatcher: jobs from the request to the finished event, without I/O.
 //!
 //! It is told what was asked for, what a command printed and how it ended, and what time it is; it
-//! says through [`Effect`]s what is to be started, signalled and published. The processes
-//! themselves are in [`process`](self::process).
+//! says through [`Effect`]s what is to be started, signalled, written down and published. The
+//! processes themselves are in [`process`](self::process).
+//!
+//! Three things of a job are durable before they have an effect: that it was taken in, before
+//! anybody is told so; that its turn has come, before its first command runs, so that no job ever
+//! runs twice; and its outcome, before the finished event. Each is a [`Step`].
 
 mod class;
 mod command;
 mod decoder;
 mod job;
 mod process;
+mod record;
 mod submission;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -16,15 +21,21 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
+use crate::helper::store::{Kind, Loaded, LogEnd, TextQuestion};
 use crate::moment::Moment;
 use crate::reactor::Deadlines;
-use crate::wire::{ErrorCode, Event, JobEvent, Refusal};
+use crate::sys::survivors::Traces;
+use crate::wire::{ErrorCode, Event, Excerpt, JobEvent, Refusal, parse_rfc3339};
 use job::{Cause, Ending, Job, LogLimits, State};
+use record::JobRecord;
 
 pub use crate::sys::children::Exit;
 pub use command::Command;
 pub use process::{Environment, Output, Process};
 pub use submission::{Bounds, Submission, check_name, read_run, read_submit};
+
+/// What of which job becomes durable.
+pub type Ticket = (Serial, Step);
 
 /// Number of a job in this run of the daemon; one more for each.
 pub type Serial = u64;
@@ -70,11 +81,6 @@ impl Limits {
     fn logs(&self) -> LogLimits {
         LogLimits { job: self.log_limit, command: self.event_log_limit, event: self.max_event }
     }
-
-    /// What the logs of finished jobs may take in memory together, in bytes.
-    fn retained_log_bytes(&self) -> usize {
-        self.retain_jobs.saturating_mul(self.event_log_limit)
-    }
 }
 
 /// The first output of a job is not held back for a whole interval, only for so long that a quick
@@ -85,11 +91,59 @@ const KILLS: u32 = 3;
 /// The most that `log` gives at once, in bytes.
 const LOG_PART: u64 = 64 * 1024;
 
+/// What of a job becomes durable, and what waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// It was taken in: then its submitter is told so.
+    File,
+    /// Its turn has come: then it runs.
+    Start,
+    /// Its outcome: then that is told.
+    Finish,
+}
+
 /// Something to be done for the dispatcher.
 #[derive(Debug)]
 pub enum Effect {
     /// Tell everybody.
     Publish(Event),
+    /// Tell everybody how the job ended; its log has to be read for that. Ask for
+    /// [`Dispatcher::outcome_question`], and give what comes to [`Dispatcher::outcome`].
+    PublishOutcome {
+        /// The job.
+        serial: Serial,
+    },
+    /// Make a record durable, a JSON object, and say [`Dispatcher::kept`] or
+    /// [`Dispatcher::not_kept`].
+    Keep {
+        /// The job.
+        serial: Serial,
+        /// What waits for it.
+        step: Step,
+        /// The record.
+        record: Vec<u8>,
+    },
+    /// Write a record down that nothing waits for.
+    Note {
+        /// The record.
+        record: Vec<u8>,
+    },
+    /// Append to a job's log.
+    Log {
+        /// The job.
+        serial: Serial,
+        /// Where the text stands in all that the job printed, in bytes.
+        at: u64,
+        /// What is kept of the log, in bytes.
+        limit: usize,
+        /// What it printed.
+        text: String,
+    },
+    /// The job's record and log are of no interest any more.
+    Forget {
+        /// The job.
+        serial: Serial,
+    },
     /// Start the command of that number.
     Start {
         /// The job.
@@ -110,6 +164,24 @@ pub enum Effect {
         /// The job.
         serial: Serial,
     },
+}
+
+/// The logs that a finished event is made of, as ranges of all that the job printed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutcomeQuestion {
+    /// The ranges, in bytes.
+    pub ranges: Vec<std::ops::Range<u64>>,
+    /// What is wanted of each, in bytes.
+    pub limit: usize,
+}
+
+/// A job that ran when its daemon died, and by what its processes can be known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interrupted {
+    /// The job.
+    pub serial: Serial,
+    /// Of its processes.
+    pub traces: Traces,
 }
 
 /// How a command ended.
@@ -162,21 +234,35 @@ pub struct Dispatcher {
     pending: BTreeSet<Serial>,
     /// Pending jobs that wait for nothing but room.
     startable: BTreeSet<Serial>,
+    /// Jobs whose turn has come.
     running: BTreeSet<Serial>,
+    /// Jobs that are over, but not durably so.
+    ended: BTreeSet<Serial>,
     finished: VecDeque<Serial>,
-    /// Bytes of their logs.
-    finished_bytes: usize,
     last_serial: Serial,
     timers: Deadlines<(Serial, Timer)>,
     effects: VecDeque<Effect>,
     stopping: bool,
+    /// Whether jobs outlive the daemon.
+    durable: bool,
+    /// Why nothing can be kept, where that is so.
+    no_storage: Option<String>,
+    /// Finished jobs whose outcome could not be kept.
+    unkept: BTreeSet<Serial>,
+    /// Jobs that were refused since they could not be kept; a record of them may be there.
+    withdrawn: BTreeSet<Serial>,
 }
 
 impl Dispatcher {
-    /// A dispatcher without jobs.
-    pub fn new(limits: Limits) -> Dispatcher {
+    /// A dispatcher without jobs; `durable` says whether jobs outlive the daemon.
+    pub fn new(limits: Limits, durable: bool) -> Dispatcher {
         Dispatcher {
             limits,
+            durable,
+            no_storage: None,
+            unkept: BTreeSet::new(),
+            withdrawn: BTreeSet::new(),
+            ended: BTreeSet::new(),
             jobs: BTreeMap::new(),
             ids: HashMap::new(),
             queues: BTreeMap::new(),
@@ -184,7 +270,6 @@ impl Dispatcher {
             startable: BTreeSet::new(),
             running: BTreeSet::new(),
             finished: VecDeque::new(),
-            finished_bytes: 0,
             last_serial: 0,
             timers: Deadlines::new(),
             effects: VecDeque::new(),
@@ -193,10 +278,10 @@ impl Dispatcher {
     }
 
     /// Other limits from now on; jobs that there are keep those of their logs.
-    pub fn set_limits(&mut self, limits: Limits, now: Moment) {
+    pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
         self.forget_surplus();
-        self.start_what_may(now);
+        self.start_what_may();
     }
 
     /// The limits in force.
@@ -220,10 +305,14 @@ impl Dispatcher {
         Counts { pending, running, finished: self.finished.len() }
     }
 
-    /// Takes jobs in, all of them or none. Returns their ids in order.
-    pub fn submit(&mut self, batch: Vec<Submission>, now: Moment) -> Result<Vec<String>, Refusal> {
+    /// Takes jobs in, all of them or none. Their numbers, in order; they are jobs when
+    /// [`Dispatcher::kept`] says so of each, and then the submitter is to be told first.
+    pub fn submit(&mut self, batch: Vec<Submission>) -> Result<Vec<Serial>, Refusal> {
         if self.stopping {
             return Err(Refusal::new(ErrorCode::Internal, "the daemon is stopping"));
+        }
+        if let Some(why) = &self.no_storage {
+            return Err(Refusal::new(ErrorCode::Internal, why.clone()));
         }
         for (i, asked) in batch.iter().enumerate() {
             let twice = batch[..i].iter().any(|other| other.id == asked.id);
@@ -242,12 +331,17 @@ impl Dispatcher {
             );
             return Err(Refusal::new(ErrorCode::TooMany, why));
         }
-        let ids = batch.iter().map(|asked| asked.id.clone()).collect();
-        for asked in batch {
-            self.add(asked);
+        let serials: Vec<Serial> = batch.into_iter().map(|asked| self.add(asked)).collect();
+        self.start_what_may();
+        for serial in &serials {
+            if let Some(job) = self.jobs.get_mut(serial)
+                && let State::Filed { recorded, chosen } = &mut job.state
+            {
+                *recorded = *chosen;
+                self.keep(*serial, Step::File);
+            }
         }
-        self.start_what_may(now);
-        Ok(ids)
+        Ok(serials)
     }
 
     fn active(&self, id: &str) -> Option<Serial> {
@@ -255,15 +349,24 @@ impl Dispatcher {
         self.jobs.get(&serial).filter(|job| job.is_active()).map(|_| serial)
     }
 
-    fn add(&mut self, asked: Submission) {
-        if let Some(over) = self.ids.get(&asked.id).copied() {
-            self.forget(over);
-        }
+    fn add(&mut self, asked: Submission) -> Serial {
         self.last_serial += 1;
         let serial = self.last_serial;
-        self.ids.insert(asked.id.clone(), serial);
+        let job = Job::new(serial, asked, self.limits.logs());
+        self.admit(job);
+        serial
+    }
+
+    /// Gives a job that waits its places.
+    fn admit(&mut self, job: Job) {
+        let serial = job.head.serial;
+        if let Some(over) = self.ids.insert(job.head.id.clone(), serial)
+            && over != serial
+        {
+            self.forget(over);
+        }
         self.pending.insert(serial);
-        match &asked.queue {
+        match &job.asked.queue {
             None => {
                 self.startable.insert(serial);
             }
@@ -275,32 +378,159 @@ impl Dispatcher {
                 }
             }
         }
-        let job = Job::new(serial, asked, self.limits.logs());
-        self.effects.push_back(Effect::Publish(job.pending_event()));
         self.jobs.insert(serial, job);
     }
 
-    fn start_what_may(&mut self, now: Moment) {
+    fn keep(&mut self, serial: Serial, step: Step) {
+        let Some(job) = self.jobs.get(&serial) else { return };
+        let kind = match step {
+            Step::File => Kind::Filed,
+            Step::Start => Kind::Started,
+            Step::Finish => Kind::Finished,
+        };
+        let record = job.record(kind).to_line();
+        self.effects.push_back(Effect::Keep { serial, step, record });
+    }
+
+    fn start_what_may(&mut self) {
         while !self.stopping
+            && self.no_storage.is_none()
             && self.running.len() < self.limits.max_running
             && let Some(serial) = self.startable.pop_first()
         {
             let Some(job) = self.jobs.get_mut(&serial) else { continue };
             self.pending.remove(&serial);
             self.running.insert(serial);
-            job.begin(now);
-            self.effects.push_back(Effect::Start { serial, command: 0 });
-            self.effects.push_back(Effect::Publish(job.running_event()));
-            job.next_tell = Some(now.instant + FIRST_OUTPUT);
-            if let Some(timeout) = job.asked.timeout {
-                self.timers.set((serial, Timer::Timeout), Some(now.instant + timeout));
+            match &mut job.state {
+                State::Filed { chosen, .. } => *chosen = true,
+                State::Pending => {
+                    job.state = State::Starting;
+                    self.keep(serial, Step::Start);
+                }
+                State::Starting | State::Running { .. } | State::Ended(_) | State::Finished => {}
             }
         }
     }
 
-    /// What a job was asked to be, while it is active.
+    /// What was to be kept of a job is durable.
+    pub fn kept(&mut self, serial: Serial, step: Step, now: Moment) {
+        let Some(job) = self.jobs.get_mut(&serial) else { return };
+        match (step, &job.state) {
+            (Step::File, State::Filed { recorded, chosen }) => {
+                let (recorded, chosen) = (*recorded, *chosen);
+                job.state = if chosen { State::Starting } else { State::Pending };
+                self.effects.push_back(Effect::Publish(job.pending_event()));
+                if recorded && self.stopping {
+                    // The record says that it ran, so no other daemon will run it.
+                    self.end(serial, Cause::Stopped, now);
+                } else if recorded {
+                    self.begin(serial, now);
+                } else if chosen {
+                    self.keep(serial, Step::Start);
+                }
+            }
+            (Step::Start, State::Starting) => self.begin(serial, now),
+            (Step::Finish, State::Ended(_)) => self.tell_end(serial, now),
+            (Step::Finish, State::Finished) => {
+                self.unkept.remove(&serial);
+            }
+            // It was brought to its end meanwhile.
+            (
+                Step::File | Step::Start | Step::Finish,
+                State::Filed { .. }
+                | State::Pending
+                | State::Starting
+                | State::Running { .. }
+                | State::Ended(_)
+                | State::Finished,
+            ) => {}
+        }
+    }
+
+    /// What was to be kept of a job is not.
+    pub fn not_kept(&mut self, serial: Serial, step: Step, now: Moment) {
+        let Some(job) = self.jobs.get_mut(&serial) else { return };
+        match (step, &job.state) {
+            (Step::File, State::Filed { .. }) => {
+                self.withdrawn.insert(serial);
+                self.running.remove(&serial);
+                self.pending.remove(&serial);
+                self.startable.remove(&serial);
+                self.leave_queue(serial);
+                self.remove(serial);
+                self.start_what_may();
+            }
+            (Step::Start, State::Starting) => {
+                job.state = State::Pending;
+                self.running.remove(&serial);
+                self.pending.insert(serial);
+                self.startable.insert(serial);
+                self.start_what_may();
+            }
+            (Step::Finish, State::Ended(_)) => {
+                self.unkept.insert(serial);
+                self.tell_end(serial, now);
+            }
+            (
+                Step::File | Step::Start | Step::Finish,
+                State::Filed { .. }
+                | State::Pending
+                | State::Starting
+                | State::Running { .. }
+                | State::Ended(_)
+                | State::Finished,
+            ) => {}
+        }
+    }
+
+    /// Whether things can be kept, or why not: without that no job is taken in and none begins.
+    pub fn set_storage(&mut self, standing: Result<(), String>) {
+        self.no_storage = standing.err();
+        self.start_what_may();
+    }
+
+    /// The storage is tried again: what could not be kept is given once more.
+    pub fn keep_again(&mut self) {
+        for serial in self.unkept.clone() {
+            self.keep(serial, Step::Finish);
+        }
+        for serial in std::mem::take(&mut self.withdrawn) {
+            self.effects.push_back(Effect::Forget { serial });
+        }
+        for serial in self.running.clone() {
+            self.note(serial);
+        }
+    }
+
+    fn note(&mut self, serial: Serial) {
+        if let Some(job) = self.jobs.get(&serial).filter(|job| job.is_running()) {
+            let record = job.record(Kind::Started).to_line();
+            self.effects.push_back(Effect::Note { record });
+        }
+    }
+
+    fn begin(&mut self, serial: Serial, now: Moment) {
+        let Some(job) = self.jobs.get_mut(&serial) else { return };
+        job.begin(now);
+        self.effects.push_back(Effect::Start { serial, command: 0 });
+        self.effects.push_back(Effect::Publish(job.running_event()));
+        job.next_tell = Some(now.instant + FIRST_OUTPUT);
+        if let Some(timeout) = job.asked.timeout {
+            self.timers.set((serial, Timer::Timeout), Some(now.instant + timeout));
+        }
+    }
+
+    /// A process was started for the job: its number, and when that was as the kernel has it.
+    pub fn started(&mut self, serial: Serial, leader: (i32, String), mark: &str) {
+        if let Some(job) = self.jobs.get_mut(&serial) {
+            job.started(leader, mark);
+            self.note(serial);
+        }
+    }
+
+    /// What a job was asked to be, while it runs.
     pub fn submission(&self, serial: Serial) -> Option<&Submission> {
-        self.jobs.get(&serial).filter(|job| job.is_active()).map(|job| &job.asked)
+        self.jobs.get(&serial).filter(|job| job.is_running()).map(|job| &job.asked)
     }
 
     /// True while a job waits or runs.
@@ -309,17 +539,30 @@ impl Dispatcher {
     }
 
     /// The current command of a job printed something.
-    pub fn printed(&mut self, serial: Serial, text: &str) {
-        if let Some(job) = self.jobs.get_mut(&serial).filter(|job| job.is_active()) {
-            job.print(text);
+    pub fn printed(&mut self, serial: Serial, text: String) {
+        if self.jobs.get(&serial).is_some_and(Job::is_running) {
+            self.print(serial, text);
             self.tell_later(serial);
+        }
+    }
+
+    fn print(&mut self, serial: Serial, text: String) {
+        let Some(job) = self.jobs.get_mut(&serial).filter(|_| !text.is_empty()) else { return };
+        let (at, limit) = (job.total(), job.log_limit());
+        job.print(&text);
+        self.effects.push_back(Effect::Log { serial, at, limit, text });
+    }
+
+    fn remark(&mut self, serial: Serial, text: &str) {
+        if let Some(remark) = self.jobs.get(&serial).map(|job| job.remark(text)) {
+            self.print(serial, remark);
         }
     }
 
     fn tell_later(&mut self, serial: Serial) {
         if let Some(job) = self.jobs.get(&serial)
             && job.news
-            && job.is_active()
+            && job.is_running()
         {
             self.timers.set((serial, Timer::Tell), job.next_tell);
         }
@@ -328,15 +571,19 @@ impl Dispatcher {
     /// The current command of a job ended; `left_open` says that a process which it left behind
     /// still holds its output.
     pub fn ended(&mut self, serial: Serial, ended: &Ended, left_open: bool, now: Moment) {
-        let Some(job) = self.jobs.get_mut(&serial).filter(|job| job.is_active()) else { return };
+        if !self.jobs.get(&serial).is_some_and(Job::is_running) {
+            return;
+        }
         if left_open {
-            job.remark(
+            self.remark(
+                serial,
                 "output was still open: a process that this command left behind was not waited for",
             );
         }
         if let Ended::NotStarted(why) = ended {
-            job.print(&format!("{why}\n"));
+            self.print(serial, format!("{why}\n"));
         }
+        let Some(job) = self.jobs.get_mut(&serial) else { return };
         let goes_on = job.end_command(ended.code());
         if goes_on {
             self.effects.push_back(Effect::Start { serial, command: job.current() });
@@ -367,21 +614,22 @@ impl Dispatcher {
         let mut active: Vec<String> = Vec::new();
         for id in ids {
             if let Some(serial) = self.active(id)
+                && self.jobs.get(&serial).is_some_and(Job::can_be_killed)
                 && !active.contains(id)
             {
                 active.push(id.clone());
                 self.end(serial, Cause::Killed, now);
             }
         }
-        self.start_what_may(now);
+        self.start_what_may();
         active
     }
 
     fn end(&mut self, serial: Serial, cause: Cause, now: Moment) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         match &mut job.state {
-            State::Pending => {
-                job.remark(remark(cause));
+            State::Pending | State::Starting => {
+                self.remark(serial, remark(cause));
                 self.finish(serial, now);
             }
             State::Running { ending: ending @ None, .. } => {
@@ -389,14 +637,19 @@ impl Dispatcher {
                 self.effects.push_back(Effect::Signal { serial, kill: false });
                 self.timers.set((serial, Timer::Grace), Some(now.instant + self.limits.kill_grace));
             }
-            State::Running { ending: Some(_), .. } | State::Finished => {}
+            State::Filed { .. }
+            | State::Running { ending: Some(_), .. }
+            | State::Ended(_)
+            | State::Finished => {}
         }
     }
 
-    /// Nothing new is started, and what runs is ended.
+    /// Nothing new is started, and what runs is ended. What waits goes on waiting for the next
+    /// daemon, where jobs outlive this one.
     pub fn stop(&mut self, now: Moment) {
         self.stopping = true;
-        let active: Vec<Serial> = self.pending.iter().chain(&self.running).copied().collect();
+        let waits = self.pending.iter().filter(|_| !self.durable);
+        let active: Vec<Serial> = waits.chain(&self.running).copied().collect();
         for serial in active {
             self.end(serial, Cause::Stopped, now);
         }
@@ -409,9 +662,13 @@ impl Dispatcher {
         }
     }
 
-    /// True where no job waits or runs.
+    /// True where nothing is left of [`Dispatcher::stop`] to wait for.
     pub fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.running.is_empty()
+        let waits = self.pending.iter().any(|serial| {
+            let filed = |job: &Job| matches!(job.state, State::Filed { .. });
+            !self.durable || self.jobs.get(serial).is_some_and(filed)
+        });
+        !waits && self.running.is_empty() && self.ended.is_empty()
     }
 
     /// Does what is due.
@@ -428,7 +685,7 @@ impl Dispatcher {
 
     fn tell(&mut self, serial: Serial, now: Moment) {
         let interval = self.limits.output_interval;
-        if let Some(job) = self.jobs.get_mut(&serial).filter(|job| job.is_active() && job.news) {
+        if let Some(job) = self.jobs.get_mut(&serial).filter(|job| job.is_running() && job.news) {
             self.effects.push_back(Effect::Publish(job.running_event()));
             job.next_tell = Some(now.instant + interval);
         }
@@ -438,8 +695,9 @@ impl Dispatcher {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         let Some(ending) = job.ending() else { return };
         if ending.kills >= KILLS {
-            job.remark("a process of this job cannot be ended; it was left behind");
-            if !job.ending().is_some_and(|ending| ending.command_ended) {
+            let command_ended = ending.command_ended;
+            self.remark(serial, "a process of this job cannot be ended; it was left behind");
+            if let Some(job) = self.jobs.get_mut(&serial).filter(|_| !command_ended) {
                 job.end_command(-libc::SIGKILL);
             }
             self.finish(serial, now);
@@ -453,23 +711,72 @@ impl Dispatcher {
     fn finish(&mut self, serial: Serial, now: Moment) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         if let Some(Ending { cause, .. }) = job.ending().copied() {
-            job.remark(remark(cause));
+            self.remark(serial, remark(cause));
         }
-        let event = job.finish(now);
-        self.finished_bytes += job.log.held();
+        let Some(job) = self.jobs.get_mut(&serial) else { return };
+        job.end(now);
         for timer in [Timer::Tell, Timer::Timeout, Timer::Grace] {
             self.timers.set((serial, timer), None);
         }
-        self.timers.set((serial, Timer::Retain), Some(now.instant + self.limits.retain_time));
         self.pending.remove(&serial);
         self.startable.remove(&serial);
         self.running.remove(&serial);
-        self.finished.push_back(serial);
+        self.ended.insert(serial);
         self.leave_queue(serial);
         self.effects.push_back(Effect::Release { serial });
-        self.effects.push_back(Effect::Publish(event));
+        self.keep(serial, Step::Finish);
+        self.start_what_may();
+    }
+
+    /// The end of a job is told: it is durable, or cannot be.
+    fn tell_end(&mut self, serial: Serial, now: Moment) {
+        let Some(job) = self.jobs.get_mut(&serial) else { return };
+        self.ended.remove(&serial);
+        let effect = match job.finish() {
+            Some(event) => Effect::Publish(Event::Job(event)),
+            None => Effect::PublishOutcome { serial },
+        };
+        self.effects.push_back(effect);
+        self.retain(serial, self.limits.retain_time, now);
         self.forget_surplus();
-        self.start_what_may(now);
+    }
+
+    fn retain(&mut self, serial: Serial, time: Duration, now: Moment) {
+        self.timers.set((serial, Timer::Retain), Some(now.instant + time));
+        self.finished.push_back(serial);
+    }
+
+    /// The end of a job was told by the event of that number.
+    pub fn told(&mut self, serial: Serial, seq: u64) {
+        if let Some(job) = self.jobs.get_mut(&serial) {
+            job.finished_seq = Some(seq);
+        }
+    }
+
+    /// The first finished job whose number is `from` or more and whose end was told before the event
+    /// of number `before`, or by another daemon.
+    pub fn next_outcome(&self, from: Serial, before: u64) -> Option<(Serial, &str)> {
+        let finished = self.jobs.range(from..).find(|(_, job)| {
+            let is_finished = matches!(job.state, State::Finished);
+            is_finished && job.finished_seq.is_none_or(|seq| seq < before)
+        });
+        finished.map(|(serial, job)| (*serial, job.head.id.as_str()))
+    }
+
+    /// What has to be read for the event that tells how a job ended.
+    pub fn outcome_question(&self, serial: Serial) -> Option<OutcomeQuestion> {
+        let job = self.jobs.get(&serial).filter(|job| !job.is_active())?;
+        Some(OutcomeQuestion { ranges: job.ranges(), limit: job.piece_limit() })
+    }
+
+    /// That event, from what was read; `Err` is why it could not be.
+    pub fn outcome(&self, serial: Serial, read: Result<Vec<Excerpt>, String>) -> Option<JobEvent> {
+        let job = self.jobs.get(&serial).filter(|job| !job.is_active())?;
+        Some(job.outcome(read.unwrap_or_else(|why| {
+            let mut piece = Excerpt::new(job.piece_limit());
+            piece.push(&format!("[the log cannot be shown: {why}]\n"));
+            vec![piece]
+        })))
     }
 
     fn leave_queue(&mut self, serial: Serial) {
@@ -492,30 +799,116 @@ impl Dispatcher {
     /// Finished jobs beyond what is retained, the oldest first.
     fn forget_surplus(&mut self) {
         while self.finished.len() > self.limits.retain_jobs
-            || self.finished_bytes > self.limits.retained_log_bytes() && self.finished.len() > 1
+            && let Some(oldest) = self.finished.front().copied()
         {
-            let Some(oldest) = self.finished.front().copied() else { break };
             self.forget(oldest);
         }
     }
 
     fn forget(&mut self, serial: Serial) {
-        let Some(job) = self.jobs.remove(&serial) else { return };
-        self.finished_bytes = self.finished_bytes.saturating_sub(job.log.held());
+        if self.remove(serial) {
+            self.effects.push_back(Effect::Forget { serial });
+        }
+    }
+
+    fn remove(&mut self, serial: Serial) -> bool {
+        let Some(job) = self.jobs.remove(&serial) else { return false };
         self.finished.retain(|other| *other != serial);
+        self.unkept.remove(&serial);
         self.timers.set((serial, Timer::Retain), None);
         if self.ids.get(&job.head.id) == Some(&serial) {
             self.ids.remove(&job.head.id);
         }
+        true
+    }
+
+    /// Takes over what the journal says, before anything else: what waited waits again, what ran is
+    /// brought to its end and never run again by itself, what was finished is known as such.
+    /// `log_end` is where a job's log ends on disk.
+    pub fn restore(
+        &mut self,
+        loaded: &Loaded,
+        log_end: impl Fn(Serial) -> LogEnd,
+        now: Moment,
+    ) -> Vec<Interrupted> {
+        self.last_serial = self.last_serial.max(loaded.last_serial);
+        // Of each job the last word; it is complete in itself.
+        let mut last: BTreeMap<Serial, JobRecord> = BTreeMap::new();
+        for record in &loaded.records {
+            if let Ok(record) = serde_json::from_str::<JobRecord>(&record.text) {
+                self.last_serial = self.last_serial.max(record.serial);
+                last.insert(record.serial, record);
+            }
+        }
+        let mut interrupted = Vec::new();
+        for (serial, record) in last {
+            let (ran, traces) = (record.starts || record.progress.is_some(), record.traces());
+            let is_over = record.outcome.is_some();
+            let Some(job) = Job::restore(record, self.limits.logs(), log_end(serial)) else {
+                self.effects.push_back(Effect::Forget { serial });
+                continue;
+            };
+            if is_over {
+                self.restore_finished(job, now);
+                continue;
+            }
+            self.admit(job);
+            if ran {
+                self.interrupt(serial, now);
+                interrupted.push(Interrupted { serial, traces });
+            } else if loaded.damaged {
+                // A record that it began may be among what was lost.
+                self.end(serial, Cause::Doubtful, now);
+            } else if let Some(job) = self.jobs.get(&serial) {
+                self.effects.push_back(Effect::Publish(job.pending_event()));
+            }
+        }
+        self.forget_surplus();
+        self.start_what_may();
+        interrupted
+    }
+
+    fn restore_finished(&mut self, job: Job, now: Moment) {
+        let serial = job.head.serial;
+        let age = job
+            .time_finished()
+            .and_then(parse_rfc3339)
+            .and_then(|time| now.wall.duration_since(time).ok())
+            .unwrap_or_default();
+        let left = self.limits.retain_time.saturating_sub(age);
+        let known = self.ids.insert(job.head.id.clone(), serial);
+        self.jobs.insert(serial, job);
+        if let Some(older) = known {
+            self.forget(older);
+        }
+        self.retain(serial, left, now);
+    }
+
+    fn interrupt(&mut self, serial: Serial, now: Moment) {
+        self.pending.remove(&serial);
+        self.startable.remove(&serial);
+        self.running.insert(serial);
+        let Some(job) = self.jobs.get_mut(&serial) else { return };
+        let ending = Ending { cause: Cause::Interrupted, kills: 0, command_ended: true };
+        job.interrupt(ending, now);
+        job.end_command(-1);
+        self.effects.push_back(Effect::Signal { serial, kill: false });
+        self.timers.set((serial, Timer::Grace), Some(now.instant + self.limits.kill_grace));
     }
 
     /// The state of the first pending or running job whose number is `from` or more, for who comes
     /// late: its log as far as it was told.
     pub fn present(&self, from: Serial) -> Option<(Serial, JobEvent)> {
-        let pending = self.pending.range(from..).next();
-        let running = self.running.range(from..).next();
-        let serial = *[pending, running].into_iter().flatten().min()?;
-        Some((serial, self.jobs.get(&serial)?.present()?))
+        let mut from = from;
+        loop {
+            let pending = self.pending.range(from..).next();
+            let running = self.running.range(from..).next();
+            let serial = *[pending, running].into_iter().flatten().min()?;
+            match self.jobs.get(&serial)?.present() {
+                Some(event) => return Some((serial, event)),
+                None => from = serial + 1,
+            }
+        }
     }
 
     /// The number that the next job will have.
@@ -523,12 +916,19 @@ impl Dispatcher {
         self.last_serial + 1
     }
 
+    /// How many jobs of each named queue wait or run.
+    pub fn queues(&self) -> Value {
+        let queues = self.queues.iter().map(|(name, jobs)| (name.clone(), jobs.len().into()));
+        Value::Object(queues.collect())
+    }
+
     /// All jobs that are known, by queue.
     pub fn list(&self) -> Value {
         let mut queues: Map<String, Value> = Map::new();
         queues.insert("no_queue".into(), json!({}));
         let mut unqueued = 0;
-        for (serial, job) in &self.jobs {
+        let told = self.jobs.iter().filter(|(_, job)| !matches!(job.state, State::Filed { .. }));
+        for (serial, job) in told {
             let position = match &job.asked.queue {
                 _ if !job.is_active() => None,
                 Some(name) => {
@@ -547,15 +947,30 @@ impl Dispatcher {
         json!({ "jobs": queues })
     }
 
-    /// A part of a job's log.
-    pub fn log(&self, id: &str, offset: u64, length: Option<u64>) -> Result<Value, Refusal> {
+    /// What is to be asked of the store for a part of a job's log.
+    pub fn log_question(
+        &self,
+        id: &str,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<TextQuestion, Refusal> {
         let job = self.ids.get(id).and_then(|serial| self.jobs.get(serial));
-        let Some(job) = job else {
+        let Some(job) = job.filter(|job| !matches!(job.state, State::Filed { .. })) else {
             let why = format!("no job {id:?} is known; \"list\" says which are");
             return Err(Refusal::new(ErrorCode::NotFound, why));
         };
         let length = length.unwrap_or(LOG_PART).min(LOG_PART);
-        Ok(job.log_part(offset, usize::try_from(length).unwrap_or(usize::MAX)))
+        Ok(job.log_question(offset, usize::try_from(length).unwrap_or(usize::MAX)))
+    }
+
+    /// The id of a job.
+    pub fn id(&self, serial: Serial) -> Option<&str> {
+        self.jobs.get(&serial).map(|job| job.head.id.as_str())
+    }
+
+    /// Whether a job is known.
+    pub fn knows(&self, serial: Serial) -> bool {
+        self.jobs.contains_key(&serial)
     }
 }
 
@@ -564,6 +979,10 @@ fn remark(cause: Cause) -> &'static str {
         Cause::Killed => "killed",
         Cause::TimedOut => "timed out",
         Cause::Stopped => "ended because the daemon stopped",
+        Cause::Interrupted => {
+            "interrupted: the daemon that ran this job died; it was not run again"
+        }
+        Cause::Doubtful => "not run: the journal was damaged, and it may have run before",
     }
 }
 

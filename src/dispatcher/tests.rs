@@ -1,6 +1,7 @@
 //! The dispatcher driven by hand, with made-up time.
 
 use super::*;
+use crate::helper::store::Record;
 use serde_json::json;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -8,6 +9,12 @@ struct Driver {
     dispatcher: Dispatcher,
     start: Instant,
     elapsed: Duration,
+    /// What was to be done and has not been looked at.
+    done: Vec<Effect>,
+    /// Records become durable at once.
+    keeps: bool,
+    /// Those that did, in order.
+    records: Vec<Value>,
 }
 
 fn limits() -> Limits {
@@ -28,9 +35,45 @@ fn limits() -> Limits {
 impl Driver {
     fn new() -> Driver {
         Driver {
-            dispatcher: Dispatcher::new(limits()),
+            dispatcher: Dispatcher::new(limits(), true),
             start: Instant::now(),
             elapsed: Duration::ZERO,
+            done: vec![],
+            keeps: true,
+            records: vec![],
+        }
+    }
+
+    /// A daemon that finds these records in its journal.
+    fn restarted(records: &[Value], damaged: bool) -> (Driver, Vec<Interrupted>) {
+        let mut driver = Driver::new();
+        let records = records.iter().map(|record| Record {
+            serial: record["serial"].as_u64().unwrap(),
+            kind: serde_json::from_value(record["is"].clone()).unwrap(),
+            text: record.to_string(),
+        });
+        let loaded = Loaded { records: records.collect(), damaged, ..Loaded::default() };
+        let now = driver.now();
+        let interrupted =
+            driver.dispatcher.restore(&loaded, |_| LogEnd { total: 10, midway: true }, now);
+        driver.settle();
+        (driver, interrupted)
+    }
+
+    /// Does what follows, as the daemon does.
+    fn settle(&mut self) {
+        while let Some(effect) = self.dispatcher.next_effect() {
+            match effect {
+                Effect::Keep { serial, step, record } if self.keeps => {
+                    self.records.push(serde_json::from_slice(&record).unwrap());
+                    let now = self.now();
+                    self.dispatcher.kept(serial, step, now);
+                }
+                Effect::Note { record } => {
+                    self.records.push(serde_json::from_slice(&record).unwrap());
+                }
+                other => self.done.push(other),
+            }
         }
     }
 
@@ -43,47 +86,76 @@ impl Driver {
         self.elapsed += Duration::from_millis(milliseconds);
         let now = self.now();
         self.dispatcher.on_deadline(now);
+        self.settle();
+    }
+
+    fn print(&mut self, serial: Serial, text: &str) {
+        self.dispatcher.printed(serial, text.to_owned());
+        self.settle();
     }
 
     fn run(&mut self, args: Value) -> Result<Vec<String>, Refusal> {
         let bounds = self.dispatcher.limits().bounds();
         let batch = read_run(args.as_object().unwrap(), bounds)?;
-        let now = self.now();
-        self.dispatcher.submit(batch, now)
+        let serials = self.dispatcher.submit(batch)?;
+        let id = |serial: &Serial| self.dispatcher.id(*serial).unwrap().to_owned();
+        let ids = serials.iter().map(id).collect();
+        self.settle();
+        Ok(ids)
     }
 
     fn submit(&mut self, args: Value) {
         let bounds = self.dispatcher.limits().bounds();
         let job = read_submit(args.as_object().unwrap(), || "random".into(), bounds).unwrap();
-        let now = self.now();
-        self.dispatcher.submit(vec![job], now).unwrap();
+        self.dispatcher.submit(vec![job]).unwrap();
+        self.settle();
     }
 
     fn exit(&mut self, serial: Serial, code: i32) {
         let now = self.now();
         self.dispatcher.ended(serial, &Ended::Exit(Exit::Code(code)), false, now);
+        self.settle();
+    }
+
+    fn ended(&mut self, serial: Serial, ended: &Ended, left_open: bool) {
+        let now = self.now();
+        self.dispatcher.ended(serial, ended, left_open, now);
+        self.settle();
     }
 
     fn kill(&mut self, id: &str) -> Vec<String> {
         let now = self.now();
-        self.dispatcher.kill(&[id.to_owned()], now)
+        let killed = self.dispatcher.kill(&[id.to_owned()], now);
+        self.settle();
+        killed
     }
 
     fn gone(&mut self, serial: Serial) {
         let now = self.now();
         self.dispatcher.tree_is_gone(serial, now);
+        self.settle();
+    }
+
+    fn stop(&mut self) {
+        let now = self.now();
+        self.dispatcher.stop(now);
+        self.settle();
     }
 
     /// What is to be done, a word each; events as `state:id`.
     fn effects(&mut self) -> Vec<String> {
         let mut shown = vec![];
-        while let Some(effect) = self.dispatcher.next_effect() {
+        for effect in self.done.drain(..) {
             shown.push(match effect {
                 Effect::Start { serial, command } => format!("start {serial}.{command}"),
                 Effect::Signal { serial, kill } => {
                     format!("signal {serial} {}", if kill { 9 } else { 15 })
                 }
                 Effect::Release { serial } => format!("release {serial}"),
+                Effect::Keep { serial, step, .. } => format!("keep {serial} {step:?}"),
+                Effect::Forget { serial } => format!("forget {serial}"),
+                Effect::PublishOutcome { serial } => format!("publish outcome {serial}"),
+                Effect::Note { .. } | Effect::Log { .. } => continue,
                 Effect::Publish(event) => {
                     let args = args(&event);
                     format!(
@@ -100,12 +172,24 @@ impl Driver {
     /// The `args` of the events that are to be published.
     fn events(&mut self) -> Vec<Value> {
         let mut events = vec![];
-        while let Some(effect) = self.dispatcher.next_effect() {
+        for effect in self.done.drain(..) {
             if let Effect::Publish(event) = effect {
                 events.push(args(&event));
             }
         }
         events
+    }
+
+    /// What was appended to logs.
+    fn logged(&mut self) -> String {
+        let mut logged = String::new();
+        for effect in self.done.drain(..) {
+            if let Effect::Log { at, text, .. } = effect {
+                assert_eq!(at, logged.len() as u64, "pieces join");
+                logged += &text;
+            }
+        }
+        logged
     }
 }
 
@@ -147,22 +231,22 @@ fn output_goes_out_soon_at_first_then_once_an_interval_and_all_of_it_once() {
     let mut d = Driver::new();
     d.run(json!({"j": "a"})).unwrap();
     d.events();
-    d.dispatcher.printed(1, "1\n");
+    d.print(1, "1\n");
     d.pass(49);
     assert_eq!(d.events().len(), 0);
     d.pass(1);
     let first = d.events();
     assert_eq!(first[0]["a"], "1\n");
-    d.dispatcher.printed(1, "2\n");
+    d.print(1, "2\n");
     d.pass(500);
-    d.dispatcher.printed(1, "3\n");
+    d.print(1, "3\n");
     d.pass(499);
     assert_eq!(d.events().len(), 0);
     d.pass(1);
     assert_eq!(d.events()[0]["a"], "2\n3\n");
     d.pass(5000);
     assert_eq!(d.events().len(), 0, "nothing new, nothing told");
-    d.dispatcher.printed(1, "4\n");
+    d.print(1, "4\n");
     d.exit(1, 0);
     let finished = d.events();
     assert_eq!(finished.len(), 1);
@@ -173,9 +257,9 @@ fn output_goes_out_soon_at_first_then_once_an_interval_and_all_of_it_once() {
 fn a_late_subscriber_gets_what_was_told_and_no_more() {
     let mut d = Driver::new();
     d.run(json!({"j": "a"})).unwrap();
-    d.dispatcher.printed(1, "told\n");
+    d.print(1, "told\n");
     d.pass(50);
-    d.dispatcher.printed(1, "not yet\n");
+    d.print(1, "not yet\n");
     let (serial, event) = d.dispatcher.present(0).unwrap();
     assert_eq!((serial, &args(&Event::Job(event))["a"]), (1, &json!("told\n")));
     assert!(d.dispatcher.present(2).is_none());
@@ -186,8 +270,7 @@ fn a_program_that_cannot_be_started_says_why_in_its_log() {
     let mut d = Driver::new();
     d.run(json!({"j": ["a", "b"]})).unwrap();
     d.events();
-    let now = d.now();
-    d.dispatcher.ended(1, &Ended::NotStarted("cannot run: a: no".into()), false, now);
+    d.ended(1, &Ended::NotStarted("cannot run: a: no".into()), false);
     let finished = d.events().pop().unwrap();
     assert_eq!(finished["return_codes/a"], "-1");
     assert_eq!(finished["a"], "cannot run: a: no\n");
@@ -198,8 +281,7 @@ fn a_program_that_cannot_be_started_says_why_in_its_log() {
 fn a_signal_is_a_negative_code() {
     let mut d = Driver::new();
     d.run(json!({"j": "a"})).unwrap();
-    let now = d.now();
-    d.dispatcher.ended(1, &Ended::Exit(Exit::Signal(11)), true, now);
+    d.ended(1, &Ended::Exit(Exit::Signal(11)), true);
     let finished = d.events().pop().unwrap();
     assert_eq!(finished["return_codes/a"], "-11");
     assert!(finished["a"].as_str().unwrap().starts_with("[output was still open"));
@@ -269,8 +351,7 @@ fn a_running_job_is_asked_then_forced_and_finished_when_its_tree_is_gone() {
     assert_eq!(d.effects(), ["signal 1 15"]);
     d.gone(1);
     assert_eq!(d.effects(), Vec::<String>::new(), "the command itself has not ended");
-    let now = d.now();
-    d.dispatcher.ended(1, &Ended::Exit(Exit::Signal(15)), false, now);
+    d.ended(1, &Ended::Exit(Exit::Signal(15)), false);
     assert_eq!(d.effects(), ["signal 1 15"], "grandchildren are asked again");
     d.pass(10_000);
     assert!(d.effects().contains(&"signal 1 9".to_owned()));
@@ -307,28 +388,183 @@ fn a_timeout_ends_a_job_and_says_so() {
     assert_eq!(d.effects(), Vec::<String>::new());
     d.pass(1);
     assert_eq!(d.effects(), ["signal 1 15"]);
-    let now = d.now();
-    d.dispatcher.ended(1, &Ended::Exit(Exit::Code(0)), false, now);
+    d.ended(1, &Ended::Exit(Exit::Code(0)), false);
     d.gone(1);
     assert_eq!(d.events().pop().unwrap()["x"], "[timed out]\n");
 }
 
 #[test]
-fn a_daemon_that_stops_finishes_every_job_once_and_takes_none() {
+fn a_daemon_that_stops_ends_what_runs_takes_none_and_leaves_what_waits_to_the_next() {
     let mut d = Driver::new();
     d.run(json!({"a": "x", "b": "x", "c": "x"})).unwrap();
     d.effects();
-    let now = d.now();
-    d.dispatcher.stop(now);
-    assert_eq!(d.effects(), ["release 3", "finished:c", "signal 1 15", "signal 2 15"]);
+    d.stop();
+    assert_eq!(d.effects(), ["signal 1 15", "signal 2 15"]);
     assert!(d.run(json!({"d": "x"})).is_err());
     for serial in [1, 2] {
+        assert!(!d.dispatcher.is_idle());
         d.exit(serial, 0);
         d.gone(serial);
     }
     assert!(d.dispatcher.is_idle());
     let finished = d.effects();
     assert_eq!(finished.iter().filter(|e| e.starts_with("finished")).count(), 2);
+    let (mut next, interrupted) = Driver::restarted(&d.records, false);
+    assert_eq!(interrupted, []);
+    assert_eq!(next.effects(), ["pending:c", "start 3.0", "running:c"]);
+}
+
+#[test]
+fn where_nothing_outlives_the_daemon_its_stop_finishes_every_job_once() {
+    let mut d = Driver::new();
+    d.dispatcher = Dispatcher::new(limits(), false);
+    d.run(json!({"a": "x", "b": "x", "c": "x"})).unwrap();
+    d.effects();
+    d.stop();
+    assert_eq!(d.effects(), ["release 3", "signal 1 15", "signal 2 15", "finished:c"]);
+}
+
+#[test]
+fn nothing_has_an_effect_before_it_is_durable() {
+    let mut d = Driver::new();
+    d.keeps = false;
+    d.run(json!({"a": "x", "b": "x", "c": "x"})).unwrap();
+    assert_eq!(d.effects(), ["keep 1 File", "keep 2 File", "keep 3 File"]);
+    assert_eq!(d.dispatcher.list(), json!({"jobs": {"no_queue": {}}}), "nobody is told yet");
+    assert!(d.dispatcher.present(0).is_none());
+    assert_eq!(d.kill("a"), Vec::<String>::new());
+    assert_eq!(d.run(json!({"a": "x"})).unwrap_err().code, ErrorCode::Conflict);
+    let kept = |d: &mut Driver, serial, step| {
+        let now = d.now();
+        d.dispatcher.kept(serial, step, now);
+        d.settle();
+        d.effects()
+    };
+    // What is run at once says so in its first record; what waits has another one for that.
+    assert_eq!(kept(&mut d, 1, Step::File), ["pending:a", "start 1.0", "running:a"]);
+    assert_eq!(kept(&mut d, 3, Step::File), ["pending:c"]);
+    d.exit(1, 0);
+    assert_eq!(d.effects(), ["release 1", "keep 1 Finish", "keep 3 Start"]);
+    assert_eq!(d.run(json!({"a": "x"})).unwrap_err().code, ErrorCode::Conflict, "not told yet");
+    assert_eq!(kept(&mut d, 3, Step::Start), ["start 3.0", "running:c"]);
+    assert_eq!(kept(&mut d, 1, Step::Finish), ["finished:a"]);
+    assert_eq!(kept(&mut d, 1, Step::Finish), Vec::<String>::new());
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_or_waits_but_an_end_is_told() {
+    let mut d = Driver::new();
+    d.run(json!({"a": "x", "b": "x", "c": "x"})).unwrap();
+    d.effects();
+    d.keeps = false;
+    let not_kept = |d: &mut Driver, serial, step| {
+        let now = d.now();
+        d.dispatcher.not_kept(serial, step, now);
+        d.settle();
+        d.effects()
+    };
+    d.run(json!({"d": "x"})).unwrap();
+    d.exit(1, 0);
+    assert_eq!(d.effects(), ["keep 4 File", "release 1", "keep 1 Finish", "keep 3 Start"]);
+    d.dispatcher.set_storage(Err("the disk is full".into()));
+    assert_eq!(not_kept(&mut d, 4, Step::File), Vec::<String>::new());
+    assert_eq!(not_kept(&mut d, 1, Step::Finish), ["finished:a"], "events go on");
+    assert_eq!(not_kept(&mut d, 3, Step::Start), Vec::<String>::new());
+    let refused = d.run(json!({"e": "x"})).unwrap_err();
+    assert_eq!((refused.code, refused.why.as_str()), (ErrorCode::Internal, "the disk is full"));
+    assert_eq!(d.dispatcher.counts(), Counts { pending: 1, running: 1, finished: 1 });
+    // It is back: what could not be kept is given again, what was refused is taken back.
+    d.dispatcher.keep_again();
+    d.settle();
+    assert_eq!(d.effects(), ["keep 1 Finish", "forget 4"]);
+    d.dispatcher.set_storage(Ok(()));
+    d.settle();
+    assert_eq!(d.effects(), ["keep 3 Start"]);
+    let now = d.now();
+    d.dispatcher.kept(1, Step::Finish, now);
+    d.dispatcher.keep_again();
+    d.settle();
+    assert_eq!(d.effects(), Vec::<String>::new(), "once is enough");
+}
+
+#[test]
+fn after_a_crash_what_waited_runs_what_ran_does_not_and_what_was_over_is_known() {
+    let mut d = Driver::new();
+    d.run(json!({"over": "x", "ran": ["x", "y"], "waits": "x"})).unwrap();
+    d.submit(json!({"id": "next", "commands": [["a b", "c"]], "queue": "q", "env": {"A": "1"},
+                    "timeout": 2.5, "cwd": "/tmp", "user": "nobody"}));
+    d.print(1, "out\n");
+    d.dispatcher.started(2, (77, "boot.5".into()), "SYSADM_JOB=e.2");
+    d.exit(2, 0);
+    d.dispatcher.started(2, (78, "boot.6".into()), "SYSADM_JOB=e.2");
+    let finished = {
+        d.exit(1, 3);
+        d.events().into_iter().find(|event| event["state"] == "finished").unwrap()
+    };
+    // The daemon is killed here. "waits" has had its turn with the end of "over".
+    let records: Vec<Value> = d.records.iter().filter(|r| r["id"] != "waits").cloned().collect();
+    let waits = d.records.iter().find(|r| r["id"] == "waits" && r["is"] == "filed").cloned();
+    let records: Vec<Value> = records.into_iter().chain(waits).collect();
+    let (mut d, interrupted) = Driver::restarted(&records, false);
+    let leaders = vec![(77, "boot.5".to_owned()), (78, "boot.6".to_owned())];
+    let traces = Traces { leaders, mark: "SYSADM_JOB=e.2".into() };
+    assert_eq!(interrupted, [Interrupted { serial: 2, traces }]);
+    let effects = d.effects();
+    assert_eq!(effects[..3], ["signal 2 15", "pending:waits", "pending:next"]);
+    assert_eq!(effects[3..], ["start 3.0", "running:waits"], "one is still being ended");
+    let next = d.dispatcher.jobs.get(&4).unwrap().asked.clone();
+    assert_eq!(next.commands[0].words, ["a b", "c"]);
+    assert_eq!(
+        (next.timeout, next.cwd.as_deref()),
+        (Some(Duration::from_millis(2500)), Some("/tmp"))
+    );
+    assert_eq!((next.env["A"].as_str(), next.queue.as_deref()), ("1", Some("q")));
+    assert_eq!(next.user, Some(crate::sys::spawn::RunAs::Name("nobody".into())));
+    // Its processes are gone: it is over, and its log is read for the event.
+    d.gone(2);
+    assert_eq!(d.effects()[..2], ["release 2", "publish outcome 2"]);
+    let question = d.dispatcher.outcome_question(2).unwrap();
+    let pieces: Vec<Excerpt> = question
+        .ranges
+        .iter()
+        .map(|range| Excerpt::from_ends(100, range.end - range.start, "p".into(), String::new()))
+        .collect();
+    let event = Event::Job(d.dispatcher.outcome(2, Ok(pieces)).unwrap());
+    assert_eq!(args(&event)["return_codes/x"], "0");
+    assert_eq!(args(&event)["return_codes/y"], "-1");
+    // The other one can be told again as it was.
+    let question = d.dispatcher.outcome_question(1).unwrap();
+    assert_eq!(question.ranges[0], 0..4);
+    let piece = Excerpt::from_ends(100, 4, "out\n".into(), String::new());
+    let event = d.dispatcher.outcome(1, Ok(vec![piece])).unwrap();
+    assert_eq!(args(&Event::Job(event)), finished);
+    let unreadable = d.dispatcher.outcome(1, Err("gone".into())).unwrap();
+    assert!(args(&Event::Job(unreadable))["x"].as_str().unwrap().contains("gone"));
+    assert_eq!(d.run(json!({"new": "x"})).unwrap(), ["new"]);
+    assert_eq!(d.dispatcher.next_serial(), 6, "numbers are not used again");
+}
+
+#[test]
+fn a_damaged_journal_runs_nothing_that_may_have_run() {
+    let mut d = Driver::new();
+    d.run(json!({"a": "x", "b": "x", "c": "x"})).unwrap();
+    let waits = d.records.iter().find(|record| record["id"] == "c").cloned().unwrap();
+    let (mut d, interrupted) = Driver::restarted(&[waits], true);
+    assert_eq!(interrupted, []);
+    assert_eq!(d.effects(), ["release 3", "publish outcome 3"]);
+}
+
+#[test]
+fn what_is_told_again_is_only_what_was_told_before() {
+    let mut d = Driver::new();
+    d.run(json!({"a": "x", "b": "x"})).unwrap();
+    d.exit(1, 0);
+    d.exit(2, 0);
+    d.dispatcher.told(1, 10);
+    d.dispatcher.told(2, 20);
+    assert_eq!(d.dispatcher.next_outcome(0, 20), Some((1, "a")));
+    assert_eq!(d.dispatcher.next_outcome(2, 20), None);
+    assert_eq!(d.dispatcher.next_outcome(2, 21), Some((2, "b")));
 }
 
 #[test]
@@ -344,32 +580,21 @@ fn finished_jobs_are_kept_by_number_and_by_age() {
     assert_eq!(ids, ["b", "c", "d"]);
     d.pass(100_000);
     assert_eq!(d.dispatcher.list(), json!({"jobs": {"no_queue": {}}}));
-    assert_eq!(d.dispatcher.log("d", 0, None).unwrap_err().code, ErrorCode::NotFound);
+    assert_eq!(d.dispatcher.log_question("d", 0, None).unwrap_err().code, ErrorCode::NotFound);
 }
 
 #[test]
-fn a_log_is_read_in_parts_that_join_to_the_whole() {
+fn all_output_goes_to_the_log_remarks_included() {
     let mut d = Driver::new();
     d.run(json!({"a": "x"})).unwrap();
-    let text: String = (0..300).map(|i| format!("zeile ü {i}\n")).collect();
-    d.dispatcher.printed(1, &text);
-    let running = d.dispatcher.log("a", 0, None).unwrap();
-    assert_eq!(running["eof"], false);
-    assert!(text.starts_with(running["data"].as_str().unwrap()));
+    d.print(1, "one\ntwo");
+    d.kill("a");
     d.exit(1, 0);
-    let mut read = String::new();
-    loop {
-        let part = d.dispatcher.log("a", read.len() as u64, Some(17)).unwrap();
-        read += part["data"].as_str().unwrap();
-        assert_eq!(part["next"], read.len());
-        if part["eof"] == true {
-            break;
-        }
-    }
-    assert!(read.contains("bytes left out"));
-    assert!(read.starts_with("zeile ü 0\n") && read.ends_with("zeile ü 299\n"));
-    assert!(read.starts_with(running["data"].as_str().unwrap()), "offsets hold when the job ends");
-    assert_eq!(d.dispatcher.log("a", 1 << 40, None).unwrap()["data"], "");
+    d.gone(1);
+    assert_eq!(d.logged(), "one\ntwo\n[killed]\n");
+    let question = d.dispatcher.log_question("a", 3, Some(1 << 40)).unwrap();
+    assert_eq!((question.total, question.offset, question.active), (17, 3, false));
+    assert_eq!(question.length, LOG_PART as usize);
 }
 
 #[test]
@@ -378,7 +603,7 @@ fn output_past_the_limit_is_told_as_left_out() {
     d.run(json!({"a": "x"})).unwrap();
     d.events();
     for _ in 0..100 {
-        d.dispatcher.printed(1, "0123456789\n");
+        d.print(1, "0123456789\n");
     }
     d.pass(50);
     let piece = d.events().pop().unwrap();
@@ -392,19 +617,11 @@ fn output_past_the_limit_is_told_as_left_out() {
 fn a_class_travels_in_its_envelope() {
     let mut d = Driver::new();
     d.run(json!({"sysadm_pkg_check_upgrade-1": "pkg upgrade -n"})).unwrap();
-    d.dispatcher.printed(1, "Checking\n");
+    d.print(1, "Checking\n");
     d.pass(50);
-    d.dispatcher.printed(1, "Your packages are up to date.\n");
+    d.print(1, "Your packages are up to date.\n");
     d.exit(1, 0);
-    let events: Vec<Value> = {
-        let mut events = vec![];
-        while let Some(effect) = d.dispatcher.next_effect() {
-            if let Effect::Publish(Event::Job(event)) = effect {
-                events.push(serde_json::from_str(&event.args(100_000)).unwrap());
-            }
-        }
-        events
-    };
+    let events = d.events();
     assert_eq!(events[0]["pkg_log"], "");
     assert_eq!(events[0]["action"], "pkg_check_upgrade");
     assert_eq!(events[2]["pkg_log"], "Checking\n");

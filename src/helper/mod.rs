@@ -4,5 +4,6 @@
 //! take memory that a daemon would keep for ever. A child has the trouble instead of the loop.
 
 mod accounts;
+pub mod store;
 
 pub use accounts::{Accounts, Asked, Lookup, LookupError};

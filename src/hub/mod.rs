@@ -60,6 +60,9 @@ struct Backlog {
     /// Something was missed; how much, if that is known. Told before anything else.
     gap: Option<Option<u64>>,
     last: VecDeque<Rc<Published>>,
+    /// How jobs ended of this number and above is still to be told, where it was told before the
+    /// event of that number.
+    outcomes: Option<(Serial, u64)>,
     /// Active jobs of this number and above have not been told yet.
     jobs_from: Option<Serial>,
 }
@@ -69,6 +72,7 @@ impl Backlog {
         self.replay_from.is_none()
             && self.gap.is_none()
             && self.last.is_empty()
+            && self.outcomes.is_none()
             && self.jobs_from.is_none()
     }
 
@@ -94,13 +98,22 @@ pub struct Since {
 pub enum Piece {
     /// An event.
     Event(Rc<Published>, Spelling),
-    /// So many events were missed, if that is known; the number is of the last of them.
+    /// How this job ended, which has to be read first: give it to [`Hub::retold`], and send what
+    /// comes back, before the next piece is pulled.
+    Outcome(Serial),
+    /// So many events were missed, if that is known.
     Gap {
-        /// Number of the last event that was missed.
+        /// From where on they will be told as missed again.
         seq: u64,
         /// How many, counted before filters.
         missed: Option<u64>,
     },
+}
+
+/// The number that goes with what is told instead of the events before `from`: one less than the last
+/// of them, so that who leaves before all of it was told, and comes back with that, is told it again.
+fn before_gap(from: u64) -> u64 {
+    from.saturating_sub(2)
 }
 
 /// All subscriptions.
@@ -177,9 +190,15 @@ impl Hub {
         }
         // Who resumes without a gap knows the present state.
         if replay.is_none() || backlog.gap.is_some() {
+            let before = backlog.replay_from.unwrap_or(self.seq + 1);
             for name in &changed {
                 match name {
-                    EventName::Dispatcher => backlog.jobs_from = Some(0),
+                    EventName::Dispatcher => {
+                        backlog.jobs_from = Some(0);
+                        // Who looks for certain jobs, or missed something, may look for their ends.
+                        let looks = backlog.gap.is_some() || subscription.filter.jobs.is_some();
+                        backlog.outcomes = looks.then_some((0, before));
+                    }
                     EventName::LifePreserver | EventName::SystemState => {
                         backlog.last.extend(self.last.get(name).cloned());
                     }
@@ -195,7 +214,8 @@ impl Hub {
     /// From where to replay, and whether there is a gap before that.
     fn replay(&self, since: &Since) -> (u64, Option<Option<u64>>) {
         let oldest = self.ring.oldest().unwrap_or(self.seq + 1);
-        if *since.epoch != *self.epoch || since.seq > self.seq {
+        // Who stands before the first event of this run may have missed something of another one.
+        if *since.epoch != *self.epoch || since.seq > self.seq || since.seq == 0 {
             return (oldest, Some(None));
         }
         let next = since.seq + 1;
@@ -215,7 +235,7 @@ impl Hub {
         let backlog = &mut subscription.backlog;
         backlog.last.retain(|event| !changed.contains(&event.event.name()));
         if changed.contains(&EventName::Dispatcher) {
-            backlog.jobs_from = None;
+            (backlog.jobs_from, backlog.outcomes) = (None, None);
         }
         if subscription.names.is_empty() {
             self.leave(session);
@@ -300,6 +320,21 @@ impl Hub {
         piece
     }
 
+    /// The event that tells a session how a job ended, from what was read for [`Piece::Outcome`].
+    pub fn retold(
+        &mut self,
+        session: SessionId,
+        event: JobEvent,
+        now: Moment,
+    ) -> Option<(Rc<Published>, Spelling)> {
+        let subscription = self.subscribers.get(&session)?;
+        let mut event = self.number(Event::Job(event), now).as_present_state();
+        if let Some(from) = subscription.backlog.replay_from {
+            event.seq = before_gap(from);
+        }
+        Some((Rc::new(event), subscription.spelling))
+    }
+
     fn next_piece(
         &mut self,
         session: SessionId,
@@ -310,10 +345,21 @@ impl Hub {
             let subscription = self.subscribers.get_mut(&session)?;
             let backlog = &mut subscription.backlog;
             if let Some(missed) = backlog.gap.take() {
-                let seq = backlog.replay_from.map_or(self.seq, |from| from - 1);
+                let seq = before_gap(backlog.replay_from.unwrap_or(self.seq + 1));
                 return Some(Piece::Gap { seq, missed });
             }
             let spelling = subscription.spelling;
+            if let Some((from, before)) = backlog.outcomes {
+                let Some((serial, id)) = dispatcher.next_outcome(from, before) else {
+                    backlog.outcomes = None;
+                    continue;
+                };
+                backlog.outcomes = Some((serial + 1, before));
+                if subscription.filter.jobs.as_ref().is_none_or(|jobs| jobs.contains(id)) {
+                    return Some(Piece::Outcome(serial));
+                }
+                continue;
+            }
             let event = if let Some(from) = backlog.replay_from {
                 let oldest = self.ring.oldest().unwrap_or(self.seq + 1);
                 if from < oldest {
@@ -321,6 +367,7 @@ impl Hub {
                     (backlog.replay_from, backlog.gap) = (Some(oldest), Some(Some(oldest - from)));
                     if subscription.names.contains(&EventName::Dispatcher) {
                         backlog.jobs_from = Some(0);
+                        backlog.outcomes = Some((0, oldest));
                     }
                     continue;
                 }
@@ -346,7 +393,7 @@ impl Hub {
             } else if let Some(last) = backlog.last.pop_front() {
                 // Its own number would fall behind what this connection may have had.
                 let again = last.event.clone();
-                Rc::new(self.number(again, now))
+                Rc::new(self.number(again, now).as_present_state())
             } else {
                 let from = backlog.jobs_from?;
                 let Some((serial, event)) = dispatcher.present(from) else {
@@ -354,7 +401,7 @@ impl Hub {
                     return None;
                 };
                 backlog.jobs_from = Some(serial + 1);
-                Rc::new(self.number(Event::Job(event), now))
+                Rc::new(self.number(Event::Job(event), now).as_present_state())
             };
             let subscription = self.subscribers.get(&session)?;
             if subscription.filter.passes(&event.event) {

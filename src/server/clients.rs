@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mio::Interest;
+use serde_json::Value;
 
 use super::Key;
 use super::parcel::Parcel;
@@ -17,9 +18,24 @@ use crate::net::{
 };
 use crate::reactor::{Reactor, Registered};
 use crate::session::{Known, Session};
-use crate::wire::{Published, Spelling};
+use crate::wire::{Published, Request, Spelling};
 
 pub(super) type ClientId = u64;
+
+/// What a client waits for; it is not read meanwhile, so that its answers come in order.
+#[derive(Debug)]
+pub(super) enum Wait {
+    /// Jobs that it submitted are to be durable.
+    Filing {
+        request: Box<Request>,
+        response: Value,
+        /// So many are not yet.
+        left: usize,
+        failed: Option<String>,
+    },
+    /// A part of a log is read.
+    Log { request: Box<Request> },
+}
 
 /// One connection with its session.
 pub(super) struct Client {
@@ -32,6 +48,10 @@ pub(super) struct Client {
     pub(super) readable: bool,
     /// It is not read until its outbox has room again.
     pub(super) stalled: bool,
+    /// It is not read until this is there.
+    pub(super) waiting: Option<Wait>,
+    /// How a job ended is being read for it; it is told no more of the present state until then.
+    pub(super) retelling: bool,
     /// Something is to be sent.
     dirty: bool,
     /// By when a stranger has to say who it is.
@@ -190,6 +210,8 @@ impl Clients {
             registered: Some(registered),
             readable: true,
             stalled: false,
+            waiting: None,
+            retelling: false,
             dirty: false,
             auth_due,
             admitted: false,

@@ -16,11 +16,16 @@ use super::Key;
 use crate::dispatcher::{Dispatcher, Ended, Environment, Output, Process, Serial};
 use crate::moment::Moment;
 use crate::reactor::{Reactor, Registered};
-use crate::sys::children::{self, Exit};
+use crate::sys::children::Exit;
+use crate::sys::process_table;
 use crate::sys::process_tree::{Roots, members};
+use crate::sys::survivors::{Traces, survivors};
 
 /// Outputs of processes left behind that are still read; the oldest is closed beyond that.
 const LEFTOVERS: usize = 64;
+
+/// How often it is looked whether processes of another daemon's jobs are gone.
+const SURVIVORS_LOOK: Duration = Duration::from_millis(200);
 
 /// All processes of jobs.
 pub(super) struct Jobs {
@@ -36,9 +41,21 @@ pub(super) struct Jobs {
     grace: Duration,
 }
 
+impl AtWork {
+    /// Its living processes.
+    fn members(&self) -> Vec<Pid> {
+        match &self.traces {
+            Some(traces) => survivors(traces),
+            None => members(&self.roots),
+        }
+    }
+}
+
 /// A job whose commands are run.
 struct AtWork {
     roots: Roots,
+    /// By what its processes can be known, where another daemon started them.
+    traces: Option<Traces>,
     /// Index of the command.
     command: usize,
     process: Option<(Process, Option<Registered>)>,
@@ -76,7 +93,8 @@ impl Jobs {
         let mark = Environment::mark(&self.epoch, serial);
         let started = Process::start(line, asked, &mark, &self.environment);
         let job = self.at_work.entry(serial).or_insert_with(|| AtWork {
-            roots: Roots { leaders: Vec::new(), mark },
+            roots: Roots { leaders: Vec::new(), mark: mark.clone() },
+            traces: None,
             command,
             process: None,
         });
@@ -90,6 +108,9 @@ impl Jobs {
                 });
                 job.roots.leaders.push(process.pid);
                 self.by_pid.insert(process.pid, serial);
+                let pid = process.pid.as_raw();
+                let leader = (pid, process_table::start_of(pid).unwrap_or_default());
+                dispatcher.started(serial, leader, &mark);
                 if registered.is_none() {
                     // No room in the kernel to watch the pipe: its end will be found at the exit.
                     log::error!("cannot watch the output of job {serial}");
@@ -112,12 +133,12 @@ impl Jobs {
         let Some((process, registered)) = &mut job.process else { return };
         match process.read(scratch) {
             Output::Text(text) => {
-                dispatcher.printed(serial, &text);
+                dispatcher.printed(serial, text);
                 reactor.again(Key::Output(serial));
             }
             Output::Blocked => {}
             Output::End(rest) => {
-                dispatcher.printed(serial, &rest);
+                dispatcher.printed(serial, rest);
                 if let (Some(mut output), Some(registered)) =
                     (process.take_output(), registered.take())
                 {
@@ -143,7 +164,7 @@ impl Jobs {
         if process.exit.is_none() || !process.is_open() {
             return;
         }
-        dispatcher.printed(serial, &process.rest());
+        dispatcher.printed(serial, process.rest());
         if let (Some(mut output), Some(registered)) = (process.take_output(), registered.take()) {
             reactor.deregister(&mut output, registered);
             self.keep_leftover(output, reactor);
@@ -184,21 +205,55 @@ impl Jobs {
         }
     }
 
-    /// Children have ended.
-    pub(super) fn reap(
+    /// A child of the daemon has ended; true where it was a command of a job.
+    pub(super) fn on_child(
+        &mut self,
+        pid: Pid,
+        exit: Exit,
+        dispatcher: &mut Dispatcher,
+        reactor: &mut Reactor<Key>,
+        now: Moment,
+    ) -> bool {
+        let Some(serial) = self.by_pid.remove(&pid) else { return false };
+        self.on_exit(serial, pid, exit, dispatcher, reactor, now);
+        true
+    }
+
+    /// Looks whether jobs that are being ended still have processes.
+    pub(super) fn look_after_all(&mut self, dispatcher: &mut Dispatcher, now: Moment) {
+        for serial in self.ending.clone() {
+            if self.at_work.get(&serial).is_none_or(|job| job.traces.is_none()) {
+                self.look_after(serial, dispatcher, now);
+            }
+        }
+    }
+
+    /// A job ran when the daemon before this one died.
+    pub(super) fn adopt(&mut self, serial: Serial, traces: Traces) {
+        let roots = Roots { leaders: Vec::new(), mark: String::new() };
+        let job = AtWork { roots, traces: Some(traces), command: 0, process: None };
+        self.at_work.insert(serial, job);
+    }
+
+    /// Looks whether processes of another daemon's jobs are gone: nobody tells of their end.
+    pub(super) fn look_after_survivors(
         &mut self,
         dispatcher: &mut Dispatcher,
         reactor: &mut Reactor<Key>,
         now: Moment,
     ) {
-        while let Some((pid, exit)) = children::reap() {
-            if let Some(serial) = self.by_pid.remove(&pid) {
-                self.on_exit(serial, pid, exit, dispatcher, reactor, now);
+        for serial in self.ending.clone() {
+            if self.at_work.get(&serial).is_some_and(|job| job.traces.is_some()) {
+                self.look_after(serial, dispatcher, now);
             }
         }
-        for serial in self.ending.clone() {
-            self.look_after(serial, dispatcher, now);
-        }
+        let left = self.at_work.values().any(|job| job.traces.is_some());
+        reactor.set_deadline(Key::Survivors, left.then(|| now.instant + SURVIVORS_LOOK));
+    }
+
+    /// The output of a command that has ended is waited for once more.
+    pub(super) fn wait_for_output(&self, serial: Serial, reactor: &mut Reactor<Key>, now: Moment) {
+        reactor.set_deadline(Key::Output(serial), Some(now.instant + self.grace));
     }
 
     fn on_exit(
@@ -257,7 +312,7 @@ impl Jobs {
     ) {
         let signal = if hard { Signal::SIGKILL } else { Signal::SIGTERM };
         if let Some(job) = self.at_work.get(&serial) {
-            for pid in members(&job.roots) {
+            for pid in job.members() {
                 // It fails where the process has just ended.
                 let _ = kill(pid, signal);
                 // One that is stopped would not see SIGTERM.
@@ -269,7 +324,7 @@ impl Jobs {
     }
 
     fn look_after(&mut self, serial: Serial, dispatcher: &mut Dispatcher, now: Moment) {
-        let gone = self.at_work.get(&serial).is_none_or(|job| members(&job.roots).is_empty());
+        let gone = self.at_work.get(&serial).is_none_or(|job| job.members().is_empty());
         if gone {
             dispatcher.tree_is_gone(serial, now);
         }

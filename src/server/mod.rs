@@ -11,11 +11,13 @@ mod parcel;
 mod reload;
 mod start;
 mod status;
+mod storage;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use log::{debug, error, info, warn};
+use serde_json::Value;
 
 use crate::auth::{Roles, Tokens};
 use crate::config::{Config, Home};
@@ -29,9 +31,11 @@ use crate::net::{
 };
 use crate::reactor::{Reactor, Ready, Registered, Signal};
 use crate::session::{Answer, House, Known};
+use crate::sys::children;
 use crate::wire::{ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response};
-use clients::{ClientId, Clients};
+use clients::{ClientId, Clients, Wait};
 use jobs::Jobs;
+use storage::Storage;
 
 pub use start::StartError;
 
@@ -48,6 +52,10 @@ enum Key {
     Dispatcher,
     /// The look-up of groups.
     Accounts,
+    /// The store's child.
+    Store,
+    /// A look at the processes that another daemon left.
+    Survivors,
     /// The end of an orderly stop.
     Stop,
 }
@@ -91,6 +99,7 @@ struct Server {
     hub: Hub,
     dispatcher: Dispatcher,
     jobs: Jobs,
+    storage: Storage,
     phase: Phase,
     scratch: Vec<u8>,
     /// Clients that are to be ended at the end of the turn.
@@ -128,6 +137,7 @@ pub fn run(config: Config, file: Option<PathBuf>, home: Home) -> Result<(), Star
     for (_, listening) in &server.listeners {
         listening.listener.end();
     }
+    server.storage.close(server.config.server.close_timeout);
     info!("stopped");
     Ok(())
 }
@@ -138,9 +148,7 @@ impl Server {
             Ready::Io { key, readable, writable } => self.on_io(key, readable, writable, now),
             Ready::Again(key) => self.on_io(key, true, false, now),
             Ready::Deadline(key) => self.on_deadline(key, now),
-            Ready::Signal(Signal::Child) => {
-                self.jobs.reap(&mut self.dispatcher, &mut self.reactor, now);
-            }
+            Ready::Signal(Signal::Child) => self.reap(now),
             Ready::Signal(Signal::Stop) => self.stop(now),
             Ready::Signal(Signal::Reload) => self.reload(now),
             Ready::Signal(Signal::Status) => info!("status: {}", self.status_line(now)),
@@ -161,18 +169,28 @@ impl Server {
                     self.clients.touch(id);
                 }
             }
-            Key::Output(serial) => self.jobs.on_output(
-                serial,
-                &mut self.dispatcher,
-                &mut self.reactor,
-                &mut self.scratch,
-                now,
-            ),
+            Key::Output(serial) if !self.storage.takes_output(serial) => {}
+            Key::Output(serial) => {
+                self.jobs.on_output(
+                    serial,
+                    &mut self.dispatcher,
+                    &mut self.reactor,
+                    &mut self.scratch,
+                    now,
+                );
+                // What it printed counts before another one is read.
+                self.carry_out_effects(now);
+            }
             Key::Leftover(number) => {
                 self.jobs.on_leftover(number, &mut self.reactor, &mut self.scratch);
             }
             Key::Accounts => self.on_accounts(),
-            Key::Dispatcher | Key::Stop => {}
+            Key::Store => {
+                let now = now.instant;
+                self.storage.read(&mut self.scratch, &mut self.reactor, now);
+                self.storage.flush(&mut self.reactor, now);
+            }
+            Key::Dispatcher | Key::Survivors | Key::Stop => {}
         }
     }
 
@@ -180,14 +198,33 @@ impl Server {
         match key {
             Key::Listener(number) => self.accept(number, now),
             Key::Client(id) => self.on_client_deadline(id, now),
+            Key::Output(serial) if self.storage.holds(serial) => {
+                // It is us who do not read.
+                self.jobs.wait_for_output(serial, &mut self.reactor, now);
+            }
             Key::Output(serial) => {
                 self.jobs.on_output_overdue(serial, &mut self.dispatcher, &mut self.reactor, now);
+            }
+            Key::Store => self.storage.store.on_deadline(now.instant),
+            Key::Survivors => {
+                self.jobs.look_after_survivors(&mut self.dispatcher, &mut self.reactor, now)
             }
             Key::Dispatcher => self.dispatcher.on_deadline(now),
             Key::Accounts => self.on_accounts_overdue(),
             Key::Stop => self.phase = Phase::Over,
             Key::Leftover(_) => {}
         }
+    }
+
+    /// Children have ended.
+    fn reap(&mut self, now: Moment) {
+        while let Some((pid, exit)) = children::reap() {
+            let reactor = &mut self.reactor;
+            if !self.jobs.on_child(pid, exit, &mut self.dispatcher, reactor, now) {
+                self.storage.on_child(pid, exit, reactor, now.instant);
+            }
+        }
+        self.jobs.look_after_all(&mut self.dispatcher, now);
     }
 
     fn accept(&mut self, number: u64, now: Moment) {
@@ -261,6 +298,9 @@ impl Server {
         let mut messages = 0;
         loop {
             let Some(client) = self.clients.get(id) else { return };
+            if client.waiting.is_some() {
+                break;
+            }
             if !client.connection.outbox.is_below_half() {
                 client.stalled = true;
                 client.connection.pause();
@@ -321,15 +361,13 @@ impl Server {
                 (Some(request), result)
             }
         };
-        let text = match (&request, result) {
-            (_, Ok(Answer::Silence)) => None,
-            (Some(request), Ok(Answer::Response(args))) => Some(response(request, &args)),
-            (Some(request), Ok(Answer::Status)) => Some(response(request, &self.status(now))),
-            (request, Err(refusal)) => Some(error_text(request.as_ref(), &refusal)),
-            (None, Ok(_)) => None,
-        };
-        if let Some(text) = text {
-            self.send_answer(id, request.as_ref(), text);
+        match (request, result) {
+            (None, Ok(_)) | (Some(_), Ok(Answer::Silence)) => {}
+            (Some(request), Ok(answer)) => self.give_answer(id, request, answer, now),
+            (request, Err(refusal)) => {
+                let text = error_text(request.as_ref(), &refusal);
+                self.send_answer(id, request.as_ref(), text);
+            }
         }
         self.look_at_standing(id, now);
     }
@@ -345,6 +383,30 @@ impl Server {
             random_id: &start::random_id,
         };
         client.session.answer(request, &mut house)
+    }
+
+    fn give_answer(&mut self, id: ClientId, request: Request, answer: Answer, now: Moment) {
+        // What it asked is done; only whom to answer is still of interest.
+        let bare = |request: Request| Box::new(Request { args: Value::Null, ..request });
+        match answer {
+            Answer::Silence => {}
+            Answer::Response(args) => {
+                let text = response(&request, &args);
+                self.send_answer(id, Some(&request), text);
+            }
+            Answer::Status => {
+                let text = response(&request, &self.status(now));
+                self.send_answer(id, Some(&request), text);
+            }
+            Answer::WhenKept(response, serials) => {
+                let (request, left) = (bare(request), serials.len());
+                let wait = Wait::Filing { request, response, left, failed: None };
+                self.wait_for_jobs(id, &serials, wait);
+            }
+            Answer::Log(question) => {
+                self.wait_for_log(id, &question, Wait::Log { request: bare(request) }, now);
+            }
+        }
     }
 
     fn send_answer(&mut self, id: ClientId, request: Option<&Request>, text: String) {
@@ -397,6 +459,9 @@ impl Server {
     fn settle(&mut self, now: Moment) {
         loop {
             self.carry_out_effects(now);
+            while self.take_store_outcomes(now) {
+                self.carry_out_effects(now);
+            }
             self.tell_present_state(now);
             self.close_overflowing(now);
             let over = self.clients.flush(&mut self.reactor, now.instant);
@@ -408,6 +473,8 @@ impl Server {
                 self.end(id, &end.to_string());
             }
         }
+        self.storage.store.end_of_turn(now.instant);
+        self.storage.flush(&mut self.reactor, now.instant);
         self.reactor.set_deadline(Key::Dispatcher, self.dispatcher.due());
     }
 
@@ -415,25 +482,44 @@ impl Server {
         while let Some(effect) = self.dispatcher.next_effect() {
             match effect {
                 Effect::Publish(event) => self.publish(event, now),
+                Effect::PublishOutcome { serial } => self.ask_to_publish(serial, now),
+                Effect::Keep { serial, step, record } => {
+                    self.storage.store.keep((serial, step), record, now.instant);
+                }
+                Effect::Note { record } => self.storage.store.note(record, now.instant),
+                Effect::Log { serial, at, limit, text } => {
+                    self.storage.store.log(serial, at, limit, &text, now.instant);
+                }
+                Effect::Forget { serial } => self.storage.store.forget(serial, now.instant),
                 Effect::Start { serial, command } => {
                     self.jobs.start(serial, command, &mut self.dispatcher, &mut self.reactor, now);
                 }
                 Effect::Signal { serial, kill } => {
                     self.jobs.signal(serial, kill, &mut self.dispatcher, now);
                 }
-                Effect::Release { serial } => self.jobs.release(serial, &mut self.reactor),
+                Effect::Release { serial } => {
+                    self.jobs.release(serial, &mut self.reactor);
+                    self.storage.store.close_log(serial, now.instant);
+                }
             }
         }
     }
 
     fn publish(&mut self, event: Event, now: Moment) {
+        let finished = match &event {
+            Event::Job(event) => event.is_finished().then_some(event.job.serial),
+            Event::LifePreserver(_) | Event::SystemState(_) => None,
+        };
+        if let Some(serial) = finished {
+            self.dispatcher.told(serial, self.hub.seq() + 1);
+        }
         let clients = &mut self.clients;
         self.hub.publish(event, now, |id, event, spelling| clients.deliver(id, event, spelling));
     }
 
     fn tell_present_state(&mut self, now: Moment) {
         for id in self.hub.behind() {
-            while let Some(client) = self.clients.get(id) {
+            while let Some(client) = self.clients.get(id).filter(|client| !client.retelling) {
                 if !client.connection.outbox.is_below_half() {
                     // Goes on when some of it has been sent.
                     client.stalled = true;
@@ -443,6 +529,12 @@ impl Server {
                     None => break,
                     Some(Piece::Event(event, spelling)) => {
                         self.clients.deliver(id, &event, spelling)
+                    }
+                    Some(Piece::Outcome(serial)) => {
+                        let asked = self.ask_to_retell(id, serial, now);
+                        if let Some(client) = self.clients.get(id) {
+                            client.retelling = asked;
+                        }
                     }
                     Some(Piece::Gap { seq, missed }) => {
                         let text = gap(self.hub.epoch(), seq, missed);
@@ -512,7 +604,8 @@ impl Server {
     }
 
     fn go_on_stopping(&mut self, now: Moment) {
-        if self.phase == Phase::EndingJobs && self.dispatcher.is_idle() {
+        let idle = self.dispatcher.is_idle() && self.storage.store.is_idle();
+        if self.phase == Phase::EndingJobs && idle {
             self.phase = Phase::Leaving;
             let reason = CloseReason::new(1001, "the daemon stops");
             for id in self.clients.ids() {

@@ -32,6 +32,7 @@ impl Server {
             warn!("{key} has changed; that needs a restart");
         }
         config.paths = self.config.paths.clone();
+        config.store.journal = self.config.store.journal;
         config.server.socket = self.config.server.socket.clone();
         config.server.socket_mode = self.config.server.socket_mode;
 
@@ -111,7 +112,8 @@ impl Server {
         self.clients.set_limits(start::client_limits(config), now.instant);
         self.tokens.set_limits(config.auth.token_ttl, config.server.max_clients);
         self.hub.set_limits(config.events.max_event, config.events.ring);
-        self.dispatcher.set_limits(start::job_limits(config), now);
+        self.dispatcher.set_limits(start::job_limits(config));
+        self.storage.store.set_limits(start::store_limits(config));
         self.jobs.set_grace(config.dispatcher.output_grace);
         self.ask_for_accounts(now);
     }

@@ -12,11 +12,12 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::clients::{ClientLimits, Clients};
 use super::jobs::Jobs;
+use super::storage::{self, Storage};
 use super::{Key, Listening, Phase, SCRATCH, Server, accounts};
 use crate::auth::Tokens;
 use crate::config::{Config, Home};
 use crate::dispatcher::{self, Dispatcher, Environment};
-use crate::helper::{Accounts, Lookup};
+use crate::helper::{Accounts, Lookup, store};
 use crate::hub::Hub;
 use crate::moment::Moment;
 use crate::net::certificate::{self, CertificateError, ServerSide};
@@ -116,6 +117,13 @@ pub(super) fn start(
     process_tree::become_reaper()
         .map_err(|e| StartError::system("become the reaper of jobs", e))?;
     make_private(&config.paths.state)?;
+    let lock = storage::lock(&config.paths.state)
+        .map_err(|error| StartError::Directory(config.paths.state.clone(), error.to_string()))?;
+    if config.server.lock_memory
+        && let Err(error) = memory::lock()
+    {
+        warn!("cannot lock the memory of the daemon: {error}");
+    }
     let reactor = Reactor::new().map_err(|e| StartError::system("make a poll loop", e))?;
     let hostname = hostname();
     let tls = tls(&config, &hostname)?;
@@ -133,6 +141,11 @@ pub(super) fn start(
     let environment = Environment::new(&found.home, &found.user, limit)
         .map_err(|error| StartError::system("open /dev/null", error))?;
     let now = Moment::now();
+    let place =
+        store::Place { directory: config.paths.state.clone(), journal: config.store.journal };
+    let mut dispatcher = Dispatcher::new(job_limits(&config), place.journal);
+    let mut jobs = Jobs::new(environment, &epoch, config.dispatcher.output_grace);
+    take_over(&place, &mut dispatcher, &mut jobs, now)?;
     let mut server = Server {
         hostname,
         started: now,
@@ -146,8 +159,9 @@ pub(super) fn start(
         clients: Clients::new(client_limits(&config)),
         tokens: Tokens::new(config.auth.token_ttl, config.server.max_clients),
         hub: Hub::new(&epoch, config.events.max_event, config.events.ring),
-        dispatcher: Dispatcher::new(job_limits(&config)),
-        jobs: Jobs::new(environment, &epoch, config.dispatcher.output_grace),
+        dispatcher,
+        jobs,
+        storage: Storage::new(place, store_limits(&config), lock, now.instant),
         phase: Phase::Serving,
         scratch: vec![0; SCRATCH],
         ended: Vec::new(),
@@ -158,8 +172,41 @@ pub(super) fn start(
     let bound = bind(&server.config, &addresses(&server.config))?;
     server.listen(bound);
     server.find_origins();
+    server.reactor.set_deadline(Key::Survivors, Some(now.instant));
+    server.settle(now);
     info!("ready, pid {}, epoch {epoch}", std::process::id());
     Ok(server)
+}
+
+/// Takes over the jobs of the daemon before this one.
+fn take_over(
+    place: &store::Place,
+    dispatcher: &mut Dispatcher,
+    jobs: &mut Jobs,
+    now: Moment,
+) -> Result<(), StartError> {
+    let failed = |error: io::Error| StartError::Directory(place.logs(), error.to_string());
+    let loaded = if place.journal { store::load(&place.journal()) } else { Default::default() };
+    for remark in &loaded.remarks {
+        warn!("journal: {remark}");
+    }
+    let ends = store::log_ends(place);
+    let end_of = |serial| ends.get(&serial).copied().unwrap_or_default();
+    for interrupted in dispatcher.restore(&loaded, end_of, now) {
+        let id = dispatcher.id(interrupted.serial).unwrap_or_default();
+        warn!("job {id:?} ran when the daemon before this one died; it is not run again");
+        jobs.adopt(interrupted.serial, interrupted.traces);
+    }
+    let removed = store::prepare(place, |serial| dispatcher.knows(serial)).map_err(failed)?;
+    let counts = dispatcher.counts();
+    if counts != Default::default() || removed > 0 {
+        let (pending, finished) = (counts.pending, counts.finished);
+        info!(
+            "journal: {pending} jobs wait, {} were interrupted, {finished} are finished",
+            counts.running
+        );
+    }
+    Ok(())
 }
 
 impl Server {
@@ -271,6 +318,10 @@ pub(super) fn client_limits(config: &Config) -> ClientLimits {
             close: server.close_timeout,
         },
     }
+}
+
+pub(super) fn store_limits(config: &Config) -> store::Limits {
+    store::Limits { deadline: config.store.deadline, backlog: config.store.backlog }
 }
 
 pub(super) fn job_limits(config: &Config) -> dispatcher::Limits {

@@ -38,6 +38,8 @@ impl Server {
                 "running": counts.running,
                 "finished": counts.finished,
             },
+            "queues": self.dispatcher.queues(),
+            "store": self.storage.status(),
             "outbox_total": self.clients.outbox_bytes(),
             "memory": { "peak_resident": memory::peak_resident() },
         })
@@ -52,7 +54,7 @@ impl Server {
         let counts = self.dispatcher.counts();
         format!(
             "up {} s, {} clients ({} not authenticated), jobs: {} running, {} pending, {} finished, \
-             {} outputs open, event {}, {} bytes in outboxes, {} KiB resident at most",
+             {} outputs open, event {}, {} bytes in outboxes, {} KiB resident at most, store: {}",
             self.uptime(now),
             self.clients.len(),
             self.clients.strangers(),
@@ -63,6 +65,7 @@ impl Server {
             self.hub.seq(),
             self.clients.outbox_bytes(),
             memory::peak_resident() / 1024,
+            self.storage.store.standing().err().unwrap_or("working"),
         )
     }
 }

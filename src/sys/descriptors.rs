@@ -1,8 +1,9 @@
 //! File descriptors as a whole: what a careless parent left open, and how many we may have.
 
 use std::io;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Closes every descriptor but the three standard ones. To be called first thing, while we have
@@ -11,25 +12,29 @@ pub fn close_inherited() {
     close_from(3);
 }
 
-/// In a forked child: closes every descriptor but the three standard ones and this one, which may
-/// have another number afterwards. Whatever else in the child's memory owns a descriptor must not
-/// be dropped or used any more.
-pub(super) fn keep_only(kept: OwnedFd) -> OwnedFd {
+/// In a forked child: closes every descriptor but the three standard ones and these, which come
+/// back in order under other numbers. Whatever else in the child's memory owns a descriptor must
+/// not be dropped or used any more.
+pub(super) fn keep_only(kept: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
     const FIRST: libc::c_int = 3;
-    let number = kept.into_raw_fd();
-    if number == FIRST {
-        close_from(FIRST + 1);
-        // SAFETY: it was owned by us, and is open still.
-        return unsafe { OwnedFd::from_raw_fd(FIRST) };
+    let count = libc::c_int::try_from(kept.len()).map_err(io::Error::other)?;
+    // Out of the way of the numbers that they are to have.
+    let high = |fd: OwnedFd| -> io::Result<RawFd> {
+        Ok(fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(FIRST + count))?)
+    };
+    let high: Vec<RawFd> = kept.into_iter().map(high).collect::<io::Result<_>>()?;
+    let mut moved = Vec::new();
+    for (target, fd) in (FIRST..).zip(high) {
+        // SAFETY: takes descriptor numbers; what had the target's number belongs to nobody who
+        // will use it.
+        if unsafe { libc::dup2(fd, target) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: just made, and owned by nobody else.
+        moved.push(unsafe { OwnedFd::from_raw_fd(target) });
     }
-    // SAFETY: takes descriptor numbers; what had the number 3 belongs to nobody who will use it.
-    let moved = unsafe { libc::dup2(number, FIRST) };
-    // SAFETY: one of the two is open, and nobody else owns it.
-    let kept = unsafe { OwnedFd::from_raw_fd(if moved == FIRST { FIRST } else { number }) };
-    if moved == FIRST {
-        close_from(FIRST + 1);
-    }
-    kept
+    close_from(FIRST + count);
+    Ok(moved)
 }
 
 fn close_from(first: libc::c_int) {

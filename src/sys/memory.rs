@@ -9,6 +9,18 @@ pub fn peak_resident() -> u64 {
     u64::try_from(usage.max_rss()).unwrap_or(0) * 1024
 }
 
+/// Keeps all pages of this process in memory, those to come included; a child starts without that.
+///
+/// # Errors
+/// Where the limit of locked memory is too low (RLIMIT_MEMLOCK), or the user may not.
+pub fn lock() -> std::io::Result<()> {
+    // SAFETY: takes flags, touches no memory of ours.
+    match unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) } {
+        -1 => Err(std::io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Tells the allocator to give memory back to the system early, and to keep one arena.
 ///
 /// glibc grows its thresholds with what was freed last (mallopt(3), M_MMAP_THRESHOLD), so that one

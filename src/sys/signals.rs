@@ -13,6 +13,17 @@ pub fn reset() {
     }
 }
 
+/// In a helper, which ends when its daemon does: what ends daemons, or is sent to all processes of
+/// a service, does not concern it, and a file that may not grow is an error, not its end.
+pub(super) fn ignore_what_ends_daemons() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGXFSZ] {
+        // SAFETY: SIG_IGN is a valid disposition, and no handler of ours is replaced by it.
+        unsafe {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+    }
+}
+
 /// Sets every signal to its default; safe between `fork` and `exec`.
 pub(super) fn reset_dispositions() {
     #[cfg(target_os = "freebsd")]

@@ -149,6 +149,8 @@ pub struct Published {
     pub epoch: Rc<str>,
     /// When, RFC 3339.
     pub time: Rc<str>,
+    /// It tells somebody who comes late how things stand, and what it holds is whole.
+    present: bool,
     max_event: usize,
     args: OnceCell<String>,
     frames: [OnceCell<Rc<[u8]>>; Spelling::COUNT],
@@ -164,22 +166,29 @@ impl Published {
         max_event: usize,
     ) -> Published {
         let frames = std::array::from_fn(|_| OnceCell::new());
-        Published { event, seq, epoch, time, max_event, args: OnceCell::new(), frames }
+        let (present, args) = (false, OnceCell::new());
+        Published { event, seq, epoch, time, present, max_event, args, frames }
     }
 
-    /// This event with a newer one of the same job joined to it: both must be running events, else
-    /// `None`. Place and number are the newer one's.
+    /// The same as a part of the present state: who asked for the extended form is told so.
+    pub fn as_present_state(self) -> Published {
+        Published { present: true, ..self }
+    }
+
+    /// This event with a newer one of the same job joined to it: both must be running events, and
+    /// the newer one not whole by itself, else `None`. Place and number are the newer one's.
     pub fn joined(&self, newer: &Published) -> Option<Published> {
         let (Event::Job(mine), Event::Job(theirs)) = (&self.event, &newer.event) else {
             return None;
         };
-        if !mine.is_running() {
+        if !mine.is_running() || newer.present {
             return None;
         }
         let mut joined = mine.clone();
         joined.join(theirs.clone()).ok()?;
         let (epoch, time) = (newer.epoch.clone(), newer.time.clone());
-        Some(Published::new(Event::Job(joined), newer.seq, epoch, time, self.max_event))
+        let joined = Published::new(Event::Job(joined), newer.seq, epoch, time, self.max_event);
+        Some(Published { present: self.present, ..joined })
     }
 
     /// The whole frame as JSON text, encoded at most once a spelling.
@@ -210,6 +219,9 @@ impl Published {
         if spelling.extended {
             let (seq, epoch, time) = (self.seq, &self.epoch, &self.time);
             frame.push_str(&format!(r#""seq":{seq},"epoch":"{epoch}","time":"{time}","#));
+            if self.present {
+                frame.push_str(r#""present":true,"#);
+            }
         }
         frame.push_str(r#""args":"#);
         frame.push_str(args);
@@ -218,8 +230,8 @@ impl Published {
     }
 }
 
-/// The frame that says that events were missed: `seq` is the number of the last of them, `missed`
-/// how many they were, before filters, where that is known.
+/// The frame that says that events were missed: `missed` is how many they were, before filters, where
+/// that is known; who comes back with `seq` is told of them again.
 pub fn gap(epoch: &str, seq: u64, missed: Option<u64>) -> String {
     let args = json!({ "missed": missed });
     format!(

@@ -4,10 +4,12 @@
 //! honest word that something between is not shown. Two excerpts can be joined, so that a client
 //! that reads slowly gets one larger piece instead of many small ones.
 
+use serde::{Deserialize, Serialize};
+
 use super::json::encoded_char_len;
 
 /// A text, whole up to its limit; past it, head and tail of half the limit each.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Excerpt {
     /// In bytes of UTF-8.
     limit: usize,
@@ -32,6 +34,18 @@ impl Excerpt {
     /// Nothing yet; `limit` is in bytes of UTF-8.
     pub fn new(limit: usize) -> Excerpt {
         Excerpt { limit, total: 0, head: String::new(), tail: String::new() }
+    }
+
+    /// From what is left of a text of `total` bytes: its beginning and its end. Where nothing is
+    /// left out, all of it is the beginning.
+    pub fn from_ends(limit: usize, total: u64, head: String, tail: String) -> Excerpt {
+        let total = total.max((head.len() + tail.len()) as u64);
+        Excerpt { limit, total, head, tail }
+    }
+
+    /// Bytes at the beginning of [`Excerpt::text`] that stay where they are whatever comes yet.
+    pub fn stable_len(&self) -> usize {
+        floor_boundary(&self.head, self.half())
     }
 
     /// Bytes of the whole text, left-out ones included.

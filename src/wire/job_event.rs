@@ -76,8 +76,6 @@ pub struct Running {
     pub codes: Vec<i32>,
     /// New output, by index of the command.
     pub output: Pieces,
-    /// The present state, for who comes late: the output is all that was told so far.
-    pub whole: bool,
 }
 
 /// What a finished event tells.
@@ -115,18 +113,18 @@ impl JobEvent {
         matches!(self.phase, Phase::Running(_))
     }
 
+    /// True for the event that tells how the job ended.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.phase, Phase::Finished(_))
+    }
+
     /// Joins `newer` to this running event; both must be running events of one job, else nothing
-    /// happens and `newer` comes back. A newer present state holds all that this one tells.
+    /// happens and `newer` comes back.
     pub fn join(&mut self, newer: JobEvent) -> Result<(), Box<JobEvent>> {
         if self.job.serial != newer.job.serial {
             return Err(Box::new(newer));
         }
         match (&mut self.phase, newer.phase) {
-            (Phase::Running(mine), Phase::Running(theirs)) if theirs.whole => {
-                *mine = theirs;
-                self.fields = newer.fields;
-                Ok(())
-            }
             (Phase::Running(mine), Phase::Running(theirs)) => {
                 for (index, piece) in &theirs.output {
                     match mine.output.iter_mut().find(|(i, _)| i == index) {
@@ -368,7 +366,6 @@ mod tests {
                 current: 0,
                 codes: vec![],
                 output,
-                whole: false,
             }),
             fields: vec![],
         }
@@ -472,18 +469,6 @@ mod tests {
         assert_eq!(got["b"], "3\n");
         assert_eq!(got["current_cmd"], "b");
         assert_eq!(got["return_codes/a"], "0");
-    }
-
-    #[test]
-    fn a_present_state_takes_the_place_of_what_was_to_be_told_before() {
-        let mut event = running(&["a"], vec![(0, log("1\n"))]);
-        let mut present = running(&["a"], vec![(0, log("0\n1\n"))]);
-        if let Phase::Running(r) = &mut present.phase {
-            r.whole = true;
-        }
-        event.join(present).unwrap();
-        event.join(running(&["a"], vec![(0, log("2\n"))])).unwrap();
-        assert_eq!(args(&event)["a"], "0\n1\n2\n");
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! A file a theme, a test a rule, named by what is to be seen. Every test has a daemon of its own.
 
 mod bad_input;
+mod durable;
 mod envelope;
 mod http;
 mod identity;
 mod jobs;
+mod merciless;
 mod reload;
 mod slow_clients;
 mod stop;

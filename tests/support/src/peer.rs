@@ -5,6 +5,7 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -184,6 +185,18 @@ impl Peer {
         Peer::connect(daemon, Transport::Unix)
     }
 
+    /// Connects to a local socket, whoever listens there.
+    pub fn at(socket: &Path) -> Outcome<Peer> {
+        let stream = Stream::Unix(UnixStream::connect(socket)?);
+        stream.set_read_timeout(PATIENCE)?;
+        Peer::upgrade(stream, "")
+    }
+
+    /// How long a read waits for something from now on.
+    pub fn set_patience(&mut self, patience: Duration) -> Outcome<()> {
+        Ok(self.socket.get_ref().set_read_timeout(patience)?)
+    }
+
     /// Connects, and asks for the upgrade; over TCP it is nobody yet.
     pub fn connect(daemon: &Daemon, transport: Transport) -> Outcome<Peer> {
         Peer::connect_with(daemon, transport, "")
@@ -315,9 +328,8 @@ impl Peer {
         loop {
             match self.socket.read()? {
                 Message::Text(text) => return Ok(text.as_str().to_owned()),
-                // The daemon's pings would keep us waiting for ever.
                 Message::Ping(_) | Message::Pong(_) if Instant::now() > patience => {
-                    return Err("nothing came but pings".into());
+                    return Err("nothing but pings came".into());
                 }
                 Message::Ping(_) | Message::Pong(_) => {}
                 other @ (Message::Binary(_) | Message::Close(_) | Message::Frame(_)) => {

@@ -1,0 +1,180 @@
+//! Events of a daemon, over as many connections as it takes.
+//!
+//! A daemon is restarted, a host sleeps, a network goes away. Whoever follows events wants to go on
+//! where it was: so the place in the stream is kept, the connection is made again at growing
+//! intervals, and the daemon is asked for what was missed. If it cannot tell that, it says so by a
+//! `gap`, which is an event here like any other.
+
+use std::time::{Duration, Instant};
+
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::stream::pause;
+use super::{Client, ClientError, Frame, Incoming, Target, Timeouts, Wait};
+
+/// Something from the feed.
+#[derive(Debug)]
+pub enum News {
+    /// A message, or what else ended the wait.
+    Incoming(Incoming),
+    /// The connection is lost; it is made again as soon as that is possible.
+    Lost(ClientError),
+    /// There is a connection again, and the subscription is made.
+    Back,
+}
+
+/// Where a stream of events is.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Place {
+    /// The run of the daemon.
+    pub epoch: String,
+    /// The number of the last event.
+    pub seq: u64,
+}
+
+/// A subscription that outlives its connections.
+pub struct Feed {
+    target: Target,
+    timeouts: Timeouts,
+    /// Of `events/subscribe`, without `since`.
+    subscription: Map<String, Value>,
+    place: Option<Place>,
+    client: Option<Client>,
+    /// Not before this is it tried again, and then not before so much later.
+    retry: Instant,
+    pause: Duration,
+}
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+impl Feed {
+    /// Connects and subscribes; what fails now is not tried again. `subscription` is the object form
+    /// of a subscription; with `since` it begins behind that place.
+    pub fn begin(
+        target: Target,
+        subscription: Map<String, Value>,
+        since: Option<Place>,
+    ) -> Result<Feed, ClientError> {
+        let timeouts = Timeouts::default();
+        let client = Client::connect_within(&target, timeouts)?;
+        let retry = Instant::now();
+        let mut feed = Feed {
+            target,
+            timeouts,
+            subscription,
+            place: since,
+            client: Some(client),
+            retry,
+            pause: SHORTEST_PAUSE,
+        };
+        feed.subscribe()?;
+        Ok(feed)
+    }
+
+    /// The conversation, while there is one.
+    pub fn client(&mut self) -> Option<&mut Client> {
+        self.client.as_mut()
+    }
+
+    /// What comes next. Only what no other try can mend is an error.
+    pub fn next(&mut self, wait: &Wait<'_>) -> Result<News, ClientError> {
+        let Some(client) = &mut self.client else { return self.connect_again(wait) };
+        match client.next(wait) {
+            Ok(Incoming::Event(frame)) => {
+                self.follow(&frame);
+                Ok(News::Incoming(Incoming::Event(frame)))
+            }
+            Ok(incoming) => Ok(News::Incoming(incoming)),
+            Err(error) => self.lose(error).map(News::Lost),
+        }
+    }
+
+    /// The connection is of no use any more, for the reason `error`; an error where another one
+    /// would not be either.
+    pub fn lose(&mut self, error: ClientError) -> Result<ClientError, ClientError> {
+        self.client = None;
+        self.retry = Instant::now();
+        self.pause = SHORTEST_PAUSE;
+        if error.may_pass() { Ok(error) } else { Err(error) }
+    }
+
+    fn follow(&mut self, frame: &Frame) {
+        // An event of an old server has no place, and then there is nothing to go on from.
+        if let Ok(place) = serde_json::from_str(frame.text()) {
+            self.place = Some(place);
+        }
+    }
+
+    fn subscribe(&mut self) -> Result<(), ClientError> {
+        let mut subscription = self.subscription.clone();
+        if let Some(place) = &self.place {
+            let since = json!({ "epoch": place.epoch, "seq": place.seq });
+            subscription.insert("since".to_owned(), since);
+        }
+        let Some(client) = &mut self.client else { return Ok(()) };
+        let reply = client.call("events", "subscribe", Value::Object(subscription))?;
+        if self.place.is_none() {
+            self.place = Place::deserialize(&reply).ok();
+        }
+        Ok(())
+    }
+
+    fn connect_again(&mut self, wait: &Wait<'_>) -> Result<News, ClientError> {
+        if let Some(ended) = pause(wait.wake, [Some(self.retry), wait.deadline])? {
+            return Ok(News::Incoming(ended));
+        }
+        if self.retry > Instant::now() {
+            return Ok(News::Incoming(Incoming::Nothing));
+        }
+        let connected = Client::connect_within(&self.target, self.timeouts).and_then(|client| {
+            self.client = Some(client);
+            self.subscribe()
+        });
+        match connected {
+            Ok(()) => {
+                self.pause = SHORTEST_PAUSE;
+                Ok(News::Back)
+            }
+            Err(error) if error.may_pass() => {
+                self.client = None;
+                // Many clients of one daemon must not come back in one moment.
+                self.retry = Instant::now() + jittered(self.pause);
+                self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+                Ok(News::Incoming(Incoming::Nothing))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Between three quarters and five quarters of it.
+fn jittered(pause: Duration) -> Duration {
+    let mut random = [128];
+    // Without random bits it is just the pause.
+    let _ = SystemRandom::new().fill(&mut random);
+    pause * 3 / 4 + pause * u32::from(random[0]) / 512
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_jittered_by_a_quarter() {
+        for _ in 0..100 {
+            let pause = jittered(Duration::from_secs(8));
+            assert!((Duration::from_secs(6)..Duration::from_secs(10)).contains(&pause));
+        }
+    }
+
+    #[test]
+    fn an_event_and_a_reply_tell_the_place() {
+        let place = |text: &str| serde_json::from_str::<Place>(text).ok();
+        let at = Some(Place { epoch: "e".into(), seq: 7 });
+        assert_eq!(place(r#"{"name":"x","seq":7,"epoch":"e","args":{"seq":"1"}}"#), at);
+        assert_eq!(place(r#"{"name":"x","args":{}}"#), None);
+    }
+}

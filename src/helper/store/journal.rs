@@ -1,0 +1,641 @@
+//! The journal: what happened to each job, one JSON object a line, only appended to.
+//!
+//! Each line carries a sum over itself, so that a line which a crash or a bad disk has changed is
+//! known as such, and all others still count. What is no longer wanted is dropped when the file has
+//! grown to twice what is: the lines that are, are written to a new file which takes its place.
+//!
+//! A record is one of four kinds. `filed`: the job was taken in. `started`: it was decided to run
+//! it, or where it stands since. `finished`: its outcome, complete in itself. `forgotten`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ring::digest;
+use serde::{Deserialize, Serialize};
+
+/// The form of the file that this program writes and reads.
+const VERSION: u64 = 1;
+/// The longest line that is taken for one, in bytes: far above what the limits of jobs allow.
+const LINE: usize = 1 << 20;
+/// The file may hold so much more than twice what is wanted of it, in bytes.
+const SLACK: u64 = 256 * 1024;
+/// Files set aside that are kept; the oldest goes.
+const ASIDE: usize = 8;
+
+/// What a record says of its job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// It was taken in.
+    Filed,
+    /// It was decided to run it, or where it stands since then.
+    Started,
+    /// Its outcome, complete in itself.
+    Finished,
+    /// Nobody wants to know of it any more.
+    Forgotten,
+}
+
+/// What every record begins with.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Key {
+    pub(super) serial: u64,
+    pub(super) is: Kind,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    journal: u64,
+    /// The highest serial number so far.
+    last: u64,
+}
+
+/// One record as it stands in the file, without its sum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Number of the job.
+    pub serial: u64,
+    /// What it says.
+    pub kind: Kind,
+    /// The JSON object.
+    pub text: String,
+}
+
+const SUM: &str = ",\"sum\":\"";
+const SUM_DIGITS: usize = 16;
+
+/// The object with its sum as the last member, and a line end.
+pub(super) fn seal(object: &str) -> String {
+    let open = object.strip_suffix('}').unwrap_or(object);
+    format!("{open}{SUM}{}\"}}\n", sum(open))
+}
+
+/// The object without its sum, if that is right.
+fn unseal(line: &str) -> Option<String> {
+    let (open, rest) = line.rsplit_once(SUM)?;
+    (rest.strip_suffix("\"}")? == sum(open)).then(|| format!("{open}}}"))
+}
+
+/// Half of SHA-256 would do for much more than this; sixteen digits keep the lines short.
+fn sum(text: &str) -> String {
+    let digest = digest::digest(&digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().take(SUM_DIGITS / 2).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// One line of the file.
+enum Line {
+    Header(Header),
+    Record(Record),
+    Damaged,
+    /// The last one, without its line end.
+    Torn,
+}
+
+/// Calls `each` with every line: where it begins, its length, and what it is.
+fn scan(file: &mut impl BufRead, mut each: impl FnMut(u64, u64, Line)) -> io::Result<()> {
+    let mut at = 0;
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        let read = file.by_ref().take(LINE as u64).read_until(b'\n', &mut bytes)? as u64;
+        if read == 0 {
+            return Ok(());
+        }
+        let ended = bytes.last() == Some(&b'\n');
+        let line = std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| read_line(text.trim_end_matches('\n')));
+        let line = match line {
+            // A whole record of which only the line end is missing is a whole record.
+            Some(line) => line,
+            None if ended || bytes.len() == LINE || is_complete(&bytes) => Line::Damaged,
+            None => Line::Torn,
+        };
+        each(at, read, line);
+        at += read;
+    }
+}
+
+/// True where nothing is missing but the line end: then it was not cut short, but changed.
+fn is_complete(bytes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(bytes);
+    text.rsplit_once(SUM).is_some_and(|(_, rest)| rest.len() >= SUM_DIGITS + 2)
+}
+
+fn read_line(text: &str) -> Option<Line> {
+    let object = unseal(text)?;
+    if let Ok(header) = serde_json::from_str::<Header>(&object) {
+        return Some(Line::Header(header));
+    }
+    let key: Key = serde_json::from_str(&object).ok()?;
+    Some(Line::Record(Record { serial: key.serial, kind: key.is, text: object }))
+}
+
+/// What the file held at the start of the daemon.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// All that can be read and is still wanted, in the order in which it was written.
+    pub records: Vec<Record>,
+    /// The highest serial number that was ever given.
+    pub last_serial: u64,
+    /// Lines that cannot be read were among them: what is missing is not known.
+    pub damaged: bool,
+    /// What was found and done about it, for the log.
+    pub remarks: Vec<String>,
+}
+
+/// Reads the journal and leaves it in order: what cannot be read is set aside, and said.
+pub fn load(path: &Path) -> Loaded {
+    let mut loaded = Loaded::default();
+    let file = match open_to_read(path) {
+        Ok(Some(file)) => file,
+        Ok(None) => return loaded,
+        Err(error) => {
+            loaded.damaged = true;
+            let why = format!("cannot read {}: {error}", path.display());
+            set_aside(path, "unreadable", &why, &mut loaded.remarks);
+            return loaded;
+        }
+    };
+    let (mut lines, mut damaged, mut torn, mut good) = (0_u64, 0_u64, false, 0);
+    let mut header = None;
+    let scanned = scan(&mut BufReader::new(file), |at, length, line| {
+        lines += 1;
+        match line {
+            Line::Header(found) => {
+                loaded.last_serial = loaded.last_serial.max(found.last);
+                header.get_or_insert(found.journal);
+            }
+            Line::Record(record) => {
+                loaded.last_serial = loaded.last_serial.max(record.serial);
+                loaded.records.push(record);
+            }
+            Line::Damaged => damaged += 1,
+            Line::Torn => {
+                torn = true;
+                return;
+            }
+        }
+        good = at + length;
+    });
+    let name = path.display();
+    if let Err(error) = scanned {
+        loaded.damaged = true;
+        loaded.records = still_wanted(loaded.records);
+        let why = format!("cannot read all of {name}: {error}");
+        replace(path, "unreadable", &why, &mut loaded);
+        return loaded;
+    }
+    if let Some(version) = header.filter(|version| *version != VERSION) {
+        loaded = Loaded { damaged: true, last_serial: loaded.last_serial, ..Loaded::default() };
+        let why = format!("{name} has the form {version}, and this program knows {VERSION}");
+        set_aside(path, "newer", &why, &mut loaded.remarks);
+        return loaded;
+    }
+    loaded.records = still_wanted(std::mem::take(&mut loaded.records));
+    if damaged > 0 || (header.is_none() && lines > u64::from(torn)) {
+        loaded.damaged = true;
+        let why = format!("{name}: {} of {lines} lines cannot be read", damaged.max(1));
+        replace(path, "damaged", &why, &mut loaded);
+    } else if torn {
+        let cut = OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(good));
+        loaded.remarks.push(match cut {
+            Ok(()) => format!("{name}: the last record was never complete, and is dropped"),
+            Err(error) => format!("{name}: cannot drop a record that was never complete: {error}"),
+        });
+    }
+    loaded
+}
+
+fn open_to_read(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) if file.metadata()?.is_file() => Ok(Some(file)),
+        Ok(_) => Err(io::Error::other("it is not a file")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Of each job what a restart needs: the outcome alone, or else how it was filed and the last word
+/// of where it stood.
+fn still_wanted(records: Vec<Record>) -> Vec<Record> {
+    let mut wanted: BTreeMap<u64, BTreeMap<Kind, Record>> = BTreeMap::new();
+    for record in records {
+        let of_job = wanted.entry(record.serial).or_default();
+        match record.kind {
+            Kind::Forgotten | Kind::Finished => of_job.clear(),
+            Kind::Filed | Kind::Started => {}
+        }
+        let is_over = of_job.contains_key(&Kind::Forgotten) || of_job.contains_key(&Kind::Finished);
+        if !is_over {
+            of_job.insert(record.kind, record);
+        }
+    }
+    let all = wanted.into_values().flat_map(BTreeMap::into_values);
+    all.filter(|record| record.kind != Kind::Forgotten).collect()
+}
+
+/// Renames a file to `NAME.WORD-TIME`, and says so.
+fn set_aside(path: &Path, word: &str, why: &str, remarks: &mut Vec<String>) -> bool {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{word}-{seconds}"));
+    let aside = path.with_file_name(name);
+    match fs::rename(path, &aside) {
+        Ok(()) => {
+            remarks.push(format!("{why}; it is set aside as {}", aside.display()));
+            forget_oldest_aside(path);
+            true
+        }
+        Err(error) => {
+            remarks.push(format!("{why}; it cannot be set aside either: {error}"));
+            false
+        }
+    }
+}
+
+fn forget_oldest_aside(path: &Path) {
+    let Some(folder) = path.parent() else { return };
+    let begin = format!("{}.", path.file_name().unwrap_or_default().to_string_lossy());
+    let aside = |name: &str| {
+        let word = name.strip_prefix(&begin)?;
+        let (_, seconds) = word.rsplit_once('-')?;
+        seconds.parse::<u64>().ok()
+    };
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let mut old: Vec<(u64, PathBuf)> = entries
+        .flatten()
+        .filter_map(|entry| Some((aside(&entry.file_name().to_string_lossy())?, entry.path())))
+        .collect();
+    old.sort();
+    for (_, path) in old.iter().rev().skip(ASIDE) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// Sets the file aside and writes what could be read of it anew.
+fn replace(path: &Path, word: &str, why: &str, loaded: &mut Loaded) {
+    if !set_aside(path, word, why, &mut loaded.remarks) {
+        return;
+    }
+    let texts = loaded.records.iter().map(|record| record.text.as_str());
+    if let Err(error) = write_new(path, loaded.last_serial, texts) {
+        loaded.remarks.push(format!("cannot write {} anew: {error}", path.display()));
+    } else {
+        loaded.remarks.push(format!("{} records of it are kept", loaded.records.len()));
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).read(true).write(true).truncate(true).mode(0o600).open(path)
+}
+
+fn header(last: u64) -> String {
+    seal(&serde_json::to_string(&Header { journal: VERSION, last }).unwrap_or_default())
+}
+
+/// Writes a whole journal beside the old one and puts it in its place.
+fn write_new<'t>(path: &Path, last: u64, texts: impl Iterator<Item = &'t str>) -> io::Result<()> {
+    let mut bytes = header(last).into_bytes();
+    texts.for_each(|text| bytes.extend(seal(text).into_bytes()));
+    put_in_place(path, &bytes).map(drop)
+}
+
+/// Writes a file that is there whole or not at all; the open file comes back.
+pub(super) fn put_in_place(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    let mut file = create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()?;
+    Ok(file)
+}
+
+/// Where a line that is still wanted lies.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    at: u64,
+    length: u64,
+}
+
+type Index = BTreeMap<u64, BTreeMap<Kind, Place>>;
+
+/// The journal as its writer has it.
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    file: File,
+    /// What is durable and in order, in bytes.
+    length: u64,
+    index: Index,
+    last_serial: u64,
+    /// Lines that are to be written with the next commit, and what they are.
+    pending: Vec<u8>,
+    pending_keys: Vec<(Key, Place)>,
+}
+
+impl Journal {
+    /// Opens it, or begins one. Expects it as [`load`] has left it.
+    pub(super) fn open(path: &Path) -> io::Result<Journal> {
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
+        let (mut index, mut length, mut last_serial) = (Index::new(), 0, 0);
+        scan(&mut BufReader::new(&mut file), |at, bytes, line| {
+            match line {
+                Line::Header(header) => last_serial = last_serial.max(header.last),
+                Line::Record(record) => {
+                    last_serial = last_serial.max(record.serial);
+                    let key = Key { serial: record.serial, is: record.kind };
+                    note(&mut index, key, Place { at, length: bytes });
+                }
+                Line::Damaged => {}
+                Line::Torn => return,
+            }
+            length = at + bytes;
+        })?;
+        file.set_len(length)?;
+        file.seek(SeekFrom::Start(length))?;
+        let (pending, pending_keys) = (Vec::new(), Vec::new());
+        let path = path.to_owned();
+        let mut journal = Journal { path, file, length, index, last_serial, pending, pending_keys };
+        if length == 0 {
+            journal.pending = header(0).into_bytes();
+        } else if journal.last_byte()? != Some(b'\n') {
+            journal.pending = b"\n".to_vec();
+        }
+        Ok(journal)
+    }
+
+    fn last_byte(&mut self) -> io::Result<Option<u8>> {
+        let Some(at) = self.length.checked_sub(1) else { return Ok(None) };
+        let mut byte = [0];
+        self.file.seek(SeekFrom::Start(at))?;
+        self.file.read_exact(&mut byte)?;
+        Ok(Some(byte[0]))
+    }
+
+    /// Takes a record in, to be written with the next commit; it is a JSON object.
+    pub(super) fn append(&mut self, object: &str) {
+        let Ok(key) = serde_json::from_str::<Key>(object) else { return };
+        let line = seal(object);
+        let at = self.length + self.pending.len() as u64;
+        self.pending.extend(line.as_bytes());
+        self.pending_keys.push((key, Place { at, length: line.len() as u64 }));
+    }
+
+    /// Writes what was taken in, `durable` or not. Where that fails the file is as before, and what
+    /// was taken in is not in it.
+    pub(super) fn write(&mut self, durable: bool) -> io::Result<()> {
+        let written = self.try_write(durable);
+        if written.is_err() {
+            self.pending.clear();
+            self.pending_keys.clear();
+            // It fails where nothing can be written at all; the next good write comes behind, and
+            // what lies between is known by its sums to be nothing.
+            let _ = self.file.set_len(self.length);
+        }
+        written
+    }
+
+    fn try_write(&mut self, durable: bool) -> io::Result<()> {
+        if !self.pending.is_empty() {
+            self.file.seek(SeekFrom::Start(self.length))?;
+            self.file.write_all(&self.pending)?;
+        }
+        if durable {
+            self.file.sync_data()?;
+        }
+        self.length += self.pending.len() as u64;
+        self.pending.clear();
+        for (key, place) in std::mem::take(&mut self.pending_keys) {
+            self.last_serial = self.last_serial.max(key.serial);
+            note(&mut self.index, key, place);
+        }
+        Ok(())
+    }
+
+    fn wanted(&self) -> u64 {
+        self.index.values().flat_map(BTreeMap::values).map(|place| place.length).sum()
+    }
+
+    /// Drops what is no longer wanted, if it is worth it.
+    pub(super) fn compact(&mut self) -> io::Result<()> {
+        if self.length <= SLACK || self.length <= SLACK + 2 * self.wanted() {
+            return Ok(());
+        }
+        let mut bytes = header(self.last_serial).into_bytes();
+        let mut index = Index::new();
+        for (serial, of_job) in &self.index {
+            for (kind, place) in of_job {
+                let moved = Place { at: bytes.len() as u64, length: place.length };
+                self.file.seek(SeekFrom::Start(place.at))?;
+                (&mut self.file).take(place.length).read_to_end(&mut bytes)?;
+                note(&mut index, Key { serial: *serial, is: *kind }, moved);
+            }
+        }
+        self.file = put_in_place(&self.path, &bytes)?;
+        (self.index, self.length) = (index, bytes.len() as u64);
+        Ok(())
+    }
+}
+
+fn note(index: &mut Index, key: Key, place: Place) {
+    match key.is {
+        Kind::Forgotten => {
+            index.remove(&key.serial);
+        }
+        Kind::Finished => {
+            index.insert(key.serial, BTreeMap::from([(key.is, place)]));
+        }
+        Kind::Filed | Kind::Started => {
+            let of_job = index.entry(key.serial).or_default();
+            if !of_job.contains_key(&Kind::Finished) {
+                of_job.insert(key.is, place);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new(name: &str) -> Place {
+            let path = std::env::temp_dir().join(format!("se-jrn-{}-{name}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Place(path)
+        }
+
+        fn path(&self) -> PathBuf {
+            self.0.join("journal")
+        }
+
+        fn aside(&self) -> Vec<String> {
+            let names = fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name());
+            names.map(|name| name.into_string().unwrap()).filter(|n| n.contains('-')).collect()
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn record(serial: u64, is: &str, more: &str) -> String {
+        format!(r#"{{"serial":{serial},"is":"{is}","x":"{more}"}}"#)
+    }
+
+    fn write(path: &Path, records: &[String]) {
+        let mut journal = Journal::open(path).unwrap();
+        records.iter().for_each(|record| journal.append(record));
+        journal.write(true).unwrap();
+    }
+
+    fn kept(loaded: &Loaded) -> Vec<(u64, Kind)> {
+        loaded.records.iter().map(|record| (record.serial, record.kind)).collect()
+    }
+
+    #[test]
+    fn what_was_written_is_read_as_far_as_it_still_counts() {
+        let place = Place::new("read");
+        let path = place.path();
+        assert_eq!(load(&path), Loaded::default());
+        write(&path, &[record(1, "filed", "a"), record(2, "filed", ""), record(1, "started", "")]);
+        write(
+            &path,
+            &[record(1, "started", "b"), record(3, "filed", ""), record(3, "forgotten", "")],
+        );
+        let loaded = load(&path);
+        assert_eq!(kept(&loaded), [(1, Kind::Filed), (1, Kind::Started), (2, Kind::Filed)]);
+        assert_eq!(loaded.records[1].text, record(1, "started", "b"));
+        assert_eq!((loaded.last_serial, loaded.damaged, loaded.remarks.len()), (3, false, 0));
+        write(&path, &[record(1, "finished", "")]);
+        assert_eq!(kept(&load(&path)), [(1, Kind::Finished), (2, Kind::Filed)]);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn cut_at_any_place_it_keeps_every_whole_record_and_goes_on() {
+        let place = Place::new("cut");
+        let path = place.path();
+        let records: Vec<String> = (1..=4).map(|serial| record(serial, "filed", "ü")).collect();
+        write(&path, &records);
+        let whole = fs::read(&path).unwrap();
+        let ends: Vec<usize> =
+            whole.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1).collect();
+        for cut in 0..=whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let loaded = load(&path);
+            // The header is a line too, and a record whole but for its line end is whole.
+            let expected = ends.iter().filter(|end| **end <= cut + 1).count().saturating_sub(1);
+            assert_eq!(loaded.records.len(), expected, "cut at {cut}");
+            assert!(!loaded.damaged, "cut at {cut}: {:?}", loaded.remarks);
+            let is_whole = cut == 0 || ends.iter().any(|end| *end == cut || *end == cut + 1);
+            assert_eq!(loaded.remarks.is_empty(), is_whole, "cut at {cut}: {:?}", loaded.remarks);
+            write(&path, &[record(9, "filed", "")]);
+            let again = load(&path);
+            assert_eq!(again.records.len(), expected + 1, "cut at {cut}");
+            assert!(again.remarks.is_empty(), "cut at {cut}: {:?}", again.remarks);
+        }
+    }
+
+    #[test]
+    fn a_byte_that_flipped_costs_its_record_alone_and_is_set_aside_and_said() {
+        let place = Place::new("flip");
+        let path = place.path();
+        let records: Vec<String> = (1..=4).map(|serial| record(serial, "filed", "ü")).collect();
+        write(&path, &records);
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            for bit in [1, 0x80] {
+                let mut flipped = whole.clone();
+                flipped[at] ^= bit;
+                fs::write(&path, &flipped).unwrap();
+                let loaded = load(&path);
+                // A line end that flipped joins two lines.
+                assert!(loaded.records.len() >= 2, "byte {at}: {:?}", loaded.remarks);
+                for record in &loaded.records {
+                    assert_eq!(record.text, records[record.serial as usize - 1], "byte {at}");
+                }
+                assert!(loaded.damaged && !loaded.remarks.is_empty(), "byte {at}");
+                let aside = place.aside();
+                assert_eq!(aside.len(), 1, "byte {at}: {aside:?}");
+                assert_eq!(fs::read(place.0.join(&aside[0])).unwrap(), flipped);
+                fs::remove_file(place.0.join(&aside[0])).unwrap();
+                let again = load(&path);
+                assert_eq!(again.records, loaded.records, "byte {at}");
+                assert!(!again.damaged, "byte {at}: {:?}", again.remarks);
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_a_newer_and_an_unreadable_one_are_no_reason_not_to_go_on() {
+        let place = Place::new("other");
+        let path = place.path();
+        fs::write(&path, "").unwrap();
+        assert_eq!(load(&path), Loaded::default());
+        fs::write(&path, seal(r#"{"journal":2,"last":7}"#) + &seal(r#"{"new":"form"}"#)).unwrap();
+        let loaded = load(&path);
+        assert!(loaded.damaged && loaded.records.is_empty() && loaded.last_serial == 7);
+        assert!(loaded.remarks[0].contains("the form 2"), "{:?}", loaded.remarks);
+        assert_eq!(place.aside().len(), 1);
+        fs::create_dir(&path).unwrap();
+        let loaded = load(&path);
+        assert!(loaded.damaged && loaded.remarks[0].contains("not a file"), "{:?}", loaded.remarks);
+        assert_eq!(place.aside().len(), 2);
+        write(&path, &[record(8, "filed", "")]);
+        assert_eq!(kept(&load(&path)), [(8, Kind::Filed)]);
+    }
+
+    #[test]
+    fn it_is_compacted_to_what_is_wanted_and_stays_small() {
+        let place = Place::new("compact");
+        let path = place.path();
+        let mut journal = Journal::open(&path).unwrap();
+        let long = "x".repeat(1000);
+        for serial in 1..=3000 {
+            journal.append(&record(serial, "filed", &long));
+            journal.append(&record(serial, "finished", &long));
+            if serial > 10 {
+                journal.append(&record(serial - 10, "forgotten", ""));
+            }
+            journal.write(false).unwrap();
+            journal.compact().unwrap();
+        }
+        assert!(fs::metadata(&path).unwrap().len() < 2 * SLACK);
+        let loaded = load(&path);
+        assert_eq!(loaded.records.len(), 10);
+        assert_eq!((loaded.last_serial, loaded.damaged), (3000, false));
+        assert!(loaded.records.iter().all(|record| record.kind == Kind::Finished));
+    }
+
+    #[test]
+    fn only_so_many_are_kept_aside() {
+        let place = Place::new("aside");
+        let path = place.path();
+        for number in 0..ASIDE + 3 {
+            fs::write(place.0.join(format!("journal.damaged-{number}")), "").unwrap();
+        }
+        fs::write(&path, "junk\n").unwrap();
+        assert!(load(&path).damaged);
+        let aside = place.aside();
+        assert_eq!(aside.len(), ASIDE);
+        assert!(!aside.contains(&"journal.damaged-0".to_owned()));
+    }
+}

@@ -1,0 +1,187 @@
+//! What the daemon and its store say to each other, and how that becomes bytes.
+//!
+//! Both ends are one program (the store is forked), so the form is ours alone: length, kind, then
+//! numbers of eight bytes and at most one text or block behind them.
+
+/// What the daemon wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Append a line to the journal.
+    Line(Vec<u8>),
+    /// Make all lines so far durable, and say so with this number.
+    Commit(u64),
+    /// Append to a job's log of at most `limit` bytes; `at` is where the text stands in all that the
+    /// job printed.
+    Log { serial: u64, at: u64, limit: u64, text: Vec<u8> },
+    /// No more of that job's log will come for now.
+    CloseLog(u64),
+    /// Nobody wants to know of the job any more.
+    Forget(u64),
+    /// Replace a state file.
+    Keep { name: String, bytes: Vec<u8> },
+    /// Read a part of a job's log; the question as JSON.
+    ReadText { request: u64, question: Vec<u8> },
+    /// Read the logs of a job's commands; the question as JSON.
+    ReadPieces { request: u64, question: Vec<u8> },
+}
+
+/// What the store answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Report {
+    /// All up to this commit is durable.
+    Kept(u64),
+    /// What came up to this commit since the last good one is not in the journal.
+    Failed { commit: u64, why: String },
+    /// The answer to a question, as JSON.
+    Answer { request: u64, answer: Vec<u8> },
+    /// There is no answer.
+    NoAnswer { request: u64, why: String },
+    /// Something for the daemon's log.
+    Remark(String),
+}
+
+/// The head of a message: length of what follows it, then the kind.
+const HEAD: usize = 5;
+
+/// Appends a message to `out`.
+fn put(out: &mut impl Extend<u8>, kind: u8, numbers: &[u64], rest: &[u8]) {
+    let length = u32::try_from(8 * numbers.len() + rest.len()).unwrap_or(u32::MAX);
+    out.extend(length.to_le_bytes());
+    out.extend([kind]);
+    numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
+    out.extend(rest.iter().copied());
+}
+
+/// The first message of `bytes` if it is whole: kind, payload, and bytes taken in all.
+fn first(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let length = u32::from_le_bytes(*length) as usize;
+    let (kind, rest) = rest.split_first()?;
+    Some((*kind, rest.get(..length)?, HEAD + length))
+}
+
+fn number(payload: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, rest) = payload.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*number), rest))
+}
+
+fn text(payload: &[u8]) -> String {
+    String::from_utf8_lossy(payload).into_owned()
+}
+
+impl Order {
+    pub(super) fn put(&self, out: &mut impl Extend<u8>) {
+        match self {
+            Order::Line(line) => put(out, 1, &[], line),
+            Order::Commit(commit) => put(out, 2, &[*commit], &[]),
+            Order::Log { serial, at, limit, text } => put(out, 3, &[*serial, *at, *limit], text),
+            Order::CloseLog(serial) => put(out, 4, &[*serial], &[]),
+            Order::Forget(serial) => put(out, 5, &[*serial], &[]),
+            Order::Keep { name, bytes } => {
+                let rest = [name.as_bytes(), bytes].concat();
+                put(out, 6, &[name.len() as u64], &rest);
+            }
+            Order::ReadText { request, question } => put(out, 7, &[*request], question),
+            Order::ReadPieces { request, question } => put(out, 8, &[*request], question),
+        }
+    }
+
+    /// The first order of `bytes` and how many bytes it took, if it is whole. What makes no sense
+    /// is skipped: there is no other end but ourselves.
+    pub(super) fn take(bytes: &[u8]) -> Option<(Option<Order>, usize)> {
+        let (kind, payload, length) = first(bytes)?;
+        Some((Order::read(kind, payload), length))
+    }
+
+    fn read(kind: u8, payload: &[u8]) -> Option<Order> {
+        if kind == 1 {
+            return Some(Order::Line(payload.to_vec()));
+        }
+        let (first, rest) = number(payload)?;
+        Some(match kind {
+            2 => Order::Commit(first),
+            3 => {
+                let (at, rest) = number(rest)?;
+                let (limit, text) = number(rest)?;
+                Order::Log { serial: first, at, limit, text: text.to_vec() }
+            }
+            4 => Order::CloseLog(first),
+            5 => Order::Forget(first),
+            6 => {
+                let (name, bytes) = rest.split_at_checked(usize::try_from(first).ok()?)?;
+                Order::Keep { name: text(name), bytes: bytes.to_vec() }
+            }
+            7 => Order::ReadText { request: first, question: rest.to_vec() },
+            8 => Order::ReadPieces { request: first, question: rest.to_vec() },
+            _ => return None,
+        })
+    }
+}
+
+impl Report {
+    pub(super) fn put(&self, out: &mut impl Extend<u8>) {
+        match self {
+            Report::Kept(commit) => put(out, 1, &[*commit], &[]),
+            Report::Failed { commit, why } => put(out, 2, &[*commit], why.as_bytes()),
+            Report::Answer { request, answer } => put(out, 3, &[*request], answer),
+            Report::NoAnswer { request, why } => put(out, 4, &[*request], why.as_bytes()),
+            Report::Remark(remark) => put(out, 5, &[0], remark.as_bytes()),
+        }
+    }
+
+    /// As [`Order::take`].
+    pub(super) fn take(bytes: &[u8]) -> Option<(Option<Report>, usize)> {
+        let (kind, payload, length) = first(bytes)?;
+        let report = number(payload).and_then(|(first, rest)| match kind {
+            1 => Some(Report::Kept(first)),
+            2 => Some(Report::Failed { commit: first, why: text(rest) }),
+            3 => Some(Report::Answer { request: first, answer: rest.to_vec() }),
+            4 => Some(Report::NoAnswer { request: first, why: text(rest) }),
+            5 => Some(Report::Remark(text(rest))),
+            _ => None,
+        });
+        Some((report, length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_and_reports_come_back_from_their_bytes_whatever_the_reads() {
+        let orders = [
+            Order::Line(b"{}".to_vec()),
+            Order::Commit(u64::MAX),
+            Order::Log { serial: 1, at: 2, limit: 3, text: b"x\n".to_vec() },
+            Order::CloseLog(3),
+            Order::Forget(4),
+            Order::Keep { name: "tail".into(), bytes: vec![0, 255] },
+            Order::ReadText { request: 5, question: b"q".to_vec() },
+            Order::ReadPieces { request: 6, question: vec![] },
+        ];
+        for order in orders {
+            let mut bytes = Vec::new();
+            order.put(&mut bytes);
+            for cut in 0..bytes.len() {
+                assert_eq!(Order::take(&bytes[..cut]), None);
+            }
+            let length = bytes.len();
+            bytes.extend(b"more");
+            assert_eq!(Order::take(&bytes), Some((Some(order), length)));
+        }
+        let reports = [
+            Report::Kept(7),
+            Report::Failed { commit: 8, why: "full".into() },
+            Report::Answer { request: 9, answer: b"[]".to_vec() },
+            Report::NoAnswer { request: 10, why: "gone".into() },
+            Report::Remark("set aside".into()),
+        ];
+        for report in reports {
+            let mut bytes = Vec::new();
+            report.put(&mut bytes);
+            let length = bytes.len();
+            assert_eq!(Report::take(&bytes), Some((Some(report), length)));
+        }
+    }
+}

@@ -1,0 +1,483 @@
+//! The store: a child that does all durable writing, since a disk may hang; and the loop's end of it.
+//!
+//! What the loop wants written goes through a socket that it never waits for. Records that must be
+//! durable before something else may happen carry a ticket, which comes back when they are, or with
+//! the reason why they are not. Tickets of one turn of the loop share one commit. A store that does
+//! not answer in time is killed and started anew; what waited is told that it failed, and what the
+//! owner still wants kept it gives again when the store is back.
+//!
+//! [`Store`] is a state machine: bytes, exits and time come in, bytes and [`Outcome`]s go out.
+
+mod journal;
+mod message;
+mod segments;
+mod worker;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+
+use message::{Order, Report};
+use worker::PiecesQuestion;
+
+pub use journal::{Kind, Loaded, Record, load};
+pub use segments::{LogEnd, Part};
+pub use worker::{Place, TextQuestion, log_ends, prepare};
+
+use crate::sys::fork::with_socket;
+
+/// The limits of the configuration that concern the store.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long an answer may take; after that the store counts as hung.
+    pub deadline: Duration,
+    /// Bytes of job logs that may be on their way to it.
+    pub backlog: usize,
+}
+
+/// Number of a question, as its answer comes back under it.
+pub type RequestId = u64;
+
+/// Something for the owner.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome<K> {
+    /// What that ticket stands for is durable.
+    Kept(K),
+    /// It is not, and why.
+    NotKept(K, String),
+    /// The answer to a question, as JSON.
+    Answer(RequestId, Vec<u8>),
+    /// There is none, and why.
+    NoAnswer(RequestId, String),
+    /// Something for the log.
+    Remark(String),
+    /// Start a child, and say [`Store::begun`].
+    Begin,
+    /// Kill the child, whose exit is to be said with [`Store::ended`].
+    Kill,
+    /// From now on nothing can be kept, and why.
+    Unavailable(String),
+    /// Try what could not be kept once more; what is given now decides whether the store is back.
+    Retry,
+    /// From now on things can be kept again.
+    Available,
+}
+
+/// How it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Condition {
+    /// It answers.
+    Working,
+    /// The child runs and cannot write; it is tried again at that time.
+    Failing { why: String, retry: Option<Instant> },
+    /// The child was killed; its exit has not been seen.
+    Killed { why: String },
+    /// There is no child; one is started at that time.
+    Gone { why: String, again: Instant },
+    /// A new child has what could not be kept, and has not answered.
+    Trying { why: String },
+}
+
+/// A record that is not durable yet.
+#[derive(Debug)]
+struct Waiting<K> {
+    ticket: K,
+    /// Kept until it is durable: a new child gets it again.
+    line: Vec<u8>,
+    since: Instant,
+    /// `None` where no child has it.
+    commit: Option<u64>,
+}
+
+/// The loop's end of the store. `K` is what tickets are.
+#[derive(Debug)]
+pub struct Store<K> {
+    limits: Limits,
+    condition: Condition,
+    outgoing: VecDeque<u8>,
+    incoming: Vec<u8>,
+    waiting: VecDeque<Waiting<K>>,
+    questions: BTreeMap<RequestId, (Order, Instant)>,
+    last_request: RequestId,
+    last_commit: u64,
+    /// Lines since the last commit.
+    uncommitted: bool,
+    /// When bytes last went out, while there are some.
+    moved: Instant,
+    /// Between tries; grows while they fail.
+    pause: Duration,
+    outcomes: VecDeque<Outcome<K>>,
+}
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const SILENT: &str = "state storage does not answer";
+
+/// Starts a child that stores; `lock` stays open in it.
+pub fn begin(place: &Place, lock: OwnedFd) -> std::io::Result<(Pid, OwnedFd)> {
+    with_socket(c"sysadm-store", lock, |socket, _lock| worker::run(UnixStream::from(socket), place))
+}
+
+impl<K: Copy> Store<K> {
+    /// A store without a child: [`Outcome::Begin`] is the first thing that it wants.
+    pub fn new(limits: Limits, now: Instant) -> Store<K> {
+        Store {
+            limits,
+            condition: Condition::Working,
+            outgoing: VecDeque::new(),
+            incoming: Vec::new(),
+            waiting: VecDeque::new(),
+            questions: BTreeMap::new(),
+            last_request: 0,
+            last_commit: 0,
+            uncommitted: false,
+            moved: now,
+            pause: SHORTEST_PAUSE,
+            outcomes: VecDeque::from([Outcome::Begin]),
+        }
+    }
+
+    /// Other limits from now on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Whether things can be kept, or why not.
+    pub fn standing(&self) -> Result<(), &str> {
+        match &self.condition {
+            Condition::Working => Ok(()),
+            Condition::Failing { why, .. }
+            | Condition::Killed { why }
+            | Condition::Gone { why, .. }
+            | Condition::Trying { why } => Err(why),
+        }
+    }
+
+    /// What it has for its owner.
+    pub fn next_outcome(&mut self) -> Option<Outcome<K>> {
+        self.outcomes.pop_front()
+    }
+
+    /// True where nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.outgoing.is_empty() && self.questions.is_empty()
+    }
+
+    /// Records that are not durable yet.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Bytes on their way.
+    pub fn outgoing(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    fn hears(&self) -> bool {
+        match self.condition {
+            Condition::Working | Condition::Failing { .. } | Condition::Trying { .. } => true,
+            Condition::Killed { .. } | Condition::Gone { .. } => false,
+        }
+    }
+
+    fn order(&mut self, order: &Order, now: Instant) {
+        if self.outgoing.is_empty() {
+            self.moved = now;
+        }
+        order.put(&mut self.outgoing);
+    }
+
+    /// Keeps a record, a JSON object; the ticket comes back when it is durable, or is not.
+    pub fn keep(&mut self, ticket: K, line: Vec<u8>, now: Instant) {
+        if self.hears() {
+            self.order(&Order::Line(line.clone()), now);
+            self.uncommitted = true;
+        }
+        let commit = self.hears().then_some(self.last_commit + 1);
+        self.waiting.push_back(Waiting { ticket, line, since: now, commit });
+    }
+
+    /// Writes a record down that nothing waits for.
+    pub fn note(&mut self, line: Vec<u8>, now: Instant) {
+        if self.hears() {
+            self.order(&Order::Line(line), now);
+        }
+    }
+
+    /// True while the log of a job can be taken without leaving something out. Where the store does
+    /// not answer nothing is held back for it.
+    pub fn has_room(&self) -> bool {
+        self.outgoing.len() < self.limits.backlog || self.standing().is_err()
+    }
+
+    /// Appends to a job's log; `at` is where it stands in all that the job printed, `limit` is of
+    /// the whole log in bytes. Where nobody takes it, it is left out.
+    pub fn log(&mut self, serial: u64, at: u64, limit: usize, text: &str, now: Instant) {
+        let room = || self.outgoing.len() < self.limits.backlog;
+        if self.standing().is_ok() || (self.hears() && room()) {
+            let (limit, text) = (limit as u64, text.as_bytes().to_vec());
+            self.order(&Order::Log { serial, at, limit, text }, now);
+        }
+    }
+
+    /// No more of that job's log comes.
+    pub fn close_log(&mut self, serial: u64, now: Instant) {
+        if self.hears() {
+            self.order(&Order::CloseLog(serial), now);
+        }
+    }
+
+    /// Nobody wants to know of the job any more.
+    pub fn forget(&mut self, serial: u64, now: Instant) {
+        if self.hears() {
+            self.order(&Order::Forget(serial), now);
+        }
+    }
+
+    /// Replaces a file in the state directory; where nobody takes it, it stays as it is.
+    pub fn replace(&mut self, name: &str, bytes: Vec<u8>, now: Instant) {
+        if self.hears() {
+            self.order(&Order::Keep { name: name.to_owned(), bytes }, now);
+        }
+    }
+
+    /// Asks for a part of a job's log as one text.
+    pub fn ask_for_text(&mut self, question: &TextQuestion, now: Instant) -> RequestId {
+        let question = serde_json::to_vec(&question).unwrap_or_default();
+        self.ask(now, |request| Order::ReadText { request, question })
+    }
+
+    /// Asks for the logs of a job's commands, each a range of what the job printed, head and tail of
+    /// at most `limit` bytes.
+    pub fn ask_for_pieces(
+        &mut self,
+        serial: u64,
+        ranges: Vec<Range<u64>>,
+        limit: usize,
+        now: Instant,
+    ) -> RequestId {
+        let question = PiecesQuestion { serial, ranges, limit };
+        let question = serde_json::to_vec(&question).unwrap_or_default();
+        self.ask(now, |request| Order::ReadPieces { request, question })
+    }
+
+    fn ask(&mut self, now: Instant, order: impl FnOnce(RequestId) -> Order) -> RequestId {
+        self.last_request += 1;
+        let request = self.last_request;
+        let order = order(request);
+        if self.hears() {
+            self.order(&order, now);
+            self.questions.insert(request, (order, now));
+        } else {
+            let why = self.standing().err().unwrap_or(SILENT).to_owned();
+            self.outcomes.push_back(Outcome::NoAnswer(request, why));
+        }
+        request
+    }
+
+    /// To be called at the end of each turn of the loop: what was given in it is committed.
+    pub fn end_of_turn(&mut self, now: Instant) {
+        if self.uncommitted {
+            self.commit(now);
+        }
+    }
+
+    fn commit(&mut self, now: Instant) {
+        self.uncommitted = false;
+        self.last_commit += 1;
+        self.order(&Order::Commit(self.last_commit), now);
+    }
+
+    /// What is to be written to the child next.
+    pub fn bytes(&self) -> (&[u8], &[u8]) {
+        self.outgoing.as_slices()
+    }
+
+    /// The child's socket took so many of them.
+    pub fn sent(&mut self, bytes: usize, now: Instant) {
+        self.outgoing.drain(..bytes);
+        self.moved = now;
+        if self.outgoing.is_empty() {
+            self.outgoing.shrink_to(4096);
+        }
+    }
+
+    /// The child said something.
+    pub fn received(&mut self, bytes: &[u8], now: Instant) {
+        self.incoming.extend_from_slice(bytes);
+        let incoming = std::mem::take(&mut self.incoming);
+        let mut done = 0;
+        while let Some((report, length)) = Report::take(&incoming[done..]) {
+            done += length;
+            if let Some(report) = report {
+                self.on_report(report, now);
+            }
+        }
+        self.incoming = incoming[done..].to_vec();
+    }
+
+    fn on_report(&mut self, report: Report, now: Instant) {
+        match report {
+            Report::Kept(commit) => {
+                for ticket in self.up_to(commit) {
+                    self.outcomes.push_back(Outcome::Kept(ticket));
+                }
+                // An answer to what was asked before it failed does not say that it is back.
+                if self.standing().is_err() && commit == self.last_commit && self.hears() {
+                    self.condition = Condition::Working;
+                    self.pause = SHORTEST_PAUSE;
+                    self.outcomes.push_back(Outcome::Available);
+                }
+            }
+            Report::Failed { commit, why } => {
+                let why = format!("state storage cannot write: {why}");
+                for ticket in self.up_to(commit) {
+                    self.outcomes.push_back(Outcome::NotKept(ticket, why.clone()));
+                }
+                if self.standing().is_ok() {
+                    self.outcomes.push_back(Outcome::Unavailable(why.clone()));
+                }
+                if self.hears() {
+                    let retry = Some(now + self.longer_pause());
+                    self.condition = Condition::Failing { why, retry };
+                }
+            }
+            Report::Answer { request, answer } => {
+                if self.questions.remove(&request).is_some() {
+                    self.outcomes.push_back(Outcome::Answer(request, answer));
+                }
+            }
+            Report::NoAnswer { request, why } => {
+                if self.questions.remove(&request).is_some() {
+                    self.outcomes.push_back(Outcome::NoAnswer(request, why));
+                }
+            }
+            Report::Remark(remark) => self.outcomes.push_back(Outcome::Remark(remark)),
+        }
+    }
+
+    fn up_to(&mut self, commit: u64) -> Vec<K> {
+        let mut tickets = Vec::new();
+        while self.waiting.front().is_some_and(|w| w.commit.is_some_and(|c| c <= commit)) {
+            tickets.extend(self.waiting.pop_front().map(|waiting| waiting.ticket));
+        }
+        tickets
+    }
+
+    fn longer_pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (2 * pause).min(LONGEST_PAUSE);
+        pause
+    }
+
+    /// A child runs: it gets all that is not durable yet.
+    pub fn begun(&mut self, now: Instant) {
+        let Condition::Gone { why, .. } = &self.condition else { return };
+        self.condition = Condition::Trying { why: why.clone() };
+        let commit = self.last_commit + 1;
+        let mut orders: Vec<Order> = Vec::new();
+        for waiting in &mut self.waiting {
+            waiting.commit = Some(commit);
+            orders.push(Order::Line(waiting.line.clone()));
+        }
+        orders.extend(self.questions.values().map(|(question, _)| question.clone()));
+        orders.iter().for_each(|order| self.order(order, now));
+        self.outcomes.push_back(Outcome::Retry);
+        self.uncommitted = true;
+    }
+
+    /// The child has ended, or could not be started for the reason `why`.
+    pub fn ended(&mut self, why: &str, now: Instant) {
+        self.outgoing.clear();
+        self.incoming.clear();
+        self.uncommitted = false;
+        for waiting in &mut self.waiting {
+            waiting.commit = None;
+        }
+        let (why, again) = match &self.condition {
+            // The first one is replaced at once, and nobody need notice.
+            Condition::Working => (format!("the store has ended: {why}"), now),
+            Condition::Killed { why } => (why.clone(), now),
+            Condition::Failing { why, .. }
+            | Condition::Gone { why, .. }
+            | Condition::Trying { why } => {
+                let why = why.clone();
+                (why, now + self.longer_pause())
+            }
+        };
+        if self.standing().is_ok() {
+            self.outcomes.push_back(Outcome::Unavailable(why.clone()));
+        }
+        self.condition = Condition::Gone { why, again };
+        self.on_deadline(now);
+    }
+
+    /// When [`Store::on_deadline`] wants to be called.
+    pub fn due(&self) -> Option<Instant> {
+        let own = match &self.condition {
+            Condition::Gone { again, .. } => Some(*again),
+            Condition::Failing { retry, .. } => *retry,
+            Condition::Working | Condition::Killed { .. } | Condition::Trying { .. } => None,
+        };
+        [own, self.patience_ends()].into_iter().flatten().min()
+    }
+
+    /// When what waits will have waited for too long.
+    fn patience_ends(&self) -> Option<Instant> {
+        let record = self.waiting.front().map(|waiting| waiting.since);
+        let question = self.questions.values().map(|(_, since)| *since).min();
+        let bytes = (!self.outgoing.is_empty()).then_some(self.moved);
+        let oldest = [record, question, bytes].into_iter().flatten().min()?;
+        Some(oldest + self.limits.deadline)
+    }
+
+    /// Does what is due.
+    pub fn on_deadline(&mut self, now: Instant) {
+        if self.patience_ends().is_some_and(|end| end <= now) {
+            self.give_up(now);
+        }
+        match &mut self.condition {
+            Condition::Gone { again, .. } if *again <= now => {
+                // Said once; what follows is `begun` or `ended`.
+                *again = now + LONGEST_PAUSE;
+                self.outcomes.push_back(Outcome::Begin);
+            }
+            Condition::Failing { retry, .. } if retry.is_some_and(|retry| retry <= now) => {
+                *retry = None;
+                self.outcomes.push_back(Outcome::Retry);
+                self.uncommitted = true;
+            }
+            Condition::Working
+            | Condition::Failing { .. }
+            | Condition::Killed { .. }
+            | Condition::Gone { .. }
+            | Condition::Trying { .. } => {}
+        }
+    }
+
+    /// It has not answered in time: all that waits has failed, and a child that is there has hung.
+    fn give_up(&mut self, now: Instant) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            self.outcomes.push_back(Outcome::NotKept(waiting.ticket, SILENT.to_owned()));
+        }
+        for request in std::mem::take(&mut self.questions).into_keys() {
+            self.outcomes.push_back(Outcome::NoAnswer(request, SILENT.to_owned()));
+        }
+        self.outgoing.clear();
+        self.moved = now;
+        if self.standing().is_ok() {
+            self.outcomes.push_back(Outcome::Unavailable(SILENT.to_owned()));
+        }
+        if self.hears() {
+            self.condition = Condition::Killed { why: SILENT.to_owned() };
+            self.outcomes.push_back(Outcome::Kill);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,488 @@
+//! A job's log on disk: head and tail of what it printed, in files that are only appended to.
+//!
+//! A log is a few segments, each a file `SERIAL.OFFSET` of at most half the limit, named by where
+//! it begins in all that the job printed. The first one is the head. Of the others the last two are
+//! kept, which hold at least the last half; so a log past its limit costs no rewriting, and at most
+//! one and a half times the limit of disk. What did not reach us leaves a gap between two names,
+//! and is told like what was left out.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::wire::Excerpt;
+
+/// A file of a log: where it begins, and its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Segment {
+    start: u64,
+    length: u64,
+}
+
+impl Segment {
+    fn end(&self) -> u64 {
+        self.start + self.length
+    }
+}
+
+/// The log of one job.
+#[derive(Debug)]
+pub(super) struct JobLog {
+    directory: PathBuf,
+    serial: u64,
+    segments: VecDeque<Segment>,
+    /// The last segment, for appending.
+    file: Option<File>,
+}
+
+/// Head, and the last two.
+const SEGMENTS: usize = 3;
+
+impl JobLog {
+    /// The log of that job as it lies in `directory`, which may be none yet.
+    pub(super) fn open(directory: &Path, serial: u64) -> io::Result<JobLog> {
+        let mut segments: Vec<Segment> = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if let Some((of, start)) = parse(&entry.file_name().to_string_lossy())
+                && of == serial
+            {
+                segments.push(Segment { start, length: entry.metadata()?.len() });
+            }
+        }
+        segments.sort_by_key(|segment| segment.start);
+        Ok(JobLog {
+            directory: directory.to_owned(),
+            serial,
+            segments: segments.into(),
+            file: None,
+        })
+    }
+
+    fn path(&self, start: u64) -> PathBuf {
+        self.directory.join(format!("{}.{start}", self.serial))
+    }
+
+    /// Appends text that stands at `at` in the job's output; `limit` is of the whole log, in bytes.
+    pub(super) fn append(&mut self, at: u64, text: &[u8], limit: usize) -> io::Result<()> {
+        let half = (limit / 2).max(1) as u64;
+        let (mut at, mut text) = (at, text);
+        if let Some(last) = self.segments.back() {
+            // What is there already (a repetition after a crash) is not written twice.
+            let known = usize::try_from(last.end().saturating_sub(at)).unwrap_or(usize::MAX);
+            if known > 0 {
+                text = text.get(known..).unwrap_or_default();
+                at = last.end();
+            }
+        }
+        while !text.is_empty() {
+            let room = match self.segments.back() {
+                Some(last) if last.end() == at && self.file.is_some() => {
+                    half - last.length.min(half)
+                }
+                Some(last) if last.end() == at => {
+                    let open = OpenOptions::new().append(true).open(self.path(last.start));
+                    self.file = Some(open?);
+                    continue;
+                }
+                Some(_) | None => 0,
+            };
+            let room = usize::try_from(room).unwrap_or(usize::MAX).min(text.len());
+            let fits = floor_boundary(text, room);
+            if fits == 0 {
+                self.begin(at)?;
+                continue;
+            }
+            let (now, later) = text.split_at(fits);
+            self.write(now)?;
+            (at, text) = (at + now.len() as u64, later);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, start: u64) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.create(true).write(true).truncate(true).mode(0o600);
+        self.file = Some(options.open(self.path(start))?);
+        self.segments.push_back(Segment { start, length: 0 });
+        while self.segments.len() > SEGMENTS {
+            let head = usize::from(self.segments.front().is_some_and(|first| first.start == 0));
+            if let Some(segment) = self.segments.remove(head) {
+                fs::remove_file(self.path(segment.start))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A write that fails half way has written what it has written: the next look at the file
+    /// would count it, so it counts here too.
+    fn write(&mut self, mut text: &[u8]) -> io::Result<()> {
+        let (Some(file), Some(last)) = (&mut self.file, self.segments.back_mut()) else {
+            return Ok(());
+        };
+        while !text.is_empty() {
+            let written = file.write(text)?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            last.length += written as u64;
+            text = &text[written..];
+        }
+        Ok(())
+    }
+
+    /// Bytes from the beginning that are there without a gap.
+    fn head_end(&self) -> u64 {
+        let mut end = 0;
+        for segment in &self.segments {
+            if segment.start > end {
+                break;
+            }
+            end = end.max(segment.end());
+        }
+        end
+    }
+
+    /// From where on all is there up to the end.
+    fn tail_start(&self) -> u64 {
+        let mut start = self.end();
+        for segment in self.segments.iter().rev() {
+            if segment.end() < start {
+                break;
+            }
+            start = segment.start;
+        }
+        start
+    }
+
+    /// How many bytes the job printed, as far as it is known here.
+    pub(super) fn end(&self) -> u64 {
+        self.segments.back().map_or(0, Segment::end)
+    }
+
+    /// The bytes of a stretch that is there.
+    fn bytes(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        for segment in &self.segments {
+            let from = range.start.max(segment.start);
+            let to = range.end.min(segment.end());
+            if from >= to {
+                continue;
+            }
+            let mut file = File::open(self.path(segment.start))?;
+            file.seek(SeekFrom::Start(from - segment.start))?;
+            file.take(to - from).read_to_end(&mut bytes)?;
+        }
+        Ok(bytes)
+    }
+
+    /// What the job printed from `range.start` to `range.end`, head and tail of at most `limit`
+    /// bytes together.
+    pub(super) fn excerpt(&self, range: Range<u64>, limit: usize) -> io::Result<Excerpt> {
+        let head_end = self.head_end().clamp(range.start, range.end);
+        let tail_start = self.tail_start().clamp(range.start, range.end);
+        let total = range.end - range.start;
+        if head_end == range.end && total <= limit as u64 {
+            let text = text_of(self.bytes(range)?);
+            return Ok(Excerpt::from_ends(limit, total, text, String::new()));
+        }
+        let half = (limit / 2) as u64;
+        let head = self.bytes(range.start..head_end.min(range.start + half))?;
+        // A tail never begins before the head ends.
+        let from =
+            tail_start.max(range.end.saturating_sub(half)).max(range.start + head.len() as u64);
+        let tail = if self.end() >= range.end { self.bytes(from..range.end)? } else { Vec::new() };
+        let head = whole_characters(head);
+        let tail = tail[leading_continuations(&tail)..].to_vec();
+        Ok(Excerpt::from_ends(limit, total, text_of(head), text_of(tail)))
+    }
+
+    /// A part of the log as one text: head, the line that says what is left out, tail. `offset` and
+    /// `length` are in bytes of that text. While a job is `active` only what can no longer change
+    /// its place is shown: the first half of the limit.
+    pub(super) fn part(
+        &self,
+        total: u64,
+        limit: usize,
+        active: bool,
+        offset: u64,
+        length: usize,
+    ) -> io::Result<Part> {
+        let whole = self.excerpt(0..total, limit)?;
+        let text = whole.text();
+        let end = if active { whole.stable_len() } else { text.len() };
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(end);
+        let start = (start..=end).find(|&at| text.is_char_boundary(at)).unwrap_or(end);
+        let stop = start.saturating_add(length).min(end);
+        let stop = (start..=stop).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(start);
+        Ok(Part {
+            data: text[start..stop].to_owned(),
+            offset: start as u64,
+            next: stop as u64,
+            eof: !active && stop == text.len(),
+        })
+    }
+
+    /// Takes all of it away.
+    pub(super) fn remove(&mut self) -> io::Result<()> {
+        self.file = None;
+        while let Some(segment) = self.segments.pop_front() {
+            fs::remove_file(self.path(segment.start))?;
+        }
+        Ok(())
+    }
+}
+
+/// A part of a log.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Part {
+    /// The text.
+    pub data: String,
+    /// Where it begins, in bytes of the whole text.
+    pub offset: u64,
+    /// Where it ends.
+    pub next: u64,
+    /// Nothing comes behind it.
+    pub eof: bool,
+}
+
+/// Where a log ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogEnd {
+    /// In bytes of all that the job printed.
+    pub total: u64,
+    /// The last line has no end.
+    pub midway: bool,
+}
+
+/// Where the log of each job ends.
+pub(super) fn ends(directory: &Path) -> io::Result<BTreeMap<u64, LogEnd>> {
+    let mut last: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if let Some((serial, start)) = parse(&entry.file_name().to_string_lossy()) {
+            let segment = last.entry(serial).or_default();
+            *segment = (*segment).max((start, entry.metadata()?.len()));
+        }
+    }
+    let end = |(serial, (start, length)): (u64, (u64, u64))| {
+        let path = directory.join(format!("{serial}.{start}"));
+        let midway = length > 0 && last_byte(&path).is_ok_and(|byte| byte != b'\n');
+        (serial, LogEnd { total: start + length, midway })
+    };
+    Ok(last.into_iter().map(end).collect())
+}
+
+fn last_byte(path: &Path) -> io::Result<u8> {
+    let mut byte = [0];
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut byte)?;
+    Ok(byte[0])
+}
+
+/// Logs of jobs that nobody knows are taken away; how many jobs that were.
+pub(super) fn remove_unknown(directory: &Path, known: impl Fn(u64) -> bool) -> io::Result<usize> {
+    let mut removed: BTreeSet<u64> = BTreeSet::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if let Some((serial, _)) = parse(&entry.file_name().to_string_lossy())
+            && !known(serial)
+        {
+            fs::remove_file(entry.path())?;
+            removed.insert(serial);
+        }
+    }
+    Ok(removed.len())
+}
+
+fn parse(name: &str) -> Option<(u64, u64)> {
+    let (serial, start) = name.split_once('.')?;
+    Some((serial.parse().ok()?, start.parse().ok()?))
+}
+
+fn is_continuation(byte: u8) -> bool {
+    byte & 0b1100_0000 == 0b1000_0000
+}
+
+/// The largest character boundary of `text` at or below `at`.
+fn floor_boundary(text: &[u8], at: usize) -> usize {
+    (0..=at.min(text.len()))
+        .rev()
+        .find(|&at| text.get(at).is_none_or(|byte| !is_continuation(*byte)))
+        .unwrap_or(0)
+}
+
+fn leading_continuations(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|byte| is_continuation(**byte)).count()
+}
+
+/// Without a character that was cut at the end.
+fn whole_characters(mut bytes: Vec<u8>) -> Vec<u8> {
+    if let Err(error) = std::str::from_utf8(&bytes)
+        && error.error_len().is_none()
+    {
+        bytes.truncate(error.valid_up_to());
+    }
+    bytes
+}
+
+/// What we write is UTF-8; what a damaged disk gives back may not be.
+fn text_of(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new(name: &str) -> Place {
+            let path = std::env::temp_dir().join(format!("se-log-{}-{name}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Place(path)
+        }
+
+        fn log(&self) -> JobLog {
+            JobLog::open(&self.0, 7).unwrap()
+        }
+
+        fn files(&self) -> Vec<String> {
+            let names = fs::read_dir(&self.0).unwrap();
+            let mut names: Vec<String> =
+                names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn lines(count: usize) -> String {
+        (0..count).map(|number| format!("zeile ü {number}\n")).collect()
+    }
+
+    #[test]
+    fn what_is_read_is_what_an_excerpt_of_all_the_output_says_whatever_the_writes() {
+        const LIMIT: usize = 200;
+        for (count, size) in [(3, 7), (14, 1), (15, 1000), (100, 13), (1000, 64), (1000, 3)] {
+            let place = Place::new(&format!("any-{count}-{size}"));
+            let output = lines(count);
+            let mut log = place.log();
+            let (mut at, mut rest) = (0, output.as_str());
+            while !rest.is_empty() {
+                let cut = floor_boundary(rest.as_bytes(), size.max(2));
+                let (now, later) = rest.split_at(cut);
+                log.append(at, now.as_bytes(), LIMIT).unwrap();
+                (at, rest) = (at + now.len() as u64, later);
+            }
+            let mut expected = Excerpt::new(LIMIT);
+            expected.push(&output);
+            let total = output.len() as u64;
+            for log in [log, place.log()] {
+                let got = log.excerpt(0..total, LIMIT).unwrap();
+                assert_eq!(got.text(), expected.text(), "{count} lines, {size} bytes a write");
+                assert_eq!(log.end(), total);
+                let within = log.excerpt(10..total.min(60), LIMIT).unwrap();
+                assert!(output.get(10..20).is_none_or(|part| within.text().starts_with(part)));
+            }
+            assert!(place.files().len() <= SEGMENTS, "{:?}", place.files());
+        }
+    }
+
+    #[test]
+    fn a_stretch_in_the_middle_is_cut_as_if_it_were_alone() {
+        let place = Place::new("stretch");
+        let mut log = place.log();
+        let output = lines(60);
+        log.append(0, output.as_bytes(), 10_000).unwrap();
+        let (from, to) = (output.find("zeile ü 10").unwrap(), output.find("zeile ü 50").unwrap());
+        let mut expected = Excerpt::new(100);
+        expected.push(&output[from..to]);
+        let got = log.excerpt(from as u64..to as u64, 100).unwrap();
+        assert_eq!(got.text(), expected.text());
+    }
+
+    #[test]
+    fn what_never_came_is_told_as_left_out() {
+        let place = Place::new("gap");
+        let mut log = place.log();
+        log.append(0, b"begin\n", 1000).unwrap();
+        log.append(100, b"after\n", 1000).unwrap();
+        let text = place.log().excerpt(0..106, 1000).unwrap().text();
+        assert_eq!(text, "begin\n[… 94 bytes left out …]\nafter\n");
+        // The end did not come either.
+        let text = place.log().excerpt(0..120, 1000).unwrap().text();
+        assert_eq!(text, "begin\n[… 114 bytes left out …]\n");
+        // Nothing came at all.
+        let nothing = JobLog::open(&place.0, 8).unwrap();
+        assert_eq!(nothing.excerpt(0..5, 1000).unwrap().text(), "[… 5 bytes left out …]\n");
+    }
+
+    #[test]
+    fn a_text_that_is_there_already_is_not_written_twice() {
+        let place = Place::new("again");
+        place.log().append(0, b"abc", 1000).unwrap();
+        place.log().append(1, b"bcde", 1000).unwrap();
+        place.log().append(0, b"ab", 1000).unwrap();
+        assert_eq!(place.log().excerpt(0..5, 1000).unwrap().text(), "abcde");
+    }
+
+    #[test]
+    fn a_log_is_read_in_parts_that_join_to_the_whole() {
+        let place = Place::new("parts");
+        let mut log = place.log();
+        let output = lines(100);
+        log.append(0, output.as_bytes(), 400).unwrap();
+        let total = output.len() as u64;
+        let begin = log.part(total, 400, true, 0, 10_000).unwrap();
+        assert!(!begin.eof && output.starts_with(&begin.data));
+        let mut read = String::new();
+        loop {
+            let part = log.part(total, 400, false, read.len() as u64, 17).unwrap();
+            assert_eq!(part.offset, read.len() as u64);
+            read += &part.data;
+            if part.eof {
+                break;
+            }
+        }
+        assert_eq!(read, log.excerpt(0..total, 400).unwrap().text());
+        assert!(read.starts_with(&begin.data), "offsets hold when the job ends");
+        assert_eq!(log.part(total, 400, false, 1 << 40, 5).unwrap().data, "");
+    }
+
+    #[test]
+    fn where_logs_end_is_known_without_reading_them() {
+        let place = Place::new("ends");
+        place.log().append(0, lines(100).as_bytes(), 60).unwrap();
+        JobLog::open(&place.0, 8).unwrap().append(0, b"x\ny", 60).unwrap();
+        let ends = ends(&place.0).unwrap();
+        assert_eq!(ends[&7], LogEnd { total: lines(100).len() as u64, midway: false });
+        assert_eq!(ends[&8], LogEnd { total: 3, midway: true });
+    }
+
+    #[test]
+    fn logs_of_unknown_jobs_are_taken_away_and_nothing_else() {
+        let place = Place::new("unknown");
+        for serial in [7, 8] {
+            let mut log = JobLog::open(&place.0, serial).unwrap();
+            log.append(0, lines(9).as_bytes(), 60).unwrap();
+        }
+        fs::write(place.0.join("notes.txt"), "x").unwrap();
+        assert_eq!(remove_unknown(&place.0, |serial| serial == 8).unwrap(), 1);
+        assert!(place.files().iter().all(|name| name.starts_with("8.") || name == "notes.txt"));
+        let mut log = JobLog::open(&place.0, 8).unwrap();
+        log.remove().unwrap();
+        assert_eq!(place.files(), ["notes.txt"]);
+    }
+}

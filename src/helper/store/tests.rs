@@ -1,0 +1,347 @@
+//! The loop's end of the store driven by hand, and the child driven over a real socket.
+
+use super::*;
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+struct Driver {
+    store: Store<&'static str>,
+    start: Instant,
+    elapsed: Duration,
+}
+
+impl Driver {
+    /// A store whose child runs.
+    fn new() -> Driver {
+        let start = Instant::now();
+        let limits = Limits { deadline: DEADLINE, backlog: 1000 };
+        let mut driver =
+            Driver { store: Store::new(limits, start), start, elapsed: Duration::ZERO };
+        assert_eq!(driver.outcomes(), [Outcome::Begin]);
+        driver.store.begun(driver.now());
+        driver
+    }
+
+    fn now(&self) -> Instant {
+        self.start + self.elapsed
+    }
+
+    fn pass(&mut self, milliseconds: u64) {
+        self.elapsed += Duration::from_millis(milliseconds);
+        self.store.on_deadline(self.now());
+    }
+
+    fn keep(&mut self, ticket: &'static str) {
+        self.store.keep(ticket, ticket.as_bytes().to_vec(), self.now());
+        self.store.end_of_turn(self.now());
+    }
+
+    fn say(&mut self, report: Report) {
+        let mut bytes = Vec::new();
+        report.put(&mut bytes);
+        self.store.received(&bytes, self.now());
+    }
+
+    fn outcomes(&mut self) -> Vec<Outcome<&'static str>> {
+        std::iter::from_fn(|| self.store.next_outcome()).collect()
+    }
+
+    /// What the child gets, a word each; it is taken.
+    fn orders(&mut self) -> Vec<String> {
+        let (first, second) = self.store.bytes();
+        let bytes = [first, second].concat();
+        self.store.sent(bytes.len(), self.now());
+        let mut shown = Vec::new();
+        let mut at = 0;
+        while let Some((order, length)) = Order::take(&bytes[at..]) {
+            at += length;
+            shown.push(match order.unwrap() {
+                Order::Line(line) => String::from_utf8(line).unwrap(),
+                Order::Commit(commit) => format!("commit {commit}"),
+                Order::Log { serial, at, .. } => format!("log {serial} at {at}"),
+                Order::ReadText { request, .. } => format!("question {request}"),
+                other => format!("{other:?}"),
+            });
+        }
+        shown
+    }
+
+    fn ask(&mut self) -> RequestId {
+        let question =
+            TextQuestion { serial: 1, total: 0, limit: 1, active: false, offset: 0, length: 1 };
+        self.store.ask_for_text(&question, self.now())
+    }
+}
+
+fn not_kept(ticket: &'static str, why: &str) -> Outcome<&'static str> {
+    Outcome::NotKept(ticket, why.to_owned())
+}
+
+#[test]
+fn records_of_a_turn_share_a_commit_and_come_back_when_it_is_durable() {
+    let mut d = Driver::new();
+    d.store.keep("a", b"a".to_vec(), d.now());
+    d.store.note(b"note".to_vec(), d.now());
+    d.store.keep("b", b"b".to_vec(), d.now());
+    d.store.end_of_turn(d.now());
+    d.store.end_of_turn(d.now());
+    d.keep("c");
+    assert_eq!(d.orders(), ["a", "note", "b", "commit 1", "c", "commit 2"]);
+    assert_eq!(d.outcomes(), []);
+    d.say(Report::Kept(1));
+    assert_eq!(d.outcomes(), [Outcome::Kept("a"), Outcome::Kept("b")]);
+    d.say(Report::Kept(2));
+    assert_eq!(d.outcomes(), [Outcome::Kept("c")]);
+    assert!(d.store.is_idle() && d.store.due().is_none(), "an idle store sets no timer");
+}
+
+#[test]
+fn a_child_that_dies_is_replaced_at_once_and_gets_again_what_was_not_durable() {
+    let mut d = Driver::new();
+    d.keep("a");
+    d.orders();
+    let request = d.ask();
+    d.store.ended("killed", d.now());
+    assert!(matches!(&d.outcomes()[..], [Outcome::Unavailable(_), Outcome::Begin]));
+    d.keep("while it is away");
+    d.store.begun(d.now());
+    assert_eq!(d.outcomes(), [Outcome::Retry]);
+    d.keep("what the owner gives again");
+    assert_eq!(
+        d.orders(),
+        ["a", "while it is away", "question 1", "what the owner gives again", "commit 2"]
+    );
+    d.say(Report::Kept(2));
+    let kept = d.outcomes();
+    assert_eq!(kept.len(), 4);
+    assert_eq!(kept[3], Outcome::Available);
+    d.say(Report::Answer { request, answer: b"1".to_vec() });
+    assert_eq!(d.outcomes(), [Outcome::Answer(request, b"1".to_vec())]);
+}
+
+#[test]
+fn a_child_that_hangs_is_killed_and_nobody_waits_for_it() {
+    let mut d = Driver::new();
+    d.keep("a");
+    d.orders();
+    d.pass(4999);
+    let request = d.ask();
+    assert_eq!(d.outcomes(), []);
+    d.pass(1);
+    let silent = SILENT.to_owned();
+    assert_eq!(
+        d.outcomes(),
+        [
+            not_kept("a", SILENT),
+            Outcome::NoAnswer(request, silent.clone()),
+            Outcome::Unavailable(silent.clone()),
+            Outcome::Kill
+        ]
+    );
+    assert_eq!(d.store.standing(), Err(SILENT));
+    // What it still says, or what is asked meanwhile, changes nothing.
+    d.say(Report::Kept(1));
+    let request = d.ask();
+    assert_eq!(d.outcomes(), [Outcome::NoAnswer(request, silent)]);
+    d.store.log(1, 0, 100, "text", d.now());
+    assert_eq!(d.orders(), Vec::<String>::new());
+    assert!(d.store.due().is_none(), "its end is waited for, however long that takes");
+    d.store.ended("signal 9", d.now());
+    assert_eq!(d.outcomes(), [Outcome::Begin]);
+    d.store.begun(d.now());
+    assert_eq!(d.outcomes(), [Outcome::Retry]);
+    d.store.end_of_turn(d.now());
+    assert_eq!(d.orders(), ["commit 2"], "a commit of nothing tells whether it is back");
+    d.say(Report::Kept(2));
+    assert_eq!(d.outcomes(), [Outcome::Available]);
+    assert_eq!(d.store.standing(), Ok(()));
+}
+
+#[test]
+fn a_child_that_takes_no_bytes_hangs_too() {
+    let mut d = Driver::new();
+    d.store.log(1, 0, 100, "text", d.now());
+    d.pass(5000);
+    assert!(d.outcomes().contains(&Outcome::Kill));
+}
+
+#[test]
+fn a_disk_that_is_full_is_tried_again_at_growing_intervals() {
+    let mut d = Driver::new();
+    d.keep("a");
+    d.orders();
+    let full = || Report::Failed { commit: 1, why: "No space left".into() };
+    let why = "state storage cannot write: No space left";
+    d.say(full());
+    assert_eq!(d.outcomes(), [not_kept("a", why), Outcome::Unavailable(why.into())]);
+    d.pass(100);
+    assert_eq!(d.outcomes(), [Outcome::Retry]);
+    d.store.end_of_turn(d.now());
+    assert_eq!(d.orders(), ["commit 2"]);
+    d.say(Report::Failed { commit: 2, why: "No space left".into() });
+    d.pass(199);
+    assert_eq!(d.outcomes(), []);
+    d.pass(1);
+    assert_eq!(d.outcomes(), [Outcome::Retry]);
+    d.keep("a once more");
+    assert_eq!(d.orders(), ["a once more", "commit 3"]);
+    d.say(Report::Kept(3));
+    assert_eq!(d.outcomes(), [Outcome::Kept("a once more"), Outcome::Available]);
+}
+
+#[test]
+fn a_child_that_cannot_be_started_is_tried_again_and_what_waits_fails_in_time() {
+    let mut d = Driver::new();
+    d.store.ended("killed", d.now());
+    d.keep("a");
+    let mut begins = 0;
+    let mut failed = false;
+    for _ in 0..600 {
+        for outcome in d.outcomes() {
+            match outcome {
+                Outcome::Begin => {
+                    begins += 1;
+                    d.store.ended("fork: Cannot allocate memory", d.now());
+                }
+                Outcome::NotKept("a", _) => failed = true,
+                Outcome::Unavailable(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        d.pass(100);
+    }
+    assert!(failed && (5..20).contains(&begins), "{begins} tries in a minute");
+}
+
+#[test]
+fn logs_are_held_back_while_they_are_not_taken_and_left_out_where_nothing_is_written() {
+    let mut d = Driver::new();
+    let log = |d: &mut Driver, at: u64| {
+        d.store.log(1, 100 * at, 10_000, &"x".repeat(100), d.now());
+    };
+    for at in 0..8 {
+        assert!(d.store.has_room(), "{at}");
+        log(&mut d, at);
+    }
+    assert!(!d.store.has_room(), "the owner is to wait with more");
+    assert_eq!(d.orders()[7], "log 1 at 700");
+    assert!(d.store.has_room());
+    d.keep("a");
+    d.orders();
+    d.say(Report::Failed { commit: 1, why: "No space left".into() });
+    for at in 8..100 {
+        assert!(d.store.has_room(), "nobody waits for a full disk");
+        log(&mut d, at);
+    }
+    assert!(d.store.outgoing() < 1200, "{}", d.store.outgoing());
+}
+
+/// A child in a directory of its own.
+struct Child {
+    socket: UnixStream,
+    place: Place,
+    pid: Pid,
+}
+
+impl Child {
+    fn new(name: &str) -> Child {
+        let directory =
+            std::env::temp_dir().join(format!("se-store-{}-{name}", std::process::id()));
+        let place = Place { directory, journal: true };
+        prepare(&place, |_| true).unwrap();
+        Child::on(place)
+    }
+
+    fn on(place: Place) -> Child {
+        let lock = std::fs::File::open("/dev/null").unwrap();
+        let (pid, socket) = begin(&place, lock.into()).unwrap();
+        let socket = UnixStream::from(socket);
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        Child { socket, place, pid }
+    }
+
+    fn order(&mut self, orders: &[Order]) {
+        use std::io::Write;
+        let mut bytes = Vec::new();
+        orders.iter().for_each(|order| order.put(&mut bytes));
+        self.socket.write_all(&bytes).unwrap();
+    }
+
+    fn report(&mut self) -> Report {
+        use std::io::Read;
+        let mut bytes = Vec::new();
+        loop {
+            if let Some((report, _)) = Report::take(&bytes) {
+                return report.unwrap();
+            }
+            let mut byte = [0];
+            self.socket.read_exact(&mut byte).unwrap();
+            bytes.push(byte[0]);
+        }
+    }
+
+    /// Closes its socket, and waits for its end.
+    fn end(self) -> Place {
+        drop(self.socket);
+        nix::sys::wait::waitpid(self.pid, None).unwrap();
+        self.place
+    }
+}
+
+fn line(serial: u64, is: &str) -> Order {
+    Order::Line(format!(r#"{{"serial":{serial},"is":"{is}"}}"#).into_bytes())
+}
+
+#[test]
+fn a_child_keeps_what_it_is_told_up_to_the_last_order() {
+    let mut child = Child::new("keeps");
+    child.order(&[
+        line(1, "filed"),
+        Order::Commit(1),
+        line(2, "filed"),
+        Order::Commit(2),
+        Order::Log { serial: 1, at: 0, limit: 1000, text: b"out\n".to_vec() },
+        Order::Keep { name: "tail".into(), bytes: b"17".to_vec() },
+    ]);
+    // The two may come as one: the last says all.
+    while child.report() != Report::Kept(2) {}
+    let question = br#"{"serial":1,"total":4,"limit":1000,"active":false,"offset":0,"length":9}"#;
+    child.order(&[Order::ReadText { request: 3, question: question.to_vec() }]);
+    let Report::Answer { request: 3, answer } = child.report() else { panic!() };
+    let part: Part = serde_json::from_slice(&answer).unwrap();
+    assert_eq!((part.data.as_str(), part.eof), ("out\n", true));
+    let question =
+        br#"{"serial":1,"ranges":[{"start":0,"end":1},{"start":1,"end":4}],"limit":100}"#;
+    child.order(&[Order::ReadPieces { request: 4, question: question.to_vec() }]);
+    let Report::Answer { request: 4, answer } = child.report() else { panic!() };
+    let pieces: Vec<crate::wire::Excerpt> = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(pieces.iter().map(crate::wire::Excerpt::text).collect::<Vec<_>>(), ["o", "ut\n"]);
+    // Without a commit and with the socket closed: still written.
+    child.order(&[line(3, "filed"), Order::Forget(1)]);
+    let place = child.end();
+    let serials: Vec<u64> = load(&place.journal()).records.iter().map(|r| r.serial).collect();
+    assert_eq!(serials, [2, 3]);
+    assert_eq!(std::fs::read(place.directory.join("tail")).unwrap(), b"17");
+    assert_eq!(std::fs::read_dir(place.logs()).unwrap().count(), 0);
+    std::fs::remove_dir_all(&place.directory).unwrap();
+}
+
+#[test]
+fn a_child_that_cannot_write_says_why_and_goes_on_when_it_can() {
+    let mut child = Child::new("full");
+    // What is in the way of the journal's new file is in the way of its first one too.
+    let place = child.place.clone();
+    child.end();
+    std::fs::remove_file(place.journal()).unwrap();
+    std::fs::create_dir(place.journal()).unwrap();
+    child = Child::on(place);
+    child.order(&[line(1, "filed"), Order::Commit(1)]);
+    assert!(matches!(child.report(), Report::Failed { commit: 1, .. }));
+    std::fs::remove_dir(child.place.journal()).unwrap();
+    child.order(&[line(1, "filed"), Order::Commit(2)]);
+    assert_eq!(child.report(), Report::Kept(2));
+    let place = child.end();
+    assert_eq!(load(&place.journal()).records.len(), 1);
+    std::fs::remove_dir_all(&place.directory).unwrap();
+}

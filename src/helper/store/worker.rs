@@ -1,0 +1,285 @@
+//! The store itself: a child that does what it is told, in order, and may hang over it.
+//!
+//! It reads what has come, does all of it, and then makes all commits of it durable at once: many
+//! jobs that end together cost one fsync. It ends when the daemon does, after the last order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{Read, Write};
+use std::ops::Range;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::journal::{Journal, put_in_place};
+use super::message::{Order, Report};
+use super::segments::{JobLog, LogEnd, ends, remove_unknown};
+use crate::wire::Excerpt;
+
+/// Where the store keeps things.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The state directory.
+    pub directory: PathBuf,
+    /// Whether there is a journal; without one nothing outlives the daemon.
+    pub journal: bool,
+}
+
+impl Place {
+    /// The file of the journal.
+    pub fn journal(&self) -> PathBuf {
+        self.directory.join("journal")
+    }
+
+    /// The directory of the jobs' logs.
+    pub fn logs(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+}
+
+/// A part of a job's log is wanted, as text.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct TextQuestion {
+    /// Number of the job.
+    pub serial: u64,
+    /// Bytes that the job printed; 0 where only its file knows.
+    pub total: u64,
+    /// Of the whole log, in bytes.
+    pub limit: usize,
+    /// More may come: only what can no longer change its place is shown.
+    pub active: bool,
+    /// Where the part begins, in bytes of the text.
+    pub offset: u64,
+    /// How long it may be, in bytes.
+    pub length: usize,
+}
+
+/// The logs of a job's commands are wanted, head and tail of each.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct PiecesQuestion {
+    pub(super) serial: u64,
+    pub(super) ranges: Vec<Range<u64>>,
+    /// Of each, in bytes.
+    pub(super) limit: usize,
+}
+
+/// Read at once, in bytes: what a socket holds.
+const READ: usize = 64 * 1024;
+
+/// Does orders from `socket` until its other end is closed.
+pub(super) fn run(mut socket: UnixStream, place: &Place) {
+    let mut worker = Worker::new(place);
+    let mut bytes = Vec::new();
+    let mut room = vec![0; READ];
+    loop {
+        let reports = worker.take_reports();
+        if !reports.is_empty() && socket.write_all(&reports).is_err() {
+            // Nobody hears it; what was ordered is done all the same.
+            worker.deaf = true;
+        }
+        match socket.read(&mut room) {
+            Ok(0) => break,
+            Ok(n) => bytes.extend_from_slice(&room[..n]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        }
+        let mut done = 0;
+        while let Some((order, length)) = Order::take(&bytes[done..]) {
+            done += length;
+            if let Some(order) = order {
+                worker.carry_out(order);
+            }
+        }
+        bytes.drain(..done);
+        worker.commit();
+    }
+    worker.commit();
+}
+
+struct Worker<'p> {
+    place: &'p Place,
+    /// Why there is none, where there should be one.
+    journal: Result<Option<Journal>, String>,
+    logs: BTreeMap<u64, JobLog>,
+    /// Jobs whose log could not be written, and that was said.
+    failed_logs: BTreeSet<u64>,
+    /// The number of the last commit that is asked for.
+    asked: Option<u64>,
+    reports: Vec<u8>,
+    deaf: bool,
+    /// The last try to compact the journal did not fail.
+    compacts: bool,
+}
+
+impl Worker<'_> {
+    fn new(place: &Place) -> Worker<'_> {
+        let mut worker = Worker {
+            place,
+            journal: Ok(None),
+            logs: BTreeMap::new(),
+            failed_logs: BTreeSet::new(),
+            asked: None,
+            reports: Vec::new(),
+            deaf: false,
+            compacts: true,
+        };
+        worker.open_journal();
+        worker
+    }
+
+    fn open_journal(&mut self) {
+        if self.place.journal {
+            let opened = Journal::open(&self.place.journal());
+            self.journal = opened.map(Some).map_err(|error| error.to_string());
+        }
+    }
+
+    fn report(&mut self, report: &Report) {
+        if !self.deaf {
+            report.put(&mut self.reports);
+        }
+    }
+
+    fn take_reports(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.reports)
+    }
+
+    fn carry_out(&mut self, order: Order) {
+        match order {
+            Order::Line(line) => {
+                if self.journal.is_err() {
+                    self.open_journal();
+                }
+                if let (Ok(Some(journal)), Ok(object)) = (&mut self.journal, str::from_utf8(&line))
+                {
+                    journal.append(object);
+                }
+            }
+            Order::Commit(commit) => self.asked = Some(commit),
+            Order::Log { serial, at, limit, text } => self.append(serial, at, limit, &text),
+            Order::CloseLog(serial) => {
+                self.logs.remove(&serial);
+                self.failed_logs.remove(&serial);
+            }
+            Order::Forget(serial) => self.forget(serial),
+            Order::Keep { name, bytes } => {
+                let path = self.place.directory.join(&name);
+                if let Err(error) = put_in_place(&path, &bytes) {
+                    self.remark(format!("cannot write {}: {error}", path.display()));
+                }
+            }
+            Order::ReadText { request, question } => {
+                self.answer(request, &question, |logs, question: TextQuestion| {
+                    let log = JobLog::open(logs, question.serial)?;
+                    let total = if question.total == 0 { log.end() } else { question.total };
+                    let TextQuestion { limit, active, offset, length, .. } = question;
+                    log.part(total, limit, active, offset, length)
+                });
+            }
+            Order::ReadPieces { request, question } => {
+                self.answer(request, &question, |logs, question: PiecesQuestion| {
+                    let log = JobLog::open(logs, question.serial)?;
+                    let limit = question.limit;
+                    let ranges = question.ranges.into_iter();
+                    let pieces = ranges.map(|range| log.excerpt(range, limit));
+                    pieces.collect::<std::io::Result<Vec<Excerpt>>>()
+                });
+            }
+        }
+    }
+
+    fn remark(&mut self, remark: String) {
+        self.report(&Report::Remark(remark));
+    }
+
+    fn append(&mut self, serial: u64, at: u64, limit: u64, text: &[u8]) {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let logs = self.place.logs();
+        let appended = self.log(serial, &logs).and_then(|log| log.append(at, text, limit));
+        if let Err(error) = appended {
+            // Its state is not known any more; the next piece looks at the files again.
+            self.logs.remove(&serial);
+            if self.failed_logs.insert(serial) {
+                self.remark(format!("cannot write the log of job number {serial}: {error}"));
+            }
+        }
+    }
+
+    fn log(&mut self, serial: u64, logs: &Path) -> std::io::Result<&mut JobLog> {
+        use std::collections::btree_map::Entry;
+        match self.logs.entry(serial) {
+            Entry::Occupied(open) => Ok(open.into_mut()),
+            Entry::Vacant(none) => Ok(none.insert(JobLog::open(logs, serial)?)),
+        }
+    }
+
+    fn forget(&mut self, serial: u64) {
+        self.failed_logs.remove(&serial);
+        if let Ok(Some(journal)) = &mut self.journal {
+            journal.append(&format!(r#"{{"serial":{serial},"is":"forgotten"}}"#));
+        }
+        let open = self.logs.remove(&serial).map(Ok);
+        let log = open.unwrap_or_else(|| JobLog::open(&self.place.logs(), serial));
+        if let Err(error) = log.and_then(|mut log| log.remove()) {
+            self.remark(format!("cannot remove the log of job number {serial}: {error}"));
+        }
+    }
+
+    fn answer<Q: DeserializeOwned, A: Serialize>(
+        &mut self,
+        request: u64,
+        question: &[u8],
+        find: impl FnOnce(&Path, Q) -> std::io::Result<A>,
+    ) {
+        let asked = serde_json::from_slice(question).map_err(std::io::Error::other);
+        let found = asked.and_then(|question| find(&self.place.logs(), question));
+        let report = match found.and_then(|found| Ok(serde_json::to_vec(&found)?)) {
+            Ok(answer) => Report::Answer { request, answer },
+            Err(error) => {
+                Report::NoAnswer { request, why: format!("cannot read the log: {error}") }
+            }
+        };
+        self.report(&report);
+    }
+
+    /// Writes what was taken in, and makes it durable if that was asked for.
+    fn commit(&mut self) {
+        let asked = self.asked.take();
+        let written = match &mut self.journal {
+            Err(why) => Err(why.clone()),
+            Ok(None) => Ok(()),
+            Ok(Some(journal)) => journal.write(asked.is_some()).map_err(|error| error.to_string()),
+        };
+        match (asked, written) {
+            (Some(commit), Ok(())) => self.report(&Report::Kept(commit)),
+            (Some(commit), Err(why)) => self.report(&Report::Failed { commit, why }),
+            (None, _) => {}
+        }
+        if let Ok(Some(journal)) = &mut self.journal {
+            match journal.compact() {
+                Ok(()) => self.compacts = true,
+                Err(error) if self.compacts => {
+                    self.compacts = false;
+                    self.remark(format!("cannot compact the journal: {error}"));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Where the log of each job ends. For the start, before there is a loop to be held up; what cannot
+/// be read is as if it were not there.
+pub fn log_ends(place: &Place) -> BTreeMap<u64, LogEnd> {
+    ends(&place.logs()).unwrap_or_default()
+}
+
+/// Makes the directories, and takes away logs of jobs that nobody knows any more. For the start,
+/// before there is a loop to be held up.
+pub fn prepare(place: &Place, known: impl Fn(u64) -> bool) -> std::io::Result<usize> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(place.logs())?;
+    remove_unknown(&place.logs(), known)
+}

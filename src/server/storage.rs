@@ -1,0 +1,399 @@
+//! The store in the loop: its child, its socket, and who waits for what it says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use log::{error, info, warn};
+use mio::Interest;
+use mio::net::UnixStream;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::clients::{ClientId, Wait};
+use super::{Key, Server};
+use crate::dispatcher::{Serial, Step, Ticket};
+use crate::helper::store::{self, Outcome, Part, Place, RequestId, Store};
+use crate::moment::Moment;
+use crate::reactor::{Reactor, Registered};
+use crate::sys::children::Exit;
+use crate::wire::{ErrorCode, Event, Excerpt, Refusal, error as error_text, response};
+
+/// For what a question was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// A client wants a part of a log.
+    Log(ClientId),
+    /// Everybody is to be told how the job ended.
+    Publish(Serial),
+    /// A client is to be told how the job ended.
+    Retell(ClientId, Serial),
+}
+
+/// The child.
+struct Child {
+    pid: Pid,
+    socket: UnixStream,
+    registered: Registered,
+}
+
+/// The store and what belongs to it.
+pub(super) struct Storage {
+    pub(super) store: Store<Ticket>,
+    place: Place,
+    lock: File,
+    child: Option<Child>,
+    questions: BTreeMap<RequestId, Purpose>,
+    /// Who waits for the jobs to be durable.
+    filing: BTreeMap<Serial, ClientId>,
+    /// Jobs whose output is not read until their log has room.
+    held: BTreeSet<Serial>,
+}
+
+/// Reads in a turn from the child.
+const READS: usize = 16;
+/// How long another daemon's store is given to end before the start is given up.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Storage {
+    pub(super) fn new(place: Place, limits: store::Limits, lock: File, now: Instant) -> Storage {
+        Storage {
+            store: Store::new(limits, now),
+            place,
+            lock,
+            child: None,
+            questions: BTreeMap::new(),
+            filing: BTreeMap::new(),
+            held: BTreeSet::new(),
+        }
+    }
+
+    /// True where the log of a job can take more; else it is said when it can.
+    pub(super) fn takes_output(&mut self, serial: Serial) -> bool {
+        let room = self.store.has_room();
+        if !room {
+            self.held.insert(serial);
+        }
+        room
+    }
+
+    /// True for a job whose output is not read now.
+    pub(super) fn holds(&self, serial: Serial) -> bool {
+        self.held.contains(&serial)
+    }
+
+    /// A child of the daemon has ended; true where it was this one.
+    pub(super) fn on_child(
+        &mut self,
+        pid: Pid,
+        exit: Exit,
+        reactor: &mut Reactor<Key>,
+        now: Instant,
+    ) -> bool {
+        let Some(mut child) = self.child.take_if(|child| child.pid == pid) else { return false };
+        reactor.deregister(&mut child.socket, child.registered);
+        let how = match exit {
+            Exit::Code(code) => format!("exit code {code}"),
+            Exit::Signal(signal) => format!("signal {signal}"),
+        };
+        self.store.ended(&how, now);
+        true
+    }
+
+    fn begin(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
+        let begun = self.lock.try_clone().and_then(|lock| {
+            let (pid, socket) = store::begin(&self.place, OwnedFd::from(lock))?;
+            let mut socket = UnixStream::from_std(socket.into());
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            match reactor.register(&mut socket, interest, Key::Store) {
+                Ok(registered) => Ok(Child { pid, socket, registered }),
+                Err(error) => {
+                    let _ = kill(pid, Signal::SIGKILL);
+                    Err(error)
+                }
+            }
+        });
+        match begun {
+            Ok(child) => {
+                self.child = Some(child);
+                self.store.begun(now);
+            }
+            Err(error) => {
+                error!("cannot start the store: {error}");
+                self.store.ended(&error.to_string(), now);
+            }
+        }
+    }
+
+    /// Writes what the child takes now.
+    pub(super) fn flush(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
+        while let Some(child) = &mut self.child {
+            let (first, second) = self.store.bytes();
+            if first.is_empty() {
+                break;
+            }
+            match child.socket.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]) {
+                Ok(sent) => self.store.sent(sent, now),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Else its end will be seen.
+                Err(_) => break,
+            }
+        }
+        if self.store.has_room() {
+            for serial in std::mem::take(&mut self.held) {
+                reactor.again(Key::Output(serial));
+            }
+        }
+        reactor.set_deadline(Key::Store, self.store.due());
+    }
+
+    /// Reads what the child says.
+    pub(super) fn read(&mut self, scratch: &mut [u8], reactor: &mut Reactor<Key>, now: Instant) {
+        for _ in 0..READS {
+            let Some(child) = &mut self.child else { return };
+            match child.socket.read(scratch) {
+                Ok(0) => return,
+                Ok(n) => self.store.received(&scratch[..n], now),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+        reactor.again(Key::Store);
+    }
+
+    /// After the loop: the child is told that nothing more comes, and its end is waited for a
+    /// little, so that whoever starts next need not.
+    pub(super) fn close(&mut self, patience: Duration) {
+        let Some(child) = self.child.take() else { return };
+        let _ = child.socket.shutdown(std::net::Shutdown::Write);
+        let due = Instant::now() + patience;
+        let mut rest = [0; 4096];
+        let mut socket = child.socket;
+        loop {
+            match socket.read(&mut rest) {
+                Ok(0) => return,
+                Ok(_) => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            use std::os::fd::AsFd;
+            let mut asked = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut asked, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        }
+    }
+
+    /// How it is, for people.
+    pub(super) fn status(&self) -> Value {
+        json!({
+            "state": self.store.standing().err().unwrap_or("working"),
+            "journal": self.place.journal,
+            "waiting": self.store.waiting(),
+            "backlog": self.store.outgoing(),
+            "pid": self.child.as_ref().map(|child| child.pid.as_raw()),
+        })
+    }
+}
+
+/// Takes the state directory for this daemon alone, until it and its store have ended. For the
+/// start: waits a little for those of a daemon that has just died.
+pub(super) fn lock(directory: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let file = options
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(directory.join("lock"))?;
+    let due = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() >= due => {
+                let why = "another daemon uses it, or its store has not ended";
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, why));
+            }
+            Err(TryLockError::WouldBlock) => {
+                let _ = poll(&mut [], PollTimeout::from(20_u8));
+            }
+        }
+    }
+}
+
+impl Server {
+    /// Hands on what the store has said; false where that was nothing.
+    pub(super) fn take_store_outcomes(&mut self, now: Moment) -> bool {
+        let mut any = false;
+        while let Some(outcome) = self.storage.store.next_outcome() {
+            any = true;
+            self.on_store_outcome(outcome, now);
+        }
+        any
+    }
+
+    fn on_store_outcome(&mut self, outcome: Outcome<Ticket>, now: Moment) {
+        match outcome {
+            Outcome::Kept((serial, step)) => {
+                if step == Step::File {
+                    self.on_filed(serial, Ok(()));
+                }
+                self.dispatcher.kept(serial, step, now);
+            }
+            Outcome::NotKept((serial, step), why) => {
+                if step == Step::File {
+                    self.on_filed(serial, Err(why));
+                }
+                self.dispatcher.not_kept(serial, step, now);
+            }
+            Outcome::Answer(request, answer) => self.on_answer(request, Ok(answer), now),
+            Outcome::NoAnswer(request, why) => self.on_answer(request, Err(why), now),
+            Outcome::Remark(remark) => warn!("store: {remark}"),
+            Outcome::Begin => self.storage.begin(&mut self.reactor, now.instant),
+            Outcome::Kill => {
+                if let Some(child) = &self.storage.child {
+                    // It fails where it has just ended.
+                    let _ = kill(child.pid, Signal::SIGKILL);
+                }
+            }
+            Outcome::Unavailable(why) => {
+                error!("{why}: no job is taken until it does again; events go on");
+                self.dispatcher.set_storage(Err(why));
+            }
+            Outcome::Retry => self.dispatcher.keep_again(),
+            Outcome::Available => {
+                info!("state storage answers again");
+                self.dispatcher.set_storage(Ok(()));
+            }
+        }
+    }
+
+    /// A job that a client waits for is durable, or is not.
+    fn on_filed(&mut self, serial: Serial, kept: Result<(), String>) {
+        let Some(id) = self.storage.filing.remove(&serial) else { return };
+        let Some(client) = self.clients.get(id) else { return };
+        let Some(Wait::Filing { request, response: args, left, failed }) = &mut client.waiting
+        else {
+            return;
+        };
+        *left -= 1;
+        if let Err(why) = kept {
+            *failed = Some(why);
+        }
+        if *left > 0 {
+            return;
+        }
+        let text = match failed.take() {
+            None => response(request, args),
+            Some(why) => error_text(Some(request), &Refusal::new(ErrorCode::Internal, why)),
+        };
+        self.end_wait(id, text);
+    }
+
+    /// What a client waited for is there: it is answered, and read again.
+    fn end_wait(&mut self, id: ClientId, text: String) {
+        let Some(client) = self.clients.get(id) else { return };
+        let request = match client.waiting.take() {
+            Some(Wait::Filing { request, .. } | Wait::Log { request }) => Some(request),
+            None => None,
+        };
+        self.send_answer(id, request.as_deref(), text);
+        self.reactor.again(Key::Client(id));
+    }
+
+    fn on_answer(&mut self, request: RequestId, answer: Result<Vec<u8>, String>, now: Moment) {
+        let Some(purpose) = self.storage.questions.remove(&request) else { return };
+        match purpose {
+            Purpose::Log(id) => self.on_log(id, answer),
+            Purpose::Publish(serial) => {
+                if let Some(event) = self.outcome(serial, answer) {
+                    self.publish(event, now);
+                }
+            }
+            Purpose::Retell(id, serial) => {
+                if let Some(Event::Job(event)) = self.outcome(serial, answer)
+                    && let Some((event, spelling)) = self.hub.retold(id, event, now)
+                {
+                    self.clients.deliver(id, &event, spelling);
+                }
+                if let Some(client) = self.clients.get(id) {
+                    client.retelling = false;
+                }
+            }
+        }
+    }
+
+    fn outcome(&self, serial: Serial, answer: Result<Vec<u8>, String>) -> Option<Event> {
+        let read = answer.and_then(|answer| {
+            serde_json::from_slice::<Vec<Excerpt>>(&answer).map_err(|error| error.to_string())
+        });
+        self.dispatcher.outcome(serial, read).map(Event::Job)
+    }
+
+    fn on_log(&mut self, id: ClientId, answer: Result<Vec<u8>, String>) {
+        let Some(client) = self.clients.get(id) else { return };
+        let Some(Wait::Log { request }) = &client.waiting else { return };
+        let part = answer.and_then(|answer| {
+            serde_json::from_slice::<Part>(&answer).map_err(|error| error.to_string())
+        });
+        let text = match part {
+            Ok(Part { data, offset, next, eof }) => response(
+                request,
+                &json!({ "data": data, "offset": offset, "next": next, "eof": eof }),
+            ),
+            Err(why) => error_text(Some(request), &Refusal::new(ErrorCode::Internal, why)),
+        };
+        self.end_wait(id, text);
+    }
+
+    /// A client waits for these jobs to be durable.
+    pub(super) fn wait_for_jobs(&mut self, id: ClientId, serials: &[Serial], wait: Wait) {
+        if let Some(client) = self.clients.get(id) {
+            client.waiting = Some(wait);
+            self.storage.filing.extend(serials.iter().map(|serial| (*serial, id)));
+        }
+    }
+
+    /// A client waits for a part of a log.
+    pub(super) fn wait_for_log(
+        &mut self,
+        id: ClientId,
+        question: &store::TextQuestion,
+        wait: Wait,
+        now: Moment,
+    ) {
+        if let Some(client) = self.clients.get(id) {
+            client.waiting = Some(wait);
+            let request = self.storage.store.ask_for_text(question, now.instant);
+            self.storage.questions.insert(request, Purpose::Log(id));
+        }
+    }
+
+    /// Everybody is to be told how a job ended, which has to be read first.
+    pub(super) fn ask_to_publish(&mut self, serial: Serial, now: Moment) {
+        self.ask_for_outcome(serial, Purpose::Publish(serial), now);
+    }
+
+    /// A client is to be told how a job ended. False where the job is not known any more.
+    pub(super) fn ask_to_retell(&mut self, id: ClientId, serial: Serial, now: Moment) -> bool {
+        self.ask_for_outcome(serial, Purpose::Retell(id, serial), now)
+    }
+
+    fn ask_for_outcome(&mut self, serial: Serial, purpose: Purpose, now: Moment) -> bool {
+        let Some(question) = self.dispatcher.outcome_question(serial) else { return false };
+        let store = &mut self.storage.store;
+        let request = store.ask_for_pieces(serial, question.ranges, question.limit, now.instant);
+        self.storage.questions.insert(request, purpose);
+        true
+    }
+}

@@ -1,0 +1,182 @@
+//! The host's processes as the kernel lists them: who began when, whose child it is, and with what
+//! environment it was started.
+//!
+//! A process number alone says nothing after a crash: it may be somebody else's by now. Number and
+//! time of the start together are one process and no other.
+
+/// One process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number.
+    pub pid: i32,
+    /// Its parent's.
+    pub parent: i32,
+    /// Its session's.
+    pub session: i32,
+    /// It has ended and only its exit code is left.
+    pub zombie: bool,
+    /// When it was started, in a form that is the same whenever it is asked for, and another one
+    /// after each boot of the host.
+    pub start: String,
+}
+
+/// All processes; none where the kernel does not tell.
+pub fn all() -> Vec<Entry> {
+    system::all()
+}
+
+/// When the process was started, if it is there.
+pub fn start_of(pid: i32) -> Option<String> {
+    system::entry(pid).map(|entry| entry.start)
+}
+
+/// True where the process was started with this `NAME=value` in its environment.
+pub fn has_variable(pid: i32, variable: &str) -> bool {
+    system::environment(pid)
+        .is_some_and(|block| block.split(|&byte| byte == 0).any(|v| v == variable.as_bytes()))
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use std::fs;
+    use std::sync::OnceLock;
+
+    use super::Entry;
+
+    pub(super) fn all() -> Vec<Entry> {
+        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter_map(entry)
+            .collect()
+    }
+
+    /// proc_pid_stat(5): the name in parentheses may hold anything, so the fields begin behind the
+    /// last `)`: state, ppid, pgrp, session, and as the twentieth the start in ticks since boot.
+    pub(super) fn entry(pid: i32) -> Option<Entry> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+        let number = |at: usize| fields.get(at)?.parse().ok();
+        Some(Entry {
+            pid,
+            parent: number(1)?,
+            session: number(3)?,
+            zombie: matches!(*fields.first()?, "Z" | "X"),
+            start: format!("{}.{}", boot(), fields.get(19)?),
+        })
+    }
+
+    pub(super) fn environment(pid: i32) -> Option<Vec<u8>> {
+        fs::read(format!("/proc/{pid}/environ")).ok()
+    }
+
+    /// random(4): another one at each boot.
+    fn boot() -> &'static str {
+        static BOOT: OnceLock<String> = OnceLock::new();
+        BOOT.get_or_init(|| {
+            let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+            id.trim().to_owned()
+        })
+    }
+}
+
+#[cfg(target_os = "freebsd")]
+mod system {
+    use std::mem::{MaybeUninit, size_of};
+
+    use super::Entry;
+
+    /// `SZOMB` of <sys/proc.h>.
+    const ZOMBIE: libc::c_char = 5;
+    /// The most that `kern.proc` may give, in bytes: some fifty thousand processes.
+    const MOST: usize = 64 << 20;
+
+    pub(super) fn all() -> Vec<Entry> {
+        entries(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PROC, 0])
+    }
+
+    pub(super) fn entry(pid: i32) -> Option<Entry> {
+        entries(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid]).pop()
+    }
+
+    pub(super) fn environment(pid: i32) -> Option<Vec<u8>> {
+        ask(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_ENV, pid])
+    }
+
+    fn entries(name: &[libc::c_int]) -> Vec<Entry> {
+        let Some(bytes) = ask(name) else { return Vec::new() };
+        bytes.chunks_exact(size_of::<libc::kinfo_proc>()).map(read).collect()
+    }
+
+    fn read(bytes: &[u8]) -> Entry {
+        let mut info = MaybeUninit::<libc::kinfo_proc>::uninit();
+        // SAFETY: the kernel wrote a whole structure there, any bits are a value of it, and the
+        // slice has just its length.
+        let info = unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), info.as_mut_ptr().cast(), bytes.len());
+            info.assume_init()
+        };
+        Entry {
+            pid: info.ki_pid,
+            parent: info.ki_ppid,
+            session: info.ki_sid,
+            zombie: info.ki_stat == ZOMBIE,
+            // By the wall clock, to the microsecond, fixed when the process began.
+            start: format!("{}.{:06}", info.ki_start.tv_sec, info.ki_start.tv_usec),
+        }
+    }
+
+    /// sysctl(3), with more room until the answer fits.
+    fn ask(name: &[libc::c_int]) -> Option<Vec<u8>> {
+        let mut room = 64 * 1024;
+        loop {
+            let mut bytes = vec![0_u8; room];
+            let mut length = bytes.len();
+            // SAFETY: reads the name of its given length, writes at most `length` bytes of ours.
+            let status = unsafe {
+                libc::sysctl(
+                    name.as_ptr(),
+                    name.len() as libc::c_uint,
+                    bytes.as_mut_ptr().cast(),
+                    &mut length,
+                    std::ptr::null(),
+                    0,
+                )
+            };
+            if status == 0 {
+                bytes.truncate(length);
+                return Some(bytes);
+            }
+            if std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOMEM) || room >= MOST
+            {
+                return None;
+            }
+            room *= 2;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_child_is_listed_with_its_start_and_its_environment() {
+        let mut child = Command::new("sleep").arg("60").env("SEEN_BY", "us 1").spawn().unwrap();
+        let pid = child.id() as i32;
+        let entry = all().into_iter().find(|entry| entry.pid == pid).unwrap();
+        assert_eq!(entry.parent, std::process::id() as i32);
+        assert!(!entry.zombie);
+        assert_eq!(start_of(pid), Some(entry.start));
+        assert_ne!(start_of(pid), start_of(std::process::id() as i32));
+        // The child may not have become `sleep` yet.
+        while !has_variable(pid, "SEEN_BY=us 1") {
+            std::thread::yield_now();
+        }
+        assert!(!has_variable(pid, "SEEN_BY=us"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(start_of(pid), None);
+    }
+}

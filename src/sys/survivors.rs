@@ -1,0 +1,102 @@
+//! Processes of a job that outlived the daemon which started it.
+//!
+//! They are nobody's children of ours any more. What is certain of one is that its number and the
+//! time of its start stand in the journal, that it carries the job's mark in its environment, or
+//! that its parent or its session's leader is such a one. Of others nothing is assumed: to end a
+//! stranger's process would be worse than to leave one of our own.
+
+use std::collections::BTreeSet;
+
+use nix::unistd::Pid;
+
+use super::process_table::{self, Entry};
+
+/// What is known of a job's processes from before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traces {
+    /// Number and start of processes that were started for it, each the leader of a session.
+    pub leaders: Vec<(i32, String)>,
+    /// `NAME=value` in the environment of all of them; unique to the job.
+    pub mark: String,
+}
+
+/// Those that are alive, in no order.
+pub fn survivors(traces: &Traces) -> Vec<Pid> {
+    let processes = process_table::all();
+    let marked = |pid| !traces.mark.is_empty() && process_table::has_variable(pid, &traces.mark);
+    among(&processes, &traces.leaders, std::process::id() as i32, marked)
+}
+
+fn among(
+    processes: &[Entry],
+    leaders: &[(i32, String)],
+    ourselves: i32,
+    marked: impl Fn(i32) -> bool,
+) -> Vec<Pid> {
+    let is_leader = |entry: &Entry| {
+        leaders.iter().any(|(pid, start)| *pid == entry.pid && *start == entry.start)
+    };
+    let living: BTreeSet<i32> =
+        processes.iter().filter(|entry| is_leader(entry)).map(|entry| entry.pid).collect();
+    let is_root = |entry: &&Entry| {
+        entry.pid != ourselves
+            && (living.contains(&entry.pid) || living.contains(&entry.session) || marked(entry.pid))
+    };
+    let mut found: BTreeSet<i32> = processes.iter().filter(is_root).map(|e| e.pid).collect();
+    // Their children, until there are no more; a tree is seldom deep.
+    loop {
+        let children: Vec<i32> = processes
+            .iter()
+            .filter(|entry| found.contains(&entry.parent) && !found.contains(&entry.pid))
+            .map(|entry| entry.pid)
+            .collect();
+        if children.is_empty() {
+            break;
+        }
+        found.extend(children);
+    }
+    let alive = processes.iter().filter(|entry| !entry.zombie && found.contains(&entry.pid));
+    alive.map(|entry| Pid::from_raw(entry.pid)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(pid: i32, parent: i32, session: i32, start: &str) -> Entry {
+        Entry { pid, parent, session, zombie: false, start: start.into() }
+    }
+
+    fn found(processes: &[Entry], leaders: &[(i32, &str)], marked: &[i32]) -> Vec<i32> {
+        let leaders: Vec<_> = leaders.iter().map(|(pid, s)| (*pid, (*s).to_owned())).collect();
+        let pids = among(processes, &leaders, 99, |pid| marked.contains(&pid));
+        pids.into_iter().map(Pid::as_raw).collect()
+    }
+
+    #[test]
+    fn a_leader_is_known_by_number_and_start_and_brings_session_and_children() {
+        let processes = [
+            entry(10, 1, 10, "a"),
+            entry(11, 10, 10, "b"),
+            entry(12, 11, 12, "c"),
+            entry(13, 1, 10, "d"),
+            entry(20, 1, 20, "e"),
+        ];
+        assert_eq!(found(&processes, &[(10, "a")], &[]), [10, 11, 12, 13]);
+        assert_eq!(found(&processes, &[(10, "other")], &[]), Vec::<i32>::new());
+    }
+
+    #[test]
+    fn a_mark_is_enough_and_a_zombie_is_not_alive() {
+        let mut processes = [entry(10, 1, 10, "a"), entry(11, 10, 11, "b"), entry(12, 1, 12, "c")];
+        assert_eq!(found(&processes, &[], &[10]), [10, 11]);
+        processes[0].zombie = true;
+        assert_eq!(found(&processes, &[], &[10]), [11]);
+    }
+
+    #[test]
+    fn a_session_whose_leader_is_gone_tells_nothing() {
+        // The number may have been another's session since.
+        assert_eq!(found(&[entry(11, 1, 10, "b")], &[(10, "a")], &[]), Vec::<i32>::new());
+    }
+}

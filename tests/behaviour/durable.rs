@@ -1,0 +1,432 @@
+//! What outlives the daemon: jobs, their ends, their logs; and what a store that fails costs.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use support::{Cli, Daemon, Outcome, Peer, Process, Setup};
+
+use super::PROGRAM;
+
+fn setup() -> Setup {
+    Setup::new(PROGRAM).unwrap()
+}
+
+/// Subscribes to certain jobs in the extended form, from a place on where there is one.
+fn follow(peer: &mut Peer, jobs: &[&str], since: Option<&Value>) {
+    let mut args = json!({ "events": ["dispatcher"], "jobs": jobs });
+    if let Some(since) = since {
+        args["since"] = since.clone();
+    }
+    peer.request("events", "subscribe", &args).unwrap();
+}
+
+fn run(peer: &mut Peer, jobs: &Value) -> Value {
+    let mut args = jobs.clone();
+    args["action"] = "run".into();
+    peer.request("rpc", "dispatcher", &args).unwrap()
+}
+
+fn list(peer: &mut Peer) -> Value {
+    let mut list = peer.request("rpc", "dispatcher", &json!({ "action": "list" })).unwrap();
+    list["jobs"].take()
+}
+
+/// The number of the store's process.
+fn store_of(peer: &mut Peer) -> i32 {
+    let status = peer.request("rpc", "status", &Value::Null).unwrap();
+    i32::try_from(status["store"]["pid"].as_i64().unwrap()).unwrap()
+}
+
+/// Waits until the store is as it is said; the last status.
+fn wait_for_store(peer: &mut Peer, is: impl Fn(&Value) -> bool) -> Value {
+    let patience = std::time::Instant::now() + support::PATIENCE;
+    loop {
+        let status = peer.request("rpc", "status", &Value::Null).unwrap();
+        if is(&status["store"]) {
+            return status;
+        }
+        assert!(std::time::Instant::now() < patience, "the store stays {}", status["store"]);
+        // Time passes with something to wait for: each look is a round trip and this one a job.
+        peer.idle(Duration::from_millis(20)).unwrap();
+    }
+}
+
+fn crash_and_start(daemon: Daemon, setup: &Setup) -> Daemon {
+    daemon.crash().unwrap();
+    setup.start().unwrap()
+}
+
+#[test]
+fn how_a_job_ended_and_what_it_printed_is_known_after_a_crash() {
+    let setup = setup();
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    follow(&mut peer, &["j"], None);
+    run(&mut peer, &json!({ "j": ["sh -c 'echo one; exit 0'", "sh -c 'echo two >&2; exit 3'"] }));
+    let told = peer.job("j").unwrap().pop().unwrap();
+    let daemon = crash_and_start(daemon, &setup);
+    let mut peer = Peer::local(&daemon).unwrap();
+    follow(&mut peer, &["j"], None);
+    let again = peer.job("j").unwrap();
+    assert_eq!(again, [told], "once, and to the byte as before");
+    let log = Cli::to(&daemon, "log").arg("j").run().unwrap();
+    assert_eq!((log.code(), log.out.as_str()), (0, "one\ntwo\n"));
+    let entry = &list(&mut peer)["no_queue"]["j"];
+    assert_eq!((&entry["state"], &entry["return_codes"]), (&json!("finished"), &json!(["0", "3"])));
+}
+
+#[test]
+fn a_job_of_a_class_is_told_again_as_it_was() {
+    let setup = setup();
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    let id = "sysadm_pkg_check_upgrade-1";
+    follow(&mut peer, &[id], None);
+    run(&mut peer, &json!({ id: "echo Your packages are up to date." }));
+    let told = peer.job(id).unwrap().pop().unwrap();
+    assert_eq!(told["updates_available"], "false");
+    let daemon = crash_and_start(daemon, &setup);
+    let mut peer = Peer::local(&daemon).unwrap();
+    follow(&mut peer, &[id], None);
+    assert_eq!(peer.job(id).unwrap(), [told]);
+}
+
+#[test]
+fn what_waited_runs_and_what_ran_is_ended_and_told_once_and_never_run_again() {
+    let setup = setup();
+    let marker = setup.directory().join("ran");
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    let first =
+        format!("sh -c 'echo x >>{0}; echo begun; sleep 600 & sleep 600'", marker.display());
+    peer.subscribe().unwrap();
+    for (id, command) in [("first", first.as_str()), ("second", "echo mine")] {
+        let args = json!({ "action": "submit", "id": id, "queue": "q", "commands": [command] });
+        peer.request("rpc", "dispatcher", &args).unwrap();
+    }
+    let begun = |frame: &Value| frame["args"].to_string().contains("begun\\n");
+    peer.frames_until(begun).unwrap();
+    let sleepers = descendants(daemon.process());
+    assert!(sleepers.len() >= 3, "{sleepers:?}");
+    let daemon = crash_and_start(daemon, &setup);
+    let mut peer = Peer::local(&daemon).unwrap();
+    follow(&mut peer, &["first", "second"], None);
+    let events = peer.job("first").unwrap();
+    let ended = events.last().unwrap();
+    assert_eq!(ended[format!("return_codes/{first}")], "-1");
+    let log = ended[&first].as_str().unwrap();
+    assert!(log.starts_with("begun\n[interrupted: "), "{log:?}");
+    // The queue waited until its processes were gone.
+    let second = peer.job("second").unwrap().pop().unwrap();
+    assert_eq!(
+        (&second["echo mine"], &second["return_codes/echo mine"]),
+        (&json!("mine\n"), &json!("0"))
+    );
+    assert!(sleepers.iter().all(|pid| !Process(*pid).is_alive()));
+    daemon.stop().unwrap();
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    follow(&mut peer, &["first"], None);
+    assert_eq!(peer.job("first").unwrap(), [ended.clone()], "it is over for good");
+    assert_eq!(fs::read_to_string(&marker).unwrap(), "x\n", "it ran once");
+}
+
+/// All processes below one.
+fn descendants(of: Process) -> Vec<u32> {
+    let mut found = of.children().unwrap();
+    let mut at = 0;
+    while let Some(pid) = found.get(at).copied() {
+        found.extend(Process(pid).children().unwrap());
+        at += 1;
+    }
+    found
+}
+
+#[test]
+fn an_orderly_stop_ends_what_runs_and_leaves_what_waits_to_the_next_daemon() {
+    let setup = setup();
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    follow(&mut peer, &["runs", "waits"], None);
+    for (id, command) in [("runs", "sleep 600"), ("waits", "echo done")] {
+        let args = json!({ "action": "submit", "id": id, "queue": "q", "commands": [command] });
+        peer.request("rpc", "dispatcher", &args).unwrap();
+    }
+    daemon.signal(Signal::SIGTERM).unwrap();
+    let runs = peer.job("runs").unwrap().pop().unwrap();
+    assert_eq!(runs["return_codes/sleep 600"], "-15");
+    assert_eq!(peer.closed().unwrap(), 1001, "and no other event comes");
+    daemon.stop().unwrap();
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    follow(&mut peer, &["runs", "waits"], None);
+    assert_eq!(peer.job("runs").unwrap(), [runs]);
+    assert_eq!(peer.job("waits").unwrap().pop().unwrap()["return_codes/echo done"], "0");
+}
+
+#[test]
+fn without_a_journal_nothing_outlives_the_daemon() {
+    let setup = setup().with("store.journal", false);
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    follow(&mut peer, &["j", "waits"], None);
+    run(&mut peer, &json!({ "j": "echo x" }));
+    assert_eq!(peer.job("j").unwrap().pop().unwrap()["echo x"], "x\n");
+    assert_eq!(Cli::to(&daemon, "log").arg("j").run().unwrap().out, "x\n");
+    for (id, command) in [("runs", "sleep 600"), ("waits", "echo done")] {
+        let args = json!({ "action": "submit", "id": id, "queue": "q", "commands": [command] });
+        peer.request("rpc", "dispatcher", &args).unwrap();
+    }
+    daemon.signal(Signal::SIGTERM).unwrap();
+    let waits = peer.job("waits").unwrap().pop().unwrap();
+    assert_eq!(waits["echo done"], "[ended because the daemon stopped]\n");
+    daemon.stop().unwrap();
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    assert_eq!(list(&mut peer), json!({ "no_queue": {} }));
+    assert_eq!(fs::read_dir(setup.directory().join("state/log")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_second_daemon_on_the_same_state_is_refused() {
+    let setup = setup();
+    let daemon = setup.start().unwrap();
+    let mut other = Setup::new(PROGRAM).unwrap();
+    other.set("paths.state", format!("{:?}", setup.directory().join("state")));
+    let mut second = other.launch().unwrap();
+    let (status, lines) = second.wait().unwrap();
+    assert_eq!(status.code(), Some(78));
+    assert!(lines.iter().any(|line| line.contains("another daemon")), "{lines:?}");
+    let mut peer = Peer::local(&daemon).unwrap();
+    run(&mut peer, &json!({ "j": "true" }));
+}
+
+#[test]
+fn a_store_that_dies_is_replaced_and_nothing_that_was_promised_is_lost() {
+    let setup = setup();
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    let mut watcher = Peer::local(&daemon).unwrap();
+    watcher.subscribe().unwrap();
+    let mut taken = Vec::new();
+    for round in 0..20 {
+        if round % 4 == 1 {
+            let _ = kill(Pid::from_raw(store_of(&mut peer)), Signal::SIGKILL);
+        }
+        let id = format!("j{round}");
+        let args = json!({ "action": "run", &id: format!("echo {id}") });
+        // While it is being replaced a job may be refused, but then it was not taken.
+        match peer.request("rpc", "dispatcher", &args) {
+            Ok(_) => taken.push(id),
+            Err(error) => assert!(error.to_string().contains("store has ended"), "{error}"),
+        }
+    }
+    assert!(taken.len() >= 15, "{taken:?}");
+    let mut finished: Vec<String> = Vec::new();
+    while finished.len() < taken.len() {
+        let frame = watcher.frame().unwrap();
+        if frame["args"]["state"] == "finished" {
+            finished.push(frame["args"]["process_id"].as_str().unwrap().to_owned());
+        }
+    }
+    let daemon = crash_and_start(daemon, &setup);
+    let mut peer = Peer::local(&daemon).unwrap();
+    let jobs = list(&mut peer);
+    for id in &taken {
+        assert_eq!(jobs["no_queue"][id]["return_codes"], json!(["0"]), "{id}");
+    }
+    assert_eq!(jobs["no_queue"].as_object().unwrap().len(), taken.len());
+}
+
+#[test]
+fn a_store_that_hangs_costs_new_jobs_and_not_events_and_comes_back_by_itself() {
+    let setup = setup().with("store.deadline", r#""300ms""#);
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    peer.subscribe().unwrap();
+    let commands = ["sh -c 'read x </dev/null; kill -STOP $0; sleep 0.2; echo after' PID"];
+    let store = store_of(&mut peer);
+    let command = commands[0].replace("PID", &store.to_string());
+    run(&mut peer, &json!({ "stops": command }));
+    // Its end could not be kept, and is told all the same.
+    let ended = peer.job("stops").unwrap().pop().unwrap();
+    assert_eq!(ended[&command], "after\n");
+    daemon.log().wait("state storage does not answer").unwrap();
+    // Refused until it is back; the stopped one was killed and replaced.
+    let args = json!({ "action": "run", "next": "true" });
+    let status = wait_for_store(&mut peer, |store| store["state"] == "working");
+    assert_ne!(status["store"]["pid"], store);
+    daemon.log().wait("state storage answers again").unwrap();
+    peer.request("rpc", "dispatcher", &args).unwrap();
+    peer.job("next").unwrap();
+    let daemon = crash_and_start(daemon, &setup);
+    let mut peer = Peer::local(&daemon).unwrap();
+    follow(&mut peer, &["stops"], None);
+    let again = peer.job("stops").unwrap().pop().unwrap();
+    assert_eq!(again["time_finished"], ended["time_finished"], "it was kept later");
+}
+
+#[test]
+fn a_full_disk_refuses_jobs_with_the_reason_and_takes_them_when_there_is_room() {
+    // What a file may have at most is the same kind of trouble, and needs no root.
+    let setup = setup();
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    peer.subscribe().unwrap();
+    run(&mut peer, &json!({ "before": "true" }));
+    peer.job("before").unwrap();
+    let store = store_of(&mut peer);
+    let limit = |bytes: &str| {
+        let set = std::process::Command::new("prlimit")
+            .args(["--pid", &store.to_string(), &format!("--fsize={bytes}")])
+            .status();
+        set.is_ok_and(|status| status.success())
+    };
+    if !limit("1:unlimited") {
+        eprintln!("not shown here: there is no prlimit, or it may not");
+        return;
+    }
+    let refused =
+        peer.refused("rpc", "dispatcher", &json!({ "action": "run", "j": "true" })).unwrap();
+    assert_eq!(refused.code, 500);
+    assert!(refused.message.contains("cannot write"), "{}", refused.message);
+    daemon.log().wait("no job is taken").unwrap();
+    assert!(list(&mut peer)["no_queue"].get("j").is_none());
+    assert!(limit("unlimited:unlimited"));
+    wait_for_store(&mut peer, |store| store["state"] == "working");
+    run(&mut peer, &json!({ "j": "true" }));
+    peer.job("j").unwrap();
+    let daemon = crash_and_start(daemon, &setup);
+    let jobs = list(&mut Peer::local(&daemon).unwrap());
+    assert_eq!(jobs["no_queue"].as_object().unwrap().len(), 2, "{jobs}");
+}
+
+#[test]
+fn a_damaged_journal_is_set_aside_and_said_and_what_can_be_read_is_kept() {
+    let setup = setup();
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    peer.subscribe().unwrap();
+    for id in ["a", "b"] {
+        run(&mut peer, &json!({ id: "true" }));
+        peer.job(id).unwrap();
+    }
+    daemon.stop().unwrap();
+    let state = setup.directory().join("state");
+    let journal = state.join("journal");
+    let mut bytes = fs::read(&journal).unwrap();
+    // The outcome of "a".
+    let text = String::from_utf8(bytes.clone()).unwrap();
+    let at = text.find(r#""is":"finished","id":"a""#).unwrap();
+    bytes[at + 3] ^= 1;
+    fs::write(&journal, &bytes).unwrap();
+    let daemon = setup.start().unwrap();
+    let said = daemon.log().wait("cannot be read; it is set aside").unwrap();
+    assert!(said.contains("1 of "), "{said}");
+    let jobs = list(&mut Peer::local(&daemon).unwrap());
+    assert_eq!(jobs["no_queue"]["b"]["return_codes"], json!(["0"]));
+    // Its outcome is lost; that it began is not, so it is not run again.
+    assert_eq!(jobs["no_queue"]["a"]["return_codes"], json!(["-1"]));
+    let aside = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path());
+    let aside: Vec<_> = aside.filter(|path| path.to_string_lossy().contains("damaged-")).collect();
+    assert_eq!(fs::read(&aside[0]).unwrap(), bytes);
+}
+
+#[test]
+fn run_ends_with_the_right_code_whatever_happens_to_the_daemon() {
+    let setup = setup();
+    let daemon = setup.start().unwrap();
+    let held = Cli::to(&daemon, "run").args(["--id", "held", "--queue", "q", "sleep 600"]);
+    let held = held.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    let runs = |queues: &Value, id: &str, state: &str| queues["q"][id]["state"] == state;
+    wait_for_list(&mut peer, |queues| runs(queues, "held", "running"));
+    let waits = Cli::to(&daemon, "run")
+        .args(["--id", "waits", "--queue", "q", "sh -c 'echo late; exit 5'"])
+        .start()
+        .unwrap();
+    wait_for_list(&mut peer, |queues| runs(queues, "waits", "pending"));
+    daemon.crash().unwrap();
+    held.err.wait("waiting for the daemon to come back").unwrap();
+    let _daemon = setup.start().unwrap();
+    let held = held.wait().unwrap();
+    assert_eq!(held.code(), 127, "{held:?}");
+    assert!((held.out + &held.err).contains("interrupted"));
+    let waits = waits.wait().unwrap();
+    assert_eq!((waits.code(), waits.out.as_str()), (5, "late\n"), "{}", waits.err);
+}
+
+fn wait_for_list(peer: &mut Peer, is: impl Fn(&Value) -> bool) {
+    let patience = std::time::Instant::now() + support::PATIENCE;
+    while !is(&list(peer)) {
+        assert!(std::time::Instant::now() < patience, "{}", list(peer));
+        peer.idle(Duration::from_millis(10)).unwrap();
+    }
+}
+
+#[test]
+fn watch_goes_on_where_it_was_and_says_when_it_cannot() -> Outcome<()> {
+    let setup = setup();
+    let daemon = setup.start()?;
+    let watch = Cli::to(&daemon, "watch").arg("dispatcher").start()?;
+    let mut peer = Peer::local(&daemon)?;
+    let subscribed = |status: &Value| status["subscribers"] == 1;
+    let patience = std::time::Instant::now() + support::PATIENCE;
+    while !subscribed(&peer.request("rpc", "status", &Value::Null)?) {
+        assert!(std::time::Instant::now() < patience);
+    }
+    run(&mut peer, &json!({ "one": "true" }));
+    watch.out.wait(r#""state":"finished""#)?;
+    let (_, next) = watch.out.wait_from(0, r#""state":"finished""#)?;
+    let epoch = peer.request("rpc", "status", &Value::Null)?["epoch"].clone();
+    daemon.stop()?;
+    let daemon = setup.start()?;
+    let (gap, next) = watch.out.wait_from(next, r#""name":"gap""#)?;
+    assert!(gap.contains(r#"{"missed":null}"#), "{gap}");
+    // What it had is told again after a gap that nobody can measure, and marked as such.
+    let (again, next) = watch.out.wait_from(next, r#""process_id":"one""#)?;
+    assert!(again.contains(r#""present":true"#), "{again}");
+    let mut peer = Peer::local(&daemon)?;
+    run(&mut peer, &json!({ "two": "true" }));
+    watch.out.wait_from(next, r#""process_id":"two""#)?;
+    watch.signal(Signal::SIGTERM)?;
+    // A place in a run that is over is a gap, a place in this one is not.
+    let since = format!("{}:1", epoch.as_str().unwrap());
+    let late = Cli::to(&daemon, "watch").args(["--since", &since]).start()?;
+    late.out.wait(r#""name":"gap""#)?;
+    let late = Cli::to(&daemon, "watch").args(["--since", "0"]).start()?;
+    assert!(late.out.wait(r#""seq":1"#)?.contains(r#""state":"pending""#));
+    Ok(())
+}
+
+#[test]
+fn a_subscriber_that_comes_back_gets_what_it_missed_and_nothing_twice() {
+    let setup = setup();
+    let daemon = setup.start().unwrap();
+    let mut control = Peer::local(&daemon).unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    let reply = peer.request("events", "subscribe", &json!({ "events": ["dispatcher"] })).unwrap();
+    let mut since = json!({ "epoch": reply["epoch"], "seq": reply["seq"] });
+    let mut seqs = Vec::new();
+    for round in 0..5 {
+        run(&mut control, &json!({ format!("{round}a"): "echo x", format!("{round}b"): "true" }));
+        let mut finished = 0;
+        while finished < 2 {
+            let frame = peer.frame().unwrap();
+            seqs.push(frame["seq"].as_u64().unwrap());
+            finished += usize::from(frame["args"]["state"] == "finished");
+            since["seq"] = frame["seq"].clone();
+            if frame["seq"].as_u64().unwrap() % 3 == 0 {
+                // Away in the middle of it.
+                peer = Peer::local(&daemon).unwrap();
+                let args = json!({ "events": ["dispatcher"], "since": since });
+                peer.request("events", "subscribe", &args).unwrap();
+            }
+        }
+    }
+    let expected: Vec<u64> = (1..=seqs.len() as u64).collect();
+    assert_eq!(seqs, expected, "every number once, in order");
+}
