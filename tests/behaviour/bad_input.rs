@@ -291,20 +291,19 @@ fn who_asks_for_much_at_once_keeps_nobody_waiting() {
     }
     daemon.signal(Signal::SIGSTOP).unwrap();
     let mut requests = Vec::new();
-    for number in 0..100 {
-        let args = json!({ "action": "run", (number.to_string()): "true" });
-        let request =
-            json!({ "namespace": "rpc", "name": "dispatcher", "id": number, "args": args });
+    for number in 100..200 {
+        let request = json!({ "namespace": "rpc", "name": "identify", "id": number });
         requests.extend(client_frame(0x81, request.to_string().as_bytes()));
     }
     greedy.stream().send(&requests).unwrap();
     other.post("rpc", "status", &json!({})).unwrap();
     daemon.signal(Signal::SIGCONT).unwrap();
     let status = other.frame().unwrap();
-    let jobs = status["args"]["jobs"].as_object().unwrap();
-    let jobs: u64 = jobs.values().map(|count| count.as_u64().unwrap()).sum();
-    assert!(jobs < 50, "{jobs} jobs came first");
-    for number in 0..100 {
+    let clients = status["args"]["clients"].as_array().unwrap();
+    let waiting = clients.iter().map(|client| client["outbox"].as_u64().unwrap()).max().unwrap();
+    let one = greedy.event().unwrap().len() as u64;
+    assert!(waiting < 50 * one, "{} answers came first", waiting / one);
+    for number in 101..200 {
         assert_eq!(greedy.frame().unwrap()["id"], number);
     }
 }

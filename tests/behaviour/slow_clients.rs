@@ -11,18 +11,21 @@ use super::PROGRAM;
 /// A client each way in; TLS 1.2 is framed like 1.3.
 const WAYS: [Transport; 3] = [Transport::Unix, Transport::Plain, Transport::Tls];
 
-/// A daemon with a finished job whose log fills a page: what clients here ask for and do not read.
-fn daemon_with_a_log(setup: &Setup) -> (Daemon, Peer) {
+/// A daemon with jobs that make a long list: what clients here ask for and do not read.
+fn daemon_with_a_list(setup: &Setup) -> (Daemon, Peer) {
     let daemon = setup.start().unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
-    watcher.run(&json!({ "page": "sh -c 'head -c 70000 /dev/zero | tr \"\\0\" x'" })).unwrap();
-    watcher.finished("page").unwrap();
+    for number in 0..8 {
+        let id = format!("long-{number}");
+        watcher.run(&json!({ id.as_str(): format!("true {}", "x".repeat(7600)) })).unwrap();
+        watcher.finished(&id).unwrap();
+    }
     (daemon, watcher)
 }
 
-/// A page of the log, 64 KiB.
+/// Asks for the list, somewhat more than 60 KiB.
 fn page() -> Value {
-    json!({ "action": "log", "job_id": "page" })
+    json!({ "action": "list" })
 }
 
 /// Bytes that wait for the client for whom the most waits.
@@ -67,7 +70,7 @@ const HALF: u64 = 512 * 1024;
 fn one_that_never_reads_keeps_nothing_from_the_others_and_has_all_when_it_does() {
     let setup = Setup::new(PROGRAM).unwrap().with("dispatcher.output_interval", r#""10ms""#);
     for transport in WAYS {
-        let (daemon, mut watcher) = daemon_with_a_log(&setup);
+        let (daemon, mut watcher) = daemon_with_a_list(&setup);
         let mut gate = Gate::new(daemon.directory(), transport.name()).unwrap();
         let extended = json!({ "events": ["dispatcher"] });
         watcher.request("events", "subscribe", &extended).unwrap();
@@ -128,7 +131,7 @@ fn one_that_never_reads_keeps_nothing_from_the_others_and_has_all_when_it_does()
 #[test]
 fn who_leaves_and_comes_again_while_events_wait_for_it_is_told_nothing_twice() {
     let setup = Setup::new(PROGRAM).unwrap().with("dispatcher.output_interval", r#""10ms""#);
-    let (daemon, mut watcher) = daemon_with_a_log(&setup);
+    let (daemon, mut watcher) = daemon_with_a_list(&setup);
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut sloth = Peer::watcher(&daemon).unwrap();
     // So much that something waits, so little that it is still listened to.
@@ -163,12 +166,12 @@ fn who_has_no_room_for_an_event_that_must_not_be_lost_is_closed_with_1013() {
     let setup = Setup::new(PROGRAM)
         .unwrap()
         .with("events.max_event", r#""64KiB""#)
-        .with("server.outbox", r#""256KiB""#);
+        .with("server.outbox", r#""320KiB""#);
     for transport in WAYS {
-        let (daemon, mut watcher) = daemon_with_a_log(&setup);
+        let (daemon, mut watcher) = daemon_with_a_list(&setup);
         let mut sloth = Peer::known(&daemon, transport).unwrap();
         sloth.subscribe().unwrap();
-        back_up(&mut sloth, &mut watcher, 128 * 1024);
+        back_up(&mut sloth, &mut watcher, 160 * 1024);
         let mut sent = 0;
         while daemon.log().lines().iter().all(|line| !line.contains("1013")) {
             assert!(sent < 20, "it is not closed");
@@ -182,7 +185,7 @@ fn who_has_no_room_for_an_event_that_must_not_be_lost_is_closed_with_1013() {
             Transport::Plain | Transport::Tls | Transport::Tls12 => " at 127.0.0.1:",
         };
         assert!(line.contains(name), "{line}");
-        assert!(line.contains("its outbox of 262144 bytes is full"), "{line}");
+        assert!(line.contains("its outbox of 327680 bytes is full"), "{line}");
         assert!(sent >= 2, "there was room for so many: {sent}");
         // What it had begun to be sent is whole, then it is told.
         assert_eq!(sloth.closed().unwrap(), 1013, "{}", transport.name());
@@ -197,7 +200,7 @@ fn above_outbox_total_the_fullest_is_closed_and_who_is_served_stays() {
         .with("events.max_event", r#""64KiB""#)
         .with("server.outbox", r#""512KiB""#)
         .with("server.outbox_total", r#""512KiB""#);
-    let (daemon, mut watcher) = daemon_with_a_log(&setup);
+    let (daemon, mut watcher) = daemon_with_a_list(&setup);
     let mut modest = Peer::local(&daemon).unwrap();
     let asked = back_up(&mut modest, &mut watcher, 1);
     let mut greedy = [(); 2].map(|()| Peer::local(&daemon).unwrap());
@@ -222,7 +225,7 @@ fn who_is_closed_and_does_not_read_that_either_holds_up_nobody() {
         .with("server.outbox", r#""192KiB""#)
         .with("server.outbox_total", r#""200KiB""#)
         .with("server.close_timeout", r#""1h""#);
-    let (daemon, mut watcher) = daemon_with_a_log(&setup);
+    let (daemon, mut watcher) = daemon_with_a_list(&setup);
     // A page of each has begun to be sent when there is no room for another; the three that have begun
     // fit. One page at a time, so that it has begun before the next is asked for.
     let mut sloths = [(); 3].map(|()| Peer::local(&daemon).unwrap());
@@ -239,9 +242,9 @@ fn who_is_closed_and_does_not_read_that_either_holds_up_nobody() {
     }
     assert!(fullest(&mut watcher) > 60 * 1024);
     // One of them has to make room for this, and cannot be closed once more.
-    let page = json!({ "action": "log", "job_id": "page", "length": 16 * 1024 });
-    let page = watcher.request("rpc", "dispatcher", &page).unwrap();
-    assert_eq!(page["next"], 16 * 1024);
+    let id = "x".repeat(32 * 1024);
+    watcher.send(&json!({ "namespace": "rpc", "name": "identify", "id": id })).unwrap();
+    assert_eq!(watcher.frame().unwrap()["id"], id);
     let mut codes = sloths.map(|mut sloth| sloth.closed().unwrap());
     codes.sort_unstable();
     assert_eq!(codes, [1006, 1013, 1013]);
@@ -288,7 +291,7 @@ fn no_event_is_larger_than_max_event_whatever_was_printed() {
 fn a_client_that_reads_slowly_gets_whole_frames_in_order_and_misses_no_output() {
     let setup = Setup::new(PROGRAM).unwrap().with("dispatcher.output_interval", r#""10ms""#);
     for transport in WAYS {
-        let (daemon, mut watcher) = daemon_with_a_log(&setup);
+        let (daemon, mut watcher) = daemon_with_a_list(&setup);
         let mut gate = Gate::new(daemon.directory(), transport.name()).unwrap();
         let mut peer = Peer::known(&daemon, transport).unwrap();
         peer.request("events", "subscribe", &json!({ "events": ["dispatcher"] })).unwrap();
@@ -335,7 +338,7 @@ fn a_client_that_reads_slowly_gets_whole_frames_in_order_and_misses_no_output() 
 #[test]
 fn a_client_that_reads_slowly_is_not_taken_for_dead() {
     let setup = Setup::new(PROGRAM).unwrap().with("server.ping_interval", r#""300ms""#);
-    let (daemon, _) = daemon_with_a_log(&setup);
+    let (daemon, _) = daemon_with_a_list(&setup);
     // The local socket holds little, so that there is room in it again and again. On loopback TCP has
     // room only when megabytes have been read, which is not how a slow network behaves.
     let mut peer = Peer::local(&daemon).unwrap();
@@ -349,7 +352,7 @@ fn a_client_that_reads_slowly_is_not_taken_for_dead() {
     let mut pages = 0;
     while pages < PAGES {
         let pause = Duration::from_millis(10);
-        let (first, _) = peer.stream().read_frame_slowly(64 * 1024, pause).unwrap();
+        let (first, _) = peer.stream().read_frame_slowly(32 * 1024, pause).unwrap();
         pages += usize::from(first == 0x81);
     }
     assert!(begun.elapsed() > Duration::from_millis(4 * 300), "{:?}", begun.elapsed());
@@ -363,7 +366,7 @@ fn a_message_that_we_do_not_read_to_its_end_is_not_late() {
         .with("events.max_event", r#""64KiB""#)
         .with("server.outbox", r#""384KiB""#)
         .with("server.message_timeout", r#""1s""#);
-    let (daemon, mut watcher) = daemon_with_a_log(&setup);
+    let (daemon, mut watcher) = daemon_with_a_list(&setup);
     let mut peer = Peer::watcher(&daemon).unwrap();
     // It has begun, and something waits; then so much waits that it is not read any more.
     back_up(&mut peer, &mut watcher, 1);
