@@ -271,9 +271,12 @@ impl Clients {
         self.touch(id);
     }
 
-    /// Puts an answer into a client's outbox.
+    /// Puts an answer into a client's outbox; one that has been told to go gets none.
     pub(super) fn answer(&mut self, id: ClientId, text: String) -> Result<(), Full> {
-        let Some(client) = self.map.get_mut(&id) else { return Ok(()) };
+        let Some(client) = self.map.get_mut(&id).filter(|client| client.connection.is_open())
+        else {
+            return Ok(());
+        };
         let pushed = client.connection.outbox.push(Parcel::Answer(text.into_bytes().into()));
         self.touch(id);
         pushed

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use support::{
-    Daemon, PATIENCE, Peer, Setup, Stream, Transport, client_frame, client_header, upgrade_request,
+    Daemon, PATIENCE, Peer, Setup, Stream, Transport, client_frame, client_header, until,
+    upgrade_request,
 };
 
 use super::PROGRAM;
@@ -322,7 +323,7 @@ fn whatever_came_leaves_no_descriptor_behind() {
     let daemon = setup.start().unwrap();
     let mut other = Peer::known(&daemon, Transport::Tls).unwrap();
     serves(&daemon);
-    while clients(&mut other) > 1 {}
+    until("the others are gone", || clients(&mut other) == 1);
     let before = daemon.process().descriptors().unwrap();
 
     let offences: [Offence; 9] = [
@@ -358,7 +359,7 @@ fn whatever_came_leaves_no_descriptor_behind() {
             offence(&daemon);
         }
     }
-    while clients(&mut other) > 1 {}
+    until("the others are gone", || clients(&mut other) == 1);
     assert_eq!(daemon.process().descriptors().unwrap(), before);
     serves(&daemon);
 }
@@ -377,7 +378,7 @@ fn when_descriptors_run_out_who_is_connected_is_served_and_others_wait() {
         stream.send(upgrade_request("").as_bytes()).unwrap();
         streams.push(stream);
         // Either it is counted, or the daemon has said why it is not.
-        while !is_full() && clients(&mut other) < streams.len() + 1 {}
+        until("it is taken in or not", || is_full() || clients(&mut other) == streams.len() + 1);
     }
     assert!(streams.len() > 10, "{}", streams.len());
     other.run(&json!({ "without": "true" })).unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Group, geteuid};
 use serde_json::{Value, json};
-use support::{Cli, Daemon, Finished, Gate, Peer, Setup, Stream, Transport, client_frame};
+use support::{Cli, Daemon, Finished, Gate, Peer, Setup, Stream, Transport, client_frame, until};
 
 use super::PROGRAM;
 
@@ -264,8 +264,10 @@ fn max_clients_places_are_for_all_and_eight_more_for_the_local_socket() {
     // A place that is left can be taken.
     drop(known.pop());
     drop(known.remove(0));
-    let status = |peer: &mut Peer| peer.request("rpc", "status", &json!({})).unwrap();
-    while status(&mut known[0])["clients"].as_array().unwrap().len() > 8 {}
+    until("they are gone", || {
+        let status = known[0].request("rpc", "status", &json!({})).unwrap();
+        status["clients"].as_array().unwrap().len() == 8
+    });
     known.push(Peer::local(&daemon).unwrap());
     known.last_mut().unwrap().request("rpc", "query", &json!({})).unwrap();
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
-use support::{Cli, Daemon, Gate, Outcome, Peer, Setup, Stream, Transport};
+use support::{Cli, Daemon, Gate, Outcome, Peer, Setup, Stream, Transport, until};
 
 use super::PROGRAM;
 
@@ -282,10 +282,7 @@ fn other_groups_count_for_whoever_comes_next() {
     setup.write().unwrap();
     daemon.reload().unwrap();
     // They are looked up by a child, behind the reload.
-    let patience = Instant::now() + support::PATIENCE;
-    while query().unwrap()["rpc/dispatcher"] != "read" {
-        assert!(Instant::now() < patience, "they do not count");
-    }
+    until("they count", || query().unwrap()["rpc/dispatcher"] == "read");
 }
 
 #[test]
@@ -295,15 +292,12 @@ fn many_reloads_at_once_do_no_harm() {
     let mut peer = Peer::known(&daemon, Transport::Tls).unwrap();
     // The groups are looked up by a child at each; the store is one that stays.
     let settled = |peer: &mut Peer| {
-        let patience = Instant::now() + support::PATIENCE;
-        loop {
+        until("no other child is left", || {
             let status = peer.request("rpc", "status", &json!({})).unwrap();
             let store = status["store"]["pid"].as_u64().unwrap_or(0);
-            if daemon.process().children().unwrap() == [store as u32] {
-                return daemon.process().descriptors().unwrap();
-            }
-            assert!(Instant::now() < patience, "a child is left");
-        }
+            daemon.process().children().unwrap() == [store as u32]
+        });
+        daemon.process().descriptors().unwrap()
     };
     let before = settled(&mut peer);
     for _ in 0..50 {

@@ -105,27 +105,57 @@ fn a_client_that_does_not_read_holds_the_stop_up_for_close_timeout_at_most() {
 fn what_waits_for_a_slow_client_reaches_it_before_the_close() {
     let setup = Setup::new(PROGRAM).unwrap().with("server.close_timeout", r#""1h""#);
     let mut daemon = setup.start().unwrap();
+    let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut peer = Peer::watcher(&daemon).unwrap();
-    peer.run(&json!({ "page": "sh -c 'head -c 70000 /dev/zero | tr \"\\0\" x'" })).unwrap();
-    peer.finished("page").unwrap();
-    peer.run(&json!({ "soft": SOFT })).unwrap();
-    peer.job_printed("soft", SOFT, "up\n").unwrap();
-    let mut observer = Peer::local(&daemon).unwrap();
+    // Together more than the socket holds; when the job is up all have been answered.
+    let id = "x".repeat(60 * 1024);
     for _ in 0..8 {
-        let page = json!({ "action": "log", "job_id": "page" });
-        peer.post("rpc", "dispatcher", &page).unwrap();
+        peer.send(&json!({ "namespace": "rpc", "name": "identify", "id": id })).unwrap();
     }
-    // The socket itself holds three of them or so.
-    while observer.request("rpc", "status", &json!({})).unwrap()["outbox_total"].as_u64().unwrap()
-        < 3 * 64 * 1024
-    {}
+    peer.post("rpc", "dispatcher", &json!({ "action": "run", "soft": SOFT })).unwrap();
+    watcher.job_printed("soft", SOFT, "up\n").unwrap();
+    let status = watcher.request("rpc", "status", &json!({})).unwrap();
+    assert!(status["outbox_total"].as_u64().unwrap() > 0);
     daemon.signal(Signal::SIGTERM).unwrap();
-    assert_eq!(observer.closed().unwrap(), 1001);
+    assert_eq!(watcher.closed().unwrap(), 1001);
     let frames = peer.frames_until(|frame| frame["args"]["state"] == "finished").unwrap();
-    assert_eq!(frames.iter().filter(|frame| frame["id"] == "posted").count(), 8);
+    assert_eq!(frames.iter().filter(|frame| frame["id"] == id.as_str()).count(), 8);
     assert_eq!(peer.closed().unwrap(), 1001);
-    drop((peer, observer));
+    drop((peer, watcher));
     assert_eq!(daemon.wait().unwrap().0.code(), Some(0));
+}
+
+#[test]
+fn nothing_follows_the_close_not_even_for_who_was_being_told_what_it_missed() {
+    let setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with("events.max_event", r#""64KiB""#)
+        .with("server.outbox", r#""128KiB""#)
+        .with("server.close_timeout", r#""2s""#);
+    let daemon = setup.start().unwrap();
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    let mut run_some = |count| {
+        for _ in 0..count {
+            watcher.run(&json!({ "j": "sh -c 'head -c 25000 /dev/zero | tr \"\\0\" x'" })).unwrap();
+            watcher.finished("j").unwrap();
+        }
+    };
+    run_some(20);
+    // More than its socket and half of its outbox hold: the rest is told as it reads.
+    let mut slow = Peer::local(&daemon).unwrap();
+    let events = json!({ "events": ["dispatcher"] });
+    let epoch = slow.request("events", "subscribe", &events).unwrap()["epoch"].take();
+    slow.request("events", "unsubscribe", &events).unwrap();
+    let since = json!({ "events": ["dispatcher"], "since": { "epoch": epoch, "seq": 1 } });
+    slow.post("events", "subscribe", &since).unwrap();
+    // The ring goes on without it, so that what it will be told next is a gap.
+    run_some(30);
+    daemon.signal(Signal::SIGTERM).unwrap();
+    assert_eq!(watcher.closed().unwrap(), 1001);
+    // Its frames are read by hand, since a library does not show what comes behind a close.
+    let (code, _) = slow.stream().read_close().unwrap();
+    assert_eq!(code, 1001);
+    assert_eq!(slow.stream().read_all().unwrap(), b"");
 }
 
 #[test]
