@@ -30,7 +30,7 @@ run:
 	@exec sh scripts/run.sh "$(CARGO_TARGET_DIR)" "$(LISTEN)"
 
 test:
-	sh scripts/provide.sh cargo cc
+	sh scripts/provide.sh cargo cc zfs-fuse
 	$(CARGO) test --locked
 
 bench:

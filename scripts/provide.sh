@@ -14,14 +14,20 @@ advice_on() {
 	case $1 in
 	cargo) echo "Rust 1.89 or newer: https://rustup.rs, or on FreeBSD: pkg install rust" ;;
 	cc) echo "a C compiler (a library has C in it): apt-get install gcc libc6-dev" ;;
+	zfs-fuse) echo "Tests on real pools are skipped without it; on Debian: apt-get install zfs-fuse, as root" ;;
 	bmake) echo "BSD make: apt-get install bmake (FreeBSD's make is one)" ;;
 	*) echo "apt-get install $1, or on FreeBSD: pkg install $1" ;;
 	esac
 }
 
+# A host that has a ZFS of its own is not given another one.
+is_there() {
+	command -v "$1" >/dev/null || { [ "$1" = zfs-fuse ] && command -v zpool >/dev/null; }
+}
+
 packages=
 for command in "$@"; do
-	if command -v "$command" >/dev/null; then
+	if is_there "$command"; then
 		continue
 	fi
 	# Debian's own cargo is too old, so that one is never installed from there.
@@ -35,9 +41,10 @@ done
 if [ -n "$packages" ]; then
 	echo "installing:$packages" >&2
 	export DEBIAN_FRONTEND=noninteractive
-	# shellcheck disable=SC2086 # a list of package names, none with a space in it
-	if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends $packages; } \
-		>/dev/null </dev/null; then
-		echo "could not install:$packages" >&2
-	fi
+	apt-get update -qq >/dev/null </dev/null || echo "could not update the list of packages" >&2
+	# One by one: not every Debian has all of them.
+	for package in $packages; do
+		apt-get install -y -qq --no-install-recommends --no-remove "$package" \
+			>/dev/null </dev/null || echo "could not install: $package" >&2
+	done
 fi

@@ -10,6 +10,7 @@
 //! * [`net`]: listeners, TLS, WebSocket framing, bounded outboxes. Knows no message.
 //! * [`auth`]: who is at the other end, and what they may do.
 //! * [`dispatcher`]: jobs, as a state machine, and the thin shell around their processes.
+//! * [`system_state`]: host name and pools, watched, as a state machine and the shell around it.
 //! * [`helper`]: what may hang, in children of our own.
 //! * [`hub`]: who wants which events.
 //! * [`session`]: one conversation: a request in, an answer out.
@@ -33,4 +34,5 @@ pub mod reactor;
 pub mod server;
 pub mod session;
 pub mod sys;
+pub mod system_state;
 pub mod wire;

@@ -12,6 +12,7 @@ use crate::dispatcher::{Dispatcher, Serial, Submission, check_name, read_run, re
 use crate::helper::store::TextQuestion;
 use crate::hub::{Filter, Hub, SessionId, Since};
 use crate::moment::Moment;
+use crate::system_state::SystemState;
 use crate::wire::{ErrorCode, EventName, Priority, Refusal, Request, Spelling};
 
 /// What a session needs of the house to do what it is asked.
@@ -24,6 +25,8 @@ pub struct House<'a> {
     pub tokens: &'a mut Tokens,
     /// Jobs.
     pub dispatcher: &'a mut Dispatcher,
+    /// Host name and pools.
+    pub system_state: &'a mut SystemState,
     /// Subscriptions.
     pub hub: &'a mut Hub,
     /// 128 random bits for a job without a name.
@@ -140,6 +143,10 @@ impl Session {
                 let ids = one_or_more(fields.get("job_id"), "job_id")?;
                 json!({ "killed": { "jobs": house.dispatcher.kill(&ids, house.now) } })
             }
+            ("rpc", "system_state", Some("check")) => {
+                let is_begun = house.system_state.request(house.now);
+                json!({ "check": if is_begun { "begun" } else { "pending" } })
+            }
             ("events", "subscribe", _) => self.subscribe(&request.args, house)?,
             ("events", "unsubscribe", _) => {
                 let (names, _) = read_names(&request.args)?;
@@ -236,6 +243,7 @@ impl Session {
         let mut may = Map::new();
         may.insert("rpc/dispatcher".into(), if full { "read/write" } else { "read" }.into());
         may.insert("rpc/status".into(), "read".into());
+        may.insert("rpc/system_state".into(), "read".into());
         for name in EventName::ALL {
             may.insert(format!("events/{}", name.canonical()), "read".into());
         }

@@ -9,6 +9,8 @@
 //! `BENCH_IDLE_SECONDS` (60) shortens the look at the idle daemon.
 
 mod bare;
+mod checks;
+mod durable;
 mod fanout;
 mod flood;
 mod footprint;
@@ -29,11 +31,13 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");
 
 type Section = (&'static str, fn(&mut Table) -> Outcome<()>);
 
-const SECTIONS: [Section; 5] = [
+const SECTIONS: [Section; 7] = [
     ("footprint", footprint::measure),
     ("fanout", fanout::measure),
     ("jobs", jobs::measure),
+    ("durable", durable::measure),
     ("flood", flood::measure),
+    ("checks", checks::measure),
     ("wakeups", wakeups::measure),
 ];
 

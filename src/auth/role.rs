@@ -58,7 +58,7 @@ pub enum Need {
 }
 
 /// Namespace, name, action, need. An action of `None` is any.
-const TABLE: [(&str, &str, Option<&str>, Need); 14] = [
+const TABLE: [(&str, &str, Option<&str>, Need); 15] = [
     ("rpc", "identify", None, Need::Nothing),
     ("rpc", "auth", None, Need::Nothing),
     ("rpc", "auth_token", None, Need::Nothing),
@@ -66,6 +66,7 @@ const TABLE: [(&str, &str, Option<&str>, Need); 14] = [
     ("rpc", "auth_clear", None, Need::Nothing),
     ("rpc", "query", None, Need::Role(Role::Read)),
     ("rpc", "status", None, Need::Role(Role::Read)),
+    ("rpc", "system_state", Some("check"), Need::Role(Role::Read)),
     ("rpc", "dispatcher", Some("list"), Need::Role(Role::Read)),
     ("rpc", "dispatcher", Some("log"), Need::Role(Role::Read)),
     ("rpc", "dispatcher", Some("run"), Need::Role(Role::Full)),
@@ -136,6 +137,8 @@ mod tests {
         assert_eq!(need("rpc", "dispatcher", Some("list")), Some(Need::Role(Role::Read)));
         assert_eq!(need("rpc", "dispatcher", Some("bogus")), None);
         assert_eq!(need("rpc", "dispatcher", None), None);
+        assert_eq!(need("rpc", "system_state", Some("check")), Some(Need::Role(Role::Read)));
+        assert_eq!(need("rpc", "system_state", Some("bogus")), None);
         assert_eq!(need("sysadm", "zfs", None), None);
     }
 

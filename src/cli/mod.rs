@@ -18,6 +18,7 @@ mod run;
 mod screen;
 mod serve;
 mod span;
+mod state;
 mod status;
 mod table;
 mod target;

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::escape;
 use super::job::{JobEvent, JobOutput, State};
+use super::state::{self, Shown};
 use super::terminal::{Terminal, Tone};
 use crate::sys::local_time::LocalTime;
 use crate::wire::parse_rfc3339;
@@ -34,6 +35,8 @@ pub(super) struct Screen {
     /// Where the cursor stands.
     place: Place,
     jobs: Vec<Job>,
+    /// The state of the system that came last.
+    state: Option<Value>,
     /// Events were missed: of a job that is new here the beginning may be among them.
     gap: bool,
 }
@@ -64,7 +67,8 @@ struct Line<'a> {
 impl Screen {
     pub(super) fn new(terminal: Terminal, clock: Clock) -> Screen {
         let (name_width, place) = (*NAME_WIDTH.start(), Place::Free);
-        Screen { terminal, clock, name_width, day: None, place, jobs: Vec::new(), gap: false }
+        let (jobs, state, gap) = (Vec::new(), None, false);
+        Screen { terminal, clock, name_width, day: None, place, jobs, state, gap }
     }
 
     /// The text that shows `frame`. `now` is for events that do not say when they happened.
@@ -240,49 +244,33 @@ impl Screen {
     fn system_state(&mut self, out: &mut String, args: &Value, moment: SystemTime) {
         let priority = self.harmless(args["priority"].as_str().unwrap_or("?"));
         let host = self.harmless(args["hostname"].as_str().unwrap_or("?"));
-        let pools = args["zpools"].as_object();
-        let mut text = match pools.map(serde_json::Map::len) {
-            None => "no ZFS here".to_owned(),
-            Some(0) => "no pools".to_owned(),
-            Some(1) => "1 pool".to_owned(),
-            Some(number) => format!("{number} pools"),
-        };
-        if args["hostnamechanged"] == "true" {
-            text.push_str(", the host name changed");
-        }
-        if let Some(error) = args["zpool_error"].as_str() {
-            text = format!("{}; last known: {text}", self.harmless(error));
-        }
-        let line =
-            Line { moment, tone: tone(&priority), state: &priority, name: &host, text: &text };
-        self.line(out, &line);
-        let pools: Vec<[String; 5]> =
-            pools.into_iter().flatten().map(|(name, pool)| self.pool(name, pool)).collect();
+        let Shown { text, pools } = state::news(self.state.as_ref(), args, self.terminal);
+        self.state = Some(args.clone());
         let width = |column: usize| {
             pools.iter().map(|pool| pool[column].chars().count()).max().unwrap_or(0)
         };
         let widths: [usize; 5] = std::array::from_fn(width);
-        for pool in &pools {
-            let [name, health, priority, capacity, status] = pool;
+        let mut rows = pools.iter().map(|[name, health, priority, capacity, status]| {
             let tone = tone(priority);
             let priority = format!("{priority:<0$}", widths[2]);
+            let priority = self.terminal.paint(tone, &priority);
             let row = format!(
-                "{name:<0$}  {health:<1$}  {2}  {capacity:<3$}  {status}",
-                widths[0],
-                widths[1],
-                self.terminal.paint(tone, &priority),
-                widths[3],
+                "{name:<0$}  {health:<1$}  {priority}  {capacity:<2$}  {status}",
+                widths[0], widths[1], widths[3],
             );
+            row.trim_end().to_owned()
+        });
+        // One pool alone needs no heading.
+        let text = if text.is_empty() { rows.next().unwrap_or_default() } else { text };
+        let rows: Vec<String> = rows.collect();
+        let line =
+            Line { moment, tone: tone(&priority), state: &priority, name: &host, text: &text };
+        self.line(out, &line);
+        for row in rows {
             out.push_str(&self.margin());
-            out.push_str(row.trim_end());
+            out.push_str(&row);
             out.push('\n');
         }
-    }
-
-    fn pool(&self, name: &str, pool: &Value) -> [String; 5] {
-        let text = |key: &str| self.harmless(pool[key].as_str().unwrap_or(""));
-        let capacity = format!("cap {}", text("capacity"));
-        [self.harmless(name), text("health"), text("priority"), capacity, text("status")]
     }
 
     fn gap(&mut self, out: &mut String, args: &Value, moment: SystemTime) {

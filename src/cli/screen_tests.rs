@@ -160,25 +160,24 @@ fn the_state_of_the_system() {
     let mut zpools = json!({"tank": pool("ONLINE", "0 - Information", "12%"),
                             "backup": pool("DEGRADED", "9 - Urgent", "7%")});
     zpools["backup"]["status"] = json!("One or more devices\nfailed");
+    let healed = json!({"tank": pool("ONLINE", "0 - Information", "12%"),
+                        "backup": pool("ONLINE", "0 - Information", "7%")});
+    let state = |second, host: &str, priority: &str, zpools: &Value| {
+        let args = json!({"hostname": host, "priority": priority, "zpools": zpools});
+        event("system_state", second, &args)
+    };
+    let mut renamed = state(4, "nas2", "3 - Warning", &healed);
+    renamed["args"]["hostnamechanged"] = "true".into();
+    let mut trouble = state(5, "nas2", "9 - Urgent", &healed);
+    trouble["args"]["zpool_error"] = "zpool list did not answer within 10s".into();
     let frames = [
-        event(
-            "system_state",
-            1,
-            &json!({"hostname": "nas", "priority": "9 - Urgent", "zpools": zpools}),
-        ),
-        event(
-            "system_state",
-            2,
-            &json!({"hostname": "nas2", "hostnamechanged": "true",
-            "priority": "3 - Warning", "zpools": {}}),
-        ),
-        event("system-state", 3, &json!({"hostname": "nas2", "priority": "0 - Information"})),
-        event(
-            "system_state",
-            4,
-            &json!({"hostname": "nas2", "priority": "9 - Urgent", "zpools": {},
-            "zpool_error": "zpool does not answer"}),
-        ),
+        state(1, "nas", "9 - Urgent", &zpools),
+        state(2, "nas", "0 - Information", &healed),
+        state(3, "nas", "0 - Information", &healed),
+        renamed,
+        trouble,
+        state(6, "nas2", "0 - Information", &json!({})),
+        event("system-state", 7, &json!({"hostname": "nas2", "priority": "0 - Information"})),
     ];
     assert_eq!(
         show(&mut screen(false, true), &frames),
@@ -186,9 +185,14 @@ fn the_state_of_the_system() {
 12:00:01  9 - Urgent       nas       2 pools
           │ tank    ONLINE    0 - Information  cap 12%
           │ backup  DEGRADED  9 - Urgent       cap 7%   One or more devices\\nfailed
-12:00:02  3 - Warning      nas2      no pools, the host name changed
-12:00:03  0 - Information  nas2      no ZFS here
-12:00:04  9 - Urgent       nas2      zpool does not answer; last known: no pools
+12:00:02  0 - Information  nas       backup  DEGRADED → ONLINE  0 - Information  cap 7%
+12:00:03  0 - Information  nas       2 pools, nothing new
+12:00:04  3 - Warning      nas2      the host name changed
+12:00:05  9 - Urgent       nas2      zpool list did not answer within 10s; last known: 2 pools
+12:00:06  0 - Information  nas2      zpool answers again
+          │ tank    ONLINE → gone
+          │ backup  ONLINE → gone
+12:00:07  0 - Information  nas2      no ZFS here
 "
     );
 }

@@ -11,14 +11,14 @@ use super::table::table;
 use super::target::{TargetOptions, target_help};
 use super::terminal::Terminal;
 use super::words::{Word, Words, unexpected};
-use super::{Command, escape, span, write};
+use super::{Command, escape, span, state, write};
 
 pub(super) const COMMAND: Command = Command {
     name: "status",
     summary: "how the daemon is doing",
     help: concat!(
         "\
-Tells how the daemon is doing: host, jobs and clients.
+Tells how the daemon is doing: host, pools, jobs and clients.
 
 Usage: sysadm-events status [TARGET] [--json]
 
@@ -70,6 +70,11 @@ fn page(status: &Value, terminal: Terminal) -> String {
         let _ = writeln!(page, "{name:<9} {value}");
     };
     line("host", text(&status["hostname"]));
+    if status["system_state"].is_object() {
+        pools(&status["system_state"], terminal).lines().enumerate().for_each(|(number, row)| {
+            line(if number == 0 { "pools" } else { "" }, row.to_owned());
+        });
+    }
     line(
         "daemon",
         format!(
@@ -121,6 +126,45 @@ fn page(status: &Value, terminal: Terminal) -> String {
     page
 }
 
+/// The pools, how old their figures are, and when there will be new ones.
+fn pools(state: &Value, terminal: Terminal) -> String {
+    let text = |value: &Value| escape::line(value.as_str().unwrap_or(""), terminal.unicode);
+    let shown = |seconds: &Value| {
+        seconds
+            .as_f64()
+            .map_or("?".to_owned(), |s| span::show(Duration::from_secs_f64(s.clamp(0.0, 1e9))))
+    };
+    let mut page = state::count(state);
+    if let Some(source) = state["source"].as_str() {
+        let source = escape::line(source, terminal.unicode);
+        let _ = write!(page, ", from {source} {} ago", shown(&state["age"]));
+    }
+    let _ = write!(page, "; checked every {}", shown(&state["interval"]));
+    if state["woken_by"].is_string() {
+        let _ = write!(page, " and when {} tells", text(&state["woken_by"]));
+    }
+    page.push('\n');
+    if state["zpool_error"].is_string() {
+        let _ = writeln!(page, "{}", text(&state["zpool_error"]));
+    }
+    let rows: Vec<[String; 7]> = state::pools(state)
+        .map(|(name, pool)| {
+            let name = escape::line(name, terminal.unicode);
+            let [health, capacity, size, free, priority, status] =
+                ["health", "capacity", "size", "free", "priority", "status"]
+                    .map(|k| text(&pool[k]));
+            [name, health, capacity, size, free, priority, status]
+        })
+        .collect();
+    if !rows.is_empty() {
+        page.push_str(&table(
+            ["POOL", "HEALTH", "CAP", "SIZE", "FREE", "PRIORITY", "STATUS"],
+            &rows,
+        ));
+    }
+    page
+}
+
 /// Each named queue with how many jobs wait or run in it.
 fn jobs_in_queues(status: &Value, terminal: Terminal) -> Option<String> {
     let queues = status["queues"].as_object().filter(|queues| !queues.is_empty())?;
@@ -153,12 +197,24 @@ mod tests {
             "seq": 12, "subscribers": 1, "outbox_total": 1536, "memory": {"peak_resident": 3_500_000},
             "jobs": {"running": 1, "pending": 0, "finished": 2}, "queues": {"pkg": 1},
             "store": {"state": "state storage does not answer"},
+            "system_state": {"zpools": {
+                "tank": {"health": "ONLINE", "capacity": "12%", "size": "107G", "free": "93.9G",
+                         "priority": "0 - Information"},
+                "my pool": {"health": "DEGRADED", "capacity": "7%", "size": "1T", "free": "930G",
+                         "priority": "9 - Urgent", "status": "One device\nis gone."}},
+                "priority": "9 - Urgent", "source": "zpool list", "age": 12, "interval": 60.0,
+                "woken_by": "devd", "zpool_error": "zpool status did not answer within 10s"},
             "clients": [{"id": 1, "peer": "127.0.0.1:5\u{1b}", "user": null, "local": false, "outbox": 0},
                         {"id": 2, "peer": "uid 0", "user": "root", "local": true, "outbox": 1536}]});
         assert_eq!(
             page(&status, Terminal { colour: false, unicode: true }),
             "\
 host      nas
+pools     2 pools, from zpool list 12 s ago; checked every 1 m 00 s and when devd tells
+          zpool status did not answer within 10s
+          POOL     HEALTH    CAP  SIZE  FREE   PRIORITY         STATUS
+          tank     ONLINE    12%  107G  93.9G  0 - Information
+          my pool  DEGRADED  7%   1T    930G   9 - Urgent       One device\\nis gone.
 daemon    sysadm-events 0.1.0, pid 7, up 1 h 02 m
 jobs      1 running, 0 pending, 2 finished
 queues    pkg 1
@@ -177,6 +233,11 @@ clients   2
     #[test]
     fn an_answer_that_lacks_things_is_shown_too() {
         let shown = page(&json!({}), Terminal { colour: false, unicode: true });
+        let no_zfs = page(
+            &json!({"system_state": {"interval": 60}}),
+            Terminal { colour: false, unicode: true },
+        );
+        assert!(no_zfs.contains("pools     no ZFS here; checked every 1 m 00 s\n"), "{no_zfs}");
         assert!(shown.contains("host      ?") && shown.ends_with("clients   0\n"), "{shown}");
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::units::{DAY, KIB, MIB, MINUTE};
 use super::{
     Auth, Bridge, Config, Dispatcher, Events, Home, LegacyBridgeClients, LifePreserver, Log,
-    LogTarget, Paths, Relay, Server, Store, SystemState,
+    LogTarget, Paths, Relay, Server, Store, SystemState, ZpoolWhen,
 };
 
 impl Config {
@@ -21,7 +21,7 @@ impl Config {
             auth: auth(),
             events: Events { ring: 2 * MIB, max_event: 256 * KIB },
             dispatcher: dispatcher(),
-            store: Store { journal: true, deadline: Duration::from_secs(5), backlog: 256 * KIB },
+            store: store(),
             life_preserver: LifePreserver {
                 log: Some(PathBuf::from("/var/log/lpreserver/lpreserver.log")),
             },
@@ -88,13 +88,23 @@ fn dispatcher() -> Dispatcher {
     }
 }
 
+fn store() -> Store {
+    Store { journal: true, deadline: Duration::from_secs(5), patience: MINUTE, backlog: 128 * KIB }
+}
+
 fn system_state() -> SystemState {
     SystemState {
         interval: MINUTE,
         report_interval: 15 * MINUTE,
         zpool: PathBuf::from("zpool"),
+        zpool_when: ZpoolWhen::Loaded,
         zpool_deadline: Duration::from_secs(10),
+        zpool_output: 256 * KIB,
         capacity_warning: 90,
+        devd: Some(PathBuf::from("/var/run/devd.seqpacket.pipe")),
+        zpool_events: true,
+        event_delay: Duration::from_millis(200),
+        event_pause: Duration::from_secs(30),
     }
 }
 

@@ -15,7 +15,7 @@ use super::values::{
     absolute_path, account, address, boolean, count, duration, group, link_name, loopback_address,
     mode, one_of, optional, pam_service, program, size, socket_path, text,
 };
-use super::{BridgeLink, BridgeUrl, Config, LegacyBridgeClients, LogTarget};
+use super::{BridgeLink, BridgeUrl, Config, LegacyBridgeClients, LogTarget, ZpoolWhen};
 
 /// The shortest time-out: below it a busy host would fail its own daemon.
 const SHORT: Duration = Duration::from_millis(10);
@@ -97,6 +97,7 @@ fn read_store(mut section: Section<'_, '_>, config: &mut Config) {
     let store = &mut config.store;
     section.key("journal", &mut store.journal, boolean);
     section.key("deadline", &mut store.deadline, duration(TICK..=HOUR));
+    section.key("patience", &mut store.patience, duration(TICK..=DAY));
     section.key("backlog", &mut store.backlog, size(64 * KIB..=64 * MIB));
 }
 
@@ -105,12 +106,19 @@ fn read_life_preserver(mut section: Section<'_, '_>, config: &mut Config) {
 }
 
 fn read_system_state(mut section: Section<'_, '_>, config: &mut Config) {
+    let when = [("loaded", ZpoolWhen::Loaded), ("always", ZpoolWhen::Always)];
     let state = &mut config.system_state;
     section.key("interval", &mut state.interval, duration(TICK..=DAY));
     section.key("report_interval", &mut state.report_interval, duration(TICK..=YEAR));
     section.key("zpool", &mut state.zpool, text(program));
+    section.key("zpool_when", &mut state.zpool_when, text(one_of(when)));
     section.key("zpool_deadline", &mut state.zpool_deadline, duration(SHORT..=HOUR));
+    section.key("zpool_output", &mut state.zpool_output, size(4 * KIB..=16 * MIB));
     section.key("capacity_warning", &mut state.capacity_warning, count(1..=100));
+    section.key("devd", &mut state.devd, optional(socket_path));
+    section.key("zpool_events", &mut state.zpool_events, boolean);
+    section.key("event_delay", &mut state.event_delay, duration(SHORT..=HOUR));
+    section.key("event_pause", &mut state.event_pause, duration(SECOND..=HOUR));
 }
 
 fn read_bridge(mut section: Section<'_, '_>, config: &mut Config) {

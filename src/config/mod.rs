@@ -40,7 +40,7 @@ pub use home::Home;
 pub use link::{BridgeUrl, fingerprint};
 pub use sections::{
     Auth, Bridge, BridgeLink, Dispatcher, Events, LegacyBridgeClients, LifePreserver, Log,
-    LogTarget, Paths, Relay, Server, Store, SystemState,
+    LogTarget, Paths, Relay, Server, Store, SystemState, ZpoolWhen,
 };
 
 /// A configuration file has at most this many bytes.

@@ -132,8 +132,11 @@ pub struct Store {
     /// How long the store may take for an answer, 100 ms to 1 h; then it counts as hung: no job is
     /// taken, and events go on. Default 5 s.
     pub deadline: Duration,
+    /// How long the end of a job is not told while it cannot be kept, 100 ms to 24 h; then it is told
+    /// all the same. Default 60 s.
+    pub patience: Duration,
     /// Bytes of job logs on their way to the store, 64 KiB to 64 MiB; above it no output of jobs
-    /// is read. Default 256 KiB.
+    /// is read. Default 128 KiB.
     pub backlog: usize,
 }
 
@@ -155,10 +158,35 @@ pub struct SystemState {
     /// The program to ask: an absolute path, or a name that is looked up in PATH, `/sbin`,
     /// `/usr/local/sbin` and `/usr/sbin`. Default `zpool`.
     pub zpool: PathBuf,
+    /// Whether it is run where ZFS is not loaded: a `zpool` run by root loads it. Default: it is
+    /// not.
+    pub zpool_when: ZpoolWhen,
     /// For its answer, 10 ms to 1 h; then the pools count as not answering. Default 10 s.
     pub zpool_deadline: Duration,
+    /// One answer, 4 KiB to 16 MiB; a longer one counts as a failure. Default 256 KiB.
+    pub zpool_output: usize,
     /// Above so many per cent, 1 to 100, a pool is critically full. Default 90.
     pub capacity_warning: usize,
+    /// The socket at which devd tells what the kernel says, an absolute path of at most 103
+    /// bytes; `None` (`""`) for none. Default `/var/run/devd.seqpacket.pipe`.
+    pub devd: Option<PathBuf>,
+    /// Whether `zpool events` is followed where there is no devd. Default: yes.
+    pub zpool_events: bool,
+    /// How long events of the kernel are gathered before the check that they cause, 10 ms to
+    /// 1 h. Default 200 ms.
+    pub event_delay: Duration,
+    /// The longest pause between such checks while events go on and on, 1 s to 1 h; the first
+    /// pause is a second, and each is twice the one before. Default 30 s.
+    pub event_pause: Duration,
+}
+
+/// Where `zpool` is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ZpoolWhen {
+    /// Only where ZFS is loaded already.
+    Loaded,
+    /// Everywhere.
+    Always,
 }
 
 /// `[bridge]`: the bridges that `serve` dials.

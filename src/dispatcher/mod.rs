@@ -16,7 +16,7 @@ mod process;
 mod record;
 mod submission;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
@@ -63,6 +63,8 @@ pub struct Limits {
     pub output_interval: Duration,
     /// Between SIGTERM and SIGKILL, and between one SIGKILL and the next.
     pub kill_grace: Duration,
+    /// How long the end of a job is not told while it cannot be made durable.
+    pub end_patience: Duration,
 }
 
 impl Limits {
@@ -198,6 +200,8 @@ enum Timer {
     Tell,
     Timeout,
     Grace,
+    /// The end of a job is told, durable or not.
+    End,
     Retain,
 }
 
@@ -229,8 +233,8 @@ pub struct Dispatcher {
     limits: Limits,
     jobs: BTreeMap<Serial, Job>,
     ids: HashMap<String, Serial>,
-    /// Jobs of each queue that are not over, in order; only the first may run.
-    queues: BTreeMap<String, VecDeque<Serial>>,
+    /// Jobs of each queue that are not over, in the order in which they came; only the first may run.
+    queues: BTreeMap<String, BTreeSet<Serial>>,
     pending: BTreeSet<Serial>,
     /// Pending jobs that wait for nothing but room.
     startable: BTreeSet<Serial>,
@@ -247,7 +251,7 @@ pub struct Dispatcher {
     durable: bool,
     /// Why nothing can be kept, where that is so.
     no_storage: Option<String>,
-    /// Finished jobs whose outcome could not be kept.
+    /// Jobs that are over and whose outcome could not be kept.
     unkept: BTreeSet<Serial>,
     /// Jobs that were refused since they could not be kept; a record of them may be there.
     withdrawn: BTreeSet<Serial>,
@@ -314,13 +318,6 @@ impl Dispatcher {
         if let Some(why) = &self.no_storage {
             return Err(Refusal::new(ErrorCode::Internal, why.clone()));
         }
-        for (i, asked) in batch.iter().enumerate() {
-            let twice = batch[..i].iter().any(|other| other.id == asked.id);
-            if twice || self.active(&asked.id).is_some() {
-                let why = format!("job {:?} is active already; kill it or wait for it", asked.id);
-                return Err(Refusal::new(ErrorCode::Conflict, why));
-            }
-        }
         let slots = self.limits.max_running.saturating_sub(self.running.len());
         if self.pending.len() + batch.len() > self.limits.max_pending + slots {
             let why = format!(
@@ -330,6 +327,13 @@ impl Dispatcher {
                 self.limits.max_pending
             );
             return Err(Refusal::new(ErrorCode::TooMany, why));
+        }
+        let mut asked_for = HashSet::new();
+        for asked in &batch {
+            if !asked_for.insert(&asked.id) || self.active(&asked.id).is_some() {
+                let why = format!("job {:?} is active already; kill it or wait for it", asked.id);
+                return Err(Refusal::new(ErrorCode::Conflict, why));
+            }
         }
         let serials: Vec<Serial> = batch.into_iter().map(|asked| self.add(asked)).collect();
         self.start_what_may();
@@ -358,13 +362,9 @@ impl Dispatcher {
     }
 
     /// Gives a job that waits its places.
-    fn admit(&mut self, job: Job) {
+    fn admit(&mut self, mut job: Job) {
         let serial = job.head.serial;
-        if let Some(over) = self.ids.insert(job.head.id.clone(), serial)
-            && over != serial
-        {
-            self.forget(over);
-        }
+        job.replaces = self.ids.insert(job.head.id.clone(), serial);
         self.pending.insert(serial);
         match &job.asked.queue {
             None => {
@@ -372,7 +372,7 @@ impl Dispatcher {
             }
             Some(name) => {
                 let queue = self.queues.entry(name.clone()).or_default();
-                queue.push_back(serial);
+                queue.insert(serial);
                 if queue.len() == 1 {
                     self.startable.insert(serial);
                 }
@@ -418,8 +418,12 @@ impl Dispatcher {
         match (step, &job.state) {
             (Step::File, State::Filed { recorded, chosen }) => {
                 let (recorded, chosen) = (*recorded, *chosen);
+                let replaced = job.replaces.take();
                 job.state = if chosen { State::Starting } else { State::Pending };
                 self.effects.push_back(Effect::Publish(job.pending_event()));
+                if let Some(over) = replaced {
+                    self.forget(over);
+                }
                 if recorded && self.stopping {
                     // The record says that it ran, so no other daemon will run it.
                     self.end(serial, Cause::Stopped, now);
@@ -430,7 +434,10 @@ impl Dispatcher {
                 }
             }
             (Step::Start, State::Starting) => self.begin(serial, now),
-            (Step::Finish, State::Ended(_)) => self.tell_end(serial, now),
+            (Step::Finish, State::Ended(_)) => {
+                self.unkept.remove(&serial);
+                self.tell_end(serial, now);
+            }
             (Step::Finish, State::Finished) => {
                 self.unkept.remove(&serial);
             }
@@ -448,16 +455,20 @@ impl Dispatcher {
     }
 
     /// What was to be kept of a job is not.
-    pub fn not_kept(&mut self, serial: Serial, step: Step, now: Moment) {
+    pub fn not_kept(&mut self, serial: Serial, step: Step) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         match (step, &job.state) {
             (Step::File, State::Filed { .. }) => {
                 self.withdrawn.insert(serial);
+                let (id, over) = (job.head.id.clone(), job.replaces.take());
                 self.running.remove(&serial);
                 self.pending.remove(&serial);
                 self.startable.remove(&serial);
                 self.leave_queue(serial);
                 self.remove(serial);
+                if let Some(over) = over.filter(|over| self.jobs.contains_key(over)) {
+                    self.ids.insert(id, over);
+                }
                 self.start_what_may();
             }
             (Step::Start, State::Starting) => {
@@ -467,9 +478,9 @@ impl Dispatcher {
                 self.startable.insert(serial);
                 self.start_what_may();
             }
-            (Step::Finish, State::Ended(_)) => {
+            // It is tried again, and told when it is durable, or when it has waited for too long.
+            (Step::Finish, State::Ended(_) | State::Finished) => {
                 self.unkept.insert(serial);
-                self.tell_end(serial, now);
             }
             (
                 Step::File | Step::Start | Step::Finish,
@@ -574,7 +585,9 @@ impl Dispatcher {
         if !self.jobs.get(&serial).is_some_and(Job::is_running) {
             return;
         }
-        if left_open {
+        // What is being ended is waited for.
+        let is_ending = |job: &mut Job| job.ending().is_some();
+        if left_open && !self.jobs.get_mut(&serial).is_some_and(is_ending) {
             self.remark(
                 serial,
                 "output was still open: a process that this command left behind was not waited for",
@@ -612,10 +625,11 @@ impl Dispatcher {
     /// Ends jobs; returns the ids of those that were active. Their events follow.
     pub fn kill(&mut self, ids: &[String], now: Moment) -> Vec<String> {
         let mut active: Vec<String> = Vec::new();
+        let mut known = HashSet::new();
         for id in ids {
             if let Some(serial) = self.active(id)
                 && self.jobs.get(&serial).is_some_and(Job::can_be_killed)
-                && !active.contains(id)
+                && known.insert(serial)
             {
                 active.push(id.clone());
                 self.end(serial, Cause::Killed, now);
@@ -653,10 +667,17 @@ impl Dispatcher {
         for serial in active {
             self.end(serial, Cause::Stopped, now);
         }
+        for serial in self.ended.clone() {
+            let due = now.instant + self.end_patience();
+            self.timers.set((serial, Timer::End), Some(due));
+        }
     }
 
     /// After [`Dispatcher::stop`]: what still runs is ended by force, now.
     pub fn hurry(&mut self, now: Moment) {
+        for serial in self.ended.clone() {
+            self.timers.set((serial, Timer::End), Some(now.instant));
+        }
         for serial in self.running.clone() {
             self.timers.set((serial, Timer::Grace), Some(now.instant));
         }
@@ -678,6 +699,10 @@ impl Dispatcher {
                 Timer::Tell => self.tell(serial, now),
                 Timer::Timeout => self.end(serial, Cause::TimedOut, now),
                 Timer::Grace => self.kill_harder(serial, now),
+                Timer::End => {
+                    log::warn!("a job's end is told though it is not kept");
+                    self.tell_end(serial, now);
+                }
                 Timer::Retain => self.forget(serial),
             }
         }
@@ -711,6 +736,10 @@ impl Dispatcher {
     fn finish(&mut self, serial: Serial, now: Moment) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         if let Some(Ending { cause, .. }) = job.ending().copied() {
+            if cause == Cause::Interrupted {
+                // Only now: should this daemon die too, the next one finds the job as it was.
+                job.end_command(-1);
+            }
             self.remark(serial, remark(cause));
         }
         let Some(job) = self.jobs.get_mut(&serial) else { return };
@@ -722,16 +751,24 @@ impl Dispatcher {
         self.startable.remove(&serial);
         self.running.remove(&serial);
         self.ended.insert(serial);
+        self.timers.set((serial, Timer::End), Some(now.instant + self.end_patience()));
         self.leave_queue(serial);
         self.effects.push_back(Effect::Release { serial });
         self.keep(serial, Step::Finish);
         self.start_what_may();
     }
 
+    /// A daemon that stops has less of it.
+    fn end_patience(&self) -> Duration {
+        let Limits { end_patience, kill_grace, .. } = self.limits;
+        if self.stopping { end_patience.min(kill_grace) } else { end_patience }
+    }
+
     /// The end of a job is told: it is durable, or cannot be.
     fn tell_end(&mut self, serial: Serial, now: Moment) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         self.ended.remove(&serial);
+        self.timers.set((serial, Timer::End), None);
         let effect = match job.finish() {
             Some(event) => Effect::Publish(Event::Job(event)),
             None => Effect::PublishOutcome { serial },
@@ -784,8 +821,8 @@ impl Dispatcher {
             return;
         };
         let Some(queue) = self.queues.get_mut(&name) else { return };
-        queue.retain(|other| *other != serial);
-        match queue.front() {
+        queue.remove(&serial);
+        match queue.first() {
             None => {
                 self.queues.remove(&name);
             }
@@ -813,7 +850,11 @@ impl Dispatcher {
 
     fn remove(&mut self, serial: Serial) -> bool {
         let Some(job) = self.jobs.remove(&serial) else { return false };
-        self.finished.retain(|other| *other != serial);
+        if self.finished.front() == Some(&serial) {
+            self.finished.pop_front();
+        } else {
+            self.finished.retain(|other| *other != serial);
+        }
         self.unkept.remove(&serial);
         self.timers.set((serial, Timer::Retain), None);
         if self.ids.get(&job.head.id) == Some(&serial) {
@@ -853,6 +894,10 @@ impl Dispatcher {
                 continue;
             }
             self.admit(job);
+            let over = self.jobs.get_mut(&serial).and_then(|job| job.replaces.take());
+            if let Some(over) = over {
+                self.forget(over);
+            }
             if ran {
                 self.interrupt(serial, now);
                 interrupted.push(Interrupted { serial, traces });
@@ -891,7 +936,6 @@ impl Dispatcher {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         let ending = Ending { cause: Cause::Interrupted, kills: 0, command_ended: true };
         job.interrupt(ending, now);
-        job.end_command(-1);
         self.effects.push_back(Effect::Signal { serial, kill: false });
         self.timers.set((serial, Timer::Grace), Some(now.instant + self.limits.kill_grace));
     }
@@ -926,14 +970,21 @@ impl Dispatcher {
     pub fn list(&self) -> Value {
         let mut queues: Map<String, Value> = Map::new();
         queues.insert("no_queue".into(), json!({}));
+        let queued = self.queues.values().flat_map(|queue| queue.iter().enumerate());
+        let places: HashMap<Serial, usize> =
+            queued.map(|(place, serial)| (*serial, place)).collect();
+        let commands = self.jobs.values().flat_map(|job| &job.head.commands);
+        let (number, bytes) =
+            commands.fold((0, 0), |(number, bytes), command| (number + 1, bytes + command.len()));
+        // Where they are more than a client could be sent, the long ones are told by their beginning.
+        let room = self.limits.max_event;
+        let most = if bytes > room { room / number } else { room };
         let mut unqueued = 0;
         let told = self.jobs.iter().filter(|(_, job)| !matches!(job.state, State::Filed { .. }));
         for (serial, job) in told {
             let position = match &job.asked.queue {
                 _ if !job.is_active() => None,
-                Some(name) => {
-                    self.queues.get(name).and_then(|q| q.iter().position(|s| s == serial))
-                }
+                Some(_) => places.get(serial).copied(),
                 None if self.pending.contains(serial) => {
                     unqueued += 1;
                     Some(unqueued)
@@ -942,7 +993,7 @@ impl Dispatcher {
             };
             let name = job.asked.queue.as_deref().unwrap_or("no_queue");
             let queue = queues.entry(name).or_insert_with(|| json!({}));
-            queue[&job.head.id] = job.entry(position);
+            queue[&job.head.id] = job.entry(position, most);
         }
         json!({ "jobs": queues })
     }

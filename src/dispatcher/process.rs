@@ -104,8 +104,10 @@ impl Process {
             run_as: asked.user.as_ref(),
             null: environment.null.as_raw_fd(),
             limit: environment.limit,
+            errors_apart: false,
+            ends_with_us: false,
         });
-        let Child { pid, output, report } = child.map_err(failed)?;
+        let Child { pid, output, errors: _, report } = child.map_err(failed)?;
         let output = Some(Receiver::from(output));
         Ok(Process { pid, output, report, decoder: Decoder::default(), exit: None })
     }
@@ -128,7 +130,7 @@ impl Process {
             Ok(0) => Output::End(self.decoder.finish()),
             Ok(n) => Output::Text(self.decoder.decode(&scratch[..n])),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Output::Blocked,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Output::Blocked,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Output::Text(String::new()),
             Err(_) => Output::End(self.decoder.finish()),
         }
     }

@@ -29,6 +29,7 @@ fn limits() -> Limits {
         retain_time: Duration::from_secs(100),
         output_interval: Duration::from_secs(1),
         kill_grace: Duration::from_secs(10),
+        end_patience: Duration::from_secs(60),
     }
 }
 
@@ -191,6 +192,37 @@ impl Driver {
         }
         logged
     }
+}
+
+#[test]
+fn the_longest_chain_that_is_taken_fits_into_an_event() {
+    const MAX_EVENT: usize = 64 * 1024;
+    // As the configuration allows them.
+    let max_commands = MAX_EVENT / 256;
+    let limits = Limits { max_commands, max_event: MAX_EVENT, ..limits() };
+    let mut d = Driver::new();
+    d.dispatcher = Dispatcher::new(limits, true);
+    let length = limits.bounds().max_command_bytes / max_commands;
+    // All keys of their own, each as long as it may be (a backslash takes two bytes in JSON), and
+    // two equal ones so that there is the list as well.
+    let command = |n| format!("{n:04}{}", "\\".repeat((length - 4) / 4 * 2));
+    let mut chain: Vec<String> = (1..max_commands).map(command).collect();
+    chain.push(chain[0].clone());
+    d.run(json!({ "j": chain })).unwrap();
+    for _ in 0..max_commands {
+        d.print(1, &"\u{1}".repeat(1000));
+        d.pass(1000);
+        d.exit(1, 0);
+    }
+    let mut finished = false;
+    for effect in d.done {
+        if let Effect::Publish(Event::Job(event)) = effect {
+            let length = event.args(MAX_EVENT).len();
+            assert!(length <= MAX_EVENT, "{length}");
+            finished |= !event.is_running();
+        }
+    }
+    assert!(finished);
 }
 
 fn args(event: &Event) -> Value {
@@ -363,6 +395,31 @@ fn a_running_job_is_asked_then_forced_and_finished_when_its_tree_is_gone() {
 }
 
 #[test]
+fn a_process_that_is_ended_with_its_job_was_not_left_behind() {
+    let mut d = Driver::new();
+    d.run(json!({"a": "x"})).unwrap();
+    d.kill("a");
+    d.ended(1, &Ended::Exit(Exit::Signal(15)), true);
+    d.gone(1);
+    assert_eq!(d.events().pop().unwrap()["x"], "[killed]\n");
+}
+
+#[test]
+fn a_list_of_long_commands_tells_how_they_begin() {
+    let mut d = Driver::new();
+    let long = format!("{}ü", "x".repeat(5999));
+    d.run(json!({"a": [long, "short"], "b": long})).unwrap();
+    let commands =
+        |d: &Driver, id: &str| d.dispatcher.list()["jobs"]["no_queue"][id]["commands"].clone();
+    assert_eq!(commands(&d, "a"), json!([long, "short"]));
+    d.dispatcher.limits.max_event = 9000;
+    let cut = format!("{}[… 3001 bytes left out …]", "x".repeat(3000));
+    assert_eq!(commands(&d, "a"), json!([cut, "short"]));
+    d.dispatcher.limits.max_event = 3 * 6000;
+    assert_eq!(commands(&d, "b"), json!([long]), "all of them fit");
+}
+
+#[test]
 fn what_cannot_be_ended_is_left_behind_after_a_bounded_time() {
     let mut d = Driver::new();
     d.run(json!({"a": "x"})).unwrap();
@@ -452,14 +509,13 @@ fn nothing_has_an_effect_before_it_is_durable() {
 }
 
 #[test]
-fn what_cannot_be_kept_is_refused_or_waits_but_an_end_is_told() {
+fn what_cannot_be_kept_is_refused_or_waits_and_an_end_is_told_late() {
     let mut d = Driver::new();
     d.run(json!({"a": "x", "b": "x", "c": "x"})).unwrap();
     d.effects();
     d.keeps = false;
     let not_kept = |d: &mut Driver, serial, step| {
-        let now = d.now();
-        d.dispatcher.not_kept(serial, step, now);
+        d.dispatcher.not_kept(serial, step);
         d.settle();
         d.effects()
     };
@@ -468,10 +524,16 @@ fn what_cannot_be_kept_is_refused_or_waits_but_an_end_is_told() {
     assert_eq!(d.effects(), ["keep 4 File", "release 1", "keep 1 Finish", "keep 3 Start"]);
     d.dispatcher.set_storage(Err("the disk is full".into()));
     assert_eq!(not_kept(&mut d, 4, Step::File), Vec::<String>::new());
-    assert_eq!(not_kept(&mut d, 1, Step::Finish), ["finished:a"], "events go on");
+    assert_eq!(not_kept(&mut d, 1, Step::Finish), Vec::<String>::new());
+    assert_eq!(d.run(json!({"a": "x"})).unwrap_err().code, ErrorCode::Internal);
     assert_eq!(not_kept(&mut d, 3, Step::Start), Vec::<String>::new());
     let refused = d.run(json!({"e": "x"})).unwrap_err();
     assert_eq!((refused.code, refused.why.as_str()), (ErrorCode::Internal, "the disk is full"));
+    assert_eq!(d.dispatcher.counts(), Counts { pending: 1, running: 1, finished: 0 });
+    d.pass(59_999);
+    assert_eq!(d.effects(), Vec::<String>::new());
+    d.pass(1);
+    assert_eq!(d.effects(), ["finished:a"], "nobody waits for ever");
     assert_eq!(d.dispatcher.counts(), Counts { pending: 1, running: 1, finished: 1 });
     // It is back: what could not be kept is given again, what was refused is taken back.
     d.dispatcher.keep_again();
@@ -485,6 +547,26 @@ fn what_cannot_be_kept_is_refused_or_waits_but_an_end_is_told() {
     d.dispatcher.keep_again();
     d.settle();
     assert_eq!(d.effects(), Vec::<String>::new(), "once is enough");
+}
+
+#[test]
+fn a_job_that_is_not_kept_does_not_take_the_one_of_its_id_with_it() {
+    let mut d = Driver::new();
+    d.run(json!({"a": "x"})).unwrap();
+    d.exit(1, 0);
+    d.effects();
+    d.keeps = false;
+    d.run(json!({"a": "y"})).unwrap();
+    assert_eq!(d.effects(), ["keep 2 File"]);
+    d.dispatcher.not_kept(2, Step::File);
+    d.settle();
+    assert_eq!(d.effects(), Vec::<String>::new());
+    assert_eq!(d.dispatcher.list()["jobs"]["no_queue"]["a"]["commands"], json!(["x"]));
+    assert!(d.dispatcher.log_question("a", 0, None).is_ok());
+    d.keeps = true;
+    d.run(json!({"a": "y"})).unwrap();
+    assert!(d.effects().contains(&"forget 1".to_owned()));
+    assert_eq!(d.dispatcher.list()["jobs"]["no_queue"]["a"]["commands"], json!(["y"]));
 }
 
 #[test]
@@ -542,6 +624,24 @@ fn after_a_crash_what_waited_runs_what_ran_does_not_and_what_was_over_is_known()
     assert!(args(&Event::Job(unreadable))["x"].as_str().unwrap().contains("gone"));
     assert_eq!(d.run(json!({"new": "x"})).unwrap(), ["new"]);
     assert_eq!(d.dispatcher.next_serial(), 6, "numbers are not used again");
+}
+
+#[test]
+fn a_daemon_that_dies_while_it_ends_what_another_left_changes_nothing() {
+    let mut d = Driver::new();
+    d.run(json!({"a": ["x", "y"]})).unwrap();
+    d.exit(1, 0);
+    d.dispatcher.started(1, (77, "boot.5".into()), "SYSADM_JOB=e.1");
+    d.settle();
+    let (mut d, _) = Driver::restarted(&d.records.clone(), false);
+    d.dispatcher.keep_again();
+    d.settle();
+    let (mut d, interrupted) = Driver::restarted(&d.records.clone(), false);
+    assert_eq!(interrupted[0].traces.leaders, [(77, "boot.5".to_owned())]);
+    d.gone(1);
+    let event = d.dispatcher.outcome(1, Ok(vec![])).unwrap();
+    let args = args(&Event::Job(event));
+    assert_eq!((&args["return_codes/x"], &args["return_codes/y"]), (&json!("0"), &json!("-1")));
 }
 
 #[test]

@@ -183,7 +183,7 @@ impl Hub {
                 changed.push(*name);
             }
         }
-        changed.sort();
+        changed.sort_unstable();
         let backlog = &mut subscription.backlog;
         if let Some((from, gap)) = replay {
             (backlog.replay_from, backlog.gap) = (Some(from), gap);
@@ -231,7 +231,7 @@ impl Hub {
                 changed.push(*name);
             }
         }
-        changed.sort();
+        changed.sort_unstable();
         let backlog = &mut subscription.backlog;
         backlog.last.retain(|event| !changed.contains(&event.event.name()));
         if changed.contains(&EventName::Dispatcher) {
@@ -392,7 +392,7 @@ impl Hub {
                 event
             } else if let Some(last) = backlog.last.pop_front() {
                 // Its own number would fall behind what this connection may have had.
-                let again = last.event.clone();
+                let again = last.event.present();
                 Rc::new(self.number(again, now).as_present_state())
             } else {
                 let from = backlog.jobs_from?;

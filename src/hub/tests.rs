@@ -25,6 +25,7 @@ impl House {
             retain_time: Duration::from_secs(100),
             output_interval: Duration::ZERO,
             kill_grace: Duration::from_secs(1),
+            end_patience: Duration::from_secs(60),
         };
         House {
             hub: Hub::new("e", 100_000, 10_000),
@@ -189,8 +190,9 @@ fn the_last_event_is_told_to_who_comes_late_unless_a_newer_one_was() {
     let mut h = House::new();
     let state = |host: &str| {
         Event::SystemState(crate::wire::SystemStateEvent {
-            args: json!({ "hostname": host }),
+            args: serde_json::Map::from_iter([("hostname".to_owned(), host.into())]),
             priority: Priority::new(0),
+            hostname_changed: false,
         })
     };
     h.hub.publish(state("old"), Moment::now(), |_, _, _| panic!("nobody is there"));

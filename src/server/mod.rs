@@ -12,6 +12,7 @@ mod reload;
 mod start;
 mod status;
 mod storage;
+mod system_state;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,10 +33,12 @@ use crate::net::{
 use crate::reactor::{Reactor, Ready, Registered, Signal};
 use crate::session::{Answer, House, Known};
 use crate::sys::children;
+use crate::system_state::SystemState;
 use crate::wire::{ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response};
 use clients::{ClientId, Clients, Wait};
 use jobs::Jobs;
 use storage::Storage;
+use system_state::{Part, Probes};
 
 pub use start::StartError;
 
@@ -46,12 +49,14 @@ enum Key {
     Client(ClientId),
     /// The output of a job; its deadline is for the output to end after the command.
     Output(u64),
-    /// The output of a process that a job left behind.
+    /// The output of a process that a job left behind; its deadline ends a pause.
     Leftover(u64),
     /// The dispatcher's next deadline.
     Dispatcher,
     /// The look-up of groups.
     Accounts,
+    /// Host name and pools.
+    SystemState(Part),
     /// The store's child.
     Store,
     /// A look at the processes that another daemon left.
@@ -99,6 +104,8 @@ struct Server {
     hub: Hub,
     dispatcher: Dispatcher,
     jobs: Jobs,
+    system_state: SystemState,
+    probes: Probes,
     storage: Storage,
     phase: Phase,
     scratch: Vec<u8>,
@@ -182,9 +189,10 @@ impl Server {
                 self.carry_out_effects(now);
             }
             Key::Leftover(number) => {
-                self.jobs.on_leftover(number, &mut self.reactor, &mut self.scratch);
+                self.jobs.on_leftover(number, &mut self.reactor, &mut self.scratch, now);
             }
             Key::Accounts => self.on_accounts(),
+            Key::SystemState(part) => self.on_zpool_io(part, now),
             Key::Store => {
                 let now = now.instant;
                 self.storage.read(&mut self.scratch, &mut self.reactor, now);
@@ -211,8 +219,11 @@ impl Server {
             }
             Key::Dispatcher => self.dispatcher.on_deadline(now),
             Key::Accounts => self.on_accounts_overdue(),
+            Key::SystemState(part) => self.on_zpool_deadline(part, now),
             Key::Stop => self.phase = Phase::Over,
-            Key::Leftover(_) => {}
+            Key::Leftover(number) => {
+                self.jobs.on_leftover_due(number, &mut self.reactor, &mut self.scratch, now);
+            }
         }
     }
 
@@ -220,8 +231,10 @@ impl Server {
     fn reap(&mut self, now: Moment) {
         while let Some((pid, exit)) = children::reap() {
             let reactor = &mut self.reactor;
-            if !self.jobs.on_child(pid, exit, &mut self.dispatcher, reactor, now) {
-                self.storage.on_child(pid, exit, reactor, now.instant);
+            if !self.jobs.on_child(pid, exit, &mut self.dispatcher, reactor, now)
+                && !self.storage.on_child(pid, exit, reactor, now.instant)
+            {
+                self.on_zpool_exit(pid, exit, now);
             }
         }
         self.jobs.look_after_all(&mut self.dispatcher, now);
@@ -379,6 +392,7 @@ impl Server {
             hostname: &self.hostname,
             tokens: &mut self.tokens,
             dispatcher: &mut self.dispatcher,
+            system_state: &mut self.system_state,
             hub: &mut self.hub,
             random_id: &start::random_id,
         };
@@ -462,6 +476,7 @@ impl Server {
             while self.take_store_outcomes(now) {
                 self.carry_out_effects(now);
             }
+            self.look_after_system_state(now);
             self.tell_present_state(now);
             self.close_overflowing(now);
             let over = self.clients.flush(&mut self.reactor, now.instant);
@@ -476,6 +491,7 @@ impl Server {
         self.storage.store.end_of_turn(now.instant);
         self.storage.flush(&mut self.reactor, now.instant);
         self.reactor.set_deadline(Key::Dispatcher, self.dispatcher.due());
+        self.reactor.set_deadline(Key::SystemState(Part::Check), self.system_state.due());
     }
 
     fn carry_out_effects(&mut self, now: Moment) {
@@ -594,6 +610,7 @@ impl Server {
                     start::stop_listening(&mut listening, &mut self.reactor);
                 }
                 self.dispatcher.stop(now);
+                self.system_state.stop();
             }
             Phase::EndingJobs => {
                 info!("stopping at once");

@@ -5,7 +5,7 @@ use std::io;
 use log::{error, info, warn};
 
 use super::start::{Address, StartError};
-use super::{Key, Server, start};
+use super::{Key, Server, start, system_state};
 use crate::config::{Config, needs_restart};
 use crate::moment::Moment;
 use crate::net::Listener;
@@ -18,7 +18,10 @@ impl Server {
             self.file.as_ref().map_or("built-in defaults".into(), |f| f.display().to_string());
         match self.try_reload(now) {
             Ok(()) => info!("reloaded {shown}"),
-            Err(why) => error!("reload failed, nothing changed: {why}"),
+            Err(why) => {
+                error!("reload failed, nothing changed: {why}");
+                self.system_state.request(now);
+            }
         }
     }
 
@@ -115,6 +118,7 @@ impl Server {
         self.dispatcher.set_limits(start::job_limits(config));
         self.storage.store.set_limits(start::store_limits(config));
         self.jobs.set_grace(config.dispatcher.output_grace);
+        self.system_state.reload(system_state::limits(config), now);
         self.ask_for_accounts(now);
     }
 }

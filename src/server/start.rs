@@ -13,6 +13,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::clients::{ClientLimits, Clients};
 use super::jobs::Jobs;
 use super::storage::{self, Storage};
+use super::system_state::{self, Probes};
 use super::{Key, Listening, Phase, SCRATCH, Server, accounts};
 use crate::auth::Tokens;
 use crate::config::{Config, Home};
@@ -24,6 +25,7 @@ use crate::net::certificate::{self, CertificateError, ServerSide};
 use crate::net::{self, AllowedOrigins, Listener, Transport};
 use crate::reactor::Reactor;
 use crate::sys::{descriptors, memory, process_tree, signals};
+use crate::system_state::{Starter, SystemState};
 
 /// Why the daemon did not start, or could not go on.
 #[derive(Debug)]
@@ -140,6 +142,8 @@ pub(super) fn start(
         });
     let environment = Environment::new(&found.home, &found.user, limit)
         .map_err(|error| StartError::system("open /dev/null", error))?;
+    let starter =
+        Starter::new(limit).map_err(|error| StartError::system("open /dev/null", error))?;
     let now = Moment::now();
     let place =
         store::Place { directory: config.paths.state.clone(), journal: config.store.journal };
@@ -147,6 +151,8 @@ pub(super) fn start(
     let mut jobs = Jobs::new(environment, &epoch, config.dispatcher.output_grace);
     take_over(&place, &mut dispatcher, &mut jobs, now)?;
     let mut server = Server {
+        system_state: SystemState::new(system_state::limits(&config), &hostname),
+        probes: Probes::new(starter),
         hostname,
         started: now,
         reactor,
@@ -173,6 +179,7 @@ pub(super) fn start(
     server.listen(bound);
     server.find_origins();
     server.reactor.set_deadline(Key::Survivors, Some(now.instant));
+    server.system_state.begin(now);
     server.settle(now);
     info!("ready, pid {}, epoch {epoch}", std::process::id());
     Ok(server)
@@ -337,6 +344,7 @@ pub(super) fn job_limits(config: &Config) -> dispatcher::Limits {
         retain_time: jobs.retain_time,
         output_interval: jobs.output_interval,
         kill_grace: jobs.kill_grace,
+        end_patience: config.store.patience,
     }
 }
 

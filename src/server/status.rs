@@ -26,6 +26,7 @@ impl Server {
             .collect();
         json!({
             "hostname": self.hostname,
+            "system_state": self.system_state.status(now),
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
             "uptime": self.uptime(now),
@@ -54,7 +55,7 @@ impl Server {
         let counts = self.dispatcher.counts();
         format!(
             "up {} s, {} clients ({} not authenticated), jobs: {} running, {} pending, {} finished, \
-             {} outputs open, event {}, {} bytes in outboxes, {} KiB resident at most, store: {}",
+             {} outputs open, system state {}, event {}, {} bytes in outboxes, {} KiB resident at most, store: {}",
             self.uptime(now),
             self.clients.len(),
             self.clients.strangers(),
@@ -62,6 +63,7 @@ impl Server {
             counts.pending,
             counts.finished,
             self.jobs.open_outputs(),
+            self.system_state.priority(),
             self.hub.seq(),
             self.clients.outbox_bytes(),
             memory::peak_resident() / 1024,

@@ -254,7 +254,7 @@ impl Server {
                 if step == Step::File {
                     self.on_filed(serial, Err(why));
                 }
-                self.dispatcher.not_kept(serial, step, now);
+                self.dispatcher.not_kept(serial, step);
             }
             Outcome::Answer(request, answer) => self.on_answer(request, Ok(answer), now),
             Outcome::NoAnswer(request, why) => self.on_answer(request, Err(why), now),
@@ -274,6 +274,8 @@ impl Server {
             Outcome::Available => {
                 info!("state storage answers again");
                 self.dispatcher.set_storage(Ok(()));
+                // What failed just before is not asked for by any `Retry`.
+                self.dispatcher.keep_again();
             }
         }
     }

@@ -17,3 +17,4 @@ pub mod signals;
 pub mod spawn;
 pub mod standard_error;
 pub mod survivors;
+pub mod zfs;

@@ -10,10 +10,11 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::unistd::{ForkResult, Gid, Pid, Uid, User, fork, pipe2, setgid, setuid};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, User, fork, getpid, pipe2, setgid, setuid};
 
 use super::descriptors::DescriptorLimit;
+use super::parent_death;
 
 /// Whom a program runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,10 @@ pub struct Program<'a> {
     pub null: RawFd,
     /// The descriptor limit that it gets.
     pub limit: Option<DescriptorLimit>,
+    /// Standard error gets a pipe of its own.
+    pub errors_apart: bool,
+    /// It is killed when we end, however that is.
+    pub ends_with_us: bool,
 }
 
 /// A child that was forked.
@@ -52,8 +57,10 @@ pub struct Program<'a> {
 pub struct Child {
     /// Leader of a session and process group of its own.
     pub pid: Pid,
-    /// Standard output and error, merged in order; non-blocking.
+    /// Standard output and error, merged in order, or standard output alone; non-blocking.
     pub output: OwnedFd,
+    /// Standard error, if it was to be apart; non-blocking.
+    pub errors: Option<OwnedFd>,
     /// Tells why the program could not be started, once the child has ended.
     pub report: Report,
 }
@@ -99,24 +106,48 @@ impl Report {
 
 /// Forks, and starts `program` in the child. An error here means that there is no child.
 pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
-    let (output, child_output) = pipe2(OFlag::O_CLOEXEC)?;
-    nix::fcntl::fcntl(&output, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    let (output, child_output) = output_pipe()?;
+    let (errors, child_errors) = match program.errors_apart {
+        true => output_pipe().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
+        false => (None, None),
+    };
+    let parent = getpid();
     let (report, child_report) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     let argv = pointers(program.argv);
+    let held = super::signals::Held::all();
 
     // SAFETY: the process has one thread (a rule of the house), so the child has all of memory in
     // order; it never returns from here.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => {
-            Ok(Child { pid: child, output, report: Report(std::fs::File::from(report)) })
+            drop(held);
+            Ok(Child { pid: child, output, errors, report: Report(std::fs::File::from(report)) })
         }
         ForkResult::Child => {
-            let (step, errno) = become_program(program, &argv, child_output.as_raw_fd());
-            tell(child_report.as_raw_fd(), step, errno);
+            if program.ends_with_us {
+                parent_death::end_with(parent);
+            }
+            let output = child_output.as_raw_fd();
+            let errors = child_errors.as_ref().map_or(output, AsRawFd::as_raw_fd);
+            let prepared = prepare(program, output, errors);
+            // What follows may hang, and must not hold what the daemon lets go meanwhile.
+            let report = super::descriptors::keep_until_exec(child_report);
+            let (step, errno) = match prepared {
+                Ok(()) => become_program(program, &argv),
+                Err(errno) => (Step::Prepare, errno),
+            };
+            tell(report.as_raw_fd(), step, errno);
             // SAFETY: ends the child at once, without running the parent's destructors.
             unsafe { libc::_exit(127) }
         }
     }
+}
+
+/// A pipe whose reading end does not block.
+fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((ours, theirs))
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
@@ -136,12 +167,8 @@ fn errno() -> i32 {
     nix::errno::Errno::last_raw()
 }
 
-/// In the child: everything up to `exec`; returns only if that failed.
-fn become_program(
-    program: &Program<'_>,
-    argv: &[*const libc::c_char],
-    output: RawFd,
-) -> (Step, i32) {
+/// In the child: what cannot hang.
+fn prepare(program: &Program<'_>, output: RawFd, errors: RawFd) -> Result<(), i32> {
     super::signals::reset_dispositions();
     // SAFETY: calls with integers, and with pointers to values of ours that outlive them.
     unsafe {
@@ -151,9 +178,9 @@ fn become_program(
         if libc::setsid() == -1
             || libc::dup2(program.null, 0) == -1
             || libc::dup2(output, 1) == -1
-            || libc::dup2(output, 2) == -1
+            || libc::dup2(errors, 2) == -1
         {
-            return (Step::Prepare, errno());
+            return Err(errno());
         }
         libc::umask(0o022);
         if let Some(limit) = program.limit {
@@ -161,6 +188,11 @@ fn become_program(
             libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
         }
     }
+    Ok(())
+}
+
+/// In the child: the rest, up to `exec`; returns only if that failed.
+fn become_program(program: &Program<'_>, argv: &[*const libc::c_char]) -> (Step, i32) {
     let mut env: Vec<CString> = program.env.to_vec();
     let (mut home, mut user) = (program.home.clone(), program.user.clone());
     if let Some(who) = program.run_as {
@@ -238,6 +270,8 @@ unsafe fn exec(
         unsafe { libc::execve(candidate.as_ptr(), argv.as_ptr(), env.as_ptr()) };
         match errno() {
             libc::ENOENT | libc::ENOTDIR => {}
+            // A folder that we may not look into has nothing to do with it; there are others.
+            libc::EACCES if program.candidates.len() > 1 && !is_seen(candidate) => {}
             libc::EACCES => worst = libc::EACCES,
             libc::ENOEXEC => {
                 // A script without an interpreter line: what every shell does with one.
@@ -251,20 +285,22 @@ unsafe fn exec(
     worst
 }
 
+fn is_seen(file: &CString) -> bool {
+    // SAFETY: a C string of the caller's.
+    unsafe { libc::access(file.as_ptr(), libc::F_OK) == 0 }
+}
+
 /// # Safety
 /// As [`exec`].
 unsafe fn exec_script(script: &CString, argv: &[*const libc::c_char], env: &[*const libc::c_char]) {
     const SHELL: &std::ffi::CStr = c"/bin/sh";
-    const MOST: usize = 128;
-    let mut with_shell = [std::ptr::null(); MOST];
-    let arguments = argv.len().saturating_sub(2); // without name and terminator
-    if arguments + 3 > MOST {
-        return;
-    }
-    with_shell[0] = SHELL.as_ptr();
-    with_shell[1] = script.as_ptr();
-    with_shell[2..2 + arguments].copy_from_slice(&argv[1..1 + arguments]);
-    // SAFETY: the array is null-terminated, since it is longer than what was put into it.
+    let arguments = argv.iter().copied().skip(1).filter(|argument| !argument.is_null());
+    let with_shell: Vec<_> = [SHELL.as_ptr(), script.as_ptr()]
+        .into_iter()
+        .chain(arguments)
+        .chain([std::ptr::null()])
+        .collect();
+    // SAFETY: by the contract of this function; the array is null-terminated.
     unsafe {
         libc::execve(SHELL.as_ptr(), with_shell.as_ptr(), env.as_ptr());
     }

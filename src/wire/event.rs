@@ -1,12 +1,12 @@
 //! Events, and the frames that carry them.
 //!
-//! An event is published once and told to many. Its `args` are encoded once, and each spelling of
-//! the frame around them at most once, however many subscribers there are: they share the bytes.
+//! An event is published once and told to many. It is encoded at most once a spelling, however many
+//! subscribers there are: they share the bytes.
 
 use std::cell::OnceCell;
 use std::rc::Rc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::job_event::JobEvent;
 use super::priority::Priority;
@@ -77,10 +77,31 @@ pub struct LifePreserverEvent {
 /// The state of the system, whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SystemStateEvent {
-    /// As section 2.3 of the protocol has them.
-    pub args: Value,
+    /// As section 2.3 of the protocol has them, but for the overall priority and the news of
+    /// another host name.
+    pub args: Map<String, Value>,
     /// The highest in it.
     pub priority: Priority,
+    /// It has another host name than the event before: news, which is told once.
+    pub hostname_changed: bool,
+}
+
+/// What another host name counts for.
+const HOSTNAME_CHANGED: Priority = Priority::new(3);
+
+impl SystemStateEvent {
+    fn priority(&self) -> Priority {
+        if self.hostname_changed { self.priority.max(HOSTNAME_CHANGED) } else { self.priority }
+    }
+
+    fn args(&self) -> Value {
+        let mut args = self.args.clone();
+        if self.hostname_changed {
+            args.insert("hostnamechanged".into(), "true".into());
+        }
+        args.insert("priority".into(), self.priority().to_string().into());
+        Value::Object(args)
+    }
 }
 
 impl Event {
@@ -98,7 +119,17 @@ impl Event {
         match self {
             Event::Job(_) => None,
             Event::LifePreserver(event) => Some(event.priority),
-            Event::SystemState(event) => Some(event.priority),
+            Event::SystemState(event) => Some(event.priority()),
+        }
+    }
+
+    /// The event as it is told to who comes later: the state without what was news in it.
+    pub fn present(&self) -> Event {
+        match self {
+            Event::SystemState(event) => {
+                Event::SystemState(SystemStateEvent { hostname_changed: false, ..event.clone() })
+            }
+            Event::Job(_) | Event::LifePreserver(_) => self.clone(),
         }
     }
 
@@ -113,7 +144,7 @@ impl Event {
                 "class": event.class,
             })
             .to_string(),
-            Event::SystemState(event) => event.args.to_string(),
+            Event::SystemState(event) => event.args().to_string(),
         }
     }
 }
@@ -152,7 +183,6 @@ pub struct Published {
     /// It tells somebody who comes late how things stand, and what it holds is whole.
     present: bool,
     max_event: usize,
-    args: OnceCell<String>,
     frames: [OnceCell<Rc<[u8]>>; Spelling::COUNT],
 }
 
@@ -166,8 +196,7 @@ impl Published {
         max_event: usize,
     ) -> Published {
         let frames = std::array::from_fn(|_| OnceCell::new());
-        let (present, args) = (false, OnceCell::new());
-        Published { event, seq, epoch, time, present, max_event, args, frames }
+        Published { event, seq, epoch, time, present: false, max_event, frames }
     }
 
     /// The same as a part of the present state: who asked for the extended form is told so.
@@ -175,19 +204,23 @@ impl Published {
         Published { present: true, ..self }
     }
 
-    /// This event with a newer one of the same job joined to it: both must be running events, and
-    /// the newer one not whole by itself, else `None`. Place and number are the newer one's.
+    /// This event with a newer one joined to it: a job's running events become one, and a state
+    /// keeps what was news in an older one. `None` where the newer one is whole by itself. Place
+    /// and number are the newer one's.
     pub fn joined(&self, newer: &Published) -> Option<Published> {
-        let (Event::Job(mine), Event::Job(theirs)) = (&self.event, &newer.event) else {
-            return None;
+        let joined = match (&self.event, &newer.event) {
+            (Event::Job(mine), Event::Job(theirs)) if mine.is_running() && !newer.present => {
+                let mut joined = mine.clone();
+                joined.join(theirs.clone()).ok()?;
+                Event::Job(joined)
+            }
+            (Event::SystemState(mine), Event::SystemState(theirs)) if mine.hostname_changed => {
+                Event::SystemState(SystemStateEvent { hostname_changed: true, ..theirs.clone() })
+            }
+            (Event::Job(_) | Event::SystemState(_) | Event::LifePreserver(_), _) => return None,
         };
-        if !mine.is_running() || newer.present {
-            return None;
-        }
-        let mut joined = mine.clone();
-        joined.join(theirs.clone()).ok()?;
         let (epoch, time) = (newer.epoch.clone(), newer.time.clone());
-        let joined = Published::new(Event::Job(joined), newer.seq, epoch, time, self.max_event);
+        let joined = Published::new(joined, newer.seq, epoch, time, self.max_event);
         Some(Published { present: self.present, ..joined })
     }
 
@@ -209,7 +242,7 @@ impl Published {
 
     fn encode(&self, spelling: Spelling) -> Rc<[u8]> {
         let budget = self.max_event.saturating_sub(FRAME_ROOM);
-        let args = self.args.get_or_init(|| self.event.args(budget));
+        let args = self.event.args(budget);
         let name = self.event.name();
         let name = if spelling.hyphens { name.canonical() } else { name.in_event() };
         let mut frame = String::with_capacity(args.len() + FRAME_ROOM);
@@ -224,7 +257,7 @@ impl Published {
             }
         }
         frame.push_str(r#""args":"#);
-        frame.push_str(args);
+        frame.push_str(&args);
         frame.push('}');
         frame.into_bytes().into()
     }
@@ -281,6 +314,30 @@ mod tests {
     fn a_spelling_is_encoded_once_and_shared() {
         let event = snapshot();
         assert!(Rc::ptr_eq(&event.frame(Spelling::default()), &event.frame(Spelling::default())));
+    }
+
+    fn state(host: &str, hostname_changed: bool) -> Published {
+        let args = Map::from_iter([("hostname".to_owned(), host.into())]);
+        let priority = Priority::new(0);
+        let event = Event::SystemState(SystemStateEvent { args, priority, hostname_changed });
+        Published::new(event, 8, "e1".into(), "2026-11-23T17:50:47Z".into(), 1024)
+    }
+
+    #[test]
+    fn another_host_name_is_news_for_those_who_are_there() {
+        let args = |event: &Published| parsed(event, Spelling::default())["args"].take();
+        let renamed = state("b", true);
+        assert_eq!(
+            args(&renamed),
+            json!({"hostname": "b", "hostnamechanged": "true", "priority": "3 - Warning"})
+        );
+        assert_eq!(renamed.event.priority(), Some(Priority::new(3)));
+        let later = Published::new(renamed.event.present(), 9, "e1".into(), "".into(), 1024);
+        assert_eq!(args(&later), json!({"hostname": "b", "priority": "0 - Information"}));
+        // Who reads slowly gets the newest state alone, and the news with it.
+        let joined = renamed.joined(&state("b", false)).unwrap();
+        assert_eq!((args(&joined), joined.seq), (args(&renamed), 8));
+        assert!(state("b", false).joined(&renamed).is_none());
     }
 
     #[test]

@@ -130,7 +130,7 @@ fn what_waited_runs_and_what_ran_is_ended_and_told_once_and_never_run_again() {
     let daemon = setup.start().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
     follow(&mut peer, &["first"], None);
-    assert_eq!(peer.job("first").unwrap(), [ended.clone()], "it is over for good");
+    assert_eq!(peer.job("first").unwrap(), std::slice::from_ref(ended), "it is over for good");
     assert_eq!(fs::read_to_string(&marker).unwrap(), "x\n", "it ran once");
 }
 
@@ -218,13 +218,10 @@ fn a_store_that_dies_is_replaced_and_nothing_that_was_promised_is_lost() {
         }
         let id = format!("j{round}");
         let args = json!({ "action": "run", &id: format!("echo {id}") });
-        // While it is being replaced a job may be refused, but then it was not taken.
-        match peer.request("rpc", "dispatcher", &args) {
-            Ok(_) => taken.push(id),
-            Err(error) => assert!(error.to_string().contains("store has ended"), "{error}"),
-        }
+        // While it is being replaced a job waits, and is not refused.
+        peer.request("rpc", "dispatcher", &args).unwrap();
+        taken.push(id);
     }
-    assert!(taken.len() >= 15, "{taken:?}");
     let mut finished: Vec<String> = Vec::new();
     while finished.len() < taken.len() {
         let frame = watcher.frame().unwrap();
@@ -251,7 +248,7 @@ fn a_store_that_hangs_costs_new_jobs_and_not_events_and_comes_back_by_itself() {
     let store = store_of(&mut peer);
     let command = commands[0].replace("PID", &store.to_string());
     run(&mut peer, &json!({ "stops": command }));
-    // Its end could not be kept, and is told all the same.
+    // Its output is told, and its end when it is kept, which is when the store is back.
     let ended = peer.job("stops").unwrap().pop().unwrap();
     assert_eq!(ended[&command], "after\n");
     daemon.log().wait("state storage does not answer").unwrap();
@@ -353,7 +350,8 @@ fn run_ends_with_the_right_code_whatever_happens_to_the_daemon() {
     held.err.wait("waiting for the daemon to come back").unwrap();
     let _daemon = setup.start().unwrap();
     let held = held.wait().unwrap();
-    assert_eq!(held.code(), 127, "{held:?}");
+    // As if by the SIGTERM that ends what a dead daemon left: its program could be run.
+    assert_eq!(held.code(), 143, "{held:?}");
     assert!((held.out + &held.err).contains("interrupted"));
     let waits = waits.wait().unwrap();
     assert_eq!((waits.code(), waits.out.as_str()), (5, "late\n"), "{}", waits.err);
@@ -398,7 +396,9 @@ fn watch_goes_on_where_it_was_and_says_when_it_cannot() -> Outcome<()> {
     let late = Cli::to(&daemon, "watch").args(["--since", &since]).start()?;
     late.out.wait(r#""name":"gap""#)?;
     let late = Cli::to(&daemon, "watch").args(["--since", "0"]).start()?;
-    assert!(late.out.wait(r#""seq":1"#)?.contains(r#""state":"pending""#));
+    let (pending, next) = late.out.wait_from(0, r#""process_id":"two""#)?;
+    assert!(pending.contains(r#""state":"pending""#), "{pending}");
+    late.out.wait_from(next, r#""state":"finished""#)?;
     Ok(())
 }
 
@@ -419,7 +419,7 @@ fn a_subscriber_that_comes_back_gets_what_it_missed_and_nothing_twice() {
             seqs.push(frame["seq"].as_u64().unwrap());
             finished += usize::from(frame["args"]["state"] == "finished");
             since["seq"] = frame["seq"].clone();
-            if frame["seq"].as_u64().unwrap() % 3 == 0 {
+            if frame["seq"].as_u64().unwrap().is_multiple_of(3) {
                 // Away in the middle of it.
                 peer = Peer::local(&daemon).unwrap();
                 let args = json!({ "events": ["dispatcher"], "since": since });
@@ -427,6 +427,6 @@ fn a_subscriber_that_comes_back_gets_what_it_missed_and_nothing_twice() {
             }
         }
     }
-    let expected: Vec<u64> = (1..=seqs.len() as u64).collect();
+    let expected: Vec<u64> = (seqs[0]..seqs[0] + seqs.len() as u64).collect();
     assert_eq!(seqs, expected, "every number once, in order");
 }

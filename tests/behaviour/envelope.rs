@@ -192,7 +192,7 @@ fn replies_come_in_the_order_of_the_requests() {
             ("rpc", "query", json!({})),
             ("rpc", "nosuch", json!({})),
             ("rpc", "dispatcher", json!({ "action": "list" })),
-            ("events", "subscribe", json!("system-state")),
+            ("events", "subscribe", json!("life-preserver")),
             ("rpc", "status", json!({})),
             ("rpc", "dispatcher", json!({ "action": "log", "job_id": "none" })),
         ];

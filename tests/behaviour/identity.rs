@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Group, geteuid};
 use serde_json::{Value, json};
-use support::{Cli, Daemon, Finished, Gate, Peer, Setup, Stream, Transport, client_frame, until};
+use support::{
+    Cli, Daemon, Finished, Gate, Peer, Setup, Stream, Transport, client_frame, skip, until,
+};
 
 use super::PROGRAM;
 
@@ -318,7 +320,7 @@ const SOMEBODY: u32 = 54_321;
 fn cannot_become_others() -> bool {
     let cannot = !geteuid().is_root();
     if cannot {
-        println!("skipped: only root can become another user");
+        skip("only root can become another user");
     }
     cannot
 }

@@ -292,12 +292,18 @@ fn whatever_breaks_no_job_is_lost_or_run_twice_and_each_end_is_told() {
     let patience = Instant::now() + PATIENCE;
     let jobs = loop {
         let jobs = house.control().and_then(list);
-        match jobs {
-            Ok(jobs) if jobs.values().all(|job| job["state"] == "finished") => break jobs,
+        match &jobs {
+            Ok(done) if done.values().all(|job| job["state"] == "finished") => {
+                break done.clone();
+            }
             Ok(_) => {}
             Err(_) => house.control = None,
         }
-        assert!(Instant::now() < patience, "jobs do not come to their end");
+        if Instant::now() > patience {
+            let status = house.control().and_then(|c| c.request("rpc", "status", &Value::Null));
+            let log = house.daemon().log().lines().join("\n");
+            panic!("jobs do not come to their end: {jobs:?}\n{status:?}\n{log}");
+        }
     };
     for id in &house.taken {
         let job = jobs.get(id).unwrap_or_else(|| panic!("{id} was taken and is not known"));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
-use support::{Cli, Daemon, Gate, Outcome, Peer, Setup, Stream, Transport, until};
+use support::{Cli, Daemon, Gate, Outcome, Peer, Setup, Stream, Transport, skip, until};
 
 use super::PROGRAM;
 
@@ -260,8 +260,7 @@ fn what_needs_a_restart_is_said_and_left_as_it_is() {
 #[test]
 fn other_groups_count_for_whoever_comes_next() {
     if !geteuid().is_root() {
-        println!("skipped: only root can become another user");
-        return;
+        return skip("only root can become another user");
     }
     const SOMEBODY: u32 = 54_321;
     let group = nix::unistd::Group::from_name("daemon").unwrap().unwrap().gid.as_raw();

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::digest;
 use rustls::ProtocolVersion;
 use serde_json::{Value, json};
-use support::{Cli, Daemon, Outcome, Peer, Setup, Stream, Transport, client_frame};
+use support::{Cli, Daemon, Outcome, Peer, Setup, Stream, Transport, client_frame, skip};
 use time::macros::format_description;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
@@ -127,8 +127,7 @@ fn without_tls_only_loopback_is_listened_on() {
 #[test]
 fn an_ipv6_listener_leaves_the_port_of_ipv4_alone() {
     if let Err(error) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
-        println!("skipped: this host has no IPv6: {error}");
-        return;
+        return skip(&format!("this host has no IPv6: {error}"));
     }
     let ipv4 = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = ipv4.local_addr().unwrap().port();

@@ -10,7 +10,9 @@ fn reach_their_fields() {
          max_message = 65536\nping_interval = \"1500ms\"\nlock_memory = true\n\
          [life_preserver]\nlog = \"\"\n[log]\nlevel = \"debug\"\ntarget = \"stderr\"\n\
          [bridge]\nallow_legacy_bridge_clients = \"read\"\n[relay]\nuser = \"\"\n\
-         [system_state]\nzpool = \"/sbin/zpool\"\ncapacity_warning = 80\n",
+         [system_state]\nzpool = \"/sbin/zpool\"\ncapacity_warning = 80\nzpool_when = \"always\"\n\
+         zpool_output = \"64KiB\"\ndevd = \"\"\nzpool_events = false\nevent_delay = \"1s\"\n\
+         event_pause = \"1m\"\n",
     );
     let listen: Vec<String> = config.server.listen.iter().map(ToString::to_string).collect();
     assert_eq!(listen, ["0.0.0.0:1", "[::]:1"]);
@@ -28,6 +30,12 @@ fn reach_their_fields() {
     assert_eq!(config.relay.user, None);
     assert_eq!(config.system_state.zpool, Path::new("/sbin/zpool"));
     assert_eq!(config.system_state.capacity_warning, 80);
+    assert_eq!(config.system_state.zpool_when, ZpoolWhen::Always);
+    assert_eq!(config.system_state.zpool_output, 65536);
+    assert_eq!(config.system_state.devd, None);
+    assert!(!config.system_state.zpool_events);
+    assert_eq!(config.system_state.event_delay, Duration::from_secs(1));
+    assert_eq!(config.system_state.event_pause, Duration::from_secs(60));
 }
 
 #[test]

@@ -19,14 +19,14 @@ use crate::{Directory, Log, Outcome, Process};
 #[derive(Clone, Debug)]
 pub struct Setup {
     program: PathBuf,
+    /// A program that runs the daemon in its own place, with its arguments.
+    under: Vec<String>,
     directory: Arc<Directory>,
     /// By section and key, as TOML.
     keys: BTreeMap<(String, String), String>,
     /// Behind the keys: sections that come more than once.
     more: String,
     env: Vec<(String, String)>,
-    /// What a shell does before it becomes the daemon.
-    before: Option<String>,
     /// Whom it runs as; the user of the tests where nothing is said.
     user: Option<u32>,
 }
@@ -48,9 +48,9 @@ impl Setup {
         ];
         let program = program.into();
         let (more, env) = (String::new(), Vec::new());
+        let (under, user) = (Vec::new(), None);
         let keys_of_ours = BTreeMap::new();
-        let (before, user) = (None, None);
-        let mut setup = Setup { program, directory, keys: keys_of_ours, more, env, before, user };
+        let mut setup = Setup { program, under, directory, keys: keys_of_ours, more, env, user };
         for (key, value) in keys {
             setup.set(key, value);
         }
@@ -87,8 +87,14 @@ impl Setup {
     /// The same, started by a shell that runs this first: what it ignores, opens and limits is handed
     /// on to the daemon.
     #[must_use]
-    pub fn after_shell(mut self, script: &str) -> Setup {
-        self.before = Some(script.to_owned());
+    pub fn after_shell(self, script: &str) -> Setup {
+        self.under(["sh", "-c", &format!("{script}\nexec \"$@\""), "sh"])
+    }
+
+    /// The same, run by another program: one that becomes what it is told to run.
+    #[must_use]
+    pub fn under<S: Into<String>>(mut self, program: impl IntoIterator<Item = S>) -> Setup {
+        self.under = program.into_iter().map(Into::into).collect();
         self
     }
 
@@ -143,12 +149,12 @@ impl Setup {
     /// Starts it, whatever becomes of it.
     pub fn launch(&self) -> Outcome<Daemon> {
         self.write()?;
-        let mut command = match &self.before {
+        let mut command = match self.under.split_first() {
             None => Command::new(&self.program),
-            Some(script) => {
-                let mut shell = Command::new("sh");
-                shell.arg("-c").arg(format!("{script}\nexec \"$@\"")).arg("sh").arg(&self.program);
-                shell
+            Some((under, arguments)) => {
+                let mut command = Command::new(under);
+                command.args(arguments).arg(&self.program);
+                command
             }
         };
         if let Some(user) = self.user {

@@ -9,7 +9,10 @@ mod jobs;
 mod log;
 mod peer;
 mod process;
+mod pty;
 mod raw;
+mod skip;
+mod zfs;
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -21,7 +24,10 @@ pub use gate::Gate;
 pub use log::Log;
 pub use peer::{Peer, Refused, Stream, Transport, server_frame};
 pub use process::Process;
+pub use pty::Pty;
 pub use raw::{client_frame, client_header, upgrade_request};
+pub use skip::skip;
+pub use zfs::Zfs;
 
 /// What every step returns; any error ends the test or the section.
 pub type Outcome<T> = Result<T, Box<dyn Error>>;

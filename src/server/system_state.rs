@@ -1,0 +1,323 @@
+//! The processes and the socket by which the system's state is found out, between its state
+//! machine and the reactor.
+//!
+//! A `zpool` that answers soon, as nearly all do, wakes the loop once, by its end: what it printed
+//! waits in the pipe meanwhile. Only one that takes longer has its pipe watched, so that it is not
+//! held up by a full one.
+
+use std::time::Duration;
+
+use log::{error, log};
+use mio::Interest;
+use mio::unix::SourceFd;
+use nix::unistd::Pid;
+use std::os::fd::AsRawFd;
+
+use super::{Key, Server, start};
+use crate::config::{Config, ZpoolWhen};
+use crate::moment::Moment;
+use crate::reactor::{Reactor, Registered};
+use crate::sys::children::Exit;
+use crate::sys::zfs;
+use crate::system_state::{Complaint, Devd, Effect, Feed, Limits, Process, Starter, drain};
+
+/// What of it the reactor is asked to watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    /// The state machine's own deadline.
+    Check,
+    /// What the asked `zpool` prints; its deadline is for it to be watched.
+    Output,
+    /// What it writes to standard error.
+    Errors,
+    /// The kernel's events; its deadline is for them to be read again.
+    Feed,
+}
+
+/// How long a `zpool` may take until its pipes are watched.
+const UNWATCHED: Duration = Duration::from_millis(100);
+/// Bytes of a feed that are read in one turn; what is left waits for the next.
+const FEED_TURN: usize = 256 * 1024;
+
+/// All of them.
+pub(super) struct Probes {
+    starter: Starter,
+    asked: Option<Asked>,
+    /// The one that was asked, was killed, and has not ended.
+    dying: Option<Pid>,
+    follower: Option<Follower>,
+    devd: Option<Devd>,
+    /// Of the feed, while it is watched.
+    feed: Option<Registered>,
+}
+
+/// A `zpool` that is to answer.
+struct Asked {
+    process: Process,
+    output: Option<Registered>,
+    errors: Option<Registered>,
+}
+
+/// A `zpool events` that is followed.
+struct Follower {
+    process: Process,
+    errors: Complaint,
+}
+
+impl Probes {
+    pub(super) fn new(starter: Starter) -> Probes {
+        Probes { starter, asked: None, dying: None, follower: None, devd: None, feed: None }
+    }
+
+    /// Has the pipes of the asked `zpool` watched; what is in them is told at once.
+    fn watch(&mut self, reactor: &mut Reactor<Key>) {
+        let Some(Asked { process, output, errors }) = &mut self.asked else { return };
+        let (out, err) = (Key::SystemState(Part::Output), Key::SystemState(Part::Errors));
+        // One that cannot be watched is read when its process has ended.
+        *output = reactor.register(&mut process.output, Interest::READABLE, out).ok();
+        *errors = reactor.register(&mut process.errors, Interest::READABLE, err).ok();
+    }
+
+    /// Gives the asked `zpool` up, or takes it when it has ended.
+    fn take_asked(&mut self, reactor: &mut Reactor<Key>) -> Option<Process> {
+        reactor.set_deadline(Key::SystemState(Part::Output), None);
+        let Asked { mut process, output, errors } = self.asked.take()?;
+        if let Some(registered) = output {
+            reactor.deregister(&mut process.output, registered);
+        }
+        if let Some(registered) = errors {
+            reactor.deregister(&mut process.errors, registered);
+        }
+        Some(process)
+    }
+
+    fn watch_feed(&mut self, reactor: &mut Reactor<Key>) -> std::io::Result<()> {
+        let key = Key::SystemState(Part::Feed);
+        let registered = match (&self.devd, &mut self.follower) {
+            (Some(devd), _) => {
+                reactor.register(&mut SourceFd(&devd.as_raw_fd()), Interest::READABLE, key)
+            }
+            (None, Some(follower)) => {
+                reactor.register(&mut follower.process.output, Interest::READABLE, key)
+            }
+            (None, None) => return Ok(()),
+        };
+        self.feed = Some(registered?);
+        Ok(())
+    }
+
+    fn unwatch_feed(&mut self, reactor: &mut Reactor<Key>) {
+        reactor.set_deadline(Key::SystemState(Part::Feed), None);
+        let Some(registered) = self.feed.take() else { return };
+        if let Some(devd) = &self.devd {
+            reactor.deregister(&mut SourceFd(&devd.as_raw_fd()), registered);
+        } else if let Some(follower) = &mut self.follower {
+            reactor.deregister(&mut follower.process.output, registered);
+        }
+    }
+
+    fn let_feed_go(&mut self, reactor: &mut Reactor<Key>) {
+        self.unwatch_feed(reactor);
+        self.devd = None;
+        if let Some(follower) = self.follower.take() {
+            follower.process.kill();
+        }
+    }
+}
+
+pub(super) fn limits(config: &Config) -> Limits {
+    let state = &config.system_state;
+    Limits {
+        interval: state.interval,
+        report_interval: state.report_interval,
+        zpool_deadline: state.zpool_deadline,
+        zpool_output: state.zpool_output,
+        capacity_warning: state.capacity_warning,
+        event_delay: state.event_delay,
+        event_pause: state.event_pause,
+        max_event: config.events.max_event,
+    }
+}
+
+impl Server {
+    /// Does what the state machine wants done, until it wants no more.
+    pub(super) fn look_after_system_state(&mut self, now: Moment) {
+        while let Some(effect) = self.system_state.next_effect() {
+            match effect {
+                Effect::Look => {
+                    let zfs = match self.config.system_state.zpool_when {
+                        ZpoolWhen::Loaded => zfs::is_there(),
+                        ZpoolWhen::Always => true,
+                    };
+                    self.system_state.looked(start::hostname(), zfs, now);
+                }
+                Effect::Ask(arguments) => self.ask_zpool(&arguments, now),
+                Effect::Kill => {
+                    if let Some(process) = self.probes.take_asked(&mut self.reactor) {
+                        process.kill();
+                        self.probes.dying = Some(process.pid);
+                    }
+                }
+                Effect::Attach { events } => self.attach(events.as_deref(), now),
+                Effect::Detach => self.probes.let_feed_go(&mut self.reactor),
+                Effect::Publish(event) => {
+                    if self.hostname != self.system_state.hostname() {
+                        self.hostname = self.system_state.hostname().to_owned();
+                        self.find_origins();
+                    }
+                    self.publish(event, now);
+                }
+                Effect::Say(level, text) => log!(level, "{text}"),
+            }
+        }
+    }
+
+    fn ask_zpool(&mut self, arguments: &[String], now: Moment) {
+        match self.probes.starter.start(&self.config.system_state.zpool, arguments) {
+            Ok(process) => {
+                self.probes.asked = Some(Asked { process, output: None, errors: None });
+                let key = Key::SystemState(Part::Output);
+                self.reactor.set_deadline(key, Some(now.instant + UNWATCHED));
+            }
+            Err(error) => self.system_state.not_started(&error),
+        }
+    }
+
+    /// Finds a feed of events: devd, or else a `zpool` that can be followed.
+    fn attach(&mut self, events: Option<&[String]>, now: Moment) {
+        let state = &self.config.system_state;
+        let probes = &mut self.probes;
+        probes.devd = state.devd.as_ref().and_then(|path| Devd::connect(path).ok());
+        if probes.devd.is_none()
+            && let Some(arguments) = events.filter(|_| state.zpool_events)
+        {
+            match probes.starter.start(&state.zpool, arguments) {
+                Ok(process) => {
+                    probes.follower = Some(Follower { process, errors: Complaint::default() })
+                }
+                Err(error) => error!("cannot follow zpool events: {error}"),
+            }
+        }
+        let feed = match (&probes.devd, &probes.follower) {
+            (Some(_), _) => Some(Feed::Devd),
+            (None, Some(_)) => Some(Feed::Events),
+            (None, None) => None,
+        };
+        if let Err(error) = probes.watch_feed(&mut self.reactor) {
+            error!("cannot watch events of ZFS: {error}");
+            self.probes.let_feed_go(&mut self.reactor);
+            return self.system_state.attached(None, now);
+        }
+        self.system_state.attached(feed, now);
+    }
+
+    pub(super) fn on_zpool_io(&mut self, part: Part, now: Moment) {
+        match part {
+            Part::Output | Part::Errors => self.on_zpool_output(part),
+            Part::Feed => self.on_feed(now),
+            Part::Check => {}
+        }
+    }
+
+    /// The asked `zpool` takes its time, and has printed something meanwhile.
+    fn on_zpool_output(&mut self, part: Part) {
+        let Some(Asked { process, output, errors }) = &mut self.probes.asked else { return };
+        let is_output = part == Part::Output;
+        let (pipe, registered) = match is_output {
+            true => (&mut process.output, output),
+            false => (&mut process.errors, errors),
+        };
+        let state = &mut self.system_state;
+        let mut is_more = false;
+        let is_open = drain(pipe, &mut self.scratch, |bytes| {
+            is_more = if is_output { state.printed(bytes) } else { state.complained(bytes) };
+            false
+        });
+        if is_more {
+            self.reactor.again(Key::SystemState(part));
+        } else if !is_open && let Some(registered) = registered.take() {
+            self.reactor.deregister(pipe, registered);
+        }
+    }
+
+    /// Reads what the kernel said, and then lets it talk for a while: one wounded pool says
+    /// hundreds of things a second.
+    fn on_feed(&mut self, now: Moment) {
+        let (probes, state) = (&mut self.probes, &mut self.system_state);
+        let mut left = FEED_TURN;
+        let mut take = |bytes: &[u8]| {
+            state.heard(bytes, now);
+            left = left.saturating_sub(bytes.len());
+            left > 0
+        };
+        let is_open = match (&mut probes.devd, &mut probes.follower) {
+            (Some(devd), _) => drain(devd, &mut self.scratch, &mut take),
+            (None, Some(follower)) => {
+                let is_open = drain(&mut follower.process.output, &mut self.scratch, &mut take);
+                follower.drain_errors(&mut self.scratch);
+                is_open
+            }
+            (None, None) => return,
+        };
+        probes.unwatch_feed(&mut self.reactor);
+        if is_open {
+            let again = now.instant + self.config.system_state.event_delay;
+            self.reactor.set_deadline(Key::SystemState(Part::Feed), Some(again));
+        } else if let Some(follower) = &probes.follower {
+            // Its end is still to be told; one that closed its output and lives is of no use.
+            follower.process.kill();
+        } else {
+            probes.devd = None;
+            self.system_state.detached();
+        }
+    }
+
+    pub(super) fn on_zpool_deadline(&mut self, part: Part, now: Moment) {
+        match part {
+            Part::Check => self.system_state.on_deadline(now),
+            Part::Output => self.probes.watch(&mut self.reactor),
+            Part::Feed => {
+                if let Err(error) = self.probes.watch_feed(&mut self.reactor) {
+                    error!("cannot watch events of ZFS: {error}");
+                    self.probes.let_feed_go(&mut self.reactor);
+                    self.system_state.detached();
+                }
+            }
+            Part::Errors => {}
+        }
+    }
+
+    /// A child has ended that is no job's and no helper: a `zpool`, or nothing of ours.
+    pub(super) fn on_zpool_exit(&mut self, pid: Pid, exit: Exit, now: Moment) {
+        let probes = &mut self.probes;
+        if probes.asked.as_ref().is_some_and(|asked| asked.process.pid == pid) {
+            let Some(mut process) = probes.take_asked(&mut self.reactor) else { return };
+            let state = &mut self.system_state;
+            drain(&mut process.output, &mut self.scratch, |bytes| state.printed(bytes));
+            drain(&mut process.errors, &mut self.scratch, |bytes| state.complained(bytes));
+            state.ended(exit, process.failure(), now);
+        } else if probes.dying == Some(pid) {
+            probes.dying = None;
+            self.system_state.ended(exit, None, now);
+        } else if probes.follower.as_ref().is_some_and(|follower| follower.process.pid == pid) {
+            probes.unwatch_feed(&mut self.reactor);
+            let Some(mut follower) = probes.follower.take() else { return };
+            follower.drain_errors(&mut self.scratch);
+            let Follower { process, errors } = follower;
+            self.system_state.follower_ended(exit, &errors, process.failure());
+        }
+    }
+}
+
+impl Follower {
+    /// Reads what it wrote to standard error, whether that is kept or not: a full pipe would stop it.
+    fn drain_errors(&mut self, scratch: &mut [u8]) {
+        let errors = &mut self.errors;
+        let mut left = FEED_TURN;
+        drain(&mut self.process.errors, scratch, |bytes| {
+            errors.push(bytes);
+            left = left.saturating_sub(bytes.len());
+            left > 0
+        });
+    }
+}

@@ -1,0 +1,209 @@
+//! The kernel's own events, as text: from devd, or from `zpool events` that is followed.
+//!
+//! They only wake: what has become of the pools is then asked of `zpool`. So nothing is read from
+//! them but whether they can mean a change. Most of them cannot: a `history_event` follows each
+//! snapshot, and devd tells of everything else on the host too.
+
+use std::io;
+
+use super::probe::{Complaint, Trouble, USAGE};
+use crate::sys::children::Exit;
+use crate::sys::spawn::Step;
+
+/// Where events come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feed {
+    /// devd's socket: a packet an event.
+    Devd,
+    /// A `zpool events -H -f` of our own: a line an event.
+    Events,
+}
+
+impl Feed {
+    /// For people.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Feed::Devd => "devd",
+            Feed::Events => "zpool events",
+        }
+    }
+}
+
+/// Why a `zpool` that was followed will not be followed again, if its end says so: this version has
+/// no events, or they are not for us.
+pub(super) fn refusal(
+    exit: Exit,
+    errors: &Complaint,
+    failure: Option<(Step, io::Error)>,
+) -> Option<String> {
+    let said = errors.first_line();
+    let is_refused =
+        exit == Exit::Code(USAGE) || said.to_ascii_lowercase().contains("permission denied");
+    let trouble = match failure {
+        Some((_, error)) => Trouble::NotStarted(error.to_string()),
+        None if is_refused => Trouble::Exit(exit, said),
+        None => return None,
+    };
+    Some(format!("{} {trouble}", Feed::Events.name()))
+}
+
+/// Lines longer than this are judged by their beginning, in bytes.
+const LINE: usize = 1024;
+
+/// The arguments of `zpool` that follow the events: first those that the kernel still holds, then
+/// each as it comes.
+pub(super) const FOLLOW: [&str; 3] = ["events", "-H", "-f"];
+
+/// Events that say nothing of the state of a pool.
+const HISTORY: &str = "history_event";
+
+/// The beginning of a line whose end has not come yet.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    begun: Vec<u8>,
+}
+
+impl Lines {
+    /// Takes what came from a feed. True where it may mean that a pool has changed.
+    pub(super) fn take(&mut self, feed: Feed, bytes: &[u8]) -> bool {
+        let mut matters = false;
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let room = LINE.saturating_sub(self.begun.len());
+            self.begun.extend_from_slice(&piece[..piece.len().min(room)]);
+            if piece.ends_with(b"\n") {
+                matters |= line_matters(feed, &self.begun);
+                self.begun.clear();
+            }
+        }
+        if feed == Feed::Devd && !self.begun.is_empty() {
+            // A packet is whole, even without its line end.
+            matters |= line_matters(feed, &self.begun);
+            self.begun.clear();
+        }
+        matters
+    }
+}
+
+fn line_matters(feed: Feed, line: &[u8]) -> bool {
+    let line = String::from_utf8_lossy(line);
+    let mut words = line.split_ascii_whitespace();
+    match feed {
+        // `!system=ZFS subsystem=ZFS type=…`, the type before all that could be mistaken for it.
+        Feed::Devd => {
+            words.next() == Some("!system=ZFS")
+                && words
+                    .find_map(|word| word.strip_prefix("type="))
+                    .is_none_or(|kind| !kind.ends_with(HISTORY))
+        }
+        // The class stands last. What cannot be read (`dropped 5 events`) may mean anything.
+        Feed::Events => words.last().is_some_and(|class| !class.ends_with(HISTORY)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of OpenZFS 2.3.9; the file says more.
+    const CAPTURED: &str = include_str!("../../tests/zfs/events-2.3.9.txt");
+
+    /// What `zpool events` wrote while something was done to pools.
+    fn written_during(what: &str) -> String {
+        let mark = |line: &&str| line.starts_with("@@ MARK") && line.contains(what);
+        let mut lines = CAPTURED.lines().skip_while(|line| !mark(line));
+        assert!(lines.next().is_some(), "{what}");
+        let lines = lines.take_while(|line| !line.starts_with("@@ MARK") || line.ends_with("done"));
+        let lines = lines.filter(|line| !line.starts_with("@@"));
+        lines.map(|line| format!("{line}\n")).collect()
+    }
+
+    fn matters(text: &str) -> bool {
+        Lines::default().take(Feed::Events, text.as_bytes())
+    }
+
+    #[test]
+    fn what_changes_a_pool_wakes() {
+        for what in [
+            "pool create",
+            "offline",
+            "online",
+            "scrub",
+            "export",
+            "attach",
+            "clear:",
+            "pool destroy",
+        ] {
+            assert!(matters(&written_during(what)), "{what}");
+        }
+        assert!(CAPTURED.ends_with("\ndropped 1 events\n") && matters("dropped 1 events\n"));
+    }
+
+    #[test]
+    fn snapshots_and_the_like_do_not() {
+        for what in ["snapshot:", "snapshot -r", "fs create", "property", "hold", "rename"] {
+            let written = written_during(what);
+            assert!(written.contains(HISTORY) && !matters(&written), "{what}: {written}");
+        }
+        assert!(!matters("") && !matters("\n"));
+    }
+
+    fn refusal(exit: Exit, errors: &str, failure: Option<(Step, io::Error)>) -> Option<String> {
+        let mut said = Complaint::default();
+        said.push(errors.as_bytes());
+        super::refusal(exit, &said, failure)
+    }
+
+    #[test]
+    fn a_follower_that_cannot_be_is_not_tried_again() {
+        // From zfs-fuse 0.7.0 and from OpenZFS 2.3.9 run by a user.
+        let said = "unrecognized command 'events'\nusage: zpool command args ...\n";
+        assert_eq!(
+            refusal(Exit::Code(2), said, None).as_deref(),
+            Some("zpool events ended with code 2: unrecognized command 'events'")
+        );
+        assert!(refusal(Exit::Code(255), "cannot get event: permission denied\n", None).is_some());
+        let error = io::Error::from(io::ErrorKind::NotFound);
+        assert!(refusal(Exit::Code(127), "", Some((Step::Run, error))).is_some());
+        for (exit, said) in [
+            (Exit::Code(255), "cannot get event: signal received\n"),
+            (Exit::Code(1), "The ZFS modules are not loaded.\n"),
+            (Exit::Signal(9), ""),
+        ] {
+            assert_eq!(refusal(exit, said, None), None, "{said}");
+        }
+    }
+
+    #[test]
+    fn lines_may_come_in_any_pieces() {
+        let text = "Nov 23 2026 18:09:22.6\tsysevent.fs.zfs.history_event\n\
+                    Nov 23 2026 18:09:22.7\tresource.fs.zfs.statechange\n";
+        for at in 0..text.len() {
+            let (first, second) = text.as_bytes().split_at(at);
+            let mut lines = Lines::default();
+            let early = lines.take(Feed::Events, first);
+            assert!(!early && lines.take(Feed::Events, second), "{at}");
+        }
+        let mut lines = Lines::default();
+        for _ in 0..1000 {
+            assert!(!lines.take(Feed::Events, &[b'x'; 1000]));
+        }
+        assert!(lines.begun.len() <= LINE);
+        assert!(lines.take(Feed::Events, b"\n"));
+    }
+
+    #[test]
+    fn of_devd_only_what_zfs_says() {
+        let matters = |packet: &str| Lines::default().take(Feed::Devd, packet.as_bytes());
+        // From the unit test of FreeBSD's zfsd, and as kern_devctl(9) and OpenZFS compose it.
+        assert!(matters(
+            "!system=ZFS subsystem=ZFS type=misc.fs.zfs.vdev_remove pool_name=foo \
+             pool_guid=9756779504028057996 vdev_path=/dev/da1 timestamp=1348871594\n"
+        ));
+        assert!(matters("!system=ZFS subsystem=ZFS type=resource.fs.zfs.statechange  pool=tank"));
+        assert!(!matters(
+            "!system=ZFS subsystem=ZFS type=sysevent.fs.zfs.history_event  pool=tank\n"
+        ));
+        assert!(!matters("!system=DEVFS subsystem=CDEV type=CREATE cdev=da1\n"));
+        assert!(!matters("!system=ZFSX subsystem=ZFS type=a\n+uhub1 at\n-uhub1 at\n?\n\n"));
+    }
+}

@@ -1,0 +1,872 @@
+//! Checks driven by hand, with made-up time, and with what real `zpool`s printed.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::captures::{self, Capture};
+use super::*;
+use crate::wire::{Published, Spelling};
+
+/// A host with the state of the system, its clock, and what was wanted of it.
+struct Host {
+    state: SystemState,
+    start: Instant,
+    elapsed: Duration,
+    hostname: String,
+    zfs: bool,
+    /// Effects since they were last taken, looks left out.
+    effects: Vec<Effect>,
+}
+
+fn limits() -> Limits {
+    Limits {
+        interval: Duration::from_secs(60),
+        report_interval: Duration::from_secs(900),
+        zpool_deadline: Duration::from_secs(10),
+        zpool_output: 64 * 1024,
+        capacity_warning: 90,
+        event_delay: Duration::from_millis(200),
+        event_pause: Duration::from_secs(30),
+        max_event: 256 * 1024,
+    }
+}
+
+const LIST: &str = "list -H -o name,size,allocated,free,checkpoint,expandsize,fragmentation,\
+                    capacity,dedupratio,health,altroot";
+const STATUS: &str = "status -x";
+const HEALTHY: &str = "all pools are healthy\n";
+
+/// A line of `zpool list` as OpenZFS prints it.
+fn line(name: &str, health: &str, capacity: &str) -> String {
+    format!("{name}\t112M\t20.2M\t91.8M\t-\t-\t23%\t{capacity}\t1.00x\t{health}\t-\n")
+}
+
+impl Host {
+    fn with(limits: Limits) -> Host {
+        Host {
+            state: SystemState::new(limits, "nas"),
+            start: Instant::now(),
+            elapsed: Duration::ZERO,
+            hostname: "nas".to_owned(),
+            zfs: true,
+            effects: Vec::new(),
+        }
+    }
+
+    /// One whose first check asks for the list.
+    fn new() -> Host {
+        let mut host = Host::with(limits());
+        host.state.begin(host.now());
+        assert_eq!(host.asked(), [LIST]);
+        host
+    }
+
+    /// One whose first check is over: its only pool is well.
+    fn with_pool() -> Host {
+        let mut host = Host::new();
+        host.answers(&line("tank", "ONLINE", "12%"));
+        assert_eq!(host.asked(), [STATUS]);
+        host.answers(HEALTHY);
+        assert_eq!(host.told().len(), 1);
+        host
+    }
+
+    fn now(&self) -> Moment {
+        let wall: SystemTime = UNIX_EPOCH + Duration::from_secs(1_795_456_247) + self.elapsed;
+        Moment { instant: self.start + self.elapsed, wall }
+    }
+
+    /// Time goes by, and what is due in it is done when it is due.
+    fn pass(&mut self, time: Duration) {
+        let end = self.elapsed + time;
+        self.settle();
+        while let Some(due) = self.state.due().filter(|due| *due <= self.start + end) {
+            self.elapsed = self.elapsed.max(due - self.start);
+            self.state.on_deadline(self.now());
+            self.settle();
+        }
+        self.elapsed = end;
+    }
+
+    fn settle(&mut self) {
+        while let Some(effect) = self.state.next_effect() {
+            match effect {
+                Effect::Look => self.state.looked(self.hostname.clone(), self.zfs, self.now()),
+                effect => self.effects.push(effect),
+            }
+        }
+    }
+
+    fn take<T>(&mut self, wanted: impl Fn(&Effect) -> Option<T>) -> Vec<T> {
+        self.settle();
+        let mut taken = Vec::new();
+        self.effects.retain(|effect| {
+            let found = wanted(effect);
+            let keep = found.is_none();
+            taken.extend(found);
+            keep
+        });
+        taken
+    }
+
+    /// Questions since the last time.
+    fn asked(&mut self) -> Vec<String> {
+        self.take(|effect| match effect {
+            Effect::Ask(arguments) => Some(arguments.join(" ")),
+            _ => None,
+        })
+    }
+
+    /// The `args` of events since the last time, as they are sent.
+    fn told(&mut self) -> Vec<Value> {
+        self.take(|effect| match effect {
+            Effect::Publish(event) => {
+                let published = Published::new(event.clone(), 1, "e".into(), "".into(), 256 * 1024);
+                let frame = published.frame(Spelling::default());
+                let mut frame: Value = serde_json::from_slice(&frame).unwrap();
+                Some(frame["args"].take())
+            }
+            _ => None,
+        })
+    }
+
+    fn told_once(&mut self) -> Value {
+        let told = self.told();
+        assert_eq!(told.len(), 1, "{told:#?}");
+        told.into_iter().next().unwrap()
+    }
+
+    fn told_once_after_status(&mut self) -> Value {
+        if self.asked().last().is_some_and(|asked| asked == STATUS) {
+            self.answers(HEALTHY);
+        }
+        self.told_once()
+    }
+
+    fn said(&mut self) -> Vec<String> {
+        self.take(|effect| match effect {
+            Effect::Say(_, text) => Some(text.clone()),
+            _ => None,
+        })
+    }
+
+    fn was_killed(&mut self) -> bool {
+        !self.take(|effect| matches!(effect, Effect::Kill).then_some(())).is_empty()
+    }
+
+    /// Whether a feed is looked for, and if so whether `zpool events` may be one.
+    fn attaches(&mut self) -> Option<bool> {
+        let found = self.take(|effect| match effect {
+            Effect::Attach { events } => Some(events.as_ref().is_some_and(|arguments| {
+                assert_eq!(arguments.join(" "), "events -H -f");
+                true
+            })),
+            _ => None,
+        });
+        assert!(found.len() < 2);
+        found.first().copied()
+    }
+
+    fn ends(&mut self, out: &str, errors: &str, exit: Exit) {
+        self.state.printed(out.as_bytes());
+        self.state.complained(errors.as_bytes());
+        self.state.ended(exit, None, self.now());
+        self.settle();
+    }
+
+    fn follower_ends(&mut self, exit: Exit, errors: &str) {
+        let mut complaint = Complaint::default();
+        complaint.push(errors.as_bytes());
+        self.state.follower_ended(exit, &complaint, None);
+    }
+
+    fn answers(&mut self, out: &str) {
+        self.ends(out, "", Exit::Code(0));
+    }
+
+    /// What was captured happens now.
+    fn replays(&mut self, capture: &Capture) {
+        match capture.exit {
+            Some(exit) => self.ends(capture.out, capture.errors, exit),
+            None => self.pass(limits().zpool_deadline),
+        }
+    }
+
+    /// A whole check whose list is this, and whose status is that.
+    fn checks(&mut self, list: &str, status: &str) {
+        assert_eq!(self.asked(), [LIST]);
+        self.answers(list);
+        if self.asked() == [STATUS] {
+            self.answers(status);
+        }
+    }
+}
+
+fn health(args: &Value, pool: &str) -> (String, String, String) {
+    let text = |key: &str| args["zpools"][pool][key].as_str().unwrap_or("?").to_owned();
+    (text("health"), text("capacity"), text("priority"))
+}
+
+/// What a check makes of the captured outputs of a state: a line a pool.
+fn made_of(file: &'static str, state: &str) -> String {
+    let captures = captures::read(file);
+    let find = |command: &str| {
+        let found = captures.iter().find(|c| c.state == state && c.command.starts_with(command));
+        found.unwrap_or_else(|| panic!("{command} of {state}"))
+    };
+    let mut host = Host::new();
+    host.replays(find("zpool list -H"));
+    if host.asked() == [STATUS] {
+        host.replays(find("zpool status -x"));
+    }
+    let args = host.told_once();
+    let mut made = format!("{}\n", args["priority"].as_str().unwrap());
+    if let Some(error) = args["zpool_error"].as_str() {
+        made.push_str(&format!("error {error}\n"));
+    }
+    match args["zpools"].as_object() {
+        None => made.push_str("no ZFS\n"),
+        Some(pools) if pools.is_empty() => made.push_str("no pools\n"),
+        Some(pools) => {
+            for (name, pool) in pools {
+                let keys = ["size", "alloc", "free", "frag", "expandsz", "dedup", "altroot"];
+                let more = keys.map(|key| pool[key].as_str().unwrap()).join(" ");
+                let ckpoint = pool["ckpoint"].as_str().unwrap();
+                let (health, capacity, priority) = health(&args, name);
+                made.push_str(&format!(
+                    "{name}| {health} {capacity} {} | {more} {ckpoint}",
+                    priority.split(' ').next().unwrap()
+                ));
+                if let Some(status) = pool.get("status") {
+                    let status: String = status.as_str().unwrap().chars().take(50).collect();
+                    made.push_str(&format!(" | {}", status.trim_end()));
+                }
+                made.push('\n');
+            }
+        }
+    }
+    made
+}
+
+/// What each captured state is expected to come to, as a person judged it.
+const MEANING: &str = include_str!("../../tests/zfs/meaning.txt");
+
+#[test]
+fn every_captured_state_means_what_it_should() {
+    let mut judged = 0_usize;
+    for section in MEANING.split("\n== ").skip(1) {
+        let (head, expected) = section.split_once('\n').unwrap();
+        let (version, state) = head.split_once(' ').unwrap();
+        let file = match version {
+            "openzfs-2.3.9" => captures::OPENZFS_2_3,
+            "openzfs-2.1.11" => captures::OPENZFS_2_1,
+            other => panic!("{other}"),
+        };
+        assert_eq!(made_of(file, state).trim_end(), expected.trim_end(), "{head}");
+        judged += 1;
+    }
+    let is_list = |c: &Capture| c.command.contains("list -H") || c.command.contains("status -x");
+    let captured = [captures::OPENZFS_2_3, captures::OPENZFS_2_1].map(|file| {
+        let mut states: Vec<&str> =
+            captures::read(file).iter().filter(|c| is_list(c)).map(|c| c.state).collect();
+        states.dedup();
+        states.len()
+    });
+    assert_eq!(judged, captured.iter().sum::<usize>(), "a state has no meaning");
+}
+
+#[test]
+fn an_event_has_the_documented_keys() {
+    let mut host = Host::new();
+    host.answers(&line("tank", "ONLINE", "12%"));
+    host.answers(HEALTHY);
+    assert_eq!(
+        host.told_once(),
+        json!({"hostname": "nas", "priority": "0 - Information", "zpools": {"tank": {
+            "size": "112M", "alloc": "20.2M", "free": "91.8M", "frag": "23%", "expandsz": "-",
+            "dedup": "1.00x", "altroot": "-", "capacity": "12%", "health": "ONLINE", "ckpoint": "-",
+            "priority": "0 - Information"}}})
+    );
+}
+
+#[test]
+fn what_this_zpool_does_not_know_is_learned_once() {
+    let captured = captures::read(captures::ZFS_FUSE);
+    let run = |command: &str| captured.iter().find(|c| c.command == command).unwrap();
+    let mut host = Host::with(limits());
+    host.state.begin(host.now());
+    let refused = run(&format!("zpool {LIST}"));
+    assert_eq!(refused.exit, Some(Exit::Code(2)));
+    // The captured refusal names the first; the others are refused in the same words.
+    let mut known = LIST.to_owned();
+    for property in ["checkpoint", "expandsize", "fragmentation"] {
+        assert_eq!(host.asked(), [known.clone()]);
+        let errors = refused.errors.replace("'checkpoint'", &format!("'{property}'"));
+        host.ends("", &errors, Exit::Code(2));
+        known = known.replace(&format!("{property},"), "");
+    }
+    assert_eq!(host.asked(), [known.clone()]);
+    host.replays(run(&format!("zpool {known}")));
+    assert_eq!(host.asked(), [STATUS]);
+    host.replays(run("zpool status -x"));
+    let args = host.told_once();
+    let status = "One or more devices has been taken offline by the administrator. Sufficient \
+                  replicas exist for the pool to continue functioning in a degraded state.";
+    assert_eq!(
+        args["zpools"]["tank"],
+        json!({"size": "123M", "alloc": "412K", "free": "123M", "frag": "-", "expandsz": "-",
+               "dedup": "1.00x", "altroot": "-", "capacity": "0%", "health": "DEGRADED",
+               "status": status, "priority": "9 - Urgent"})
+    );
+    host.pass(Duration::from_secs(60));
+    assert_eq!(host.asked(), [known.clone()]);
+    host.replays(run(&format!("zpool {known}")));
+    // A reload may have come with another `zpool`.
+    host.state.reload(limits(), host.now());
+    host.answers(HEALTHY);
+    host.pass(Duration::ZERO);
+    assert_eq!(host.asked(), [STATUS, LIST]);
+}
+
+#[test]
+fn a_reload_does_not_change_what_was_asked_before_it() {
+    let mut host = Host::new();
+    let refused = "bad property list: invalid property 'checkpoint'\n";
+    host.ends("", refused, Exit::Code(2));
+    let known = LIST.replace("checkpoint,", "");
+    assert_eq!(host.asked(), [known]);
+    host.state.reload(limits(), host.now());
+    let shorter = line("tank", "ONLINE", "12%").replacen("-\t", "", 1);
+    host.answers(&shorter);
+    assert_eq!(host.asked(), [STATUS]);
+    host.answers(HEALTHY);
+    assert_eq!(host.told_once().get("zpool_error"), None);
+    host.pass(Duration::ZERO);
+    assert_eq!(host.asked(), [LIST], "the one after it asks for all again");
+}
+
+#[test]
+fn a_needed_property_that_is_refused_is_an_error() {
+    for refused in ["name", "health", "colour"] {
+        let mut host = Host::new();
+        let errors = format!("bad property list: invalid property '{refused}'\nusage:\n");
+        host.ends("", &errors, Exit::Code(2));
+        assert_eq!(host.asked(), Vec::<String>::new());
+        let error = "zpool list ended with code 2: bad property list: invalid property";
+        assert_eq!(host.told_once()["zpool_error"], format!("{error} '{refused}'"));
+    }
+}
+
+#[test]
+fn no_zfs_is_no_error() {
+    let no_zfs = json!({"hostname": "nas", "priority": "0 - Information"});
+    // Where it is not loaded `zpool` is not even run.
+    let mut host = Host::with(limits());
+    host.zfs = false;
+    host.state.begin(host.now());
+    assert_eq!(host.told_once(), no_zfs);
+    assert_eq!((host.asked(), host.attaches()), (vec![], None));
+    // Not installed.
+    let mut host = Host::new();
+    let error = io::Error::from_raw_os_error(libc::ENOENT);
+    host.state.ended(Exit::Code(127), Some((Step::Run, error)), host.now());
+    assert_eq!(host.told_once(), no_zfs);
+    // Loaded, but not to be reached; the first is captured from zfs-fuse, others as OpenZFS has them.
+    for errors in [
+        "connect: No such file or directory\nPlease make sure that the zfs-fuse daemon is running.\n",
+        "connect: Connection refused\nPlease make sure that the zfs-fuse daemon is running.\n",
+        "The /dev/zfs device is missing and must be created.\n",
+    ] {
+        let mut host = Host::new();
+        host.ends("", errors, Exit::Code(1));
+        assert_eq!(host.told_once(), no_zfs, "{errors}");
+    }
+    // It goes away, and comes back.
+    let mut host = Host::with_pool();
+    host.zfs = false;
+    host.pass(Duration::from_secs(60));
+    assert_eq!(host.told_once(), no_zfs);
+    host.zfs = true;
+    host.pass(Duration::from_secs(60));
+    host.checks("", "");
+    assert_eq!(host.told_once()["zpools"], json!({}));
+}
+
+/// What came of the first check.
+fn error_of(out: &str, errors: &str, exit: Exit) -> String {
+    let mut host = Host::new();
+    host.ends(out, errors, exit);
+    let args = host.told_once();
+    assert_eq!((&args["priority"], args.get("zpools")), (&json!("9 - Urgent"), None));
+    args["zpool_error"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn failures_are_told_as_they_are() {
+    let captured = captures::read(captures::OPENZFS_2_1);
+    let run = captured.iter().find(|c| c.state == "03-user-nonroot-devzfs0600").unwrap();
+    assert_eq!(
+        error_of(run.out, run.errors, run.exit.unwrap()),
+        "zpool list ended with code 1: Permission denied the ZFS utilities must be run as root."
+    );
+    let captured = captures::read(captures::ZFS_FUSE);
+    let run = captured.iter().find(|c| c.command.starts_with("setpriv")).unwrap();
+    assert_eq!(
+        error_of(run.out, run.errors, run.exit.unwrap()),
+        "zpool list ended with code 1: connect: Permission denied"
+    );
+    assert_eq!(error_of("", "", Exit::Code(3)), "zpool list ended with code 3");
+    // It died in the middle of its answer.
+    let begun = line("tank", "ONLINE", "12%");
+    assert_eq!(error_of(&begun, "", Exit::Signal(9)), "zpool list was ended by signal 9");
+    let mut host = Host::new();
+    let error = io::Error::from_raw_os_error(libc::EACCES);
+    host.state.ended(Exit::Code(127), Some((Step::Run, error)), host.now());
+    let said = host.told_once()["zpool_error"].as_str().unwrap().to_owned();
+    assert!(said.starts_with("zpool list could not be started: Permission denied"), "{said}");
+    let mut host = Host::new();
+    host.state.not_started(&io::Error::from_raw_os_error(libc::EAGAIN));
+    assert!(host.told_once()["zpool_error"].is_string());
+    // The next check tries again.
+    host.pass(Duration::from_secs(60));
+    host.checks("", "");
+    assert_eq!(host.told_once()["zpools"], json!({}));
+}
+
+#[test]
+fn what_cannot_be_read_is_no_list() {
+    let unreadable = |out: &str| {
+        let error = error_of(out, "", Exit::Code(0));
+        error.strip_prefix("zpool list printed what cannot be read: ").unwrap().to_owned()
+    };
+    let whole = line("tank", "ONLINE", "12%");
+    assert_eq!(unreadable(whole.trim_end()), "the last line breaks off");
+    assert_eq!(
+        unreadable("NAME   SIZE  ALLOC\n"),
+        "line 1: 1 columns, not 11, in \"NAME   SIZE  ALLOC\""
+    );
+    assert_eq!(unreadable(&format!("{whole}{whole}")), "line 2: \"tank\" is there twice");
+    assert_eq!(unreadable(&line("", "ONLINE", "12%")), {
+        let shown = "\\t112M\\t20.2M\\t91.8M\\t-\\t-\\t23%\\t12%\\t1.00x\\tONLINE\\t-";
+        format!("line 1: no name in \"{shown}\"")
+    });
+    assert_eq!(unreadable(&line("tank", "ONLINE", "12")), "line 1: \"12\" is no capacity");
+    assert_eq!(unreadable("\u{1b}[2J\0\n"), "line 1: 1 columns, not 11, in \"\\u{1b}[2J\\0\"");
+    assert!(unreadable(&"x".repeat(10_000)).len() < 200);
+    assert!(unreadable(&format!("{}\n", "x".repeat(10_000))).len() < 200);
+    // With columns more and columns less.
+    for (more, number) in [("\t-\n", 12), ("\n", 10)] {
+        let line = whole.strip_suffix("\t-\n").unwrap();
+        let line = if number == 12 { whole.trim_end() } else { line };
+        assert!(
+            unreadable(&format!("{line}{more}")).contains(&format!("{number} columns, not 11"))
+        );
+    }
+    // No pools is said in two ways.
+    for none in ["", "no pools available\n"] {
+        let mut host = Host::new();
+        host.answers(none);
+        assert_eq!(host.told_once()["zpools"], json!({}), "{none:?}");
+    }
+    // A pool that cannot be opened has dashes for figures; bytes of an altroot may be anything.
+    let mut host = Host::new();
+    host.state.printed(b"tank\t-\t-\t-\t-\t-\t-\t-\t-\tUNAVAIL\t/mnt/\xff \n");
+    host.answers("");
+    let args = host.told_once_after_status();
+    assert_eq!(args["zpools"]["tank"]["altroot"], "/mnt/\u{fffd} ");
+    assert_eq!(args["priority"], "9 - Urgent");
+}
+
+#[test]
+fn what_is_wrong_is_read_or_told_as_unreadable() {
+    let with = |status: &str, errors: &str, exit: Exit| {
+        let mut host = Host::new();
+        host.answers(&line("tank", "ONLINE", "12%"));
+        host.ends(status, errors, exit);
+        host.told_once()
+    };
+    let args = with("warning: something new\n", "", Exit::Code(0));
+    assert_eq!(
+        args["zpool_error"],
+        "zpool status printed what cannot be read: no pool in \"warning: something new\""
+    );
+    assert_eq!(health(&args, "tank").0, "ONLINE");
+    let args = with("  pool: tank\n state: ONLI", "", Exit::Code(0));
+    assert!(args["zpool_error"].as_str().unwrap().ends_with("the last line breaks off"));
+    let args = with("", "cannot open", Exit::Code(1));
+    assert_eq!(args["zpool_error"], "zpool status ended with code 1: cannot open");
+    // A page without a status, and one of a pool that is not in the list.
+    let args = with("  pool: tank\n state: ONLINE\nconfig:\n\n  pool: other\n", "", Exit::Code(0));
+    assert_eq!(args["zpools"]["tank"]["status"], "state ONLINE");
+    assert_eq!(args["zpools"].as_object().unwrap().len(), 1);
+    // A status has its bound, and is one line.
+    let long = format!("  pool: tank\nstatus: a\u{e4}\n{}", "\tb  \u{e4}\n".repeat(1000));
+    let args = with(&long, "", Exit::Code(0));
+    let status = args["zpools"]["tank"]["status"].as_str().unwrap();
+    assert!(status.starts_with("a\u{e4} b \u{e4} b ") && status.len() <= 500, "{status}");
+    // Names are compared whole, with their blanks.
+    let mut host = Host::new();
+    host.answers(&(line("a", "ONLINE", "1%") + &line("a ", "ONLINE", "1%")));
+    host.answers("  pool: a \n state: ONLINE\nstatus: damaged\n");
+    let args = host.told_once();
+    assert_eq!(args["zpools"]["a"].get("status"), None);
+    assert_eq!(health(&args, "a ").2, "7 - Critical");
+}
+
+#[test]
+fn a_change_of_what_is_allocated_is_no_event_and_a_silence_has_its_end() {
+    let mut host = Host::with_pool();
+    let other = line("tank", "ONLINE", "12%").replace("20.2M", "20.9M");
+    let mut told = Vec::new();
+    for minute in 1..=45 {
+        host.pass(Duration::from_secs(60));
+        host.checks(&other, HEALTHY);
+        told.extend(host.told().iter().map(|args| {
+            assert_eq!(args["zpools"]["tank"]["alloc"], "20.9M");
+            minute
+        }));
+    }
+    assert_eq!(told, [15, 30, 45]);
+}
+
+#[test]
+fn exactly_one_event_a_change() {
+    let mut host = Host::with_pool();
+    let mut check = |list: &str, status: &str| {
+        host.pass(Duration::from_secs(60));
+        host.checks(list, status);
+        host.told()
+    };
+    let damaged = "  pool: tank\n state: ONLINE\nstatus: damaged\n";
+    let degraded = "  pool: tank\n state: DEGRADED\nstatus: offline\n";
+    let online = |capacity| line("tank", "ONLINE", capacity);
+    for (list, status, expected, overall) in [
+        (line("tank", "DEGRADED", "12%"), degraded, ("DEGRADED", "12%", "9 - Urgent"), 9),
+        (online("12%"), HEALTHY, ("ONLINE", "12%", "0 - Information"), 0),
+        (online("90%"), HEALTHY, ("ONLINE", "90%", "0 - Information"), 0),
+        (online("91%"), HEALTHY, ("ONLINE", "91%", "6 - Critical"), 6),
+        (online("91%") + &line("b", "ONLINE", "0%"), HEALTHY, ("ONLINE", "91%", "6 - Critical"), 6),
+        (online("91%"), HEALTHY, ("ONLINE", "91%", "6 - Critical"), 6),
+        (online("95%"), damaged, ("ONLINE", "95%", "7 - Critical"), 7),
+        (online("95%"), "  pool: tank\nstatus: more\n", ("ONLINE", "95%", "7 - Critical"), 7),
+        (line("tank", "BOGUS", "1%"), HEALTHY, ("BOGUS", "1%", "9 - Urgent"), 9),
+    ] {
+        let told = check(&list, status);
+        assert_eq!(told.len(), 1, "{list}: {told:#?}");
+        let (health, capacity, priority) = health(&told[0], "tank");
+        assert_eq!((health.as_str(), capacity.as_str(), priority.as_str()), expected);
+        assert!(told[0]["priority"].as_str().unwrap().starts_with(&overall.to_string()));
+        assert_eq!(check(&list, status), Vec::<Value>::new(), "{list}");
+    }
+    let gone = check("", "");
+    assert_eq!((gone.len(), &gone[0]["zpools"]), (1, &json!({})));
+}
+
+#[test]
+fn another_host_name_is_told_once() {
+    let mut host = Host::with_pool();
+    host.hostname = "nas2".to_owned();
+    host.pass(Duration::from_secs(60));
+    host.checks(&line("tank", "ONLINE", "12%"), HEALTHY);
+    let args = host.told_once();
+    assert_eq!((&args["hostname"], &args["hostnamechanged"]), (&json!("nas2"), &json!("true")));
+    assert_eq!(args["priority"], "3 - Warning");
+    assert_eq!(host.state.hostname(), "nas2");
+    host.pass(Duration::from_secs(60));
+    host.checks(&line("tank", "DEGRADED", "12%"), HEALTHY);
+    let args = host.told_once();
+    assert_eq!((args.get("hostnamechanged"), &args["priority"]), (None, &json!("9 - Urgent")));
+    // Without ZFS too, and a pool in need counts for more.
+    host.zfs = false;
+    host.hostname = "nas3".to_owned();
+    host.pass(Duration::from_secs(60));
+    assert_eq!(host.told_once()["priority"], "3 - Warning");
+}
+
+#[test]
+fn one_that_hangs_is_killed_told_of_once_and_not_asked_again_until_it_is_gone() {
+    let mut host = Host::with_pool();
+    host.pass(Duration::from_secs(60));
+    assert_eq!(host.asked(), [LIST]);
+    host.pass(Duration::from_secs(9));
+    assert!(!host.was_killed());
+    host.pass(Duration::from_secs(1));
+    assert!(host.was_killed());
+    let args = host.told_once();
+    assert_eq!(args["zpool_error"], "zpool list did not answer within 10s");
+    assert_eq!(args["priority"], "9 - Urgent");
+    assert_eq!(health(&args, "tank").0, "ONLINE", "the last known");
+    // It cannot be ended: a suspended pool holds it. The host name is still looked at.
+    host.pass(Duration::from_secs(600));
+    assert_eq!((host.asked(), host.told(), host.was_killed()), (vec![], vec![], false));
+    host.hostname = "nas2".to_owned();
+    host.state.request(host.now());
+    host.pass(Duration::from_secs(60));
+    let args = host.told_once();
+    assert_eq!((&args["hostname"], &args["priority"]), (&json!("nas2"), &json!("9 - Urgent")));
+    assert!(args["zpool_error"].is_string());
+    let said = host.said();
+    let stuck = said.iter().filter(|text| text.contains("cannot be ended")).count();
+    assert_eq!(stuck, 1, "{said:#?}");
+    assert_eq!(host.asked(), Vec::<String>::new());
+    // It is gone, and what was missed is made good for at once.
+    host.state.ended(Exit::Signal(9), None, host.now());
+    host.pass(Duration::ZERO);
+    host.checks(&line("tank", "SUSPENDED", "12%"), "  pool: tank\nstatus: failed\n");
+    let args = host.told_once();
+    assert_eq!((health(&args, "tank").0.as_str(), args.get("zpool_error")), ("SUSPENDED", None));
+}
+
+#[test]
+fn one_that_is_killed_and_goes_is_asked_again_by_the_timer() {
+    let mut host = Host::with_pool();
+    for _ in 0..3 {
+        host.pass(Duration::from_secs(60));
+        assert_eq!(host.asked(), [LIST]);
+        host.pass(Duration::from_secs(10));
+        assert!(host.was_killed());
+        host.state.ended(Exit::Signal(9), None, host.now());
+        host.pass(Duration::ZERO);
+        assert_eq!(host.asked(), Vec::<String>::new());
+        host.elapsed -= Duration::from_secs(10);
+    }
+    assert_eq!(host.told().len(), 1, "it is told once");
+    host.pass(Duration::from_secs(60));
+    host.checks(&line("tank", "ONLINE", "12%"), HEALTHY);
+    assert_eq!(host.told_once().get("zpool_error"), None, "that it is over is told");
+}
+
+#[test]
+fn one_that_answers_the_list_and_hangs_at_the_status_is_told_with_the_new_list() {
+    let mut host = Host::with_pool();
+    host.pass(Duration::from_secs(60));
+    host.answers(&line("tank", "DEGRADED", "12%"));
+    assert_eq!(host.asked(), [LIST, STATUS]);
+    host.pass(Duration::from_secs(10));
+    assert!(host.was_killed());
+    let args = host.told_once();
+    assert_eq!(health(&args, "tank").0, "DEGRADED");
+    assert_eq!(args["zpool_error"], "zpool status did not answer within 10s");
+    // That the list is answered still is no news, as long as the other is not.
+    host.state.ended(Exit::Signal(9), None, host.now());
+    host.pass(Duration::from_secs(50));
+    host.answers(&line("tank", "DEGRADED", "12%"));
+    assert_eq!(host.asked(), [LIST, STATUS]);
+    host.pass(Duration::from_secs(10));
+    assert_eq!(host.told(), Vec::<Value>::new());
+    host.state.ended(Exit::Signal(9), None, host.now());
+    host.pass(Duration::from_secs(50));
+    host.checks(&line("tank", "DEGRADED", "12%"), "  pool: tank\nstatus: offline\n");
+    assert_eq!(host.told_once().get("zpool_error"), None);
+}
+
+#[test]
+fn one_that_floods_is_killed_at_its_limit() {
+    let mut host = Host::new();
+    let mut printed = 0;
+    while host.state.printed(&[b'x'; 1000]) {
+        printed += 1000;
+        host.state.complained(&[b'y'; 1000]);
+    }
+    assert_eq!(printed, 65_000);
+    assert!(host.was_killed());
+    assert_eq!(host.told_once()["zpool_error"], "zpool list printed more than 65536 bytes");
+    assert!(!host.state.printed(b"more"));
+    assert_eq!(host.told(), Vec::<Value>::new());
+}
+
+#[test]
+fn what_is_wrong_is_asked_when_there_is_a_reason_and_every_few_checks() {
+    let mut host = Host::with_pool();
+    let fine = line("tank", "ONLINE", "12%");
+    let mut asked_status = Vec::new();
+    for minute in 1..=12 {
+        host.pass(Duration::from_secs(60));
+        assert_eq!(host.asked(), [LIST]);
+        host.answers(&fine);
+        if host.asked() == [STATUS] {
+            asked_status.push(minute);
+            host.answers(HEALTHY);
+        }
+    }
+    assert_eq!(asked_status, [5, 10]);
+    // While something is wrong each check asks, so that its end is seen.
+    let damaged = "  pool: tank\nstatus: damaged\n";
+    host.state.heard(b"", host.now());
+    host.state.request(host.now());
+    host.pass(Duration::ZERO);
+    host.checks(&fine, damaged);
+    assert_eq!(host.told_once()["priority"], "7 - Critical");
+    for _ in 0..3 {
+        host.pass(Duration::from_secs(60));
+        host.answers(&fine);
+        assert_eq!(host.asked(), [LIST, STATUS]);
+        host.answers(damaged);
+    }
+    host.pass(Duration::from_secs(60));
+    host.checks(&fine, HEALTHY);
+    assert_eq!(host.told_once()["priority"], "0 - Information");
+    // Where there are no pools there is nothing to ask.
+    host.pass(Duration::from_secs(60));
+    host.checks("", "");
+    host.state.request(host.now());
+    host.pass(Duration::ZERO);
+    host.answers("");
+    assert_eq!(host.asked(), [LIST]);
+}
+
+#[test]
+fn a_request_begins_a_check_or_follows_the_one_under_way() {
+    let mut host = Host::with_pool();
+    assert!(host.state.request(host.now()));
+    host.pass(Duration::ZERO);
+    assert_eq!(host.asked(), [LIST]);
+    assert!(!host.state.request(host.now()), "one is under way");
+    host.answers("");
+    host.pass(Duration::from_millis(999));
+    assert_eq!(host.asked(), Vec::<String>::new(), "not more than one a second");
+    host.pass(Duration::from_millis(1));
+    assert_eq!(host.asked(), [LIST]);
+}
+
+#[test]
+fn the_kernels_events_make_a_check_at_once() {
+    let mut host = Host::with_pool();
+    assert_eq!(host.attaches(), Some(true));
+    host.state.attached(Some(Feed::Devd), host.now());
+    // What happened before it began is looked for.
+    host.pass(Duration::from_millis(200));
+    host.checks(&line("tank", "ONLINE", "12%"), HEALTHY);
+    let said = host.said();
+    assert!(said.contains(&"pools are checked when devd tells of them, and every 60s".to_owned()));
+    host.pass(Duration::from_secs(10));
+    host.state.heard(b"!system=DEVFS subsystem=CDEV type=CREATE cdev=da1\n", host.now());
+    host.state.heard(
+        b"!system=ZFS subsystem=ZFS type=sysevent.fs.zfs.history_event  pool=tank\n",
+        host.now(),
+    );
+    host.pass(Duration::from_secs(1));
+    assert_eq!(host.asked(), Vec::<String>::new());
+    let fault = b"!system=ZFS subsystem=ZFS type=resource.fs.zfs.statechange  pool=tank\n";
+    host.state.heard(fault, host.now());
+    host.pass(Duration::from_millis(199));
+    assert_eq!(host.asked(), Vec::<String>::new());
+    host.state.heard(fault, host.now());
+    host.pass(Duration::from_millis(1));
+    host.checks(&line("tank", "DEGRADED", "12%"), "  pool: tank\nstatus: offline\n");
+    assert_eq!(host.told_once()["priority"], "9 - Urgent");
+    // The timer counts from the check that was.
+    host.pass(Duration::from_millis(59_999));
+    assert_eq!(host.asked(), Vec::<String>::new());
+    host.pass(Duration::from_millis(1));
+    assert_eq!(host.asked(), [LIST]);
+}
+
+#[test]
+fn a_feed_that_ends_is_looked_for_again_and_the_log_says_so_once() {
+    let mut host = Host::with_pool();
+    let fine = line("tank", "ONLINE", "12%");
+    assert_eq!(host.attaches(), Some(true));
+    host.state.attached(Some(Feed::Events), host.now());
+    host.pass(Duration::from_millis(200));
+    host.checks(&fine, HEALTHY);
+    assert!(host.said().iter().any(|text| text.contains("when zpool events tells")));
+    assert_eq!(host.attaches(), None);
+    host.follower_ends(Exit::Code(255), "cannot get event: signal received\n");
+    host.pass(Duration::from_secs(60));
+    host.checks(&fine, HEALTHY);
+    assert_eq!(host.said(), ["pools are checked every 60s only, for now"]);
+    assert_eq!(host.attaches(), Some(true));
+    // This time it ends at once, again and again: nothing is said, and only the timer tries.
+    for _ in 0..5 {
+        host.state.attached(Some(Feed::Events), host.now());
+        host.follower_ends(Exit::Signal(11), "");
+        host.pass(Duration::from_secs(1));
+        host.checks(&fine, HEALTHY);
+        assert_eq!((host.said(), host.attaches()), (vec![], None));
+        host.pass(Duration::from_secs(60));
+        host.checks(&fine, HEALTHY);
+        assert_eq!(host.attaches(), Some(true));
+    }
+    host.state.attached(Some(Feed::Events), host.now());
+    host.pass(Duration::from_secs(1));
+    host.checks(&fine, HEALTHY);
+    assert_eq!(host.said().len(), 1);
+    // One that has no events is not tried again, but devd is.
+    host.follower_ends(Exit::Code(2), "unrecognized command 'events'\n");
+    host.pass(Duration::from_secs(60));
+    host.checks(&fine, HEALTHY);
+    assert_eq!(
+        host.said(),
+        ["pools are checked every 60s only: no devd, and zpool events ended with code 2: \
+          unrecognized command 'events'"]
+    );
+    assert_eq!(host.attaches(), Some(false));
+    host.state.attached(None, host.now());
+    assert_eq!(host.said(), Vec::<String>::new());
+}
+
+#[test]
+fn no_feed_is_looked_for_while_a_disk_may_hang() {
+    let mut host = Host::new();
+    host.answers(&line("tank", "SUSPENDED", "12%"));
+    assert_eq!(host.asked(), [STATUS]);
+    host.answers("  pool: tank\nstatus: failed\n");
+    assert_eq!(host.attaches(), None);
+    host.pass(Duration::from_secs(60));
+    host.checks(&line("tank", "ONLINE", "12%"), HEALTHY);
+    assert_eq!(host.attaches(), Some(true));
+}
+
+#[test]
+fn pools_that_an_event_cannot_hold_are_those_that_matter_least() {
+    let mut small = limits();
+    small.max_event = 64 * 1024;
+    let mut host = Host::with(small);
+    host.state.begin(host.now());
+    assert_eq!(host.asked(), [LIST]);
+    let mut list: String = (0..300).map(|n| line(&format!("pool{n:03}"), "ONLINE", "1%")).collect();
+    list.push_str(&line("zz", "FAULTED", "1%"));
+    host.answers(&list);
+    host.answers(HEALTHY);
+    let args = host.told_once();
+    assert!(args.to_string().len() < 64 * 1024 - 256);
+    let shown = args["zpools"].as_object().unwrap().len();
+    assert!(shown > 200 && args["zpools"]["zz"]["health"] == "FAULTED", "{shown}");
+    assert_eq!(args["zpools_left_out"], (301 - shown).to_string());
+}
+
+#[test]
+fn a_status_tells_how_old_the_figures_are() {
+    let mut host = Host::with_pool();
+    host.pass(Duration::from_secs(12));
+    let status = host.state.status(host.now());
+    assert_eq!((&status["age"], &status["source"]), (&json!(12), &json!("zpool list")));
+    assert_eq!(status["read"], "2026-11-23T17:50:47Z");
+    assert_eq!((&status["checks"], &status["woken_by"]), (&json!(1), &Value::Null));
+    assert_eq!(health(&status, "tank").2, "0 - Information");
+    assert_eq!((&status["interval"], status.get("hostname")), (&json!(60.0), None));
+    host.state.attached(Some(Feed::Devd), host.now());
+    assert_eq!(host.state.status(host.now())["woken_by"], "devd");
+    // A failed check leaves the figures, and their age.
+    host.pass(Duration::from_secs(1));
+    host.ends("", "", Exit::Code(1));
+    let status = host.state.status(host.now());
+    assert_eq!((&status["age"], &status["priority"]), (&json!(13), &json!("9 - Urgent")));
+}
+
+#[test]
+fn the_end_of_the_daemon_is_the_end_of_its_processes() {
+    let mut host = Host::with_pool();
+    host.state.attached(Some(Feed::Events), host.now());
+    host.pass(Duration::from_secs(1));
+    assert_eq!(host.asked(), [LIST]);
+    host.state.stop();
+    assert!(host.was_killed());
+    assert_eq!(host.take(|effect| matches!(effect, Effect::Detach).then_some(())).len(), 1);
+    host.state.ended(Exit::Signal(9), None, host.now());
+    host.state.request(host.now());
+    host.pass(Duration::from_secs(600));
+    assert_eq!((host.asked(), host.told()), (vec![], vec![]));
+}
