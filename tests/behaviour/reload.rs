@@ -319,8 +319,7 @@ fn a_signal_has_a_status_line_logged() {
     peer.job_printed("at-work", &command, "x\n").unwrap();
     daemon.ask_for_status().unwrap();
     let line = daemon.log().wait("status: up ").unwrap();
-    for part in ["2 clients (1 not authenticated)", "1 running, 0 pending, 1 finished", "event 6,"]
-    {
+    for part in ["2 clients (1 not authenticated)", "1 running, 0 pending, 1 finished", "event "] {
         assert!(line.contains(part), "{part:?}: {line}");
     }
     gate.open().unwrap();

@@ -227,14 +227,17 @@ fn who_comes_back_gets_what_it_missed_and_nothing_twice() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut all = Peer::local(&daemon).unwrap();
     let (epoch, _) = extended(&mut all, json!({}));
-    all.run(&json!({ "a": "echo a", "b": "false" })).unwrap();
-    let finished = |frame: &Value, id: &str| {
-        frame["args"]["process_id"] == id && frame["args"]["state"] == "finished"
-    };
-    let mut had = all.frames_until(|frame| finished(frame, "a")).unwrap();
-    all.run(&json!({ "c": "echo c" })).unwrap();
-    had.extend(all.frames_until(|frame| finished(frame, "c")).unwrap());
-    had.retain(|frame| frame["namespace"] == "events");
+    let mut other = Peer::local(&daemon).unwrap();
+    for jobs in [json!({ "a": "echo a", "b": "false" }), json!({ "c": "echo c" })] {
+        other.run(&jobs).unwrap();
+    }
+    let mut over = 0;
+    let had = all.frames_until(|frame| {
+        over += usize::from(frame["args"]["state"] == "finished");
+        over == 3
+    });
+    let had = had.unwrap();
+
     // From each place, all that follows and nothing else, no present state either.
     for (place, from) in had.iter().enumerate() {
         let mut back = Peer::local(&daemon).unwrap();
@@ -376,6 +379,55 @@ fn a_subscription_names_at_most_as_many_jobs_as_there_can_be() {
     peer.request("events", "subscribe", &subscribe(&["a", "b", "c", "d", "e", "f", "f"])).unwrap();
     peer.run(&json!({ "f": "true" })).unwrap();
     peer.finished("f").unwrap();
+}
+
+/// A daemon on a host without pools: its one system state matters not at all.
+fn without_pools() -> Daemon {
+    let setup = Setup::new(PROGRAM).unwrap().with("system_state.zpool", r#""/nonexistent/zpool""#);
+    setup.start().unwrap()
+}
+
+#[test]
+fn the_qt_client_has_names_with_hyphens_and_nobody_else() {
+    let daemon = without_pools();
+    for transport in Transport::ALL {
+        for (origin, name) in [
+            ("", "system_state"),
+            ("Origin: sysadm-client\r\n", "system-state"),
+            ("Origin: sysadm-server\r\n", "system_state"),
+            ("Origin: Sysadm-Client\r\n", "system_state"),
+        ] {
+            let mut peer = Peer::connect_with(&daemon, transport, origin).unwrap();
+            let token = json!({ "token": Peer::token(&daemon).unwrap() });
+            peer.request("rpc", "auth_token", &token).unwrap();
+            for args in [json!("system_state"), json!({ "events": ["system-state"] })] {
+                let reply = peer.request("events", "subscribe", &args).unwrap();
+                assert_eq!(reply["subscribe"], json!(["system-state"]), "{origin}");
+                let event = peer.frame().unwrap();
+                assert_eq!(event["name"], name, "{}: {origin}", transport.name());
+                assert!(event["args"]["hostname"].is_string());
+                peer.request("events", "unsubscribe", &json!("system-state")).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_subscription_can_be_for_what_matters_only() {
+    let daemon = without_pools();
+    let names = json!(["system-state", "dispatcher"]);
+    for (priority, told) in [(json!(null), true), (json!(0), true), (json!(1), false)] {
+        let mut peer = Peer::local(&daemon).unwrap();
+        let args = json!({ "events": names, "priority": priority });
+        peer.request("events", "subscribe", &args).unwrap();
+        if told {
+            assert_eq!(peer.frame().unwrap()["args"]["priority"], "0 - Information");
+        }
+        comes_next(&mut peer, "no more");
+        // A job has no priority, and is told.
+        peer.run(&json!({ "j": "true" })).unwrap();
+        peer.finished("j").unwrap();
+    }
 }
 
 #[test]
