@@ -102,13 +102,14 @@ fn what_waited_runs_and_what_ran_is_ended_and_told_once_and_never_run_again() {
     let mut peer = Peer::local(&daemon).unwrap();
     let first =
         format!("sh -c 'echo x >>{0}; echo begun; sleep 600 & sleep 600'", marker.display());
-    peer.subscribe().unwrap();
+    // Not the one that asks: while it waits for a reply it lets events go.
+    let mut watcher = Peer::watcher(&daemon).unwrap();
     for (id, command) in [("first", first.as_str()), ("second", "echo mine")] {
         let args = json!({ "action": "submit", "id": id, "queue": "q", "commands": [command] });
         peer.request("rpc", "dispatcher", &args).unwrap();
     }
     let begun = |frame: &Value| frame["args"].to_string().contains("begun\\n");
-    peer.frames_until(begun).unwrap();
+    watcher.frames_until(begun).unwrap();
     let sleepers = descendants(daemon.process());
     assert!(sleepers.len() >= 3, "{sleepers:?}");
     let daemon = crash_and_start(daemon, &setup);
@@ -389,7 +390,7 @@ fn watch_goes_on_where_it_was_and_says_when_it_cannot() -> Outcome<()> {
     assert!(again.contains(r#""present":true"#), "{again}");
     let mut peer = Peer::local(&daemon)?;
     run(&mut peer, &json!({ "two": "true" }));
-    watch.out.wait_from(next, r#""process_id":"two""#)?;
+    watch.out.wait_from(next, r#""state":"finished","process_id":"two""#)?;
     watch.signal(Signal::SIGTERM)?;
     // A place in a run that is over is a gap, a place in this one is not.
     let since = format!("{}:1", epoch.as_str().unwrap());
