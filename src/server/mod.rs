@@ -527,7 +527,7 @@ impl Server {
             Event::LifePreserver(_) | Event::SystemState(_) => None,
         };
         if let Some(serial) = finished {
-            self.dispatcher.told(serial, self.hub.seq() + 1);
+            self.dispatcher.told(serial, self.hub.seq() + 1, now);
         }
         let clients = &mut self.clients;
         self.hub.publish(event, now, |id, event, spelling| clients.deliver(id, event, spelling));
