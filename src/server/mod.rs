@@ -337,7 +337,7 @@ impl Server {
                     client.session.set_origin(origin);
                     client.connection.accept(now.instant);
                 } else {
-                    let name = client.name();
+                    let (name, origin) = (client.name(), origin.unwrap_or_default());
                     client.connection.answer(HttpAnswer::OriginRefused, now.instant);
                     warn!("refused {name}: origin {origin:?} is not ours");
                 }
