@@ -4,6 +4,7 @@
 
 mod durable;
 mod jobs;
+mod manual;
 mod merciless;
 mod pools;
 mod system_state;
