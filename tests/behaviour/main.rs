@@ -7,6 +7,7 @@ mod jobs;
 mod manual;
 mod merciless;
 mod pools;
+mod service;
 mod system_state;
 
 /// The program under test.
