@@ -16,7 +16,7 @@ use super::PROGRAM;
 const SCRIPT: &str = include_str!("../../rc.d/sysadm_events");
 
 /// The service of one test; what is left of it ends with the test.
-struct Service {
+pub(super) struct Service {
     setup: Setup,
     script: PathBuf,
     /// What the daemons say, one after the other.
@@ -28,12 +28,18 @@ struct Service {
 impl Service {
     fn new() -> Service {
         let setup = Setup::new(PROGRAM).unwrap();
+        let service = Service::of(setup, &SCRIPT.replace("%%PREFIX%%/bin/sysadm-events", PROGRAM));
+        service.configure("YES", 1);
+        service
+    }
+
+    /// One of a script as it is installed.
+    pub(super) fn of(setup: Setup, script: &str) -> Service {
         let directory = setup.directory();
         let stand_ins = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rc");
-        let text = SCRIPT
+        let text = script
             .replace("/etc/rc.subr", stand_ins.join("rc.subr").to_str().unwrap())
-            .replace("/usr/sbin/daemon", stand_ins.join("daemon").to_str().unwrap())
-            .replace("%%PREFIX%%/bin/sysadm-events", PROGRAM);
+            .replace("/usr/sbin/daemon", stand_ins.join("daemon").to_str().unwrap());
         let script = directory.join("sysadm_events");
         fs::write(&script, text).unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
@@ -42,22 +48,25 @@ impl Service {
         // Open for writing too, so that it does not end with the first daemon.
         let log = Log::of(OpenOptions::new().read(true).write(true).open(&said).unwrap());
         setup.write().unwrap();
-        let service = Service { setup, script, log, waits: false };
-        service.configure("YES", 1);
-        service
+        Service { setup, script, log, waits: false }
     }
 
     /// rc.conf(5)
     fn configure(&self, enable: &str, restart_delay: u32) {
         let directory = self.setup.directory().path().display().to_string();
         let file = self.setup.file();
-        let lines = [
-            format!("sysadm_events_enable={enable}"),
-            format!("sysadm_events_config={}", file.display()),
-            format!("sysadm_events_restart_delay={restart_delay}"),
-            format!("sysadm_events_rundir={directory}/run"),
-        ];
-        fs::write(self.setup.directory().join("rc.conf"), lines.join("\n") + "\n").unwrap();
+        self.write_rc_conf(&[
+            &format!("enable={enable}"),
+            &format!("config={}", file.display()),
+            &format!("restart_delay={restart_delay}"),
+            &format!("rundir={directory}/run"),
+        ]);
+    }
+
+    pub(super) fn write_rc_conf(&self, variables: &[&str]) {
+        let lines = variables.iter().map(|variable| format!("sysadm_events_{variable}\n"));
+        let file = self.setup.directory().join("rc.conf");
+        fs::write(file, lines.collect::<String>()).unwrap();
     }
 
     fn call(&self, what: &str) -> Finished {
@@ -72,7 +81,7 @@ impl Service {
     }
 
     /// Calls for something that has to go well; what is said.
-    fn well(&self, what: &str) -> String {
+    pub(super) fn well(&self, what: &str) -> String {
         let finished = self.call(what);
         assert_eq!(finished.code(), 0, "{what}: {}{}", finished.out, finished.err);
         finished.out
@@ -86,7 +95,7 @@ impl Service {
     }
 
     /// Waits for a daemon to be ready, from a line of the log on; its pid, and the next line.
-    fn ready(&self, from: usize) -> (i32, usize) {
+    pub(super) fn ready(&self, from: usize) -> (i32, usize) {
         let (line, next) = self.log.wait_from(from, "ready, pid ").unwrap();
         let (_, pid) = line.split_once("ready, pid ").unwrap();
         (pid.split(',').next().unwrap().parse().unwrap(), next)
@@ -101,7 +110,7 @@ impl Service {
         Process(u32::try_from(pid).unwrap()).is_alive()
     }
 
-    fn client(&self, command: &str) -> Cli {
+    pub(super) fn client(&self, command: &str) -> Cli {
         Cli::of(PROGRAM, command).arg("--socket").arg(self.setup.directory().join("socket"))
     }
 }
