@@ -1,6 +1,7 @@
 //! The rc.d script on the real daemon. Where there is no rc.subr(8) and no daemon(8), stand-ins in
 //! `tests/rc` do what those do.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -122,6 +123,33 @@ impl Drop for Service {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
             }
         }
+    }
+}
+
+/// Names of variables of the service in a text.
+fn variables(text: &str) -> BTreeSet<&str> {
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+    let words = text.split(|c| !is_name(c)).filter(|w| w.starts_with("sysadm_events_"));
+    // The script's functions have such names too.
+    let functions: Vec<&str> = SCRIPT.lines().filter_map(|line| line.strip_suffix("()")).collect();
+    words.filter(|word| !functions.contains(word)).collect()
+}
+
+#[test]
+fn its_variables_are_in_the_manual_and_in_its_head() {
+    let (head, body) = SCRIPT.split_once("\n. /etc/rc.subr\n").unwrap();
+    let manual = include_str!("../../man/sysadm-events.8");
+    let explained = manual.lines().filter_map(|line| line.strip_prefix(".It Va "));
+    assert_eq!(explained.collect::<BTreeSet<_>>(), variables(body));
+    assert_eq!(variables(head), variables(body));
+    // A value that is given is also the one that is explained.
+    for line in body.lines().filter_map(|line| line.strip_prefix(": \"${")) {
+        let (name, value) = line.trim_end_matches("\"}\"").split_once(":=\"").unwrap();
+        assert!(head.contains(&format!("\n# {name}=\"{value}\"")), "{name}");
+        let value = value.replace("%%PREFIX%%", "/usr/local");
+        let explanation = manual.split_once(&format!(".It Va {name}\n")).unwrap().1;
+        let explanation = explanation.split("\n.It ").next().unwrap();
+        assert!(explanation.contains(&value), "{name}: {explanation}");
     }
 }
 
