@@ -4,6 +4,7 @@
 #   make test       run the tests               make bench    measure it (minutes)
 #   make install    as root, with PREFIX and DESTDIR; make deinstall undoes it
 #   make lint       formatting, clippy, scripts, manual pages, this file in BSD make
+#   make check-freebsd   on Debian: clippy and a linked release for FreeBSD
 #   make clean      remove what was built
 
 PREFIX ?= /usr/local
@@ -18,7 +19,7 @@ LISTEN ?= 127.0.0.1:12150
 NAME = sysadm-events
 BINARY = $(CARGO_TARGET_DIR)/release/$(NAME)
 INSTALLATION = PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" SYSTEM="$(SYSTEM)" BINARY="$(BINARY)"
-TARGETS = all run test bench install deinstall lint clean
+TARGETS = all run test bench install deinstall lint check-freebsd clean
 
 all:
 	sh scripts/provide.sh cargo cc
@@ -56,7 +57,11 @@ lint:
 	make=$$(command -v bmake || command -v make) && "$$make" -n $(TARGETS) >/dev/null
 	mandoc -T lint -W warning man/*.[1-9]
 
+check-freebsd:
+	sh scripts/provide.sh cc python3 pip readelf
+	sh scripts/check-freebsd.sh
+
 clean:
 	$(CARGO) clean
 
-.PHONY: all run test bench install deinstall lint clean
+.PHONY: all run test bench install deinstall lint check-freebsd clean
