@@ -10,7 +10,7 @@ use support::{Daemon, Outcome, Peer};
 use super::PROGRAM;
 use super::table::{Table, Verdict};
 
-const JOBS: usize = 1000;
+pub(crate) const JOBS: usize = 1000;
 const TURNS: usize = 3;
 /// Jobs of one request; two requests are under way at a time, so that the daemon is never idle.
 const BATCH: usize = 20;
@@ -47,7 +47,7 @@ pub(crate) fn measure(table: &mut Table) -> Outcome<()> {
 }
 
 /// Runs [`JOBS`] jobs and waits until each is finished; how many events told of them.
-fn run_jobs(peer: &mut Peer, turn: usize) -> Outcome<usize> {
+pub(crate) fn run_jobs(peer: &mut Peer, turn: usize) -> Outcome<usize> {
     let (mut asked, mut finished, mut events) = (0, 0, 0);
     while finished < JOBS {
         while asked < JOBS && asked - finished <= BATCH {

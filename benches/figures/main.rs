@@ -10,6 +10,7 @@
 
 mod bare;
 mod checks;
+mod durable;
 mod fanout;
 mod flood;
 mod footprint;
@@ -30,10 +31,11 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");
 
 type Section = (&'static str, fn(&mut Table) -> Outcome<()>);
 
-const SECTIONS: [Section; 6] = [
+const SECTIONS: [Section; 7] = [
     ("footprint", footprint::measure),
     ("fanout", fanout::measure),
     ("jobs", jobs::measure),
+    ("durable", durable::measure),
     ("flood", flood::measure),
     ("checks", checks::measure),
     ("wakeups", wakeups::measure),

@@ -16,6 +16,17 @@ use crate::wire::parse_rfc3339;
 const RESERVED: [&str; 7] =
     ["state", "cmd_list", "process_id", "time_started", "time_finished", "current_cmd", "log"];
 const RETURN_CODES: &str = "return_codes/";
+/// How the reasons begin why a command could not be run.
+const REASONS: [&str; 5] = [
+    "cannot run ",
+    "cannot start ",
+    "cannot enter the directory ",
+    "cannot become the user",
+    "there is no user ",
+];
+
+/// How the last line begins of what was interrupted.
+const INTERRUPTED: &str = "[interrupted: ";
 
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +128,24 @@ impl<'a> JobEvent<'a> {
         texts
     }
 
+    /// What the code -1 of the last command stands for, which only its log tells.
+    pub(super) fn minus_one(&self) -> Option<MinusOne<'a>> {
+        let codes = self.codes();
+        let command = *self.commands.get(codes.len().checked_sub(1)?)?;
+        codes.last().filter(|code| **code == -1)?;
+        let log = match self.list() {
+            Some(list) => list.last().and_then(|entry| entry["output"].as_str()),
+            None => self.text(command).filter(|_| !is_reserved(command)),
+        };
+        let lines: Vec<&str> = log.unwrap_or_default().lines().collect();
+        let is_reason = |line: &&&str| REASONS.iter().any(|begin| line.starts_with(begin));
+        Some(match (lines.first().filter(is_reason), lines.last()) {
+            (Some(_), _) if lines.len() == 1 => MinusOne::NotRun(command),
+            (_, Some(last)) if last.starts_with(INTERRUPTED) => MinusOne::Interrupted,
+            (Some(_) | None, _) => MinusOne::HungUp,
+        })
+    }
+
     /// How a finished job ended, in words.
     pub(super) fn verdict(&self) -> Verdict {
         let codes = self.codes();
@@ -129,13 +158,40 @@ impl<'a> JobEvent<'a> {
             (Some(0), commands) if good => format!("{commands} commands ok{took}"),
             // Ended between two commands: killed, or out of time.
             (Some(0), commands) => format!("ended at {} of {commands} commands{took}", codes.len()),
-            (Some(&code), 0 | 1) => format!("{}{took}", in_words(code)),
+            (Some(&code), 0 | 1) => format!("{}{took}", self.in_words(code)),
             (Some(&code), commands) => {
-                format!("command {} of {commands}: {}{took}", codes.len(), in_words(code))
+                format!("command {} of {commands}: {}{took}", codes.len(), self.in_words(code))
             }
         };
         Verdict { good, how }
     }
+
+    /// The return code of the last command in words.
+    fn in_words(&self, code: i32) -> String {
+        match (self.minus_one(), code) {
+            (Some(MinusOne::NotRun(_)), _) => "could not be run".to_owned(),
+            (Some(MinusOne::Interrupted), _) => "interrupted when the daemon died".to_owned(),
+            (Some(MinusOne::HungUp) | None, ..=-1) => {
+                let signal = nix::sys::signal::Signal::try_from(-code);
+                signal.map_or_else(
+                    |_| format!("killed by signal {}", -code),
+                    |s| format!("killed by {s}"),
+                )
+            }
+            (Some(MinusOne::HungUp) | None, 0..) => format!("exit {code}"),
+        }
+    }
+}
+
+/// What the code -1 stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MinusOne<'a> {
+    /// This command could not be run.
+    NotRun(&'a str),
+    /// The daemon died while it ran.
+    Interrupted,
+    /// SIGHUP ended it.
+    HungUp,
 }
 
 /// How a job ended.
@@ -148,21 +204,6 @@ pub(super) struct Verdict {
 
 fn is_reserved(command: &str) -> bool {
     RESERVED.contains(&command) || command.starts_with(RETURN_CODES)
-}
-
-/// A return code in words.
-fn in_words(code: i32) -> String {
-    match code {
-        -1 => "could not be run".to_owned(),
-        ..-1 => {
-            let signal = nix::sys::signal::Signal::try_from(-code);
-            signal.map_or_else(
-                |_| format!("killed by signal {}", -code),
-                |s| format!("killed by {s}"),
-            )
-        }
-        0.. => format!("exit {code}"),
-    }
 }
 
 /// The output of one job, each byte once.
@@ -370,6 +411,36 @@ mod tests {
     }
 
     #[test]
+    fn what_minus_one_stands_for_is_told_by_the_log() {
+        let event = |log: &str| {
+            json!({"state": "finished", "process_id": "j", "cmd_list": ["true", "a"],
+                   "return_codes/true": "0", "return_codes/a": "-1", "a": log})
+        };
+        for (log, meaning, how) in [
+            ("cannot run a: No such file\n", MinusOne::NotRun("a"), "could not be run"),
+            ("there is no user x\n", MinusOne::NotRun("a"), "could not be run"),
+            ("", MinusOne::HungUp, "killed by SIGHUP"),
+            ("cannot be read\n", MinusOne::HungUp, "killed by SIGHUP"),
+            ("cannot run a: x\nand more\n", MinusOne::HungUp, "killed by SIGHUP"),
+            ("x\ncannot run a: x\n", MinusOne::HungUp, "killed by SIGHUP"),
+            ("x\n[interrupted: y]\n", MinusOne::Interrupted, "interrupted when the daemon died"),
+        ] {
+            let args = event(log);
+            let event = JobEvent::read(&args).unwrap();
+            assert_eq!(event.minus_one(), Some(meaning), "{log}");
+            assert_eq!(event.verdict().how, format!("command 2 of 2: {how}"), "{log}");
+        }
+        let list =
+            json!([{"command": "log", "output": "cannot run log: x\n", "return_code": "-1"}]);
+        let args =
+            json!({"state": "finished", "process_id": "j", "cmd_list": ["log"], "log": list});
+        assert_eq!(JobEvent::read(&args).unwrap().minus_one(), Some(MinusOne::NotRun("log")));
+        let args = json!({"state": "finished", "process_id": "j", "cmd_list": ["a"],
+                          "a": "cannot run a: x\n", "return_codes/a": "1"});
+        assert_eq!(JobEvent::read(&args).unwrap().minus_one(), None);
+    }
+
+    #[test]
     fn verdicts() {
         let verdict = |commands: &[&str], codes: &[&str], finished: &str| {
             let mut args = json!({"state": "finished", "process_id": "j", "cmd_list": commands,
@@ -386,7 +457,7 @@ mod tests {
         assert_eq!(verdict(&["a"], &["0"], "?"), say(true, "ok"));
         assert_eq!(verdict(&["a"], &["3"], later), say(false, "exit 3 after 3 s"));
         assert_eq!(verdict(&["a"], &["-9"], later), say(false, "killed by SIGKILL after 3 s"));
-        assert_eq!(verdict(&["a"], &["-1"], later), say(false, "could not be run after 3 s"));
+        assert_eq!(verdict(&["a"], &["-1"], later), say(false, "killed by SIGHUP after 3 s"));
         assert_eq!(verdict(&["a", "b"], &["0", "0"], later), say(true, "2 commands ok after 3 s"));
         assert_eq!(
             verdict(&["a", "b"], &["1"], later),

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 
 use super::exit::Exit;
 use super::interrupt::Interrupts;
-use super::job::{JobEvent, JobOutput, State};
+use super::job::{JobEvent, JobOutput, MinusOne, State};
 use super::target::{TargetOptions, target_help};
 use super::words::{Word, Words, text, unexpected};
 use super::{Command, complain, span, write};
@@ -276,14 +276,16 @@ impl Job {
             return Ok(None);
         }
         self.seen = true;
-        let codes = event.codes();
-        let unstarted = match codes.last() {
-            Some(-1) => event.commands.get(codes.len() - 1).copied(),
-            Some(_) | None => None,
+        let minus_one = match event.state {
+            State::Finished => event.minus_one(),
+            State::Pending | State::Running => None,
         };
-        let unstarted = unstarted.filter(|command| !self.output.has_told(command));
+        let reason_of = match minus_one {
+            Some(MinusOne::NotRun(command)) if !self.output.has_told(command) => Some(command),
+            Some(MinusOne::NotRun(_) | MinusOne::Interrupted | MinusOne::HungUp) | None => None,
+        };
         for (command, text) in self.output.fresh(&event, frame["present"] == true) {
-            if event.state == State::Finished && unstarted == Some(command) {
+            if reason_of == Some(command) {
                 // Not output, but the reason why there is none.
                 self.reader.end_line();
                 complain(&text);
@@ -298,7 +300,7 @@ impl Job {
         if io::stderr().is_terminal() {
             complain(&format!("job {} finished: {}", self.id, event.verdict().how));
         }
-        Ok(Some(exit_code(&codes)))
+        Ok(Some(exit_code(&event.codes(), event.commands.len(), minus_one)))
     }
 
     /// Nobody can tell how the job ends.
@@ -358,18 +360,20 @@ impl Reader {
 const INTERRUPTED: u8 = 130;
 /// A command could not be run: as a shell tells it.
 const NOT_RUN: u8 = 127;
-/// Ended before it ran: as if by the SIGTERM that a running job gets.
+/// Ended before its last command ran, or while it did by the death of the daemon: as if by the SIGTERM that a running one gets.
 const ENDED_BEFORE: u8 = 143;
 
-/// The exit code that tells how the last command ended.
-fn exit_code(codes: &[i32]) -> u8 {
-    match codes.last() {
-        None => ENDED_BEFORE,
-        Some(-1) => NOT_RUN,
-        Some(&code @ ..-1) => {
+/// The exit code that tells how the last of `commands` ended.
+fn exit_code(codes: &[i32], commands: usize, minus_one: Option<MinusOne<'_>>) -> u8 {
+    match (codes.last(), minus_one) {
+        (None, _) | (Some(_), Some(MinusOne::Interrupted)) => ENDED_BEFORE,
+        (Some(_), Some(MinusOne::NotRun(_))) => NOT_RUN,
+        // The chain was cut short between two commands, which is no success.
+        (Some(0), _) if codes.len() < commands => ENDED_BEFORE,
+        (Some(&code @ ..=-1), _) => {
             u8::try_from(code.unsigned_abs().saturating_add(128)).unwrap_or(u8::MAX)
         }
-        Some(&code @ 0..) => u8::try_from(code).unwrap_or(u8::MAX),
+        (Some(&code @ 0..), _) => u8::try_from(code).unwrap_or(u8::MAX),
     }
 }
 
@@ -426,7 +430,13 @@ mod tests {
             &[-1000],
             &[1000],
         ];
-        assert_eq!(codes.map(exit_code), [143, 0, 3, 255, 127, 130, 137, 143, 255, 255, 255]);
+        let exit = |codes: &[i32]| exit_code(codes, codes.len(), None);
+        assert_eq!(codes.map(exit), [143, 0, 3, 255, 129, 130, 137, 143, 255, 255, 255]);
+        assert_eq!(exit_code(&[0, -1], 2, Some(MinusOne::NotRun("x"))), 127);
+        assert_eq!(exit_code(&[0, -1], 3, Some(MinusOne::NotRun("x"))), 127);
+        assert_eq!(exit_code(&[-1], 1, Some(MinusOne::Interrupted)), 143);
+        assert_eq!(exit_code(&[-1], 1, Some(MinusOne::HungUp)), 129);
+        assert_eq!([exit_code(&[0], 2, None), exit_code(&[3], 2, None)], [143, 3]);
     }
 
     #[test]

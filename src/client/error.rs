@@ -175,7 +175,7 @@ impl fmt::Display for ClientError {
             }
             ClientError::Unreachable(peer, error) => write!(f, "cannot connect to {peer}: {error}"),
             ClientError::TimedOut { peer, step, after } => {
-                write!(f, "{peer} {step}: gave up after {} s", after.as_secs_f32())
+                write!(f, "{peer} {step}: gave up after {} s", after.as_secs())
             }
             ClientError::WrongCertificate { expected, shown } => write!(
                 f,

@@ -16,8 +16,23 @@ pub(super) fn check(config: &Config, reader: &mut Reader<'_>) {
     check_links(&config.bridge, reader);
 }
 
+/// Bytes that each command of a job has in an event, its code and its keys included.
+const COMMAND_IN_EVENT: usize = 256;
+
 fn check_limits(config: &Config, reader: &mut Reader<'_>) {
     let (server, events, state) = (&config.server, &config.events, &config.system_state);
+    let commands = config.dispatcher.max_commands;
+    if commands > events.max_event / COMMAND_IN_EVENT {
+        let event = show_size(events.max_event);
+        reader.contradiction(
+            &["dispatcher.max_commands", "events.max_event"],
+            format!(
+                "dispatcher.max_commands ({commands}) do not fit into an event of events.max_event \
+                 ({event}): {} do",
+                events.max_event / COMMAND_IN_EVENT
+            ),
+        );
+    }
     if server.outbox / 2 < events.max_event {
         let (outbox, event) = (show_size(server.outbox), show_size(events.max_event));
         reader.contradiction(

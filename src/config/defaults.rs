@@ -89,7 +89,7 @@ fn dispatcher() -> Dispatcher {
 }
 
 fn store() -> Store {
-    Store { journal: true, deadline: Duration::from_secs(5), patience: MINUTE, backlog: 256 * KIB }
+    Store { journal: true, deadline: Duration::from_secs(5), patience: MINUTE, backlog: 128 * KIB }
 }
 
 fn system_state() -> SystemState {

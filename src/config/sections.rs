@@ -136,7 +136,7 @@ pub struct Store {
     /// all the same. Default 60 s.
     pub patience: Duration,
     /// Bytes of job logs on their way to the store, 64 KiB to 64 MiB; above it no output of jobs
-    /// is read. Default 256 KiB.
+    /// is read. Default 128 KiB.
     pub backlog: usize,
 }
 

@@ -3,9 +3,11 @@
 //! Which class a job is of follows from its id, since that is how the Qt client names its jobs.
 //! A new class is an entry in the table.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
-use crate::wire::Class;
+use crate::wire::{Class, encoded_len};
 
 /// What a class reads in a job's output.
 pub(super) struct Reading<'a> {
@@ -17,6 +19,8 @@ pub(super) struct Reading<'a> {
     pub(super) log: &'a str,
     /// The job is over.
     pub(super) finished: bool,
+    /// Bytes of JSON that a list of names may take.
+    pub(super) room: usize,
 }
 
 type Fields = Vec<(&'static str, Value)>;
@@ -136,26 +140,46 @@ fn pkg(reading: &Reading<'_>) -> Fields {
             vec![("updates_available", json!(if current { "false" } else { "true" }))]
         }
         "audit" => {
-            let mut vulnerable: Vec<&str> = Vec::new();
-            let mut impacted: Vec<&str> = Vec::new();
+            let mut vulnerable = Names::within(reading.room);
+            let mut impacted = Names::within(reading.room);
             for line in reading.log.lines() {
                 let Some(rest) = line.trim().strip_prefix("Packages that depend on ") else {
                     continue;
                 };
                 let Some((package, dependents)) = rest.split_once(':') else { continue };
-                add(&mut vulnerable, package);
-                dependents.split(',').for_each(|dependent| add(&mut impacted, dependent));
+                vulnerable.add(package);
+                dependents.split(',').for_each(|dependent| impacted.add(dependent));
             }
-            vec![("vulnerable_pkgs", json!(vulnerable)), ("impacts_pkgs", json!(impacted))]
+            vec![
+                ("vulnerable_pkgs", json!(vulnerable.list)),
+                ("impacts_pkgs", json!(impacted.list)),
+            ]
         }
         _ => Vec::new(),
     }
 }
 
-fn add<'a>(list: &mut Vec<&'a str>, name: &'a str) {
-    let name = name.trim();
-    if !name.is_empty() && !list.contains(&name) {
-        list.push(name);
+/// Names, each once, in the order in which they came. Those that do not fit are left out: a job may
+/// print anything, and an event has a limit. All of them stand in the log.
+struct Names<'a> {
+    list: Vec<&'a str>,
+    known: HashSet<&'a str>,
+    /// Bytes of JSON.
+    room: usize,
+}
+
+impl<'a> Names<'a> {
+    fn within(room: usize) -> Names<'a> {
+        Names { list: Vec::new(), known: HashSet::new(), room }
+    }
+
+    fn add(&mut self, name: &'a str) {
+        let name = name.trim();
+        let bytes = encoded_len(name) + r#""","#.len();
+        if !name.is_empty() && bytes <= self.room && self.known.insert(name) {
+            self.room -= bytes;
+            self.list.push(name);
+        }
     }
 }
 
@@ -181,10 +205,17 @@ fn iohyve(reading: &Reading<'_>) -> Fields {
     };
     let name = line.split('\t').next().unwrap_or_default().split_whitespace().next();
     vec![
-        ("filename", json!(name.unwrap_or_default())),
-        ("percent_done", json!(percent)),
-        ("download_rate", json!(rate)),
+        ("filename", json!(short(name.unwrap_or_default()))),
+        ("percent_done", json!(short(percent))),
+        ("download_rate", json!(short(&rate))),
     ]
+}
+
+/// The beginning of a word, which a job may make as long as it likes.
+fn short(word: &str) -> &str {
+    const MOST: usize = 256;
+    let end = (0..=MOST.min(word.len())).rev().find(|&at| word.is_char_boundary(at));
+    &word[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]
@@ -192,7 +223,7 @@ mod tests {
     use super::*;
 
     fn read(id: &str, command: &str, log: &str, finished: bool) -> Value {
-        let fields = fields(&Reading { id, command, log, finished });
+        let fields = fields(&Reading { id, command, log, finished, room: 64 });
         Value::Object(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
     }
 
@@ -228,6 +259,20 @@ mod tests {
             read("sysadm_pkg_audit", "", log, true),
             json!({"vulnerable_pkgs": ["libxml2", "curl", "zsh"], "impacts_pkgs": ["php", "ruby", "git"]})
         );
+    }
+
+    #[test]
+    fn what_a_job_prints_without_end_is_told_within_bounds() {
+        let names: String =
+            (0..1000).map(|n| format!("Packages that depend on p{n}: a\n")).collect();
+        let told = read("sysadm_pkg_audit", "", &names, true);
+        let vulnerable = told["vulnerable_pkgs"].as_array().unwrap();
+        assert_eq!(vulnerable.len(), 12, "{told}");
+        assert_eq!(told["impacts_pkgs"], json!(["a"]));
+        let log = format!("{} 5% of  1 MB 7 kBps\n", "ü".repeat(10_000));
+        let told = read("sysadm_iohyve_fetch", "", &log, false);
+        assert_eq!(told["filename"], "ü".repeat(128));
+        assert_eq!(told["percent_done"], "5");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One job: where it stands, what it printed, and what of that has been told.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
@@ -355,7 +356,7 @@ impl Job {
                 output.push((index, Excerpt::new(0)));
             }
         }
-        output.sort_by_key(|(index, _)| *index);
+        output.sort_unstable_by_key(|(index, _)| *index);
         let time_finished = self.time_finished.clone().unwrap_or_default();
         let phase = Phase::Finished(Finished {
             time_started: self.time_started.clone().unwrap_or_else(|| time_finished.clone()),
@@ -413,17 +414,19 @@ impl Job {
 
     fn read_fields(&self, log: &str, finished: bool) -> Vec<(&'static str, Value)> {
         let command = self.head.commands.get(self.current()).map_or("", String::as_str);
-        class::fields(&Reading { id: &self.head.id, command, log, finished })
+        let room = self.limits.event / 16;
+        class::fields(&Reading { id: &self.head.id, command, log, finished, room })
     }
 
-    /// The job's entry in a list.
-    pub(super) fn entry(&self, position: Option<usize>) -> Value {
+    /// The job's entry in a list, of each command at most so many bytes.
+    pub(super) fn entry(&self, position: Option<usize>, most: usize) -> Value {
         let state = match self.state {
             State::Filed { .. } | State::Pending | State::Starting => "pending",
             State::Running { .. } | State::Ended(_) => "running",
             State::Finished => "finished",
         };
-        let mut entry = json!({ "commands": self.head.commands, "state": state });
+        let commands = self.head.commands.iter().map(|command| beginning(command, most));
+        let mut entry = json!({ "commands": commands.collect::<Vec<_>>(), "state": state });
         if let Some(position) = position {
             entry["queue_position"] = position.to_string().into();
         }
@@ -531,4 +534,13 @@ impl Job {
     pub(super) fn time_finished(&self) -> Option<&str> {
         self.time_finished.as_deref()
     }
+}
+
+fn beginning(command: &str, most: usize) -> Cow<'_, str> {
+    if command.len() <= most {
+        return command.into();
+    }
+    let end = (0..=most).rev().find(|&at| command.is_char_boundary(at)).unwrap_or(0);
+    let left_out = command.len() - end;
+    format!("{}[… {left_out} bytes left out …]", &command[..end]).into()
 }

@@ -16,7 +16,7 @@ mod process;
 mod record;
 mod submission;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
@@ -228,8 +228,8 @@ pub struct Dispatcher {
     limits: Limits,
     jobs: BTreeMap<Serial, Job>,
     ids: HashMap<String, Serial>,
-    /// Jobs of each queue that are not over, in order; only the first may run.
-    queues: BTreeMap<String, VecDeque<Serial>>,
+    /// Jobs of each queue that are not over, in the order in which they came; only the first may run.
+    queues: BTreeMap<String, BTreeSet<Serial>>,
     pending: BTreeSet<Serial>,
     /// Pending jobs that wait for nothing but room.
     startable: BTreeSet<Serial>,
@@ -313,13 +313,6 @@ impl Dispatcher {
         if let Some(why) = &self.no_storage {
             return Err(Refusal::new(ErrorCode::Internal, why.clone()));
         }
-        for (i, asked) in batch.iter().enumerate() {
-            let twice = batch[..i].iter().any(|other| other.id == asked.id);
-            if twice || self.active(&asked.id).is_some() {
-                let why = format!("job {:?} is active already; kill it or wait for it", asked.id);
-                return Err(Refusal::new(ErrorCode::Conflict, why));
-            }
-        }
         let slots = self.limits.max_running.saturating_sub(self.running.len());
         if self.pending.len() + batch.len() > self.limits.max_pending + slots {
             let why = format!(
@@ -329,6 +322,13 @@ impl Dispatcher {
                 self.limits.max_pending
             );
             return Err(Refusal::new(ErrorCode::TooMany, why));
+        }
+        let mut asked_for = HashSet::new();
+        for asked in &batch {
+            if !asked_for.insert(&asked.id) || self.active(&asked.id).is_some() {
+                let why = format!("job {:?} is active already; kill it or wait for it", asked.id);
+                return Err(Refusal::new(ErrorCode::Conflict, why));
+            }
         }
         let serials: Vec<Serial> = batch.into_iter().map(|asked| self.add(asked)).collect();
         self.start_what_may();
@@ -367,7 +367,7 @@ impl Dispatcher {
             }
             Some(name) => {
                 let queue = self.queues.entry(name.clone()).or_default();
-                queue.push_back(serial);
+                queue.insert(serial);
                 if queue.len() == 1 {
                     self.startable.insert(serial);
                 }
@@ -580,7 +580,9 @@ impl Dispatcher {
         if !self.jobs.get(&serial).is_some_and(Job::is_running) {
             return;
         }
-        if left_open {
+        // What is being ended is waited for.
+        let is_ending = |job: &mut Job| job.ending().is_some();
+        if left_open && !self.jobs.get_mut(&serial).is_some_and(is_ending) {
             self.remark(
                 serial,
                 "output was still open: a process that this command left behind was not waited for",
@@ -618,10 +620,11 @@ impl Dispatcher {
     /// Ends jobs; returns the ids of those that were active. Their events follow.
     pub fn kill(&mut self, ids: &[String], now: Moment) -> Vec<String> {
         let mut active: Vec<String> = Vec::new();
+        let mut known = HashSet::new();
         for id in ids {
             if let Some(serial) = self.active(id)
                 && self.jobs.get(&serial).is_some_and(Job::can_be_killed)
-                && !active.contains(id)
+                && known.insert(serial)
             {
                 active.push(id.clone());
                 self.end(serial, Cause::Killed, now);
@@ -813,8 +816,8 @@ impl Dispatcher {
             return;
         };
         let Some(queue) = self.queues.get_mut(&name) else { return };
-        queue.retain(|other| *other != serial);
-        match queue.front() {
+        queue.remove(&serial);
+        match queue.first() {
             None => {
                 self.queues.remove(&name);
             }
@@ -842,7 +845,11 @@ impl Dispatcher {
 
     fn remove(&mut self, serial: Serial) -> bool {
         let Some(job) = self.jobs.remove(&serial) else { return false };
-        self.finished.retain(|other| *other != serial);
+        if self.finished.front() == Some(&serial) {
+            self.finished.pop_front();
+        } else {
+            self.finished.retain(|other| *other != serial);
+        }
         self.unkept.remove(&serial);
         self.timers.set((serial, Timer::Retain), None);
         if self.ids.get(&job.head.id) == Some(&serial) {
@@ -958,14 +965,21 @@ impl Dispatcher {
     pub fn list(&self) -> Value {
         let mut queues: Map<String, Value> = Map::new();
         queues.insert("no_queue".into(), json!({}));
+        let queued = self.queues.values().flat_map(|queue| queue.iter().enumerate());
+        let places: HashMap<Serial, usize> =
+            queued.map(|(place, serial)| (*serial, place)).collect();
+        let commands = self.jobs.values().flat_map(|job| &job.head.commands);
+        let (number, bytes) =
+            commands.fold((0, 0), |(number, bytes), command| (number + 1, bytes + command.len()));
+        // Where they are more than a client could be sent, the long ones are told by their beginning.
+        let room = self.limits.max_event;
+        let most = if bytes > room { room / number } else { room };
         let mut unqueued = 0;
         let told = self.jobs.iter().filter(|(_, job)| !matches!(job.state, State::Filed { .. }));
         for (serial, job) in told {
             let position = match &job.asked.queue {
                 _ if !job.is_active() => None,
-                Some(name) => {
-                    self.queues.get(name).and_then(|q| q.iter().position(|s| s == serial))
-                }
+                Some(_) => places.get(serial).copied(),
                 None if self.pending.contains(serial) => {
                     unqueued += 1;
                     Some(unqueued)
@@ -974,7 +988,7 @@ impl Dispatcher {
             };
             let name = job.asked.queue.as_deref().unwrap_or("no_queue");
             let queue = queues.entry(name).or_insert_with(|| json!({}));
-            queue[&job.head.id] = job.entry(position);
+            queue[&job.head.id] = job.entry(position, most);
         }
         json!({ "jobs": queues })
     }

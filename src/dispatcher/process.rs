@@ -130,7 +130,7 @@ impl Process {
             Ok(0) => Output::End(self.decoder.finish()),
             Ok(n) => Output::Text(self.decoder.decode(&scratch[..n])),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Output::Blocked,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Output::Blocked,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Output::Text(String::new()),
             Err(_) => Output::End(self.decoder.finish()),
         }
     }

@@ -194,6 +194,37 @@ impl Driver {
     }
 }
 
+#[test]
+fn the_longest_chain_that_is_taken_fits_into_an_event() {
+    const MAX_EVENT: usize = 64 * 1024;
+    // As the configuration allows them.
+    let max_commands = MAX_EVENT / 256;
+    let limits = Limits { max_commands, max_event: MAX_EVENT, ..limits() };
+    let mut d = Driver::new();
+    d.dispatcher = Dispatcher::new(limits, true);
+    let length = limits.bounds().max_command_bytes / max_commands;
+    // All keys of their own, each as long as it may be (a backslash takes two bytes in JSON), and
+    // two equal ones so that there is the list as well.
+    let command = |n| format!("{n:04}{}", "\\".repeat((length - 4) / 4 * 2));
+    let mut chain: Vec<String> = (1..max_commands).map(command).collect();
+    chain.push(chain[0].clone());
+    d.run(json!({ "j": chain })).unwrap();
+    for _ in 0..max_commands {
+        d.print(1, &"\u{1}".repeat(1000));
+        d.pass(1000);
+        d.exit(1, 0);
+    }
+    let mut finished = false;
+    for effect in d.done {
+        if let Effect::Publish(Event::Job(event)) = effect {
+            let length = event.args(MAX_EVENT).len();
+            assert!(length <= MAX_EVENT, "{length}");
+            finished |= !event.is_running();
+        }
+    }
+    assert!(finished);
+}
+
 fn args(event: &Event) -> Value {
     match event {
         Event::Job(event) => serde_json::from_str(&event.args(100_000)).unwrap(),
@@ -361,6 +392,31 @@ fn a_running_job_is_asked_then_forced_and_finished_when_its_tree_is_gone() {
     assert_eq!(finished["return_codes/x"], "-15");
     assert_eq!(finished["x"], "[killed]\n");
     assert_eq!(finished.get("return_codes/y"), None);
+}
+
+#[test]
+fn a_process_that_is_ended_with_its_job_was_not_left_behind() {
+    let mut d = Driver::new();
+    d.run(json!({"a": "x"})).unwrap();
+    d.kill("a");
+    d.ended(1, &Ended::Exit(Exit::Signal(15)), true);
+    d.gone(1);
+    assert_eq!(d.events().pop().unwrap()["x"], "[killed]\n");
+}
+
+#[test]
+fn a_list_of_long_commands_tells_how_they_begin() {
+    let mut d = Driver::new();
+    let long = format!("{}ü", "x".repeat(5999));
+    d.run(json!({"a": [long, "short"], "b": long})).unwrap();
+    let commands =
+        |d: &Driver, id: &str| d.dispatcher.list()["jobs"]["no_queue"][id]["commands"].clone();
+    assert_eq!(commands(&d, "a"), json!([long, "short"]));
+    d.dispatcher.limits.max_event = 9000;
+    let cut = format!("{}[… 3001 bytes left out …]", "x".repeat(3000));
+    assert_eq!(commands(&d, "a"), json!([cut, "short"]));
+    d.dispatcher.limits.max_event = 3 * 6000;
+    assert_eq!(commands(&d, "b"), json!([long]), "all of them fit");
 }
 
 #[test]

@@ -183,7 +183,7 @@ impl Hub {
                 changed.push(*name);
             }
         }
-        changed.sort();
+        changed.sort_unstable();
         let backlog = &mut subscription.backlog;
         if let Some((from, gap)) = replay {
             (backlog.replay_from, backlog.gap) = (Some(from), gap);
@@ -231,7 +231,7 @@ impl Hub {
                 changed.push(*name);
             }
         }
-        changed.sort();
+        changed.sort_unstable();
         let backlog = &mut subscription.backlog;
         backlog.last.retain(|event| !changed.contains(&event.event.name()));
         if changed.contains(&EventName::Dispatcher) {

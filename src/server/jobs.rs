@@ -18,11 +18,17 @@ use crate::moment::Moment;
 use crate::reactor::{Reactor, Registered};
 use crate::sys::children::Exit;
 use crate::sys::process_table;
-use crate::sys::process_tree::{Roots, members};
+use crate::sys::process_tree::{Descendants, Roots};
 use crate::sys::survivors::{Traces, survivors};
+
+/// How often the processes of a job are looked for again because one may have had a child between
+/// the look and the signal.
+const ROUNDS: usize = 16;
 
 /// Outputs of processes left behind that are still read; the oldest is closed beyond that.
 const LEFTOVERS: usize = 64;
+/// Between two reads of one: what nobody wants must not keep the daemon busy.
+const LEFTOVER_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often it is looked whether processes of another daemon's jobs are gone.
 const SURVIVORS_LOOK: Duration = Duration::from_millis(200);
@@ -32,23 +38,24 @@ pub(super) struct Jobs {
     environment: Environment,
     epoch: String,
     at_work: BTreeMap<Serial, AtWork>,
+    /// Leaders at work.
     by_pid: BTreeMap<Pid, Serial>,
+    /// Leaders that were reaped, of jobs that are not over.
+    ended: BTreeMap<Pid, Serial>,
     /// Jobs that are being ended and had processes when last looked at.
     ending: BTreeSet<Serial>,
-    leftovers: BTreeMap<u64, (Receiver, Registered)>,
+    leftovers: BTreeMap<u64, Leftover>,
     last_leftover: u64,
     /// How long the output may stay open when its command has ended.
     grace: Duration,
 }
 
-impl AtWork {
-    /// Its living processes.
-    fn members(&self) -> Vec<Pid> {
-        match &self.traces {
-            Some(traces) => survivors(traces),
-            None => members(&self.roots),
-        }
-    }
+/// The output of a process that was left behind.
+struct Leftover {
+    output: Receiver,
+    registered: Registered,
+    /// It was read a moment ago.
+    paused: bool,
 }
 
 /// A job whose commands are run.
@@ -68,6 +75,7 @@ impl Jobs {
             epoch: epoch.to_owned(),
             at_work: BTreeMap::new(),
             by_pid: BTreeMap::new(),
+            ended: BTreeMap::new(),
             ending: BTreeSet::new(),
             leftovers: BTreeMap::new(),
             last_leftover: 0,
@@ -93,7 +101,7 @@ impl Jobs {
         let mark = Environment::mark(&self.epoch, serial);
         let started = Process::start(line, asked, &mark, &self.environment);
         let job = self.at_work.entry(serial).or_insert_with(|| AtWork {
-            roots: Roots { leaders: Vec::new(), mark: mark.clone() },
+            roots: Roots { leader: None, ended: Vec::new(), mark: mark.clone() },
             traces: None,
             command,
             process: None,
@@ -106,16 +114,22 @@ impl Jobs {
                 let registered = output.and_then(|output| {
                     reactor.register(output, Interest::READABLE, Key::Output(serial)).ok()
                 });
-                job.roots.leaders.push(process.pid);
-                self.by_pid.insert(process.pid, serial);
-                let pid = process.pid.as_raw();
-                let leader = (pid, process_table::start_of(pid).unwrap_or_default());
-                dispatcher.started(serial, leader, &mark);
+                let pid = process.pid;
+                job.roots.leader = Some(pid);
                 if registered.is_none() {
                     // No room in the kernel to watch the pipe: its end will be found at the exit.
                     log::error!("cannot watch the output of job {serial}");
                 }
                 job.process = Some((process, registered));
+                self.by_pid.insert(pid, serial);
+                // The system has given the number out again: it is this job's now.
+                if let Some(before) = self.ended.remove(&pid)
+                    && let Some(other) = self.at_work.get_mut(&before)
+                {
+                    other.roots.ended.retain(|ended| *ended != pid);
+                }
+                let start = process_table::start_of(pid.as_raw()).unwrap_or_default();
+                dispatcher.started(serial, (pid.as_raw(), start), &mark);
             }
         }
     }
@@ -174,14 +188,22 @@ impl Jobs {
 
     fn keep_leftover(&mut self, mut output: Receiver, reactor: &mut Reactor<Key>) {
         if self.leftovers.len() >= LEFTOVERS
-            && let Some((_, (mut oldest, registered))) = self.leftovers.pop_first()
+            && let Some(oldest) = self.leftovers.keys().next().copied()
         {
-            reactor.deregister(&mut oldest, registered);
+            self.let_go(oldest, reactor);
         }
         self.last_leftover += 1;
         let key = Key::Leftover(self.last_leftover);
         if let Ok(registered) = reactor.register(&mut output, Interest::READABLE, key) {
-            self.leftovers.insert(self.last_leftover, (output, registered));
+            let leftover = Leftover { output, registered, paused: false };
+            self.leftovers.insert(self.last_leftover, leftover);
+        }
+    }
+
+    fn let_go(&mut self, number: u64, reactor: &mut Reactor<Key>) {
+        reactor.set_deadline(Key::Leftover(number), None);
+        if let Some(Leftover { mut output, registered, .. }) = self.leftovers.remove(&number) {
+            reactor.deregister(&mut output, registered);
         }
     }
 
@@ -191,17 +213,37 @@ impl Jobs {
         number: u64,
         reactor: &mut Reactor<Key>,
         scratch: &mut [u8],
+        now: Moment,
     ) {
-        use std::io::Read;
-        let Some((output, _)) = self.leftovers.get_mut(&number) else { return };
-        match output.read(scratch) {
-            Ok(1..) => reactor.again(Key::Leftover(number)),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Ok(0) | Err(_) => {
-                if let Some((mut output, registered)) = self.leftovers.remove(&number) {
-                    reactor.deregister(&mut output, registered);
-                }
+        use std::io::{ErrorKind, Read};
+        let Some(leftover) = self.leftovers.get_mut(&number).filter(|one| !one.paused) else {
+            return;
+        };
+        match leftover.output.read(scratch) {
+            Ok(1..) => {
+                leftover.paused = true;
+                let due = now.instant + LEFTOVER_PAUSE;
+                reactor.set_deadline(Key::Leftover(number), Some(due));
             }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                reactor.again(Key::Leftover(number));
+            }
+            Ok(0) | Err(_) => self.let_go(number, reactor),
+        }
+    }
+
+    /// Its pause is over.
+    pub(super) fn on_leftover_due(
+        &mut self,
+        number: u64,
+        reactor: &mut Reactor<Key>,
+        scratch: &mut [u8],
+        now: Moment,
+    ) {
+        if let Some(leftover) = self.leftovers.get_mut(&number) {
+            leftover.paused = false;
+            self.on_leftover(number, reactor, scratch, now);
         }
     }
 
@@ -221,17 +263,28 @@ impl Jobs {
 
     /// Looks whether jobs that are being ended still have processes.
     pub(super) fn look_after_all(&mut self, dispatcher: &mut Dispatcher, now: Moment) {
-        for serial in self.ending.clone() {
-            if self.at_work.get(&serial).is_none_or(|job| job.traces.is_none()) {
-                self.look_after(serial, dispatcher, now);
-            }
+        if self.ending.is_empty() {
+            return;
         }
+        let living = self.living();
+        let is_gone = |serial: &Serial| {
+            let job = self.at_work.get(serial);
+            job.is_none_or(|job| job.traces.is_none() && living.are_gone(&job.roots))
+        };
+        let gone: Vec<Serial> = self.ending.iter().copied().filter(is_gone).collect();
+        for serial in gone {
+            dispatcher.tree_is_gone(serial, now);
+        }
+    }
+
+    fn living(&self) -> Descendants {
+        Descendants::now(|pid| self.by_pid.contains_key(&pid))
     }
 
     /// A job ran when the daemon before this one died.
     pub(super) fn adopt(&mut self, serial: Serial, traces: Traces) {
-        let roots = Roots { leaders: Vec::new(), mark: String::new() };
-        let job = AtWork { roots, traces: Some(traces), command: 0, process: None };
+        let job =
+            AtWork { roots: Roots::default(), traces: Some(traces), command: 0, process: None };
         self.at_work.insert(serial, job);
     }
 
@@ -243,8 +296,9 @@ impl Jobs {
         now: Moment,
     ) {
         for serial in self.ending.clone() {
-            if self.at_work.get(&serial).is_some_and(|job| job.traces.is_some()) {
-                self.look_after(serial, dispatcher, now);
+            let traces = self.at_work.get(&serial).and_then(|job| job.traces.as_ref());
+            if traces.is_some_and(|traces| survivors(traces).is_empty()) {
+                dispatcher.tree_is_gone(serial, now);
             }
         }
         let left = self.at_work.values().any(|job| job.traces.is_some());
@@ -266,10 +320,10 @@ impl Jobs {
         now: Moment,
     ) {
         let Some(job) = self.at_work.get_mut(&serial) else { return };
+        job.roots.leader = None;
+        job.roots.ended.push(pid);
+        self.ended.insert(pid, serial);
         let Some((process, registered)) = &mut job.process else { return };
-        if process.pid != pid {
-            return;
-        }
         process.exit = Some(exit);
         if !process.is_open() {
             self.command_over(serial, false, dispatcher, reactor, now);
@@ -311,8 +365,27 @@ impl Jobs {
         now: Moment,
     ) {
         let signal = if hard { Signal::SIGKILL } else { Signal::SIGTERM };
-        if let Some(job) = self.at_work.get(&serial) {
-            for pid in job.members() {
+        let mut signalled = BTreeSet::new();
+        let mut gone = true;
+        for _ in 0..ROUNDS {
+            let Some(job) = self.at_work.get(&serial) else { break };
+            let found = match &job.traces {
+                Some(traces) => {
+                    let found = survivors(traces);
+                    gone = found.is_empty();
+                    found
+                }
+                None => {
+                    let living = self.living();
+                    gone = living.are_gone(&job.roots);
+                    living.of(&job.roots)
+                }
+            };
+            let fresh: Vec<Pid> = found.into_iter().filter(|pid| signalled.insert(*pid)).collect();
+            if fresh.is_empty() {
+                break;
+            }
+            for pid in fresh {
                 // It fails where the process has just ended.
                 let _ = kill(pid, signal);
                 // One that is stopped would not see SIGTERM.
@@ -320,11 +393,6 @@ impl Jobs {
             }
         }
         self.ending.insert(serial);
-        self.look_after(serial, dispatcher, now);
-    }
-
-    fn look_after(&mut self, serial: Serial, dispatcher: &mut Dispatcher, now: Moment) {
-        let gone = self.at_work.get(&serial).is_none_or(|job| job.members().is_empty());
         if gone {
             dispatcher.tree_is_gone(serial, now);
         }
@@ -335,8 +403,11 @@ impl Jobs {
         self.ending.remove(&serial);
         reactor.set_deadline(Key::Output(serial), None);
         let Some(job) = self.at_work.remove(&serial) else { return };
-        for leader in &job.roots.leaders {
-            self.by_pid.remove(leader);
+        if let Some(leader) = job.roots.leader {
+            self.by_pid.remove(&leader);
+        }
+        for leader in &job.roots.ended {
+            self.ended.remove(leader);
         }
         // A process that could not be ended: its output is given up with it.
         if let Some((mut process, registered)) = job.process

@@ -50,7 +50,7 @@ enum Key {
     Client(ClientId),
     /// The output of a job; its deadline is for the output to end after the command.
     Output(u64),
-    /// The output of a process that a job left behind.
+    /// The output of a process that a job left behind; its deadline ends a pause.
     Leftover(u64),
     /// The dispatcher's next deadline.
     Dispatcher,
@@ -188,7 +188,7 @@ impl Server {
                 self.carry_out_effects(now);
             }
             Key::Leftover(number) => {
-                self.jobs.on_leftover(number, &mut self.reactor, &mut self.scratch);
+                self.jobs.on_leftover(number, &mut self.reactor, &mut self.scratch, now);
             }
             Key::Accounts => self.on_accounts(),
             Key::SystemState(part) => self.on_zpool_io(part, now),
@@ -220,7 +220,9 @@ impl Server {
             Key::Accounts => self.on_accounts_overdue(),
             Key::SystemState(part) => self.on_zpool_deadline(part, now),
             Key::Stop => self.phase = Phase::Over,
-            Key::Leftover(_) => {}
+            Key::Leftover(number) => {
+                self.jobs.on_leftover_due(number, &mut self.reactor, &mut self.scratch, now);
+            }
         }
     }
 

@@ -1,9 +1,9 @@
 //! File descriptors as a whole: what a careless parent left open, and how many we may have.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Closes every descriptor but the three standard ones. To be called first thing, while we have
@@ -35,6 +35,25 @@ pub(super) fn keep_only(kept: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
     }
     close_from(FIRST + count);
     Ok(moved)
+}
+
+/// In a forked child that becomes a program: closes every descriptor but the three standard ones
+/// and this one, which the program does not get. Needs no free number, and cannot fail. Whatever
+/// else in the child's memory owns a descriptor must not be dropped or used any more.
+pub(super) fn keep_until_exec(kept: OwnedFd) -> OwnedFd {
+    const FIRST: libc::c_int = 3;
+    let number = kept.into_raw_fd();
+    // SAFETY: takes descriptor numbers; what had the number 3 belongs to nobody who will use it.
+    // To the same number it does nothing.
+    let moved = unsafe { libc::dup2(number, FIRST) } == FIRST;
+    // SAFETY: that one is open, and nobody else owns it.
+    let kept = unsafe { OwnedFd::from_raw_fd(if moved { FIRST } else { number }) };
+    // It fails for no descriptor that is open.
+    let _ = fcntl(&kept, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+    if moved {
+        close_from(FIRST + 1);
+    }
+    kept
 }
 
 fn close_from(first: libc::c_int) {

@@ -48,10 +48,14 @@ pub fn with_socket(
 }
 
 fn run(kept: Vec<OwnedFd>, work: impl FnOnce(Vec<OwnedFd>)) -> io::Result<Pid> {
+    let held = super::signals::Held::all();
     // SAFETY: the process has one thread (a rule of the house), so the child has all of memory in
     // order and may go on as any program; it never returns from here.
     match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Parent { child } => {
+            drop(held);
+            Ok(child)
+        }
         ForkResult::Child => {
             super::signals::reset();
             let _ = nix::unistd::setsid();

@@ -2,8 +2,12 @@
 //!
 //! The daemon is made the reaper of its descendants, so that an orphan becomes its own child and
 //! is never lost. FreeBSD's kernel keeps by which child of the reaper an orphan came (procctl(2),
-//! `PROC_REAP_GETPIDS`); Linux's does not, so there an orphan is known by its session, by its
-//! parent, or by a mark in the environment that it was started with.
+//! `PROC_REAP_GETPIDS`); Linux's does not, so there an orphan is known by a mark in the environment
+//! that it was started with, or by its session.
+//!
+//! Only descendants of the daemon are ever looked at: what a look costs does not depend on how much
+//! else runs on the host, and a number that the system has given to somebody else's process since
+//! is never taken for ours.
 
 use std::io;
 
@@ -12,8 +16,10 @@ use nix::unistd::Pid;
 /// Where a tree begins.
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
-    /// Direct children of ours, running or ended, each the leader of a session.
-    pub leaders: Vec<Pid>,
+    /// A direct child of ours that has not been reaped: its number is nobody else's.
+    pub leader: Option<Pid>,
+    /// Leaders that have been; what they started may live.
+    pub ended: Vec<Pid>,
     /// `NAME=value` in the environment of all that they start; unique to this tree.
     pub mark: String,
 }
@@ -43,27 +49,36 @@ pub fn become_reaper() -> io::Result<()> {
     }
 }
 
-/// Living processes of the tree (zombies are not), in no order.
-#[cfg(target_os = "freebsd")]
-pub fn members(roots: &Roots) -> Vec<Pid> {
-    freebsd::members(roots)
+/// All that came from this process and lives, at one moment.
+#[derive(Debug)]
+pub struct Descendants(system::Descendants);
+
+impl Descendants {
+    /// As it is now. `is_leader` tells of a direct child whether it leads a tree at present.
+    pub fn now(is_leader: impl Fn(Pid) -> bool) -> Descendants {
+        Descendants(system::Descendants::now(is_leader))
+    }
+
+    /// Living processes of a tree (zombies are not, but for its leader), in no order.
+    pub fn of(&self, roots: &Roots) -> Vec<Pid> {
+        self.0.of(roots)
+    }
+
+    /// True where there are none, and the leader has been reaped.
+    pub fn are_gone(&self, roots: &Roots) -> bool {
+        roots.leader.is_none() && self.0.are_gone(roots)
+    }
 }
 
-/// Living processes of the tree (zombies are not), in no order.
-#[cfg(target_os = "linux")]
-pub fn members(roots: &Roots) -> Vec<Pid> {
-    linux::members(roots)
-}
-
 #[cfg(target_os = "freebsd")]
-mod freebsd {
+mod system {
     use nix::unistd::Pid;
 
     use super::Roots;
 
     /// `struct procctl_reaper_pidinfo` of <sys/procctl.h>, which the libc crate does not have.
     #[repr(C)]
-    #[derive(Clone, Copy, Default)]
+    #[derive(Clone, Copy, Debug, Default)]
     struct PidInfo {
         pid: libc::pid_t,
         subtree: libc::pid_t,
@@ -83,21 +98,40 @@ mod freebsd {
     const REAPER: libc::c_uint = 0x4;
     const ZOMBIE: libc::c_uint = 0x8;
 
-    pub(super) fn members(roots: &Roots) -> Vec<Pid> {
-        let ourselves = std::process::id() as libc::pid_t;
-        let is_ours =
-            |info: &PidInfo| roots.leaders.iter().any(|leader| leader.as_raw() == info.subtree);
-        let mut tree: Vec<PidInfo> = descendants(ourselves).into_iter().filter(is_ours).collect();
-        // A member may be a reaper itself; what came from it is told by asking about it.
-        let mut asked = 0;
-        while let Some(info) = tree.get(asked).copied() {
-            asked += 1;
-            if info.flags & REAPER != 0 {
-                tree.extend(descendants(info.pid));
-            }
+    #[derive(Debug)]
+    pub(super) struct Descendants(Vec<PidInfo>);
+
+    impl Descendants {
+        pub(super) fn now(_: impl Fn(Pid) -> bool) -> Descendants {
+            Descendants(descendants(std::process::id() as libc::pid_t))
         }
-        let living = tree.iter().filter(|info| info.flags & ZOMBIE == 0);
-        living.map(|info| Pid::from_raw(info.pid)).collect()
+
+        pub(super) fn of(&self, roots: &Roots) -> Vec<Pid> {
+            let mut tree = self.branches(roots);
+            // A member may be a reaper itself; what came from it is told by asking about it.
+            let mut asked = 0;
+            while let Some(info) = tree.get(asked).copied() {
+                asked += 1;
+                if info.flags & REAPER != 0 {
+                    tree.extend(descendants(info.pid));
+                }
+            }
+            let living = tree.iter().filter(|info| info.flags & ZOMBIE == 0);
+            living.map(|info| Pid::from_raw(info.pid)).collect()
+        }
+
+        pub(super) fn are_gone(&self, roots: &Roots) -> bool {
+            self.branches(roots).iter().all(|info| info.flags & ZOMBIE != 0)
+        }
+
+        fn branches(&self, roots: &Roots) -> Vec<PidInfo> {
+            // A leader that was reaped and yet is there is another process of the same number.
+            let is_there = |pid: &Pid| self.0.iter().any(|info| info.pid == pid.as_raw());
+            let ended = roots.ended.iter().filter(|pid| !is_there(pid));
+            let subtrees: Vec<libc::pid_t> =
+                ended.chain(&roots.leader).map(|pid| pid.as_raw()).collect();
+            self.0.iter().filter(|info| subtrees.contains(&info.subtree)).copied().collect()
+        }
     }
 
     fn descendants(reaper: libc::pid_t) -> Vec<PidInfo> {
@@ -127,76 +161,222 @@ mod freebsd {
 }
 
 #[cfg(target_os = "linux")]
-mod linux {
-    use std::collections::BTreeSet;
+mod system {
+    use std::collections::{BTreeMap, BTreeSet};
     use std::fs;
 
     use nix::unistd::Pid;
 
     use super::Roots;
 
-    struct Process {
+    /// A direct child of ours that leads no tree: it came to us when its parent ended.
+    #[derive(Debug)]
+    struct Orphan {
         pid: i32,
+        session: i32,
+        environment: Vec<u8>,
+    }
+
+    #[derive(Debug)]
+    pub(super) struct Descendants {
+        orphans: Vec<Orphan>,
+        children: Children,
+    }
+
+    impl Descendants {
+        pub(super) fn now(is_leader: impl Fn(Pid) -> bool) -> Descendants {
+            let ourselves = std::process::id() as i32;
+            let children = Children::now(ourselves);
+            let own = children.of(ourselves).into_iter();
+            let orphans =
+                own.filter(|pid| !is_leader(Pid::from_raw(*pid))).filter_map(Orphan::read);
+            Descendants { orphans: orphans.collect(), children }
+        }
+
+        pub(super) fn of(&self, roots: &Roots) -> Vec<Pid> {
+            let orphans = self.orphans(roots).map(|orphan| orphan.pid);
+            let mut tree: BTreeSet<i32> =
+                orphans.chain(roots.leader.map(|leader| leader.as_raw())).collect();
+            let mut unasked: Vec<i32> = tree.iter().copied().collect();
+            while let Some(parent) = unasked.pop() {
+                unasked
+                    .extend(self.children.of(parent).into_iter().filter(|pid| tree.insert(*pid)));
+            }
+            tree.into_iter().map(Pid::from_raw).collect()
+        }
+
+        /// Whatever lives below us has a direct child of ours above it.
+        pub(super) fn are_gone(&self, roots: &Roots) -> bool {
+            self.orphans(roots).next().is_none()
+        }
+
+        fn orphans(&self, roots: &Roots) -> impl Iterator<Item = &Orphan> {
+            let is_there = |pid: &Pid| self.orphans.iter().any(|other| other.pid == pid.as_raw());
+            // A leader that was reaped and yet is there is another process of the same number.
+            let ended: Vec<i32> =
+                roots.ended.iter().filter(|pid| !is_there(pid)).map(|pid| pid.as_raw()).collect();
+            let name = roots.mark.split_inclusive('=').next().unwrap_or_default();
+            let leader = roots.leader.map(|leader| leader.as_raw());
+            self.orphans.iter().filter(move |orphan| {
+                orphan.is_marked(&roots.mark, name).unwrap_or_else(|| {
+                    ended.contains(&orphan.session) || leader == Some(orphan.session)
+                })
+            })
+        }
+    }
+
+    impl Orphan {
+        /// `None` for one that has ended.
+        fn read(pid: i32) -> Option<Orphan> {
+            let stat = Stat::read(pid)?;
+            // One that became another user, or has just ended, does not show it.
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            (!stat.zombie).then_some(Orphan { pid, session: stat.session, environment })
+        }
+
+        /// Whether it has this mark; `None` where it has none of that name.
+        fn is_marked(&self, mark: &str, name: &str) -> Option<bool> {
+            let entries = || self.environment.split(|&byte| byte == 0);
+            if entries().any(|entry| entry == mark.as_bytes()) {
+                return Some(true);
+            }
+            entries().any(|entry| entry.starts_with(name.as_bytes())).then_some(false)
+        }
+    }
+
+    /// Which processes have which children.
+    #[derive(Debug)]
+    enum Children {
+        /// The kernel keeps lists (proc_pid_children(5), CONFIG_PROC_CHILDREN): they are read when
+        /// they are asked for. Ours is exact, since only we reap what is in it.
+        Listed,
+        /// It does not, so all processes of the host were asked for their parent.
+        Found(BTreeMap<i32, Vec<i32>>),
+    }
+
+    impl Children {
+        fn now(ourselves: i32) -> Children {
+            if fs::exists(format!("/proc/{ourselves}/task/{ourselves}/children")).unwrap_or(false) {
+                return Children::Listed;
+            }
+            Children::found()
+        }
+
+        fn found() -> Children {
+            let mut found: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+            for pid in numbers("/proc") {
+                if let Some(stat) = Stat::read(pid) {
+                    found.entry(stat.parent).or_default().push(pid);
+                }
+            }
+            Children::Found(found)
+        }
+
+        fn of(&self, parent: i32) -> Vec<i32> {
+            match self {
+                Children::Found(found) => found.get(&parent).cloned().unwrap_or_default(),
+                Children::Listed => {
+                    let tasks = format!("/proc/{parent}/task");
+                    let lists = numbers(&tasks).into_iter().filter_map(|task| {
+                        fs::read_to_string(format!("{tasks}/{task}/children")).ok()
+                    });
+                    let words = |list: String| -> Vec<i32> {
+                        list.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
+                    };
+                    lists.flat_map(words).collect()
+                }
+            }
+        }
+    }
+
+    fn numbers(directory: &str) -> Vec<i32> {
+        let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    struct Stat {
         parent: i32,
         session: i32,
         zombie: bool,
     }
 
-    pub(super) fn members(roots: &Roots) -> Vec<Pid> {
-        let processes = all();
-        let ourselves = std::process::id() as i32;
-        let leaders: BTreeSet<i32> = roots.leaders.iter().map(|pid| pid.as_raw()).collect();
-        let marked =
-            |process: &Process| process.parent == ourselves && has_mark(process.pid, &roots.mark);
-        let mut tree: BTreeSet<i32> = processes
-            .iter()
-            .filter(|p| leaders.contains(&p.pid) || leaders.contains(&p.session) || marked(p))
-            .map(|p| p.pid)
-            .collect();
-        // Children of members, until there are no more; a tree is seldom deep.
-        loop {
-            let before = tree.len();
-            tree.extend(
-                processes
-                    .iter()
-                    .filter(|p| tree.contains(&p.parent))
-                    .map(|p| p.pid)
-                    .collect::<Vec<_>>(),
-            );
-            if tree.len() == before {
-                break;
-            }
+    impl Stat {
+        /// proc_pid_stat(5): the name in parentheses may hold anything, so the fields begin behind
+        /// the last `)`: state, ppid, pgrp, session.
+        fn read(pid: i32) -> Option<Stat> {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+            let state = fields.next()?;
+            let parent = fields.next()?.parse().ok()?;
+            let session = fields.nth(1)?.parse().ok()?;
+            Some(Stat { parent, session, zombie: matches!(state, "Z" | "X") })
         }
-        processes
-            .iter()
-            .filter(|p| !p.zombie && p.pid != ourselves && tree.contains(&p.pid))
-            .map(|p| Pid::from_raw(p.pid))
-            .collect()
     }
 
-    fn all() -> Vec<Process> {
-        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-        entries
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter_map(read)
-            .collect()
-    }
+    #[cfg(test)]
+    mod tests {
+        use super::*;
 
-    /// proc_pid_stat(5): the name in parentheses may hold anything, so the fields begin behind the
-    /// last `)`: state, ppid, pgrp, session.
-    fn read(pid: i32) -> Option<Process> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-        let state = fields.next()?;
-        let parent = fields.next()?.parse().ok()?;
-        let session = fields.nth(1)?.parse().ok()?;
-        Some(Process { pid, parent, session, zombie: matches!(state, "Z" | "X") })
-    }
+        const MARK: &str = "SYSADM_JOB=e.1";
 
-    fn has_mark(pid: i32, mark: &str) -> bool {
-        !mark.is_empty()
-            && fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
-                environ.split(|&b| b == 0).any(|entry| entry == mark.as_bytes())
-            })
+        fn orphan(pid: i32, session: i32, environment: &str) -> Orphan {
+            Orphan { pid, session, environment: environment.as_bytes().to_vec() }
+        }
+
+        fn pids(numbers: &[i32]) -> Vec<Pid> {
+            numbers.iter().copied().map(Pid::from_raw).collect()
+        }
+
+        fn members(orphans: Vec<Orphan>, leader: Option<i32>, ended: &[i32]) -> Vec<i32> {
+            let roots = Roots {
+                leader: leader.map(Pid::from_raw),
+                ended: pids(ended),
+                mark: MARK.to_owned(),
+            };
+            let found = BTreeMap::from([(10, vec![11]), (11, vec![12, 13]), (50, vec![51])]);
+            let descendants = Descendants { orphans, children: Children::Found(found) };
+            descendants.of(&roots).into_iter().map(Pid::as_raw).collect()
+        }
+
+        #[test]
+        fn a_leader_and_all_below_it_belong_to_the_tree() {
+            assert_eq!(members(vec![], Some(10), &[]), [10, 11, 12, 13]);
+        }
+
+        #[test]
+        fn an_orphan_is_known_by_its_mark_and_without_one_by_its_session() {
+            let marked = orphan(50, 50, "A=1\0SYSADM_JOB=e.1\0");
+            assert_eq!(members(vec![marked], None, &[10]), [50, 51]);
+            let cleared = || orphan(50, 10, "A=1\0");
+            assert_eq!(members(vec![cleared()], None, &[10]), [50, 51]);
+            assert_eq!(members(vec![cleared()], Some(10), &[]), [10, 11, 12, 13, 50, 51]);
+            assert!(members(vec![cleared()], None, &[9]).is_empty());
+        }
+
+        #[test]
+        fn an_orphan_of_another_job_is_not_ours_whatever_its_session() {
+            let other = orphan(50, 10, "SYSADM_JOB=e.11\0");
+            assert!(members(vec![other], None, &[10]).is_empty());
+        }
+
+        #[test]
+        fn a_leader_that_has_ended_is_not_another_process_of_its_number() {
+            let orphans = vec![orphan(10, 10, ""), orphan(50, 10, "")];
+            assert!(members(orphans, None, &[10]).is_empty());
+        }
+
+        #[test]
+        fn children_are_listed_and_found_alike() {
+            let ourselves = std::process::id() as i32;
+            let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+            let pid = child.id() as i32;
+            assert!(Children::found().of(ourselves).contains(&pid));
+            if let Children::Listed = Children::now(ourselves) {
+                assert!(Children::Listed.of(ourselves).contains(&pid));
+            }
+            assert!(!Children::now(ourselves).of(pid).contains(&pid));
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 }

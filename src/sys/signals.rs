@@ -3,10 +3,32 @@
 //! A daemon started by `nohup` or from a shell's background inherits ignored signals, and a job
 //! started by it would inherit them again: its children could not be stopped by the usual means.
 
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+/// Signals are held back while this lives: around a `fork`, so that one for the child waits until
+/// the child has dropped the handlers that it has of us. Taken by those it would be lost, and a job
+/// that is killed as soon as it was started would live on.
+#[derive(Debug)]
+pub(super) struct Held(Option<SigSet>);
+
+impl Held {
+    /// From now on.
+    pub(super) fn all() -> Held {
+        // It fails for no argument that this can have.
+        Held(SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).ok())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.0.as_ref().map(SigSet::thread_set_mask);
+    }
+}
+
 /// Sets every signal to its default and unblocks all. Rust's own `SIGPIPE` handling is put back.
 pub fn reset() {
     reset_dispositions();
-    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
+    let _ = SigSet::empty().thread_set_mask();
     // SAFETY: SIG_IGN is a valid disposition, and no handler of ours is replaced by it.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);

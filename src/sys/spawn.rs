@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, User, fork, getpid, pipe2, setgid, setuid};
 
 use super::descriptors::DescriptorLimit;
@@ -114,11 +114,13 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
     let parent = getpid();
     let (report, child_report) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     let argv = pointers(program.argv);
+    let held = super::signals::Held::all();
 
     // SAFETY: the process has one thread (a rule of the house), so the child has all of memory in
     // order; it never returns from here.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => {
+            drop(held);
             Ok(Child { pid: child, output, errors, report: Report(std::fs::File::from(report)) })
         }
         ForkResult::Child => {
@@ -127,8 +129,14 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
             }
             let output = child_output.as_raw_fd();
             let errors = child_errors.as_ref().map_or(output, AsRawFd::as_raw_fd);
-            let (step, errno) = become_program(program, &argv, output, errors);
-            tell(child_report.as_raw_fd(), step, errno);
+            let prepared = prepare(program, output, errors);
+            // What follows may hang, and must not hold what the daemon lets go meanwhile.
+            let report = super::descriptors::keep_until_exec(child_report);
+            let (step, errno) = match prepared {
+                Ok(()) => become_program(program, &argv),
+                Err(errno) => (Step::Prepare, errno),
+            };
+            tell(report.as_raw_fd(), step, errno);
             // SAFETY: ends the child at once, without running the parent's destructors.
             unsafe { libc::_exit(127) }
         }
@@ -138,7 +146,7 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
 /// A pipe whose reading end does not block.
 fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
-    nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((ours, theirs))
 }
 
@@ -159,13 +167,8 @@ fn errno() -> i32 {
     nix::errno::Errno::last_raw()
 }
 
-/// In the child: everything up to `exec`; returns only if that failed.
-fn become_program(
-    program: &Program<'_>,
-    argv: &[*const libc::c_char],
-    output: RawFd,
-    errors: RawFd,
-) -> (Step, i32) {
+/// In the child: what cannot hang.
+fn prepare(program: &Program<'_>, output: RawFd, errors: RawFd) -> Result<(), i32> {
     super::signals::reset_dispositions();
     // SAFETY: calls with integers, and with pointers to values of ours that outlive them.
     unsafe {
@@ -177,7 +180,7 @@ fn become_program(
             || libc::dup2(output, 1) == -1
             || libc::dup2(errors, 2) == -1
         {
-            return (Step::Prepare, errno());
+            return Err(errno());
         }
         libc::umask(0o022);
         if let Some(limit) = program.limit {
@@ -185,6 +188,11 @@ fn become_program(
             libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
         }
     }
+    Ok(())
+}
+
+/// In the child: the rest, up to `exec`; returns only if that failed.
+fn become_program(program: &Program<'_>, argv: &[*const libc::c_char]) -> (Step, i32) {
     let mut env: Vec<CString> = program.env.to_vec();
     let (mut home, mut user) = (program.home.clone(), program.user.clone());
     if let Some(who) = program.run_as {
@@ -286,16 +294,13 @@ fn is_seen(file: &CString) -> bool {
 /// As [`exec`].
 unsafe fn exec_script(script: &CString, argv: &[*const libc::c_char], env: &[*const libc::c_char]) {
     const SHELL: &std::ffi::CStr = c"/bin/sh";
-    const MOST: usize = 128;
-    let mut with_shell = [std::ptr::null(); MOST];
-    let arguments = argv.len().saturating_sub(2); // without name and terminator
-    if arguments + 3 > MOST {
-        return;
-    }
-    with_shell[0] = SHELL.as_ptr();
-    with_shell[1] = script.as_ptr();
-    with_shell[2..2 + arguments].copy_from_slice(&argv[1..1 + arguments]);
-    // SAFETY: the array is null-terminated, since it is longer than what was put into it.
+    let arguments = argv.iter().copied().skip(1).filter(|argument| !argument.is_null());
+    let with_shell: Vec<_> = [SHELL.as_ptr(), script.as_ptr()]
+        .into_iter()
+        .chain(arguments)
+        .chain([std::ptr::null()])
+        .collect();
+    // SAFETY: by the contract of this function; the array is null-terminated.
     unsafe {
         libc::execve(SHELL.as_ptr(), with_shell.as_ptr(), env.as_ptr());
     }

@@ -36,13 +36,14 @@ fn among(
     let is_leader = |entry: &Entry| {
         leaders.iter().any(|(pid, start)| *pid == entry.pid && *start == entry.start)
     };
-    let living: BTreeSet<i32> =
+    let living: Vec<i32> =
         processes.iter().filter(|entry| is_leader(entry)).map(|entry| entry.pid).collect();
     let is_root = |entry: &&Entry| {
         entry.pid != ourselves
             && (living.contains(&entry.pid) || living.contains(&entry.session) || marked(entry.pid))
     };
-    let mut found: BTreeSet<i32> = processes.iter().filter(is_root).map(|e| e.pid).collect();
+    let mut found: BTreeSet<i32> = BTreeSet::new();
+    found.extend(processes.iter().filter(is_root).map(|entry| entry.pid));
     // Their children, until there are no more; a tree is seldom deep.
     loop {
         let children: Vec<i32> = processes

@@ -1,7 +1,7 @@
 //! Events, and the frames that carry them.
 //!
-//! An event is published once and told to many. Its `args` are encoded once, and each spelling of
-//! the frame around them at most once, however many subscribers there are: they share the bytes.
+//! An event is published once and told to many. It is encoded at most once a spelling, however many
+//! subscribers there are: they share the bytes.
 
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -183,7 +183,6 @@ pub struct Published {
     /// It tells somebody who comes late how things stand, and what it holds is whole.
     present: bool,
     max_event: usize,
-    args: OnceCell<String>,
     frames: [OnceCell<Rc<[u8]>>; Spelling::COUNT],
 }
 
@@ -197,8 +196,7 @@ impl Published {
         max_event: usize,
     ) -> Published {
         let frames = std::array::from_fn(|_| OnceCell::new());
-        let (present, args) = (false, OnceCell::new());
-        Published { event, seq, epoch, time, present, max_event, args, frames }
+        Published { event, seq, epoch, time, present: false, max_event, frames }
     }
 
     /// The same as a part of the present state: who asked for the extended form is told so.
@@ -244,7 +242,7 @@ impl Published {
 
     fn encode(&self, spelling: Spelling) -> Rc<[u8]> {
         let budget = self.max_event.saturating_sub(FRAME_ROOM);
-        let args = self.args.get_or_init(|| self.event.args(budget));
+        let args = self.event.args(budget);
         let name = self.event.name();
         let name = if spelling.hyphens { name.canonical() } else { name.in_event() };
         let mut frame = String::with_capacity(args.len() + FRAME_ROOM);
@@ -259,7 +257,7 @@ impl Published {
             }
         }
         frame.push_str(r#""args":"#);
-        frame.push_str(args);
+        frame.push_str(&args);
         frame.push('}');
         frame.into_bytes().into()
     }

@@ -152,7 +152,8 @@ impl JobEvent {
                 finished.output.iter().chain(&finished.fresh).map(|(_, log)| log.held()).sum()
             }
         };
-        256 + 2 * commands + output
+        let fields: usize = self.fields.iter().map(|(_, value)| weight(value)).sum();
+        256 + 2 * commands + output + fields
     }
 
     /// The event's `args` as JSON, at most `budget` bytes: where they would be more, each log is
@@ -253,6 +254,16 @@ impl JobEvent {
             })
         };
         codes.iter().enumerate().map(entry).collect()
+    }
+}
+
+/// Bytes of a field's text.
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(list) => list.iter().map(weight).sum(),
+        Value::Object(fields) => fields.values().map(weight).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
 }
 

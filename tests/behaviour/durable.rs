@@ -218,13 +218,10 @@ fn a_store_that_dies_is_replaced_and_nothing_that_was_promised_is_lost() {
         }
         let id = format!("j{round}");
         let args = json!({ "action": "run", &id: format!("echo {id}") });
-        // While it is being replaced a job may be refused, but then it was not taken.
-        match peer.request("rpc", "dispatcher", &args) {
-            Ok(_) => taken.push(id),
-            Err(error) => assert!(error.to_string().contains("store has ended"), "{error}"),
-        }
+        // While it is being replaced a job waits, and is not refused.
+        peer.request("rpc", "dispatcher", &args).unwrap();
+        taken.push(id);
     }
-    assert!(taken.len() >= 15, "{taken:?}");
     let mut finished: Vec<String> = Vec::new();
     while finished.len() < taken.len() {
         let frame = watcher.frame().unwrap();
@@ -353,7 +350,8 @@ fn run_ends_with_the_right_code_whatever_happens_to_the_daemon() {
     held.err.wait("waiting for the daemon to come back").unwrap();
     let _daemon = setup.start().unwrap();
     let held = held.wait().unwrap();
-    assert_eq!(held.code(), 127, "{held:?}");
+    // As if by the SIGTERM that ends what a dead daemon left: its program could be run.
+    assert_eq!(held.code(), 143, "{held:?}");
     assert!((held.out + &held.err).contains("interrupted"));
     let waits = waits.wait().unwrap();
     assert_eq!((waits.code(), waits.out.as_str()), (5, "late\n"), "{}", waits.err);

@@ -34,6 +34,17 @@ fn the_ring_holds_an_event() {
 }
 
 #[test]
+fn an_event_holds_the_commands_of_a_job() {
+    assert_eq!(
+        fault("[dispatcher]\nmax_commands = 1025"),
+        "f:2: dispatcher.max_commands (1025) do not fit into an event of events.max_event (256KiB): \
+         1024 do"
+    );
+    good("[dispatcher]\nmax_commands = 1024");
+    good("[events]\nmax_event = \"64KiB\"");
+}
+
+#[test]
 fn reports_are_no_more_frequent_than_checks() {
     let fault = fault("[system_state]\ninterval = \"1h\"");
     assert!(

@@ -271,7 +271,7 @@ fn forget_oldest_aside(path: &Path) {
         .flatten()
         .filter_map(|entry| Some((aside(&entry.file_name().to_string_lossy())?, entry.path())))
         .collect();
-    old.sort();
+    old.sort_unstable();
     for (_, path) in old.iter().rev().skip(ASIDE) {
         let _ = fs::remove_file(path);
     }

@@ -43,13 +43,23 @@ pub(super) enum Report {
 /// The head of a message: length of what follows it, then the kind.
 const HEAD: usize = 5;
 
+/// Where bytes are appended, a block at a time.
+pub(super) trait Bytes: for<'b> Extend<&'b u8> {}
+
+impl<B: for<'b> Extend<&'b u8>> Bytes for B {}
+
 /// Appends a message to `out`.
-fn put(out: &mut impl Extend<u8>, kind: u8, numbers: &[u64], rest: &[u8]) {
+fn put(out: &mut impl Bytes, kind: u8, numbers: &[u64], rest: &[u8]) {
     let length = u32::try_from(8 * numbers.len() + rest.len()).unwrap_or(u32::MAX);
-    out.extend(length.to_le_bytes());
-    out.extend([kind]);
-    numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
-    out.extend(rest.iter().copied());
+    out.extend(&length.to_le_bytes());
+    out.extend(&[kind]);
+    numbers.iter().for_each(|number| out.extend(&number.to_le_bytes()));
+    out.extend(rest);
+}
+
+/// Appends an [`Order::Log`] to `out`, of text that need not be copied for it.
+pub(super) fn put_log(out: &mut impl Bytes, serial: u64, at: u64, limit: u64, text: &str) {
+    put(out, 3, &[serial, at, limit], text.as_bytes());
 }
 
 /// The first message of `bytes` if it is whole: kind, payload, and bytes taken in all.
@@ -70,7 +80,7 @@ fn text(payload: &[u8]) -> String {
 }
 
 impl Order {
-    pub(super) fn put(&self, out: &mut impl Extend<u8>) {
+    pub(super) fn put(&self, out: &mut impl Bytes) {
         match self {
             Order::Line(line) => put(out, 1, &[], line),
             Order::Commit(commit) => put(out, 2, &[*commit], &[]),
@@ -119,7 +129,7 @@ impl Order {
 }
 
 impl Report {
-    pub(super) fn put(&self, out: &mut impl Extend<u8>) {
+    pub(super) fn put(&self, out: &mut impl Bytes) {
         match self {
             Report::Kept(commit) => put(out, 1, &[*commit], &[]),
             Report::Failed { commit, why } => put(out, 2, &[*commit], why.as_bytes()),

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
-use message::{Order, Report};
+use message::{Order, Report, put_log};
 use worker::PiecesQuestion;
 
 pub use journal::{Kind, Loaded, Record, load};
@@ -110,6 +110,8 @@ pub struct Store<K> {
     moved: Instant,
     /// Between tries; grows while they fail.
     pause: Duration,
+    /// The owner was told that nothing can be kept.
+    announced: bool,
     outcomes: VecDeque<Outcome<K>>,
 }
 
@@ -137,6 +139,7 @@ impl<K: Copy> Store<K> {
             uncommitted: false,
             moved: now,
             pause: SHORTEST_PAUSE,
+            announced: false,
             outcomes: VecDeque::from([Outcome::Begin]),
         }
     }
@@ -185,10 +188,14 @@ impl<K: Copy> Store<K> {
     }
 
     fn order(&mut self, order: &Order, now: Instant) {
+        self.begin_to_move(now);
+        order.put(&mut self.outgoing);
+    }
+
+    fn begin_to_move(&mut self, now: Instant) {
         if self.outgoing.is_empty() {
             self.moved = now;
         }
-        order.put(&mut self.outgoing);
     }
 
     /// Keeps a record, a JSON object; the ticket comes back when it is durable, or is not.
@@ -219,8 +226,8 @@ impl<K: Copy> Store<K> {
     pub fn log(&mut self, serial: u64, at: u64, limit: usize, text: &str, now: Instant) {
         let room = || self.outgoing.len() < self.limits.backlog;
         if self.standing().is_ok() || (self.hears() && room()) {
-            let (limit, text) = (limit as u64, text.as_bytes().to_vec());
-            self.order(&Order::Log { serial, at, limit, text }, now);
+            self.begin_to_move(now);
+            put_log(&mut self.outgoing, serial, at, limit as u64, text);
         }
     }
 
@@ -330,7 +337,9 @@ impl<K: Copy> Store<K> {
                 if self.standing().is_err() && commit == self.last_commit && self.hears() {
                     self.condition = Condition::Working;
                     self.pause = SHORTEST_PAUSE;
-                    self.outcomes.push_back(Outcome::Available);
+                    if std::mem::take(&mut self.announced) {
+                        self.outcomes.push_back(Outcome::Available);
+                    }
                 }
             }
             Report::Failed { commit, why } => {
@@ -338,9 +347,7 @@ impl<K: Copy> Store<K> {
                 for ticket in self.up_to(commit) {
                     self.outcomes.push_back(Outcome::NotKept(ticket, why.clone()));
                 }
-                if self.standing().is_ok() {
-                    self.outcomes.push_back(Outcome::Unavailable(why.clone()));
-                }
+                self.announce(&why);
                 if self.hears() {
                     let retry = Some(now + self.longer_pause());
                     self.condition = Condition::Failing { why, retry };
@@ -400,20 +407,28 @@ impl<K: Copy> Store<K> {
         }
         let (why, again) = match &self.condition {
             // The first one is replaced at once, and nobody need notice.
-            Condition::Working => (format!("the store has ended: {why}"), now),
+            Condition::Working => {
+                let remark = format!("it has ended, {why}, and is started anew");
+                self.outcomes.push_back(Outcome::Remark(remark));
+                (format!("the store has ended: {why}"), now)
+            }
             Condition::Killed { why } => (why.clone(), now),
             Condition::Failing { why, .. }
             | Condition::Gone { why, .. }
             | Condition::Trying { why } => {
                 let why = why.clone();
+                self.announce(&why);
                 (why, now + self.longer_pause())
             }
         };
-        if self.standing().is_ok() {
-            self.outcomes.push_back(Outcome::Unavailable(why.clone()));
-        }
         self.condition = Condition::Gone { why, again };
         self.on_deadline(now);
+    }
+
+    fn announce(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.announced, true) {
+            self.outcomes.push_back(Outcome::Unavailable(why.to_owned()));
+        }
     }
 
     /// When [`Store::on_deadline`] wants to be called.
@@ -469,9 +484,7 @@ impl<K: Copy> Store<K> {
         }
         self.outgoing.clear();
         self.moved = now;
-        if self.standing().is_ok() {
-            self.outcomes.push_back(Outcome::Unavailable(SILENT.to_owned()));
-        }
+        self.announce(SILENT);
         if self.hears() {
             self.condition = Condition::Killed { why: SILENT.to_owned() };
             self.outcomes.push_back(Outcome::Kill);

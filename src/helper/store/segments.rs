@@ -53,7 +53,7 @@ impl JobLog {
                 segments.push(Segment { start, length: entry.metadata()?.len() });
             }
         }
-        segments.sort_by_key(|segment| segment.start);
+        segments.sort_unstable_by_key(|segment| segment.start);
         Ok(JobLog {
             directory: directory.to_owned(),
             serial,

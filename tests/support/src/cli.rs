@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{Daemon, Log, Outcome, Process};
+use crate::{Daemon, Log, Outcome, Process, Pty};
 
 /// A command line under way.
 #[derive(Debug)]
@@ -85,12 +85,28 @@ impl Cli {
         Ok(Running { child, out, err })
     }
 
+    /// Starts it on a terminal, where both outputs are one.
+    pub fn start_on_terminal(mut self) -> Outcome<Running> {
+        let terminal = Pty::new()?;
+        self.0.stdin(terminal.stdio()?).stdout(terminal.stdio()?).stderr(terminal.stdio()?);
+        let child = self.0.spawn()?;
+        // Our copies of the terminal are in it, and would keep it open.
+        drop(self);
+        let out = Log::of(terminal.into_screen());
+        Ok(Running { child, out, err: Log::of(std::io::empty()) })
+    }
+
+    /// For what none of these can do.
+    pub fn into_command(self) -> Command {
+        self.0
+    }
+
     /// Runs it to its end.
     pub fn run(self) -> Outcome<Finished> {
         self.start()?.wait()
     }
 
-    /// Runs it to its end with something to read.
+    /// Runs it to its end with something to read; its output to the byte, where that is UTF-8.
     pub fn run_with_input(mut self, input: &[u8]) -> Outcome<Finished> {
         self.0.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.0.spawn()?;

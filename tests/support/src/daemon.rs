@@ -80,6 +80,13 @@ impl Setup {
         self
     }
 
+    /// The same, started by a shell that runs this first: what it ignores, opens and limits is handed
+    /// on to the daemon.
+    #[must_use]
+    pub fn after_shell(self, script: &str) -> Setup {
+        self.under(["sh", "-c", &format!("{script}\nexec \"$@\""), "sh"])
+    }
+
     /// The same, run by another program: one that becomes what it is told to run.
     #[must_use]
     pub fn under<S: Into<String>>(mut self, program: impl IntoIterator<Item = S>) -> Setup {

@@ -4,9 +4,12 @@
 mod cli;
 mod daemon;
 mod directory;
+mod gate;
+mod jobs;
 mod log;
 mod peer;
 mod process;
+mod pty;
 mod skip;
 mod zfs;
 
@@ -16,9 +19,11 @@ use std::time::Duration;
 pub use cli::{Cli, Finished, Running};
 pub use daemon::{Daemon, Setup};
 pub use directory::Directory;
+pub use gate::Gate;
 pub use log::Log;
 pub use peer::{Peer, Refused, Stream, Transport, server_frame};
 pub use process::Process;
+pub use pty::Pty;
 pub use skip::skip;
 pub use zfs::Zfs;
 

@@ -303,6 +303,10 @@ impl Peer {
     pub fn event(&mut self) -> Outcome<String> {
         let patience = Instant::now() + PATIENCE;
         loop {
+            // Pings alone must not keep a test waiting for ever.
+            if Instant::now() > patience {
+                return Err("nothing came but pings".into());
+            }
             match self.socket.read()? {
                 Message::Text(text) => return Ok(text.as_str().to_owned()),
                 Message::Ping(_) | Message::Pong(_) if Instant::now() > patience => {
@@ -322,7 +326,7 @@ impl Peer {
     }
 
     /// Frames up to the first one that is the `last`, that one included.
-    pub fn frames_until(&mut self, last: impl Fn(&Value) -> bool) -> Outcome<Vec<Value>> {
+    pub fn frames_until(&mut self, mut last: impl FnMut(&Value) -> bool) -> Outcome<Vec<Value>> {
         let mut frames = Vec::new();
         loop {
             let frame = self.frame()?;

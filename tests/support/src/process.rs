@@ -100,7 +100,11 @@ impl Process {
 
     /// True while it is there and not a zombie.
     pub fn is_alive(self) -> bool {
-        self.ps("state").is_ok_and(|state| !state.starts_with('Z'))
+        let state = fs::read_to_string(format!("/proc/{}/stat", self.0)).ok().and_then(|stat| {
+            // The name before it stands in parentheses and may hold anything.
+            Some(stat.rsplit_once(") ")?.1.to_owned())
+        });
+        state.or_else(|| self.ps("state").ok()).is_some_and(|state| !state.starts_with('Z'))
     }
 
     fn proc_number(self, file: &str, key: &str) -> Option<u64> {

@@ -1,0 +1,275 @@
+//! The other commands: what they print, and the code that they leave a script with.
+
+use serde_json::{Value, json};
+use support::{Cli, Daemon, Directory, Finished, Gate, Peer, Setup};
+
+use super::PROGRAM;
+
+fn ran(cli: Cli) -> Finished {
+    cli.run().unwrap()
+}
+
+/// A command without a daemon.
+fn alone(words: &[&str]) -> Finished {
+    let mut command = Cli::of(PROGRAM, words[0]);
+    for word in &words[1..] {
+        command = command.arg(word);
+    }
+    ran(command)
+}
+
+const COMMANDS: [&str; 10] =
+    ["serve", "check", "fingerprint", "watch", "run", "jobs", "kill", "log", "status", "call"];
+
+#[test]
+fn help_is_given_everywhere() {
+    let overview = alone(&["--help"]);
+    assert_eq!((overview.code(), &*overview.err), (0, ""));
+    for same in [&["-h"][..], &["help"]] {
+        assert_eq!(alone(same).out, overview.out, "{same:?}");
+    }
+    for command in COMMANDS {
+        assert!(overview.out.contains(&format!("\n  {command} ")), "{command}: {}", overview.out);
+        let help = alone(&[command, "--help"]);
+        assert_eq!((help.code(), &*help.err), (0, ""), "{command}");
+        assert!(help.out.contains(&format!("Usage: sysadm-events {command}")), "{}", help.out);
+        assert_eq!(alone(&[command, "-h"]).out, help.out);
+        assert_eq!(alone(&["help", command]).out, help.out);
+        // Also behind words that would be wrong.
+        assert_eq!(alone(&[command, "--help", "--no-such-option"]).out, help.out);
+    }
+}
+
+#[test]
+fn the_version_is_told() {
+    let expected = format!("sysadm-events {}\n", env!("CARGO_PKG_VERSION"));
+    for word in ["--version", "-V"] {
+        let version = alone(&[word]);
+        assert_eq!((version.code(), &*version.out, &*version.err), (0, &*expected, ""));
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_64_and_says_where_help_is() {
+    for (words, said) in [
+        (&["wach"][..], "wach"),
+        (&["--wach"], "--wach"),
+        (&["help", "wach"], "wach"),
+        (&["jobs", "--jsn"], "unknown option --jsn"),
+        (&["jobs", "x"], "unexpected argument \"x\""),
+        (&["kill"], "which job"),
+        (&["log"], "which job"),
+        (&["log", "a", "b"], "unexpected argument \"b\""),
+        (&["call", "rpc"], "NAMESPACE and a NAME"),
+        (&["call", "rpc", "query", "{"], "not JSON"),
+        (&["watch", "--since", "x"], "not the number"),
+        (&["serve", "x"], "unexpected argument \"x\""),
+        (&["serve", "-c"], "-c"),
+        (&["jobs", "--socket"], "--socket"),
+        (&["jobs", "--socket", "/a", "-c", "/b"], "only one"),
+    ] {
+        let wrong = alone(words);
+        assert_eq!((wrong.code(), &*wrong.out), (64, ""), "{words:?}: {}", wrong.err);
+        assert!(wrong.err.contains(said), "{words:?}: {}", wrong.err);
+        assert!(wrong.err.contains("--help\"."), "{words:?}: {}", wrong.err);
+    }
+    let none = ran(Cli::of(PROGRAM, ""));
+    assert_eq!(none.code(), 64);
+}
+
+#[test]
+fn jobs_are_listed_as_a_table_and_as_the_daemons_answer() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    let list = ran(Cli::to(&daemon, "jobs"));
+    assert_eq!((list.code(), &*list.out), (0, "ID  QUEUE  STATE  POS  STARTED  CODES  COMMANDS\n"));
+    peer.run(&json!({ "over": ["true", "false"] })).unwrap();
+    watcher.finished("over").unwrap();
+    let held = format!("sh -c '{}'", gate.wait());
+    peer.submit(&json!({ "id": "runs", "commands": [held], "queue": "q" })).unwrap();
+    peer.submit(&json!({ "id": "waits", "commands": ["true"], "queue": "q" })).unwrap();
+    watcher.job_until("waits", |args| args["state"] == "pending").unwrap();
+    let list = ran(Cli::to(&daemon, "jobs"));
+    let rows: Vec<Vec<&str>> =
+        list.out.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[1][..4], ["runs", "q", "running", "0"], "{}", list.out);
+    assert_eq!(rows[2][..5], ["waits", "q", "pending", "1", "true"], "{}", list.out);
+    assert_eq!(rows[3][..3], ["over", "-", "finished"], "{}", list.out);
+    assert!(rows[3].ends_with(&["0", "1", "true", "&&", "false"]), "{}", list.out);
+    let column = list.out.lines().next().unwrap().find("COMMANDS").unwrap();
+    assert!(list.out.lines().nth(1).unwrap()[column..].starts_with("sh -c"), "{}", list.out);
+    let answer = ran(Cli::to(&daemon, "jobs").arg("--json"));
+    let answer: Value = serde_json::from_str(&answer.out).unwrap();
+    assert_eq!(answer["jobs"], peer.list().unwrap());
+    gate.open().unwrap();
+    watcher.finished("waits").unwrap();
+}
+
+#[test]
+fn kill_ends_jobs_and_exits_0_where_one_was_active() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    peer.run(&json!({ "a": "sleep 1000", "b": "sleep 1000" })).unwrap();
+    watcher.job_until("b", |args| args["state"] == "running").unwrap();
+    let killed = ran(Cli::to(&daemon, "kill").args(["a", "nothing"]));
+    assert_eq!(killed.code(), 0);
+    assert_eq!(killed.out, "a: is being ended\nnothing: was not active\n");
+    assert_eq!(watcher.finished("a").unwrap()["return_codes/sleep 1000"], "-15");
+    let killed = ran(Cli::to(&daemon, "kill").args(["a", "nothing"]));
+    assert_eq!((killed.code(), &*killed.out), (1, "a: was not active\nnothing: was not active\n"));
+    assert_eq!(ran(Cli::to(&daemon, "kill").arg("b")).code(), 0);
+    watcher.finished("b").unwrap();
+}
+
+#[test]
+fn log_prints_what_a_job_printed() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    let command =
+        format!("sh -c 'printf \"\\033[1mso far\\n\"; {}; seq 1 20000; printf end'", gate.wait());
+    let log =
+        |more: &[&str]| Cli::to(&daemon, "log").args(more).arg("j").run_with_input(b"").unwrap();
+    peer.run(&json!({ "j": command })).unwrap();
+    watcher.job_printed("j", &command, "so far\n").unwrap();
+    let so_far = log(&[]);
+    assert_eq!((so_far.code(), &*so_far.out, &*so_far.err), (0, "\u{1b}[1mso far\n", ""));
+    gate.open().unwrap();
+    watcher.finished("j").unwrap();
+    let numbers: String = (1..=20_000).map(|n| format!("{n}\n")).collect();
+    let whole = log(&[]);
+    assert_eq!((whole.code(), &*whole.err), (0, ""));
+    assert_eq!(whole.out, format!("\u{1b}[1mso far\n{numbers}end"));
+    // On a terminal nothing is passed on that it would obey, unless it is asked for.
+    let shown = Cli::to(&daemon, "log").arg("j").start_on_terminal().unwrap().wait().unwrap();
+    assert!(shown.out.starts_with("so far\n1\n2\n"), "{:?}", &shown.out[..40]);
+    let raw =
+        Cli::to(&daemon, "log").args(["--raw", "j"]).start_on_terminal().unwrap().wait().unwrap();
+    assert!(raw.out.starts_with("\u{1b}[1mso far\n"), "{:?}", &raw.out[..40]);
+    let unknown = ran(Cli::to(&daemon, "log").arg("unknown"));
+    assert_eq!((unknown.code(), &*unknown.out), (64, ""));
+    assert!(unknown.err.contains("unknown") && unknown.err.contains("404"), "{}", unknown.err);
+}
+
+#[test]
+fn status_tells_of_the_daemon() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    Peer::local(&daemon).unwrap().run(&json!({ "j": "true" })).unwrap();
+    watcher.finished("j").unwrap();
+    let page = ran(Cli::to(&daemon, "status"));
+    assert_eq!((page.code(), &*page.err), (0, ""));
+    let line =
+        |name: &str| page.out.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    let host = nix::unistd::gethostname().unwrap().into_string().unwrap();
+    assert_eq!(line("host"), format!("host      {host}"));
+    assert!(line("daemon").contains(&format!("pid {}", daemon.process().0)), "{}", page.out);
+    assert_eq!(line("jobs"), "jobs      0 running, 0 pending, 1 finished");
+    let answer = ran(Cli::to(&daemon, "status").arg("--json"));
+    let answer: Value = serde_json::from_str(&answer.out).unwrap();
+    assert_eq!(answer["pid"], daemon.process().0);
+    assert_eq!(answer["jobs"], json!({ "pending": 0, "running": 0, "finished": 1 }));
+    assert_eq!(answer["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn call_prints_the_reply_and_exits_1_where_it_is_an_error() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let call = |words: &[&str]| ran(Cli::to(&daemon, "call").args(words));
+    let reply = call(&["rpc", "identify"]);
+    assert_eq!((reply.code(), &*reply.err), (0, ""));
+    let args: Value = serde_json::from_str(&reply.out).unwrap();
+    assert_eq!(args["type"], "server");
+    assert_eq!(reply.out.lines().count(), 1);
+    let reply = call(&["rpc", "dispatcher", r#"{"action": "run", "j": "echo ü"}"#]);
+    assert_eq!((reply.code(), &*reply.out), (0, "{\"started\":[\"j\"]}\n"));
+    for (words, said) in [
+        (&["rpc", "dispatcher", r#"{"action": "dance"}"#][..], "400"),
+        (&["rpc", "dispatcher", "5"], "400"),
+        (&["rpc", "nothing"], "404"),
+        (&["weather", "tomorrow"], "404"),
+    ] {
+        let refused = call(words);
+        assert_eq!((refused.code(), &*refused.out), (1, ""), "{words:?}");
+        assert!(refused.err.contains(said), "{words:?}: {}", refused.err);
+    }
+}
+
+#[test]
+fn the_fingerprint_is_that_of_the_certificate_that_is_shown() {
+    let setup = Setup::new(PROGRAM).unwrap();
+    setup.write().unwrap();
+    let early = ran(Cli::of(PROGRAM, "fingerprint").arg("-c").arg(setup.file()));
+    assert_eq!((early.code(), &*early.out), (78, ""));
+    assert!(early.err.contains("cert.pem") && early.err.contains("serve"), "{}", early.err);
+    let daemon = setup.start().unwrap();
+    let told = ran(Cli::of(PROGRAM, "fingerprint").arg("-c").arg(setup.file()));
+    assert_eq!((told.code(), told.out), (0, format!("{}\n", daemon.fingerprint())));
+    assert_eq!(daemon.fingerprint().len(), 64);
+}
+
+#[test]
+fn check_says_what_is_wrong_with_file_and_line_and_what_was_meant() {
+    let directory = Directory::new().unwrap();
+    let file = directory.join("c.toml");
+    let check = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        ran(Cli::of(PROGRAM, "check").arg("-c").arg(&file))
+    };
+    let name = file.display().to_string();
+    let good =
+        check("[server]\nlisten = [\"127.0.0.1:12150\"]\n[dispatcher]\nkill_grace = \"5s\"\n");
+    assert_eq!((good.code(), good.out, &*good.err), (0, format!("{name}: ok\n"), ""));
+    assert_eq!(check("").code(), 0);
+    for (text, said) in [
+        (
+            "[server]\n\nlisen = []\n",
+            format!("{name}:3: unknown key \"lisen\" in [server]; did you mean \"listen\"?"),
+        ),
+        ("[dispatcher]\nmax_running = 0\n", format!("{name}:2: ")),
+        ("[dispatcher]\nkill_grace = \"5 parsecs\"\n", format!("{name}:2: ")),
+        ("[server]\nlisten_plain = [\"192.0.2.1:80\"]\n", format!("{name}:2: ")),
+        ("\n\n[server\n", format!("{name}:3: ")),
+    ] {
+        let bad = check(text);
+        assert_eq!((bad.code(), &*bad.out), (1, ""), "{text}");
+        assert!(bad.err.contains(&said), "{text}: {}", bad.err);
+    }
+    let two = check("[server]\nlisen = []\n[log]\nlevle = 1\n");
+    assert!(two.err.contains(":2: ") && two.err.contains(":4: "), "all of them: {}", two.err);
+    let none = ran(Cli::of(PROGRAM, "check").arg("-c").arg(directory.join("none.toml")));
+    assert_eq!(none.code(), 1);
+    assert!(none.err.contains("none.toml") && none.err.contains("cannot be read"), "{}", none.err);
+}
+
+#[test]
+fn the_sample_configuration_is_a_good_one() {
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/etc/sysadm-events.toml.sample");
+    let good = alone(&["check", "-c", sample]);
+    assert_eq!((good.code(), good.out), (0, format!("{sample}: ok\n")));
+}
+
+#[test]
+fn a_daemon_that_cannot_start_says_why_with_its_code() {
+    let setup = Setup::new(PROGRAM).unwrap();
+    let mut wrong = setup.clone().with_lines("[server]\nlisen = 1\n").launch().unwrap();
+    assert_eq!(wrong.wait().unwrap().0.code(), Some(78));
+
+    let daemon = setup.start().unwrap();
+    let taken = Setup::new(PROGRAM).unwrap().with("server.listen", format!("[{:?}]", daemon.tls()));
+    let (status, lines) = taken.launch().unwrap().wait().unwrap();
+    assert_eq!(status.code(), Some(69), "{lines:?}");
+    let said = lines.join("\n");
+    assert!(said.contains(daemon.tls()) && said.contains("in use"), "{said}");
+
+    let damaged = Setup::new(PROGRAM).unwrap();
+    std::fs::write(damaged.directory().join("cert.pem"), "no certificate").unwrap();
+    std::fs::write(damaged.directory().join("key.pem"), "no key").unwrap();
+    let (status, lines) = damaged.launch().unwrap().wait().unwrap();
+    assert_eq!(status.code(), Some(78), "{lines:?}");
+    assert!(lines.join("\n").contains("cert.pem"), "{lines:?}");
+}

@@ -1,0 +1,390 @@
+//! `watch`: events as a script reads them, and as a person does on a terminal.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use support::{Cli, Daemon, Gate, Peer, Setup};
+
+use super::PROGRAM;
+use super::impostor::Impostor;
+
+/// Only what is about jobs: of the host itself there may be news at any time.
+fn watch_jobs(daemon: &Daemon) -> Cli {
+    Cli::to(daemon, "watch").arg("dispatcher")
+}
+
+/// On a terminal with colours and UTF-8, in UTC.
+fn on_terminal(cli: Cli) -> Cli {
+    cli.env("TERM", "xterm-256color")
+}
+
+/// On a terminal without colours.
+fn in_plain_text(cli: Cli) -> Cli {
+    cli.env("NO_COLOR", "1")
+}
+
+/// Without colours.
+fn plain(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('\u{1b}') {
+        plain.push_str(&rest[..at]);
+        rest = rest[at..].split_once('m').map_or("", |(_, behind)| behind);
+    }
+    plain + rest
+}
+
+/// Every moment as the same one.
+fn timeless(text: &str) -> String {
+    let is_time = |line: &str| {
+        line.len() > 8
+            && line
+                .bytes()
+                .take(8)
+                .zip(b"00:00:00")
+                .all(|(c, p)| if *p == b':' { c == b':' } else { c.is_ascii_digit() })
+    };
+    let line = |line: &str| {
+        if is_time(line) { format!("hh:mm:ss{}\n", &line[8..]) } else { format!("{line}\n") }
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn into_a_pipe_it_writes_the_frames_one_a_line_as_they_happen() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
+    for more in [&[][..], &["--json"], &["dispatcher"]] {
+        let watch = Cli::to(&daemon, "watch").args(more).start().unwrap();
+        let mut peer = Peer::watcher(&daemon).unwrap();
+        // Only who is subscribed hears of it.
+        wait_for_subscribers(&mut peer, 2);
+        let command = format!("sh -c 'echo a; {}'", gate.wait());
+        Peer::local(&daemon).unwrap().run(&json!({ "j": command })).unwrap();
+        watch.out.wait("a\\n").unwrap();
+        gate.open().unwrap();
+        watch.out.wait("\"finished\"").unwrap();
+        let mut seq = 0;
+        let mut states = Vec::new();
+        for line in watch.out.lines() {
+            let frame: Value = serde_json::from_str(&line).unwrap();
+            if frame["name"] != "dispatcher" {
+                continue;
+            }
+            assert_eq!(
+                (&frame["namespace"], &frame["name"], &frame["id"]),
+                (&json!("events"), &json!("dispatcher"), &json!("none"))
+            );
+            assert!(frame["seq"].as_u64().unwrap() > seq, "{line}");
+            seq = frame["seq"].as_u64().unwrap();
+            assert!(frame["time"].as_str().unwrap().ends_with('Z') && frame["epoch"].is_string());
+            states.push(frame["args"]["state"].as_str().unwrap().to_owned());
+        }
+        assert_eq!(states, ["pending", "running", "running", "finished"]);
+        watch.signal(Signal::SIGINT).unwrap();
+        let ended = watch.wait().unwrap();
+        assert_eq!(ended.err, "");
+    }
+}
+
+/// Waits until so many clients are subscribed.
+fn wait_for_subscribers(peer: &mut Peer, count: u64) {
+    let patience = std::time::Instant::now() + support::PATIENCE;
+    while peer.request("rpc", "status", &json!({})).unwrap()["subscribers"] != count {
+        assert!(std::time::Instant::now() < patience, "it does not subscribe");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// The main thing: three lines a second apart, a failure, and a command that is not run.
+#[test]
+fn beside_a_chain_that_fails_it_tells_the_whole_story() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let watch = watch_jobs(&daemon).arg("--json").start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    wait_for_subscribers(&mut peer, 1);
+    let first = "sh -c \"for i in 1 2 3; do echo line $i; sleep 0.3; done\"";
+    let ran = Cli::to(&daemon, "run").args([first, "false", "echo never"]).run().unwrap();
+    assert_eq!((ran.code(), &*ran.out), (1, "line 1\nline 2\nline 3\n"));
+    watch.out.wait("\"finished\"").unwrap();
+    let frames: Vec<Value> =
+        watch.out.lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let states: Vec<&str> =
+        frames.iter().map(|frame| frame["args"]["state"].as_str().unwrap()).collect();
+    assert_eq!(states.first(), Some(&"pending"));
+    assert!(
+        states[1..states.len() - 1].iter().all(|state| *state == "running") && states.len() > 3,
+        "{states:?}"
+    );
+    let finished = &frames.last().unwrap()["args"];
+    assert_eq!(finished[format!("return_codes/{first}")], "0");
+    assert_eq!(finished["return_codes/false"], "1");
+    assert_eq!(finished.get("return_codes/echo never"), None);
+}
+
+#[test]
+fn on_a_terminal_a_job_is_told_in_lines_with_its_output_beneath() {
+    let setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.with("dispatcher.output_interval", "\"10ms\"").start().unwrap();
+    let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
+    let watch = on_terminal(watch_jobs(&daemon)).start_on_terminal().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    wait_for_subscribers(&mut peer, 1);
+    let first = format!("sh -c 'echo one; {0}; echo two; {0}'", gate.wait());
+    let second = format!("sh -c '{}; exit 1'", gate.wait());
+    peer.run(&json!({ "nightly": [first, second, "echo never"] })).unwrap();
+    let (_, next) = watch.out.wait_from(0, "│ ").unwrap();
+    gate.open().unwrap();
+    watch.out.wait_from(next, "two").unwrap();
+    gate.open().unwrap();
+    watch.out.wait("[2/3]").unwrap();
+    gate.open().unwrap();
+    watch.out.wait("finished").unwrap();
+    let shown: String = watch.out.lines().iter().map(|line| format!("{line}\n")).collect();
+    assert_eq!(
+        timeless(&plain(&shown)).replace("after 1 s", "after 0 s"),
+        format!(
+            "\
+hh:mm:ss  ○ pending        nightly   {first} && {second} && echo never
+hh:mm:ss  ▶ running        nightly   [1/3] {first}
+          │ one
+          │ two
+hh:mm:ss  ▶ running        nightly   [2/3] {second}
+hh:mm:ss  ✖ finished       nightly   command 2 of 3: exit 1 after 0 s
+"
+        )
+    );
+    for (word, colour) in [("pending", "34"), ("running", "36"), ("finished", "31")] {
+        let line = shown.lines().find(|line| line.contains(word)).unwrap();
+        assert!(
+            line.contains(&format!("\u{1b}[{colour}m")) && line.contains("\u{1b}[0m"),
+            "{line:?}"
+        );
+    }
+    peer.run(&json!({ "good": "true" })).unwrap();
+    let line = watch.out.wait("✔ finished").unwrap();
+    assert!(line.contains("\u{1b}[32m✔ finished") && line.contains("good"), "{line:?}");
+}
+
+#[test]
+fn jobs_at_once_are_told_apart_and_columns_stay_aligned() {
+    let setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.with("dispatcher.output_interval", "\"10ms\"").start().unwrap();
+    let mut gates = ["a", "b"].map(|name| Gate::new(daemon.directory(), name).unwrap());
+    let watch = in_plain_text(watch_jobs(&daemon)).start_on_terminal().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    wait_for_subscribers(&mut peer, 1);
+    let command = |gate: &Gate, word: &str| {
+        format!("sh -c 'for i in 1 2 3; do echo {word} $i; {}; done'", gate.wait())
+    };
+    peer.run(&json!({ "one": command(&gates[0], "first") })).unwrap();
+    watch.out.wait("first 1").unwrap();
+    peer.run(&json!({ "a-longer-name": command(&gates[1], "second") })).unwrap();
+    watch.out.wait("second 1").unwrap();
+    gates[0].open().unwrap();
+    watch.out.wait("first 2").unwrap();
+    gates[1].open().unwrap();
+    watch.out.wait("second 2").unwrap();
+    let lines = watch.out.lines();
+    // Before output that is not right beneath its job a line says whose it is.
+    let at = lines.iter().position(|line| line.contains("first 2")).unwrap();
+    assert!(lines[at - 1].contains("▷ output") && lines[at - 1].contains(" one "), "{lines:?}");
+    let at = lines.iter().position(|line| line.contains("second 2")).unwrap();
+    assert!(
+        lines[at - 1].contains("▷ output") && lines[at - 1].contains(" a-longer-name "),
+        "{lines:?}"
+    );
+    // The text begins in one column as soon as the longer name is known.
+    let from = lines.iter().position(|line| line.contains("a-longer-name")).unwrap();
+    let column = |line: &String| line.split_once("sh -c").map(|(before, _)| before.chars().count());
+    let columns: Vec<usize> = lines[from..].iter().filter_map(column).collect();
+    assert!(columns.len() >= 3 && columns.iter().all(|c| *c == columns[0]), "{lines:#?}");
+    for gate in &mut gates {
+        (0..2).for_each(|_| gate.open().unwrap());
+    }
+    watch.out.wait("finished").unwrap();
+}
+
+#[test]
+fn colours_are_not_for_who_does_not_want_or_understand_them() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let watch = |name: &str, value: &str| {
+        let cli = on_terminal(watch_jobs(&daemon)).env(name, value);
+        cli.start_on_terminal().unwrap()
+    };
+    let watches =
+        [("NO_COLOR", "1"), ("TERM", "dumb"), ("TERM", ""), ("NO_COLOR", ""), ("LC_ALL", "C")];
+    let watches = watches.map(|(name, value)| (name, value, watch(name, value)));
+    let mut peer = Peer::local(&daemon).unwrap();
+    wait_for_subscribers(&mut peer, 5);
+    peer.run(&json!({ "j": "echo ü" })).unwrap();
+    for (name, value, watch) in watches {
+        watch.out.wait("finished").unwrap();
+        let shown = watch.out.lines().join("\n");
+        let coloured = shown.contains('\u{1b}');
+        assert_eq!(
+            coloured,
+            (name, value) == ("NO_COLOR", "") || name == "LC_ALL",
+            "{name}={value}: {shown}"
+        );
+        if name == "LC_ALL" {
+            assert!(
+                shown.is_ascii() && shown.contains("<U+00FC>") && shown.contains("+ finished"),
+                "{shown}"
+            );
+        } else {
+            let shown = plain(&shown);
+            assert!(shown.contains("│ ü") && shown.contains("✔ finished"), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn what_a_terminal_would_obey_does_not_reach_it() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let watch = in_plain_text(watch_jobs(&daemon)).start_on_terminal().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    wait_for_subscribers(&mut peer, 1);
+    let command =
+        r"printf 'red \033[31mtext\033[0m\r\nover\rwrite\n\033]0;title\007\302\233\000end\n'";
+    peer.run(&json!({ "id\u{202e}": [command, "printf '\u{1b}[2J'"] })).unwrap();
+    watch.out.wait("finished").unwrap();
+    let shown = watch.out.lines().join("\n");
+    assert!(
+        !shown.chars().any(|c| c.is_control() && c != '\n') && !shown.contains('\u{202e}'),
+        "{shown:?}"
+    );
+    for line in ["│ red text", "│ over", "│ write", "end"] {
+        assert!(shown.contains(line), "{line:?} in {shown}");
+    }
+    assert!(shown.contains("id<U+202E>") && shown.contains("printf '^[[2J'"), "{shown}");
+}
+
+#[test]
+fn events_are_coloured_by_their_priority() {
+    let snapshot = |priority: &str, message: &str| {
+        json!({ "namespace": "events", "name": "life_preserver", "id": "none", "time": "2026-11-23T17:50:47Z",
+                "args": { "message": message, "priority": priority, "class": "snapshot" } })
+    };
+    let pool = |priority: &str, health: &str| json!({ "health": health, "capacity": "12%", "priority": priority });
+    let state = json!({ "namespace": "events", "name": "system_state", "id": "none", "time": "2026-11-23T17:50:48Z",
+        "args": { "hostname": "nas", "priority": "9 - Urgent", "hostnamechanged": "true",
+                  "zpools": { "tank": pool("0 - Information", "ONLINE"), "backup": pool("9 - Urgent", "FAULTED") } } });
+    let impostor = Impostor::with_events(vec![
+        snapshot("1 - Information", "New snapshot of tank"),
+        snapshot("4 - Warning", "Pruning failed"),
+        snapshot("7 - Critical", "Snapshot failed\nLogfile available at: /x"),
+        state,
+    ]);
+    let watch =
+        Cli::of(PROGRAM, "watch").arg("--socket").arg(impostor.socket()).env("TERM", "xterm");
+    let watch = watch.start_on_terminal().unwrap();
+    watch.out.wait("backup").unwrap();
+    watch.signal(Signal::SIGINT).unwrap();
+    let ended = watch.wait().unwrap();
+    let shown = plain(&ended.out);
+    assert!(
+        shown.starts_with(
+            "\
+17:50:47  1 - Information  snapshot  New snapshot of tank
+17:50:47  4 - Warning      snapshot  Pruning failed
+17:50:47  7 - Critical     snapshot  Snapshot failed
+          │ Logfile available at: /x
+17:50:48  9 - Urgent       nas       2 pools, the host name changed
+          │ tank    ONLINE   0 - Information  cap 12%
+          │ backup  FAULTED  9 - Urgent       cap 12%
+"
+        ),
+        "{shown}"
+    );
+    for (colour, priority) in [
+        ("32", "1 - Information"),
+        ("33", "4 - Warning"),
+        ("31", "7 - Critical"),
+        ("1;31", "9 - Urgent"),
+        ("32", "0 - Information"),
+    ] {
+        assert!(
+            ended.out.contains(&format!("\u{1b}[{colour}m{priority}")),
+            "{priority}: {:?}",
+            ended.out
+        );
+    }
+}
+
+#[test]
+fn who_comes_late_is_shown_what_runs() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
+    let mut first = Peer::watcher(&daemon).unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    let command = format!("sh -c 'echo before; {0}; echo after'", gate.wait());
+    peer.run(&json!({ "j": command })).unwrap();
+    first.job_printed("j", &command, "before\n").unwrap();
+    let watch = in_plain_text(watch_jobs(&daemon)).start_on_terminal().unwrap();
+    watch.out.wait("│ before").unwrap();
+    gate.open().unwrap();
+    watch.out.wait("finished").unwrap();
+    let shown = plain(&watch.out.lines().join("\n"));
+    assert_eq!(
+        (
+            shown.matches("before").count() - shown.matches("echo before").count(),
+            shown.matches("│ after").count()
+        ),
+        (1, 1),
+        "{shown}"
+    );
+}
+
+#[test]
+fn only_the_events_that_are_named_are_shown_and_a_wrong_name_is_told() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let other = Cli::to(&daemon, "watch");
+    let other = other.args(["system-state", "life_preserver"]).start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    wait_for_subscribers(&mut peer, 1);
+    let all = Cli::to(&daemon, "watch").start().unwrap();
+    wait_for_subscribers(&mut peer, 2);
+    peer.run(&json!({ "j": "true" })).unwrap();
+    all.out.wait("finished").unwrap();
+    assert!(!other.out.lines().join("\n").contains("\"dispatcher\""));
+    let wrong = Cli::to(&daemon, "watch").arg("dispacher").run().unwrap();
+    assert_eq!((wrong.code(), &*wrong.out), (64, ""));
+    assert!(wrong.err.contains("dispatcher, life-preserver, system-state"), "{}", wrong.err);
+}
+
+#[test]
+fn it_outlives_the_daemon_and_goes_on_with_the_next() {
+    let setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.start().unwrap();
+    let watch = watch_jobs(&daemon).start().unwrap();
+    wait_for_subscribers(&mut Peer::local(&daemon).unwrap(), 1);
+    daemon.stop().unwrap();
+    watch.err.wait("the daemon stopped").unwrap();
+    let daemon = setup.start().unwrap();
+    Peer::local(&daemon).unwrap().run(&json!({ "j": "echo again" })).unwrap();
+    watch.out.wait("again\\n").unwrap();
+    watch.out.wait("\"finished\"").unwrap();
+}
+
+#[test]
+fn it_ends_when_its_reader_leaves_though_nothing_happens() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut watch = watch_jobs(&daemon).into_command();
+    watch.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watch = watch.spawn().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    wait_for_subscribers(&mut peer, 1);
+    peer.run(&json!({ "j": "true" })).unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("\"finished\"") {
+        line.clear();
+        lines.read_line(&mut line).unwrap();
+    }
+    drop(lines);
+    let output = watch.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
+}

@@ -1,0 +1,75 @@
+//! A terminal, seen from the side of the person who sits at it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+
+use nix::fcntl::OFlag;
+use nix::pty::{PtyMaster, grantpt, posix_openpt, unlockpt};
+use nix::sys::termios::{OutputFlags, SetArg, tcgetattr, tcsetattr};
+
+use crate::Outcome;
+
+/// A pseudo-terminal: our side, and the one that a program is given.
+#[derive(Debug)]
+pub struct Pty {
+    ours: PtyMaster,
+    theirs: File,
+}
+
+impl Pty {
+    /// One that passes on what is written to it as it is.
+    pub fn new() -> Outcome<Pty> {
+        let ours = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
+        grantpt(&ours)?;
+        unlockpt(&ours)?;
+        let name = name_of(&ours)?;
+        let mut options = OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, OFlag::O_NOCTTY.bits());
+        let theirs = options.read(true).write(true).open(name)?;
+        let mut modes = tcgetattr(&theirs)?;
+        modes.output_flags.remove(OutputFlags::OPOST);
+        tcsetattr(&theirs, SetArg::TCSANOW, &modes)?;
+        Ok(Pty { ours, theirs })
+    }
+
+    /// For a program's standard streams.
+    pub fn stdio(&self) -> Outcome<Stdio> {
+        Ok(Stdio::from(OwnedFd::from(self.theirs.try_clone()?)))
+    }
+
+    /// What is shown on it, until no program has it any more.
+    pub fn into_screen(self) -> impl Read + Send + 'static {
+        drop(self.theirs);
+        Screen(self.ours)
+    }
+}
+
+/// Linux says EIO where the last program has closed it.
+struct Screen(PtyMaster);
+
+impl Read for Screen {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        const EIO: i32 = 5;
+        match self.0.read(buffer) {
+            Err(error) if error.raw_os_error() == Some(EIO) => Ok(0),
+            read => read,
+        }
+    }
+}
+
+/// The path of the other side.
+#[cfg(target_os = "linux")]
+fn name_of(pty: &PtyMaster) -> nix::Result<String> {
+    nix::pty::ptsname_r(pty)
+}
+
+/// The path of the other side. ptsname(3) writes into memory that all threads share.
+#[cfg(not(target_os = "linux"))]
+fn name_of(pty: &PtyMaster) -> nix::Result<String> {
+    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _lock = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    // SAFETY: nobody else here calls it, and the name is copied before the lock is given back.
+    unsafe { nix::pty::ptsname(pty) }
+}
