@@ -218,7 +218,7 @@ clippy() {
 look_at() {
 	readelf -hW "$1" | grep -q "Machine:.*$machine" || fail "$1 is not for $arch"
 	readelf -lW "$1" | grep -q 'interpreter: /libexec/ld-elf.so.1]' || fail "$1 has no loader of FreeBSD"
-	readelf -nW "$1" | grep -q '^ *FreeBSD .*NT_VERSION' || fail "$1 has no note that it is for FreeBSD"
+	note=$(readelf -nW "$1" | grep '^ *FreeBSD .*NT_VERSION') || fail "$1 has no note that it is for FreeBSD"
 	needs=$(readelf -dW "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\].*/\1/p')
 	for library in $needs; do
 		case $library in
@@ -226,7 +226,8 @@ look_at() {
 		*) fail "$1 needs $library, which is not in every FreeBSD" ;;
 		esac
 	done
-	readelf -hW "$1" | sed -n '/Class:/p; /OS\/ABI:/p; /Type:/p; /Machine:/p'
+	readelf -hW "$1" | sed -n '/Class:/p; /Type:/p; /Machine:/p'
+	echo "$note"
 	echo "  $(wc -c <"$1") bytes, FreeBSD $version, needs $(echo "$needs" | tr '\n' ' ')"
 }
 
