@@ -3,10 +3,12 @@
 //! Who is at the other end, what they may do, and what is done for them. Nothing here knows a
 //! socket; the same session serves a WebSocket, and whatever else will carry messages.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use crate::auth::{Identity, Need, Role, Token, Tokens, need, reachable};
-use crate::dispatcher::{Dispatcher, Serial, Submission, read_run, read_submit};
+use crate::dispatcher::{Dispatcher, Serial, Submission, check_name, read_run, read_submit};
 use crate::helper::store::TextQuestion;
 use crate::hub::{Filter, Hub, SessionId, Since};
 use crate::moment::Moment;
@@ -46,12 +48,22 @@ pub enum Answer {
     Silence,
 }
 
+/// What the transport knows of the peer by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing: it has to say who it is.
+    Nothing,
+    /// Who it is; it has that identity from the beginning.
+    Somebody(Identity),
+    /// Who it is, as it stands in logs, and that they have no role here.
+    WithoutRole(String),
+}
+
 /// One conversation.
 #[derive(Debug)]
 pub struct Session {
     id: SessionId,
-    /// As whom the transport knows the peer by itself.
-    known: Option<Identity>,
+    known: Known,
     identity: Option<Identity>,
     token: Option<Token>,
     /// For the Qt client.
@@ -62,10 +74,13 @@ pub struct Session {
 const QT_CLIENT: &str = "sysadm-client";
 
 impl Session {
-    /// A session whose peer is `known`, if the transport says who it is: it has that identity from
-    /// the beginning.
-    pub fn new(id: SessionId, known: Option<Identity>) -> Session {
-        Session { id, identity: known.clone(), known, token: None, hyphens: false }
+    /// A session with somebody of whom the transport knows this.
+    pub fn new(id: SessionId, known: Known) -> Session {
+        let identity = match &known {
+            Known::Somebody(identity) => Some(identity.clone()),
+            Known::Nothing | Known::WithoutRole(_) => None,
+        };
+        Session { id, known, identity, token: None, hyphens: false }
     }
 
     /// What the upgrade said of its origin.
@@ -149,8 +164,7 @@ impl Session {
         match (&self.identity, needed) {
             (_, Some(Need::Nothing)) => Ok(()),
             (None, Some(Need::Role(_)) | None) => {
-                let why = "authenticate first (rpc/auth_token, or the local socket)";
-                Err(Refusal::new(ErrorCode::Unauthorized, why))
+                Err(self.refuse_nobody("authenticate first (rpc/auth_token, or the local socket)"))
             }
             (Some(who), Some(Need::Role(role))) if who.role >= role => Ok(()),
             (Some(who), Some(Need::Role(_))) => {
@@ -158,6 +172,20 @@ impl Session {
                 Err(Refusal::new(ErrorCode::Forbidden, why))
             }
             (Some(_), None) => Err(unknown(request, action)),
+        }
+    }
+
+    /// For somebody without identity; `why` is for who could have one.
+    fn refuse_nobody(&self, why: &str) -> Refusal {
+        match &self.known {
+            Known::Nothing | Known::Somebody(_) => Refusal::new(ErrorCode::Unauthorized, why),
+            Known::WithoutRole(user) => {
+                let why = format!(
+                    "{user} is in none of the groups that have access here \
+                     (full_access_groups, read_only_groups)"
+                );
+                Refusal::new(ErrorCode::Forbidden, why)
+            }
         }
     }
 
@@ -170,9 +198,9 @@ impl Session {
             let why = "this server takes no passwords; use a token from its local socket";
             return Err(Refusal::new(ErrorCode::Forbidden, why));
         }
-        let Some(known) = self.known.clone() else {
+        let Known::Somebody(known) = self.known.clone() else {
             let why = "only the local socket knows its peer without a password or token";
-            return Err(Refusal::new(ErrorCode::Unauthorized, why));
+            return Err(self.refuse_nobody(why));
         };
         let issued = house.tokens.issue(known.clone(), house.now.instant);
         let Some((text, token)) = issued else {
@@ -225,7 +253,7 @@ impl Session {
     fn subscribe(&mut self, args: &Value, house: &mut House<'_>) -> Result<Value, Refusal> {
         let (names, options) = read_names(args)?;
         let (filter, since) = match options {
-            Some(options) => read_options(options)?,
+            Some(options) => read_options(options, house.dispatcher.limits().max_known())?,
             None => (Filter::default(), None),
         };
         let spelling = Spelling { hyphens: self.hyphens, extended: options.is_some() };
@@ -281,7 +309,8 @@ fn read_names(args: &Value) -> Result<(Vec<EventName>, Option<&Options>), Refusa
     Ok((names?, options))
 }
 
-fn read_options(options: &Options) -> Result<(Filter, Option<Since>), Refusal> {
+/// `most_jobs` bounds the filter, which lives as long as the subscription.
+fn read_options(options: &Options, most_jobs: usize) -> Result<(Filter, Option<Since>), Refusal> {
     const KNOWN: [&str; 4] = ["events", "since", "jobs", "priority"];
     if let Some(unknown) = options.keys().find(|key| !KNOWN.contains(&key.as_str())) {
         let why = format!("subscribe does not know {unknown:?}; it knows {}", KNOWN.join(", "));
@@ -289,7 +318,7 @@ fn read_options(options: &Options) -> Result<(Filter, Option<Since>), Refusal> {
     }
     let jobs = match options.get("jobs") {
         None | Some(Value::Null) => None,
-        jobs @ Some(_) => Some(one_or_more(jobs, "jobs")?.into_iter().collect()),
+        jobs @ Some(_) => Some(read_jobs(jobs, most_jobs)?),
     };
     let priority = match options.get("priority") {
         None | Some(Value::Null) => None,
@@ -312,6 +341,16 @@ fn read_options(options: &Options) -> Result<(Filter, Option<Since>), Refusal> {
         }
     };
     Ok((Filter { jobs, priority }, since))
+}
+
+fn read_jobs(jobs: Option<&Value>, most: usize) -> Result<BTreeSet<String>, Refusal> {
+    let ids: BTreeSet<String> = one_or_more(jobs, "jobs")?.into_iter().collect();
+    if ids.len() > most {
+        let why = format!("jobs names {} jobs; this server knows at most {most}", ids.len());
+        return Err(Refusal::new(ErrorCode::TooLarge, why));
+    }
+    ids.iter().try_for_each(|id| check_name("job", id))?;
+    Ok(ids)
 }
 
 /// A string, or a list of strings that is not empty.

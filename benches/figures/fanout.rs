@@ -90,7 +90,7 @@ fn row(table: &mut Table, what: &str, transport: Transport, cost: Pair) {
         Transport::Plain | Transport::Unix => {
             (format!("<= {PLAIN_LIMIT} x bare"), Verdict::of(ratio <= PLAIN_LIMIT))
         }
-        Transport::Tls => (String::new(), Verdict::Told),
+        Transport::Tls | Transport::Tls12 => (String::new(), Verdict::Told),
     };
     table.row(
         &format!("{what}, to {SUBSCRIBERS} {} clients", transport.name()),

@@ -103,8 +103,9 @@ impl Tokens {
         Some((entry.identity.clone(), entry.token))
     }
 
-    /// Its owner did something.
+    /// Its owner did something. One whose time is over stays so.
     pub fn touch(&mut self, token: Token, now: Instant) {
+        self.forget_old(now);
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.token == token) {
             entry.last_use = now;
         }
@@ -163,6 +164,7 @@ mod tests {
         assert!(tokens.redeem(&text, at(899)).is_some());
         tokens.touch(token, at(1700));
         assert!(tokens.redeem(&text, at(2599)).is_some());
+        tokens.touch(token, at(2599 + 900));
         assert!(tokens.redeem(&text, at(2599 + 900)).is_none());
     }
 

@@ -285,7 +285,7 @@ fn a_wait_ends_at_its_deadline_or_when_another_descriptor_has_something() {
 fn serve_tls(directory: &Directory) -> (Url, JoinHandle<()>) {
     let (cert, key) = (directory.join("cert.pem"), directory.join("key.pem"));
     certificate::ensure(&cert, &key, &["localhost".to_owned()]).unwrap();
-    let config = certificate::server_config(&cert, &key).unwrap();
+    let config = certificate::server_side(&cert, &key).unwrap().config;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = thread::spawn(move || {

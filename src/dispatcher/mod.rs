@@ -32,7 +32,7 @@ use record::JobRecord;
 pub use crate::sys::children::Exit;
 pub use command::Command;
 pub use process::{Environment, Output, Process};
-pub use submission::{Bounds, Submission, read_run, read_submit};
+pub use submission::{Bounds, Submission, check_name, read_run, read_submit};
 
 /// What of which job becomes durable.
 pub type Ticket = (Serial, Step);
@@ -73,6 +73,11 @@ impl Limits {
     pub fn bounds(&self) -> Bounds {
         const MOST: usize = 32 * 1024;
         Bounds { max_commands: self.max_commands, max_command_bytes: MOST.min(self.max_event / 8) }
+    }
+
+    /// As many jobs as can be known at a time.
+    pub fn max_known(&self) -> usize {
+        self.max_running + self.max_pending + self.retain_jobs
     }
 
     fn logs(&self) -> LogLimits {

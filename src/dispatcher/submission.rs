@@ -167,7 +167,8 @@ fn text<'a>(args: &'a Map<String, Value>, key: &str) -> Result<Option<&'a str>, 
     }
 }
 
-fn check_name(what: &str, name: &str) -> Result<(), Refusal> {
+/// Refuses what can be no id of a job, and no name of a queue; `what` says which of them it is.
+pub fn check_name(what: &str, name: &str) -> Result<(), Refusal> {
     if name.is_empty() || name.len() > NAME || name.chars().any(char::is_control) {
         let why = format!("{what} {name:?} must have 1 to {NAME} bytes and no control characters");
         return Err(Refusal::bad_request(why));

@@ -32,8 +32,10 @@ impl Ring {
         self.forget_surplus();
     }
 
+    /// The newest stays in any case: `ring` holds an event of `max_event`, the configuration says.
     fn forget_surplus(&mut self) {
         while self.weight > self.limit
+            && self.events.len() > 1
             && let Some((_, weight)) = self.events.pop_front()
         {
             self.weight -= weight;

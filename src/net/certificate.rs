@@ -109,12 +109,18 @@ fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CertificateEr
     fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("write"))
 }
 
-/// The TLS side of a listener: TLS 1.2 and 1.3, no client certificates, no session kept.
-pub fn server_config(
-    certificate: &Path,
-    key: &Path,
-) -> Result<Arc<ServerConfig>, CertificateError> {
+/// The TLS side of listeners.
+pub struct ServerSide {
+    /// TLS 1.2 and 1.3, no client certificates, no session kept.
+    pub config: Arc<ServerConfig>,
+    /// SHA-256 of the certificate that it shows, as [`fingerprint`] writes it.
+    pub fingerprint: String,
+}
+
+/// Reads certificate and key.
+pub fn server_side(certificate: &Path, key: &Path) -> Result<ServerSide, CertificateError> {
     let chain = read_chain(certificate)?;
+    let fingerprint = chain.first().map(|first| fingerprint(first)).unwrap_or_default();
     let key_bytes = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let unusable = |error: rustls::Error| {
@@ -132,7 +138,7 @@ pub fn server_config(
     // Clients stay connected for days: remembering sessions would cost memory and save nothing.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+    Ok(ServerSide { config: Arc::new(config), fingerprint })
 }
 
 /// SHA-256 of the certificate in a PEM file, as 64 lower-case hexadecimal digits.
@@ -202,7 +208,8 @@ mod tests {
         ensure(&certificate, &key, &names).unwrap();
         assert_eq!(fingerprint_of(&certificate).unwrap(), first);
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
-        server_config(&certificate, &key).unwrap();
+        let shown = server_side(&certificate, &key).unwrap();
+        assert_eq!(shown.fingerprint, first);
     }
 
     #[test]
@@ -222,7 +229,8 @@ mod tests {
         let (certificate, key) = folder.files();
         ensure(&certificate, &key, &[]).unwrap();
         fs::write(&certificate, "junk").unwrap();
-        let error = server_config(&certificate, &key).unwrap_err().to_string();
+        let Err(error) = server_side(&certificate, &key) else { panic!("it was taken") };
+        let error = error.to_string();
         assert!(error.contains("cert.pem"), "{error}");
     }
 }

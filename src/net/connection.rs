@@ -90,8 +90,13 @@ pub struct Connection<P: Parcel> {
     /// When the message that has begun has to be whole.
     message_due: Option<Instant>,
     ping_due: Option<Instant>,
+    /// When the peer last gave a sign of life: bytes, or room for ours where there was none.
     heard: Instant,
     pings_unanswered: u32,
+    /// Bytes that the socket took so far.
+    sent: u64,
+    /// It took no more when it was last tried.
+    blocked: bool,
 }
 
 /// Bytes handed to the socket in one call.
@@ -121,6 +126,8 @@ impl<P: Parcel> Connection<P> {
             ping_due: None,
             heard: now,
             pings_unanswered: 0,
+            sent: 0,
+            blocked: false,
         }
     }
 
@@ -134,9 +141,15 @@ impl<P: Parcel> Connection<P> {
         matches!(self.stage, Stage::Open(_))
     }
 
-    /// Other waits from now on.
-    pub fn set_limits(&mut self, limits: Limits) {
+    /// Other waits from now on; a ping that was due later than a new interval is due by that.
+    pub fn set_limits(&mut self, limits: Limits, now: Instant) {
         self.limits = limits;
+        self.ping_due = self.ping_due.map(|due| due.min(now + limits.ping));
+    }
+
+    /// It will not be read for a while, so that what does not come is not the peer's fault.
+    pub fn pause(&mut self) {
+        self.message_due = None;
     }
 
     /// When [`Connection::on_deadline`] wants to be called.
@@ -159,8 +172,8 @@ impl<P: Parcel> Connection<P> {
                     }
                     loop {
                         match again(tls.reader().read(scratch))? {
-                            None => break,
-                            Some(0) => return Err(End::Closed),
+                            // The end is told once more by the next read: what came before it first.
+                            None | Some(0) => break,
                             Some(n) => take(&mut self.stage, &scratch[..n]),
                         }
                     }
@@ -203,7 +216,13 @@ impl<P: Parcel> Connection<P> {
                     let arrived = assembler.next(self.max_message);
                     let midway = assembler.is_midway();
                     match arrived {
-                        Err(reason) => self.close(&reason, now),
+                        Err(reason) => {
+                            // Nothing that is behind a violation can be understood, an answer to
+                            // our close neither (RFC 6455 section 7.1.7).
+                            self.outbox.clear();
+                            self.outbox.push_raw_last(websocket::close(Some(&reason)));
+                            self.leave(now);
+                        }
                         Ok(None) => {
                             let due = now + self.limits.message;
                             self.message_due = midway.then(|| self.message_due.unwrap_or(due));
@@ -238,7 +257,7 @@ impl<P: Parcel> Connection<P> {
     /// Lets the peer in: it is a WebSocket from now on.
     pub fn accept(&mut self, now: Instant) {
         if let Stage::Asked(upgrade, behind) = &mut self.stage {
-            self.outbox.push_raw_last(upgrade.accept());
+            self.outbox.push_head(upgrade.accept());
             let mut assembler = Assembler::default();
             assembler.push(&std::mem::take(behind));
             self.stage = Stage::Open(assembler);
@@ -283,14 +302,29 @@ impl<P: Parcel> Connection<P> {
     }
 
     /// Sends what can be sent now. False where more is left than the socket takes.
-    pub fn flush(&mut self) -> Result<bool, End> {
+    pub fn flush(&mut self, now: Instant) -> Result<bool, End> {
+        let before = self.sent;
+        let all = self.send();
+        // Who reads slowly is alive, even where its answers to pings lie behind much else.
+        if self.blocked && self.sent > before {
+            self.heard = now;
+        }
+        self.blocked = matches!(all, Ok(false));
+        all
+    }
+
+    fn send(&mut self) -> Result<bool, End> {
         loop {
             if !self.flush_tls()? {
                 return Ok(false);
             }
             let (socket, tls) = (&mut self.socket, &mut self.tls);
             let sent = match tls {
-                None => self.outbox.send(PLAIN_WRITE, |slices| socket.write_vectored(slices)),
+                None => self.outbox.send(PLAIN_WRITE, |slices| {
+                    let written = socket.write_vectored(slices)?;
+                    self.sent += written as u64;
+                    Ok(written)
+                }),
                 Some(tls) if tls.is_handshaking() => return Ok(true),
                 Some(tls) => {
                     self.outbox.send(TLS_WRITE, |slices| tls.writer().write_vectored(slices))
@@ -324,7 +358,7 @@ impl<P: Parcel> Connection<P> {
             match again(tls.write_tls(&mut self.socket))? {
                 None => return Ok(false),
                 Some(0) => return Err(End::Closed),
-                Some(_) => {}
+                Some(written) => self.sent += written as u64,
             }
         }
         Ok(true)
@@ -351,7 +385,7 @@ impl<P: Parcel> Connection<P> {
                 return Err(End::Silent("answer to two pings"));
             } else {
                 self.pings_unanswered += 1;
-                self.outbox.push_urgent(websocket::ping());
+                self.outbox.push_ping(websocket::ping());
                 self.ping_due = Some(now + self.limits.ping);
             }
         }

@@ -1,17 +1,19 @@
 //! Sockets that connections come in by.
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use mio::event::Source;
-use mio::net::{TcpListener, UnixListener};
+use mio::net::{TcpListener, UnixListener, UnixStream};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, setsockopt, sockopt,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind,
+    setsockopt, shutdown, sockopt,
 };
+use nix::sys::stat::{Mode, umask};
 
 use super::socket::{Peer, Socket};
 use crate::sys::ipv6_only::set_ipv6_only;
@@ -72,28 +74,32 @@ impl Listener {
     /// Listens on a path with these permissions. A socket file that nobody listens on any more is
     /// replaced; one that somebody does is not, and neither is a file of another kind.
     pub fn unix(path: &Path, mode: u32) -> io::Result<Listener> {
+        let in_use = || io::Error::new(ErrorKind::AddrInUse, "another daemon listens on it");
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
         if let Ok(there) = fs::symlink_metadata(path) {
             if !there.file_type().is_socket() {
                 let why = "a file of another kind is in the way";
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+                return Err(io::Error::new(ErrorKind::AlreadyExists, why));
             }
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                let why = "another daemon listens on it";
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+            match UnixStream::connect(path) {
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                    fs::remove_file(path)?
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                // It is there, with so many waiting that there is no room for one more.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(in_use()),
+                Err(error) => return Err(error),
+                Ok(_) => return Err(in_use()),
             }
-            fs::remove_file(path)?;
         }
-        // Bound under another name first: between bind and chmod nobody must get in.
-        let mut hidden = path.file_name().unwrap_or_default().to_owned();
-        hidden.push(".new");
-        let hidden = path.with_file_name(hidden);
-        let _ = fs::remove_file(&hidden);
-        let listener = UnixListener::bind(&hidden)?;
-        fs::set_permissions(&hidden, fs::Permissions::from_mode(mode))?;
-        fs::rename(&hidden, path)?;
+        // Between bind and chmod nobody must get in.
+        let usual = umask(Mode::all());
+        let listener = UnixListener::bind(path);
+        umask(usual);
+        let listener = listener?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         Ok(Listener::Unix(listener, path.to_owned()))
     }
 
@@ -118,7 +124,10 @@ impl Listener {
             }
             Listener::Unix(listener, _) => {
                 let (stream, _) = listener.accept()?;
-                let peer = Peer::Local(peer_credentials(stream.as_fd())?);
+                // Of one that has gone already the kernel may not say who it was.
+                let credentials = peer_credentials(stream.as_fd())
+                    .map_err(|error| io::Error::new(ErrorKind::ConnectionAborted, error))?;
+                let peer = Peer::Local(credentials);
                 Ok(Accepted { socket: Socket::Unix(stream), peer, tls: false })
             }
         }
@@ -132,10 +141,17 @@ impl Listener {
         }
     }
 
-    /// Takes the socket's file away, if it has one.
-    pub fn remove_file(&self) {
-        if let Listener::Unix(_, path) = self {
-            let _ = fs::remove_file(path);
+    /// Ends it: nobody gets in from now on, and its file is gone. A child that was just forked may
+    /// still have it open, and must not keep its address.
+    pub fn end(&self) {
+        match self {
+            // Where a system does not do that to a listener, closing it is enough as a rule.
+            Listener::Tcp(listener, ..) => {
+                let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
+            }
+            Listener::Unix(_, path) => {
+                let _ = fs::remove_file(path);
+            }
         }
     }
 }

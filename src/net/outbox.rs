@@ -42,6 +42,8 @@ pub struct Outbox<P: Parcel> {
     total: Total,
     /// `None` stands where a parcel was joined to a newer one.
     waiting: VecDeque<Option<(P, usize)>>,
+    /// How many of `waiting` are `None`.
+    holes: usize,
     /// Number of the first place in `waiting`, counted from the beginning.
     first: u64,
     /// Places of parcels that can be joined.
@@ -64,7 +66,10 @@ struct Chunk {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
+    /// The answer to the upgrade, before which nothing is a frame.
+    Head,
     Message,
+    Ping,
     Pong,
     Raw,
 }
@@ -87,6 +92,8 @@ impl Chunk {
 
 /// Chunks that are handed to the system in one call.
 const CHUNKS: usize = 32;
+/// Places of parcels that were joined to others, beyond half of all: then the rest moves up.
+const HOLES: usize = 16;
 
 impl<P: Parcel> Outbox<P> {
     /// An empty one of at most `limit` bytes, counted in `total` too.
@@ -96,6 +103,7 @@ impl<P: Parcel> Outbox<P> {
             used: 0,
             total,
             waiting: VecDeque::new(),
+            holes: 0,
             first: 0,
             places: BTreeMap::new(),
             flight: VecDeque::new(),
@@ -147,7 +155,21 @@ impl<P: Parcel> Outbox<P> {
         let index = usize::try_from(place.checked_sub(self.first)?).ok()?;
         let (parcel, weight) = self.waiting.get_mut(index)?.take()?;
         self.count(-(weight as isize));
+        self.holes += 1;
+        if self.holes > HOLES + self.waiting.len() / 2 {
+            self.close_holes();
+        }
         Some(parcel)
+    }
+
+    /// A peer that never reads may have parcels joined for days: places must not add up.
+    fn close_holes(&mut self) {
+        self.waiting.retain(Option::is_some);
+        self.holes = 0;
+        let first = self.first;
+        let numbered = self.waiting.iter().flatten().zip(first..);
+        self.places =
+            numbered.filter_map(|((parcel, _), place)| Some((parcel.key()?, place))).collect();
     }
 
     fn count(&mut self, bytes: isize) {
@@ -155,24 +177,33 @@ impl<P: Parcel> Outbox<P> {
         self.total.set(self.total.get().saturating_add_signed(bytes));
     }
 
-    /// Puts a control frame before all that has not begun to be sent.
-    pub fn push_urgent(&mut self, frame: Vec<u8>) {
-        self.insert_urgent(Chunk::raw(frame, Kind::Raw));
+    /// The answer to the upgrade: it stays the first thing that is sent, whatever comes.
+    pub fn push_head(&mut self, bytes: Vec<u8>) {
+        self.flight.push_front(Chunk::raw(bytes, Kind::Head));
+    }
+
+    /// A ping, before all that has not begun to be sent; one that waits already is enough.
+    pub fn push_ping(&mut self, frame: Vec<u8>) {
+        self.push_control(frame, Kind::Ping);
     }
 
     /// The answer to a ping; only the newest has to be sent (RFC 6455 section 5.5.3).
     pub fn push_pong(&mut self, frame: Vec<u8>) {
-        let begun = usize::from(self.sent > 0);
-        if let Some(at) = self.flight.iter().skip(begun).position(|chunk| chunk.kind == Kind::Pong)
-        {
-            self.flight.remove(begun + at);
-        }
-        self.insert_urgent(Chunk::raw(frame, Kind::Pong));
+        self.push_control(frame, Kind::Pong);
     }
 
-    fn insert_urgent(&mut self, chunk: Chunk) {
-        let begun = usize::from(self.sent > 0);
-        self.flight.insert(begun, chunk);
+    fn push_control(&mut self, frame: Vec<u8>, kind: Kind) {
+        let settled = self.settled();
+        if let Some(at) = self.flight.iter().skip(settled).position(|chunk| chunk.kind == kind) {
+            self.flight.remove(settled + at);
+        }
+        self.flight.insert(settled, Chunk::raw(frame, kind));
+    }
+
+    /// How many chunks keep their place at the front.
+    fn settled(&self) -> usize {
+        let is_head = |chunk: &Chunk| chunk.kind == Kind::Head;
+        usize::from(self.sent > 0 || self.flight.front().is_some_and(is_head))
     }
 
     /// Appends bytes as they are, behind everything.
@@ -181,12 +212,13 @@ impl<P: Parcel> Outbox<P> {
         self.flight.push_back(Chunk::raw(bytes, Kind::Raw));
     }
 
-    /// Forgets all that has not begun to be sent.
+    /// Forgets all that has not begun to be sent, the answer to the upgrade excepted.
     pub fn clear(&mut self) {
-        let begun = usize::from(self.sent > 0);
-        let kept = self.flight.front().filter(|_| begun > 0).map_or(0, |chunk| chunk.weight);
-        self.flight.truncate(begun);
+        let settled = self.settled();
+        self.flight.truncate(settled);
+        let kept = self.flight.front().map_or(0, |chunk| chunk.weight);
         self.waiting = VecDeque::new();
+        self.holes = 0;
         self.places.clear();
         self.count(kept as isize - self.used as isize);
     }
@@ -198,7 +230,10 @@ impl<P: Parcel> Outbox<P> {
             let Some(slot) = self.waiting.pop_front() else { break };
             let place = self.first;
             self.first += 1;
-            let Some((parcel, weight)) = slot else { continue };
+            let Some((parcel, weight)) = slot else {
+                self.holes -= 1;
+                continue;
+            };
             if let Some(key) = parcel.key().filter(|key| self.places.get(key) == Some(&place)) {
                 self.places.remove(&key);
             }
@@ -317,13 +352,13 @@ mod tests {
         }
         let mut texts = vec![];
         while !bytes.is_empty() {
-            let length = usize::from(bytes[1]);
-            texts.push(format!(
-                "{:x}:{}",
-                bytes[0],
-                String::from_utf8_lossy(&bytes[2..2 + length])
-            ));
-            bytes.drain(..2 + length);
+            let (from, length) = match bytes[1] {
+                126 => (4, usize::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
+                short => (2, usize::from(short)),
+            };
+            let text = String::from_utf8_lossy(&bytes[from..from + length]);
+            texts.push(format!("{:x}:{text}", bytes[0]));
+            bytes.drain(..from + length);
         }
         texts
     }
@@ -347,6 +382,22 @@ mod tests {
         assert_eq!(sent(&mut o, 1000), ["81:b", "81:B1", "81:c", "81:A1A2A3"]);
         push(&mut o, "A4 A5").unwrap();
         assert_eq!(sent(&mut o, 1000), ["81:A4A5"]);
+    }
+
+    #[test]
+    fn joining_for_ever_takes_no_room() {
+        let mut o = outbox(1 << 20);
+        push(&mut o, "first A B second").unwrap();
+        for _ in 0..10_000 {
+            push(&mut o, "A B").unwrap();
+            assert!(o.waiting.len() <= 2 * (HOLES + 4), "{}", o.waiting.len());
+        }
+        push(&mut o, "last A").unwrap();
+        let all = sent(&mut o, 1000);
+        let joined = [format!("81:{}", "B".repeat(10_001)), format!("81:{}", "A".repeat(10_002))];
+        let [b, a] = &joined;
+        assert_eq!(all, ["81:first", "81:second", b, "81:last", a]);
+        assert_eq!((o.holes, o.used()), (0, 0));
     }
 
     #[test]
@@ -407,6 +458,29 @@ mod tests {
             .is_some()
         {}
         assert_eq!(rest, b"\x81\x03one\x8a\x012\x81\x03two");
+    }
+
+    #[test]
+    fn of_pings_and_of_pongs_one_waits() {
+        let mut o = outbox(1000);
+        for _ in 0..3 {
+            o.push_ping(vec![0x89, 1, b'p']);
+            o.push_pong(vec![0x8a, 1, b'q']);
+        }
+        assert_eq!(sent(&mut o, 1000), ["8a:q", "89:p"]);
+    }
+
+    #[test]
+    fn the_answer_to_the_upgrade_stays_first_whatever_comes() {
+        let mut o = outbox(1000);
+        // It looks like a frame here, for `sent`.
+        o.push_head(vec![0xaa, 1, b'h']);
+        push(&mut o, "one").unwrap();
+        o.push_pong(vec![0x8a, 1, b'q']);
+        o.clear();
+        o.push_pong(vec![0x8a, 1, b'r']);
+        o.push_raw_last(vec![0x88, 0]);
+        assert_eq!(sent(&mut o, 1), ["aa:h", "8a:r", "88:"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 mod deadlines;
 mod signals;
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Instant;
 
@@ -52,7 +52,7 @@ pub struct Reactor<K> {
     /// Slots let go in this turn: an event of theirs may still be in `events`.
     released: Vec<usize>,
     deadlines: Deadlines<K>,
-    again: VecDeque<K>,
+    again: BTreeSet<K>,
     signals: Signals,
 }
 
@@ -78,7 +78,7 @@ impl<K: Copy + Ord> Reactor<K> {
             free: Vec::new(),
             released: Vec::new(),
             deadlines: Deadlines::new(),
-            again: VecDeque::new(),
+            again: BTreeSet::new(),
             signals,
         })
     }
@@ -120,9 +120,10 @@ impl<K: Copy + Ord> Reactor<K> {
     }
 
     /// Tells `key` as [`Ready::Again`] in the next turn, which then does not sleep: for what was
-    /// stopped in the middle so that others get their turn.
+    /// stopped in the middle so that others get their turn. It is told once, however often it was
+    /// asked for: else who is never done would get more of each turn than of the one before.
     pub fn again(&mut self, key: K) {
-        self.again.push_back(key);
+        self.again.insert(key);
     }
 
     /// Sleeps until something happens, and appends what it is to `ready`.
@@ -138,8 +139,7 @@ impl<K: Copy + Ord> Reactor<K> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
             Err(error) => return Err(error),
         }
-        let waiting = self.again.len();
-        ready.extend(self.again.drain(..waiting).map(Ready::Again));
+        ready.extend(std::mem::take(&mut self.again).into_iter().map(Ready::Again));
         for event in &self.events {
             if event.token() == SIGNALS {
                 ready.extend(self.signals.pending().map(Ready::Signal));
@@ -178,9 +178,12 @@ mod tests {
 
         ready.clear();
         reactor.set_deadline("soon", Some(Instant::now()));
-        reactor.again("more");
+        for key in ["more", "even more", "more"] {
+            reactor.again(key);
+        }
         reactor.turn(&mut ready).unwrap();
-        assert_eq!(ready, [Ready::Again("more"), Ready::Deadline("soon")]);
+        let again = ["even more", "more"].map(Ready::Again);
+        assert_eq!(ready, [again[0], again[1], Ready::Deadline("soon")]);
 
         ready.clear();
         sender.write_all(b"y").unwrap();

@@ -13,12 +13,11 @@ use serde_json::Value;
 
 use super::Key;
 use super::parcel::Parcel;
-use crate::auth::Identity;
 use crate::net::{
     Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Source, Total,
 };
 use crate::reactor::{Reactor, Registered};
-use crate::session::Session;
+use crate::session::{Known, Session};
 use crate::wire::{Published, Request, Spelling};
 
 pub(super) type ClientId = u64;
@@ -101,6 +100,9 @@ const STRANGERS_OF_ONE: usize = 4;
 const LOCAL_PLACES: usize = 8;
 /// The largest message of a stranger, in bytes.
 const STRANGER_MESSAGE: usize = 8 * 1024;
+/// What waits for a stranger, at most, in bytes: an answer hardly longer than its request, and some
+/// more. All strangers together must not fill what is there for those who are known.
+const STRANGER_OUTBOX: usize = 64 * 1024;
 
 /// All of them.
 pub(super) struct Clients {
@@ -115,10 +117,6 @@ pub(super) struct Clients {
     pub(super) overflowing: Vec<ClientId>,
 }
 
-/// There is no place for another authenticated client.
-#[derive(Debug)]
-pub(super) struct NoPlace;
-
 impl Clients {
     pub(super) fn new(limits: ClientLimits) -> Clients {
         Clients {
@@ -132,14 +130,17 @@ impl Clients {
         }
     }
 
-    pub(super) fn set_limits(&mut self, limits: ClientLimits) {
+    pub(super) fn set_limits(&mut self, limits: ClientLimits, now: Instant) {
         self.limits = limits;
         for client in self.map.values_mut() {
-            client.connection.set_limits(limits.connection);
-            client.connection.outbox.set_limit(limits.outbox);
+            client.connection.set_limits(limits.connection, now);
             if client.admitted {
+                client.connection.outbox.set_limit(limits.outbox);
                 client.connection.max_message = limits.max_message;
             }
+        }
+        for id in self.ids() {
+            self.touch(id);
         }
     }
 
@@ -187,14 +188,14 @@ impl Clients {
         &mut self,
         accepted: Accepted,
         tls: Option<rustls::ServerConnection>,
-        known: Option<Identity>,
+        known: Known,
         reactor: &mut Reactor<Key>,
         now: Instant,
     ) -> std::io::Result<ClientId> {
         let Accepted { socket, peer, tls: is_tls } = accepted;
         self.last_id += 1;
         let id = self.last_id;
-        let outbox = Outbox::new(self.limits.outbox, self.total.clone());
+        let outbox = Outbox::new(STRANGER_OUTBOX, self.total.clone());
         let limits = self.limits.connection;
         let mut connection = Connection::new(socket, tls, outbox, STRANGER_MESSAGE, limits, now);
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -219,24 +220,23 @@ impl Clients {
         Ok(id)
     }
 
-    /// A stranger has said who it is.
-    pub(super) fn admit(&mut self, id: ClientId) -> Result<(), NoPlace> {
-        let admitted = self.admitted();
-        let Some(client) = self.map.get_mut(&id).filter(|client| !client.admitted) else {
-            return Ok(());
-        };
-        let places = match client.peer {
+    /// Whether there is a place for one more who is no stranger.
+    pub(super) fn has_place_for(&self, peer: &Peer) -> bool {
+        let places = match peer {
             Peer::Remote(_) => self.limits.max_clients,
             Peer::Local(_) => self.limits.max_clients + LOCAL_PLACES,
         };
-        if admitted >= places {
-            return Err(NoPlace);
-        }
+        self.admitted() < places
+    }
+
+    /// A stranger has said who it is, and there is a place for it.
+    pub(super) fn admit(&mut self, id: ClientId) {
+        let Some(client) = self.map.get_mut(&id) else { return };
         client.admitted = true;
         client.auth_due = None;
+        client.connection.outbox.set_limit(self.limits.outbox);
         client.connection.max_message = self.limits.max_message;
         self.strangers.retain(|(other, _)| *other != id);
-        Ok(())
     }
 
     /// A client has given up who it was.
@@ -244,6 +244,7 @@ impl Clients {
         if let Some(client) = self.map.get_mut(&id).filter(|client| client.admitted) {
             client.admitted = false;
             client.auth_due = Some(now + self.limits.auth);
+            client.connection.outbox.set_limit(STRANGER_OUTBOX);
             client.connection.max_message = STRANGER_MESSAGE;
             self.strangers.push_back((id, client.peer.source()));
         }
@@ -270,9 +271,12 @@ impl Clients {
         self.touch(id);
     }
 
-    /// Puts an answer into a client's outbox.
+    /// Puts an answer into a client's outbox; one that has been told to go gets none.
     pub(super) fn answer(&mut self, id: ClientId, text: String) -> Result<(), Full> {
-        let Some(client) = self.map.get_mut(&id) else { return Ok(()) };
+        let Some(client) = self.map.get_mut(&id).filter(|client| client.connection.is_open())
+        else {
+            return Ok(());
+        };
         let pushed = client.connection.outbox.push(Parcel::Answer(text.into_bytes().into()));
         self.touch(id);
         pushed
@@ -289,12 +293,16 @@ impl Clients {
     }
 
     /// Sends what can be sent to all that were touched. Gives those that are over.
-    pub(super) fn flush(&mut self, reactor: &mut Reactor<Key>) -> Vec<(ClientId, End)> {
+    pub(super) fn flush(
+        &mut self,
+        reactor: &mut Reactor<Key>,
+        now: Instant,
+    ) -> Vec<(ClientId, End)> {
         let mut over = Vec::new();
         for id in std::mem::take(&mut self.dirty) {
             let Some(client) = self.map.get_mut(&id) else { continue };
             client.dirty = false;
-            match client.connection.flush() {
+            match client.connection.flush(now) {
                 Err(end) => {
                     over.push((id, end));
                     continue;

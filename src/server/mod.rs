@@ -15,11 +15,9 @@ mod storage;
 mod system_state;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use log::{debug, error, info, warn};
-use rustls::ServerConfig;
 use serde_json::Value;
 
 use crate::auth::{Roles, Tokens};
@@ -27,12 +25,13 @@ use crate::config::{Config, Home};
 use crate::dispatcher::{Dispatcher, Effect};
 use crate::hub::{Hub, Piece};
 use crate::moment::Moment;
+use crate::net::certificate::ServerSide;
 use crate::net::{
     Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Full, Incoming, Listener,
-    Peer,
+    Peer, Source,
 };
 use crate::reactor::{Reactor, Ready, Registered, Signal};
-use crate::session::{Answer, House};
+use crate::session::{Answer, House, Known};
 use crate::sys::children;
 use crate::system_state::SystemState;
 use crate::wire::{ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response};
@@ -95,7 +94,7 @@ struct Server {
     reactor: Reactor<Key>,
     listeners: Vec<(u64, Listening)>,
     last_listener: u64,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<ServerSide>,
     origins: AllowedOrigins,
     roles: Roles,
     /// A look-up of groups under way.
@@ -118,6 +117,8 @@ struct Server {
 const SCRATCH: usize = 64 * 1024;
 /// Of that, for a client.
 const CLIENT_READ: usize = 16 * 1024;
+/// Messages of a client that are answered in a turn: to answer one may be work.
+const MESSAGES: usize = 16;
 /// Connections accepted in a turn from one listener.
 const ACCEPTS: usize = 16;
 /// Until a listener is tried again after the system had no room for another connection.
@@ -141,7 +142,7 @@ pub fn run(config: Config, file: Option<PathBuf>, home: Home) -> Result<(), Star
         server.go_on_stopping(now);
     }
     for (_, listening) in &server.listeners {
-        listening.listener.remove_file();
+        listening.listener.end();
     }
     server.storage.close(server.config.server.close_timeout);
     info!("stopped");
@@ -263,11 +264,15 @@ impl Server {
 
     fn welcome(&mut self, accepted: Accepted, now: Moment) {
         let known = match &accepted.peer {
-            Peer::Remote(_) => None,
-            Peer::Local(credentials) => self.roles.of(credentials),
+            Peer::Remote(_) => Known::Nothing,
+            Peer::Local(credentials) => match self.roles.of(credentials) {
+                Some(identity) => Known::Somebody(identity),
+                None => Known::WithoutRole(format!("uid {}", credentials.uid)),
+            },
         };
+        let is_known = matches!(known, Known::Somebody(_));
         let tls = match (&self.tls, accepted.tls) {
-            (Some(config), true) => match rustls::ServerConnection::new(config.clone()) {
+            (Some(tls), true) => match rustls::ServerConnection::new(tls.config.clone()) {
                 Ok(tls) => Some(tls),
                 Err(error) => {
                     error!("TLS cannot begin for {}: {error}", accepted.peer);
@@ -277,28 +282,33 @@ impl Server {
             (None, true) => return,
             (_, false) => None,
         };
-        if known.is_none()
-            && let Some(oldest) = self.clients.in_the_way(accepted.peer.source())
-        {
-            self.end(oldest, "it was a stranger, and its place was needed");
+        // Who is known and has no place is told so when it can be: till then it is a stranger.
+        let has_place = is_known && self.clients.has_place_for(&accepted.peer);
+        if !has_place {
+            self.make_room_for_a_stranger(accepted.peer.source());
         }
         let peer = accepted.peer.to_string();
-        let is_known = known.is_some();
         match self.clients.add(accepted, tls, known, &mut self.reactor, now.instant) {
             Err(error) => error!("cannot watch the connection of {peer}: {error}"),
             Ok(id) => {
                 debug!("client {id}: {peer} connected");
-                if is_known && self.clients.admit(id).is_err() {
-                    warn!("closing client {peer}: all places are taken (max_clients)");
-                    self.end(id, "all places are taken");
+                if has_place {
+                    self.clients.admit(id);
                 }
             }
+        }
+    }
+
+    fn make_room_for_a_stranger(&mut self, source: Source) {
+        if let Some(oldest) = self.clients.in_the_way(source) {
+            self.end(oldest, "it was a stranger, and its place was needed");
         }
     }
 
     /// Reads from a client and answers it, a little.
     fn serve(&mut self, id: ClientId, now: Moment) {
         let mut may_read = true;
+        let mut messages = 0;
         loop {
             let Some(client) = self.clients.get(id) else { return };
             if client.waiting.is_some() {
@@ -306,11 +316,17 @@ impl Server {
             }
             if !client.connection.outbox.is_below_half() {
                 client.stalled = true;
+                client.connection.pause();
+                break;
+            }
+            if messages == MESSAGES {
+                self.reactor.again(Key::Client(id));
                 break;
             }
             match client.connection.next(now.instant) {
                 Err(end) => return self.ended.push((id, end)),
                 Ok(Some(incoming)) => {
+                    messages += 1;
                     self.on_incoming(id, incoming, now);
                     continue;
                 }
@@ -338,6 +354,7 @@ impl Server {
                 if self.origins.allows(origin) {
                     client.session.set_origin(origin);
                     client.connection.accept(now.instant);
+                    self.look_at_standing(id, now);
                 } else {
                     let (name, origin) = (client.name(), origin.unwrap_or_default());
                     client.connection.answer(HttpAnswer::OriginRefused, now.instant);
@@ -423,16 +440,19 @@ impl Server {
         let Some(client) = self.clients.get(id) else { return };
         let is_known = client.session.identity().is_some();
         if is_known && !client.is_admitted() {
-            let name = client.name();
-            if self.clients.admit(id).is_err() {
+            let (name, peer) = (client.name(), client.peer.clone());
+            if !self.clients.has_place_for(&peer) {
                 warn!("closing client {name}: all places are taken (max_clients), 1013");
                 self.hub.leave(id);
                 let reason = CloseReason::new(1013, "all places are taken");
                 self.clients.close_when_sent(id, &reason, now.instant);
             } else {
+                self.clients.admit(id);
                 info!("client {id}: authenticated as {name}");
             }
         } else if !is_known && client.is_admitted() {
+            let source = client.peer.source();
+            self.make_room_for_a_stranger(source);
             self.clients.make_stranger(id, now.instant);
         }
     }
@@ -459,7 +479,7 @@ impl Server {
             self.look_after_system_state(now);
             self.tell_present_state(now);
             self.close_overflowing(now);
-            let over = self.clients.flush(&mut self.reactor);
+            let over = self.clients.flush(&mut self.reactor, now.instant);
             self.ended.extend(over);
             if self.ended.is_empty() {
                 break;
@@ -549,7 +569,12 @@ impl Server {
             self.close_slow(id, &format!("its outbox of {limit} bytes is full"), now);
         }
         while let Some(id) = self.clients.fullest() {
-            self.close_slow(id, "all outboxes together are full, and its is the fullest", now);
+            if self.clients.get(id).is_some_and(|client| client.connection.is_open()) {
+                self.close_slow(id, "all outboxes together are full, and its is the fullest", now);
+            } else {
+                // It was told, and has not even read to the end of what had begun to be sent.
+                self.end(id, "all outboxes together are full");
+            }
         }
     }
 

@@ -1,10 +1,14 @@
 //! SIGHUP: another configuration, without dropping a client.
 
+use std::io;
+
 use log::{error, info, warn};
 
+use super::start::{Address, StartError};
 use super::{Key, Server, start, system_state};
 use crate::config::{Config, needs_restart};
 use crate::moment::Moment;
+use crate::net::Listener;
 
 impl Server {
     /// Reads the file again. With an error in it, or with an address that cannot be listened on,
@@ -43,7 +47,13 @@ impl Server {
             .filter(|address| !self.listeners.iter().any(|(_, l)| l.configured == **address))
             .cloned()
             .collect();
-        let bound = start::bind(&config, &new).map_err(|error| error.to_string())?;
+        let bound = match start::bind(&config, &new) {
+            Err(StartError::Listen(_, error)) if error.kind() == io::ErrorKind::AddrInUse => {
+                self.bind_in_place(&config, &wanted, &new)
+            }
+            bound => bound,
+        };
+        let bound = bound.map_err(|error| error.to_string())?;
 
         // From here on nothing can fail.
         let (kept, mut closed): (Vec<_>, Vec<_>) =
@@ -54,9 +64,12 @@ impl Server {
             self.reactor.set_deadline(Key::Listener(*number), None);
             start::stop_listening(listening, &mut self.reactor);
         }
+        // Before the child that looks up groups is forked, which would hold them open for a while.
+        drop(closed);
         self.config = config;
         self.file = file.or(self.file.take());
         self.hostname = hostname;
+        start::tell_fingerprint(tls.as_ref(), self.tls.as_ref());
         self.tls = tls;
         self.listen(bound);
         self.find_origins();
@@ -64,10 +77,42 @@ impl Server {
         Ok(())
     }
 
+    /// Binds `new` where old listeners that are no longer `wanted` may be in the way: the same port
+    /// with or without TLS, or on one address instead of all. They go first, and if that was not the
+    /// reason they come back.
+    fn bind_in_place(
+        &mut self,
+        config: &Config,
+        wanted: &[Address],
+        new: &[Address],
+    ) -> Result<Vec<(Address, Listener)>, StartError> {
+        let in_the_way = |old: &Address| {
+            !wanted.contains(old) && new.iter().any(|address| address.overlaps(old))
+        };
+        let (going, kept): (Vec<_>, Vec<_>) =
+            self.listeners.drain(..).partition(|(_, l)| in_the_way(&l.configured));
+        self.listeners = kept;
+        let mut given_up = Vec::new();
+        for (number, mut listening) in going {
+            info!("no longer listening on {}", listening.listener.url());
+            self.reactor.set_deadline(Key::Listener(number), None);
+            start::stop_listening(&mut listening, &mut self.reactor);
+            given_up.push(listening.configured);
+        }
+        let bound = start::bind(config, new);
+        if bound.is_err() {
+            match start::bind(&self.config, &given_up) {
+                Ok(old) => self.listen(old),
+                Err(error) => error!("{error}"),
+            }
+        }
+        bound
+    }
+
     fn take_limits(&mut self, now: Moment) {
         let config = &self.config;
         crate::logger::begin(config.log.level, config.log.target);
-        self.clients.set_limits(start::client_limits(config));
+        self.clients.set_limits(start::client_limits(config), now.instant);
         self.tokens.set_limits(config.auth.token_ttl, config.server.max_clients);
         self.hub.set_limits(config.events.max_event, config.events.ring);
         self.dispatcher.set_limits(start::job_limits(config));

@@ -5,12 +5,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use log::{info, warn};
 use mio::Interest;
 use ring::rand::{SecureRandom, SystemRandom};
-use rustls::ServerConfig;
 
 use super::clients::{ClientLimits, Clients};
 use super::jobs::Jobs;
@@ -23,7 +21,7 @@ use crate::dispatcher::{self, Dispatcher, Environment};
 use crate::helper::{Accounts, Lookup, store};
 use crate::hub::Hub;
 use crate::moment::Moment;
-use crate::net::certificate::{self, CertificateError};
+use crate::net::certificate::{self, CertificateError, ServerSide};
 use crate::net::{self, AllowedOrigins, Listener, Transport};
 use crate::reactor::Reactor;
 use crate::sys::{descriptors, memory, process_tree, signals};
@@ -87,6 +85,23 @@ pub(super) enum Address {
     Unix(PathBuf),
 }
 
+impl Address {
+    /// Whether both cannot be listened on at a time. Ports 0 are never the same.
+    pub(super) fn overlaps(&self, other: &Address) -> bool {
+        match (self, other) {
+            (Address::Tcp(one, _), Address::Tcp(two, _)) => {
+                let (ours, theirs) = (one.ip(), two.ip());
+                one.port() == two.port()
+                    && one.port() != 0
+                    && ours.is_ipv4() == theirs.is_ipv4()
+                    && (ours == theirs || ours.is_unspecified() || theirs.is_unspecified())
+            }
+            (Address::Unix(one), Address::Unix(two)) => one == two,
+            (Address::Tcp(..), Address::Unix(_)) | (Address::Unix(_), Address::Tcp(..)) => false,
+        }
+    }
+}
+
 pub(super) fn start(
     config: Config,
     file: Option<PathBuf>,
@@ -114,6 +129,7 @@ pub(super) fn start(
     let reactor = Reactor::new().map_err(|e| StartError::system("make a poll loop", e))?;
     let hostname = hostname();
     let tls = tls(&config, &hostname)?;
+    tell_fingerprint(tls.as_ref(), None);
     let epoch = random_hex(8);
     let found =
         Lookup::begin(&accounts::asked(&config)).and_then(Lookup::wait).unwrap_or_else(|error| {
@@ -208,11 +224,6 @@ fn take_over(
 impl Server {
     /// Begins to accept on listeners that are bound.
     pub(super) fn listen(&mut self, bound: Vec<(Address, Listener)>) {
-        if bound.iter().any(|(_, l)| matches!(l, Listener::Tcp(_, Transport::Tls, _)))
-            && let Ok(fingerprint) = certificate::fingerprint_of(&self.config.server.certificate)
-        {
-            info!("certificate sha256 {fingerprint}");
-        }
         for (configured, mut listener) in bound {
             self.last_listener += 1;
             let key = Key::Listener(self.last_listener);
@@ -243,7 +254,7 @@ impl Server {
 
 /// Lets a listening socket go, and its file.
 pub(super) fn stop_listening(listening: &mut Listening, reactor: &mut Reactor<Key>) {
-    listening.listener.remove_file();
+    listening.listener.end();
     if let Some(registered) = listening.registered.take() {
         reactor.deregister(listening.listener.source(), registered);
     }
@@ -298,10 +309,7 @@ fn lacks_ipv6(address: &Address, error: &io::Error) -> bool {
 }
 
 /// The TLS side, if anything listens with TLS. Certificate and key are made where there are none.
-pub(super) fn tls(
-    config: &Config,
-    hostname: &str,
-) -> Result<Option<Arc<ServerConfig>>, StartError> {
+pub(super) fn tls(config: &Config, hostname: &str) -> Result<Option<ServerSide>, StartError> {
     if config.server.listen.is_empty() {
         return Ok(None);
     }
@@ -309,8 +317,16 @@ pub(super) fn tls(
     let mut names = vec![hostname.to_owned()];
     names.extend(config.server.hosts.iter().filter(|host| *host != hostname).cloned());
     certificate::ensure(certificate, key, &names).map_err(StartError::Certificate)?;
-    let config = certificate::server_config(certificate, key).map_err(StartError::Certificate)?;
-    Ok(Some(config))
+    certificate::server_side(certificate, key).map(Some).map_err(StartError::Certificate)
+}
+
+/// Logs which certificate is shown, if it is not the one from before.
+pub(super) fn tell_fingerprint(now: Option<&ServerSide>, before: Option<&ServerSide>) {
+    let before = before.map(|tls| &tls.fingerprint);
+    if let Some(ServerSide { fingerprint, .. }) = now.filter(|tls| before != Some(&tls.fingerprint))
+    {
+        info!("certificate sha256 {fingerprint}");
+    }
 }
 
 pub(super) fn hostname() -> String {

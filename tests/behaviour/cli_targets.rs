@@ -252,10 +252,10 @@ fn another_user_is_not_let_in() {
         let output = command.output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    // It may connect to the socket, and is nobody there.
+    // It may connect to the socket, and is told that it has no role there.
     let (code, said) = as_nobody(&socket);
     assert_eq!(code, Some(77), "{said}");
-    assert!(said.contains("401"), "{said}");
+    assert!(said.contains("403") && said.contains(&format!("uid {}", nobody.uid)), "{said}");
     // One in a directory that is closed to it.
     let (code, said) = as_nobody(&daemon.directory().join("socket"));
     assert_eq!(code, Some(77), "{said}");

@@ -2,12 +2,16 @@
 //!
 //! A file a theme, a test a rule, named by what is to be seen. Every test has a daemon of its own.
 
+mod bad_input;
 mod classes;
 mod cli_commands;
 mod cli_run;
 mod cli_targets;
 mod cli_watch;
 mod durable;
+mod envelope;
+mod http;
+mod identity;
 mod impostor;
 mod installed;
 mod job_environment;
@@ -18,8 +22,13 @@ mod merciless;
 mod output;
 mod pools;
 mod queues;
+mod reload;
 mod service;
+mod slow_clients;
+mod stop;
+mod subscriptions;
 mod system_state;
+mod transports;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -73,6 +74,13 @@ impl Cli {
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Cli {
         self.0.env(name, value);
+        self
+    }
+
+    /// As another user, who is in this group and no other; only root can do that.
+    #[must_use]
+    pub fn as_user(mut self, user: u32, group: u32) -> Cli {
+        self.0.uid(user).gid(group);
         self
     }
 

@@ -3,14 +3,15 @@
 //! differ, and what a test says itself.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::process::ExitStatusExt;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid, chown};
 
 use crate::{Directory, Log, Outcome, Process};
 
@@ -20,18 +21,20 @@ pub struct Setup {
     program: PathBuf,
     /// A program that runs the daemon in its own place, with its arguments.
     under: Vec<String>,
-    directory: Rc<Directory>,
+    directory: Arc<Directory>,
     /// By section and key, as TOML.
     keys: BTreeMap<(String, String), String>,
     /// Behind the keys: sections that come more than once.
     more: String,
     env: Vec<(String, String)>,
+    /// Whom it runs as; the user of the tests where nothing is said.
+    user: Option<u32>,
 }
 
 impl Setup {
     /// A daemon with the defaults: TLS and plain on free ports of loopback, a local socket.
     pub fn new(program: &str) -> Outcome<Setup> {
-        let directory = Rc::new(Directory::new()?);
+        let directory = Arc::new(Directory::new()?);
         let path = |name: &str| format!("{:?}", directory.join(name));
         let keys = [
             ("server.listen", r#"["127.0.0.1:0"]"#.to_owned()),
@@ -45,8 +48,9 @@ impl Setup {
         ];
         let program = program.into();
         let (more, env) = (String::new(), Vec::new());
-        let under = Vec::new();
-        let mut setup = Setup { program, under, directory, keys: BTreeMap::new(), more, env };
+        let (under, user) = (Vec::new(), None);
+        let keys_of_ours = BTreeMap::new();
+        let mut setup = Setup { program, under, directory, keys: keys_of_ours, more, env, user };
         for (key, value) in keys {
             setup.set(key, value);
         }
@@ -94,6 +98,22 @@ impl Setup {
         self
     }
 
+    /// The same where other users reach the program and the socket, wherever the tests were built.
+    pub fn open_to_all(mut self) -> Outcome<Setup> {
+        fs::set_permissions(self.directory.path(), Permissions::from_mode(0o711))?;
+        let program = self.directory.join("sysadm-events");
+        fs::copy(&self.program, &program)?;
+        self.program = program;
+        Ok(self)
+    }
+
+    /// The same as another user, who has its directory then; only root can do that.
+    pub fn as_user(mut self, user: u32) -> Outcome<Setup> {
+        chown(self.directory.path(), Some(Uid::from_raw(user)), None)?;
+        self.user = Some(user);
+        Ok(self)
+    }
+
     /// Its directory.
     pub fn directory(&self) -> &Directory {
         &self.directory
@@ -137,6 +157,9 @@ impl Setup {
                 command
             }
         };
+        if let Some(user) = self.user {
+            command.uid(user);
+        }
         let mut child = command
             .arg("serve")
             .arg("-c")
@@ -150,7 +173,7 @@ impl Setup {
         Ok(Daemon {
             child,
             ended: None,
-            directory: Rc::clone(&self.directory),
+            directory: Arc::clone(&self.directory),
             program: self.program.clone(),
             log,
             plain: String::new(),
@@ -165,7 +188,7 @@ impl Setup {
 pub struct Daemon {
     child: Child,
     ended: Option<ExitStatus>,
-    directory: Rc<Directory>,
+    directory: Arc<Directory>,
     program: PathBuf,
     log: Log,
     plain: String,
@@ -209,6 +232,13 @@ impl Daemon {
         &self.fingerprint
     }
 
+    /// The same, known by another certificate.
+    #[must_use]
+    pub fn with_fingerprint(mut self, fingerprint: &str) -> Daemon {
+        fingerprint.clone_into(&mut self.fingerprint);
+        self
+    }
+
     /// What it has logged.
     pub fn log(&self) -> &Log {
         &self.log
@@ -237,6 +267,22 @@ impl Daemon {
     pub fn signal(&self, signal: Signal) -> Outcome<()> {
         kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?;
         Ok(())
+    }
+
+    /// SIGHUP, and waits for the line that says how it went.
+    pub fn reload(&self) -> Outcome<String> {
+        let (before, said) = (self.log.lines().len(), "reload");
+        self.signal(Signal::SIGHUP)?;
+        Ok(self.log.wait_from(before, said)?.0)
+    }
+
+    /// The signal that asks for a status line.
+    pub fn ask_for_status(&self) -> Outcome<()> {
+        #[cfg(target_os = "freebsd")]
+        const STATUS: Signal = Signal::SIGINFO;
+        #[cfg(not(target_os = "freebsd"))]
+        const STATUS: Signal = Signal::SIGUSR1;
+        self.signal(STATUS)
     }
 
     /// Waits for its end: how it was, and all that it logged.

@@ -10,11 +10,12 @@ mod log;
 mod peer;
 mod process;
 mod pty;
+mod raw;
 mod skip;
 mod zfs;
 
 use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use cli::{Cli, Finished, Running};
 pub use daemon::{Daemon, Setup};
@@ -24,6 +25,7 @@ pub use log::Log;
 pub use peer::{Peer, Refused, Stream, Transport, server_frame};
 pub use process::Process;
 pub use pty::Pty;
+pub use raw::{client_frame, client_header, upgrade_request};
 pub use skip::skip;
 pub use zfs::Zfs;
 
@@ -32,3 +34,13 @@ pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// No answer is ever this late, unless something is broken.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks again and again until `is_so`: for what nothing tells by itself. It panics where that never
+/// comes; `what` says what was waited for.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let patience = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < patience, "{what}: it does not come to that");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

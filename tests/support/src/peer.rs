@@ -14,7 +14,10 @@ use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
+    SupportedProtocolVersion,
+};
 use serde_json::{Value, json};
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Message, WebSocket};
@@ -30,11 +33,14 @@ pub enum Transport {
     Plain,
     /// The same over TLS 1.3.
     Tls,
+    /// The same over TLS 1.2.
+    Tls12,
 }
 
 impl Transport {
     /// All of them.
-    pub const ALL: [Transport; 3] = [Transport::Unix, Transport::Plain, Transport::Tls];
+    pub const ALL: [Transport; 4] =
+        [Transport::Unix, Transport::Plain, Transport::Tls, Transport::Tls12];
 
     /// Its name for people.
     pub fn name(self) -> &'static str {
@@ -42,6 +48,7 @@ impl Transport {
             Transport::Unix => "Unix",
             Transport::Plain => "plain",
             Transport::Tls => "TLS",
+            Transport::Tls12 => "TLS 1.2",
         }
     }
 }
@@ -64,6 +71,17 @@ impl Stream {
             Stream::Unix(stream) => stream.set_read_timeout(Some(timeout)),
             Stream::Plain(stream) => stream.set_read_timeout(Some(timeout)),
             Stream::Tls(stream) => stream.sock.set_read_timeout(Some(timeout)),
+        }
+    }
+}
+
+impl Stream {
+    /// Whether reads and writes wait.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        match self {
+            Stream::Unix(stream) => stream.set_nonblocking(nonblocking),
+            Stream::Plain(stream) => stream.set_nonblocking(nonblocking),
+            Stream::Tls(stream) => stream.sock.set_nonblocking(nonblocking),
         }
     }
 }
@@ -102,9 +120,14 @@ impl Stream {
         let stream = match transport {
             Transport::Unix => Stream::Unix(UnixStream::connect(daemon.socket())?),
             Transport::Plain => Stream::Plain(dial(daemon.plain())?),
-            Transport::Tls => {
+            Transport::Tls | Transport::Tls12 => {
                 let name = ServerName::try_from("localhost")?;
-                let session = ClientConnection::new(client_config(daemon.fingerprint())?, name)?;
+                let version = match transport {
+                    Transport::Tls12 => &rustls::version::TLS12,
+                    Transport::Unix | Transport::Plain | Transport::Tls => &rustls::version::TLS13,
+                };
+                let config = client_config(daemon.fingerprint(), version)?;
+                let session = ClientConnection::new(config, name)?;
                 Stream::Tls(Box::new(StreamOwned::new(session, dial(daemon.tls())?)))
             }
         };
@@ -327,8 +350,9 @@ impl Peer {
 
     /// Frames up to the first one that is the `last`, that one included.
     pub fn frames_until(&mut self, mut last: impl FnMut(&Value) -> bool) -> Outcome<Vec<Value>> {
+        let patience = Instant::now() + PATIENCE;
         let mut frames = Vec::new();
-        loop {
+        while Instant::now() < patience {
             let frame = self.frame()?;
             let is_last = last(&frame);
             frames.push(frame);
@@ -336,6 +360,7 @@ impl Peer {
                 return Ok(frames);
             }
         }
+        Err(format!("it did not come, but: {frames:?}").into())
     }
 
     /// The `args` of all events of a job, up to the finished one; other frames are let go.
@@ -350,8 +375,10 @@ impl Peer {
     /// Reads until the daemon closes; the code of its close frame, 1005 for one without, 1006 where
     /// the connection was cut without one.
     pub fn closed(&mut self) -> Outcome<u16> {
+        let patience = Instant::now() + PATIENCE;
         loop {
             match self.socket.read() {
+                Ok(_) if Instant::now() > patience => return Err("it was not closed".into()),
                 Ok(Message::Close(frame)) => {
                     let _ = self.socket.flush();
                     return Ok(frame.map_or(1005, |frame| frame.code.into()));
@@ -392,17 +419,7 @@ impl Peer {
     }
 
     fn upgrade(mut stream: Stream, headers: &str) -> Outcome<Peer> {
-        // The key is the example of RFC 6455: nothing depends on it, and the answer is not checked.
-        let request = format!(
-            "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{headers}\r\n"
-        );
-        stream.write_all(request.as_bytes())?;
-        stream.flush()?;
-        let head = stream.read_head()?;
-        if !head.starts_with("HTTP/1.1 101 ") {
-            return Err(format!("no upgrade: {head}").into());
-        }
+        stream.upgrade(headers)?;
         Peer::over(stream)
     }
 }
@@ -433,12 +450,15 @@ fn dial(address: &str) -> io::Result<TcpStream> {
 }
 
 /// Trusts the one certificate, and resumes no session: each client costs what a new one costs.
-fn client_config(fingerprint: &str) -> Outcome<Arc<ClientConfig>> {
+fn client_config(
+    fingerprint: &str,
+    version: &'static SupportedProtocolVersion,
+) -> Outcome<Arc<ClientConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let pinned =
         Arc::new(Pinned { fingerprint: fingerprint.to_owned(), provider: Arc::clone(&provider) });
     let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(&[version])?
         .dangerous()
         .with_custom_certificate_verifier(pinned)
         .with_no_client_auth();

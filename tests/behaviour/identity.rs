@@ -1,0 +1,409 @@
+//! Who is at the other end, what they may do, and how long they may stay.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Group, geteuid};
+use serde_json::{Value, json};
+use support::{
+    Cli, Daemon, Finished, Gate, Peer, Setup, Stream, Transport, client_frame, skip, until,
+};
+
+use super::PROGRAM;
+
+/// Over the network nobody is known by itself.
+const REMOTE: [Transport; 3] = [Transport::Plain, Transport::Tls, Transport::Tls12];
+
+#[test]
+fn a_stranger_may_identify_and_authenticate_and_nothing_else() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    for transport in REMOTE {
+        let mut peer = Peer::connect(&daemon, transport).unwrap();
+        assert_eq!(peer.request("rpc", "identify", &json!("")).unwrap()["type"], "server");
+        for (namespace, name, args) in [
+            ("rpc", "auth", json!({})),
+            ("rpc", "query", json!({})),
+            ("rpc", "status", json!({})),
+            ("rpc", "dispatcher", json!({ "action": "list" })),
+            ("rpc", "dispatcher", json!({ "action": "run", "j": "true" })),
+            ("events", "subscribe", json!(["dispatcher"])),
+            ("events", "unsubscribe", json!(["dispatcher"])),
+            // What there is, is nobody's business either.
+            ("rpc", "nosuch", json!({})),
+            ("nosuch", "nosuch", json!({})),
+        ] {
+            let refused = peer.refused(namespace, name, &args).unwrap();
+            assert_eq!(refused.code, 401, "{}: {namespace}/{name}", transport.name());
+            assert!(refused.message.starts_with("Unauthorized: "), "{}", refused.message);
+        }
+        peer.request("rpc", "identify", &json!("")).unwrap();
+    }
+    let list = Peer::local(&daemon).unwrap().list().unwrap();
+    assert_eq!(list, json!({ "no_queue": {} }));
+}
+
+#[test]
+fn the_local_socket_knows_root_and_the_daemon_s_user_and_gives_them_tokens() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut local = Peer::local(&daemon).unwrap();
+    let may = local.request("rpc", "query", &json!({})).unwrap();
+    for (name, right) in [
+        ("rpc/dispatcher", "read/write"),
+        ("events/dispatcher", "read"),
+        ("events/life-preserver", "read"),
+        ("events/system-state", "read"),
+    ] {
+        assert_eq!(may[name], right, "{may}");
+    }
+    let token = local.request("rpc", "auth", &Value::Null).unwrap();
+    assert_eq!(token[1], 15 * 60);
+    let text = token[0].as_str().unwrap();
+    // 256 bits in base64url without padding.
+    assert_eq!(text.len(), 43);
+    assert!(text.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)), "{text}");
+    assert_ne!(local.request("rpc", "auth", &json!({})).unwrap()[0], text);
+    for transport in Transport::ALL {
+        let mut peer = Peer::connect(&daemon, transport).unwrap();
+        let reply = peer.request("rpc", "auth_token", &json!({ "token": text })).unwrap();
+        assert_eq!(reply, token, "{}", transport.name());
+        assert_eq!(peer.request("rpc", "query", &json!({})).unwrap(), may);
+        peer.run(&json!({ (transport.name()): "true" })).unwrap();
+    }
+}
+
+#[test]
+fn a_token_that_is_not_the_whole_token_is_none() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let token = Peer::token(&daemon).unwrap();
+    let swapped: String = token
+        .chars()
+        .map(|c| if c.is_lowercase() { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() })
+        .collect();
+    let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
+    let wrong = [
+        "",
+        &token[..1],
+        &token[..42],
+        &token[1..],
+        &format!("{token}="),
+        &format!("{token}A"),
+        &format!(" {token}"),
+        &format!("{token}\0"),
+        &swapped,
+        &"A".repeat(43),
+        &token.repeat(100),
+    ];
+    for wrong in wrong {
+        let refused = peer.refused("rpc", "auth_token", &json!({ "token": wrong })).unwrap();
+        assert_eq!(refused.code, 401, "{wrong:?}");
+        assert_eq!(peer.refused("rpc", "query", &json!({})).unwrap().code, 401);
+    }
+    for args in [json!({}), json!({ "token": null }), json!({ "token": [token] }), json!(token)] {
+        let refused = peer.refused("rpc", "auth_token", &args).unwrap();
+        assert_eq!(refused.code, 400, "{args}");
+        assert_eq!(peer.refused("rpc", "query", &json!({})).unwrap().code, 401);
+    }
+    peer.request("rpc", "auth_token", &json!({ "token": token })).unwrap();
+    peer.request("rpc", "query", &json!({})).unwrap();
+    assert!(!daemon.log().lines().concat().contains(&token));
+}
+
+#[test]
+fn a_token_that_was_not_used_for_its_time_is_none_any_more() {
+    let setup = Setup::new(PROGRAM).unwrap().with("auth.token_ttl", r#""1s""#);
+    let daemon = setup.start().unwrap();
+    let token = json!({ "token": Peer::token(&daemon).unwrap() });
+    let mut user = Peer::connect(&daemon, Transport::Tls).unwrap();
+    assert_eq!(user.request("rpc", "auth_token", &token).unwrap()[1], 1);
+    user.idle(Duration::from_millis(1100)).unwrap();
+    // The session that it opened lives on, and does not give it new life.
+    user.request("rpc", "query", &json!({})).unwrap();
+    let mut late = Peer::connect(&daemon, Transport::Tls).unwrap();
+    assert_eq!(late.refused("rpc", "auth_token", &token).unwrap().code, 401);
+    user.request("rpc", "query", &json!({})).unwrap();
+}
+
+#[test]
+fn auth_clear_is_not_answered_and_ends_authority_events_and_token() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    for transport in Transport::ALL {
+        let token = json!({ "token": Peer::token(&daemon).unwrap() });
+        let mut peer = Peer::connect(&daemon, transport).unwrap();
+        peer.request("rpc", "auth_token", &token).unwrap();
+        peer.subscribe().unwrap();
+        peer.run(&json!({ (transport.name()): format!("sh -c '{}'", gate.wait()) })).unwrap();
+        peer.job_until(transport.name(), |args| args["state"] == "running").unwrap();
+        peer.post("rpc", "auth_clear", &json!({})).unwrap();
+        let refused = peer.refused("rpc", "query", &json!({})).unwrap();
+        assert_eq!(refused.code, 401, "{}", transport.name());
+        gate.open().unwrap();
+        watcher.finished(transport.name()).unwrap();
+        // Neither an answer to it nor the end of the job comes before this.
+        peer.send(&json!({ "namespace": "rpc", "name": "identify", "id": "next" })).unwrap();
+        assert_eq!(peer.frame().unwrap()["id"], "next", "{}", transport.name());
+        assert_eq!(peer.refused("rpc", "auth_token", &token).unwrap().code, 401);
+    }
+    // The kernel still knows who is at the local socket.
+    let mut local = Peer::local(&daemon).unwrap();
+    local.post("rpc", "auth_clear", &json!({})).unwrap();
+    assert_eq!(local.refused("rpc", "query", &json!({})).unwrap().code, 401);
+    local.request("rpc", "auth", &json!({})).unwrap();
+    local.request("rpc", "query", &json!({})).unwrap();
+}
+
+#[test]
+fn who_does_not_say_who_they_are_is_closed_at_auth_timeout() {
+    let timeout = Duration::from_millis(400);
+    let setup = Setup::new(PROGRAM).unwrap().with("server.auth_timeout", r#""400ms""#);
+    let daemon = setup.start().unwrap();
+    let mut known = [(); 2].map(|()| Peer::known(&daemon, Transport::Tls).unwrap());
+    let mut local = Peer::local(&daemon).unwrap();
+    let begun = Instant::now();
+    let mut strangers = REMOTE.map(|transport| Peer::connect(&daemon, transport).unwrap());
+    for stranger in &mut strangers {
+        // It asks, and it fails to answer: neither helps.
+        stranger.request("rpc", "identify", &json!("")).unwrap();
+        stranger.refused("rpc", "auth_token", &json!({ "token": "x" })).unwrap();
+    }
+    local.post("rpc", "auth_clear", &json!({})).unwrap();
+    for stranger in strangers.iter_mut().chain([&mut local]) {
+        assert_eq!(stranger.closed().unwrap(), 1008);
+        assert!(begun.elapsed() >= timeout, "{:?}", begun.elapsed());
+    }
+    for known in &mut known {
+        known.request("rpc", "query", &json!({})).unwrap();
+    }
+}
+
+#[test]
+fn of_one_address_four_strangers_are_kept_and_the_oldest_goes() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut known = Peer::known(&daemon, Transport::Plain).unwrap();
+    let mut strangers: Vec<Peer> = Vec::new();
+    for _ in 0..6 {
+        strangers.push(Peer::connect(&daemon, Transport::Plain).unwrap());
+    }
+    for gone in &mut strangers[..2] {
+        assert_eq!(gone.closed().unwrap(), 1006);
+    }
+    // Who authenticates leaves its place to another.
+    for stranger in &mut strangers[2..] {
+        stranger.request("rpc", "identify", &json!("")).unwrap();
+    }
+    let token = json!({ "token": Peer::token(&daemon).unwrap() });
+    strangers[2].request("rpc", "auth_token", &token).unwrap();
+    strangers.push(Peer::connect(&daemon, Transport::Tls).unwrap());
+    for stranger in &mut strangers[2..] {
+        stranger.request("rpc", "identify", &json!("")).unwrap();
+    }
+    known.request("rpc", "query", &json!({})).unwrap();
+
+    // The same holds for who gives up its authority.
+    let mut cleared: Vec<Peer> = (0..6).map(|_| Peer::local(&daemon).unwrap()).collect();
+    for peer in &mut cleared {
+        peer.post("rpc", "auth_clear", &json!({})).unwrap();
+        // It is a stranger when this has been answered.
+        peer.request("rpc", "identify", &json!("")).unwrap();
+    }
+    for gone in &mut cleared[..2] {
+        assert_eq!(gone.closed().unwrap(), 1006);
+    }
+    for stranger in &mut cleared[2..] {
+        stranger.request("rpc", "identify", &json!("")).unwrap();
+    }
+}
+
+#[test]
+fn a_full_pool_of_strangers_lets_the_oldest_go_and_nobody_who_is_known() {
+    let setup = Setup::new(PROGRAM).unwrap().with("server.max_unauthenticated", 2);
+    let daemon = setup.start().unwrap();
+    let mut known = [
+        Peer::known(&daemon, Transport::Plain).unwrap(),
+        Peer::known(&daemon, Transport::Tls).unwrap(),
+        Peer::local(&daemon).unwrap(),
+    ];
+    let mut first = Peer::connect(&daemon, Transport::Plain).unwrap();
+    let mut second = Peer::local(&daemon).unwrap();
+    second.post("rpc", "auth_clear", &json!({})).unwrap();
+    second.request("rpc", "identify", &json!("")).unwrap();
+    first.request("rpc", "identify", &json!("")).unwrap();
+    let mut third = Peer::connect(&daemon, Transport::Tls).unwrap();
+    assert_eq!(first.closed().unwrap(), 1006);
+    for peer in known.iter_mut().chain([&mut second, &mut third]) {
+        peer.request("rpc", "identify", &json!("")).unwrap();
+    }
+    for known in &mut known {
+        known.request("rpc", "query", &json!({})).unwrap();
+    }
+}
+
+#[test]
+fn max_clients_places_are_for_all_and_eight_more_for_the_local_socket() {
+    let setup = Setup::new(PROGRAM).unwrap().with("server.max_clients", 2);
+    let daemon = setup.start().unwrap();
+    let token = json!({ "token": Peer::token(&daemon).unwrap() });
+    let remote = || {
+        let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
+        // Its right is acknowledged; what there is no place for is said by the close.
+        peer.request("rpc", "auth_token", &token).unwrap();
+        peer
+    };
+    let mut known = vec![remote(), remote()];
+    assert_eq!(remote().closed().unwrap(), 1013);
+    daemon.log().wait("all places are taken (max_clients), 1013").unwrap();
+    for _ in 0..8 {
+        let mut local = Peer::local(&daemon).unwrap();
+        local.request("rpc", "query", &json!({})).unwrap();
+        known.push(local);
+    }
+    assert_eq!(Peer::local(&daemon).unwrap().closed().unwrap(), 1013);
+    assert_eq!(remote().closed().unwrap(), 1013);
+    for peer in &mut known {
+        peer.request("rpc", "query", &json!({})).unwrap();
+    }
+    // A place that is left can be taken.
+    drop(known.pop());
+    drop(known.remove(0));
+    until("they are gone", || {
+        let status = known[0].request("rpc", "status", &json!({})).unwrap();
+        status["clients"].as_array().unwrap().len() == 8
+    });
+    known.push(Peer::local(&daemon).unwrap());
+    known.last_mut().unwrap().request("rpc", "query", &json!({})).unwrap();
+}
+
+#[test]
+fn who_leaves_two_pings_unanswered_is_dead() {
+    let setup = Setup::new(PROGRAM).unwrap().with("server.ping_interval", r#""150ms""#);
+    let daemon = setup.start().unwrap();
+    let begun = Instant::now();
+    let dies = |transport| {
+        let mut dead = Stream::open(&daemon, transport).unwrap();
+        assert_eq!(dead.read_frame().unwrap(), (0x89, vec![]));
+        // An unasked word is a sign of life as good as an answer.
+        dead.send(&client_frame(0x8a, b"unasked")).unwrap();
+        for _ in 0..2 {
+            assert_eq!(dead.read_frame().unwrap(), (0x89, vec![]), "{}", transport.name());
+        }
+        assert_eq!(dead.read_all().unwrap(), b"", "{}", transport.name());
+        assert!(begun.elapsed() >= Duration::from_millis(4 * 150), "{:?}", begun.elapsed());
+    };
+    let alive = Transport::ALL.map(|transport| Peer::known(&daemon, transport).unwrap());
+    thread::scope(|scope| {
+        for transport in [Transport::Unix, Transport::Plain, Transport::Tls] {
+            scope.spawn(move || dies(transport));
+        }
+        for mut peer in alive {
+            scope.spawn(move || {
+                peer.idle(Duration::from_millis(6 * 150)).unwrap();
+                peer.request("rpc", "query", &json!({})).unwrap();
+            });
+        }
+    });
+}
+
+/// What `call` says and does for a user of these numbers.
+fn call(daemon: &Daemon, user: u32, group: u32, words: &[&str]) -> Finished {
+    Cli::to(daemon, "call").args(words).as_user(user, group).run().unwrap()
+}
+
+/// The number of a group that both FreeBSD and Linux have.
+fn number_of(group: &str) -> u32 {
+    Group::from_name(group).unwrap().unwrap_or_else(|| panic!("no group {group}")).gid.as_raw()
+}
+
+/// A user who is nobody in particular.
+const SOMEBODY: u32 = 54_321;
+
+fn cannot_become_others() -> bool {
+    let cannot = !geteuid().is_root();
+    if cannot {
+        skip("only root can become another user");
+    }
+    cannot
+}
+
+#[test]
+fn the_groups_of_a_local_user_say_what_they_may_do() {
+    if cannot_become_others() {
+        return;
+    }
+    let setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with("auth.full_access_groups", r#"["no-such-group-here", "daemon"]"#)
+        .with("auth.read_only_groups", r#"["sys"]"#)
+        .open_to_all()
+        .unwrap();
+    let daemon = setup.start().unwrap();
+    daemon.log().wait("there is no group \"no-such-group-here\"").unwrap();
+    let (full, read) = (number_of("daemon"), number_of("sys"));
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    let list = ["rpc", "dispatcher", r#"{"action":"list"}"#];
+    let log = ["rpc", "dispatcher", r#"{"action":"log","job_id":"j"}"#];
+    let run = ["rpc", "dispatcher", r#"{"action":"run","j":"echo done by somebody"}"#];
+    let submit = ["rpc", "dispatcher", r#"{"action":"submit","commands":["true"]}"#];
+    let kill = ["rpc", "dispatcher", r#"{"action":"kill","job_id":"j"}"#];
+    let subscribe = ["events", "subscribe", r#"["dispatcher"]"#];
+    let as_member = |group: u32, words: &[&str]| call(&daemon, SOMEBODY, group, words);
+
+    let done = as_member(full, &run);
+    assert_eq!((done.code(), done.out.as_str()), (0, "{\"started\":[\"j\"]}\n"), "{}", done.err);
+    assert_eq!(watcher.finished("j").unwrap()["state"], "finished");
+    assert_eq!(as_member(full, &kill).out, "{\"killed\":{\"jobs\":[]}}\n");
+
+    let looked = as_member(read, &log);
+    assert!(looked.out.contains("done by somebody"), "{looked:?}");
+    assert_eq!(as_member(read, &list).code(), 0);
+    assert_eq!(as_member(read, &subscribe).out, "{\"subscribe\":[\"dispatcher\"]}\n");
+    let may: Value = serde_json::from_str(&as_member(read, &["rpc", "query"]).out).unwrap();
+    assert_eq!(may["rpc/dispatcher"], "read");
+    for words in [run, submit, kill] {
+        let refused = as_member(read, &words);
+        assert_eq!(refused.code(), 1, "{words:?}");
+        assert!(
+            refused.err.contains("403") && refused.err.contains("read only"),
+            "{}",
+            refused.err
+        );
+    }
+    // A token of theirs is worth as much elsewhere.
+    let token: Value = serde_json::from_str(&as_member(read, &["rpc", "auth"]).out).unwrap();
+    let mut remote = Peer::connect(&daemon, Transport::Tls).unwrap();
+    remote.request("rpc", "auth_token", &json!({ "token": token[0] })).unwrap();
+    remote.list().unwrap();
+    assert_eq!(remote.run_refused(&json!({ "k": "true" })).unwrap().code, 403);
+
+    let other = u32::MAX - 7;
+    assert_eq!(as_member(other, &["rpc", "identify"]).code(), 0);
+    for words in
+        [&list[..], &log, &run, &submit, &kill, &subscribe, &["rpc", "query"], &["rpc", "auth"]]
+    {
+        let refused = as_member(other, words);
+        assert_eq!(refused.code(), 1, "{words:?}: {}", refused.out);
+        assert!(refused.err.contains("403"), "{}", refused.err);
+        assert!(refused.err.contains(&format!("uid {SOMEBODY}")), "{}", refused.err);
+        assert!(refused.err.contains("read_only_groups"), "{}", refused.err);
+    }
+    let watching = Cli::to(&daemon, "watch").as_user(SOMEBODY, other).run().unwrap();
+    assert_eq!(watching.code(), 77, "{}", watching.err);
+    assert_eq!(watcher.list().unwrap()["no_queue"].as_object().unwrap().len(), 1);
+}
+
+#[test]
+fn a_daemon_that_is_not_root_serves_its_own_user_and_root() {
+    if cannot_become_others() {
+        return;
+    }
+    let setup = Setup::new(PROGRAM).unwrap().open_to_all().unwrap().as_user(SOMEBODY).unwrap();
+    let daemon = setup.start().unwrap();
+    let group = u32::MAX - 7;
+    let run = ["rpc", "dispatcher", r#"{"action":"run","j":"id -u"}"#];
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    assert_eq!(call(&daemon, SOMEBODY, group, &run).code(), 0);
+    assert_eq!(watcher.finished("j").unwrap()["id -u"], format!("{SOMEBODY}\n"));
+    let refused = call(&daemon, SOMEBODY + 1, group, &run);
+    assert_eq!(refused.code(), 1);
+    assert!(refused.err.contains("403"), "{}", refused.err);
+}
