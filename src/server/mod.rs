@@ -356,7 +356,7 @@ impl Server {
                     client.connection.accept(now.instant);
                     self.look_at_standing(id, now);
                 } else {
-                    let name = client.name();
+                    let (name, origin) = (client.name(), origin.unwrap_or_default());
                     client.connection.answer(HttpAnswer::OriginRefused, now.instant);
                     warn!("refused {name}: origin {origin:?} is not ours");
                 }
