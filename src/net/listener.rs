@@ -72,7 +72,9 @@ impl Listener {
     }
 
     /// Listens on a path with these permissions. A socket file that nobody listens on any more is
-    /// replaced; one that somebody does is not, and neither is a file of another kind.
+    /// replaced; one that somebody does is not, and neither is a file of another kind. (FreeBSD
+    /// refuses where too many wait to be accepted, as if nobody listened: listen(2) of FreeBSD. It is
+    /// the lock of the state directory then that keeps a second daemon away.)
     pub fn unix(path: &Path, mode: u32) -> io::Result<Listener> {
         let in_use = || io::Error::new(ErrorKind::AddrInUse, "another daemon listens on it");
         if let Some(folder) = path.parent() {
