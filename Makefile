@@ -18,6 +18,9 @@ BINARY = $(CARGO_TARGET_DIR)/release/$(NAME)
 BINDIR = $(DESTDIR)$(PREFIX)/bin
 ETCDIR = $(DESTDIR)$(PREFIX)/etc/$(NAME)
 DOCDIR = $(DESTDIR)$(PREFIX)/share/doc/$(NAME)
+# Where PAM looks for services, and which of our two files it wants: said by the system's name.
+PAM = case $$(uname -s) in FreeBSD) pam="$(DESTDIR)$(PREFIX)/etc/pam.d"; of=freebsd ;; \
+	*) pam="$(DESTDIR)/etc/pam.d"; of=linux ;; esac
 TARGETS = all run test bench install deinstall clean lint
 
 all:
@@ -30,7 +33,7 @@ run:
 	@exec sh scripts/run.sh "$(CARGO_TARGET_DIR)" "$(LISTEN)"
 
 test:
-	sh scripts/provide.sh cargo cc zfs-fuse
+	sh scripts/provide.sh cargo cc zfs-fuse useradd
 	$(CARGO) test --locked
 
 bench:
@@ -44,12 +47,15 @@ install:
 	install -m 0755 "$(BINARY)" "$(BINDIR)/$(NAME)"
 	install -m 0644 etc/$(NAME).toml.sample "$(ETCDIR)/$(NAME).toml.sample"
 	install -m 0644 LICENSE README.md "$(DOCDIR)"
+	$(PAM); install -d -m 0755 "$$pam"; test -e "$$pam/$(NAME)" || \
+		install -m 0644 "etc/pam.d/$(NAME).$$of" "$$pam/$(NAME)"
 
-# What install put there, and then its directories where nothing else is left in them.
+# What install put there (a PAM service that somebody changed stays), and then its directories where nothing else is left in them.
 deinstall:
 	rm -f "$(BINDIR)/$(NAME)"
 	rm -f "$(ETCDIR)/$(NAME).toml.sample"
 	rm -f "$(DOCDIR)/LICENSE" "$(DOCDIR)/README.md"
+	$(PAM); if cmp -s "etc/pam.d/$(NAME).$$of" "$$pam/$(NAME)"; then rm -f "$$pam/$(NAME)"; fi
 	for directory in "$(ETCDIR)" "$(DOCDIR)"; do rmdir "$$directory" 2>/dev/null || :; done
 
 lint:

@@ -6,6 +6,7 @@ set -eu
 package_of() {
 	case $1 in
 	cc) echo gcc libc6-dev ;;
+	useradd) echo passwd libpam0g libpam-modules ;;
 	*) echo "$1" ;;
 	esac
 }
@@ -14,6 +15,7 @@ advice_on() {
 	case $1 in
 	cargo) echo "Rust 1.89 or newer: https://rustup.rs, or on FreeBSD: pkg install rust" ;;
 	cc) echo "a C compiler (a library has C in it): apt-get install gcc libc6-dev" ;;
+	useradd) echo "Tests of real passwords are skipped without it; on Debian: apt-get install passwd libpam-modules" ;;
 	zfs-fuse) echo "Tests on real pools are skipped without it; on Debian: apt-get install zfs-fuse, as root" ;;
 	bmake) echo "BSD make: apt-get install bmake (FreeBSD's make is one)" ;;
 	*) echo "apt-get install $1, or on FreeBSD: pkg install $1" ;;

@@ -18,6 +18,7 @@ mod jobs;
 mod kill;
 mod merciless;
 mod output;
+mod passwords;
 mod pools;
 mod queues;
 mod reload;
@@ -25,6 +26,7 @@ mod slow_clients;
 mod stop;
 mod subscriptions;
 mod system_state;
+mod throttle;
 mod transports;
 
 /// The program under test.
