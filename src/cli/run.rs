@@ -45,7 +45,8 @@ Options:
 Ctrl-C ends the job, and shows how it ended; a second one leaves at once. Where
 the daemon is restarted meanwhile it is waited for, and told how the job ended.
 Exits with the last return code, 128 + N after signal N, 127 where a command
-could not be run.
+could not be run, 143 where the job was ended before its last command ran or
+when the daemon died.
 
 Examples:
   sysadm-events run 'pkg update' 'pkg upgrade -y'

@@ -179,7 +179,12 @@ pub(super) fn start(
         file,
         home,
     };
-    let bound = bind(&server.config, &addresses(&server.config))?;
+    let addresses = addresses(&server.config);
+    let bound = bind(&server.config, &addresses)?;
+    if bound.is_empty() && !addresses.is_empty() {
+        let nowhere = io::ErrorKind::AddrNotAvailable.into();
+        return Err(StartError::Listen("any of its addresses".to_owned(), nowhere));
+    }
     server.listen(bound);
     server.find_origins();
     server.reactor.set_deadline(Key::Survivors, Some(now.instant));
@@ -268,7 +273,8 @@ pub(super) fn addresses(config: &Config) -> Vec<Address> {
     tls.chain(plain).chain(unix).collect()
 }
 
-/// Binds all of `addresses` or none.
+/// Binds all of `addresses` or none; but that of IPv6's own loopback only where there is IPv6: it is
+/// among the defaults, and jails and containers often lack it.
 pub(super) fn bind(
     config: &Config,
     addresses: &[Address],
@@ -284,7 +290,26 @@ pub(super) fn bind(
         let listener = listener.map_err(|error| StartError::Listen(name, error))?;
         Ok((address.clone(), listener))
     };
-    addresses.iter().map(bind_one).collect()
+    let mut bound = Vec::new();
+    for address in addresses {
+        match bind_one(address) {
+            Err(StartError::Listen(name, error)) if lacks_ipv6(address, &error) => {
+                info!("not listening on {name}: this host has no IPv6");
+            }
+            one => bound.push(one?),
+        }
+    }
+    Ok(bound)
+}
+
+fn lacks_ipv6(address: &Address, error: &io::Error) -> bool {
+    const NO_FAMILY: Option<i32> = Some(libc::EAFNOSUPPORT);
+    let is_missing =
+        error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == NO_FAMILY;
+    match address {
+        Address::Tcp(SocketAddr::V6(at), _) => at.ip().is_loopback() && is_missing,
+        Address::Tcp(SocketAddr::V4(_), _) | Address::Unix(_) => false,
+    }
 }
 
 /// The TLS side, if anything listens with TLS. Certificate and key are made where there are none.

@@ -1,5 +1,6 @@
 //! The other commands: what they print, and the code that they leave a script with.
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::{Cli, Daemon, Directory, Finished, Gate, Peer, Setup};
 
@@ -251,6 +252,31 @@ fn the_sample_configuration_is_a_good_one() {
     let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/etc/sysadm-events.toml.sample");
     let good = alone(&["check", "-c", sample]);
     assert_eq!((good.code(), good.out), (0, format!("{sample}: ok\n")));
+}
+
+/// A shell's way into a network of its own, with IPv4's loopback and no IPv6; then it goes on.
+const NO_IPV6: &str = "ip link set lo up; \
+    test ! -e /proc/sys/net/ipv6 || echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; exec \"$@\"";
+
+#[test]
+fn a_host_without_ipv6_is_served_by_what_it_has() {
+    let alone = ["unshare", "-n", "sh", "-ec", NO_IPV6, "sh"];
+    let works = std::process::Command::new(alone[0]).args(&alone[1..]).arg("true").output();
+    if !works.is_ok_and(|output| output.status.success()) {
+        return support::skip("it takes root, unshare(1) and ip(8)");
+    }
+    let setup = Setup::new(PROGRAM).unwrap().under(alone);
+    let setup = setup.with("server.listen", "[\"127.0.0.1:0\", \"[::1]:0\"]");
+    let daemon = setup.start().unwrap();
+    daemon.log().wait("not listening on [::1]:0: this host has no IPv6").unwrap();
+    assert_eq!(ran(Cli::to(&daemon, "jobs")).code(), 0);
+    // Told to read its configuration again it goes on as it is.
+    daemon.signal(Signal::SIGHUP).unwrap();
+    daemon.log().wait("reloaded").unwrap();
+    // Where nothing else is left, it cannot serve.
+    let deaf = Setup::new(PROGRAM).unwrap().under(alone).with("server.listen", "[\"[::1]:0\"]");
+    let deaf = deaf.with("server.listen_plain", "[]").with("server.socket", "\"\"");
+    assert_eq!(deaf.launch().unwrap().wait().unwrap().0.code(), Some(69));
 }
 
 #[test]

@@ -264,10 +264,12 @@ fn a_finished_job_is_kept_for_a_time() {
 
 #[test]
 fn very_many_jobs_in_one_queue_are_listed_and_killed_at_once() {
-    const MANY: usize = 60_000;
+    const MANY: usize = 50_000;
     let setup = Setup::new(PROGRAM).unwrap();
     let setup = setup.with("dispatcher.max_pending", MANY).with("server.max_message", "\"4MiB\"");
     let setup = setup.with("server.outbox", "\"16MiB\"").with("server.outbox_total", "\"64MiB\"");
+    // This is about the dispatcher; how long so many records take is the disk's affair.
+    let setup = setup.with("store.journal", false);
     let daemon = setup.start().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
     // The old server's prefix puts them into one queue.
