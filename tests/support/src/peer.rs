@@ -89,11 +89,18 @@ impl Stream {
 }
 
 impl Read for Stream {
+    /// A read with a time limit is not taken up again by the system after a signal, so it is here.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Unix(stream) => stream.read(buffer),
-            Stream::Plain(stream) => stream.read(buffer),
-            Stream::Tls(stream) => stream.read(buffer),
+        loop {
+            let read = match self {
+                Stream::Unix(stream) => stream.read(buffer),
+                Stream::Plain(stream) => stream.read(buffer),
+                Stream::Tls(stream) => stream.read(buffer),
+            };
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
         }
     }
 }
