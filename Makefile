@@ -3,25 +3,23 @@
 #   make            build the release           make run      build and run it here, as you
 #   make test       run the tests               make bench    measure it (minutes)
 #   make install    as root, with PREFIX and DESTDIR; make deinstall undoes it
-#   make lint       formatting, clippy, shellcheck, this file in BSD make
+#   make lint       formatting, clippy, scripts, manual pages, this file in BSD make
+#   make check-freebsd   on Debian: clippy and a linked release for FreeBSD
 #   make clean      remove what was built
 
 PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
 CARGO_TARGET_DIR ?= target
+# FreeBSD or Linux: whose files are installed.
+SYSTEM != uname -s
 # Where `make run` listens.
 LISTEN ?= 127.0.0.1:12150
 
 NAME = sysadm-events
 BINARY = $(CARGO_TARGET_DIR)/release/$(NAME)
-BINDIR = $(DESTDIR)$(PREFIX)/bin
-ETCDIR = $(DESTDIR)$(PREFIX)/etc/$(NAME)
-DOCDIR = $(DESTDIR)$(PREFIX)/share/doc/$(NAME)
-# Where PAM looks for services, and which of our two files it wants: said by the system's name.
-PAM = case $$(uname -s) in FreeBSD) pam="$(DESTDIR)$(PREFIX)/etc/pam.d"; of=freebsd ;; \
-	*) pam="$(DESTDIR)/etc/pam.d"; of=linux ;; esac
-TARGETS = all run test bench install deinstall clean lint
+INSTALLATION = PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" SYSTEM="$(SYSTEM)" BINARY="$(BINARY)"
+TARGETS = all run test bench install deinstall lint check-freebsd clean
 
 all:
 	sh scripts/provide.sh cargo cc
@@ -33,7 +31,7 @@ run:
 	@exec sh scripts/run.sh "$(CARGO_TARGET_DIR)" "$(LISTEN)"
 
 test:
-	sh scripts/provide.sh cargo cc zfs-fuse useradd
+	sh scripts/provide.sh cargo cc zfs-fuse bash python3 useradd
 	$(CARGO) test --locked
 
 bench:
@@ -43,32 +41,27 @@ bench:
 # Builds only where there is no build yet: root need not have cargo.
 install:
 	test -x "$(BINARY)" || $(MAKE) all
-	install -d -m 0755 "$(BINDIR)" "$(ETCDIR)" "$(DOCDIR)"
-	install -m 0755 "$(BINARY)" "$(BINDIR)/$(NAME)"
-	install -m 0644 etc/$(NAME).toml.sample "$(ETCDIR)/$(NAME).toml.sample"
-	install -m 0644 LICENSE README.md "$(DOCDIR)"
-	$(PAM); install -d -m 0755 "$$pam"; test -e "$$pam/$(NAME)" || \
-		install -m 0644 "etc/pam.d/$(NAME).$$of" "$$pam/$(NAME)"
+	$(INSTALLATION) sh scripts/install.sh install
 
-# What install put there (a PAM service that somebody changed stays), and then its directories where nothing else is left in them.
 deinstall:
-	rm -f "$(BINDIR)/$(NAME)"
-	rm -f "$(ETCDIR)/$(NAME).toml.sample"
-	rm -f "$(DOCDIR)/LICENSE" "$(DOCDIR)/README.md"
-	$(PAM); if cmp -s "etc/pam.d/$(NAME).$$of" "$$pam/$(NAME)"; then rm -f "$$pam/$(NAME)"; fi
-	for directory in "$(ETCDIR)" "$(DOCDIR)"; do rmdir "$$directory" 2>/dev/null || :; done
+	@$(INSTALLATION) sh scripts/install.sh deinstall
 
 lint:
-	sh scripts/provide.sh cargo cc shellcheck bmake mandoc
+	sh scripts/provide.sh cargo cc shellcheck bmake mandoc bash zsh fish
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	shellcheck .ci/run scripts/*.sh
+	shellcheck .ci/run scripts/*.sh rc.d/* tests/rc/*
+	shellcheck -s bash etc/completion/*.bash
+	zsh -n etc/completion/_sysadm-events
+	fish --no-execute etc/completion/*.fish
 	make=$$(command -v bmake || command -v make) && "$$make" -n $(TARGETS) >/dev/null
-	for page in man/*.[1-9]; do \
-		if test -e "$$page"; then mandoc -T lint -W warning "$$page" || exit 1; fi; \
-	done
+	mandoc -T lint -W warning man/*.[1-9]
+
+check-freebsd:
+	sh scripts/provide.sh cc python3 pip readelf
+	sh scripts/check-freebsd.sh
 
 clean:
 	$(CARGO) clean
 
-.PHONY: all run test bench install deinstall lint clean
+.PHONY: all run test bench install deinstall lint check-freebsd clean

@@ -1,8 +1,9 @@
 //! How the release is linked: as small as it can be on an appliance.
 //!
 //! Its panics abort (`panic = "abort"`), so nothing ever unwinds the stack; the tables for that are
-//! a tenth of the program, and are left out. Addresses that the loader has to adjust are written in
-//! the packed form, where the linker knows it. A debug build has all that a debugger wants.
+//! a tenth of the program, and are left out. On Linux, addresses that the loader has to adjust are
+//! written in the packed form; not every linker for FreeBSD knows that one. A debug build has all
+//! that a debugger wants.
 
 use std::path::PathBuf;
 use std::{env, fs};
@@ -21,11 +22,9 @@ fn main() {
     let Some(out) = env::var_os("OUT_DIR").filter(|_| is_release) else { return };
     let script = PathBuf::from(out).join("without-unwind-tables.ld");
     fs::write(&script, WITHOUT_UNWIND_TABLES).expect("OUT_DIR can be written");
-    for argument in [
-        format!("-Wl,-T,{}", script.display()),
-        "-Wl,--no-eh-frame-hdr".to_owned(),
-        "-Wl,-z,pack-relative-relocs".to_owned(),
-    ] {
-        println!("cargo:rustc-link-arg-bins={argument}");
+    println!("cargo:rustc-link-arg-bins=-Wl,-T,{}", script.display());
+    println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
+    if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "linux") {
+        println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
 }

@@ -186,6 +186,8 @@ Examples:
 }
 
 #[cfg(test)]
+mod manual_tests;
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -233,6 +233,10 @@ impl Job {
 
     /// The connection was lost in the middle of a request.
     fn lost(&self, feed: &mut Feed, error: ClientError) -> Result<(), Exit> {
+        // A daemon that says no is there, and will say it again.
+        if let ClientError::Refused(_) = error {
+            return Err(error.into());
+        }
         let error = feed.lose(error).map_err(|error| self.unknown(error))?;
         complain(&format!("{error}; waiting for the daemon to come back"));
         Ok(())

@@ -42,6 +42,8 @@ pub struct Feed {
     subscription: Map<String, Value>,
     place: Option<Place>,
     client: Option<Client>,
+    /// Since when there is a connection.
+    since: Instant,
     /// Not before this is it tried again, and then not before so much later.
     retry: Instant,
     pause: Duration,
@@ -67,6 +69,7 @@ impl Feed {
             subscription,
             place: since,
             client: Some(client),
+            since: retry,
             retry,
             pause: SHORTEST_PAUSE,
         };
@@ -96,9 +99,21 @@ impl Feed {
     /// would not be either.
     pub fn lose(&mut self, error: ClientError) -> Result<ClientError, ClientError> {
         self.client = None;
-        self.retry = Instant::now();
-        self.pause = SHORTEST_PAUSE;
+        let now = Instant::now();
+        if now.saturating_duration_since(self.since) > LONGEST_PAUSE {
+            self.pause = SHORTEST_PAUSE;
+            self.retry = now;
+        } else {
+            self.wait_longer(now);
+        }
         if error.may_pass() { Ok(error) } else { Err(error) }
+    }
+
+    /// Many clients of one daemon must not come back in one moment, and none again and again to one
+    /// that sends it away.
+    fn wait_longer(&mut self, now: Instant) {
+        self.retry = now + jittered(self.pause);
+        self.pause = (2 * self.pause).min(LONGEST_PAUSE);
     }
 
     fn follow(&mut self, frame: &Frame) {
@@ -135,14 +150,12 @@ impl Feed {
         });
         match connected {
             Ok(()) => {
-                self.pause = SHORTEST_PAUSE;
+                self.since = Instant::now();
                 Ok(News::Back)
             }
             Err(error) if error.may_pass() => {
                 self.client = None;
-                // Many clients of one daemon must not come back in one moment.
-                self.retry = Instant::now() + jittered(self.pause);
-                self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+                self.wait_longer(Instant::now());
                 Ok(News::Incoming(Incoming::Nothing))
             }
             Err(error) => Err(error),

@@ -97,7 +97,7 @@ pub(super) struct Job {
     /// Number and start of the processes that were started for it.
     leaders: Vec<(i32, String)>,
     mark: String,
-    /// It comes from the journal: what it printed is in its file alone.
+    /// Another daemon ran it: what it printed is in its file alone.
     restored: bool,
     /// Number of the event that told its end, in this run of the daemon.
     pub(super) finished_seq: Option<u64>,
@@ -161,6 +161,11 @@ impl Job {
     /// True while somebody knows of it and it is not over.
     pub(super) fn can_be_killed(&self) -> bool {
         matches!(self.state, State::Pending | State::Starting | State::Running { .. })
+    }
+
+    /// True where another daemon ran it.
+    pub(super) fn is_restored(&self) -> bool {
+        self.restored
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -495,7 +500,6 @@ impl Job {
         let asked = record.submission()?;
         let limits = LogLimits { job: record.log_limit, ..limits };
         let mut job = Job::new(record.serial, asked, limits);
-        job.restored = true;
         let text = |text: &str| Some(text).filter(|text| !text.is_empty()).map(Rc::from);
         if let Some(progress) = record.progress {
             job.time_started = text(&progress.time_started);
@@ -509,6 +513,9 @@ impl Job {
         job.at_line_start = !end.midway;
         match record.outcome {
             Some(outcome) => {
+                job.restored = true;
+                // Told by another daemon, before any event of this one.
+                job.finished_seq = Some(0);
                 job.time_finished = text(&outcome.time_finished);
                 (job.total, job.told_total) = (outcome.total, outcome.told);
                 job.fields = class::known_fields(outcome.fields);
@@ -522,6 +529,7 @@ impl Job {
 
     /// It ran when its daemon died: it is brought to its end.
     pub(super) fn interrupt(&mut self, ending: Ending, now: Moment) {
+        self.restored = true;
         self.time_started.get_or_insert_with(|| rfc3339(now.wall).into());
         let current = self.codes.len();
         while self.begins.len() <= current {

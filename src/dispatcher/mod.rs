@@ -253,8 +253,6 @@ pub struct Dispatcher {
     no_storage: Option<String>,
     /// Jobs that are over and whose outcome could not be kept.
     unkept: BTreeSet<Serial>,
-    /// Jobs that were refused since they could not be kept; a record of them may be there.
-    withdrawn: BTreeSet<Serial>,
 }
 
 impl Dispatcher {
@@ -265,7 +263,6 @@ impl Dispatcher {
             durable,
             no_storage: None,
             unkept: BTreeSet::new(),
-            withdrawn: BTreeSet::new(),
             ended: BTreeSet::new(),
             jobs: BTreeMap::new(),
             ids: HashMap::new(),
@@ -424,9 +421,11 @@ impl Dispatcher {
                 if let Some(over) = replaced {
                     self.forget(over);
                 }
-                if recorded && self.stopping {
-                    // The record says that it ran, so no other daemon will run it.
+                if self.stopping && (recorded || !self.durable) {
+                    // The record says that it ran, so no other daemon will run it, or there is none.
                     self.end(serial, Cause::Stopped, now);
+                } else if self.stopping {
+                    self.wait_again(serial);
                 } else if recorded {
                     self.begin(serial, now);
                 } else if chosen {
@@ -459,7 +458,8 @@ impl Dispatcher {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         match (step, &job.state) {
             (Step::File, State::Filed { .. }) => {
-                self.withdrawn.insert(serial);
+                // A record of it may be there all the same.
+                self.effects.push_back(Effect::Forget { serial });
                 let (id, over) = (job.head.id.clone(), job.replaces.take());
                 self.running.remove(&serial);
                 self.pending.remove(&serial);
@@ -472,10 +472,7 @@ impl Dispatcher {
                 self.start_what_may();
             }
             (Step::Start, State::Starting) => {
-                job.state = State::Pending;
-                self.running.remove(&serial);
-                self.pending.insert(serial);
-                self.startable.insert(serial);
+                self.wait_again(serial);
                 self.start_what_may();
             }
             // It is tried again, and told when it is durable, or when it has waited for too long.
@@ -494,6 +491,16 @@ impl Dispatcher {
         }
     }
 
+    /// A job whose turn had come waits for it again.
+    fn wait_again(&mut self, serial: Serial) {
+        if let Some(job) = self.jobs.get_mut(&serial) {
+            job.state = State::Pending;
+            self.running.remove(&serial);
+            self.pending.insert(serial);
+            self.startable.insert(serial);
+        }
+    }
+
     /// Whether things can be kept, or why not: without that no job is taken in and none begins.
     pub fn set_storage(&mut self, standing: Result<(), String>) {
         self.no_storage = standing.err();
@@ -504,9 +511,6 @@ impl Dispatcher {
     pub fn keep_again(&mut self) {
         for serial in self.unkept.clone() {
             self.keep(serial, Step::Finish);
-        }
-        for serial in std::mem::take(&mut self.withdrawn) {
-            self.effects.push_back(Effect::Forget { serial });
         }
         for serial in self.running.clone() {
             self.note(serial);
@@ -769,13 +773,15 @@ impl Dispatcher {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         self.ended.remove(&serial);
         self.timers.set((serial, Timer::End), None);
-        let effect = match job.finish() {
-            Some(event) => Effect::Publish(Event::Job(event)),
-            None => Effect::PublishOutcome { serial },
-        };
-        self.effects.push_back(effect);
-        self.retain(serial, self.limits.retain_time, now);
-        self.forget_surplus();
+        match job.finish() {
+            Some(event) => {
+                self.effects.push_back(Effect::Publish(Event::Job(event)));
+                self.retain(serial, self.limits.retain_time, now);
+                self.forget_surplus();
+            }
+            // It is not forgotten before that is told.
+            None => self.effects.push_back(Effect::PublishOutcome { serial }),
+        }
     }
 
     fn retain(&mut self, serial: Serial, time: Duration, now: Moment) {
@@ -784,9 +790,12 @@ impl Dispatcher {
     }
 
     /// The end of a job was told by the event of that number.
-    pub fn told(&mut self, serial: Serial, seq: u64) {
-        if let Some(job) = self.jobs.get_mut(&serial) {
-            job.finished_seq = Some(seq);
+    pub fn told(&mut self, serial: Serial, seq: u64, now: Moment) {
+        let Some(job) = self.jobs.get_mut(&serial) else { return };
+        let is_first = job.finished_seq.replace(seq).is_none();
+        if is_first && job.is_restored() {
+            self.retain(serial, self.limits.retain_time, now);
+            self.forget_surplus();
         }
     }
 
@@ -795,7 +804,7 @@ impl Dispatcher {
     pub fn next_outcome(&self, from: Serial, before: u64) -> Option<(Serial, &str)> {
         let finished = self.jobs.range(from..).find(|(_, job)| {
             let is_finished = matches!(job.state, State::Finished);
-            is_finished && job.finished_seq.is_none_or(|seq| seq < before)
+            is_finished && job.finished_seq.is_some_and(|seq| seq < before)
         });
         finished.map(|(serial, job)| (*serial, job.head.id.as_str()))
     }
@@ -953,11 +962,6 @@ impl Dispatcher {
                 None => from = serial + 1,
             }
         }
-    }
-
-    /// The number that the next job will have.
-    pub fn next_serial(&self) -> Serial {
-        self.last_serial + 1
     }
 
     /// How many jobs of each named queue wait or run.

@@ -472,6 +472,38 @@ fn a_daemon_that_stops_ends_what_runs_takes_none_and_leaves_what_waits_to_the_ne
 }
 
 #[test]
+fn a_stop_while_jobs_are_being_filed_begins_none_and_comes_to_its_end() {
+    for durable in [true, false] {
+        let mut d = Driver::new();
+        d.dispatcher = Dispatcher::new(limits(), durable);
+        d.submit(json!({"id": "a", "commands": ["x"], "queue": "q"}));
+        d.keeps = false;
+        d.submit(json!({"id": "b", "commands": ["x"], "queue": "q"}));
+        d.submit(json!({"id": "c", "commands": ["x"]}));
+        // The turn of "b" comes before it is durable.
+        d.exit(1, 0);
+        d.stop();
+        d.effects();
+        let now = d.now();
+        for serial in [2, 3] {
+            d.dispatcher.kept(serial, Step::File, now);
+        }
+        d.dispatcher.kept(1, Step::Finish, now);
+        d.keeps = true;
+        d.settle();
+        let effects = d.effects();
+        assert!(!effects.iter().any(|effect| effect.starts_with("start")), "{effects:?}");
+        for serial in [2, 3] {
+            d.dispatcher.kept(serial, Step::Finish, now);
+        }
+        d.settle();
+        assert!(d.dispatcher.is_idle(), "{durable}");
+        let waits = d.dispatcher.counts().pending;
+        assert_eq!(waits, usize::from(durable), "what waited waits for the next daemon");
+    }
+}
+
+#[test]
 fn where_nothing_outlives_the_daemon_its_stop_finishes_every_job_once() {
     let mut d = Driver::new();
     d.dispatcher = Dispatcher::new(limits(), false);
@@ -523,7 +555,7 @@ fn what_cannot_be_kept_is_refused_or_waits_and_an_end_is_told_late() {
     d.exit(1, 0);
     assert_eq!(d.effects(), ["keep 4 File", "release 1", "keep 1 Finish", "keep 3 Start"]);
     d.dispatcher.set_storage(Err("the disk is full".into()));
-    assert_eq!(not_kept(&mut d, 4, Step::File), Vec::<String>::new());
+    assert_eq!(not_kept(&mut d, 4, Step::File), ["forget 4"], "a record may be there");
     assert_eq!(not_kept(&mut d, 1, Step::Finish), Vec::<String>::new());
     assert_eq!(d.run(json!({"a": "x"})).unwrap_err().code, ErrorCode::Internal);
     assert_eq!(not_kept(&mut d, 3, Step::Start), Vec::<String>::new());
@@ -535,10 +567,10 @@ fn what_cannot_be_kept_is_refused_or_waits_and_an_end_is_told_late() {
     d.pass(1);
     assert_eq!(d.effects(), ["finished:a"], "nobody waits for ever");
     assert_eq!(d.dispatcher.counts(), Counts { pending: 1, running: 1, finished: 1 });
-    // It is back: what could not be kept is given again, what was refused is taken back.
+    // It is back: what could not be kept is given again.
     d.dispatcher.keep_again();
     d.settle();
-    assert_eq!(d.effects(), ["keep 1 Finish", "forget 4"]);
+    assert_eq!(d.effects(), ["keep 1 Finish"]);
     d.dispatcher.set_storage(Ok(()));
     d.settle();
     assert_eq!(d.effects(), ["keep 3 Start"]);
@@ -560,7 +592,7 @@ fn a_job_that_is_not_kept_does_not_take_the_one_of_its_id_with_it() {
     assert_eq!(d.effects(), ["keep 2 File"]);
     d.dispatcher.not_kept(2, Step::File);
     d.settle();
-    assert_eq!(d.effects(), Vec::<String>::new());
+    assert_eq!(d.effects(), ["forget 2"]);
     assert_eq!(d.dispatcher.list()["jobs"]["no_queue"]["a"]["commands"], json!(["x"]));
     assert!(d.dispatcher.log_question("a", 0, None).is_ok());
     d.keeps = true;
@@ -623,7 +655,7 @@ fn after_a_crash_what_waited_runs_what_ran_does_not_and_what_was_over_is_known()
     let unreadable = d.dispatcher.outcome(1, Err("gone".into())).unwrap();
     assert!(args(&Event::Job(unreadable))["x"].as_str().unwrap().contains("gone"));
     assert_eq!(d.run(json!({"new": "x"})).unwrap(), ["new"]);
-    assert_eq!(d.dispatcher.next_serial(), 6, "numbers are not used again");
+    assert_eq!(d.dispatcher.last_serial, 5, "numbers are not used again");
 }
 
 #[test]
@@ -645,13 +677,47 @@ fn a_daemon_that_dies_while_it_ends_what_another_left_changes_nothing() {
 }
 
 #[test]
+fn the_end_of_an_interrupted_job_is_told_before_the_job_is_forgotten() {
+    let mut d = Driver::new();
+    d.run(json!({"a": "x", "b": "x"})).unwrap();
+    let (mut d, _) = Driver::restarted(&d.records.clone(), false);
+    d.dispatcher.set_limits(Limits { retain_jobs: 1, ..limits() });
+    d.effects();
+    for serial in [1, 2] {
+        d.gone(serial);
+        assert!(d.effects().contains(&format!("publish outcome {serial}")));
+        assert_eq!(d.dispatcher.next_outcome(0, 100), None, "everybody will be told");
+    }
+    let now = d.now();
+    for serial in [1, 2] {
+        assert!(d.dispatcher.outcome_question(serial).is_some());
+        d.dispatcher.told(serial, 7 + serial, now);
+    }
+    d.settle();
+    assert_eq!(d.effects(), ["forget 1"]);
+}
+
+#[test]
+fn a_job_that_waited_over_a_restart_has_all_that_its_class_tells() {
+    let mut d = Driver::new();
+    d.run(json!({"a": "x", "b": "x"})).unwrap();
+    d.run(json!({"sysadm_pkg_check_upgrade": "pkg upgrade -n"})).unwrap();
+    let filed = d.records.iter().filter(|r| r["id"] == "sysadm_pkg_check_upgrade").cloned();
+    let (mut d, _) = Driver::restarted(&filed.collect::<Vec<_>>(), false);
+    d.print(3, "Your packages are up to date.\n");
+    d.exit(3, 0);
+    let finished = d.events().into_iter().find(|event| event["state"] == "finished").unwrap();
+    assert_eq!(finished["updates_available"], "false");
+}
+
+#[test]
 fn a_damaged_journal_runs_nothing_that_may_have_run() {
     let mut d = Driver::new();
     d.run(json!({"a": "x", "b": "x", "c": "x"})).unwrap();
     let waits = d.records.iter().find(|record| record["id"] == "c").cloned().unwrap();
     let (mut d, interrupted) = Driver::restarted(&[waits], true);
     assert_eq!(interrupted, []);
-    assert_eq!(d.effects(), ["release 3", "publish outcome 3"]);
+    assert_eq!(d.effects(), ["release 3", "finished:c"]);
 }
 
 #[test]
@@ -660,8 +726,9 @@ fn what_is_told_again_is_only_what_was_told_before() {
     d.run(json!({"a": "x", "b": "x"})).unwrap();
     d.exit(1, 0);
     d.exit(2, 0);
-    d.dispatcher.told(1, 10);
-    d.dispatcher.told(2, 20);
+    let now = d.now();
+    d.dispatcher.told(1, 10, now);
+    d.dispatcher.told(2, 20, now);
     assert_eq!(d.dispatcher.next_outcome(0, 20), Some((1, "a")));
     assert_eq!(d.dispatcher.next_outcome(2, 20), None);
     assert_eq!(d.dispatcher.next_outcome(2, 21), Some((2, "b")));
@@ -672,7 +739,7 @@ fn finished_jobs_are_kept_by_number_and_by_age() {
     let mut d = Driver::new();
     for id in ["a", "b", "c", "d"] {
         d.run(json!({ id: "x" })).unwrap();
-        let serial = d.dispatcher.next_serial() - 1;
+        let serial = d.dispatcher.last_serial;
         d.exit(serial, 0);
     }
     let list = d.dispatcher.list();

@@ -301,11 +301,6 @@ impl Hub {
         self.behind.iter().copied().collect()
     }
 
-    /// True for a session that has present state to be told.
-    pub fn is_behind(&self, session: SessionId) -> bool {
-        self.behind.contains(&session)
-    }
-
     /// The next piece of what a session is still to be told.
     pub fn pull(
         &mut self,
@@ -369,6 +364,9 @@ impl Hub {
                         backlog.jobs_from = Some(0);
                         backlog.outcomes = Some((0, oldest));
                     }
+                    // What was told last may lie in the hole.
+                    let kinds = subscription.names.iter().filter_map(|name| self.last.get(name));
+                    backlog.last = kinds.cloned().collect();
                     continue;
                 }
                 let Some(event) = self.ring.get(from) else {

@@ -43,7 +43,8 @@ impl House {
                     if let Event::Job(event) = &event
                         && event.is_finished()
                     {
-                        self.dispatcher.told(event.job.serial, self.hub.seq() + 1);
+                        let (serial, seq) = (event.job.serial, self.hub.seq() + 1);
+                        self.dispatcher.told(serial, seq, Moment::now());
                     }
                     self.hub.publish(event, Moment::now(), |session, event, spelling| {
                         got.push((session, show(event, spelling)));

@@ -376,7 +376,7 @@ impl Server {
                     client.connection.accept(now.instant);
                     self.look_at_standing(id, now);
                 } else {
-                    let name = client.name();
+                    let (name, origin) = (client.name(), origin.unwrap_or_default());
                     client.connection.answer(HttpAnswer::OriginRefused, now.instant);
                     warn!("refused {name}: origin {origin:?} is not ours");
                 }
@@ -573,7 +573,7 @@ impl Server {
             Event::LifePreserver(_) | Event::SystemState(_) => None,
         };
         if let Some(serial) = finished {
-            self.dispatcher.told(serial, self.hub.seq() + 1);
+            self.dispatcher.told(serial, self.hub.seq() + 1, now);
         }
         let clients = &mut self.clients;
         self.hub.publish(event, now, |id, event, spelling| clients.deliver(id, event, spelling));

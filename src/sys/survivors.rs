@@ -38,8 +38,18 @@ fn among(
     };
     let living: Vec<i32> =
         processes.iter().filter(|entry| is_leader(entry)).map(|entry| entry.pid).collect();
+    // Nor is it we, or who started us, even if a job of ours was that.
+    let mut spared = vec![ourselves];
+    while let Some(parent) = processes
+        .iter()
+        .find(|entry| spared.last() == Some(&entry.pid))
+        .map(|entry| entry.parent)
+        .filter(|parent| !spared.contains(parent))
+    {
+        spared.push(parent);
+    }
     let is_root = |entry: &&Entry| {
-        entry.pid != ourselves
+        !spared.contains(&entry.pid)
             && (living.contains(&entry.pid) || living.contains(&entry.session) || marked(entry.pid))
     };
     let mut found: BTreeSet<i32> = BTreeSet::new();
@@ -49,6 +59,7 @@ fn among(
         let children: Vec<i32> = processes
             .iter()
             .filter(|entry| found.contains(&entry.parent) && !found.contains(&entry.pid))
+            .filter(|entry| !spared.contains(&entry.pid))
             .map(|entry| entry.pid)
             .collect();
         if children.is_empty() {
@@ -93,6 +104,14 @@ mod tests {
         assert_eq!(found(&processes, &[], &[10]), [10, 11]);
         processes[0].zombie = true;
         assert_eq!(found(&processes, &[], &[10]), [11]);
+    }
+
+    #[test]
+    fn a_daemon_that_a_job_has_started_does_not_end_itself() {
+        let processes = [entry(10, 1, 10, "a"), entry(98, 10, 10, "b"), entry(99, 98, 99, "c")];
+        assert_eq!(found(&processes, &[(10, "a")], &[98, 99]), Vec::<i32>::new());
+        let beside = [&processes[..], &[entry(11, 10, 10, "d")]].concat();
+        assert_eq!(found(&beside, &[(10, "a")], &[]), [11]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod checks_between_keys;
 mod keys_of_the_file;
 mod syntax;
 mod the_file;
+mod the_manual;
 mod values;
 
 use std::collections::BTreeSet;

@@ -308,16 +308,31 @@ fn write_new<'t>(path: &Path, last: u64, texts: impl Iterator<Item = &'t str>) -
 
 /// Writes a file that is there whole or not at all; the open file comes back.
 pub(super) fn put_in_place(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let file = rename_into_place(path, bytes)?;
+    sync_directory_of(path)?;
+    Ok(file)
+}
+
+/// The same up to the rename, after which `path` is the new file whatever comes of its directory.
+fn rename_into_place(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new = path.with_file_name(name);
-    let mut file = create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()?;
-    Ok(file)
+    let written = create(&new).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        Ok(file)
+    });
+    if written.is_err() {
+        // On a full disk it would take the room that others need.
+        let _ = fs::remove_file(&new);
+    }
+    written
+}
+
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Where a line that is still wanted lies.
@@ -329,6 +344,15 @@ struct Place {
 
 type Index = BTreeMap<u64, BTreeMap<Kind, Place>>;
 
+/// Why a write failed, and what that means for the file.
+#[derive(Debug)]
+pub(super) enum WriteError {
+    /// It is as it was before.
+    AsBefore(io::Error),
+    /// It may have more at its end than is known of.
+    Broken(io::Error),
+}
+
 /// The journal as its writer has it.
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -338,6 +362,8 @@ pub(super) struct Journal {
     length: u64,
     index: Index,
     last_serial: u64,
+    /// What is durable ends with a line end.
+    at_line_start: bool,
     /// Lines that are to be written with the next commit, and what they are.
     pending: Vec<u8>,
     pending_keys: Vec<(Key, Place)>,
@@ -367,13 +393,28 @@ impl Journal {
         file.seek(SeekFrom::Start(length))?;
         let (pending, pending_keys) = (Vec::new(), Vec::new());
         let path = path.to_owned();
-        let mut journal = Journal { path, file, length, index, last_serial, pending, pending_keys };
-        if length == 0 {
-            journal.pending = header(0).into_bytes();
-        } else if journal.last_byte()? != Some(b'\n') {
-            journal.pending = b"\n".to_vec();
-        }
+        let at_line_start = true;
+        let mut journal = Journal {
+            path,
+            file,
+            length,
+            index,
+            last_serial,
+            at_line_start,
+            pending,
+            pending_keys,
+        };
+        journal.at_line_start = length == 0 || journal.last_byte()? == Some(b'\n');
+        journal.begin_pending();
         Ok(journal)
+    }
+
+    /// The next write begins with a header, which may stand anywhere: so there is one in each file,
+    /// and a commit of no record is a write all the same, that tells whether there can be one.
+    fn begin_pending(&mut self) {
+        self.pending = if self.at_line_start { Vec::new() } else { b"\n".to_vec() };
+        self.pending.extend(header(self.last_serial).into_bytes());
+        self.pending_keys.clear();
     }
 
     fn last_byte(&mut self) -> io::Result<Option<u8>> {
@@ -385,26 +426,29 @@ impl Journal {
     }
 
     /// Takes a record in, to be written with the next commit; it is a JSON object.
-    pub(super) fn append(&mut self, object: &str) {
-        let Ok(key) = serde_json::from_str::<Key>(object) else { return };
+    pub(super) fn append(&mut self, object: &str) -> io::Result<()> {
+        let key = serde_json::from_str::<Key>(object)?;
         let line = seal(object);
+        if line.len() > LINE {
+            return Err(io::Error::other("a record is too long"));
+        }
         let at = self.length + self.pending.len() as u64;
         self.pending.extend(line.as_bytes());
         self.pending_keys.push((key, Place { at, length: line.len() as u64 }));
+        Ok(())
     }
 
-    /// Writes what was taken in, `durable` or not. Where that fails the file is as before, and what
-    /// was taken in is not in it.
-    pub(super) fn write(&mut self, durable: bool) -> io::Result<()> {
-        let written = self.try_write(durable);
-        if written.is_err() {
-            self.pending.clear();
-            self.pending_keys.clear();
-            // It fails where nothing can be written at all; the next good write comes behind, and
-            // what lies between is known by its sums to be nothing.
-            let _ = self.file.set_len(self.length);
-        }
-        written
+    /// Writes what was taken in, `durable` or not. Where that fails, what was taken in is not in the
+    /// file; [`WriteError::Broken`] says that the file is not as it was before, and has to be opened
+    /// anew.
+    pub(super) fn write(&mut self, durable: bool) -> Result<(), WriteError> {
+        self.try_write(durable).map_err(|error| {
+            self.begin_pending();
+            match self.file.set_len(self.length) {
+                Ok(()) => WriteError::AsBefore(error),
+                Err(_) => WriteError::Broken(error),
+            }
+        })
     }
 
     fn try_write(&mut self, durable: bool) -> io::Result<()> {
@@ -416,6 +460,7 @@ impl Journal {
             self.file.sync_data()?;
         }
         self.length += self.pending.len() as u64;
+        self.at_line_start |= !self.pending.is_empty();
         self.pending.clear();
         for (key, place) in std::mem::take(&mut self.pending_keys) {
             self.last_serial = self.last_serial.max(key.serial);
@@ -443,9 +488,9 @@ impl Journal {
                 note(&mut index, Key { serial: *serial, is: *kind }, moved);
             }
         }
-        self.file = put_in_place(&self.path, &bytes)?;
+        self.file = rename_into_place(&self.path, &bytes)?;
         (self.index, self.length) = (index, bytes.len() as u64);
-        Ok(())
+        sync_directory_of(&self.path)
     }
 }
 
@@ -502,7 +547,7 @@ mod tests {
 
     fn write(path: &Path, records: &[String]) {
         let mut journal = Journal::open(path).unwrap();
-        records.iter().for_each(|record| journal.append(record));
+        records.iter().for_each(|record| journal.append(record).unwrap());
         journal.write(true).unwrap();
     }
 
@@ -610,10 +655,10 @@ mod tests {
         let mut journal = Journal::open(&path).unwrap();
         let long = "x".repeat(1000);
         for serial in 1..=3000 {
-            journal.append(&record(serial, "filed", &long));
-            journal.append(&record(serial, "finished", &long));
+            journal.append(&record(serial, "filed", &long)).unwrap();
+            journal.append(&record(serial, "finished", &long)).unwrap();
             if serial > 10 {
-                journal.append(&record(serial - 10, "forgotten", ""));
+                journal.append(&record(serial - 10, "forgotten", "")).unwrap();
             }
             journal.write(false).unwrap();
             journal.compact().unwrap();

@@ -106,6 +106,11 @@ pub struct Store<K> {
     last_commit: u64,
     /// Lines since the last commit.
     uncommitted: bool,
+    /// When the child last said something of commits, or got the first that it has to say something
+    /// of; `None` where it has said all.
+    unanswered: Option<Instant>,
+    /// Jobs that are to be forgotten, and the commit that will cover that, where the child has it.
+    forgotten: BTreeMap<u64, Option<u64>>,
     /// When bytes last went out, while there are some.
     moved: Instant,
     /// Between tries; grows while they fail.
@@ -137,6 +142,8 @@ impl<K: Copy> Store<K> {
             last_request: 0,
             last_commit: 0,
             uncommitted: false,
+            unanswered: None,
+            forgotten: BTreeMap::new(),
             moved: now,
             pause: SHORTEST_PAUSE,
             announced: false,
@@ -240,9 +247,22 @@ impl<K: Copy> Store<K> {
 
     /// Nobody wants to know of the job any more.
     pub fn forget(&mut self, serial: u64, now: Instant) {
+        self.forgotten.insert(serial, None);
         if self.hears() {
-            self.order(&Order::Forget(serial), now);
+            self.forget_again(now);
         }
+    }
+
+    /// Gives the child all that is to be forgotten and that it does not know of.
+    fn forget_again(&mut self, now: Instant) {
+        let commit = self.last_commit + 1;
+        let mut orders = Vec::new();
+        for (serial, covered) in self.forgotten.iter_mut().filter(|(_, given)| given.is_none()) {
+            *covered = Some(commit);
+            orders.push(Order::Forget(*serial));
+        }
+        orders.iter().for_each(|order| self.order(order, now));
+        self.uncommitted |= !orders.is_empty();
     }
 
     /// Replaces a file in the state directory; where nobody takes it, it stays as it is.
@@ -296,6 +316,7 @@ impl<K: Copy> Store<K> {
     fn commit(&mut self, now: Instant) {
         self.uncommitted = false;
         self.last_commit += 1;
+        self.unanswered.get_or_insert(now);
         self.order(&Order::Commit(self.last_commit), now);
     }
 
@@ -330,6 +351,8 @@ impl<K: Copy> Store<K> {
     fn on_report(&mut self, report: Report, now: Instant) {
         match report {
             Report::Kept(commit) => {
+                self.answered(commit, now);
+                self.forgotten.retain(|_, covered| covered.is_none_or(|by| by > commit));
                 for ticket in self.up_to(commit) {
                     self.outcomes.push_back(Outcome::Kept(ticket));
                 }
@@ -344,6 +367,10 @@ impl<K: Copy> Store<K> {
             }
             Report::Failed { commit, why } => {
                 let why = format!("state storage cannot write: {why}");
+                self.answered(commit, now);
+                for covered in self.forgotten.values_mut() {
+                    *covered = covered.filter(|by| *by > commit);
+                }
                 for ticket in self.up_to(commit) {
                     self.outcomes.push_back(Outcome::NotKept(ticket, why.clone()));
                 }
@@ -365,6 +392,10 @@ impl<K: Copy> Store<K> {
             }
             Report::Remark(remark) => self.outcomes.push_back(Outcome::Remark(remark)),
         }
+    }
+
+    fn answered(&mut self, commit: u64, now: Instant) {
+        self.unanswered = (commit < self.last_commit).then_some(now);
     }
 
     fn up_to(&mut self, commit: u64) -> Vec<K> {
@@ -393,6 +424,7 @@ impl<K: Copy> Store<K> {
         }
         orders.extend(self.questions.values().map(|(question, _)| question.clone()));
         orders.iter().for_each(|order| self.order(order, now));
+        self.forget_again(now);
         self.outcomes.push_back(Outcome::Retry);
         self.uncommitted = true;
     }
@@ -402,9 +434,11 @@ impl<K: Copy> Store<K> {
         self.outgoing.clear();
         self.incoming.clear();
         self.uncommitted = false;
+        self.unanswered = None;
         for waiting in &mut self.waiting {
             waiting.commit = None;
         }
+        self.forgotten.values_mut().for_each(|covered| *covered = None);
         let (why, again) = match &self.condition {
             // The first one is replaced at once, and nobody need notice.
             Condition::Working => {
@@ -446,7 +480,7 @@ impl<K: Copy> Store<K> {
         let record = self.waiting.front().map(|waiting| waiting.since);
         let question = self.questions.values().map(|(_, since)| *since).min();
         let bytes = (!self.outgoing.is_empty()).then_some(self.moved);
-        let oldest = [record, question, bytes].into_iter().flatten().min()?;
+        let oldest = [record, question, bytes, self.unanswered].into_iter().flatten().min()?;
         Some(oldest + self.limits.deadline)
     }
 
@@ -463,6 +497,7 @@ impl<K: Copy> Store<K> {
             }
             Condition::Failing { retry, .. } if retry.is_some_and(|retry| retry <= now) => {
                 *retry = None;
+                self.forget_again(now);
                 self.outcomes.push_back(Outcome::Retry);
                 self.uncommitted = true;
             }
@@ -484,6 +519,8 @@ impl<K: Copy> Store<K> {
         }
         self.outgoing.clear();
         self.moved = now;
+        self.unanswered = None;
+        self.forgotten.values_mut().for_each(|covered| *covered = None);
         self.announce(SILENT);
         if self.hears() {
             self.condition = Condition::Killed { why: SILENT.to_owned() };

@@ -235,6 +235,44 @@ fn logs_are_held_back_while_they_are_not_taken_and_left_out_where_nothing_is_wri
     assert!(d.store.outgoing() < 1200, "{}", d.store.outgoing());
 }
 
+#[test]
+fn a_new_child_that_hangs_too_is_killed_too() {
+    let mut d = Driver::new();
+    d.keep("a");
+    d.pass(5000);
+    assert!(d.outcomes().contains(&Outcome::Kill));
+    d.store.ended("signal 9", d.now());
+    d.store.begun(d.now());
+    d.store.end_of_turn(d.now());
+    d.outcomes();
+    assert_eq!(d.orders(), ["commit 2"], "nothing else is under way");
+    d.pass(4999);
+    assert_eq!(d.outcomes(), []);
+    d.pass(1);
+    assert_eq!(d.outcomes(), [Outcome::Kill]);
+}
+
+#[test]
+fn what_is_to_be_forgotten_is_given_until_that_is_durable() {
+    let mut d = Driver::new();
+    d.store.forget(7, d.now());
+    d.store.end_of_turn(d.now());
+    assert_eq!(d.orders(), ["Forget(7)", "commit 1"]);
+    d.say(Report::Failed { commit: 1, why: "No space left".into() });
+    d.store.forget(8, d.now());
+    d.store.end_of_turn(d.now());
+    assert_eq!(d.orders(), ["Forget(7)", "Forget(8)", "commit 2"]);
+    d.store.ended("killed", d.now());
+    d.pass(1000);
+    d.store.begun(d.now());
+    d.store.end_of_turn(d.now());
+    assert_eq!(d.orders(), ["Forget(7)", "Forget(8)", "commit 3"]);
+    d.say(Report::Kept(3));
+    d.store.forget(9, d.now());
+    d.store.end_of_turn(d.now());
+    assert_eq!(d.orders(), ["Forget(9)", "commit 4"]);
+}
+
 /// A child in a directory of its own.
 struct Child {
     socket: UnixStream,
@@ -335,12 +373,18 @@ fn a_child_that_cannot_write_says_why_and_goes_on_when_it_can() {
     std::fs::remove_file(place.journal()).unwrap();
     std::fs::create_dir(place.journal()).unwrap();
     child = Child::on(place);
-    child.order(&[line(1, "filed"), Order::Commit(1)]);
+    child.order(&[line(1, "filed"), Order::Commit(1), line(1, "started")]);
     assert!(matches!(child.report(), Report::Failed { commit: 1, .. }));
     std::fs::remove_dir(child.place.journal()).unwrap();
-    child.order(&[line(1, "filed"), Order::Commit(2)]);
-    assert_eq!(child.report(), Report::Kept(2));
+    // What came behind the first commit is lost too, and only the next one can say so.
+    child.order(&[Order::Commit(2)]);
+    assert!(matches!(child.report(), Report::Failed { commit: 2, .. }));
+    child.order(&[Order::Commit(3)]);
+    assert_eq!(child.report(), Report::Kept(3), "a commit of nothing opens the journal anew");
+    child.order(&[line(1, "filed"), Order::Commit(4)]);
+    assert_eq!(child.report(), Report::Kept(4));
     let place = child.end();
-    assert_eq!(load(&place.journal()).records.len(), 1);
+    let loaded = load(&place.journal());
+    assert_eq!((loaded.records.len(), loaded.damaged), (1, false), "{:?}", loaded.remarks);
     std::fs::remove_dir_all(&place.directory).unwrap();
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::journal::{Journal, put_in_place};
+use super::journal::{Journal, WriteError, put_in_place};
 use super::message::{Order, Report};
 use super::segments::{JobLog, LogEnd, ends, remove_unknown};
 use crate::wire::Excerpt;
@@ -107,6 +107,10 @@ struct Worker<'p> {
     failed_logs: BTreeSet<u64>,
     /// The number of the last commit that is asked for.
     asked: Option<u64>,
+    /// Records came behind that.
+    uncovered: bool,
+    /// Why records are lost that no commit has covered yet: the next one fails for them.
+    lost: Option<String>,
     reports: Vec<u8>,
     deaf: bool,
     /// The last try to compact the journal did not fail.
@@ -121,6 +125,8 @@ impl Worker<'_> {
             logs: BTreeMap::new(),
             failed_logs: BTreeSet::new(),
             asked: None,
+            uncovered: false,
+            lost: None,
             reports: Vec::new(),
             deaf: false,
             compacts: true,
@@ -148,16 +154,11 @@ impl Worker<'_> {
 
     fn carry_out(&mut self, order: Order) {
         match order {
-            Order::Line(line) => {
-                if self.journal.is_err() {
-                    self.open_journal();
-                }
-                if let (Ok(Some(journal)), Ok(object)) = (&mut self.journal, str::from_utf8(&line))
-                {
-                    journal.append(object);
-                }
+            Order::Line(line) => self.record(&String::from_utf8_lossy(&line)),
+            Order::Commit(commit) => {
+                self.asked = Some(commit);
+                self.uncovered = false;
             }
-            Order::Commit(commit) => self.asked = Some(commit),
             Order::Log { serial, at, limit, text } => self.append(serial, at, limit, &text),
             Order::CloseLog(serial) => {
                 self.logs.remove(&serial);
@@ -190,6 +191,21 @@ impl Worker<'_> {
         }
     }
 
+    fn record(&mut self, object: &str) {
+        self.uncovered = true;
+        if self.journal.is_err() {
+            self.open_journal();
+        }
+        let taken = match &mut self.journal {
+            Ok(None) => Ok(()),
+            Ok(Some(journal)) => journal.append(object).map_err(|error| error.to_string()),
+            Err(why) => Err(why.clone()),
+        };
+        if let Err(why) = taken {
+            self.lost = Some(why);
+        }
+    }
+
     fn remark(&mut self, remark: String) {
         self.report(&Report::Remark(remark));
     }
@@ -217,9 +233,7 @@ impl Worker<'_> {
 
     fn forget(&mut self, serial: u64) {
         self.failed_logs.remove(&serial);
-        if let Ok(Some(journal)) = &mut self.journal {
-            journal.append(&format!(r#"{{"serial":{serial},"is":"forgotten"}}"#));
-        }
+        self.record(&format!(r#"{{"serial":{serial},"is":"forgotten"}}"#));
         let open = self.logs.remove(&serial).map(Ok);
         let log = open.unwrap_or_else(|| JobLog::open(&self.place.logs(), serial));
         if let Err(error) = log.and_then(|mut log| log.remove()) {
@@ -247,15 +261,33 @@ impl Worker<'_> {
     /// Writes what was taken in, and makes it durable if that was asked for.
     fn commit(&mut self) {
         let asked = self.asked.take();
+        if self.journal.is_err() && asked.is_some() {
+            self.open_journal();
+        }
         let written = match &mut self.journal {
             Err(why) => Err(why.clone()),
             Ok(None) => Ok(()),
-            Ok(Some(journal)) => journal.write(asked.is_some()).map_err(|error| error.to_string()),
+            Ok(Some(journal)) => match journal.write(asked.is_some()) {
+                Ok(()) => Ok(()),
+                Err(WriteError::AsBefore(error)) => Err(error.to_string()),
+                Err(WriteError::Broken(error)) => {
+                    self.journal = Err(error.to_string());
+                    Err(error.to_string())
+                }
+            },
         };
-        match (asked, written) {
-            (Some(commit), Ok(())) => self.report(&Report::Kept(commit)),
-            (Some(commit), Err(why)) => self.report(&Report::Failed { commit, why }),
-            (None, _) => {}
+        // What is lost behind the last commit, or was before, is told by the next one.
+        let before = self.lost.take_if(|_| asked.is_some());
+        if std::mem::take(&mut self.uncovered) {
+            let why = written.as_ref().err().or(before.as_ref()).cloned();
+            self.lost = why.or(self.lost.take());
+        }
+        match (asked, written, before) {
+            (Some(commit), Ok(()), None) => self.report(&Report::Kept(commit)),
+            (Some(commit), Err(why), _) | (Some(commit), Ok(()), Some(why)) => {
+                self.report(&Report::Failed { commit, why });
+            }
+            (None, _, _) => {}
         }
         if let Ok(Some(journal)) = &mut self.journal {
             match journal.compact() {

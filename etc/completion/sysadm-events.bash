@@ -1,0 +1,47 @@
+# Completion of sysadm-events(8) for bash.
+
+_sysadm_events() {
+	local word=${COMP_WORDS[COMP_CWORD]} before='' command=''
+	local target="-c --socket --url --fingerprint --token-file --user --password-file"
+	local options='' values=''
+	COMPREPLY=()
+	if [ "$COMP_CWORD" -gt 0 ]; then
+		before=${COMP_WORDS[COMP_CWORD - 1]}
+	fi
+	if [ "$COMP_CWORD" -gt 1 ]; then
+		command=${COMP_WORDS[1]}
+	fi
+	case $command in
+	'')
+		options="-h --help -V --version"
+		values="serve check fingerprint watch run jobs kill log status call help"
+		;;
+	serve | check | fingerprint) options="-c -h --help" ;;
+	watch)
+		options="--json --since -h --help $target"
+		values="dispatcher life-preserver system-state"
+		;;
+	run) options="--queue --id --timeout --detach -h --help $target" ;;
+	jobs | status) options="--json -h --help $target" ;;
+	kill | call) options="-h --help $target" ;;
+	log) options="--raw -h --help $target" ;;
+	help) values="serve check fingerprint watch run jobs kill log status call" ;;
+	esac
+	case $command:$before in
+	?*:-c | ?*:--socket | ?*:--token-file | ?*:--password-file)
+		compopt -o filenames 2>/dev/null
+		mapfile -t COMPREPLY < <(compgen -f -- "$word")
+		return
+		;;
+	?*:--url | ?*:--fingerprint | ?*:--user | watch:--since | run:--queue | run:--id | run:--timeout)
+		return
+		;;
+	esac
+	case $word in
+	-*) values='' ;;
+	*) options='' ;;
+	esac
+	mapfile -t COMPREPLY < <(compgen -W "$options $values" -- "$word")
+}
+
+complete -F _sysadm_events sysadm-events

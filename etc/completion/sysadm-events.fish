@@ -1,0 +1,37 @@
+# Completion of sysadm-events(8) for fish.
+
+complete -c sysadm-events -f
+
+set -l none __fish_use_subcommand
+complete -c sysadm-events -n $none -a serve -d 'the daemon, in the foreground'
+complete -c sysadm-events -n $none -a check -d 'say what is wrong with the configuration'
+complete -c sysadm-events -n $none -a fingerprint -d "this host's certificate fingerprint, for remote clients"
+complete -c sysadm-events -n $none -a watch -d 'follow events'
+complete -c sysadm-events -n $none -a run -d 'run a job, show its output, exit with its code'
+complete -c sysadm-events -n $none -a jobs -d 'list jobs'
+complete -c sysadm-events -n $none -a kill -d 'end jobs'
+complete -c sysadm-events -n $none -a log -d "print a job's output"
+complete -c sysadm-events -n $none -a status -d 'how the daemon is doing'
+complete -c sysadm-events -n $none -a call -d 'send any request, print the reply'
+complete -c sysadm-events -n $none -s V -l version -d 'the version'
+complete -c sysadm-events -s h -l help -d 'what it does'
+
+set -l any '__fish_seen_subcommand_from serve check fingerprint watch run jobs kill log status call'
+complete -c sysadm-events -n $any -s c -r -F -d 'the configuration, or the daemon that it is for'
+
+set -l target '__fish_seen_subcommand_from watch run jobs kill log status call'
+complete -c sysadm-events -n $target -l socket -r -F -d 'the daemon behind this socket'
+complete -c sysadm-events -n $target -l url -x -d 'the daemon of another host'
+complete -c sysadm-events -n $target -l fingerprint -x -d 'SHA-256 of its certificate'
+complete -c sysadm-events -n $target -l token-file -r -F -d 'a file with a token for it'
+complete -c sysadm-events -n $target -l user -x -d 'a user of it, by password'
+complete -c sysadm-events -n $target -l password-file -r -F -d 'a file with that password'
+
+complete -c sysadm-events -n '__fish_seen_subcommand_from watch jobs status' -l json -d 'as the daemon sends it'
+complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -l since -x -d 'begin behind the event of this number'
+complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -a 'dispatcher life-preserver system-state'
+complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l queue -x -d 'wait for the jobs of this queue'
+complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l id -x -d 'name the job'
+complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l timeout -x -d 'end the job after so long'
+complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l detach -d "print the job's id and leave it to itself"
+complete -c sysadm-events -n '__fish_seen_subcommand_from log' -l raw -d 'as it is on a terminal too'

@@ -1,0 +1,36 @@
+//! The manual page is a second sample: each key in it, with its default, must be what holds.
+
+use super::*;
+
+const PAGE: &str = include_str!("../../../man/sysadm-events.toml.5");
+
+/// The keys of the page as a file: sections as the page has them, each key with its value.
+fn as_file() -> String {
+    let keys = PAGE.split_once("\n.Sh KEYS\n").unwrap().1.split_once("\n.Sh ").unwrap().0;
+    let line = |line: &str| {
+        let text = line.strip_prefix(".Ss ").or_else(|| line.strip_prefix(".It Ic "))?;
+        Some(text.replace("\\(dq", "\"") + "\n")
+    };
+    keys.lines().filter_map(line).collect()
+}
+
+#[test]
+fn states_every_default_as_it_is() {
+    let mut config = good(&as_file());
+    assert_eq!(std::mem::take(&mut config.bridge.link).len(), 1);
+    assert_eq!(config, Config::defaults(&Home::System));
+}
+
+#[test]
+fn names_every_key() {
+    let (known, written) = known_and_written(&as_file());
+    assert!(known.len() > 50, "{known:?}");
+    assert_eq!(known, written);
+}
+
+#[test]
+fn marks_what_needs_a_restart() {
+    let marked = |text: &str| -> usize { text.matches("(restart)").count() };
+    // The page explains the mark, as the sample does.
+    assert_eq!(marked(PAGE), marked(SAMPLE));
+}
