@@ -390,7 +390,7 @@ fn watch_goes_on_where_it_was_and_says_when_it_cannot() -> Outcome<()> {
     assert!(again.contains(r#""present":true"#), "{again}");
     let mut peer = Peer::local(&daemon)?;
     run(&mut peer, &json!({ "two": "true" }));
-    watch.out.wait_from(next, r#""process_id":"two""#)?;
+    watch.out.wait_from(next, r#""state":"finished","process_id":"two""#)?;
     watch.signal(Signal::SIGTERM)?;
     // A place in a run that is over is a gap, a place in this one is not.
     let since = format!("{}:1", epoch.as_str().unwrap());
