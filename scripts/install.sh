@@ -4,7 +4,8 @@
 # directory; empty for this very host), SYSTEM (`uname -s`), BINARY (the program that was built).
 set -eu
 
-# Mode, source, place.
+# Mode, source, place: under PREFIX, or from the root where it begins with a slash (on Linux PAM reads
+# no other directory).
 files() {
 	cat <<-END
 		0755 BINARY bin/sysadm-events
@@ -24,11 +25,13 @@ files() {
 			0755 rc.d/sysadm_events etc/rc.d/sysadm_events
 			0644 etc/newsyslog.conf.d/sysadm-events.conf etc/newsyslog.conf.d/sysadm-events.conf.sample
 			0644 etc/syslog.d/sysadm-events.conf etc/syslog.d/sysadm-events.conf.sample
+			0644 etc/pam.d/sysadm-events.freebsd etc/pam.d/sysadm-events.sample
 			0644 etc/devd/sysadm-events.conf share/examples/sysadm-events/devd.conf
 		END
 		;;
 	Linux)
 		cat <<-END
+			0644 etc/pam.d/sysadm-events.linux /etc/pam.d/sysadm-events.sample
 			0644 etc/systemd/sysadm-events.service lib/systemd/system/sysadm-events.service
 		END
 		;;
@@ -46,8 +49,16 @@ live() {
 	esac
 }
 
+# Where a place of the table is.
+at() {
+	case $1 in
+	/*) echo "$DESTDIR$1" ;;
+	*) echo "$root/$1" ;;
+	esac
+}
+
 put() {
-	mode=$1 source=$2 place=$root/$3
+	mode=$1 source=$2 place=$(at "$3")
 	install -d -m 0755 "${place%/*}"
 	if [ "$source" = BINARY ]; then
 		install -m "$mode" "$BINARY" "$place"
@@ -63,7 +74,7 @@ put() {
 
 # A file that somebody has changed stays.
 drop() {
-	place=$root/$1
+	place=$(at "$1")
 	alive=$(live "$place")
 	if [ -n "$alive" ] && [ -e "$alive" ]; then
 		if cmp -s "$place" "$alive"; then

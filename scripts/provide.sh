@@ -8,6 +8,7 @@ package_of() {
 	cc) echo gcc libc6-dev ;;
 	pip) echo python3-pip ;;
 	readelf) echo binutils ;;
+	useradd) echo passwd libpam0g libpam-modules ;;
 	*) echo "$1" ;;
 	esac
 }
@@ -16,6 +17,7 @@ advice_on() {
 	case $1 in
 	cargo) echo "Rust 1.89 or newer: https://rustup.rs, or on FreeBSD: pkg install rust" ;;
 	cc) echo "a C compiler (a library has C in it): apt-get install gcc libc6-dev" ;;
+	useradd) echo "Tests of real passwords are skipped without it; on Debian: apt-get install passwd libpam-modules" ;;
 	zfs-fuse) echo "Tests on real pools are skipped without it; on Debian: apt-get install zfs-fuse, as root" ;;
 	pip) echo "apt-get install python3-pip" ;;
 	readelf) echo "apt-get install binutils" ;;

@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
 
-use crate::auth::{Identity, Need, Role, Token, Tokens, need, reachable};
+use crate::auth::{Identity, Need, Proof, Role, Token, Tokens, need, reachable};
 use crate::dispatcher::{Dispatcher, Serial, Submission, check_name, read_run, read_submit};
 use crate::helper::store::TextQuestion;
 use crate::hub::{Filter, Hub, SessionId, Since};
@@ -44,6 +45,15 @@ pub enum Answer {
     WhenKept(Value, Vec<Serial>),
     /// A response with what the store answers to this question.
     Log(TextQuestion),
+    /// Whatever becomes of this password.
+    Password {
+        /// Whose it is said to be.
+        user: String,
+        /// The password itself.
+        secret: Zeroizing<String>,
+    },
+    /// A refusal with 401 for this reason: a secret was shown and is wrong.
+    Wrong(&'static str),
     /// Nothing.
     Silence,
 }
@@ -114,12 +124,12 @@ impl Session {
         let fields = args.unwrap_or(&empty);
         let response = match (namespace.as_str(), name.as_str(), action) {
             ("rpc", "identify", _) => json!({ "type": "server", "hostname": house.hostname }),
-            ("rpc", "auth", _) => self.auth(fields, house)?,
-            ("rpc", "auth_token", _) => self.auth_token(fields, house)?,
+            ("rpc", "auth", _) => return self.auth(fields, house),
+            ("rpc", "auth_token", _) => return self.auth_token(fields, house),
             ("rpc", "auth_ssl", _) => {
                 return Err(Refusal::new(
                     ErrorCode::Forbidden,
-                    "this server takes no keys; use auth_token",
+                    "this server takes no keys; use auth or auth_token",
                 ));
             }
             ("rpc", "auth_clear", _) => {
@@ -163,9 +173,9 @@ impl Session {
         let needed = need(&request.namespace, &request.name, action);
         match (&self.identity, needed) {
             (_, Some(Need::Nothing)) => Ok(()),
-            (None, Some(Need::Role(_)) | None) => {
-                Err(self.refuse_nobody("authenticate first (rpc/auth_token, or the local socket)"))
-            }
+            (None, Some(Need::Role(_)) | None) => Err(self.refuse_nobody(
+                "authenticate first (rpc/auth, rpc/auth_token, or the local socket)",
+            )),
             (Some(who), Some(Need::Role(role))) if who.role >= role => Ok(()),
             (Some(who), Some(Need::Role(_))) => {
                 let why = format!("{} may read only; this needs full access", who.user);
@@ -193,41 +203,64 @@ impl Session {
         &mut self,
         fields: &Map<String, Value>,
         house: &mut House<'_>,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<Answer, Refusal> {
         if fields.contains_key("username") || fields.contains_key("password") {
-            let why = "this server takes no passwords; use a token from its local socket";
-            return Err(Refusal::new(ErrorCode::Forbidden, why));
+            let text = |key| fields.get(key).and_then(Value::as_str);
+            let (Some(user), Some(secret)) = (text("username"), text("password")) else {
+                let why = "auth needs {\"username\": \"…\", \"password\": \"…\"}";
+                return Err(Refusal::bad_request(why));
+            };
+            let (user, secret) = (user.to_owned(), Zeroizing::new(secret.to_owned()));
+            return Ok(Answer::Password { user, secret });
         }
         let Known::Somebody(known) = self.known.clone() else {
             let why = "only the local socket knows its peer without a password or token";
             return Err(self.refuse_nobody(why));
         };
-        let issued = house.tokens.issue(known.clone(), house.now.instant);
-        let Some((text, token)) = issued else {
+        self.become_known(known, house.tokens, house.now).map(Answer::Response)
+    }
+
+    /// Somebody proved who they are: a token for them, as the `args` of the answer.
+    pub fn become_known(
+        &mut self,
+        identity: Identity,
+        tokens: &mut Tokens,
+        now: Moment,
+    ) -> Result<Value, Refusal> {
+        let Some((text, token)) = tokens.issue(identity.clone(), now.instant) else {
             return Err(Refusal::new(ErrorCode::Internal, "the system gives no random bits"));
         };
-        self.identity = Some(known);
+        self.identity = Some(identity);
         self.token = Some(token);
-        Ok(json!([&*text, house.tokens.ttl().as_secs()]))
+        Ok(json!([&*text, tokens.ttl().as_secs()]))
+    }
+
+    /// Something is known anew of whoever it is; `None`: they have no right any more.
+    pub fn revise(&mut self, identity: Option<Identity>) {
+        if let Known::Somebody(known) = &mut self.known {
+            match &identity {
+                Some(identity) if identity.proof == Proof::Kernel => *known = identity.clone(),
+                Some(_) => {}
+                None => self.known = Known::WithoutRole(known.user.clone()),
+            }
+        }
+        self.identity = identity;
     }
 
     fn auth_token(
         &mut self,
         fields: &Map<String, Value>,
         house: &mut House<'_>,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<Answer, Refusal> {
         let Some(text) = fields.get("token").and_then(Value::as_str) else {
             return Err(Refusal::bad_request("auth_token needs {\"token\": \"…\"}"));
         };
         let Some((identity, token)) = house.tokens.redeem(text, house.now.instant) else {
-            return Err(Refusal::new(
-                ErrorCode::Unauthorized,
-                "no such token, or its time is over",
-            ));
+            return Ok(Answer::Wrong("no such token, or its time is over"));
         };
         self.identity = Some(identity);
         self.token = Some(token);
-        Ok(json!([text, house.tokens.ttl().as_secs()]))
+        Ok(Answer::Response(json!([text, house.tokens.ttl().as_secs()])))
     }
 
     fn clear(&mut self, house: &mut House<'_>) {

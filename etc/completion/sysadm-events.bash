@@ -2,7 +2,7 @@
 
 _sysadm_events() {
 	local word=${COMP_WORDS[COMP_CWORD]} before='' command=''
-	local target="-c --socket --url --fingerprint --token-file"
+	local target="-c --socket --url --fingerprint --token-file --user --password-file"
 	local options='' values=''
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -gt 0 ]; then
@@ -28,12 +28,12 @@ _sysadm_events() {
 	help) values="serve check fingerprint watch run jobs kill log status call" ;;
 	esac
 	case $command:$before in
-	?*:-c | ?*:--socket | ?*:--token-file)
+	?*:-c | ?*:--socket | ?*:--token-file | ?*:--password-file)
 		compopt -o filenames 2>/dev/null
 		mapfile -t COMPREPLY < <(compgen -f -- "$word")
 		return
 		;;
-	?*:--url | ?*:--fingerprint | watch:--since | run:--queue | run:--id | run:--timeout)
+	?*:--url | ?*:--fingerprint | ?*:--user | watch:--since | run:--queue | run:--id | run:--timeout)
 		return
 		;;
 	esac

@@ -24,6 +24,8 @@ complete -c sysadm-events -n $target -l socket -r -F -d 'the daemon behind this 
 complete -c sysadm-events -n $target -l url -x -d 'the daemon of another host'
 complete -c sysadm-events -n $target -l fingerprint -x -d 'SHA-256 of its certificate'
 complete -c sysadm-events -n $target -l token-file -r -F -d 'a file with a token for it'
+complete -c sysadm-events -n $target -l user -x -d 'a user of it, by password'
+complete -c sysadm-events -n $target -l password-file -r -F -d 'a file with that password'
 
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch jobs status' -l json -d 'as the daemon sends it'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -l since -x -d 'begin behind the event of this number'

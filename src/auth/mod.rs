@@ -1,7 +1,9 @@
 //! Who is at the other end, and what they may do.
 
 mod role;
+mod throttle;
 mod token;
 
-pub use role::{Identity, Need, Role, Roles, need, reachable};
+pub use role::{Identity, Need, Proof, Role, Roles, need, reachable};
+pub use throttle::{Consequence, Limits, Throttle};
 pub use token::{Token, Tokens};

@@ -11,13 +11,46 @@ pub enum Role {
     Full,
 }
 
+impl Role {
+    /// As it stands in logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Read => "read",
+            Role::Full => "full",
+        }
+    }
+}
+
 /// Somebody who proved who they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// As it stands in logs.
     pub user: String,
+    /// The number of the user.
+    pub uid: u32,
     /// What they may do.
     pub role: Role,
+    /// How they proved it.
+    pub proof: Proof,
+}
+
+/// How somebody proved who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// The kernel says so: the local socket.
+    Kernel,
+    /// A password of the host.
+    Password,
+}
+
+impl Proof {
+    /// As it stands in logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Proof::Kernel => "local socket",
+            Proof::Password => "password",
+        }
+    }
 }
 
 /// Which groups give which role. Users that are in none have no role at all.
@@ -35,16 +68,28 @@ impl Roles {
     /// The identity of a local peer, if it has a role. Its name is its number: to look it up
     /// could take minutes where names live on another host.
     pub fn of(&self, peer: &PeerCredentials) -> Option<Identity> {
-        let in_any = |groups: &[u32]| peer.groups.iter().any(|group| groups.contains(group));
-        let role = if peer.uid == 0 || self.own_uid == Some(peer.uid) || in_any(&self.full) {
-            Role::Full
-        } else if in_any(&self.read) {
-            Role::Read
-        } else {
-            return None;
-        };
+        let role = self.role(peer.uid, &peer.groups)?;
         let user = if peer.uid == 0 { "root".to_owned() } else { format!("uid {}", peer.uid) };
-        Some(Identity { user, role })
+        Some(Identity { user, uid: peer.uid, role, proof: Proof::Kernel })
+    }
+
+    /// The role of a user who is in these groups.
+    pub fn role(&self, uid: u32, groups: &[u32]) -> Option<Role> {
+        let in_any = |wanted: &[u32]| groups.iter().any(|group| wanted.contains(group));
+        if uid == 0 || self.own_uid == Some(uid) || in_any(&self.full) {
+            Some(Role::Full)
+        } else {
+            in_any(&self.read).then_some(Role::Read)
+        }
+    }
+
+    /// True for somebody whose right does not come from an account that could be locked or leave a
+    /// group: root and the daemon's own user, where the kernel says that it is them.
+    pub fn is_beyond_accounts(&self, who: &Identity) -> bool {
+        match who.proof {
+            Proof::Kernel => who.uid == 0 || self.own_uid == Some(who.uid),
+            Proof::Password => false,
+        }
     }
 }
 

@@ -111,6 +111,22 @@ impl Tokens {
         }
     }
 
+    /// Whose tokens there are.
+    pub fn identities(&self) -> impl Iterator<Item = &Identity> {
+        self.entries.iter().map(|entry| &entry.identity)
+    }
+
+    /// Something is known anew of those to whom they belong; `None` takes a token away.
+    pub fn revise(&mut self, judge: impl Fn(&Identity) -> Option<Identity>) {
+        self.entries.retain_mut(|entry| match judge(&entry.identity) {
+            Some(identity) => {
+                entry.identity = identity;
+                true
+            }
+            None => false,
+        });
+    }
+
     /// It is not valid any more.
     pub fn revoke(&mut self, token: Token) {
         self.entries.retain(|entry| entry.token != token);
@@ -131,12 +147,12 @@ fn hash(text: &str) -> Token {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Role;
+    use crate::auth::{Proof, Role};
 
     const TTL: Duration = Duration::from_secs(900);
 
     fn identity(user: &str) -> Identity {
-        Identity { user: user.into(), role: Role::Read }
+        Identity { user: user.into(), uid: 1000, role: Role::Read, proof: Proof::Kernel }
     }
 
     #[test]

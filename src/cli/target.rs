@@ -5,8 +5,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::exit::Exit;
+use super::terminal::ask_for_secret;
 use super::words::Words;
-use crate::client::{Client, Fingerprint, Target, Token, Url, sysexits};
+use crate::client::{Client, Credential, Fingerprint, Secret, Target, Url, sysexits};
 use crate::config::{Config, Home};
 
 /// The part of a command's help that is about these options.
@@ -23,13 +24,16 @@ Which daemon (TARGET):
   --token-file FILE    a file whose first line is a token for that host; there
                        sysadm-events call rpc auth | cut -d'\"' -f2
                        makes one, good for 15 minutes after its last use
+  --user NAME          instead of a token: a user there, whose password is asked
+                       for on the terminal
+  --password-file FILE a file whose first line is that password
 "
     };
 }
 pub(super) use target_help;
 
-/// The longest token file that is read, in bytes: only its first line matters.
-const TOKEN_FILE: u64 = 64 * 1024;
+/// The longest file with a secret that is read, in bytes: only its first line matters.
+const SECRET_FILE: u64 = 64 * 1024;
 
 /// The options as they were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub(super) struct TargetOptions {
     url: Option<String>,
     fingerprint: Option<String>,
     token_file: Option<PathBuf>,
+    user: Option<String>,
+    password_file: Option<PathBuf>,
 }
 
 impl TargetOptions {
@@ -50,6 +56,8 @@ impl TargetOptions {
             "--url" => self.url = Some(words.value()?),
             "--fingerprint" => self.fingerprint = Some(words.value()?),
             "--token-file" => self.token_file = Some(words.path()?),
+            "--user" => self.user = Some(words.value()?),
+            "--password-file" => self.password_file = Some(words.path()?),
             _ => return Ok(false),
         }
         Ok(true)
@@ -69,9 +77,11 @@ impl TargetOptions {
         if let Some(url) = &self.url {
             return self.remote(url);
         }
-        if self.fingerprint.is_some() || self.token_file.is_some() {
+        let secrets = [&self.token_file, &self.password_file];
+        if self.fingerprint.is_some() || self.user.is_some() || secrets.iter().any(|s| s.is_some())
+        {
             return Err(Exit::usage(
-                "--fingerprint and --token-file go with --url: on a socket you are known by who you are",
+                "--fingerprint, --token-file, --user and --password-file go with --url: on a socket you are known by who you are",
             ));
         }
         if let Some(socket) = &self.socket {
@@ -85,20 +95,44 @@ impl TargetOptions {
 
     fn remote(&self, url: &str) -> Result<Target, Exit> {
         let url: Url = url.parse().map_err(usage)?;
-        let token = self.token_file.as_deref().map(read_token).transpose()?;
+        if url.tls && self.fingerprint.is_none() {
+            return Err(Exit::usage(format!(
+                "{url} needs --fingerprint, or it could be anybody's; run \"sysadm-events fingerprint\" on {} to get it",
+                url.host
+            )));
+        }
+        let credential = self.credential(&url)?;
         match (url.tls, &self.fingerprint) {
             (true, Some(fingerprint)) => {
                 let fingerprint: Fingerprint = fingerprint.parse().map_err(usage)?;
-                Ok(Target::Tls { url, fingerprint, token })
+                Ok(Target::Tls { url, fingerprint, credential })
             }
-            (true, None) => Err(Exit::usage(format!(
-                "{url} needs --fingerprint, or it could be anybody's; run \"sysadm-events fingerprint\" on {} to get it",
-                url.host
-            ))),
+            (true | false, None) => Ok(Target::Loopback { url, credential }),
             (false, Some(_)) => {
                 Err(Exit::usage("ws:// has no certificate: --fingerprint goes with wss://"))
             }
-            (false, None) => Ok(Target::Loopback { url, token }),
+        }
+    }
+
+    fn credential(&self, url: &Url) -> Result<Option<Credential>, Exit> {
+        match (&self.token_file, &self.user, &self.password_file) {
+            (None, None, None) => Ok(None),
+            (Some(file), None, None) => Ok(Some(Credential::Token(read_secret(file, "a token")?))),
+            (Some(_), ..) => Err(Exit::usage("either --token-file or --user, not both")),
+            (None, None, Some(_)) => Err(Exit::usage("--password-file goes with --user")),
+            (None, Some(user), Some(file)) => {
+                let password = read_secret(file, "a password")?;
+                Ok(Some(Credential::Password { user: user.clone(), password }))
+            }
+            (None, Some(user), None) => {
+                let prompt = format!("Password of {user} on {}: ", url.host);
+                let password = ask_for_secret(&prompt).map_err(|error| {
+                    Exit::usage(format!(
+                        "cannot ask for the password on a terminal: {error}; use --password-file"
+                    ))
+                })?;
+                Ok(Some(Credential::Password { user: user.clone(), password }))
+            }
         }
     }
 }
@@ -116,19 +150,21 @@ fn configured_socket(file: &Path, home: &Home) -> Result<PathBuf, Exit> {
     })
 }
 
-fn read_token(file: &Path) -> Result<Token, Exit> {
+fn read_secret(file: &Path, what: &str) -> Result<Secret, Exit> {
     let mut text = zeroize::Zeroizing::new(String::new());
-    fs::File::open(file).and_then(|file| file.take(TOKEN_FILE).read_to_string(&mut text)).map_err(
-        |error| Exit::usage(format!("cannot read the token: {}: {error}", file.display())),
-    )?;
-    let token = text.lines().next().unwrap_or("").trim();
-    if token.is_empty() {
+    fs::File::open(file)
+        .and_then(|file| file.take(SECRET_FILE).read_to_string(&mut text))
+        .map_err(|error| Exit::usage(format!("cannot read {what}: {}: {error}", file.display())))?;
+    // A token has no blanks around it; a password may.
+    let line = text.lines().next().unwrap_or("");
+    let secret = if what == "a token" { line.trim() } else { line };
+    if secret.is_empty() {
         return Err(Exit::usage(format!(
-            "{}: its first line is empty, not a token",
+            "{}: its first line is empty, not {what}",
             file.display()
         )));
     }
-    Ok(Token::new(token))
+    Ok(Secret::new(secret))
 }
 
 #[cfg(test)]
@@ -167,9 +203,9 @@ mod tests {
         let Ok(Target::Sockets(paths)) = target(&["--socket", "/s"]) else { panic!() };
         assert_eq!(paths, [PathBuf::from("/s")]);
         let tls = target(&["--url", "wss://h", "--fingerprint", HEX]);
-        assert!(matches!(tls, Ok(Target::Tls { url, token: None, .. }) if url.port == 12150));
+        assert!(matches!(tls, Ok(Target::Tls { url, credential: None, .. }) if url.port == 12150));
         let plain = target(&["--url=ws://127.0.0.1:1"]);
-        assert!(matches!(plain, Ok(Target::Loopback { url, token: None }) if url.port == 1));
+        assert!(matches!(plain, Ok(Target::Loopback { url, credential: None }) if url.port == 1));
     }
 
     #[test]
@@ -181,18 +217,30 @@ mod tests {
         assert!(refused(&["--socket", "/s", "--url", "wss://h"]).contains("only one"));
         assert!(refused(&["--socket", "/s", "-c", "/f"]).contains("only one"));
         assert!(refused(&["--fingerprint", HEX]).contains("--url"));
+        assert!(refused(&["--user", "u"]).contains("--url"));
+        let url = "--url=ws://[::1]";
+        assert!(refused(&[url, "--password-file=/p"]).contains("--user"));
+        assert!(refused(&[url, "--token-file=/t", "--user=u"]).contains("not both"));
         assert!(
             refused(&["--url=ws://[::1]", "--token-file=/nothing/here"]).contains("/nothing/here")
         );
     }
 
     #[test]
-    fn a_token_is_the_first_line_of_its_file() {
+    fn a_secret_is_the_first_line_of_its_file() {
         let file = std::env::temp_dir().join(format!("sysadm-token-{}", std::process::id()));
         fs::write(&file, " abc \nsecond\n").unwrap();
-        assert_eq!(read_token(&file).unwrap(), Token::new("abc"));
+        assert_eq!(read_secret(&file, "a token").unwrap(), Secret::new("abc"));
+        assert_eq!(read_secret(&file, "a password").unwrap(), Secret::new(" abc "));
+        let path = file.display().to_string();
+        let with_password = target(&["--url=ws://[::1]:1", "--user=u", "--password-file", &path]);
+        let Ok(Target::Loopback { credential: Some(credential), .. }) = with_password else {
+            panic!()
+        };
+        let password = Secret::new(" abc ");
+        assert_eq!(credential, Credential::Password { user: "u".into(), password });
         fs::write(&file, "\nsecond\n").unwrap();
-        assert!(read_token(&file).is_err());
+        assert!(read_secret(&file, "a token").is_err());
         fs::remove_file(&file).unwrap();
     }
 }

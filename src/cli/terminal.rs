@@ -1,6 +1,13 @@
 //! What the terminal at the other end can show.
 
 use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::{self, Read, Write};
+
+use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices, tcgetattr, tcsetattr};
+use zeroize::Zeroizing;
+
+use crate::client::Secret;
 
 /// Colours and characters that may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +72,34 @@ impl Terminal {
     /// One of two spellings.
     pub(super) fn either(self, unicode: &'static str, ascii: &'static str) -> &'static str {
         if self.unicode { unicode } else { ascii }
+    }
+}
+
+/// The longest secret that is typed, in bytes.
+const TYPED: usize = 1024;
+/// What Ctrl-C sends.
+const CTRL_C: u8 = 3;
+
+/// Asks for something on the terminal of this process, which does not show what is typed. Ctrl-C
+/// gives up: it ends the line instead of the command, so that the terminal is always put back.
+pub(super) fn ask_for_secret(prompt: &str) -> io::Result<Secret> {
+    let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
+    let usual = tcgetattr(&terminal)?;
+    let mut hidden = usual.clone();
+    hidden.local_flags.remove(LocalFlags::ECHO | LocalFlags::ISIG);
+    hidden.local_flags.insert(LocalFlags::ECHONL | LocalFlags::ICANON);
+    hidden.control_chars[SpecialCharacterIndices::VEOL as usize] = CTRL_C;
+    // First hidden, then asked for: what was typed before is let go.
+    tcsetattr(&terminal, SetArg::TCSAFLUSH, &hidden)?;
+    let mut line = Zeroizing::new([0; TYPED]);
+    let read = terminal.write_all(prompt.as_bytes()).and_then(|()| terminal.read(&mut *line));
+    tcsetattr(&terminal, SetArg::TCSAFLUSH, &usual)?;
+    let typed = line.get(..read?).unwrap_or_default();
+    let typed = typed.strip_suffix(b"\n").filter(|typed| !typed.is_empty());
+    match typed.map(std::str::from_utf8) {
+        Some(Ok(secret)) => Ok(Secret::new(secret)),
+        Some(Err(_)) => Err(io::Error::new(io::ErrorKind::InvalidInput, "that is not UTF-8")),
+        None => Err(io::Error::new(io::ErrorKind::InvalidInput, "nothing was typed")),
     }
 }
 

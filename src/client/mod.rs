@@ -33,7 +33,7 @@ use stream::{Stream, Waited};
 pub use error::{ClientError, Refused, Step};
 pub use feed::{Feed, News, Place};
 pub use frame::{Frame, Reply};
-pub use target::{DEFAULT_PORT, Fingerprint, Target, TargetError, Token, Url};
+pub use target::{Credential, DEFAULT_PORT, Fingerprint, Secret, Target, TargetError, Url};
 
 /// How long the parts of a conversation may take.
 #[derive(Clone, Copy, Debug)]
@@ -109,25 +109,32 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, and authenticates where the target has a token.
+    /// Connects, and authenticates where the target has a credential.
     pub fn connect(target: &Target) -> Result<Client, ClientError> {
         Client::connect_within(target, Timeouts::default())
     }
 
     /// The same with other time-outs.
     pub fn connect_within(target: &Target, timeouts: Timeouts) -> Result<Client, ClientError> {
-        let (opened, token) = match target {
+        let (opened, credential) = match target {
             Target::Sockets(paths) => (connect::open_socket(paths, &timeouts)?, None),
-            Target::Loopback { url, token } => {
-                (connect::open_url(url, None, &timeouts)?, token.as_ref())
+            Target::Loopback { url, credential } => {
+                (connect::open_url(url, None, &timeouts)?, credential.as_ref())
             }
-            Target::Tls { url, fingerprint, token } => {
-                (connect::open_url(url, Some(*fingerprint), &timeouts)?, token.as_ref())
+            Target::Tls { url, fingerprint, credential } => {
+                (connect::open_url(url, Some(*fingerprint), &timeouts)?, credential.as_ref())
             }
         };
         let mut client = Client::over(opened, timeouts);
-        if let Some(token) = token {
-            client.call("rpc", "auth_token", json!({ "token": token.text() }))?;
+        match credential {
+            None => {}
+            Some(Credential::Token(token)) => {
+                client.call("rpc", "auth_token", json!({ "token": token.text() }))?;
+            }
+            Some(Credential::Password { user, password }) => {
+                let args = json!({ "username": user, "password": password.text() });
+                client.call("rpc", "auth", args)?;
+            }
         }
         Ok(client)
     }

@@ -25,25 +25,39 @@ pub enum Target {
         /// What it must show.
         fingerprint: Fingerprint,
         /// What we are known by; without it only `identify` is answered.
-        token: Option<Token>,
+        credential: Option<Credential>,
     },
     /// A daemon on this host, without TLS.
     Loopback {
         /// Where it is.
         url: Url,
         /// What we are known by; without it only `identify` is answered.
-        token: Option<Token>,
+        credential: Option<Credential>,
     },
 }
 
-/// A session token; not kept in memory longer than needed, and never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(Zeroizing<String>);
+/// What a daemon knows us by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// A session token.
+    Token(Secret),
+    /// A password of that host.
+    Password {
+        /// The user there.
+        user: String,
+        /// The password.
+        password: Secret,
+    },
+}
 
-impl Token {
-    /// A token as the daemon gave it.
-    pub fn new(text: impl Into<String>) -> Token {
-        Token(Zeroizing::new(text.into()))
+/// Something that is not kept in memory longer than needed, and never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// A secret in clear.
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(Zeroizing::new(text.into()))
     }
 
     pub(super) fn text(&self) -> &str {
@@ -51,9 +65,9 @@ impl Token {
     }
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
+        f.write_str("Secret(…)")
     }
 }
 
@@ -304,6 +318,6 @@ mod tests {
 
     #[test]
     fn a_token_is_never_shown() {
-        assert_eq!(format!("{:?}", Token::new("secret")), "Token(…)");
+        assert_eq!(format!("{:?}", Secret::new("secret")), "Secret(…)");
     }
 }

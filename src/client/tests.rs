@@ -310,8 +310,8 @@ fn a_server_is_taken_by_its_fingerprint_and_told_the_token() {
     let (url, server) = serve_tls(&directory);
     let fingerprint = certificate::fingerprint_of(&directory.join("cert.pem")).unwrap();
     let fingerprint = fingerprint.parse().unwrap();
-    let token = Some(Token::new("secret"));
-    let mut client = Client::connect(&Target::Tls { url, fingerprint, token }).unwrap();
+    let credential = Some(Credential::Token(Secret::new("secret")));
+    let mut client = Client::connect(&Target::Tls { url, fingerprint, credential }).unwrap();
     let long = "x".repeat(300_000);
     assert_eq!(client.call("rpc", "echo", json!(long)).unwrap(), json!(long));
     drop(client);
@@ -323,7 +323,7 @@ fn another_certificate_is_refused_and_both_fingerprints_are_named() {
     let directory = Directory::new();
     let (url, server) = serve_tls(&directory);
     let fingerprint = Fingerprint::new([7; 32]);
-    let error = Client::connect(&Target::Tls { url, fingerprint, token: None }).err().unwrap();
+    let error = Client::connect(&Target::Tls { url, fingerprint, credential: None }).err().unwrap();
     let shown = certificate::fingerprint_of(&directory.join("cert.pem")).unwrap();
     assert!(error.to_string().contains(&shown), "{error}");
     assert!(error.to_string().contains(&fingerprint.to_string()), "{error}");
@@ -345,7 +345,7 @@ fn a_remote_daemon_that_died_silently_is_noticed() {
     let short = Duration::from_millis(100);
     let timeouts = Timeouts { idle: short, ping: short, ..Timeouts::default() };
     let mut client =
-        Client::connect_within(&Target::Loopback { url, token: None }, timeouts).unwrap();
+        Client::connect_within(&Target::Loopback { url, credential: None }, timeouts).unwrap();
     let error = client.next_event().unwrap_err();
     assert!(matches!(error, ClientError::TimedOut { step: Step::Ping, .. }), "{error}");
     drop(client);

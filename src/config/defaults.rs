@@ -70,6 +70,14 @@ fn auth() -> Auth {
         fail_limit: 5,
         fail_window: 10 * MINUTE,
         block_time: 60 * MINUTE,
+        max_addresses: 4096,
+        throttle_loopback: false,
+        recheck_interval: 5 * MINUTE,
+        lookup_deadline: Duration::from_secs(10),
+        check_deadline: Duration::from_secs(20),
+        max_checks: 4,
+        max_waiting_checks: 16,
+        helper_idle: MINUTE,
     }
 }
 

@@ -71,6 +71,14 @@ fn read_auth(mut section: Section<'_, '_>, config: &mut Config) {
     section.key("fail_limit", &mut auth.fail_limit, count(1..=1000));
     section.key("fail_window", &mut auth.fail_window, duration(SECOND..=YEAR));
     section.key("block_time", &mut auth.block_time, duration(SECOND..=YEAR));
+    section.key("max_addresses", &mut auth.max_addresses, count(16..=65536));
+    section.key("throttle_loopback", &mut auth.throttle_loopback, boolean);
+    section.key("recheck_interval", &mut auth.recheck_interval, duration(SECOND..=HOUR));
+    section.key("lookup_deadline", &mut auth.lookup_deadline, duration(SHORT..=HOUR));
+    section.key("check_deadline", &mut auth.check_deadline, duration(SHORT..=HOUR));
+    section.key("max_checks", &mut auth.max_checks, count(1..=64));
+    section.key("max_waiting_checks", &mut auth.max_waiting_checks, count(1..=1024));
+    section.key("helper_idle", &mut auth.helper_idle, duration(TICK..=HOUR));
 }
 
 fn read_events(mut section: Section<'_, '_>, config: &mut Config) {

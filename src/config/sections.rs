@@ -85,6 +85,26 @@ pub struct Auth {
     pub fail_window: Duration,
     /// How long an address stays blocked, 1 s to 365 d. Default 60 min.
     pub block_time: Duration,
+    /// Addresses whose failures are remembered, 16 to 65536; of more the one forgets that is least
+    /// of a danger. Default 4096.
+    pub max_addresses: usize,
+    /// Whether loopback addresses are blocked like others, for tests. Default: no, failures there
+    /// only delay the answer.
+    pub throttle_loopback: bool,
+    /// Between two looks at the accounts of those who are connected, 1 s to 1 h. Default 5 min.
+    pub recheck_interval: Duration,
+    /// For a look at users and groups, 10 ms to 1 h; then whoever asked is refused. Default 10 s.
+    pub lookup_deadline: Duration,
+    /// For a password, 10 ms to 1 h, waiting for its turn included; then it is refused.
+    /// Default 20 s.
+    pub check_deadline: Duration,
+    /// Passwords that are checked at a time, 1 to 64; others wait. Default 4.
+    pub max_checks: usize,
+    /// Passwords that wait, 1 to 1024; one more is refused with 429. Default 16.
+    pub max_waiting_checks: usize,
+    /// After such a time without a question the accounts helper ends, 100 ms to 1 h.
+    /// Default 60 s.
+    pub helper_idle: Duration,
 }
 
 /// `[events]`: the ring and the size of one event.

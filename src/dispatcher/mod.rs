@@ -90,6 +90,9 @@ impl Limits {
 const FIRST_OUTPUT: Duration = Duration::from_millis(50);
 /// After so many SIGKILLs a process cannot be ended: it waits in the kernel, for a disk perhaps.
 const KILLS: u32 = 3;
+/// How long a daemon that stops waits for the end of a job to be durable: time enough for a store
+/// that hangs to be replaced.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// The most that `log` gives at once, in bytes.
 const LOG_PART: u64 = 64 * 1024;
 
@@ -764,8 +767,8 @@ impl Dispatcher {
 
     /// A daemon that stops has less of it.
     fn end_patience(&self) -> Duration {
-        let Limits { end_patience, kill_grace, .. } = self.limits;
-        if self.stopping { end_patience.min(kill_grace) } else { end_patience }
+        let patience = self.limits.end_patience;
+        if self.stopping { patience.min(STOP_PATIENCE) } else { patience }
     }
 
     /// The end of a job is told: it is durable, or cannot be.

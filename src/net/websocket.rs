@@ -9,6 +9,7 @@ use std::io::Cursor;
 
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+use zeroize::Zeroize;
 
 /// Why a connection is closed, as its peer is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +116,8 @@ impl Assembler {
             return Ok(None);
         }
         let mut payload = self.inbox[start..end].to_vec();
+        // Unmasked by whoever has both, it may be a secret.
+        self.inbox[..end].zeroize();
         self.inbox.drain(..end);
         payload.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
         Ok(Some((header, payload)))

@@ -1,20 +1,174 @@
-//! Who has which role, by groups that a child looks up: at the start, and again at each reload.
+//! Who has which role, by accounts and groups that the helper looks up.
+//!
+//! Groups are looked up at the start and at each reload, an account when somebody proves to be it,
+//! and all accounts of those who are connected again and again: a right does not outlive what it
+//! came from. While there is no answer things stay as they are for a while, and then nobody has a
+//! right by an account any more. This is the shell around [`Helper`].
 
-use log::{info, warn};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
+
+use log::{error, info, warn};
 use mio::Interest;
-use nix::unistd::geteuid;
+use mio::net::UnixStream;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use serde_json::{Value, json};
 
+use super::authentication::Attempt;
+use super::clients::ClientId;
 use super::{Key, Server};
-use crate::auth::Roles;
+use crate::auth::{Identity, Proof, Roles};
 use crate::config::Config;
-use crate::helper::{Accounts, Asked, Lookup, LookupError};
+use crate::helper::accounts::{
+    self, Account, Accounts, Asked, Found, Helper, Outcome, RequestId, Verdict, Who,
+};
 use crate::moment::Moment;
-use crate::reactor::Registered;
+use crate::net::CloseReason;
+use crate::reactor::{Reactor, Registered};
+use crate::sys::account_state::AccountState;
+use crate::sys::children::Exit;
 
-/// A look-up that the loop waits for.
-pub(super) struct Asking {
-    lookup: Lookup,
+/// For what a question was asked.
+enum Purpose {
+    /// The configured groups.
+    Groups,
+    /// Whether these still are who they were.
+    Revision(Vec<Who>),
+    /// Whether somebody is who they say.
+    Password(Attempt),
+}
+
+/// The child.
+struct Child {
+    pid: Pid,
+    socket: UnixStream,
     registered: Registered,
+}
+
+/// The helper and what belongs to it.
+pub(super) struct AccountsHelper {
+    pub(super) helper: Helper,
+    child: Option<Child>,
+    purposes: BTreeMap<RequestId, Purpose>,
+    /// When everybody is looked up again; `None` where nobody is here by an account.
+    recheck_due: Option<Instant>,
+    /// Such look-ups in a row that had no answer.
+    unanswered: u32,
+}
+
+/// Reads in a turn from the child.
+const READS: usize = 16;
+/// Until a look-up without an answer is tried again.
+const RETRY: Duration = Duration::from_secs(60);
+/// Look-ups in a row without an answer after which nobody has a right by an account.
+const MOST_UNANSWERED: u32 = 3;
+
+impl AccountsHelper {
+    pub(super) fn new(limits: accounts::Limits, now: Instant) -> AccountsHelper {
+        AccountsHelper {
+            helper: Helper::new(limits, now),
+            child: None,
+            purposes: BTreeMap::new(),
+            recheck_due: None,
+            unanswered: 0,
+        }
+    }
+
+    /// A child of the daemon has ended; true where it was this one.
+    pub(super) fn on_child(
+        &mut self,
+        pid: Pid,
+        exit: Exit,
+        reactor: &mut Reactor<Key>,
+        now: Instant,
+    ) -> bool {
+        let Some(mut child) = self.child.take_if(|child| child.pid == pid) else { return false };
+        reactor.deregister(&mut child.socket, child.registered);
+        let how = match exit {
+            Exit::Code(code) => format!("exit code {code}"),
+            Exit::Signal(signal) => format!("signal {signal}"),
+        };
+        self.helper.ended(&how, now);
+        true
+    }
+
+    fn begin(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
+        let begun = accounts::begin().and_then(|(pid, socket)| {
+            let mut socket = UnixStream::from_std(socket.into());
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            match reactor.register(&mut socket, interest, Key::Accounts) {
+                Ok(registered) => Ok(Child { pid, socket, registered }),
+                Err(error) => {
+                    let _ = kill(pid, Signal::SIGKILL);
+                    Err(error)
+                }
+            }
+        });
+        match begun {
+            Ok(child) => {
+                self.child = Some(child);
+                self.helper.begun();
+            }
+            Err(error) => {
+                error!("cannot start the accounts helper: {error}");
+                self.helper.ended(&error.to_string(), now);
+            }
+        }
+    }
+
+    /// Writes what the child takes now.
+    pub(super) fn flush(&mut self, reactor: &mut Reactor<Key>) {
+        while let Some(child) = &mut self.child {
+            let bytes = self.helper.bytes();
+            if bytes.is_empty() {
+                break;
+            }
+            match child.socket.write(bytes) {
+                Ok(sent) => self.helper.sent(sent),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Else its end will be seen.
+                Err(_) => break,
+            }
+        }
+        reactor.set_deadline(Key::Accounts, self.helper.due());
+        reactor.set_deadline(Key::Recheck, self.recheck_due);
+    }
+
+    /// Reads what the child says.
+    pub(super) fn read(&mut self, scratch: &mut [u8], reactor: &mut Reactor<Key>, now: Instant) {
+        for _ in 0..READS {
+            let Some(child) = &mut self.child else { return };
+            match child.socket.read(scratch) {
+                Ok(0) => return,
+                Ok(n) => self.helper.received(scratch.get(..n).unwrap_or_default(), now),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+        reactor.again(Key::Accounts);
+    }
+
+    /// Asks about a password for whoever attempts it.
+    pub(super) fn check(
+        &mut self,
+        attempt: Attempt,
+        password: &accounts::Password,
+        now: Instant,
+    ) -> Result<(), accounts::TooMany> {
+        let request = self.helper.check(password, now)?;
+        self.purposes.insert(request, Purpose::Password(attempt));
+        Ok(())
+    }
+
+    /// How it is, for people.
+    pub(super) fn status(&self) -> Value {
+        json!({
+            "pid": self.child.as_ref().map(|child| child.pid.as_raw()),
+            "questions": self.purposes.len(),
+        })
+    }
 }
 
 /// What is asked for with this configuration.
@@ -41,50 +195,169 @@ pub(super) fn roles(found: &Accounts) -> Roles {
     }
 }
 
+/// As whom somebody is looked up again.
+fn who(identity: &Identity) -> Who {
+    match identity.proof {
+        Proof::Kernel => Who::Uid(identity.uid),
+        Proof::Password => Who::Name(identity.user.clone()),
+    }
+}
+
+/// What a look-up says of somebody; `None` where it says nothing.
+type Revised = Option<Option<Identity>>;
+
+fn revised(identity: &Identity, found: &Found, roles: &Roles) -> Revised {
+    match found {
+        Found::Account(Account { name, uid, groups, state: AccountState::Usable })
+            if *uid == identity.uid =>
+        {
+            let role = roles.role(*uid, groups);
+            Some(role.map(|role| Identity { user: name.clone(), role, ..identity.clone() }))
+        }
+        Found::Account(_) | Found::Nobody => Some(None),
+        Found::Failed(_) => None,
+    }
+}
+
 impl Server {
     /// Begins to look up the groups of the present configuration.
-    pub(super) fn ask_for_accounts(&mut self, now: Moment) {
-        self.forget_asking();
-        let begun = Lookup::begin(&asked(&self.config)).and_then(|mut lookup| {
-            let registered =
-                self.reactor.register(lookup.source(), Interest::READABLE, Key::Accounts);
-            Ok(Asking { registered: registered.map_err(LookupError::System)?, lookup })
-        });
-        match begun {
-            Ok(asking) => {
-                self.asking = Some(asking);
-                let due = now.instant + Lookup::patience();
-                self.reactor.set_deadline(Key::Accounts, Some(due));
+    pub(super) fn ask_for_groups(&mut self, now: Moment) {
+        let asked = asked(&self.config);
+        let request = self.accounts.helper.ask_for_groups(&asked, now.instant);
+        self.accounts.purposes.insert(request, Purpose::Groups);
+    }
+
+    /// Somebody is here, or has a token, by an account: that is looked at again in time.
+    pub(super) fn expect_recheck_of(&mut self, id: ClientId, now: Moment) {
+        let identity = self.clients.get(id).and_then(|client| client.session.identity());
+        if self.accounts.recheck_due.is_none()
+            && identity.is_some_and(|identity| !self.roles.is_beyond_accounts(identity))
+        {
+            let due = now.instant + self.config.auth.recheck_interval;
+            self.accounts.recheck_due = Some(due);
+        }
+    }
+
+    /// Looks up everybody who is here by an account.
+    pub(super) fn recheck(&mut self, now: Moment) {
+        let sessions = self.clients.iter().filter_map(|(_, client)| client.session.identity());
+        let here = sessions.chain(self.tokens.identities());
+        let here = here.filter(|identity| !self.roles.is_beyond_accounts(identity));
+        let users: BTreeSet<Who> = here.map(who).collect();
+        self.accounts.recheck_due = None;
+        if !users.is_empty() {
+            let users: Vec<Who> = users.into_iter().collect();
+            let request = self.accounts.helper.ask_for_users(&users, now.instant);
+            self.accounts.purposes.insert(request, Purpose::Revision(users));
+        }
+    }
+
+    /// Hands on what the helper has said; false where that was nothing.
+    pub(super) fn take_accounts_outcomes(&mut self, now: Moment) -> bool {
+        let mut any = false;
+        while let Some(outcome) = self.accounts.helper.next_outcome() {
+            any = true;
+            match outcome {
+                Outcome::Answer(request, answer) => self.on_accounts(request, Ok(answer), now),
+                Outcome::NoAnswer(request, why) => self.on_accounts(request, Err(why), now),
+                Outcome::Begin => self.accounts.begin(&mut self.reactor, now.instant),
+                Outcome::Kill => {
+                    if let Some(child) = &self.accounts.child {
+                        // It fails where it has just ended.
+                        let _ = kill(child.pid, Signal::SIGKILL);
+                    }
+                }
+                Outcome::Close => {
+                    if let Some(child) = &self.accounts.child {
+                        let _ = child.socket.shutdown(std::net::Shutdown::Write);
+                    }
+                }
             }
-            Err(error) => warn!("cannot look up groups: {error}; roles stay as they are"),
+        }
+        any
+    }
+
+    fn on_accounts(&mut self, request: RequestId, answer: Result<Vec<u8>, String>, now: Moment) {
+        let Some(purpose) = self.accounts.purposes.remove(&request) else { return };
+        match purpose {
+            Purpose::Groups => match read(answer) {
+                Ok(found) => {
+                    self.roles = roles(&found);
+                    self.recheck(now);
+                }
+                Err(why) => warn!("cannot look up groups: {why}; roles stay as they are"),
+            },
+            Purpose::Revision(users) => {
+                self.revise(&users, read::<Vec<Found>>(answer), now);
+                if self.accounts.recheck_due.is_none() {
+                    let interval = self.config.auth.recheck_interval;
+                    let again =
+                        if self.accounts.unanswered > 0 { interval.min(RETRY) } else { interval };
+                    self.accounts.recheck_due = Some(now.instant + again);
+                }
+            }
+            Purpose::Password(attempt) => {
+                let verdict = read(answer).unwrap_or_else(Verdict::Failed);
+                self.on_verdict(attempt, verdict, now);
+            }
         }
     }
 
-    /// The look-up has something to say.
-    pub(super) fn on_accounts(&mut self) {
-        let Some(answer) = self.asking.as_mut().and_then(|asking| asking.lookup.read()) else {
-            return;
+    fn revise(&mut self, users: &[Who], found: Result<Vec<Found>, String>, now: Moment) {
+        let failed = |why: &String| Found::Failed(why.clone());
+        let found: Vec<Found> = match &found {
+            Ok(found) => found.clone(),
+            Err(why) => users.iter().map(|_| failed(why)).collect(),
         };
-        self.forget_asking();
-        match answer {
-            Ok(found) => self.roles = roles(&found),
-            Err(error) => warn!("cannot look up groups: {error}; roles stay as they are"),
+        let mut known: BTreeMap<&Who, &Found> = users.iter().zip(&found).collect();
+        let why = found.iter().find_map(|found| match found {
+            Found::Failed(why) => Some(why),
+            Found::Account(_) | Found::Nobody => None,
+        });
+        match why {
+            None => self.accounts.unanswered = 0,
+            Some(why) => {
+                self.accounts.unanswered += 1;
+                warn!("cannot look up who is connected: {why}");
+            }
+        }
+        if self.accounts.unanswered >= MOST_UNANSWERED {
+            for found in known.values_mut().filter(|found| matches!(found, Found::Failed(_))) {
+                *found = &Found::Nobody;
+            }
+        }
+        let roles = &self.roles;
+        let judge = |identity: &Identity| -> Revised {
+            if roles.is_beyond_accounts(identity) {
+                return None;
+            }
+            revised(identity, known.get(&who(identity))?, roles)
+        };
+        self.tokens.revise(|identity| judge(identity).unwrap_or_else(|| Some(identity.clone())));
+        let mut lost = Vec::new();
+        for id in self.clients.ids() {
+            let Some(client) = self.clients.get(id) else { continue };
+            let Some(identity) = client.session.identity() else { continue };
+            let Some(revised) = judge(identity) else { continue };
+            if let Some(revised) = &revised
+                && revised.role != identity.role
+            {
+                info!("client {id}: {} has {} access now", client.name(), revised.role.name());
+            }
+            if revised.is_none() {
+                warn!("closing client {}: its account has no access any more, 1008", client.name());
+                lost.push(id);
+            }
+            client.session.revise(revised);
+        }
+        for id in lost {
+            self.hub.leave(id);
+            let reason = CloseReason::new(1008, "the account has no access any more");
+            self.clients.close(id, &reason, now.instant);
         }
     }
+}
 
-    /// It has not said it in time.
-    pub(super) fn on_accounts_overdue(&mut self) {
-        if self.asking.is_some() {
-            self.forget_asking();
-            warn!("cannot look up groups: {}; roles stay as they are", LookupError::Overdue);
-        }
-    }
-
-    fn forget_asking(&mut self) {
-        self.reactor.set_deadline(Key::Accounts, None);
-        if let Some(Asking { mut lookup, registered }) = self.asking.take() {
-            self.reactor.deregister(lookup.source(), registered);
-            lookup.give_up();
-        }
-    }
+fn read<T: serde::de::DeserializeOwned>(answer: Result<Vec<u8>, String>) -> Result<T, String> {
+    answer.and_then(|answer| serde_json::from_slice(&answer).map_err(|error| error.to_string()))
 }

@@ -35,6 +35,10 @@ pub(super) enum Wait {
     },
     /// A part of a log is read.
     Log { request: Box<Request> },
+    /// A password is checked.
+    Password { request: Box<Request> },
+    /// This answer is held back for a while.
+    Delay { request: Box<Request>, text: String },
 }
 
 /// One connection with its session.
@@ -74,11 +78,13 @@ impl Client {
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
-        [self.connection.due(), self.auth_due].into_iter().flatten().min()
+        // Who waits for us is not late.
+        let auth_due = self.auth_due.filter(|_| self.waiting.is_none());
+        [self.connection.due(), auth_due].into_iter().flatten().min()
     }
 
     pub(super) fn is_overdue_stranger(&self, now: Instant) -> bool {
-        self.auth_due.is_some_and(|due| due <= now)
+        self.waiting.is_none() && self.auth_due.is_some_and(|due| due <= now)
     }
 }
 

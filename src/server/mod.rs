@@ -5,6 +5,7 @@
 //! follows any more; and what is to be sent is sent. Nothing in a turn waits.
 
 mod accounts;
+mod authentication;
 mod clients;
 mod jobs;
 mod parcel;
@@ -19,8 +20,9 @@ use std::time::Duration;
 
 use log::{debug, error, info, warn};
 use serde_json::Value;
+use zeroize::{Zeroize, Zeroizing};
 
-use crate::auth::{Roles, Tokens};
+use crate::auth::{Identity, Roles, Throttle, Tokens};
 use crate::config::{Config, Home};
 use crate::dispatcher::{Dispatcher, Effect};
 use crate::hub::{Hub, Piece};
@@ -35,6 +37,7 @@ use crate::session::{Answer, House, Known};
 use crate::sys::children;
 use crate::system_state::SystemState;
 use crate::wire::{ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response};
+use accounts::AccountsHelper;
 use clients::{ClientId, Clients, Wait};
 use jobs::Jobs;
 use storage::Storage;
@@ -53,8 +56,12 @@ enum Key {
     Leftover(u64),
     /// The dispatcher's next deadline.
     Dispatcher,
-    /// The look-up of groups.
+    /// The accounts helper.
     Accounts,
+    /// The next look at the accounts of those who are connected.
+    Recheck,
+    /// An answer that is held back.
+    Delayed(ClientId),
     /// Host name and pools.
     SystemState(Part),
     /// The store's child.
@@ -97,8 +104,8 @@ struct Server {
     tls: Option<ServerSide>,
     origins: AllowedOrigins,
     roles: Roles,
-    /// A look-up of groups under way.
-    asking: Option<accounts::Asking>,
+    accounts: AccountsHelper,
+    throttle: Throttle<Source>,
     clients: Clients,
     tokens: Tokens,
     hub: Hub,
@@ -191,14 +198,16 @@ impl Server {
             Key::Leftover(number) => {
                 self.jobs.on_leftover(number, &mut self.reactor, &mut self.scratch, now);
             }
-            Key::Accounts => self.on_accounts(),
+            Key::Accounts => {
+                self.accounts.read(&mut self.scratch, &mut self.reactor, now.instant);
+            }
             Key::SystemState(part) => self.on_zpool_io(part, now),
             Key::Store => {
                 let now = now.instant;
                 self.storage.read(&mut self.scratch, &mut self.reactor, now);
                 self.storage.flush(&mut self.reactor, now);
             }
-            Key::Dispatcher | Key::Survivors | Key::Stop => {}
+            Key::Dispatcher | Key::Survivors | Key::Recheck | Key::Delayed(_) | Key::Stop => {}
         }
     }
 
@@ -218,7 +227,9 @@ impl Server {
                 self.jobs.look_after_survivors(&mut self.dispatcher, &mut self.reactor, now)
             }
             Key::Dispatcher => self.dispatcher.on_deadline(now),
-            Key::Accounts => self.on_accounts_overdue(),
+            Key::Accounts => self.accounts.helper.on_deadline(now.instant),
+            Key::Recheck => self.recheck(now),
+            Key::Delayed(id) => self.on_delay_over(id),
             Key::SystemState(part) => self.on_zpool_deadline(part, now),
             Key::Stop => self.phase = Phase::Over,
             Key::Leftover(number) => {
@@ -233,6 +244,7 @@ impl Server {
             let reactor = &mut self.reactor;
             if !self.jobs.on_child(pid, exit, &mut self.dispatcher, reactor, now)
                 && !self.storage.on_child(pid, exit, reactor, now.instant)
+                && !self.accounts.on_child(pid, exit, reactor, now.instant)
             {
                 self.on_zpool_exit(pid, exit, now);
             }
@@ -263,6 +275,9 @@ impl Server {
     }
 
     fn welcome(&mut self, accepted: Accepted, now: Moment) {
+        if self.is_blocked(accepted.peer.source(), now) {
+            return;
+        }
         let known = match &accepted.peer {
             Peer::Remote(_) => Known::Nothing,
             Peer::Local(credentials) => match self.roles.of(credentials) {
@@ -294,6 +309,7 @@ impl Server {
                 debug!("client {id}: {peer} connected");
                 if has_place {
                     self.clients.admit(id);
+                    self.expect_recheck_of(id, now);
                 }
             }
         }
@@ -342,6 +358,10 @@ impl Server {
                 Err(end) => return self.ended.push((id, end)),
                 Ok(more) => client.readable = more,
             }
+            if !client.is_admitted() {
+                // A secret may have stood there.
+                self.scratch[..CLIENT_READ].zeroize();
+            }
         }
         self.clients.touch(id);
     }
@@ -361,7 +381,7 @@ impl Server {
                     warn!("refused {name}: origin {origin:?} is not ours");
                 }
             }
-            Incoming::Message(text) => self.on_message(id, &text, now),
+            Incoming::Message(text) => self.on_message(id, &Zeroizing::new(text), now),
         }
     }
 
@@ -369,8 +389,12 @@ impl Server {
         let (request, result) = match Request::parse(text) {
             Ok(Frame::Answer) => return,
             Err(bad) => (bad.request.map(|request| *request), Err(bad.refusal)),
-            Ok(Frame::Request(request)) => {
-                let result = self.answer(id, &request, now);
+            Ok(Frame::Request(mut request)) => {
+                let may = self.may_attempt(id, &request);
+                let result = may.and_then(|()| self.answer(id, &request, now));
+                if request.is("rpc", "auth") || request.is("rpc", "auth_token") {
+                    request.wipe();
+                }
                 (Some(request), result)
             }
         };
@@ -405,6 +429,9 @@ impl Server {
         match answer {
             Answer::Silence => {}
             Answer::Response(args) => {
+                if let Some(Value::Array(killed)) = args.pointer("/killed/jobs") {
+                    killed.iter().for_each(|job| self.audit(id, "killed", job.as_str()));
+                }
                 let text = response(&request, &args);
                 self.send_answer(id, Some(&request), text);
             }
@@ -413,14 +440,30 @@ impl Server {
                 self.send_answer(id, Some(&request), text);
             }
             Answer::WhenKept(response, serials) => {
+                if let Some(Value::Array(started)) = response.get("started") {
+                    started.iter().for_each(|job| self.audit(id, "submitted", job.as_str()));
+                }
                 let (request, left) = (bare(request), serials.len());
                 let wait = Wait::Filing { request, response, left, failed: None };
                 self.wait_for_jobs(id, &serials, wait);
             }
+            Answer::Password { user, secret } => {
+                self.take_password(id, bare(request), user, secret, now);
+            }
+            Answer::Wrong(why) => self.on_wrong(id, bare(request), why, now),
             Answer::Log(question) => {
                 self.wait_for_log(id, &question, Wait::Log { request: bare(request) }, now);
             }
         }
+    }
+
+    /// The one line in the log on what somebody did, with who that was and where: all of one form.
+    fn audit(&mut self, id: ClientId, did: &str, job: Option<&str>) {
+        let Some(client) = self.clients.get(id) else { return };
+        let Some(Identity { user, role, proof, .. }) = client.session.identity() else { return };
+        let (role, proof, peer) = (role.name(), proof.name(), &client.peer);
+        let job = job.map(|job| format!(" job={job:?}")).unwrap_or_default();
+        info!("audit: {did}{job} user={user:?} role={role} by={proof:?} from=\"{peer}\"");
     }
 
     fn send_answer(&mut self, id: ClientId, request: Option<&Request>, text: String) {
@@ -448,7 +491,8 @@ impl Server {
                 self.clients.close_when_sent(id, &reason, now.instant);
             } else {
                 self.clients.admit(id);
-                info!("client {id}: authenticated as {name}");
+                self.audit(id, "authenticated", None);
+                self.expect_recheck_of(id, now);
             }
         } else if !is_known && client.is_admitted() {
             let source = client.peer.source();
@@ -476,6 +520,7 @@ impl Server {
             while self.take_store_outcomes(now) {
                 self.carry_out_effects(now);
             }
+            self.take_accounts_outcomes(now);
             self.look_after_system_state(now);
             self.tell_present_state(now);
             self.close_overflowing(now);
@@ -490,6 +535,7 @@ impl Server {
         }
         self.storage.store.end_of_turn(now.instant);
         self.storage.flush(&mut self.reactor, now.instant);
+        self.accounts.flush(&mut self.reactor);
         self.reactor.set_deadline(Key::Dispatcher, self.dispatcher.due());
         self.reactor.set_deadline(Key::SystemState(Part::Check), self.system_state.due());
     }

@@ -119,6 +119,8 @@ impl Server {
         self.storage.store.set_limits(start::store_limits(config));
         self.jobs.set_grace(config.dispatcher.output_grace);
         self.system_state.reload(system_state::limits(config), now);
-        self.ask_for_accounts(now);
+        self.accounts.helper.set_limits(start::accounts_limits(config));
+        self.throttle.set_limits(start::throttle_limits(config));
+        self.ask_for_groups(now);
     }
 }

@@ -10,15 +10,17 @@ use log::{info, warn};
 use mio::Interest;
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::accounts::{self, AccountsHelper};
 use super::clients::{ClientLimits, Clients};
 use super::jobs::Jobs;
 use super::storage::{self, Storage};
 use super::system_state::{self, Probes};
-use super::{Key, Listening, Phase, SCRATCH, Server, accounts};
-use crate::auth::Tokens;
+use super::{Key, Listening, Phase, SCRATCH, Server};
+use crate::auth::{self, Throttle, Tokens};
 use crate::config::{Config, Home};
 use crate::dispatcher::{self, Dispatcher, Environment};
-use crate::helper::{Accounts, Lookup, store};
+use crate::helper::accounts::{Accounts, look_up_now};
+use crate::helper::{self, store};
 use crate::hub::Hub;
 use crate::moment::Moment;
 use crate::net::certificate::{self, CertificateError, ServerSide};
@@ -131,15 +133,16 @@ pub(super) fn start(
     let tls = tls(&config, &hostname)?;
     tell_fingerprint(tls.as_ref(), None);
     let epoch = random_hex(8);
-    let found =
-        Lookup::begin(&accounts::asked(&config)).and_then(Lookup::wait).unwrap_or_else(|error| {
+    let found = look_up_now(&accounts::asked(&config), config.auth.lookup_deadline).unwrap_or_else(
+        |error| {
             warn!("cannot look up groups: {error}; nobody has a role by one");
             Accounts {
                 user: nix::unistd::geteuid().to_string(),
                 home: "/".into(),
                 ..Accounts::default()
             }
-        });
+        },
+    );
     let environment = Environment::new(&found.home, &found.user, limit)
         .map_err(|error| StartError::system("open /dev/null", error))?;
     let starter =
@@ -161,7 +164,8 @@ pub(super) fn start(
         tls,
         origins: AllowedOrigins::default(),
         roles: accounts::roles(&found),
-        asking: None,
+        accounts: AccountsHelper::new(accounts_limits(&config), now.instant),
+        throttle: Throttle::new(throttle_limits(&config)),
         clients: Clients::new(client_limits(&config)),
         tokens: Tokens::new(config.auth.token_ttl, config.server.max_clients),
         hub: Hub::new(&epoch, config.events.max_event, config.events.ring),
@@ -349,6 +353,25 @@ pub(super) fn client_limits(config: &Config) -> ClientLimits {
             message: server.message_timeout,
             close: server.close_timeout,
         },
+    }
+}
+
+pub(super) fn accounts_limits(config: &Config) -> helper::accounts::Limits {
+    helper::accounts::Limits {
+        lookup: config.auth.lookup_deadline,
+        check: config.auth.check_deadline,
+        at_once: config.auth.max_checks,
+        waiting: config.auth.max_waiting_checks,
+        idle: config.auth.helper_idle,
+    }
+}
+
+pub(super) fn throttle_limits(config: &Config) -> auth::Limits {
+    auth::Limits {
+        failures: config.auth.fail_limit,
+        window: config.auth.fail_window,
+        block: config.auth.block_time,
+        origins: config.auth.max_addresses,
     }
 }
 

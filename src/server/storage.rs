@@ -303,10 +303,15 @@ impl Server {
     }
 
     /// What a client waited for is there: it is answered, and read again.
-    fn end_wait(&mut self, id: ClientId, text: String) {
+    pub(super) fn end_wait(&mut self, id: ClientId, text: String) {
         let Some(client) = self.clients.get(id) else { return };
         let request = match client.waiting.take() {
-            Some(Wait::Filing { request, .. } | Wait::Log { request }) => Some(request),
+            Some(
+                Wait::Filing { request, .. }
+                | Wait::Log { request }
+                | Wait::Password { request }
+                | Wait::Delay { request, .. },
+            ) => Some(request),
             None => None,
         };
         self.send_answer(id, request.as_deref(), text);

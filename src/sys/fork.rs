@@ -10,14 +10,16 @@ use std::os::fd::OwnedFd;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::{ForkResult, Pid, fork, pipe2};
+use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2};
 
-/// Runs `work` in a child, which ends with it; what it writes can be read, non-blocking, from the
-/// descriptor that comes back.
+/// Runs `work` in a child, which ends with it, and with us; what it writes can be read, non-blocking,
+/// from the descriptor that comes back.
 pub fn in_child(work: impl FnOnce(File)) -> io::Result<(Pid, OwnedFd)> {
     let (answer, child_answer) = pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&answer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    let parent = getpid();
     let pid = run(vec![child_answer], |mut kept| {
+        super::parent_death::end_with(parent);
         if let Some(answer) = kept.pop() {
             work(File::from(answer));
         }

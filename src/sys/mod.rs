@@ -2,12 +2,14 @@
 //!
 //! All `unsafe` of the house lives in this wing, each block with the argument why it is sound.
 
+pub mod account_state;
 pub mod children;
 pub mod descriptors;
 pub mod fork;
 pub mod ipv6_only;
 pub mod local_time;
 pub mod memory;
+pub mod pam;
 mod parent_death;
 pub mod peer_credentials;
 mod process_name;

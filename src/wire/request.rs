@@ -6,6 +6,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use zeroize::Zeroize;
 
 use super::reply::Refusal;
 
@@ -115,6 +116,17 @@ impl Request {
                     refusal: Refusal::bad_request(why),
                     request: Some(Box::new(request)),
                 })
+            }
+        }
+    }
+
+    /// Overwrites what stood in `args`, where that was a secret.
+    pub fn wipe(&mut self) {
+        if let Value::Object(fields) = &mut self.args {
+            for value in fields.values_mut() {
+                if let Value::String(text) = value {
+                    text.zeroize();
+                }
             }
         }
     }

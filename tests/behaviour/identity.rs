@@ -73,7 +73,9 @@ fn the_local_socket_knows_root_and_the_daemon_s_user_and_gives_them_tokens() {
 
 #[test]
 fn a_token_that_is_not_the_whole_token_is_none() {
-    let daemon = Daemon::start(PROGRAM).unwrap();
+    // So that what fails is not answered later and later.
+    let setup = Setup::new(PROGRAM).unwrap().with("auth.fail_window", r#""1s""#);
+    let daemon = setup.start().unwrap();
     let token = Peer::token(&daemon).unwrap();
     let swapped: String = token
         .chars()
@@ -157,6 +159,8 @@ fn auth_clear_is_not_answered_and_ends_authority_events_and_token() {
 fn who_does_not_say_who_they_are_is_closed_at_auth_timeout() {
     let timeout = Duration::from_millis(400);
     let setup = Setup::new(PROGRAM).unwrap().with("server.auth_timeout", r#""400ms""#);
+    // Or what fails would be answered late.
+    let setup = setup.with("auth.throttle_loopback", true);
     let daemon = setup.start().unwrap();
     let mut known = [(); 2].map(|()| Peer::known(&daemon, Transport::Tls).unwrap());
     let mut local = Peer::local(&daemon).unwrap();

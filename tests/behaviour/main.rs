@@ -20,6 +20,7 @@ mod kill;
 mod manual;
 mod merciless;
 mod output;
+mod passwords;
 mod pools;
 mod queues;
 mod reload;
@@ -28,6 +29,7 @@ mod slow_clients;
 mod stop;
 mod subscriptions;
 mod system_state;
+mod throttle;
 mod transports;
 
 /// The program under test.

@@ -2,6 +2,7 @@
 //! complete, and the log says what it promises.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -231,8 +232,14 @@ fn the_log_says_every_line_that_the_page_promises() {
         .unwrap()
         .with("events.max_event", r#""64KiB""#)
         .with("server.outbox", r#""128KiB""#)
-        .with("server.max_clients", 2);
+        .with("server.max_clients", 2)
+        .with("auth.fail_limit", 1)
+        .with("auth.throttle_loopback", true);
     let daemon = setup.start().unwrap();
+    let mut wrong = Peer::connect_from(&daemon, Ipv4Addr::new(127, 0, 1, 1)).unwrap();
+    for _ in 0..2 {
+        wrong.refused("rpc", "auth_token", &json!({ "token": "wrong" })).unwrap();
+    }
     assert!(
         Peer::connect_with(&daemon, Transport::Plain, "Origin: https://elsewhere.example\r\n")
             .is_err()

@@ -286,7 +286,7 @@ fn other_groups_count_for_whoever_comes_next() {
 
 #[test]
 fn many_reloads_at_once_do_no_harm() {
-    let setup = Setup::new(PROGRAM).unwrap();
+    let setup = Setup::new(PROGRAM).unwrap().with("auth.helper_idle", r#""100ms""#);
     let daemon = setup.start().unwrap();
     let mut peer = Peer::known(&daemon, Transport::Tls).unwrap();
     // The groups are looked up by a child at each; the store is one that stays.

@@ -44,13 +44,15 @@ fn at_a_stop_the_ends_of_jobs_are_told_then_it_closes_with_1001_and_exits_0() {
         let setup = Setup::new(PROGRAM).unwrap().with("dispatcher.kill_grace", r#""300ms""#);
         let mut daemon = setup.start().unwrap();
         let mut peers = with_jobs(&daemon);
+        // One that sees no events, since those before an answer are let go.
+        let mut other = Peer::local(&daemon).unwrap();
         let mut unready = Stream::dial(&daemon, Transport::Plain).unwrap();
         unready.send(b"GET / HTTP/1.1\r\n").unwrap();
         let begun = Instant::now();
         daemon.signal(signal).unwrap();
         // It is heard, and takes no more jobs and no more clients.
         daemon.log().wait("stopping: 2 jobs are active").unwrap();
-        let refused = peers[0].run_refused(&json!({ "late": "true" })).unwrap();
+        let refused = other.run_refused(&json!({ "late": "true" })).unwrap();
         assert_eq!(refused.code, 500);
         assert!(refused.message.contains("stopping"), "{}", refused.message);
         assert!(TcpStream::connect(daemon.plain()).is_err());

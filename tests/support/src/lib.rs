@@ -1,6 +1,7 @@
 //! What tests and benchmarks share: a real daemon in a directory of its own, clients that share no
 //! code with it but the framing library, the command line, and a look at processes from outside.
 
+mod account;
 mod cli;
 mod daemon;
 mod directory;
@@ -17,6 +18,7 @@ mod zfs;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
+pub use account::{Group, PamService, User};
 pub use cli::{Cli, Finished, Running};
 pub use daemon::{Daemon, Setup};
 pub use directory::Directory;

@@ -3,12 +3,14 @@
 //! It shares no code with the daemon but the framing library, so that it measures from outside.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 use ring::digest;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -87,11 +89,18 @@ impl Stream {
 }
 
 impl Read for Stream {
+    /// A read with a time limit is not taken up again by the system after a signal, so it is here.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Unix(stream) => stream.read(buffer),
-            Stream::Plain(stream) => stream.read(buffer),
-            Stream::Tls(stream) => stream.read(buffer),
+        loop {
+            let read = match self {
+                Stream::Unix(stream) => stream.read(buffer),
+                Stream::Plain(stream) => stream.read(buffer),
+                Stream::Tls(stream) => stream.read(buffer),
+            };
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
         }
     }
 }
@@ -200,6 +209,13 @@ impl Peer {
     /// Connects, and asks for the upgrade; over TCP it is nobody yet.
     pub fn connect(daemon: &Daemon, transport: Transport) -> Outcome<Peer> {
         Peer::connect_with(daemon, transport, "")
+    }
+
+    /// Connects without TLS from an address of this host's loopback (all of 127.0.0.0/8 on Linux).
+    pub fn connect_from(daemon: &Daemon, address: Ipv4Addr) -> Outcome<Peer> {
+        let stream = Stream::Plain(dial_from(daemon.plain(), address)?);
+        stream.set_read_timeout(PATIENCE)?;
+        Peer::upgrade(stream, "")
     }
 
     /// The same with more lines in the request, each with its line end.
@@ -441,6 +457,17 @@ pub fn server_frame(text: &str) -> Vec<u8> {
     }
     frame.extend_from_slice(text.as_bytes());
     frame
+}
+
+fn dial_from(address: &str, from: Ipv4Addr) -> Outcome<TcpStream> {
+    let to: SocketAddrV4 = address.parse()?;
+    let kind = (AddressFamily::Inet, SockType::Stream);
+    let stream = socket(kind.0, kind.1, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(stream.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0)))?;
+    connect(stream.as_raw_fd(), &SockaddrIn::from(to))?;
+    let stream = TcpStream::from(stream);
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 fn dial(address: &str) -> io::Result<TcpStream> {

@@ -1,0 +1,208 @@
+//! Who may try again, and when: failures by where they come from.
+//!
+//! A stranger who guesses is stopped by not being heard, and an address that guessed too often is
+//! not even let as far as TLS. Loopback and the local socket are not blocked, or one user of the
+//! host could lock out all others; what fails there is answered late. What is remembered is bounded,
+//! and a flood of addresses pushes out those that did least.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// The limits of the configuration that concern failures.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Failures that are borne; the next one blocks.
+    pub failures: usize,
+    /// How long one counts.
+    pub window: Duration,
+    /// How long a block lasts.
+    pub block: Duration,
+    /// Origins that are remembered.
+    pub origins: usize,
+}
+
+/// What follows from a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consequence {
+    /// It is answered, and may be tried again.
+    Answer,
+    /// It is answered after this time.
+    Delay(Duration),
+    /// Nothing is taken from there for this time.
+    Block(Duration),
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    /// When it failed, at most as often as is borne.
+    failures: VecDeque<Instant>,
+    blocked_until: Option<Instant>,
+}
+
+/// All that failed lately. `K` is an origin.
+#[derive(Debug)]
+pub struct Throttle<K> {
+    limits: Limits,
+    records: BTreeMap<K, Record>,
+}
+
+const SHORTEST_DELAY: Duration = Duration::from_millis(250);
+const LONGEST_DELAY: Duration = Duration::from_secs(8);
+
+impl<K: Copy + Ord> Throttle<K> {
+    /// Nobody has failed yet.
+    pub fn new(limits: Limits) -> Throttle<K> {
+        Throttle { limits, records: BTreeMap::new() }
+    }
+
+    /// Other limits from now on; what is blocked stays so.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// How long nothing is taken from there any more, if that is so.
+    pub fn blocked(&self, origin: K, now: Instant) -> Option<Duration> {
+        let until = self.records.get(&origin)?.blocked_until?;
+        Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
+    }
+
+    /// Something failed that came from there. One that is `exempt` is never blocked.
+    pub fn fail(&mut self, origin: K, exempt: bool, now: Instant) -> Consequence {
+        if !self.records.contains_key(&origin) {
+            self.make_room(now);
+        }
+        let Limits { failures: borne, window, block, .. } = self.limits;
+        let record = self.records.entry(origin).or_default();
+        record.forget_old(window, now);
+        if exempt {
+            let before = u32::try_from(record.failures.len()).unwrap_or(u32::MAX);
+            record.failures.truncate(borne.saturating_sub(1));
+            record.failures.push_back(now);
+            let delay = SHORTEST_DELAY.saturating_mul(2_u32.saturating_pow(before));
+            return Consequence::Delay(delay.min(LONGEST_DELAY));
+        }
+        if record.failures.len() < borne {
+            record.failures.push_back(now);
+            return Consequence::Answer;
+        }
+        record.failures.clear();
+        record.blocked_until = Some(now + block);
+        Consequence::Block(block)
+    }
+
+    /// Forgets what does not count any more, and then whoever is least of a danger.
+    fn make_room(&mut self, now: Instant) {
+        if self.records.len() < self.limits.origins {
+            return;
+        }
+        let window = self.limits.window;
+        self.records.retain(|_, record| record.counts(window, now));
+        while self.records.len() >= self.limits.origins.max(1) {
+            let least = self.records.iter().min_by_key(|(_, record)| record.danger());
+            let Some(origin) = least.map(|(origin, _)| *origin) else { return };
+            self.records.remove(&origin);
+        }
+    }
+
+    /// Origins that are remembered.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// True where nobody is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+}
+
+impl Record {
+    fn forget_old(&mut self, window: Duration, now: Instant) {
+        self.failures.retain(|at| now.saturating_duration_since(*at) < window);
+    }
+
+    fn counts(&mut self, window: Duration, now: Instant) -> bool {
+        self.forget_old(window, now);
+        !self.failures.is_empty() || self.blocked_until.is_some_and(|until| until > now)
+    }
+
+    /// Those that are blocked before those that are not, then by number of failures, then by time.
+    fn danger(&self) -> (Option<Instant>, usize, Option<Instant>) {
+        (self.blocked_until, self.failures.len(), self.failures.back().copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        failures: 5,
+        window: Duration::from_secs(600),
+        block: Duration::from_secs(3600),
+        origins: 16,
+    };
+
+    fn moments() -> impl Fn(u64) -> Instant {
+        let start = Instant::now();
+        move |seconds| start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn five_failures_are_borne_and_the_sixth_blocks_for_its_time() {
+        let at = moments();
+        let mut throttle = Throttle::new(LIMITS);
+        for second in 0..5 {
+            assert_eq!(throttle.fail(1, false, at(second)), Consequence::Answer);
+            assert_eq!(throttle.blocked(1, at(second)), None);
+        }
+        assert_eq!(throttle.fail(1, false, at(5)), Consequence::Block(LIMITS.block));
+        assert_eq!(throttle.blocked(1, at(6)), Some(Duration::from_secs(3599)));
+        assert_eq!(throttle.blocked(2, at(6)), None);
+        assert_eq!(throttle.blocked(1, at(3605)), None);
+        assert_eq!(throttle.fail(1, false, at(3605)), Consequence::Answer);
+    }
+
+    #[test]
+    fn a_failure_counts_for_its_window_only() {
+        let at = moments();
+        let mut throttle = Throttle::new(LIMITS);
+        for round in 0..20 {
+            assert_eq!(throttle.fail(1, false, at(round * 120)), Consequence::Answer, "{round}");
+        }
+        assert_eq!(throttle.fail(1, false, at(19 * 120)), Consequence::Block(LIMITS.block));
+    }
+
+    #[test]
+    fn what_is_exempt_is_answered_later_and_later_and_never_blocked() {
+        let at = moments();
+        let mut throttle = Throttle::new(LIMITS);
+        let mut last = Duration::ZERO;
+        for second in 0..100 {
+            let Consequence::Delay(delay) = throttle.fail(1, true, at(second)) else {
+                panic!("blocked")
+            };
+            assert!(delay >= last && delay <= LONGEST_DELAY);
+            last = delay;
+        }
+        assert_eq!(last, LONGEST_DELAY);
+        assert_eq!(throttle.blocked(1, at(100)), None);
+        assert_eq!(throttle.fail(1, true, at(700)), Consequence::Delay(SHORTEST_DELAY));
+    }
+
+    #[test]
+    fn a_flood_of_addresses_neither_grows_nor_frees_who_is_blocked() {
+        let at = moments();
+        let mut throttle = Throttle::new(LIMITS);
+        for second in 0..6 {
+            throttle.fail(0, false, at(second));
+        }
+        for address in 1..100_000 {
+            throttle.fail(address, false, at(6));
+            assert!(throttle.len() <= LIMITS.origins);
+        }
+        assert!(throttle.blocked(0, at(7)).is_some());
+        // When nothing of it counts any more, nothing is kept.
+        throttle.fail(1, false, at(5000));
+        assert_eq!(throttle.len(), 1);
+    }
+}

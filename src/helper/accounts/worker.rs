@@ -1,0 +1,245 @@
+//! The helper itself: a child that asks the system, and may hang over it.
+//!
+//! Look-ups it does itself, one after the other. A password is checked in a child of its own, so
+//! that a delay of PAM holds up nobody else, what PAM's modules leave behind goes with the child,
+//! and so does the password.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Gid, Group, Pid, Uid, User, geteuid, getgrouplist};
+
+use super::message::{self, Kind, read_order};
+use super::{Account, Accounts, Asked, Found, RequestId, Verdict, Who};
+use crate::sys::account_state;
+use crate::sys::fork::in_child;
+use crate::sys::pam::{self, Judgement};
+
+/// A password that is being checked.
+struct Check {
+    request: RequestId,
+    pid: Pid,
+    pipe: File,
+    answer: Vec<u8>,
+}
+
+/// The longest answer of a check, in bytes: an account with all its groups.
+const ANSWER: usize = 1024 * 1024;
+
+/// Answers questions from `socket` until its other end is closed.
+pub(super) fn run(mut socket: UnixStream) {
+    let mut checks: Vec<Check> = Vec::new();
+    loop {
+        let mut asked = vec![PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+        asked.extend(checks.iter().map(|c| PollFd::new(c.pipe.as_fd(), PollFlags::POLLIN)));
+        if poll(&mut asked, PollTimeout::NONE).is_err() {
+            // An interruption is no more than another look.
+            continue;
+        }
+        let is_asked = asked.first().is_some_and(|fd| fd.any().unwrap_or(true));
+        let ended: Vec<RequestId> =
+            checks.iter_mut().filter_map(|check| check.read().then_some(check.request)).collect();
+        for request in ended {
+            if let Some(at) = checks.iter().position(|check| check.request == request)
+                && socket.write_all(&checks.swap_remove(at).end()).is_err()
+            {
+                return;
+            }
+        }
+        if !is_asked {
+            continue;
+        }
+        // Whole messages are sent to us, so the rest of one that has begun comes at once.
+        let Ok(Some((kind, request, body))) = read_order(&mut socket) else { return };
+        let answer = match kind {
+            Kind::Groups => {
+                serde_json::from_slice(&body).map(|asked: Asked| to_json(&look_up(&asked)))
+            }
+            Kind::Users => serde_json::from_slice(&body).map(|users: Vec<Who>| {
+                to_json(&users.iter().map(look_up_user).collect::<Vec<Found>>())
+            }),
+            Kind::Check => match Check::begin(request, &body) {
+                Ok(check) => {
+                    checks.push(check);
+                    continue;
+                }
+                Err(error) => Ok(to_json(&Verdict::Failed(error.to_string()))),
+            },
+            Kind::Forget => {
+                let unwanted = body.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+                if let Some(at) = checks.iter().position(|c| Some(c.request) == unwanted) {
+                    checks.swap_remove(at).end();
+                }
+                Ok(b"[]".to_vec())
+            }
+        };
+        let answer = message::report(request, &answer.unwrap_or_default());
+        if socket.write_all(&answer).is_err() {
+            return;
+        }
+    }
+}
+
+fn to_json(answer: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(answer).unwrap_or_default()
+}
+
+impl Check {
+    fn begin(request: RequestId, body: &[u8]) -> io::Result<Check> {
+        let (pid, pipe) = in_child(|mut out| {
+            // A failed write leaves no answer, and that is noticed.
+            let _ = out.write_all(&to_json(&judge(body)));
+        })?;
+        Ok(Check { request, pid, pipe: File::from(pipe), answer: Vec::new() })
+    }
+
+    /// Reads what has come; true where no more will.
+    fn read(&mut self) -> bool {
+        let room = ANSWER.saturating_sub(self.answer.len()) as u64;
+        match (&mut self.pipe).take(room).read_to_end(&mut self.answer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Ok(_) | Err(_) => true,
+        }
+    }
+
+    /// Ends the child, whatever it still does, and gives its answer.
+    fn end(self) -> Vec<u8> {
+        // It fails where the child has just ended.
+        let _ = kill(self.pid, Signal::SIGKILL);
+        let _ = waitpid(self.pid, None);
+        let answer = if self.answer.is_empty() {
+            to_json(&Verdict::Failed("the check ended without an answer".to_owned()))
+        } else {
+            self.answer
+        };
+        message::report(self.request, &answer)
+    }
+}
+
+/// In a child of the helper: is the password right?
+fn judge(body: &[u8]) -> Verdict {
+    let mut parts = body.splitn(4, |byte| *byte == 0);
+    let mut part = || parts.next().and_then(|part| CString::new(part).ok());
+    let (Some(service), Some(user), Some(from)) = (part(), part(), part()) else {
+        return Verdict::Wrong;
+    };
+    let Some(secret) = parts.next().filter(|secret| !secret.is_empty() && !secret.contains(&0))
+    else {
+        return Verdict::Wrong;
+    };
+    match pam::check(&service, &user, &from, Some(secret)) {
+        Judgement::Good(user) => match look_up_user(&Who::Name(user)) {
+            Found::Account(account) => Verdict::Right(account),
+            Found::Nobody => Verdict::Refused("it is no account of this host".to_owned()),
+            Found::Failed(why) => Verdict::Failed(why),
+        },
+        Judgement::Wrong => Verdict::Wrong,
+        Judgement::Refused(why) => Verdict::Refused(why),
+        Judgement::Failed(why) => Verdict::Failed(why),
+    }
+}
+
+fn look_up_user(who: &Who) -> Found {
+    let found = match who {
+        Who::Uid(uid) => User::from_uid(Uid::from_raw(*uid)),
+        Who::Name(name) => User::from_name(name),
+    };
+    let user = match found {
+        Ok(Some(user)) => user,
+        Ok(None) => return Found::Nobody,
+        Err(error) => return Found::Failed(error.to_string()),
+    };
+    let groups = CString::new(user.name.as_str())
+        .map_err(|_| nix::errno::Errno::EINVAL)
+        .and_then(|name| getgrouplist(&name, user.gid));
+    match groups {
+        Ok(groups) => Found::Account(Account {
+            uid: user.uid.as_raw(),
+            groups: groups.into_iter().map(Gid::as_raw).collect(),
+            state: account_state::of(&user),
+            name: user.name,
+        }),
+        Err(error) => Found::Failed(error.to_string()),
+    }
+}
+
+fn look_up(asked: &Asked) -> Accounts {
+    let mut found = Accounts::default();
+    let mut numbers = |names: &[String]| -> Vec<u32> {
+        let mut numbers = Vec::new();
+        for name in names {
+            match Group::from_name(name) {
+                Ok(Some(group)) => numbers.push(group.gid.as_raw()),
+                Ok(None) => found.unknown.push(name.clone()),
+                Err(error) => found.failed.push(format!("{name}: {error}")),
+            }
+        }
+        numbers
+    };
+    let (full, read) = (numbers(&asked.full), numbers(&asked.read));
+    (found.full, found.read) = (full, read);
+    match User::from_uid(geteuid()) {
+        Ok(Some(user)) => (found.user, found.home) = (user.name, user.dir),
+        Ok(None) | Err(_) => (found.user, found.home) = (geteuid().to_string(), PathBuf::from("/")),
+    }
+    found
+}
+
+/// Looks up groups and waits for the answer, in a child of its own: for the start, when there is no
+/// loop yet to be held up.
+///
+/// # Errors
+/// There is no answer within `patience`, or the system refused a child; in words for the log.
+pub fn look_up_now(asked: &Asked, patience: Duration) -> Result<Accounts, String> {
+    let (pid, answer): (Pid, OwnedFd) = in_child(|mut out| {
+        let _ = out.write_all(&to_json(&look_up(asked)));
+    })
+    .map_err(|error| error.to_string())?;
+    let mut check = Check { request: 0, pid, pipe: File::from(answer), answer: Vec::new() };
+    let due = Instant::now() + patience;
+    while !check.read() {
+        let left = due.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            check.end();
+            return Err("the name service does not answer".to_owned());
+        }
+        let mut asked = [PollFd::new(check.pipe.as_fd(), PollFlags::POLLIN)];
+        // An interruption is no more than another look.
+        let _ = poll(&mut asked, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+    }
+    let found = serde_json::from_slice(&check.answer);
+    check.end();
+    found.map_err(|_| "the look-up ended without an answer".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_and_our_own_user_are_found() {
+        let own = Group::from_gid(nix::unistd::getegid()).unwrap().unwrap();
+        let asked = Asked { full: vec![own.name], read: vec!["no-such-group".into()] };
+        let found = look_up_now(&asked, Duration::from_secs(30)).unwrap();
+        assert_eq!(found.full, [nix::unistd::getegid().as_raw()]);
+        assert_eq!((found.read, found.unknown), (vec![], vec!["no-such-group".to_owned()]));
+        assert!(!found.user.is_empty());
+    }
+
+    #[test]
+    fn users_are_found_by_number_and_by_name() {
+        let Found::Account(root) = look_up_user(&Who::Uid(0)) else { panic!("no root") };
+        assert_eq!((root.name.as_str(), root.uid), ("root", 0));
+        assert!(root.groups.contains(&0));
+        assert_eq!(look_up_user(&Who::Name("root".into())), Found::Account(root));
+        assert_eq!(look_up_user(&Who::Name("no-such-user".into())), Found::Nobody);
+    }
+}

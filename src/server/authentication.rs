@@ -1,0 +1,276 @@
+//! Somebody says who they are: passwords, and what follows from a wrong one.
+//!
+//! Each failure has one line in the log of a fixed form, and so has each block, for fail2ban(1) and
+//! blocklistd(8): `authentication failure from ADDRESS: …` and `blocked ADDRESS for N s: …`. What a
+//! stranger chose stands behind the address, in quotes and escaped.
+
+use std::net::IpAddr;
+
+use log::{info, warn};
+use nix::unistd::geteuid;
+use zeroize::Zeroizing;
+
+use super::clients::{ClientId, Wait};
+use super::{Key, Server};
+use crate::auth::{Consequence, Identity, Proof};
+use crate::helper::accounts::{Account, Password, TooMany, Verdict};
+use crate::moment::Moment;
+use crate::net::{CloseReason, Peer, Source};
+use crate::sys::pam;
+use crate::wire::{ErrorCode, Refusal, Request, error as error_text, response};
+
+/// Somebody who shows a password. It counts even where its client has gone.
+pub(super) struct Attempt {
+    client: ClientId,
+    source: Source,
+    /// Address of the peer, as it stands in the log.
+    from: String,
+    user: String,
+}
+
+/// Answers to failures that one origin may have pending.
+const DELAYED: usize = 4;
+/// Bytes of a user's name (utmp and PAM take less).
+const NAME: usize = 255;
+
+/// The address of a peer, as it stands in the log.
+fn address_of(peer: &Peer) -> String {
+    match peer {
+        Peer::Remote(address) => address.ip().to_canonical().to_string(),
+        Peer::Local(credentials) => format!("uid {}", credentials.uid),
+    }
+}
+
+/// True for a request that shows a secret, right or wrong.
+fn is_attempt(request: &Request) -> bool {
+    let has = |key| request.args.get(key).is_some();
+    request.is("rpc", "auth_token")
+        || (request.is("rpc", "auth") && (has("username") || has("password")))
+}
+
+impl Server {
+    fn is_exempt(&self, source: Source) -> bool {
+        match source {
+            Source::User(_) => true,
+            Source::Address(IpAddr::V4(ip)) => {
+                ip.is_loopback() && !self.config.auth.throttle_loopback
+            }
+            Source::Address(IpAddr::V6(ip)) => {
+                ip.is_loopback() && !self.config.auth.throttle_loopback
+            }
+        }
+    }
+
+    /// True where nothing is taken from there, not even the beginning of TLS.
+    pub(super) fn is_blocked(&self, source: Source, now: Moment) -> bool {
+        self.throttle.blocked(source, now.instant).is_some() && !self.is_exempt(source)
+    }
+
+    /// Whether an attempt may be made now.
+    pub(super) fn may_attempt(&mut self, id: ClientId, request: &Request) -> Result<(), Refusal> {
+        if !is_attempt(request) {
+            return Ok(());
+        }
+        let Some(client) = self.clients.get(id) else { return Ok(()) };
+        let source = client.peer.source();
+        let delayed = self.clients.iter().filter(|(_, other)| {
+            other.peer.source() == source && matches!(other.waiting, Some(Wait::Delay { .. }))
+        });
+        if delayed.count() < DELAYED {
+            return Ok(());
+        }
+        let why = "answers to failed authentications from there are pending; try again later";
+        Err(Refusal::new(ErrorCode::TooMany, why))
+    }
+
+    /// A client shows a password.
+    pub(super) fn take_password(
+        &mut self,
+        id: ClientId,
+        request: Box<Request>,
+        user: String,
+        secret: Zeroizing<String>,
+        now: Moment,
+    ) {
+        let Some(client) = self.clients.get(id) else { return };
+        let (source, from) = (client.peer.source(), address_of(&client.peer));
+        let refuse = |code, why: &str| Refusal::new(code, why);
+        let refusal = if !self.config.auth.pam {
+            Some(refuse(ErrorCode::Forbidden, "passwords are switched off here (pam = false)"))
+        } else if !geteuid().is_root() {
+            let why = "this daemon is not root and cannot check passwords; use a token";
+            Some(refuse(ErrorCode::Forbidden, why))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            let text = error_text(Some(&request), &refusal);
+            return self.send_answer(id, Some(&request), text);
+        }
+        let attempt = Attempt { client: id, source, from, user };
+        let is_name = |c: char| !c.is_control() && c != ':' && c != '/';
+        let is_sane = !attempt.user.is_empty()
+            && attempt.user.len() <= NAME
+            && attempt.user.chars().all(is_name)
+            && !secret.is_empty()
+            && secret.len() < pam::LONGEST
+            && !secret.contains('\0');
+        if let Some(client) = self.clients.get(id) {
+            client.waiting = Some(Wait::Password { request });
+        }
+        if !is_sane {
+            return self.on_verdict(attempt, Verdict::Wrong, now);
+        }
+        let password = Password {
+            service: self.config.auth.pam_service.clone(),
+            user: attempt.user.clone(),
+            secret,
+            from: attempt.from.clone(),
+        };
+        if let Err(TooMany) = self.accounts.check(attempt, &password, now.instant) {
+            let why = "too many authentications wait; try again later";
+            self.refuse_waiting(id, &refuse(ErrorCode::TooMany, why));
+        }
+    }
+
+    fn refuse_waiting(&mut self, id: ClientId, refusal: &Refusal) {
+        let Some(client) = self.clients.get(id) else { return };
+        let Some(Wait::Password { request }) = &client.waiting else { return };
+        let text = error_text(Some(request), refusal);
+        self.end_wait(id, text);
+    }
+
+    /// It is known what a password is worth.
+    pub(super) fn on_verdict(&mut self, attempt: Attempt, verdict: Verdict, now: Moment) {
+        let Attempt { client: id, user, from, .. } = &attempt;
+        let refusal = match verdict {
+            Verdict::Right(account) => match self.let_in(*id, account, now) {
+                Ok(()) => return,
+                Err(refusal) => refusal,
+            },
+            Verdict::Wrong => {
+                let why = "wrong name or password";
+                let request =
+                    self.clients.get(*id).and_then(|client| match client.waiting.take() {
+                        Some(Wait::Password { request }) => Some(request),
+                        other => {
+                            client.waiting = other;
+                            None
+                        }
+                    });
+                let (source, what) = (attempt.source, format!("password of {:?}", short(user)));
+                return self.on_failure(*id, source, from, &what, request, why, now);
+            }
+            Verdict::Refused(why) => {
+                info!("refused {:?} from {from}: {why}", short(user));
+                Refusal::new(ErrorCode::Forbidden, why)
+            }
+            Verdict::Failed(why) => {
+                warn!("cannot check the password of {:?} from {from}: {why}", short(user));
+                Refusal::new(ErrorCode::Internal, format!("passwords cannot be checked: {why}"))
+            }
+        };
+        self.refuse_waiting(*id, &refusal);
+    }
+
+    /// The password is right: a token for whoever has a role.
+    fn let_in(&mut self, id: ClientId, account: Account, now: Moment) -> Result<(), Refusal> {
+        let Some(role) = self.roles.role(account.uid, &account.groups) else {
+            let why = format!(
+                "{} is in none of the groups that have access here \
+                 (full_access_groups, read_only_groups)",
+                account.name
+            );
+            info!("refused: {why}");
+            return Err(Refusal::new(ErrorCode::Forbidden, why));
+        };
+        let identity =
+            Identity { user: account.name, uid: account.uid, role, proof: Proof::Password };
+        let Some(client) = self.clients.get(id) else { return Ok(()) };
+        let Some(Wait::Password { request }) = &client.waiting else { return Ok(()) };
+        let args = client.session.become_known(identity, &mut self.tokens, now)?;
+        let text = response(request, &args);
+        self.end_wait(id, text);
+        self.look_at_standing(id, now);
+        Ok(())
+    }
+
+    /// Something that somebody showed was wrong. `what` is for the log, `why` for the client.
+    #[allow(clippy::too_many_arguments, reason = "the client may be gone, so it is told apart")]
+    pub(super) fn on_failure(
+        &mut self,
+        id: ClientId,
+        source: Source,
+        from: &str,
+        what: &str,
+        request: Option<Box<Request>>,
+        why: &str,
+        now: Moment,
+    ) {
+        warn!("authentication failure from {from}: {what}");
+        let exempt = self.is_exempt(source);
+        let refusal = Refusal::new(ErrorCode::Unauthorized, why);
+        match self.throttle.fail(source, exempt, now.instant) {
+            Consequence::Answer => {
+                if let Some(request) = request {
+                    let text = error_text(Some(&request), &refusal);
+                    self.send_answer(id, Some(&request), text);
+                    self.reactor.again(Key::Client(id));
+                }
+            }
+            Consequence::Delay(delay) => {
+                if let Some(client) = self.clients.get(id)
+                    && let Some(request) = request
+                {
+                    let text = error_text(Some(&request), &refusal);
+                    client.waiting = Some(Wait::Delay { request, text });
+                    self.reactor.set_deadline(Key::Delayed(id), Some(now.instant + delay));
+                }
+            }
+            Consequence::Block(time) => {
+                let seconds = time.as_secs();
+                warn!("blocked {from} for {seconds} s: too many failures");
+                let strangers: Vec<ClientId> = self
+                    .clients
+                    .iter()
+                    .filter(|(other, client)| {
+                        **other != id && client.peer.source() == source && !client.is_admitted()
+                    })
+                    .map(|(other, _)| *other)
+                    .collect();
+                for stranger in strangers {
+                    self.end(stranger, "its address is blocked");
+                }
+                let why = format!("too many failures; try again in {seconds} s");
+                if let Some(request) = request {
+                    let text = error_text(Some(&request), &Refusal::new(ErrorCode::Forbidden, why));
+                    self.send_answer(id, Some(&request), text);
+                }
+                self.hub.leave(id);
+                let reason = CloseReason::new(1008, "too many failures");
+                self.clients.close_when_sent(id, &reason, now.instant);
+            }
+        }
+    }
+
+    /// A secret that the session itself could judge was wrong.
+    pub(super) fn on_wrong(&mut self, id: ClientId, request: Box<Request>, why: &str, now: Moment) {
+        let Some(client) = self.clients.get(id) else { return };
+        let (source, from) = (client.peer.source(), address_of(&client.peer));
+        self.on_failure(id, source, &from, "token", Some(request), why, now);
+    }
+
+    /// The time that an answer was held back is over.
+    pub(super) fn on_delay_over(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get(id) else { return };
+        if let Some(Wait::Delay { text, .. }) = &mut client.waiting {
+            let text = std::mem::take(text);
+            self.end_wait(id, text);
+        }
+    }
+}
+
+/// A name that a stranger chose, for the log.
+fn short(name: &str) -> String {
+    name.chars().take(64).collect()
+}

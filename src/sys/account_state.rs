@@ -1,0 +1,83 @@
+//! Whether an account may be used, as the system's own files say: locked, expired, or neither.
+//!
+//! FreeBSD has both in `master.passwd` (pw(8) puts `*LOCKED*` before the hash), Linux in `shadow`
+//! (`passwd -l` and `usermod -L` put `!` before it). Who is not root, and may not look, sees none.
+
+use nix::unistd::User;
+use serde::{Deserialize, Serialize};
+
+/// See the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AccountState {
+    /// Nothing is known against it.
+    Usable,
+    /// Somebody locked it.
+    Locked,
+    /// Its time is over.
+    Expired,
+}
+
+/// The state of this account.
+#[cfg(target_os = "freebsd")]
+pub fn of(user: &User) -> AccountState {
+    if user.passwd.as_bytes().starts_with(b"*LOCKED*") {
+        AccountState::Locked
+    } else if user.expire > 0 && user.expire <= now() {
+        AccountState::Expired
+    } else {
+        AccountState::Usable
+    }
+}
+
+/// The state of this account.
+#[cfg(target_os = "linux")]
+pub fn of(user: &User) -> AccountState {
+    use std::ffi::{CStr, CString};
+    const DAY: i64 = 24 * 3600;
+    let Ok(name) = CString::new(user.name.as_str()) else { return AccountState::Usable };
+    // SAFETY: the name is a C string; the entry is the C library's own and stays as it is until the
+    // next such call, of which there is none before we are done with it.
+    let Some(entry) = (unsafe { libc::getspnam(name.as_ptr()).as_ref() }) else {
+        return AccountState::Usable;
+    };
+    let hash = if entry.sp_pwdp.is_null() {
+        &[]
+    } else {
+        // SAFETY: not null, so a C string of that entry.
+        unsafe { CStr::from_ptr(entry.sp_pwdp) }.to_bytes()
+    };
+    #[allow(clippy::useless_conversion, reason = "c_long has 32 bits on some")]
+    let expires = i64::from(entry.sp_expire);
+    if is_locked(hash) {
+        AccountState::Locked
+    } else if expires >= 0 && expires.saturating_mul(DAY) <= now() {
+        AccountState::Expired
+    } else {
+        AccountState::Usable
+    }
+}
+
+/// A password was there and is locked; an account that never had one (`!`, `!!`, `*`) is used with
+/// keys, and nobody locked it.
+#[cfg(target_os = "linux")]
+fn is_locked(hash: &[u8]) -> bool {
+    hash.first() == Some(&b'!') && hash.iter().any(|byte| !matches!(byte, b'!' | b'*'))
+}
+
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_that_was_locked_is_told_from_none() {
+        assert!(is_locked(b"!$6$salt$hash"));
+        for hash in ["$6$salt$hash", "!", "!!", "!*", "*", ""] {
+            assert!(!is_locked(hash.as_bytes()), "{hash}");
+        }
+    }
+}

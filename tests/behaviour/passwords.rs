@@ -1,0 +1,421 @@
+//! Passwords of the host's accounts, by real PAM with the service file that is installed: users and
+//! groups that exist for one test only.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use support::{
+    Cli, Daemon, Group, Outcome, PamService, Peer, Process, Setup, Transport, User, skip,
+};
+
+use super::PROGRAM;
+
+/// The service file for Linux.
+const SERVICE: &str = include_str!("../../etc/pam.d/sysadm-events.linux");
+
+/// A daemon whose groups exist for it alone.
+struct Host {
+    setup: Setup,
+    full: Group,
+    read: Group,
+    _service: PamService,
+}
+
+impl Host {
+    /// `None` where there can be none, which was said.
+    fn new() -> Outcome<Option<Host>> {
+        Host::with_service(SERVICE)
+    }
+
+    fn with_service(text: &str) -> Outcome<Option<Host>> {
+        let Some(service) = PamService::new(text)? else { return Ok(None) };
+        let (full, read) = (Group::new()?, Group::new()?);
+        let setup = Setup::new(PROGRAM)?
+            .with("auth.pam_service", format!("{:?}", service.name()))
+            .with("auth.full_access_groups", format!("[{:?}]", full.name()))
+            .with("auth.read_only_groups", format!("[{:?}]", read.name()))
+            .with("auth.fail_window", r#""1s""#);
+        Ok(Some(Host { setup, full, read, _service: service }))
+    }
+}
+
+fn credentials(user: &str, password: &str) -> Value {
+    json!({ "username": user, "password": password })
+}
+
+fn right(user: &User) -> Value {
+    credentials(user.name(), User::PASSWORD)
+}
+
+/// Somebody who has shown the right password.
+fn known(daemon: &Daemon, user: &User) -> Outcome<Peer> {
+    let mut peer = Peer::connect(daemon, Transport::Tls)?;
+    peer.request("rpc", "auth", &right(user))?;
+    Ok(peer)
+}
+
+/// The number of the accounts helper, if there is one.
+fn helper(daemon: &Daemon) -> Outcome<Option<i32>> {
+    let status = Peer::local(daemon)?.request("rpc", "status", &json!({}))?;
+    Ok(status["accounts"]["pid"].as_i64().map(i32::try_from).transpose()?)
+}
+
+#[test]
+fn the_right_password_gives_a_token_and_the_role_of_the_groups() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let daemon = host.setup.start().unwrap();
+    for (group, right_of_it) in [(&host.full, "read/write"), (&host.read, "read")] {
+        let user = User::new(&[group]).unwrap();
+        let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
+        let token = peer.request("rpc", "auth", &right(&user)).unwrap();
+        assert_eq!(token[1], 15 * 60);
+        let may = peer.request("rpc", "query", &json!({})).unwrap();
+        assert_eq!(may["rpc/dispatcher"], right_of_it);
+        let run = json!({ "action": "run", (user.name()): "true" });
+        if right_of_it == "read" {
+            assert_eq!(peer.refused("rpc", "dispatcher", &run).unwrap().code, 403);
+            let list = json!({ "action": "list" });
+            peer.request("rpc", "dispatcher", &list).unwrap();
+        } else {
+            peer.request("rpc", "dispatcher", &run).unwrap();
+        }
+        let mut later = Peer::connect(&daemon, Transport::Plain).unwrap();
+        later.request("rpc", "auth_token", &json!({ "token": token[0] })).unwrap();
+        assert_eq!(later.request("rpc", "query", &json!({})).unwrap(), may);
+    }
+}
+
+#[test]
+fn a_user_of_neither_group_is_refused_and_told_so() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let daemon = host.setup.start().unwrap();
+    let user = User::new(&[]).unwrap();
+    let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
+    let refused = peer.refused("rpc", "auth", &right(&user)).unwrap();
+    assert_eq!(refused.code, 403);
+    assert!(refused.message.contains("none of the groups"), "{}", refused.message);
+    assert_eq!(peer.refused("rpc", "query", &json!({})).unwrap().code, 401);
+}
+
+#[test]
+fn a_wrong_password_is_401_whatever_is_wrong_with_it_and_a_stranger_stays_one() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let daemon = host.setup.start().unwrap();
+    let user = User::new(&[&host.full]).unwrap();
+    // Somebody else who is in changes nothing for a stranger.
+    let mut other = known(&daemon, &user).unwrap();
+    let open = User::new(&[&host.full]).unwrap();
+    open.without_password().unwrap();
+    let half = &User::PASSWORD[..5];
+    let (twice, nul) = (User::PASSWORD.repeat(2), format!("{}\0", User::PASSWORD));
+    for (name, password) in [
+        (user.name(), "wrong"),
+        (user.name(), half),
+        (user.name(), ""),
+        (user.name(), &twice),
+        (user.name(), &nul),
+        (user.name(), &"x".repeat(2000)),
+        (open.name(), ""),
+        (open.name(), "anything"),
+        ("no-such-user-here", User::PASSWORD),
+        ("", User::PASSWORD),
+        ("a\nb", "c"),
+        (&"u".repeat(1000), "c"),
+    ] {
+        let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
+        let refused = peer.refused("rpc", "auth", &credentials(name, password)).unwrap();
+        let what = format!("{name:?} {password:?}: {}", refused.message);
+        assert_eq!(refused.code, 401, "{what}");
+        assert!(refused.message.contains("wrong name or password"), "{what}");
+        assert_eq!(peer.refused("rpc", "query", &json!({})).unwrap().code, 401, "{what}");
+    }
+    other.request("rpc", "query", &json!({})).unwrap();
+    let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
+    for args in [
+        json!({ "username": "u" }),
+        json!({ "password": "p" }),
+        json!({ "username": 1, "password": [] }),
+    ] {
+        assert_eq!(peer.refused("rpc", "auth", &args).unwrap().code, 400, "{args}");
+    }
+    let line = daemon.log().wait("authentication failure from 127.0.0.1: password of \"").unwrap();
+    assert!(line.contains(user.name()), "{line}");
+    daemon.log().wait(r#"password of "a\nb""#).unwrap();
+}
+
+#[test]
+fn an_account_that_may_not_be_used_is_not_let_in() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let daemon = host.setup.start().unwrap();
+    let locked = User::new(&[&host.full]).unwrap();
+    locked.modify(&["-L"]).unwrap();
+    let expired = User::new(&[&host.full]).unwrap();
+    expired.modify(&["-e", "1"]).unwrap();
+    let aged = User::new(&[&host.full]).unwrap();
+    aged.age(&["-d", "0"]).unwrap();
+    for (user, code, why) in [
+        (&locked, 401, "wrong name or password"),
+        (&expired, 403, "the account has expired"),
+        (&aged, 403, "its password has expired"),
+    ] {
+        let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
+        let refused = peer.refused("rpc", "auth", &right(user)).unwrap();
+        assert_eq!(refused.code, code, "{}", refused.message);
+        assert!(refused.message.contains(why), "{}", refused.message);
+        assert_eq!(peer.refused("rpc", "query", &json!({})).unwrap().code, 401);
+    }
+}
+
+#[test]
+fn while_pam_delays_a_failure_others_are_answered_at_once() {
+    // What pam_unix does by itself, made longer and exact.
+    let service = format!("auth optional pam_faildelay.so delay=3000000\n{SERVICE}");
+    let Some(host) = Host::with_service(&service).unwrap() else { return };
+    let daemon = host.setup.start().unwrap();
+    let user = User::new(&[&host.full]).unwrap();
+    let mut waiting = Peer::connect(&daemon, Transport::Tls).unwrap();
+    let began = Instant::now();
+    waiting
+        .send(&json!({ "namespace": "rpc", "name": "auth", "id": "w", "args": credentials(user.name(), "wrong") }))
+        .unwrap();
+    // Behind it, so answered behind it: the connection is not read meanwhile.
+    waiting.send(&json!({ "namespace": "rpc", "name": "identify", "id": "i" })).unwrap();
+    let mut local = Peer::local(&daemon).unwrap();
+    let mut longest = Duration::ZERO;
+    let mut asked = 0;
+    while began.elapsed() < Duration::from_secs(1) {
+        let before = Instant::now();
+        local.request("rpc", "query", &json!({})).unwrap();
+        longest = longest.max(before.elapsed());
+        asked += 1;
+    }
+    assert!(asked > 10 && longest < Duration::from_millis(500), "{asked}, {longest:?}");
+    // Even another password is checked meanwhile.
+    known(&daemon, &user).unwrap();
+    assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
+    let wrong = waiting.frame().unwrap();
+    assert_eq!((&wrong["id"], &wrong["args"]["code"]), (&json!("w"), &json!(401)));
+    assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(waiting.frame().unwrap()["id"], "i");
+}
+
+#[test]
+fn so_many_passwords_are_checked_at_a_time_and_so_many_wait() {
+    let service = format!("auth optional pam_faildelay.so delay=3000000\n{SERVICE}");
+    let Some(host) = Host::with_service(&service).unwrap() else { return };
+    let setup = host.setup.clone().with("auth.max_checks", 1).with("auth.max_waiting_checks", 1);
+    let daemon = setup.start().unwrap();
+    let user = User::new(&[&host.full]).unwrap();
+    let mut peers: Vec<Peer> =
+        (0..3).map(|_| Peer::connect(&daemon, Transport::Plain).unwrap()).collect();
+    let request = |password: &str| json!({ "namespace": "rpc", "name": "auth", "id": "a", "args": credentials(user.name(), password) });
+    peers[0].send(&request("wrong")).unwrap();
+    helper_is_busy(&daemon, 1).unwrap();
+    peers[1].send(&request(User::PASSWORD)).unwrap();
+    helper_is_busy(&daemon, 2).unwrap();
+    peers[2].send(&request(User::PASSWORD)).unwrap();
+    assert_eq!(peers[2].frame().unwrap()["args"]["code"], 429);
+    assert_eq!(peers[0].frame().unwrap()["args"]["code"], 401);
+    assert_eq!(peers[1].frame().unwrap()["name"], "response");
+}
+
+/// Waits until so many questions are on their way to the helper.
+fn helper_is_busy(daemon: &Daemon, questions: u64) -> Outcome<()> {
+    let mut local = Peer::local(daemon)?;
+    while local.request("rpc", "status", &json!({}))?["accounts"]["questions"] != questions {}
+    Ok(())
+}
+
+#[test]
+fn passwords_can_be_switched_off_and_need_a_daemon_of_root() {
+    let args = credentials("root", "x");
+    let daemon = Setup::new(PROGRAM).unwrap().with("auth.pam", false).start().unwrap();
+    let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
+    let refused = peer.refused("rpc", "auth", &args).unwrap();
+    assert_eq!(refused.code, 403);
+    assert!(refused.message.contains("pam = false"), "{}", refused.message);
+    if nix::unistd::geteuid().is_root() {
+        let setup = Setup::new(PROGRAM).unwrap().open_to_all().unwrap().as_user(65534).unwrap();
+        let daemon = setup.start().unwrap();
+        let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
+        let refused = peer.refused("rpc", "auth", &args).unwrap();
+        assert_eq!(refused.code, 403);
+        assert!(refused.message.contains("not root"), "{}", refused.message);
+    }
+}
+
+#[test]
+fn who_loses_the_right_loses_the_connection_and_the_token() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let daemon = host.setup.clone().with("auth.recheck_interval", r#""1s""#).start().unwrap();
+    let users: Vec<User> = (0..4).map(|_| User::new(&[&host.full]).unwrap()).collect();
+    let [leaves, locked, reads, stays] = &users[..] else { unreachable!() };
+    let mut peers: Vec<(Peer, Value)> = Vec::new();
+    for user in [leaves, locked, reads, stays] {
+        let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
+        let token = peer.request("rpc", "auth", &right(user)).unwrap();
+        peers.push((peer, json!({ "token": token[0] })));
+    }
+    leaves.modify(&["-G", ""]).unwrap();
+    locked.modify(&["-L"]).unwrap();
+    reads.modify(&["-G", host.read.name()]).unwrap();
+    for (peer, token) in &mut peers[..2] {
+        assert_eq!(peer.closed().unwrap(), 1008);
+        let mut again = Peer::connect(&daemon, Transport::Tls).unwrap();
+        assert_eq!(again.refused("rpc", "auth_token", token).unwrap().code, 401);
+    }
+    daemon.log().wait(&format!("{} at", reads.name())).unwrap();
+    daemon.log().wait("has read access now").unwrap();
+    let run = json!({ "action": "run", "j": "true" });
+    assert_eq!(peers[2].0.refused("rpc", "dispatcher", &run).unwrap().code, 403);
+    peers[3].0.request("rpc", "dispatcher", &run).unwrap();
+}
+
+#[test]
+fn a_helper_that_hangs_lets_nobody_in_and_is_replaced() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let setup = host
+        .setup
+        .clone()
+        .with("auth.check_deadline", r#""2s""#)
+        .with("auth.lookup_deadline", r#""1s""#);
+    let daemon = setup.start().unwrap();
+    assert_eq!(helper(&daemon).unwrap(), None, "it is not needed yet");
+    let user = User::new(&[&host.full]).unwrap();
+    known(&daemon, &user).unwrap();
+    let pid = helper(&daemon).unwrap().unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
+    let refused = peer.refused("rpc", "auth", &right(&user)).unwrap();
+    assert_eq!(refused.code, 500);
+    assert!(refused.message.contains("do not answer"), "{}", refused.message);
+    assert_eq!(peer.refused("rpc", "query", &json!({})).unwrap().code, 401);
+    while Process(pid.unsigned_abs()).is_alive() {}
+    peer.request("rpc", "auth", &right(&user)).unwrap();
+    assert_ne!(helper(&daemon).unwrap(), Some(pid));
+    // One that dies is replaced too.
+    let pid = helper(&daemon).unwrap().unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    while helper(&daemon).unwrap() == Some(pid) {}
+    known(&daemon, &user).unwrap();
+}
+
+#[test]
+fn the_helper_ends_when_it_has_nothing_to_do() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let setup = host.setup.clone().with("auth.helper_idle", r#""100ms""#);
+    let mut daemon = setup.start().unwrap();
+    let user = User::new(&[&host.full]).unwrap();
+    let peer = known(&daemon, &user).unwrap();
+    let pid = helper(&daemon).unwrap();
+    while helper(&daemon).unwrap().is_some() {}
+    drop(peer);
+    known(&daemon, &user).unwrap();
+    assert_ne!(helper(&daemon).unwrap(), pid);
+    daemon.signal(Signal::SIGTERM).unwrap();
+    assert_eq!(daemon.wait().unwrap().0.code(), Some(0));
+}
+
+#[test]
+fn a_password_stands_in_no_log_at_any_level_nor_on_any_command_line() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let daemon = host.setup.clone().with("log.level", r#""trace""#).start().unwrap();
+    let user = User::new(&[&host.full]).unwrap();
+    let wrong = "an-unmistakable-wrong-secret";
+    let mut peer = Peer::connect(&daemon, Transport::Plain).unwrap();
+    peer.refused("rpc", "auth", &credentials(user.name(), wrong)).unwrap();
+    peer.refused("rpc", "auth_token", &json!({ "token": wrong })).unwrap();
+    let token = peer.request("rpc", "auth", &right(&user)).unwrap();
+    let helper = helper(&daemon).unwrap().unwrap();
+    for file in ["cmdline", "environ"] {
+        let seen = fs::read(format!("/proc/{helper}/{file}")).unwrap_or_default();
+        let seen = String::from_utf8_lossy(&seen);
+        assert!(!seen.contains(wrong) && !seen.contains(User::PASSWORD), "{seen}");
+    }
+    Cli::to(&daemon, "status").run().unwrap();
+    let lines = daemon.stop().unwrap().concat();
+    for secret in [wrong, User::PASSWORD, token[0].as_str().unwrap()] {
+        assert!(!lines.contains(secret), "{secret} in: {lines}");
+    }
+    assert!(lines.contains("authentication failure from 127.0.0.1: token"), "{lines}");
+}
+
+/// A command to the daemon over TLS, as that user.
+fn as_user(daemon: &Daemon, command: &str, user: &User) -> Cli {
+    let url = format!("wss://{}", daemon.tls());
+    Cli::of(PROGRAM, command).args([
+        "--url",
+        &url,
+        "--fingerprint",
+        daemon.fingerprint(),
+        "--user",
+        user.name(),
+    ])
+}
+
+#[test]
+fn a_command_shows_the_password_of_a_file() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let daemon = host.setup.start().unwrap();
+    let user = User::new(&[&host.full]).unwrap();
+    let file = daemon.directory().join("password");
+    fs::write(&file, format!("{}\nnot this\n", User::PASSWORD)).unwrap();
+    let command = |name| as_user(&daemon, name, &user).arg("--password-file").arg(&file);
+    let ran = command("run").args(["--id", "mine", "echo hello"]).run().unwrap();
+    assert_eq!((ran.code(), ran.out.as_str()), (0, "hello\n"), "{}", ran.err);
+    // Who came in, and who ran what, has its line in the log.
+    let who = format!("user=\"{}\" role=full by=\"password\" from=\"127.0.0.1:", user.name());
+    daemon.log().wait(&format!("audit: authenticated {who}")).unwrap();
+    daemon.log().wait(&format!("audit: submitted job=\"mine\" {who}")).unwrap();
+    let args =
+        ["rpc", "dispatcher", r#"{"action": "submit", "id": "long", "commands": ["sleep 99"]}"#];
+    assert_eq!(command("call").args(args).run().unwrap().code(), 0);
+    assert_eq!(Cli::to(&daemon, "kill").arg("long").run().unwrap().code(), 0);
+    daemon
+        .log()
+        .wait("audit: killed job=\"long\" user=\"root\" role=full by=\"local socket\"")
+        .unwrap();
+    fs::write(&file, "wrong\n").unwrap();
+    let refused = command("status").run().unwrap();
+    assert_eq!(refused.code(), 77, "{}", refused.err);
+    assert!(refused.err.contains("wrong name or password"), "{}", refused.err);
+}
+
+#[test]
+fn a_command_asks_for_the_password_on_the_terminal_and_does_not_show_it() {
+    let Some(host) = Host::new().unwrap() else { return };
+    if std::process::Command::new("script").arg("--version").output().is_err() {
+        return skip("a terminal of its own is made by script(1)");
+    }
+    let daemon = host.setup.start().unwrap();
+    let user = User::new(&[&host.full]).unwrap();
+    let command = format!(
+        "{PROGRAM} call --url wss://{} --fingerprint {} --user {} rpc query",
+        daemon.tls(),
+        daemon.fingerprint(),
+        user.name()
+    );
+    let mut script = std::process::Command::new("script")
+        .args(["-q", "-e", "-c", &command, "/dev/null"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut keyboard, mut screen) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
+    let mut shown = vec![0];
+    // It has no line end to wait for.
+    while !shown.ends_with(b" on 127.0.0.1: ") {
+        let mut byte = [0];
+        screen.read_exact(&mut byte).unwrap();
+        shown.extend(byte);
+    }
+    writeln!(keyboard, "{}", User::PASSWORD).unwrap();
+    screen.read_to_end(&mut shown).unwrap();
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(script.wait().unwrap().success(), "{shown}");
+    assert!(shown.contains("rpc/dispatcher") && !shown.contains(User::PASSWORD), "{shown}");
+}

@@ -1,0 +1,140 @@
+//! Who failed too often is not heard: by address, and late where that cannot be.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::{Daemon, Peer, Setup, Transport};
+
+use super::PROGRAM;
+
+/// Loopback addresses count like others.
+fn setup() -> Setup {
+    Setup::new(PROGRAM).unwrap().with("auth.throttle_loopback", true)
+}
+
+fn wrong() -> Value {
+    json!({ "token": "A".repeat(43) })
+}
+
+fn address(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 1, 0)) + number)
+}
+
+#[test]
+fn the_failure_past_the_limit_is_told_how_long_and_then_nothing_is_taken_from_there() {
+    let daemon = setup().with("auth.block_time", r#""2h""#).start().unwrap();
+    let mut other = Peer::connect_from(&daemon, address(1)).unwrap();
+    let mut known = Peer::connect_from(&daemon, address(1)).unwrap();
+    let token = json!({ "token": Peer::token(&daemon).unwrap() });
+    known.request("rpc", "auth_token", &token).unwrap();
+    let mut peer = Peer::connect_from(&daemon, address(1)).unwrap();
+    for _ in 0..5 {
+        assert_eq!(peer.refused("rpc", "auth_token", &wrong()).unwrap().code, 401);
+    }
+    let refused = peer.refused("rpc", "auth_token", &wrong()).unwrap();
+    assert_eq!(refused.code, 403);
+    assert!(refused.message.contains("try again in 7200 s"), "{}", refused.message);
+    assert_eq!(peer.closed().unwrap(), 1008);
+    // A stranger from there who is connected already goes as well; who is known stays.
+    assert_eq!(other.closed().unwrap(), 1006);
+    known.request("rpc", "query", &json!({})).unwrap();
+    assert!(Peer::connect_from(&daemon, address(1)).is_err());
+    let mut honest = Peer::connect_from(&daemon, address(2)).unwrap();
+    honest.request("rpc", "auth_token", &token).unwrap();
+    let lines = daemon.log().lines();
+    let of = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(of("authentication failure from 127.0.1.1: token"), 6);
+    assert_eq!(of("blocked 127.0.1.1 for 7200 s: too many failures"), 1);
+}
+
+#[test]
+fn a_block_ends_after_its_time() {
+    let daemon = setup().with("auth.block_time", r#""1s""#).with("auth.fail_limit", 1).start();
+    let daemon = daemon.unwrap();
+    let mut peer = Peer::connect_from(&daemon, address(1)).unwrap();
+    peer.refused("rpc", "auth_token", &wrong()).unwrap();
+    assert_eq!(peer.refused("rpc", "auth_token", &wrong()).unwrap().code, 403);
+    let blocked = Instant::now();
+    while Peer::connect_from(&daemon, address(1)).is_err() {
+        assert!(blocked.elapsed() < Duration::from_secs(20), "it does not end");
+    }
+    assert!(blocked.elapsed() > Duration::from_millis(900), "{:?}", blocked.elapsed());
+}
+
+#[test]
+fn what_is_no_wrong_secret_does_not_count() {
+    let daemon = setup().with("auth.fail_limit", 1).start().unwrap();
+    let token = json!({ "token": Peer::token(&daemon).unwrap() });
+    for _ in 0..10 {
+        let mut peer = Peer::connect_from(&daemon, address(1)).unwrap();
+        peer.refused("rpc", "query", &json!({})).unwrap();
+        peer.refused("rpc", "auth", &json!({})).unwrap();
+        peer.refused("rpc", "auth_token", &json!({})).unwrap();
+        peer.request("rpc", "auth_token", &token).unwrap();
+    }
+}
+
+#[test]
+fn ten_thousand_attempts_of_many_addresses_get_nowhere_and_hurt_nobody() {
+    const ADDRESSES: u32 = 200;
+    let daemon = setup().start().unwrap();
+    let token = json!({ "token": Peer::token(&daemon).unwrap() });
+    let mut honest = Peer::connect_from(&daemon, address(ADDRESSES)).unwrap();
+    honest.request("rpc", "auth_token", &token).unwrap();
+    let before = daemon.process().resident().unwrap();
+    let (mut answered, mut unheard) = (0, 0);
+    let mut longest = Duration::ZERO;
+    for attempt in 0..10_000 {
+        let tried = Peer::connect_from(&daemon, address(attempt % ADDRESSES))
+            .and_then(|mut peer| peer.refused("rpc", "auth_token", &wrong()));
+        match tried {
+            Ok(refused) => {
+                assert!([401, 403].contains(&refused.code), "{}", refused.message);
+                answered += 1;
+            }
+            Err(_) => unheard += 1,
+        }
+        if attempt % 100 == 0 {
+            let began = Instant::now();
+            honest.request("rpc", "query", &json!({})).unwrap();
+            longest = longest.max(began.elapsed());
+        }
+    }
+    assert_eq!((answered, unheard), (6 * ADDRESSES, 10_000 - 6 * ADDRESSES));
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    let grown = daemon.process().resident().unwrap().saturating_sub(before);
+    assert!(grown < 2 * 1024 * 1024, "{grown} bytes more");
+    let mut late = Peer::connect_from(&daemon, address(ADDRESSES)).unwrap();
+    late.request("rpc", "auth_token", &token).unwrap();
+}
+
+#[test]
+fn loopback_is_never_blocked_but_answered_later_and_later_and_four_wait_at_most() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let token = json!({ "token": Peer::token(&daemon).unwrap() });
+    let mut peer = Peer::connect(&daemon, Transport::Plain).unwrap();
+    let mut took = Vec::new();
+    for _ in 0..4 {
+        let began = Instant::now();
+        assert_eq!(peer.refused("rpc", "auth_token", &wrong()).unwrap().code, 401);
+        took.push(began.elapsed());
+    }
+    assert!(took[0] < took[3] && took[3] >= Duration::from_secs(2), "{took:?}");
+    // Connections that are known already, since only four strangers of one address are kept.
+    let mut peers: Vec<Peer> =
+        (0..5).map(|_| Peer::known(&daemon, Transport::Plain).unwrap()).collect();
+    let attempt = json!({ "namespace": "rpc", "name": "auth_token", "id": "w", "args": wrong() });
+    for peer in &mut peers[..4] {
+        peer.send(&attempt).unwrap();
+        // Behind the attempt, so the attempt has been read when a third one is answered.
+        let mut other = Peer::local(&daemon).unwrap();
+        other.request("rpc", "query", &json!({})).unwrap();
+    }
+    let refused = peers[4].refused("rpc", "auth_token", &token).unwrap();
+    assert_eq!(refused.code, 429);
+    for peer in &mut peers[..4] {
+        assert_eq!(peer.frame().unwrap()["args"]["code"], 401);
+    }
+    peers[4].request("rpc", "auth_token", &token).unwrap();
+}

@@ -1,0 +1,156 @@
+//! Accounts of the host that exist for one test: real users with real passwords in real groups.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio, id};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use nix::unistd::geteuid;
+
+use crate::{Outcome, skip};
+
+/// The tools lock the password file and give up where somebody else has it.
+static TOOLS: Mutex<()> = Mutex::new(());
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+fn tool(program: &str, arguments: &[&str], input: &str) -> Outcome<()> {
+    let _alone = TOOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut said = String::new();
+    // Another program than this one may have the lock for a moment.
+    for _ in 0..50 {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        child.stdin.take().ok_or("no standard input")?.write_all(input.as_bytes())?;
+        let output = child.wait_with_output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if !said.contains("lock") {
+            break;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    Err(format!("{program} {arguments:?}: {said}").into())
+}
+
+fn name(of: &str) -> String {
+    format!("se{of}{}x{}", id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A group; gone when dropped.
+#[derive(Debug)]
+pub struct Group(String);
+
+impl Group {
+    /// Makes one.
+    pub fn new() -> Outcome<Group> {
+        let name = name("g");
+        tool("groupadd", &[&name], "")?;
+        Ok(Group(name))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = tool("groupdel", &[&self.0], "");
+    }
+}
+
+/// A user with a password; gone when dropped.
+#[derive(Debug)]
+pub struct User(String);
+
+impl User {
+    /// What all of them have.
+    pub const PASSWORD: &str = "a known pass\u{e9}: \"w0rd\"";
+
+    /// Makes one, in these groups.
+    pub fn new(groups: &[&Group]) -> Outcome<User> {
+        let name = name("u");
+        let groups = groups.iter().map(|group| group.name()).collect::<Vec<_>>().join(",");
+        tool("useradd", &["-M", "-N", "-s", "/bin/sh", "-G", &groups, &name], "")?;
+        let user = User(name);
+        tool("chpasswd", &[], &format!("{}:{}\n", user.0, User::PASSWORD))?;
+        Ok(user)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// Changes it as usermod(8) does.
+    pub fn modify(&self, arguments: &[&str]) -> Outcome<()> {
+        tool("usermod", &[arguments, &[&self.0]].concat(), "")
+    }
+
+    /// Changes its password's age as chage(1) does.
+    pub fn age(&self, arguments: &[&str]) -> Outcome<()> {
+        tool("chage", &[arguments, &[&self.0]].concat(), "")
+    }
+
+    /// Takes its password away, so that none is needed.
+    pub fn without_password(&self) -> Outcome<()> {
+        tool("passwd", &["-d", &self.0], "")
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _ = tool("userdel", &[&self.0], "");
+    }
+}
+
+/// A PAM service: a file in the system's directory; gone when dropped.
+#[derive(Debug)]
+pub struct PamService(PathBuf, String);
+
+impl PamService {
+    /// Installs one. `None`, which is said, where that cannot be or there is no PAM.
+    pub fn new(text: &str) -> Outcome<Option<PamService>> {
+        if !geteuid().is_root() {
+            skip("real accounts need root");
+            return Ok(None);
+        }
+        let directory = Path::new("/etc/pam.d");
+        let tools = ["useradd", "chpasswd", "usermod", "chage", "passwd"];
+        let is_there = |tool: &&str| {
+            ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+                .iter()
+                .any(|place| Path::new(place).join(tool).exists())
+        };
+        if !cfg!(target_os = "linux") || !directory.is_dir() || !tools.iter().all(is_there) {
+            skip("real accounts need Linux, PAM and the shadow tools");
+            return Ok(None);
+        }
+        let name = name("p");
+        let path = directory.join(&name);
+        fs::write(&path, text)?;
+        Ok(Some(PamService(path, name)))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.1
+    }
+}
+
+impl Drop for PamService {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
