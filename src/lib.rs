@@ -12,6 +12,8 @@
 //! * [`dispatcher`]: jobs, as a state machine, and the thin shell around their processes.
 //! * [`system_state`]: host name and pools, watched, as a state machine and the shell around it.
 //! * [`helper`]: what may hang, in children of our own.
+//! * [`life_preserver`]: snapshots and replications, read from growing logs.
+//! * [`pattern`]: what the configuration says about lines of a log.
 //! * [`hub`]: who wants which events.
 //! * [`session`]: one conversation: a request in, an answer out.
 //! * [`server`]: the daemon. It owns all of the above and turns readiness into calls.
@@ -27,9 +29,11 @@ pub mod config;
 pub mod dispatcher;
 pub mod helper;
 pub mod hub;
+pub mod life_preserver;
 pub mod logger;
 pub mod moment;
 pub mod net;
+pub mod pattern;
 pub mod reactor;
 pub mod server;
 pub mod session;

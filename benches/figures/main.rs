@@ -16,6 +16,7 @@ mod flood;
 mod footprint;
 mod jobs;
 mod table;
+mod tail;
 mod wakeups;
 
 use std::env;
@@ -31,12 +32,13 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");
 
 type Section = (&'static str, fn(&mut Table) -> Outcome<()>);
 
-const SECTIONS: [Section; 7] = [
+const SECTIONS: [Section; 8] = [
     ("footprint", footprint::measure),
     ("fanout", fanout::measure),
     ("jobs", jobs::measure),
     ("durable", durable::measure),
     ("flood", flood::measure),
+    ("tail", tail::measure),
     ("checks", checks::measure),
     ("wakeups", wakeups::measure),
 ];

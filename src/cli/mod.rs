@@ -4,6 +4,7 @@
 //! sysexits(3). Results go to standard output, everything said about them to standard error; a
 //! reader who leaves early is no error.
 
+mod bars;
 mod call;
 mod check;
 mod escape;

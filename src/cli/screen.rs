@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
+use super::bars::{Bars, Width};
 use super::escape;
 use super::job::{JobEvent, JobOutput, State};
 use super::state::{self, Shown};
@@ -39,6 +40,8 @@ pub(super) struct Screen {
     state: Option<Value>,
     /// Events were missed: of a job that is new here the beginning may be among them.
     gap: bool,
+    /// Where the terminal can be drawn over: replications under way.
+    bars: Option<Bars>,
 }
 
 struct Job {
@@ -67,40 +70,62 @@ struct Line<'a> {
 impl Screen {
     pub(super) fn new(terminal: Terminal, clock: Clock) -> Screen {
         let (name_width, place) = (*NAME_WIDTH.start(), Place::Free);
-        let (jobs, state, gap) = (Vec::new(), None, false);
-        Screen { terminal, clock, name_width, day: None, place, jobs, state, gap }
+        let (day, jobs, state, gap, bars) = (None, Vec::new(), None, false, None);
+        Screen { terminal, clock, name_width, day, place, jobs, state, gap, bars }
+    }
+
+    /// The same on a terminal whose last lines can be drawn over, so wide as `width` says.
+    pub(super) fn with_bars(self, width: Width) -> Screen {
+        Screen { bars: Some(Bars::new(width)), ..self }
     }
 
     /// The text that shows `frame`. `now` is for events that do not say when they happened.
     pub(super) fn show(&mut self, frame: &Value, now: SystemTime) -> String {
-        let mut out = String::new();
-        let moment = frame["time"].as_str().and_then(parse_rfc3339).unwrap_or(now);
-        let args = &frame["args"];
-        match frame["name"].as_str().unwrap_or("") {
-            "dispatcher" => match JobEvent::read(args) {
-                Some(event) => self.job(&mut out, &event, frame["present"] == true, moment),
-                None => self.unknown(&mut out, frame, moment),
-            },
-            "life_preserver" | "life-preserver" => self.life_preserver(&mut out, args, moment),
-            "system_state" | "system-state" => self.system_state(&mut out, args, moment),
-            "gap" => self.gap(&mut out, args, moment),
-            _ => self.unknown(&mut out, frame, moment),
-        }
-        out
+        self.above_bars(now, |screen, out| screen.event(out, frame, now))
     }
 
     /// The text that shows a remark of the program's own.
     pub(super) fn remark(&mut self, text: &str, now: SystemTime) -> String {
-        let mut out = String::new();
-        let text = self.harmless(text);
-        let line = Line { moment: now, tone: Tone::Quiet, state: "watch", name: "", text: &text };
-        self.line(&mut out, &line);
+        self.above_bars(now, |screen, out| {
+            let text = screen.harmless(text);
+            let (tone, state) = (Tone::Quiet, "watch");
+            screen.line(out, &Line { moment: now, tone, state, name: "", text: &text });
+        })
+    }
+
+    /// What `show` shows, with the bars taken away before it and drawn again beneath it.
+    fn above_bars(&mut self, now: SystemTime, show: impl FnOnce(&mut Self, &mut String)) -> String {
+        let mut out = self.bars.as_mut().map(Bars::wipe).unwrap_or_default();
+        show(self, &mut out);
+        // Beneath half a line there is no place for them.
+        let midway = matches!(self.place, Place::Output { midway: true, .. });
+        if let (Some(bars), false) = (&mut self.bars, midway) {
+            out.push_str(&bars.draw(self.terminal, now));
+        }
         out
+    }
+
+    fn event(&mut self, out: &mut String, frame: &Value, now: SystemTime) {
+        let moment = frame["time"].as_str().and_then(parse_rfc3339).unwrap_or(now);
+        let args = &frame["args"];
+        match frame["name"].as_str().unwrap_or("") {
+            "dispatcher" => match JobEvent::read(args) {
+                Some(event) => self.job(out, &event, frame["present"] == true, moment),
+                None => self.unknown(out, frame, moment),
+            },
+            "life_preserver" | "life-preserver" => self.life_preserver(out, args, moment, now),
+            "system_state" | "system-state" => self.system_state(out, args, moment),
+            "gap" => self.gap(out, args, moment),
+            _ => self.unknown(out, frame, moment),
+        }
     }
 
     /// What has to be written so that the cursor stands at the beginning of a line.
     pub(super) fn end(&mut self) -> String {
         let mut out = String::new();
+        if self.bars.take().is_some_and(|bars| bars.are_drawn()) {
+            out.push('\n');
+        }
         self.leave_output(&mut out);
         out
     }
@@ -225,7 +250,21 @@ impl Screen {
         self.place = Place::Output { id: id.to_owned(), command: command.to_owned(), midway };
     }
 
-    fn life_preserver(&mut self, out: &mut String, args: &Value, moment: SystemTime) {
+    fn life_preserver(
+        &mut self,
+        out: &mut String,
+        args: &Value,
+        moment: SystemTime,
+        now: SystemTime,
+    ) {
+        if let Some(bars) = &mut self.bars {
+            let message = args["message"].as_str().unwrap_or("");
+            if args["class"] == "replication" && bars.take(message, now) {
+                self.leave_output(out);
+                return;
+            }
+            bars.end(message);
+        }
         let priority = self.harmless(args["priority"].as_str().unwrap_or("?"));
         let class = self.harmless(args["class"].as_str().unwrap_or(""));
         let message = args["message"].as_str().unwrap_or("");
@@ -276,6 +315,7 @@ impl Screen {
     fn gap(&mut self, out: &mut String, args: &Value, moment: SystemTime) {
         self.gap = true;
         self.jobs.iter_mut().for_each(|job| job.output.miss());
+        self.bars.iter_mut().for_each(Bars::miss);
         let text = match args["missed"].as_u64() {
             Some(1) => "1 event was missed".to_owned(),
             Some(missed) => format!("{missed} events were missed"),

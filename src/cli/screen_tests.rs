@@ -155,6 +155,63 @@ fn snapshots_and_replications() {
 }
 
 #[test]
+fn a_replication_is_one_line_with_a_bar_beneath_all_others() {
+    let mut screen = screen(false, false).with_bars(|| Some(60));
+    let of = |class: &str, message: &str| {
+        let args = json!({"message": message, "priority": "1 - Information", "class": class});
+        event("life_preserver", 7, &args)
+    };
+    let mut show = |class: &str, message: &str| screen.show(&of(class, message), UNIX_EPOCH);
+    let bar = |amount: &str| format!("          > tank  [{amount}");
+    assert_eq!(
+        show("replication", "Replicating tank: 1M/4M (25%)"),
+        bar("######..................]     25%  1M/4M")
+    );
+    assert_eq!(
+        show("replication", "Replicating tank: 2M/4M (50%)"),
+        format!("\r\x1b[J{}", bar("############............]     50%  2M/4M"))
+    );
+    assert_eq!(
+        show("snapshot", "Mon: New snapshot of tank"),
+        format!(
+            "\r\x1b[J12:00:07  1 - Information  snapshot  Mon: New snapshot of tank\n{}",
+            bar("############............]     50%  2M/4M")
+        )
+    );
+    assert_eq!(
+        show("replication", "Mon: Finished replication for tank"),
+        "\r\x1b[J12:00:07  1 - Information  replication  Mon: Finished replication for tank\n"
+    );
+    show("replication", "Replicating tank: 2M/4M (50%)");
+    assert_eq!(screen.end(), "\n");
+}
+
+#[test]
+fn a_bar_gives_way_to_half_a_line_of_output() {
+    let mut screen = screen(false, false).with_bars(|| Some(60));
+    let progress = json!({"message": "Replicating tank: 2M", "priority": "0 - Information", "class": "replication"});
+    let progress = event("life_preserver", 1, &progress);
+    screen.show(&progress, UNIX_EPOCH);
+    let half = job(1, "running", json!({"current_cmd": "sh -c x", "sh -c x": "half"}));
+    let shown = screen.show(&half, UNIX_EPOCH);
+    assert!(shown.starts_with("\r\x1b[J") && shown.ends_with("| half"), "{shown:?}");
+    let rest = job(1, "running", json!({"current_cmd": "sh -c x", "sh -c x": " done\n"}));
+    assert_eq!(screen.show(&rest, UNIX_EPOCH), " done\n          > tank  2M");
+    screen.show(&half, UNIX_EPOCH);
+    assert_eq!(screen.show(&progress, UNIX_EPOCH), "\n          > tank  2M");
+}
+
+#[test]
+fn where_nothing_can_be_drawn_over_progress_is_lines() {
+    let args = json!({"message": "Replicating tank: 2M/4M (50%)", "priority": "0 - Information",
+                      "class": "replication"});
+    assert_eq!(
+        show(&mut screen(false, true), &[event("life_preserver", 7, &args)]),
+        "12:00:07  0 - Information  replication  Replicating tank: 2M/4M (50%)\n"
+    );
+}
+
+#[test]
 fn the_state_of_the_system() {
     let pool = |health: &str, priority: &str, capacity: &str| json!({"health": health, "priority": priority, "capacity": capacity});
     let mut zpools = json!({"tank": pool("ONLINE", "0 - Information", "12%"),

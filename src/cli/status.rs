@@ -18,7 +18,8 @@ pub(super) const COMMAND: Command = Command {
     summary: "how the daemon is doing",
     help: concat!(
         "\
-Tells how the daemon is doing: host, pools, jobs and clients.
+Tells how the daemon is doing: host, pools, last snapshot and replication,
+jobs and clients.
 
 Usage: sysadm-events status [TARGET] [--json]
 
@@ -92,6 +93,17 @@ fn page(status: &Value, terminal: Terminal) -> String {
             text(&jobs["finished"])
         ),
     );
+    let logs = &status["life_preserver"];
+    for (name, class) in [("snapshot", "snapshot"), ("replica", "replication")] {
+        if let Some(told) = last(&logs[class], terminal) {
+            line(name, told);
+        }
+    }
+    for running in logs["running"].as_array().into_iter().flatten() {
+        let progress = running["progress"].as_str().unwrap_or("just begun");
+        let progress = escape::line(progress, terminal.unicode);
+        line("", format!("running: {}, {progress}", text(&running["dataset"])));
+    }
     if let Some(queues) = jobs_in_queues(status, terminal) {
         line("queues", queues);
     }
@@ -124,6 +136,16 @@ fn page(status: &Value, terminal: Terminal) -> String {
         let _ = writeln!(page, "  {row}");
     }
     page
+}
+
+/// The last event of a class, with its age.
+fn last(event: &Value, terminal: Terminal) -> Option<String> {
+    let message = event["message"].as_str()?.lines().next().unwrap_or("");
+    let message = escape::line(message, terminal.unicode);
+    let age = event["age"].as_u64().map(|age| span::show(Duration::from_secs(age)));
+    let ago = age.map_or(String::new(), |age| format!("{age} ago, "));
+    let priority = escape::line(event["priority"].as_str().unwrap_or("?"), terminal.unicode);
+    Some(format!("{ago}{priority}: {message}"))
 }
 
 /// The pools, how old their figures are, and when there will be new ones.
@@ -194,6 +216,11 @@ mod tests {
     #[test]
     fn a_page_of_it() {
         let status = json!({"hostname": "nas", "version": "0.1.0", "pid": 7, "uptime": 3725, "epoch": "e1",
+            "life_preserver": {
+                "snapshot": {"message": "Mon: New snapshot of tank", "priority": "1 - Information", "age": 125},
+                "replication": {"message": "Tue: Replication Failed for tank\nLogfile available at: /f",
+                                "priority": "7 - Critical", "age": 7200},
+                "running": [{"dataset": "pool", "progress": "1M/2M (50%)"}, {"dataset": "a\u{1b}", "progress": null}]},
             "seq": 12, "subscribers": 1, "outbox_total": 1536, "memory": {"peak_resident": 3_500_000},
             "jobs": {"running": 1, "pending": 0, "finished": 2}, "queues": {"pkg": 1},
             "store": {"state": "state storage does not answer"},
@@ -217,6 +244,10 @@ pools     2 pools, from zpool list 12 s ago; checked every 1 m 00 s and when dev
           my pool  DEGRADED  7%   1T    930G   9 - Urgent       One device\\nis gone.
 daemon    sysadm-events 0.1.0, pid 7, up 1 h 02 m
 jobs      1 running, 0 pending, 2 finished
+snapshot  2 m 05 s ago, 1 - Information: Mon: New snapshot of tank
+replica   2 h 00 m ago, 7 - Critical: Tue: Replication Failed for tank
+          running: pool, 1M/2M (50%)
+          running: a^[, just begun
 queues    pkg 1
 store     state storage does not answer
 events    12 since its start, epoch e1

@@ -75,6 +75,12 @@ impl Terminal {
     }
 }
 
+/// Whether a terminal knows how to move its cursor up and wipe what stands below: all but `dumb`
+/// ones do (ECMA-48, CUU and ED).
+pub(super) fn can_be_drawn_over(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    variable("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
+}
+
 /// The longest secret that is typed, in bytes.
 const TYPED: usize = 1024;
 /// What Ctrl-C sends.
@@ -123,6 +129,17 @@ mod tests {
         assert!(!terminal(true, &[("TERM", "dumb")]).colour);
         assert!(!terminal(true, &[]).colour);
         assert!(!terminal(false, &[xterm]).colour);
+    }
+
+    #[test]
+    fn a_dumb_terminal_is_written_once() {
+        let term = |term: Option<&str>| {
+            can_be_drawn_over(|name| term.filter(|_| name == "TERM").map(OsString::from))
+        };
+        assert!(term(Some("xterm")));
+        assert!(!term(Some("dumb")));
+        assert!(!term(Some("")));
+        assert!(!term(None));
     }
 
     #[test]

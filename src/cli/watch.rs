@@ -10,12 +10,13 @@ use serde_json::{Map, Value, json};
 use super::exit::Exit;
 use super::screen::Screen;
 use super::target::{TargetOptions, target_help};
-use super::terminal::Terminal;
+use super::terminal::{Terminal, can_be_drawn_over};
 use super::words::{Word, Words, text, unexpected};
 use super::{Command, complain, write};
 use crate::client::{Client, Feed, Frame, Incoming, News, Place, Target, Wait};
 use crate::config::Home;
 use crate::sys::local_time::local_time;
+use crate::sys::window;
 use crate::wire::EventName;
 
 pub(super) const COMMAND: Command = Command {
@@ -31,8 +32,9 @@ Usage: sysadm-events watch [EVENT...] [TARGET] [--json] [--since SEQ]
   EVENT       dispatcher (jobs), life-preserver (snapshots, replication) or
               system-state (host name, pools); all three where none is named
 
-On a terminal: a line an event, the output of a job beneath it. Into a pipe, or
-with --json: the frames as they came, one a line.
+On a terminal: a line an event, the output of a job beneath it; a replication
+under way is a bar at the foot. Into a pipe, or with --json: the frames as they
+came, one a line.
 
 Options:
   --json       frames also on a terminal
@@ -86,6 +88,9 @@ fn main(words: Words) -> Result<u8, Exit> {
         });
     }
     let mut screen = Screen::new(Terminal::of_this_process(true), local_time);
+    if can_be_drawn_over(|name| std::env::var_os(name)) {
+        screen = screen.with_bars(window::columns);
+    }
     let followed = follow(&mut feed, |news| match news {
         Shown::Event(frame) => write(&screen.show(&frame.value()?, SystemTime::now())),
         Shown::Remark(remark) => write(&screen.remark(&remark, SystemTime::now())),

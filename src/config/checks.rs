@@ -56,6 +56,28 @@ fn check_limits(config: &Config, reader: &mut Reader<'_>) {
             format!("events.ring ({ring}) does not hold one event of events.max_event ({event})"),
         );
     }
+    let logs = &config.life_preserver;
+    if logs.slice / 8 < logs.max_line {
+        let (slice, line) = (show_size(logs.slice), show_size(logs.max_line));
+        reader.contradiction(
+            &["life_preserver.slice", "life_preserver.max_line"],
+            format!(
+                "life_preserver.slice ({slice}) does not hold eight lines of \
+                 life_preserver.max_line ({line})"
+            ),
+        );
+    }
+    if logs.check_interval < logs.poll_interval {
+        let check = show_duration(logs.check_interval);
+        let poll = show_duration(logs.poll_interval);
+        reader.contradiction(
+            &["life_preserver.check_interval", "life_preserver.poll_interval"],
+            format!(
+                "life_preserver.check_interval ({check}) is shorter than \
+                 life_preserver.poll_interval ({poll}): who is told of changes need not look so often"
+            ),
+        );
+    }
     if state.report_interval < state.interval {
         let report = show_duration(state.report_interval);
         let interval = show_duration(state.interval);

@@ -22,9 +22,7 @@ impl Config {
             events: Events { ring: 2 * MIB, max_event: 256 * KIB },
             dispatcher: dispatcher(),
             store: store(),
-            life_preserver: LifePreserver {
-                log: Some(PathBuf::from("/var/log/lpreserver/lpreserver.log")),
-            },
+            life_preserver: life_preserver(),
             system_state: system_state(),
             bridge: Bridge {
                 allow_legacy_bridge_clients: LegacyBridgeClients::No,
@@ -93,6 +91,23 @@ fn dispatcher() -> Dispatcher {
         output_interval: Duration::from_secs(1),
         output_grace: Duration::from_secs(1),
         kill_grace: Duration::from_secs(10),
+    }
+}
+
+fn life_preserver() -> LifePreserver {
+    LifePreserver {
+        log: Some(PathBuf::from("/var/log/lpreserver/lpreserver.log")),
+        source: Vec::new(),
+        max_line: 4 * KIB,
+        slice: 64 * KIB,
+        poll_interval: Duration::from_secs(5),
+        check_interval: MINUTE,
+        rotation_wait: Duration::from_secs(10),
+        pause: Duration::from_secs(5),
+        start_wait: Duration::from_secs(5),
+        max_replications: 16,
+        progress_interval: Duration::from_secs(1),
+        progress_timeout: DAY,
     }
 }
 

@@ -10,6 +10,7 @@ use log::LevelFilter;
 use super::link::{fingerprint, host_name};
 use super::reader::Reader;
 use super::section::Section;
+use super::source::read_source;
 use super::units::{DAY, GIB, HOUR, KIB, MIB};
 use super::values::{
     absolute_path, account, address, boolean, count, duration, group, link_name, loopback_address,
@@ -110,7 +111,19 @@ fn read_store(mut section: Section<'_, '_>, config: &mut Config) {
 }
 
 fn read_life_preserver(mut section: Section<'_, '_>, config: &mut Config) {
-    section.key("log", &mut config.life_preserver.log, optional(absolute_path));
+    let logs = &mut config.life_preserver;
+    section.key("log", &mut logs.log, optional(absolute_path));
+    section.tables("source", "life_preserver.source", &mut logs.source, read_source);
+    section.key("max_line", &mut logs.max_line, size(256..=8 * KIB));
+    section.key("slice", &mut logs.slice, size(4 * KIB..=MIB));
+    section.key("poll_interval", &mut logs.poll_interval, duration(TICK..=HOUR));
+    section.key("check_interval", &mut logs.check_interval, duration(TICK..=DAY));
+    section.key("rotation_wait", &mut logs.rotation_wait, duration(SHORT..=HOUR));
+    section.key("pause", &mut logs.pause, duration(SHORT..=HOUR));
+    section.key("start_wait", &mut logs.start_wait, duration(SHORT..=HOUR));
+    section.key("max_replications", &mut logs.max_replications, count(1..=256));
+    section.key("progress_interval", &mut logs.progress_interval, duration(SHORT..=HOUR));
+    section.key("progress_timeout", &mut logs.progress_timeout, duration(SECOND..=YEAR));
 }
 
 fn read_system_state(mut section: Section<'_, '_>, config: &mut Config) {

@@ -21,6 +21,7 @@ mod link;
 mod reader;
 mod section;
 mod sections;
+mod source;
 mod spelling;
 mod units;
 mod values;
@@ -40,7 +41,8 @@ pub use home::Home;
 pub use link::{BridgeUrl, fingerprint};
 pub use sections::{
     Auth, Bridge, BridgeLink, Dispatcher, Events, LegacyBridgeClients, LifePreserver, Log,
-    LogTarget, Paths, Relay, Server, Store, SystemState, ZpoolWhen,
+    LogClass, LogProgram, LogRule, LogSource, LogTarget, Paths, Relay, Server, Store, SystemState,
+    ZpoolWhen,
 };
 
 /// A configuration file has at most this many bytes.

@@ -29,9 +29,18 @@ impl<'t> Section<'_, 't> {
         field: &mut T,
         read: impl Fn(&DeValue<'_>) -> Result<T, String>,
     ) {
-        if let Some(value) = self.find(name).and_then(|value| self.value(name, value, &read)) {
+        if let Some(value) = self.optional(name, read) {
             *field = value;
         }
+    }
+
+    /// The value of a key, if the file has it.
+    pub(super) fn optional<T>(
+        &mut self,
+        name: &'static str,
+        read: impl Fn(&DeValue<'_>) -> Result<T, String>,
+    ) -> Option<T> {
+        self.find(name).and_then(|value| self.value(name, value, &read))
     }
 
     /// The value of a key that the section must have.
@@ -47,6 +56,14 @@ impl<'t> Section<'_, 't> {
             self.mark_faulty(name);
         }
         found.and_then(|value| self.value(name, value, &read))
+    }
+
+    /// Says what is wrong with the section as a whole, or with one of its keys if the file has it.
+    pub(super) fn complain(&mut self, name: Option<&'static str>, message: String) {
+        let value = name.and_then(|name| self.table.and_then(|table| table.get(name)));
+        let at = value.map_or(self.at, |value| value.span().start);
+        self.reader.faults.push(Fault { at, message });
+        name.into_iter().for_each(|name| self.mark_faulty(name));
     }
 
     /// Takes a list, each entry by itself.

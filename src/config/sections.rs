@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::link::BridgeUrl;
+use crate::pattern::{Message, Pattern};
 
 /// `[server]`: listeners, clients and their limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,6 +167,82 @@ pub struct LifePreserver {
     /// The log that is followed, an absolute path; `None` (`""`) for off.
     /// Default `/var/log/lpreserver/lpreserver.log`.
     pub log: Option<PathBuf>,
+    /// `[[life_preserver.source]]`, at most 64: further logs. Default: none.
+    pub source: Vec<LogSource>,
+    /// The longest line, 256 B to 8 KiB; a longer one is cut, and that is logged. Default 4 KiB.
+    pub max_line: usize,
+    /// What is read of a log at once, and what a crash may repeat, from eight of the longest lines
+    /// to 1 MiB. Default 64 KiB.
+    pub slice: usize,
+    /// Between two looks at a file whose changes the kernel does not tell, 100 ms to 1 h.
+    /// Default 5 s.
+    pub poll_interval: Duration,
+    /// Between two looks at any other, from `poll_interval` to 24 h. Default 60 s.
+    pub check_interval: Duration,
+    /// How long a log that was renamed away is still read, 10 ms to 1 h. Default 10 s.
+    pub rotation_wait: Duration,
+    /// How long logs are not read for the sake of a client whose outbox is above half, 10 ms to
+    /// 1 h; then the client is closed with 1013. As long, where what was read last is not kept yet;
+    /// then reading goes on without. Default 5 s.
+    pub pause: Duration,
+    /// How long what was written while the daemon was down waits at the start for somebody who
+    /// wants it, 10 ms to 1 h. Default 5 s.
+    pub start_wait: Duration,
+    /// Replications whose progress is followed at a time, 1 to 256; the oldest is forgotten for
+    /// another. Default 16.
+    pub max_replications: usize,
+    /// The least time between two events of one replication's progress, 10 ms to 1 h.
+    /// Default 1 s.
+    pub progress_interval: Duration,
+    /// A replication without news for so long, 1 s to 365 d, is no longer followed. Default 24 h.
+    pub progress_timeout: Duration,
+}
+
+/// `[[life_preserver.source]]`: a log of another program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSource {
+    /// Its path.
+    pub log: PathBuf,
+    /// What its lines tell.
+    pub rule: LogRule,
+}
+
+/// What the lines of a log tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogRule {
+    /// By the ready rules for a program.
+    Ready(LogProgram),
+    /// By a pattern.
+    Own {
+        /// What a line has to match.
+        pattern: Pattern,
+        /// What it is news of.
+        class: LogClass,
+        /// 0 to 10. Default 1.
+        priority: usize,
+        /// The text of the event. Default: the line.
+        message: Message,
+    },
+}
+
+/// A program with ready rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogProgram {
+    /// sanoid: snapshots.
+    Sanoid,
+    /// syncoid: replications.
+    Syncoid,
+    /// zrepl: both.
+    Zrepl,
+}
+
+/// What a line is news of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogClass {
+    /// A snapshot.
+    Snapshot,
+    /// A replication.
+    Replication,
 }
 
 /// `[system_state]`: pools and the host name.

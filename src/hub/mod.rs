@@ -254,6 +254,18 @@ impl Hub {
         self.subscribers.len()
     }
 
+    /// Whether a session gets events of that name.
+    pub fn wants(&self, session: SessionId, name: EventName) -> bool {
+        let subscription = self.subscribers.get(&session);
+        subscription.is_some_and(|subscription| subscription.names.contains(&name))
+    }
+
+    /// The sessions that get events of that name.
+    pub fn subscribers_of(&self, name: EventName) -> impl Iterator<Item = SessionId> {
+        let wants = move |(_, it): &(&SessionId, &Subscription)| it.names.contains(&name);
+        self.subscribers.iter().filter(wants).map(|(session, _)| *session)
+    }
+
     /// Gives an event its number, and `deliver`s it to everybody who wants it.
     pub fn publish(
         &mut self,
@@ -299,6 +311,11 @@ impl Hub {
     /// Sessions that have present state to be told.
     pub fn behind(&self) -> Vec<SessionId> {
         self.behind.iter().copied().collect()
+    }
+
+    /// True for a session that has present state to be told.
+    pub fn is_behind(&self, session: SessionId) -> bool {
+        self.behind.contains(&session)
     }
 
     /// The next piece of what a session is still to be told.

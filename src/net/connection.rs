@@ -141,6 +141,13 @@ impl<P: Parcel> Connection<P> {
         matches!(self.stage, Stage::Open(_))
     }
 
+    /// True where the system has all parcels of the outbox that stood before `place`.
+    pub fn has_sent(&self, place: u64) -> bool {
+        // What TLS has not got rid of is not told apart.
+        let encrypted = self.tls.as_ref().is_some_and(|tls| tls.wants_write());
+        self.outbox.has_sent(place) && !encrypted
+    }
+
     /// Other waits from now on; a ping that was due later than a new interval is due by that.
     pub fn set_limits(&mut self, limits: Limits, now: Instant) {
         self.limits = limits;

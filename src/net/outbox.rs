@@ -62,6 +62,8 @@ struct Chunk {
     /// What it counts for in the account.
     weight: usize,
     kind: Kind,
+    /// Where it stood among the parcels; of a message only.
+    place: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +88,7 @@ impl Chunk {
             payload: bytes.into(),
             weight: 0,
             kind,
+            place: 0,
         }
     }
 }
@@ -129,6 +132,21 @@ impl<P: Parcel> Outbox<P> {
     /// True where nothing is left to be sent.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.flight.is_empty()
+    }
+
+    /// Where the next parcel will stand: all that are in it now stand before that.
+    pub fn next_place(&self) -> u64 {
+        self.first + self.waiting.len() as u64
+    }
+
+    /// True where all parcels that stood before `place` have been sent, or were given up; perhaps
+    /// later than that, where places moved up. One that is joined with a newer one stands where
+    /// that stands.
+    pub fn has_sent(&self, place: u64) -> bool {
+        match self.flight.iter().find(|chunk| chunk.kind == Kind::Message) {
+            Some(unsent) => unsent.place >= place,
+            None => self.waiting.is_empty() || self.first >= place,
+        }
     }
 
     /// Appends `parcel`, joined with the one of its key that waits.
@@ -217,6 +235,7 @@ impl<P: Parcel> Outbox<P> {
         let settled = self.settled();
         self.flight.truncate(settled);
         let kept = self.flight.front().map_or(0, |chunk| chunk.weight);
+        self.first = self.next_place();
         self.waiting = VecDeque::new();
         self.holes = 0;
         self.places.clear();
@@ -239,7 +258,8 @@ impl<P: Parcel> Outbox<P> {
             }
             let payload = parcel.bytes();
             let (header, header_len) = websocket::text_header(payload.len());
-            let chunk = Chunk { header, header_len, payload, weight, kind: Kind::Message };
+            let kind = Kind::Message;
+            let chunk = Chunk { header, header_len, payload, weight, kind, place };
             in_flight += chunk.len();
             self.flight.push_back(chunk);
         }
@@ -440,6 +460,51 @@ mod tests {
         assert_eq!(total.get(), 7);
         a.clear();
         assert_eq!(total.get(), 0);
+    }
+
+    #[test]
+    fn it_is_known_what_was_sent() {
+        let mut o = outbox(1000);
+        assert!(o.has_sent(o.next_place()));
+        push(&mut o, "one A1 two").unwrap();
+        let place = o.next_place();
+        push(&mut o, "three A2").unwrap();
+        let end = o.next_place();
+        assert!(!o.has_sent(place));
+        let mut left = vec![];
+        let mut send = |o: &mut Outbox<Word>, most: usize| {
+            o.send::<()>(8, |slices| {
+                let all: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+                let taken = all.len().min(most);
+                left.extend_from_slice(&all[..taken]);
+                Ok(taken)
+            })
+        };
+        send(&mut o, 5 + 4).unwrap().unwrap();
+        assert!(!o.has_sent(place), "of \"two\" a byte is left");
+        o.push_ping(vec![0x89, 0]);
+        send(&mut o, 1).unwrap().unwrap();
+        assert!(o.has_sent(place) && !o.has_sent(end));
+        o.clear();
+        assert!(o.has_sent(end), "what is given up is not waited for");
+        while send(&mut o, 1000).is_some() {}
+        assert!(o.has_sent(end) && o.is_empty());
+    }
+
+    #[test]
+    fn it_is_known_what_was_sent_where_places_moved_up() {
+        let mut o = outbox(1 << 20);
+        push(&mut o, "one A1").unwrap();
+        for _ in 0..100 {
+            push(&mut o, "A").unwrap();
+        }
+        let place = o.next_place();
+        for _ in 0..100 {
+            push(&mut o, "A").unwrap();
+        }
+        assert!(!o.has_sent(place));
+        sent(&mut o, 1000);
+        assert!(o.has_sent(place));
     }
 
     #[test]

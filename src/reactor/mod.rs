@@ -7,16 +7,24 @@
 
 mod deadlines;
 mod signals;
+mod watch;
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::time::Instant;
 
 use mio::event::Source;
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+
+use watch::Watches;
 
 pub use deadlines::Deadlines;
 pub use signals::{Signal, Signals};
+pub use watch::{Watch, is_local};
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +45,8 @@ pub enum Ready<K> {
     Again(K),
     /// A signal arrived.
     Signal(Signal),
+    /// Something about a file or directory that is watched has changed, or may have: look.
+    Changed(K),
 }
 
 /// What a source is registered as: give it back to let it go.
@@ -54,6 +64,10 @@ pub struct Reactor<K> {
     deadlines: Deadlines<K>,
     again: BTreeSet<K>,
     signals: Signals,
+    /// Made when the first file is watched.
+    watches: Option<Watches<K>>,
+    /// The kernel may have more to say about them.
+    more_changes: bool,
 }
 
 enum Slot<K> {
@@ -64,6 +78,7 @@ enum Slot<K> {
 /// Events taken from the kernel in one go; more wait for the next turn.
 const EVENTS_A_TURN: usize = 256;
 const SIGNALS: Token = Token(usize::MAX);
+const WATCHES: Token = Token(usize::MAX - 1);
 
 impl<K: Copy + Ord> Reactor<K> {
     /// A reactor that listens to the daemon's signals from now on.
@@ -80,6 +95,8 @@ impl<K: Copy + Ord> Reactor<K> {
             deadlines: Deadlines::new(),
             again: BTreeSet::new(),
             signals,
+            watches: None,
+            more_changes: false,
         })
     }
 
@@ -126,10 +143,53 @@ impl<K: Copy + Ord> Reactor<K> {
         self.again.insert(key);
     }
 
+    /// Tells `key` as [`Ready::Changed`] when the file is written to, cut, renamed or removed.
+    ///
+    /// # Errors
+    /// The system has no room for another watch, or cannot watch this file.
+    pub fn watch_file(&mut self, file: &File, key: K) -> io::Result<Watch> {
+        self.watches()?.file(file, key)
+    }
+
+    /// Tells `key` as [`Ready::Changed`] when `name` in the directory is made, renamed or removed;
+    /// other changes in it may be told too.
+    ///
+    /// # Errors
+    /// It is no directory, or cannot be watched.
+    pub fn watch_directory(&mut self, path: &Path, name: &OsStr, key: K) -> io::Result<Watch> {
+        self.watches()?.directory(path, name, key)
+    }
+
+    /// Whether the kernel still watches a file or directory: it gives up what is removed.
+    pub fn is_watched(&self, watch: &Watch) -> bool {
+        self.watches.as_ref().is_some_and(|watches| watches.is_alive(watch))
+    }
+
+    /// Lets a file or directory go. What is already on its way of it will not be told.
+    pub fn unwatch(&mut self, watch: Watch) {
+        if let Some(watches) = &mut self.watches {
+            watches.forget(watch);
+        }
+    }
+
+    fn watches(&mut self) -> io::Result<&mut Watches<K>> {
+        let watches = match self.watches.take() {
+            Some(watches) => watches,
+            None => {
+                let watches = Watches::new()?;
+                let descriptor = watches.descriptor();
+                let mut source = SourceFd(&descriptor);
+                self.poll.registry().register(&mut source, WATCHES, Interest::READABLE)?;
+                watches
+            }
+        };
+        Ok(self.watches.insert(watches))
+    }
+
     /// Sleeps until something happens, and appends what it is to `ready`.
     pub fn turn(&mut self, ready: &mut Vec<Ready<K>>) -> io::Result<()> {
         self.free.append(&mut self.released);
-        let timeout = if self.again.is_empty() {
+        let timeout = if self.again.is_empty() && !self.more_changes {
             self.deadlines.next().map(|when| when.saturating_duration_since(Instant::now()))
         } else {
             Some(std::time::Duration::ZERO)
@@ -143,6 +203,8 @@ impl<K: Copy + Ord> Reactor<K> {
         for event in &self.events {
             if event.token() == SIGNALS {
                 ready.extend(self.signals.pending().map(Ready::Signal));
+            } else if event.token() == WATCHES {
+                self.more_changes = true;
             } else if let Some(Slot::Taken(key)) = self.keys.get(event.token().0) {
                 ready.push(Ready::Io {
                     key: *key,
@@ -150,6 +212,11 @@ impl<K: Copy + Ord> Reactor<K> {
                     writable: event.is_writable() || event.is_write_closed() || event.is_error(),
                 });
             }
+        }
+        if self.more_changes
+            && let Some(watches) = &mut self.watches
+        {
+            self.more_changes = watches.changed(|key| ready.push(Ready::Changed(key)));
         }
         let now = Instant::now();
         while let Some(key) = self.deadlines.take_due(now) {

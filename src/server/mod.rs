@@ -8,6 +8,7 @@ mod accounts;
 mod authentication;
 mod clients;
 mod jobs;
+mod life_preserver;
 mod parcel;
 mod reload;
 mod start;
@@ -26,6 +27,7 @@ use crate::auth::{Identity, Roles, Throttle, Tokens};
 use crate::config::{Config, Home};
 use crate::dispatcher::{Dispatcher, Effect};
 use crate::hub::{Hub, Piece};
+use crate::life_preserver::FollowId;
 use crate::moment::Moment;
 use crate::net::certificate::ServerSide;
 use crate::net::{
@@ -40,6 +42,7 @@ use crate::wire::{ErrorCode, Event, Frame, Refusal, Request, error as error_text
 use accounts::AccountsHelper;
 use clients::{ClientId, Clients, Wait};
 use jobs::Jobs;
+use life_preserver::Logs;
 use storage::Storage;
 use system_state::{Part, Probes};
 
@@ -58,6 +61,12 @@ enum Key {
     Dispatcher,
     /// The accounts helper.
     Accounts,
+    /// A file that is followed.
+    Log(FollowId),
+    /// The turn of all that are; their next deadline.
+    Logs,
+    /// When keeping how far they were read is tried again.
+    Keeping,
     /// The next look at the accounts of those who are connected.
     Recheck,
     /// An answer that is held back.
@@ -111,6 +120,7 @@ struct Server {
     hub: Hub,
     dispatcher: Dispatcher,
     jobs: Jobs,
+    logs: Logs,
     system_state: SystemState,
     probes: Probes,
     storage: Storage,
@@ -161,11 +171,18 @@ impl Server {
         match ready {
             Ready::Io { key, readable, writable } => self.on_io(key, readable, writable, now),
             Ready::Again(key) => self.on_io(key, true, false, now),
+            Ready::Changed(key) => self.on_changed(key),
             Ready::Deadline(key) => self.on_deadline(key, now),
             Ready::Signal(Signal::Child) => self.reap(now),
             Ready::Signal(Signal::Stop) => self.stop(now),
             Ready::Signal(Signal::Reload) => self.reload(now),
             Ready::Signal(Signal::Status) => info!("status: {}", self.status_line(now)),
+        }
+    }
+
+    fn on_changed(&mut self, key: Key) {
+        if let Key::Log(id) = key {
+            self.logs.on_changed(id);
         }
     }
 
@@ -201,13 +218,20 @@ impl Server {
             Key::Accounts => {
                 self.accounts.read(&mut self.scratch, &mut self.reactor, now.instant);
             }
+            Key::Logs => self.logs.wake(),
             Key::SystemState(part) => self.on_zpool_io(part, now),
             Key::Store => {
                 let now = now.instant;
                 self.storage.read(&mut self.scratch, &mut self.reactor, now);
                 self.storage.flush(&mut self.reactor, now);
             }
-            Key::Dispatcher | Key::Survivors | Key::Recheck | Key::Delayed(_) | Key::Stop => {}
+            Key::Dispatcher
+            | Key::Log(_)
+            | Key::Keeping
+            | Key::Survivors
+            | Key::Recheck
+            | Key::Delayed(_)
+            | Key::Stop => {}
         }
     }
 
@@ -230,11 +254,13 @@ impl Server {
             Key::Accounts => self.accounts.helper.on_deadline(now.instant),
             Key::Recheck => self.recheck(now),
             Key::Delayed(id) => self.on_delay_over(id),
+            Key::Logs => self.on_logs_deadline(now),
             Key::SystemState(part) => self.on_zpool_deadline(part, now),
             Key::Stop => self.phase = Phase::Over,
             Key::Leftover(number) => {
                 self.jobs.on_leftover_due(number, &mut self.reactor, &mut self.scratch, now);
             }
+            Key::Log(_) | Key::Keeping => {}
         }
     }
 
@@ -515,6 +541,7 @@ impl Server {
 
     /// Does what follows from what happened, until nothing does.
     fn settle(&mut self, now: Moment) {
+        self.follow_logs(now);
         loop {
             self.carry_out_effects(now);
             while self.take_store_outcomes(now) {
@@ -533,6 +560,7 @@ impl Server {
                 self.end(id, &end.to_string());
             }
         }
+        self.go_on_with_logs(now);
         self.storage.store.end_of_turn(now.instant);
         self.storage.flush(&mut self.reactor, now.instant);
         self.accounts.flush(&mut self.reactor);
@@ -678,7 +706,7 @@ impl Server {
             self.reactor.set_deadline(Key::Stop, Some(due));
             self.settle(now);
         }
-        if self.phase == Phase::Leaving && self.clients.len() == 0 {
+        if self.phase == Phase::Leaving && self.clients.len() == 0 && self.logs.is_kept() {
             self.phase = Phase::Over;
         }
     }

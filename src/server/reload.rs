@@ -121,6 +121,7 @@ impl Server {
         self.system_state.reload(system_state::limits(config), now);
         self.accounts.helper.set_limits(start::accounts_limits(config));
         self.throttle.set_limits(start::throttle_limits(config));
+        self.configure_logs(now);
         self.ask_for_groups(now);
     }
 }

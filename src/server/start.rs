@@ -13,6 +13,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::accounts::{self, AccountsHelper};
 use super::clients::{ClientLimits, Clients};
 use super::jobs::Jobs;
+use super::life_preserver::Logs;
 use super::storage::{self, Storage};
 use super::system_state::{self, Probes};
 use super::{Key, Listening, Phase, SCRATCH, Server};
@@ -128,7 +129,7 @@ pub(super) fn start(
     {
         warn!("cannot lock the memory of the daemon: {error}");
     }
-    let reactor = Reactor::new().map_err(|e| StartError::system("make a poll loop", e))?;
+    let mut reactor = Reactor::new().map_err(|e| StartError::system("make a poll loop", e))?;
     let hostname = hostname();
     let tls = tls(&config, &hostname)?;
     tell_fingerprint(tls.as_ref(), None);
@@ -153,6 +154,9 @@ pub(super) fn start(
     let mut dispatcher = Dispatcher::new(job_limits(&config), place.journal);
     let mut jobs = Jobs::new(environment, &epoch, config.dispatcher.output_grace);
     take_over(&place, &mut dispatcher, &mut jobs, now)?;
+    let mut storage = Storage::new(place, store_limits(&config), lock, now.instant);
+    storage.begin_early(&mut reactor, now.instant);
+    let logs = Logs::begin(&config, &mut reactor, now);
     let mut server = Server {
         system_state: SystemState::new(system_state::limits(&config), &hostname),
         probes: Probes::new(starter),
@@ -171,7 +175,8 @@ pub(super) fn start(
         hub: Hub::new(&epoch, config.events.max_event, config.events.ring),
         dispatcher,
         jobs,
-        storage: Storage::new(place, store_limits(&config), lock, now.instant),
+        logs,
+        storage,
         phase: Phase::Serving,
         scratch: vec![0; SCRATCH],
         ended: Vec::new(),

@@ -39,6 +39,7 @@ impl Server {
                 "running": counts.running,
                 "finished": counts.finished,
             },
+            "life_preserver": self.logs.status(now),
             "queues": self.dispatcher.queues(),
             "store": self.storage.status(),
             "accounts": self.accounts.status(),

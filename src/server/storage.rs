@@ -34,6 +34,8 @@ enum Purpose {
     Publish(Serial),
     /// A client is to be told how the job ended.
     Retell(ClientId, Serial),
+    /// How far the logs were read, and how much of them that is, in bytes.
+    Logs(u64),
 }
 
 /// The child.
@@ -104,6 +106,15 @@ impl Storage {
         };
         self.store.ended(&how, now);
         true
+    }
+
+    /// Makes the first child before its turn, and before files are watched. Where the daemon is
+    /// killed so early that the child still has the watches, it is the child who lets them go. That
+    /// can take the kernel seconds, and all the while it has the lock.
+    pub(super) fn begin_early(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
+        if let Some(Outcome::Begin) = self.store.next_outcome() {
+            self.begin(reactor, now);
+        }
     }
 
     fn begin(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
@@ -337,6 +348,7 @@ impl Server {
                     client.retelling = false;
                 }
             }
+            Purpose::Logs(consumed) => self.on_logs_kept(consumed, answer.map(drop), now),
         }
     }
 
@@ -384,6 +396,12 @@ impl Server {
             let request = self.storage.store.ask_for_text(question, now.instant);
             self.storage.questions.insert(request, Purpose::Log(id));
         }
+    }
+
+    /// How far the logs were read is to be kept.
+    pub(super) fn keep_logs(&mut self, name: &str, memory: Vec<u8>, consumed: u64, now: Moment) {
+        let request = self.storage.store.replace(name, memory, now.instant);
+        self.storage.questions.insert(request, Purpose::Logs(consumed));
     }
 
     /// Everybody is to be told how a job ended, which has to be read first.

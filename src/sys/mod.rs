@@ -19,4 +19,5 @@ pub mod signals;
 pub mod spawn;
 pub mod standard_error;
 pub mod survivors;
+pub mod window;
 pub mod zfs;

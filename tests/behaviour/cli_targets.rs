@@ -231,7 +231,11 @@ fn public_directory() -> (Directory, PathBuf) {
     let directory = Directory::new().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = directory.join("sysadm-events");
-    fs::copy(PROGRAM, &program).unwrap();
+    // By another process: a child that another test forks meanwhile would hold our descriptor of
+    // the copy, and what is open for writing cannot be run.
+    assert!(
+        std::process::Command::new("cp").arg(PROGRAM).arg(&program).status().unwrap().success()
+    );
     (directory, program)
 }
 

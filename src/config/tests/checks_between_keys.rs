@@ -161,3 +161,26 @@ fn a_faulty_key_takes_no_part_in_them() {
         all[0]
     );
 }
+
+#[test]
+fn a_slice_of_a_log_holds_eight_lines() {
+    assert_eq!(
+        fault("[life_preserver]\nslice = \"16KiB\""),
+        "f:2: life_preserver.slice (16KiB) does not hold eight lines of \
+         life_preserver.max_line (4KiB)"
+    );
+    good("[life_preserver]\nslice = \"16KiB\"\nmax_line = \"2KiB\"");
+}
+
+#[test]
+fn a_log_whose_changes_are_told_is_looked_at_no_more_often_than_one_whose_are_not() {
+    let fault = fault("[life_preserver]\npoll_interval = \"2m\"");
+    assert!(
+        fault.starts_with(
+            "f:2: life_preserver.check_interval (1m) is shorter than \
+             life_preserver.poll_interval (2m)"
+        ),
+        "{fault}"
+    );
+    good("[life_preserver]\npoll_interval = \"60s\"");
+}

@@ -2,6 +2,7 @@
 
 mod checks_between_keys;
 mod keys_of_the_file;
+mod sources;
 mod syntax;
 mod the_file;
 mod the_manual;
@@ -83,7 +84,11 @@ mod the_sample {
     fn states_every_default_as_it_is() {
         let mut config = good(&sample_in_force());
         let links = std::mem::take(&mut config.bridge.link);
+        let sources = std::mem::take(&mut config.life_preserver.source);
         assert_eq!(config, Config::defaults(&Home::System));
+        assert_eq!(sources.len(), 2);
+        assert!(matches!(sources[0].rule, LogRule::Own { .. }), "{sources:?}");
+        assert_eq!(sources[1].rule, LogRule::Ready(LogProgram::Syncoid));
         assert_eq!(links.len(), 1);
         assert_eq!(links[0].name, "office");
         assert_eq!(links[0].url.to_string(), "wss://bridge.example.org:12149");

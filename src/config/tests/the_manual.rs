@@ -18,6 +18,7 @@ fn as_file() -> String {
 fn states_every_default_as_it_is() {
     let mut config = good(&as_file());
     assert_eq!(std::mem::take(&mut config.bridge.link).len(), 1);
+    assert_eq!(std::mem::take(&mut config.life_preserver.source).len(), 2);
     assert_eq!(config, Config::defaults(&Home::System));
 }
 

@@ -17,8 +17,8 @@ pub(super) enum Order {
     CloseLog(u64),
     /// Nobody wants to know of the job any more.
     Forget(u64),
-    /// Replace a state file.
-    Keep { name: String, bytes: Vec<u8> },
+    /// Replace a state file, and say so.
+    Keep { request: u64, name: String, bytes: Vec<u8> },
     /// Read a part of a job's log; the question as JSON.
     ReadText { request: u64, question: Vec<u8> },
     /// Read the logs of a job's commands; the question as JSON.
@@ -87,9 +87,9 @@ impl Order {
             Order::Log { serial, at, limit, text } => put(out, 3, &[*serial, *at, *limit], text),
             Order::CloseLog(serial) => put(out, 4, &[*serial], &[]),
             Order::Forget(serial) => put(out, 5, &[*serial], &[]),
-            Order::Keep { name, bytes } => {
+            Order::Keep { request, name, bytes } => {
                 let rest = [name.as_bytes(), bytes].concat();
-                put(out, 6, &[name.len() as u64], &rest);
+                put(out, 6, &[*request, name.len() as u64], &rest);
             }
             Order::ReadText { request, question } => put(out, 7, &[*request], question),
             Order::ReadPieces { request, question } => put(out, 8, &[*request], question),
@@ -118,8 +118,9 @@ impl Order {
             4 => Order::CloseLog(first),
             5 => Order::Forget(first),
             6 => {
-                let (name, bytes) = rest.split_at_checked(usize::try_from(first).ok()?)?;
-                Order::Keep { name: text(name), bytes: bytes.to_vec() }
+                let (length, rest) = number(rest)?;
+                let (name, bytes) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+                Order::Keep { request: first, name: text(name), bytes: bytes.to_vec() }
             }
             7 => Order::ReadText { request: first, question: rest.to_vec() },
             8 => Order::ReadPieces { request: first, question: rest.to_vec() },
@@ -166,7 +167,7 @@ mod tests {
             Order::Log { serial: 1, at: 2, limit: 3, text: b"x\n".to_vec() },
             Order::CloseLog(3),
             Order::Forget(4),
-            Order::Keep { name: "tail".into(), bytes: vec![0, 255] },
+            Order::Keep { request: 7, name: "tail".into(), bytes: vec![0, 255] },
             Order::ReadText { request: 5, question: b"q".to_vec() },
             Order::ReadPieces { request: 6, question: vec![] },
         ];

@@ -265,11 +265,11 @@ impl<K: Copy> Store<K> {
         self.uncommitted |= !orders.is_empty();
     }
 
-    /// Replaces a file in the state directory; where nobody takes it, it stays as it is.
-    pub fn replace(&mut self, name: &str, bytes: Vec<u8>, now: Instant) {
-        if self.hears() {
-            self.order(&Order::Keep { name: name.to_owned(), bytes }, now);
-        }
+    /// Replaces a file in the state directory. The answer, which is empty, comes when it is durable;
+    /// where there is none, it may have been replaced or not.
+    pub fn replace(&mut self, name: &str, bytes: Vec<u8>, now: Instant) -> RequestId {
+        let name = name.to_owned();
+        self.ask(now, |request| Order::Keep { request, name, bytes })
     }
 
     /// Asks for a part of a job's log as one text.

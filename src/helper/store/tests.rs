@@ -119,6 +119,23 @@ fn a_child_that_dies_is_replaced_at_once_and_gets_again_what_was_not_durable() {
 }
 
 #[test]
+fn a_file_that_is_replaced_is_answered_for_by_whichever_child_does_it() {
+    let mut driver = Driver::new();
+    let ordered = |driver: &mut Driver| driver.orders().iter().any(|it| it.starts_with("Keep"));
+    let request = driver.store.replace("tail", b"17".to_vec(), driver.now());
+    assert!(ordered(&mut driver));
+    driver.store.ended("signal 9", driver.now());
+    driver.store.begun(driver.now());
+    assert!(ordered(&mut driver), "the new child gets it again");
+    driver.say(Report::Answer { request, answer: vec![] });
+    assert!(driver.outcomes().contains(&Outcome::Answer(request, vec![])));
+    let request = driver.store.replace("tail", b"18".to_vec(), driver.now());
+    driver.pass(5000);
+    let refused = Outcome::NoAnswer(request, "state storage does not answer".to_owned());
+    assert!(driver.outcomes().contains(&refused));
+}
+
+#[test]
 fn a_child_that_hangs_is_killed_and_nobody_waits_for_it() {
     let mut d = Driver::new();
     d.keep("a");
@@ -339,10 +356,21 @@ fn a_child_keeps_what_it_is_told_up_to_the_last_order() {
         line(2, "filed"),
         Order::Commit(2),
         Order::Log { serial: 1, at: 0, limit: 1000, text: b"out\n".to_vec() },
-        Order::Keep { name: "tail".into(), bytes: b"17".to_vec() },
+        Order::Keep { request: 8, name: "tail".into(), bytes: b"17".to_vec() },
+        Order::Keep { request: 9, name: "no/tail".into(), bytes: b"17".to_vec() },
     ]);
-    // The two may come as one: the last says all.
-    while child.report() != Report::Kept(2) {}
+    // The two commits may come as one: the last says all.
+    let (mut committed, mut replaced, mut refused) = (false, false, false);
+    while !(committed && replaced && refused) {
+        match child.report() {
+            Report::Kept(commit) => committed |= commit == 2,
+            Report::Answer { request, answer } => replaced |= request == 8 && answer.is_empty(),
+            Report::NoAnswer { request, why } => {
+                refused |= request == 9 && why.contains("no/tail");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
     let question = br#"{"serial":1,"total":4,"limit":1000,"active":false,"offset":0,"length":9}"#;
     child.order(&[Order::ReadText { request: 3, question: question.to_vec() }]);
     let Report::Answer { request: 3, answer } = child.report() else { panic!() };

@@ -165,10 +165,14 @@ impl Worker<'_> {
                 self.failed_logs.remove(&serial);
             }
             Order::Forget(serial) => self.forget(serial),
-            Order::Keep { name, bytes } => {
+            Order::Keep { request, name, bytes } => {
                 let path = self.place.directory.join(&name);
-                if let Err(error) = put_in_place(&path, &bytes) {
-                    self.remark(format!("cannot write {}: {error}", path.display()));
+                match put_in_place(&path, &bytes) {
+                    Ok(_) => self.report(&Report::Answer { request, answer: Vec::new() }),
+                    Err(error) => {
+                        let why = format!("cannot write {}: {error}", path.display());
+                        self.report(&Report::NoAnswer { request, why });
+                    }
                 }
             }
             Order::ReadText { request, question } => {

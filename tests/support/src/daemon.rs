@@ -102,7 +102,12 @@ impl Setup {
     pub fn open_to_all(mut self) -> Outcome<Setup> {
         fs::set_permissions(self.directory.path(), Permissions::from_mode(0o711))?;
         let program = self.directory.join("sysadm-events");
-        fs::copy(&self.program, &program)?;
+        // By another process: a child that is forked meanwhile would hold our descriptor of the
+        // copy, and what is open for writing cannot be run.
+        let copied = Command::new("cp").arg(&self.program).arg(&program).status()?;
+        if !copied.success() {
+            return Err("cannot copy the program".into());
+        }
         self.program = program;
         Ok(self)
     }

@@ -338,6 +338,11 @@ impl Peer {
         self.socket.get_mut()
     }
 
+    /// The connection alone: what was read of it and not given yet is lost.
+    pub(crate) fn into_stream(self) -> Stream {
+        self.socket.into_inner()
+    }
+
     /// The next text frame, waited for.
     pub fn event(&mut self) -> Outcome<String> {
         let patience = Instant::now() + PATIENCE;

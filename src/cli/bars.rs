@@ -1,0 +1,253 @@
+//! Replications under way, each as one line with a bar at the foot of the screen.
+//!
+//! The lines are drawn again when one of them changes, and wiped before anything else is written:
+//! so what was written above stays as it is. A line is never wider than the terminal, which would
+//! break it in two and leave its first half behind.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime};
+
+use super::terminal::{Terminal, Tone};
+
+/// Lines that are shown; of more the ones that had news last.
+const LINES: usize = 8;
+/// One that had no news for so long is not shown any more: its end was not told.
+const SILENCE: Duration = Duration::from_secs(300);
+/// The bar, in columns, brackets not counted.
+const BAR: usize = 24;
+
+/// How wide the terminal is now, if it says so.
+pub(super) type Width = fn() -> Option<usize>;
+
+/// The lines at the foot of the screen.
+pub(super) struct Bars {
+    width: Width,
+    /// In the order in which they began.
+    bars: Vec<Bar>,
+    /// Lines that stand on the screen now.
+    drawn: usize,
+}
+
+struct Bar {
+    dataset: String,
+    /// `12.3M/1.23G`, or as much of it as is known.
+    amount: String,
+    /// In tenths of a per cent.
+    share: Option<usize>,
+    percent: String,
+    heard: SystemTime,
+}
+
+impl Bars {
+    pub(super) fn new(width: Width) -> Bars {
+        Bars { width, bars: Vec::new(), drawn: 0 }
+    }
+
+    /// Takes the message of a replication's progress in; false for any other message.
+    pub(super) fn take(&mut self, message: &str, now: SystemTime) -> bool {
+        let Some(bar) = read(message, now) else { return false };
+        match self.bars.iter_mut().find(|known| known.dataset == bar.dataset) {
+            Some(known) => *known = bar,
+            None => self.bars.push(bar),
+        }
+        while self.bars.len() > LINES {
+            let oldest = self.bars.iter().enumerate().min_by_key(|(_, bar)| bar.heard);
+            let Some((at, _)) = oldest else { break };
+            self.bars.remove(at);
+        }
+        true
+    }
+
+    /// The replication that a message says has ended has no line any more.
+    pub(super) fn end(&mut self, message: &str) {
+        let first = message.lines().next().unwrap_or("");
+        self.bars.retain(|bar| {
+            ["Finished replication for ", "Replication Failed for "].iter().all(|ends| {
+                let end = format!("{ends}{}", bar.dataset);
+                first != end && !first.ends_with(&format!(": {end}"))
+            })
+        });
+    }
+
+    /// News were missed, ends perhaps among them: what still runs is shown with its next news.
+    pub(super) fn miss(&mut self) {
+        self.bars.clear();
+    }
+
+    /// What wipes the lines from the screen.
+    pub(super) fn wipe(&mut self) -> String {
+        let drawn = std::mem::take(&mut self.drawn);
+        match drawn {
+            0 => String::new(),
+            1 => "\r\x1b[J".to_owned(),
+            drawn => format!("\r\x1b[{}A\x1b[J", drawn - 1),
+        }
+    }
+
+    /// What draws them, where the cursor stands at the beginning of a line.
+    pub(super) fn draw(&mut self, terminal: Terminal, now: SystemTime) -> String {
+        self.bars.retain(|bar| {
+            now.duration_since(bar.heard).is_ok_and(|age| age < SILENCE) || bar.heard > now
+        });
+        let columns = (self.width)();
+        let name_width = self.bars.iter().map(|bar| bar.dataset.chars().count()).max().unwrap_or(0);
+        let lines: Vec<String> =
+            self.bars.iter().map(|bar| bar.line(terminal, name_width, columns)).collect();
+        self.drawn = lines.len();
+        lines.join("\n")
+    }
+
+    /// True where lines stand on the screen.
+    pub(super) fn are_drawn(&self) -> bool {
+        self.drawn > 0
+    }
+}
+
+impl Bar {
+    fn line(&self, terminal: Terminal, name_width: usize, columns: Option<usize>) -> String {
+        let (full, empty) = (terminal.either("█", "#"), terminal.either("░", "."));
+        let name = super::escape::line(&self.dataset, terminal.unicode);
+        let sign = terminal.either("▶", ">");
+        let mut line = format!("          {sign} {name:<name_width$}  ");
+        if let Some(share) = self.share {
+            let filled = share * BAR / 1000;
+            let _ = write!(
+                line,
+                "[{}{}]  {:>6}  ",
+                full.repeat(filled),
+                empty.repeat(BAR - filled),
+                self.percent
+            );
+        }
+        line.push_str(&super::escape::line(&self.amount, terminal.unicode));
+        let line: String = match columns {
+            // In the last column some terminals go to the next line.
+            Some(columns) => line.chars().take(columns.saturating_sub(1)).collect(),
+            None => line,
+        };
+        terminal.paint(Tone::Active, &line)
+    }
+}
+
+/// `Replicating tank/home: 12.3M/1.23G (0.9%)`, as the protocol has it in section 2.2.
+fn read(message: &str, heard: SystemTime) -> Option<Bar> {
+    let (dataset, rest) = message.strip_prefix("Replicating ")?.rsplit_once(": ")?;
+    let (amount, percent) = match rest.strip_suffix(')').and_then(|rest| rest.rsplit_once(" (")) {
+        Some((amount, percent)) if percent.ends_with('%') => (amount, percent),
+        Some(_) | None => (rest, ""),
+    };
+    Some(Bar {
+        dataset: dataset.to_owned(),
+        amount: amount.to_owned(),
+        share: tenths(percent),
+        percent: percent.to_owned(),
+        heard,
+    })
+}
+
+/// `12%` or `12.3%`, in tenths of a per cent.
+fn tenths(percent: &str) -> Option<usize> {
+    let number = percent.strip_suffix('%')?;
+    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+    let (whole, part) = (whole.parse::<usize>().ok()?, part.parse::<usize>().ok()?);
+    (whole <= 100 && part <= 9).then(|| (whole * 10 + part).min(1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::UNIX_EPOCH;
+
+    const ASCII: Terminal = Terminal { colour: false, unicode: false };
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_bar_is_as_long_as_the_share() {
+        let mut bars = Bars::new(|| None);
+        for (message, line) in [
+            ("Replicating tank: 0B/10M (0%)", "> tank  [........................]      0%  0B/10M"),
+            (
+                "Replicating tank: 5M/10M (50%)",
+                "> tank  [############............]     50%  5M/10M",
+            ),
+            (
+                "Replicating tank: 9.99M/10M (99.9%)",
+                "> tank  [#######################.]   99.9%  9.99M/10M",
+            ),
+            (
+                "Replicating tank: 10M/10M (100%)",
+                "> tank  [########################]    100%  10M/10M",
+            ),
+            ("Replicating tank: 12M", "> tank  12M"),
+            ("Replicating tank: 12M/1M (1200%)", "> tank  12M/1M"),
+        ] {
+            assert!(bars.take(message, at(0)));
+            assert_eq!(bars.draw(ASCII, at(0)).trim_start(), line);
+        }
+        assert!(!bars.take("now: New snapshot of tank", at(0)));
+        assert!(!bars.take("Replicating", at(0)));
+    }
+
+    #[test]
+    fn it_is_drawn_over_itself() {
+        let mut bars = Bars::new(|| None);
+        assert_eq!((bars.wipe(), bars.draw(ASCII, at(0))), (String::new(), String::new()));
+        bars.take("Replicating a: 1M", at(0));
+        bars.draw(ASCII, at(0));
+        assert!(bars.are_drawn());
+        assert_eq!(bars.wipe(), "\r\x1b[J");
+        bars.take("Replicating bb: 1M", at(0));
+        bars.take("Replicating a: 2M", at(0));
+        assert_eq!(bars.draw(ASCII, at(0)), "          > a   2M\n          > bb  1M");
+        assert_eq!(bars.wipe(), "\r\x1b[1A\x1b[J");
+        assert_eq!(bars.wipe(), "");
+    }
+
+    #[test]
+    fn it_goes_with_the_end_or_when_nothing_is_heard() {
+        let mut bars = Bars::new(|| None);
+        for dataset in ["tank", "tank/a", "pool", "old"] {
+            bars.take(&format!("Replicating {dataset}: 1M"), at(0));
+        }
+        bars.end("Mon: Finished replication for tank/a");
+        bars.end("Replication Failed for pool\nLogfile available at: /f");
+        bars.end("Mon: New snapshot of tank");
+        bars.take("Replicating tank: 2M", at(200));
+        assert_eq!(bars.draw(ASCII, at(299)).lines().count(), 2);
+        assert_eq!(bars.draw(ASCII, at(300)), "          > tank  2M");
+    }
+
+    #[test]
+    fn one_whose_end_may_have_been_missed_is_wiped() {
+        let mut bars = Bars::new(|| None);
+        bars.take("Replicating tank: 1M", at(0));
+        bars.draw(ASCII, at(0));
+        bars.miss();
+        assert_eq!((bars.wipe(), bars.draw(ASCII, at(0))), ("\r\x1b[J".into(), String::new()));
+    }
+
+    #[test]
+    fn it_never_breaks_a_line_or_drives_the_terminal() {
+        let mut bars = Bars::new(|| Some(20));
+        bars.take("Replicating \u{1b}[2Jx\u{9b}: 5M/10M (50%)", at(0));
+        for unicode in [true, false] {
+            let line = bars.draw(Terminal { colour: false, unicode }, at(0));
+            assert_eq!(line.chars().count(), 19, "{line:?}");
+            assert!(!line.chars().any(char::is_control), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn only_so_many_are_shown() {
+        let mut bars = Bars::new(|| None);
+        for number in 0..20 {
+            bars.take(&format!("Replicating d{number}: 1M"), at(number));
+        }
+        let shown = bars.draw(ASCII, at(20));
+        assert_eq!(shown.lines().count(), LINES);
+        assert!(shown.contains("d19") && !shown.contains("d11"), "{shown}");
+    }
+}

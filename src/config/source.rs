@@ -1,0 +1,71 @@
+//! A further log, `[[life_preserver.source]]`: by the name of a program, or by a pattern of one's own.
+
+use super::section::Section;
+use super::values::{absolute_path, count, one_of, quoted, text};
+use super::{LogClass, LogProgram, LogRule, LogSource};
+use crate::pattern::{Message, Pattern};
+
+/// As `LogRule::Own` has it where the file does not say.
+const PRIORITY: usize = 1;
+
+/// Reads one entry; what is wrong with it is said.
+pub(super) fn read_source(section: &mut Section<'_, '_>) -> Option<LogSource> {
+    let programs = [
+        ("sanoid", LogProgram::Sanoid),
+        ("syncoid", LogProgram::Syncoid),
+        ("zrepl", LogProgram::Zrepl),
+    ];
+    let classes = [("snapshot", LogClass::Snapshot), ("replication", LogClass::Replication)];
+    let faults = section.reader.faults.len();
+    let log = section.required("log", text(absolute_path));
+    let program = section.optional("rule", text(one_of(programs)));
+    let class = section.optional("class", text(one_of(classes)));
+    let pattern = section.optional("match", text(Pattern::parse));
+    let priority = section.optional("priority", count(0..=10));
+    let message = section.optional("message", text(Message::parse));
+    // Of an entry that has a fault in it nothing more is asked.
+    if section.reader.faults.len() > faults {
+        return None;
+    }
+    let rule = match (program, class, pattern) {
+        (Some(program), None, None) => {
+            let more = [("priority", priority.is_some()), ("message", message.is_some())];
+            if let Some((name, _)) = more.into_iter().find(|(_, written)| *written) {
+                section.complain(
+                    Some(name),
+                    format!("life_preserver.source.{name}: a ready rule has its own"),
+                );
+                return None;
+            }
+            LogRule::Ready(program)
+        }
+        (None, Some(class), Some(pattern)) => {
+            let message = message.unwrap_or_else(Message::line);
+            if let Some(place) = message.place_without_group(&pattern) {
+                let (place, group) = (quoted(place), format!("(?P<{place}>…)"));
+                section.complain(
+                    Some("message"),
+                    format!(
+                        "life_preserver.source.message: match has no group {place}: write {group}"
+                    ),
+                );
+                return None;
+            }
+            LogRule::Own { pattern, class, priority: priority.unwrap_or(PRIORITY), message }
+        }
+        (None, None, None) if section.table.is_none() => return None,
+        (_, class, pattern) => {
+            let name = match (class, pattern) {
+                (_, Some(_)) => "match",
+                (Some(_), None) => "class",
+                (None, None) => "rule",
+            };
+            section.complain(
+                Some(name),
+                "[[life_preserver.source]] needs either rule, or both class and match".to_owned(),
+            );
+            return None;
+        }
+    };
+    Some(LogSource { log: log?, rule })
+}

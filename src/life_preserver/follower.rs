@@ -1,0 +1,535 @@
+//! One file that is followed by its name: the thin shell around [`Tail`].
+//!
+//! A look asks what the name leads to, keeps the kernel's watches where they belong, and reads at
+//! most one slice. It is called when the kernel says that something changed, and now and then even
+//! so: a watch cannot see a file system that is mounted over the directory.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use log::{info, warn};
+
+use super::file::{self, Named};
+use super::lines;
+use super::tail::{BEFORE, HEAD};
+use super::tail::{Candidate, Identity, Kept, Print, Strand, Tail, Verdict, choose};
+use crate::reactor::{Watch, is_local};
+
+/// So many directories may come and go while one is looked for; then it is left to the next look.
+const LEVELS: usize = 64;
+
+/// Number of what is followed; each has its own, and none comes again.
+pub type FollowId = u64;
+
+/// Has the kernel watched: the reactor, as far as this room needs it.
+pub trait Watching {
+    /// Watches an open file.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    fn file(&mut self, file: &File, id: FollowId) -> io::Result<Watch>;
+    /// Watches a directory for a name in it.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    fn directory(&mut self, path: &Path, name: &std::ffi::OsStr, id: FollowId)
+    -> io::Result<Watch>;
+    /// Whether it is still watched.
+    fn is_watched(&self, watch: &Watch) -> bool;
+    /// Lets a watch go.
+    fn unwatch(&mut self, watch: Watch);
+}
+
+/// What becomes of a file that had the name before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Former {
+    /// It is read to its end, and a copy of what was emptied is searched: nothing may be lost.
+    ReadOn,
+    /// It is of no interest any more.
+    Forget,
+}
+
+/// A file that is followed.
+#[derive(Debug)]
+pub(super) struct Follower {
+    pub(super) id: FollowId,
+    pub(super) path: PathBuf,
+    former: Former,
+    pub(super) tail: Tail<File>,
+    /// The first file of that name is not to be read, since there was none before it.
+    from_end: bool,
+    file_watches: Vec<FileWatch>,
+    directory_watches: Vec<(Awaited, Watch)>,
+    /// Why the kernel does not tell of changes of the file, or of its directory, where it does not.
+    file_unwatched: Option<String>,
+    directory_unwatched: Option<String>,
+    /// What cannot be done, said once.
+    trouble: Option<String>,
+}
+
+/// A file that is read.
+#[derive(Debug)]
+struct FileWatch {
+    identity: Identity,
+    /// `None` where it cannot be watched.
+    watch: Option<Watch>,
+    /// What the kernel does not tell of it, if so.
+    lacks: Option<String>,
+}
+
+/// What a look found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Bytes from the position of the strand of that number on.
+    Bytes(usize),
+    /// The file that is current is read from its beginning now; look again.
+    Anew,
+    /// Nothing new.
+    Nothing,
+}
+
+/// The waits and sizes of a look.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Looking {
+    /// Bytes that are read at most.
+    pub(super) slice: usize,
+    /// The longest line, in bytes.
+    pub(super) max_line: usize,
+    /// How long a former file is read on.
+    pub(super) rotation_wait: Duration,
+}
+
+impl Follower {
+    /// Follows `path`; with `from_end` what stands in it now is left out.
+    pub(super) fn new(id: FollowId, path: PathBuf, former: Former, from_end: bool) -> Follower {
+        Follower {
+            id,
+            path,
+            former,
+            tail: Tail::new(),
+            from_end,
+            file_watches: Vec::new(),
+            directory_watches: Vec::new(),
+            file_unwatched: None,
+            directory_unwatched: None,
+            trouble: None,
+        }
+    }
+
+    /// Why it has to be looked at without being told, if it has to.
+    pub(super) fn unwatched(&self) -> Option<&str> {
+        self.file_unwatched.as_deref().or(self.directory_unwatched.as_deref())
+    }
+
+    /// What cannot be done, at present.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Whether nothing was found out about the file yet: it may be one that is not to be read.
+    pub(super) fn is_undecided(&self) -> bool {
+        self.from_end
+    }
+
+    /// Ends it, and its watches.
+    pub(super) fn release(&mut self, watching: &mut dyn Watching) {
+        self.rest(watching);
+        self.tail = Tail::new();
+    }
+
+    /// Is not to be told of changes for the time being.
+    pub(super) fn rest(&mut self, watching: &mut dyn Watching) {
+        let files = self.file_watches.drain(..).filter_map(|file| file.watch);
+        let directories = self.directory_watches.drain(..).map(|(_, watch)| watch);
+        files.chain(directories).for_each(|watch| watching.unwatch(watch));
+    }
+
+    /// Takes up strands that were kept, with what is found of them now.
+    pub(super) fn resume(&mut self, kept: &[Kept], looking: Looking, now: Instant) {
+        let last = kept.last();
+        for kept in kept {
+            let files = self.files_of_log();
+            let judged: Vec<(Candidate, u64)> = files
+                .iter()
+                .map(|(file, identity, is_named)| {
+                    let size = file.metadata().map_or(0, |about| about.len());
+                    let print = file::print(file, kept.position, kept.print_lengths());
+                    let verdict =
+                        print.map_or(Verdict::Rewritten, |print| kept.judge(size, &print));
+                    (Candidate { is_named: *is_named, inode: identity.inode, verdict }, size)
+                })
+                .collect();
+            let candidates: Vec<Candidate> =
+                judged.iter().map(|(candidate, _)| *candidate).collect();
+            let chosen = choose(kept.identity.inode, &candidates);
+            let Some((index, (file, identity, _))) =
+                chosen.and_then(|index| files.into_iter().nth(index).map(|file| (index, file)))
+            else {
+                // One that had lost the name already was read to its end, or nearly.
+                if kept.position > 0 && last.is_some_and(|last| std::ptr::eq(last, kept)) {
+                    let path = self.path.display();
+                    warn!(
+                        "{path}: the file that was read up to byte {} is not there any more; what \
+                         was written to it since is not reported",
+                        kept.position
+                    );
+                }
+                continue;
+            };
+            let size = judged.get(index).map_or(0, |(_, size)| *size);
+            let end = size.min(kept.position);
+            let strand = match candidates.get(index).map(|candidate| candidate.verdict) {
+                Some(Verdict::Same) => {
+                    let lengths = (HEAD, BEFORE);
+                    let print = print_up_to(&file, kept.position, lengths);
+                    print.map(|print| {
+                        Strand::new(file, identity, kept.position, kept.cut, print, now)
+                    })
+                }
+                Some(Verdict::Shortened | Verdict::Rewritten) | None => {
+                    at_last_line(file, identity, end, looking.max_line, now)
+                }
+            };
+            match strand {
+                Ok(strand) => self.tail.go_on_with(strand),
+                Err(error) => self.say(format!("cannot be read: {error}")),
+            }
+        }
+        self.from_end = false;
+    }
+
+    /// What the name leads to, and its siblings.
+    fn files_of_log(&self) -> Vec<(File, Identity, bool)> {
+        let named = file::open(&self.path).ok();
+        let siblings = file::siblings(&self.path);
+        let named = named.into_iter().map(|(file, identity)| (file, identity, true));
+        named.chain(siblings.into_iter().map(|(file, identity)| (file, identity, false))).collect()
+    }
+
+    /// Finds out what the name leads to, and where it is to be read from; reads nothing yet.
+    pub(super) fn find(&mut self, looking: Looking, watching: &mut dyn Watching, now: Instant) {
+        // In this order: what changes behind the question is told by the watch.
+        self.watch_directories(watching);
+        match self.follow_name(looking, now) {
+            Ok(()) => self.trouble = None,
+            Err(error) => self.say(format!("cannot be followed: {error}")),
+        }
+        self.watch_files(watching);
+    }
+
+    /// Looks once. What it reads is in `buffer` then.
+    pub(super) fn look(
+        &mut self,
+        looking: Looking,
+        buffer: &mut Vec<u8>,
+        watching: &mut dyn Watching,
+        now: Instant,
+    ) -> Found {
+        self.find(looking, watching, now);
+        for index in 0..self.tail.len() {
+            match self.look_at(index, looking, buffer, now) {
+                Found::Nothing => {}
+                found => return found,
+            }
+        }
+        let strands = self.tail.len();
+        self.tail.retire(looking.rotation_wait, now);
+        if self.tail.len() != strands {
+            self.watch_files(watching);
+        }
+        Found::Nothing
+    }
+
+    /// Goes on with another file where the name leads to one.
+    fn follow_name(&mut self, looking: Looking, now: Instant) -> io::Result<()> {
+        let named = match file::named(&self.path)? {
+            Named::File(identity) => identity,
+            Named::Absent => {
+                self.from_end = false;
+                return Ok(());
+            }
+        };
+        if self.tail.leads_elsewhere(Some(named)) {
+            let (file, identity) = match file::open(&self.path) {
+                Ok(opened) => opened,
+                // It went between the two questions.
+                Err(error) if file::is_absence(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            if self.tail.leads_elsewhere(Some(identity)) {
+                let strand = if std::mem::take(&mut self.from_end) {
+                    let size = file.metadata()?.len();
+                    at_last_line(file, identity, size, looking.max_line, now)?
+                } else {
+                    if self.tail.current().is_some() {
+                        info!("{}: another file has the name now", self.path.display());
+                    }
+                    Strand::from_beginning(file, identity, now)
+                };
+                self.tail.go_on_with(strand);
+                if self.former == Former::Forget {
+                    self.tail.forget_former();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at one strand.
+    fn look_at(
+        &mut self,
+        index: usize,
+        looking: Looking,
+        buffer: &mut Vec<u8>,
+        now: Instant,
+    ) -> Found {
+        let is_current = index + 1 == self.tail.len();
+        let Some(strand) = self.tail.get(index) else { return Found::Nothing };
+        let read = read(strand, looking.slice, buffer);
+        let verdict = match read {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                self.say(format!("cannot be read: {error}"));
+                return Found::Nothing;
+            }
+        };
+        match verdict {
+            Verdict::Same if buffer.is_empty() => Found::Nothing,
+            Verdict::Same => {
+                strand.looked_up_to(strand.position() + buffer.len() as u64, now);
+                Found::Bytes(index)
+            }
+            // A former file that has something else in it now is another one's.
+            Verdict::Rewritten | Verdict::Shortened if !is_current => Found::Nothing,
+            Verdict::Shortened if self.former == Former::ReadOn => {
+                self.take_shortened(index, looking, now);
+                Found::Nothing
+            }
+            Verdict::Shortened | Verdict::Rewritten => {
+                self.begin_again(now);
+                Found::Anew
+            }
+        }
+    }
+
+    /// The current file has its beginning still, but not its end: a rollback. All that is left of
+    /// it was read.
+    fn take_shortened(&mut self, index: usize, looking: Looking, now: Instant) {
+        let Some(strand) = self.tail.get(index) else { return };
+        let shortened = strand.handle.try_clone().and_then(|file| {
+            let size = file.metadata()?.len();
+            at_last_line(file, strand.identity, size, looking.max_line, now)
+        });
+        match shortened {
+            Ok(shortened) => {
+                let position = shortened.position();
+                *strand = shortened;
+                warn!(
+                    "{}: its end was taken away; it is read on from byte {position}",
+                    self.path.display()
+                );
+            }
+            Err(error) => self.say(format!("cannot be read: {error}")),
+        }
+    }
+
+    /// The current file has something else in it: what stood in it may be in a copy.
+    fn begin_again(&mut self, now: Instant) {
+        let path = self.path.display().to_string();
+        let copy = match self.former {
+            Former::ReadOn => self.find_copy(now),
+            Former::Forget => None,
+        };
+        let last = self.tail.len().saturating_sub(1);
+        if let Some(strand) = self.tail.get(last) {
+            strand.start_over(now);
+        }
+        match (self.former, copy) {
+            (Former::ReadOn, Some(copy)) => {
+                info!("{path}: it was copied and emptied; the rest of the copy is read first");
+                self.tail.read_before_current(copy);
+            }
+            (Former::ReadOn, None) => {
+                info!("{path}: it was emptied; it is read from its beginning")
+            }
+            (Former::Forget, _) => {}
+        }
+    }
+
+    fn find_copy(&mut self, now: Instant) -> Option<Strand<File>> {
+        let strand = self.tail.current()?;
+        // Of nothing there is no copy to be known.
+        if strand.position() == 0 {
+            return None;
+        }
+        let lengths = strand.print_lengths();
+        let fits = |file: &File| -> io::Result<bool> {
+            let size = file.metadata()?.len();
+            let print = file::print(file, strand.position(), lengths)?;
+            Ok(strand.judge(size, &print) == Verdict::Same)
+        };
+        let (copy, identity) =
+            file::siblings(&self.path).into_iter().find(|(file, _)| fits(file).unwrap_or(false))?;
+        Some(strand.continued_in(copy, identity, now))
+    }
+
+    /// Has the directories watched. What is made in one before the watch begins is not told, so the
+    /// question is asked again until its answer is one that is watched.
+    fn watch_directories(&mut self, watching: &mut dyn Watching) {
+        for _ in 0..LEVELS {
+            let awaited = awaited(&self.path);
+            let watched = |(known, watch): &(Awaited, Watch)| {
+                awaited.contains(known) && watching.is_watched(watch)
+            };
+            let (kept, gone) = std::mem::take(&mut self.directory_watches)
+                .into_iter()
+                .partition::<Vec<_>, _>(watched);
+            self.directory_watches = kept;
+            gone.into_iter().for_each(|(_, watch)| watching.unwatch(watch));
+            if self.directory_watches.len() == awaited.len() {
+                self.directory_unwatched = None;
+                return;
+            }
+            for awaited in awaited {
+                if self.directory_watches.iter().any(|(known, _)| *known == awaited) {
+                    continue;
+                }
+                match watching.directory(&awaited.directory, &awaited.name, self.id) {
+                    Ok(watch) => self.directory_watches.push((awaited, watch)),
+                    // It went between the two.
+                    Err(error) if file::is_absence(&error) => {}
+                    Err(error) => {
+                        let unwatched = Some(format!("{}: {error}", awaited.directory.display()));
+                        if unwatched != self.directory_unwatched {
+                            self.warn_of_unwatched(unwatched.as_deref());
+                        }
+                        self.directory_unwatched = unwatched;
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has the files watched that are read, former ones too: who has one open writes on to it.
+    fn watch_files(&mut self, watching: &mut dyn Watching) {
+        let is_read = |identity| self.tail.iter().any(|strand| strand.identity == identity);
+        // What cannot be watched is tried again.
+        let is_watched = |file: &FileWatch| {
+            is_read(file.identity)
+                && file.watch.as_ref().is_some_and(|watch| watching.is_watched(watch))
+        };
+        let (kept, gone) =
+            std::mem::take(&mut self.file_watches).into_iter().partition::<Vec<_>, _>(is_watched);
+        self.file_watches = kept;
+        gone.into_iter().filter_map(|file| file.watch).for_each(|watch| watching.unwatch(watch));
+        for strand in self.tail.iter() {
+            let identity = strand.identity;
+            if self.file_watches.iter().any(|file| file.identity == identity) {
+                continue;
+            }
+            let (watch, lacks) = match watching.file(&strand.handle, self.id) {
+                Ok(watch) if is_local(&strand.handle) => (Some(watch), None),
+                Ok(watch) => {
+                    (Some(watch), Some("other hosts may write to its file system".to_owned()))
+                }
+                Err(error) => (None, Some(error.to_string())),
+            };
+            self.file_watches.push(FileWatch { identity, watch, lacks });
+        }
+        let unwatched = self.file_watches.iter().find_map(|file| file.lacks.clone());
+        if unwatched.is_some() && unwatched != self.file_unwatched {
+            self.warn_of_unwatched(unwatched.as_deref());
+        }
+        self.file_unwatched = unwatched;
+    }
+
+    fn warn_of_unwatched(&self, why: Option<&str>) {
+        let (path, why) = (self.path.display(), why.unwrap_or(""));
+        warn!("{path}: the kernel does not tell of all changes ({why}); looking every few seconds");
+    }
+
+    fn say(&mut self, trouble: String) {
+        if self.trouble.as_ref() != Some(&trouble) {
+            warn!("{}: {trouble}", self.path.display());
+            self.trouble = Some(trouble);
+        }
+    }
+
+    /// When the present file was last written to.
+    pub(super) fn written(&self) -> Option<SystemTime> {
+        self.tail.current()?.handle.metadata().ok()?.modified().ok()
+    }
+}
+
+/// Reads what is new, and judges the file by what stood in it *after* that: so what was read is of
+/// the same file.
+fn read(strand: &Strand<File>, slice: usize, buffer: &mut Vec<u8>) -> io::Result<Verdict> {
+    buffer.clear();
+    let size = strand.handle.metadata()?.len();
+    if strand.has_news(size) {
+        file::read(&strand.handle, strand.position(), slice, buffer)?;
+    }
+    let print = file::print(&strand.handle, strand.position(), strand.print_lengths())?;
+    // It may have been cut between the two.
+    let size = size.min(strand.handle.metadata()?.len());
+    Ok(strand.judge(size, &print))
+}
+
+/// A strand that begins with the last line before `end`, if that has no end yet, else at `end`.
+fn at_last_line(
+    file: File,
+    identity: Identity,
+    end: u64,
+    max_line: usize,
+    now: Instant,
+) -> io::Result<Strand<File>> {
+    let back = max_line.min(usize::try_from(end).unwrap_or(usize::MAX));
+    let mut tail = Vec::new();
+    let start = end - back as u64;
+    file::read(&file, start, back, &mut tail)?;
+    let line = lines::unfinished(&tail);
+    // Of a line longer than the limit the beginning is of no use any more.
+    let inside = line == 0 && start > 0;
+    let position = if inside { start + tail.len() as u64 } else { start + line as u64 };
+    let print = print_up_to(&file, position, (HEAD, BEFORE))?;
+    Ok(Strand::new(file, identity, position, inside, print, now))
+}
+
+/// The longest print that ends at `position`.
+fn print_up_to(file: &File, position: u64, most: (usize, usize)) -> io::Result<Print> {
+    let position_in_memory = usize::try_from(position).unwrap_or(usize::MAX);
+    file::print(file, position, (most.0.min(position_in_memory), most.1.min(position_in_memory)))
+}
+
+/// A name in a directory that something is to happen to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Awaited {
+    directory: PathBuf,
+    identity: Identity,
+    name: OsString,
+}
+
+/// The directory of a path, or the nearest above it that there is, with what is awaited in it; and
+/// the one above that, where it may go itself. Of that one itself the kernel does not tell while a
+/// file is open that was in it.
+fn awaited(path: &Path) -> Vec<Awaited> {
+    let mut awaited = Vec::new();
+    let mut path = path;
+    while let (Some(directory), Some(name)) = (path.parent(), path.file_name()) {
+        if let Ok(about) = fs::metadata(directory)
+            && about.is_dir()
+        {
+            let (identity, name) = (file::identity(&about), name.to_owned());
+            awaited.push(Awaited { directory: directory.to_owned(), identity, name });
+            if awaited.len() == 2 {
+                break;
+            }
+        }
+        path = directory;
+    }
+    awaited
+}

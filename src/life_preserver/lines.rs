@@ -1,0 +1,127 @@
+//! Lines out of bytes that are read a piece at a time.
+//!
+//! A line that has not ended yet is not kept: it is read again when there is more of it, so that
+//! the position up to which a log was read is always that of a line, and can be kept as one number.
+//! Only a line longer than the limit is given before its end, cut, and the rest of it passed over.
+
+use std::borrow::Cow;
+
+/// A line without its end.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Line<'b> {
+    /// Invalid UTF-8 is replaced.
+    pub(super) text: Cow<'b, str>,
+    /// It was longer than the limit.
+    pub(super) cut: bool,
+}
+
+/// What stands at the beginning of some bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Taken<'b> {
+    /// A line, and how many bytes it took with its end.
+    Line(Line<'b>, usize),
+    /// So many bytes of a line that was cut before.
+    Rest(usize),
+    /// The beginning of a line, at most.
+    Nothing,
+}
+
+/// Takes the next line. `cut` is whether the bytes begin in the middle of a line that was cut, and
+/// says the same of what follows; a line has at most `limit` bytes.
+pub(super) fn take<'b>(bytes: &'b [u8], cut: &mut bool, limit: usize) -> Taken<'b> {
+    // No more is looked at than is of interest: it may all be one line.
+    let end = bytes.iter().position(|byte| *byte == b'\n');
+    if *cut {
+        *cut = end.is_none();
+        return match end.map_or(bytes.len(), |end| end + 1) {
+            0 => Taken::Nothing,
+            length => Taken::Rest(length),
+        };
+    }
+    match end {
+        Some(end) if end <= limit => Taken::Line(line(&bytes[..end], false), end + 1),
+        None if bytes.len() <= limit => Taken::Nothing,
+        Some(_) | None => {
+            *cut = true;
+            Taken::Line(line(&bytes[..limit], true), limit)
+        }
+    }
+}
+
+/// Of a log that was copied and emptied under a writer the first line may begin with zeros.
+fn line(bytes: &[u8], cut: bool) -> Line<'_> {
+    let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+    Line { text: String::from_utf8_lossy(&bytes[zeros..]), cut }
+}
+
+/// Where the last line of `bytes` begins, if it has no end.
+pub(super) fn unfinished(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All lines of `text`, read in pieces of `piece` bytes, and what is left over.
+    fn lines(text: &[u8], piece: usize, limit: usize) -> (Vec<String>, usize) {
+        let (mut at, mut cut, mut lines) = (0, false, Vec::new());
+        let mut known = piece.min(text.len());
+        loop {
+            match take(&text[at..known], &mut cut, limit) {
+                Taken::Line(line, length) => {
+                    lines.push(format!("{}{}", line.text, if line.cut { "…" } else { "" }));
+                    at += length;
+                }
+                Taken::Rest(length) => at += length,
+                Taken::Nothing if known < text.len() => known = (known + piece).min(text.len()),
+                Taken::Nothing => return (lines, text.len() - at),
+            }
+        }
+    }
+
+    #[test]
+    fn however_they_are_read() {
+        let text = b"one\ntwo\r\n\nthree\nfo";
+        for piece in 1..=text.len() {
+            let (lines, left) = lines(text, piece, 100);
+            assert_eq!(lines, ["one", "two", "", "three"]);
+            assert_eq!(left, 2, "the end of a line is waited for");
+        }
+    }
+
+    #[test]
+    fn one_that_is_too_long_is_cut_once_and_the_rest_passed_over() {
+        let text = b"abcdefghij\nxyz\nabcdefgh\nabcdefghi";
+        for piece in 1..=text.len() {
+            let (lines, left) = lines(text, piece, 8);
+            assert_eq!(lines, ["abcdefgh…", "xyz", "abcdefgh", "abcdefgh…"], "{piece}");
+            assert_eq!(left, 0);
+        }
+    }
+
+    #[test]
+    fn a_cut_needs_no_end() {
+        let mut cut = false;
+        assert!(matches!(take(&[b'x'; 9], &mut cut, 8), Taken::Line(Line { cut: true, .. }, 8)));
+        assert!(cut);
+        assert_eq!(take(b"xxx", &mut cut, 8), Taken::Rest(3));
+        assert_eq!(take(b"x\nnew\n", &mut cut, 8), Taken::Rest(2));
+        assert!(!cut);
+    }
+
+    #[test]
+    fn what_is_no_text_becomes_one() {
+        let (lines, _) = lines(b"\xff\xfea\n\0\0\0b\n", 100, 100);
+        assert_eq!(lines, ["\u{fffd}\u{fffd}a", "b"]);
+    }
+
+    #[test]
+    fn the_unfinished_line_begins_behind_the_last_end() {
+        assert_eq!(unfinished(b""), 0);
+        assert_eq!(unfinished(b"abc"), 0);
+        assert_eq!(unfinished(b"abc\n"), 4);
+        assert_eq!(unfinished(b"abc\nde"), 4);
+    }
+}

@@ -1,0 +1,293 @@
+//! The replications that are under way, and what is told of their progress.
+//!
+//! A replication begins with a line of the log that may name the file with its progress. More than
+//! one can run at a time, and Life Preserver's own have one file together: then the name of the
+//! snapshot says whose the progress is.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::REPLICATION;
+use crate::wire::{LifePreserverEvent, Priority};
+
+/// The limits of the configuration that concern replications.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Replications that are followed at a time; one more, and the oldest is forgotten.
+    pub(super) most: usize,
+    /// The least time between two events of one replication.
+    pub(super) interval: Duration,
+    /// Without news for so long it is forgotten.
+    pub(super) timeout: Duration,
+}
+
+/// One that is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Replication {
+    pub(super) dataset: String,
+    /// Where its progress is.
+    pub(super) file: Option<PathBuf>,
+    /// The log that it began in.
+    pub(super) log: PathBuf,
+    heard: Instant,
+    told: Option<Instant>,
+    /// How far it is, and whether that was told.
+    amount: Option<(String, bool)>,
+}
+
+/// All that are under way.
+#[derive(Debug)]
+pub(super) struct Replications {
+    limits: Limits,
+    /// In the order in which they began.
+    running: VecDeque<Replication>,
+}
+
+impl Replications {
+    pub(super) fn new(limits: Limits) -> Replications {
+        Replications { limits, running: VecDeque::new() }
+    }
+
+    pub(super) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+        self.forget_surplus();
+    }
+
+    /// One begins. One of the same dataset that did not end has ended now.
+    pub(super) fn begin(
+        &mut self,
+        dataset: String,
+        file: Option<PathBuf>,
+        log: &Path,
+        now: Instant,
+    ) {
+        self.end(&dataset, log);
+        let log = log.to_owned();
+        self.running.push_back(Replication {
+            dataset,
+            file,
+            log,
+            heard: now,
+            told: None,
+            amount: None,
+        });
+        self.forget_surplus();
+    }
+
+    fn forget_surplus(&mut self) {
+        let surplus = self.running.len().saturating_sub(self.limits.most);
+        self.running.drain(..surplus);
+    }
+
+    /// That of a dataset has ended.
+    pub(super) fn end(&mut self, dataset: &str, log: &Path) {
+        self.running.retain(|running| running.dataset != dataset || running.log != *log);
+    }
+
+    /// The one that began last in this log has ended.
+    pub(super) fn end_last(&mut self, log: &Path) {
+        if let Some(at) = self.running.iter().rposition(|running| running.log == *log) {
+            self.running.remove(at);
+        }
+    }
+
+    /// Whether the progress in this file is of interest.
+    pub(super) fn want(&self, file: &Path) -> bool {
+        self.running.iter().any(|running| running.file.as_deref() == Some(file))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Replication> {
+        self.running.iter()
+    }
+
+    /// In this file it says how far the sending of `snapshot` is.
+    pub(super) fn progress(&mut self, file: &Path, snapshot: &str, amount: String, now: Instant) {
+        let dataset = snapshot.split_once('@').map_or(snapshot, |(dataset, _)| dataset);
+        let of_file = self.running.iter_mut().filter(|it| it.file.as_deref() == Some(file));
+        // Of the datasets above the snapshot's the nearest; of none of them the one that began last.
+        let nearness = |replication: &Replication| {
+            let rest = dataset.strip_prefix(replication.dataset.as_str());
+            let above = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            if above { replication.dataset.len() } else { 0 }
+        };
+        if let Some(running) = of_file.max_by_key(|it| nearness(it)) {
+            running.heard = now;
+            if running.amount.as_ref().is_none_or(|(before, _)| *before != amount) {
+                running.amount = Some((amount, false));
+            }
+        }
+    }
+
+    /// The next that is to be told now; what has to wait is told later, as it is then.
+    pub(super) fn tell(&mut self, now: Instant) -> Option<LifePreserverEvent> {
+        let Limits { interval, timeout, .. } = self.limits;
+        self.running.retain(|running| running.heard + timeout > now);
+        let mut running = self.running.iter_mut();
+        running.find_map(|running| {
+            let may = running.told.is_none_or(|told| told + interval <= now);
+            let (amount, told) = running.amount.as_mut().filter(|(_, told)| may && !told)?;
+            *told = true;
+            running.told = Some(now);
+            Some(LifePreserverEvent {
+                message: format!("Replicating {}: {amount}", running.dataset),
+                priority: Priority::new(0),
+                class: REPLICATION,
+            })
+        })
+    }
+
+    /// When [`Replications::tell`] has something to do.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let due = |running: &Replication| {
+            let timeout = running.heard + self.limits.timeout;
+            match (&running.amount, running.told) {
+                (Some((_, false)), Some(told)) => timeout.min(told + self.limits.interval),
+                (Some((_, false)), None) => running.heard,
+                (Some((_, true)) | None, _) => timeout,
+            }
+        };
+        self.running.iter().map(due).min()
+    }
+
+    /// How far each is, for people.
+    pub(super) fn amounts(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.running.iter().map(|running| {
+            let amount = running.amount.as_ref().map(|(amount, _)| amount.as_str());
+            (running.dataset.as_str(), amount)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    struct House {
+        replications: Replications,
+        start: Instant,
+    }
+
+    impl House {
+        fn new() -> House {
+            let limits = Limits { most: 3, interval: SECOND, timeout: 100 * SECOND };
+            House { replications: Replications::new(limits), start: Instant::now() }
+        }
+
+        fn at(&self, milliseconds: u64) -> Instant {
+            self.start + Duration::from_millis(milliseconds)
+        }
+
+        fn begin(&mut self, dataset: &str, file: &str) {
+            let file = Some(file.into());
+            self.replications.begin(dataset.into(), file, Path::new("/log"), self.start);
+        }
+
+        fn progress(&mut self, file: &str, snapshot: &str, amount: &str, milliseconds: u64) {
+            let now = self.at(milliseconds);
+            self.replications.progress(Path::new(file), snapshot, amount.into(), now);
+        }
+
+        fn told(&mut self, milliseconds: u64) -> Vec<String> {
+            let now = self.at(milliseconds);
+            std::iter::from_fn(|| self.replications.tell(now)).map(|event| event.message).collect()
+        }
+    }
+
+    #[test]
+    fn the_first_is_told_at_once_then_the_newest_each_second() {
+        let mut house = House::new();
+        house.begin("tank", "/f");
+        house.progress("/f", "tank@a", "1M", 0);
+        assert_eq!(house.replications.due(), Some(house.at(0)));
+        assert_eq!(house.told(0), ["Replicating tank: 1M"]);
+        house.progress("/f", "tank@a", "2M", 100);
+        house.progress("/f", "tank@a", "3M", 900);
+        assert!(house.told(900).is_empty());
+        assert_eq!(house.replications.due(), Some(house.at(1000)));
+        assert_eq!(house.told(1000), ["Replicating tank: 3M"]);
+        assert!(house.told(5000).is_empty());
+        house.progress("/f", "tank@a", "3M", 6000);
+        assert!(house.told(6000).is_empty(), "nothing has changed");
+    }
+
+    #[test]
+    fn each_has_its_own_file_and_its_own_second() {
+        let mut house = House::new();
+        house.begin("tank", "/f");
+        house.begin("pool", "/g");
+        house.progress("/f", "tank@a", "1M", 0);
+        house.progress("/g", "pool@a", "2M", 0);
+        assert_eq!(house.told(0), ["Replicating tank: 1M", "Replicating pool: 2M"]);
+        house.progress("/g", "pool@a", "3M", 500);
+        assert!(house.told(999).is_empty());
+        assert_eq!(house.told(1000), ["Replicating pool: 3M"]);
+    }
+
+    #[test]
+    fn in_one_file_the_snapshot_says_whose_it_is() {
+        let mut house = House::new();
+        house.begin("tank", "/f");
+        house.begin("tank/home", "/f");
+        house.begin("tank/ho", "/f");
+        house.progress("/f", "tank/home/ann@a", "1M", 0);
+        assert_eq!(house.told(0), ["Replicating tank/home: 1M"]);
+        house.progress("/f", "tank/var@a", "2M", 0);
+        assert_eq!(house.told(0), ["Replicating tank: 2M"]);
+        house.progress("/f", "other@a", "3M", 0);
+        assert_eq!(house.told(0), ["Replicating tank/ho: 3M"], "the one that began last");
+    }
+
+    #[test]
+    fn what_has_ended_is_not_told() {
+        let mut house = House::new();
+        house.begin("tank", "/f");
+        house.progress("/f", "tank@a", "1M", 0);
+        house.replications.end("tank", Path::new("/log"));
+        assert!(house.told(0).is_empty());
+        assert!(!house.replications.want(Path::new("/f")));
+        house.begin("tank", "/f");
+        house.replications.end("tank", Path::new("/other-log"));
+        assert!(house.replications.want(Path::new("/f")));
+        house.begin("pool", "/f");
+        house.replications.end_last(Path::new("/log"));
+        let left: Vec<&str> = house.replications.amounts().map(|(dataset, _)| dataset).collect();
+        assert_eq!(left, ["tank"]);
+    }
+
+    #[test]
+    fn one_that_begins_again_has_ended() {
+        let mut house = House::new();
+        house.begin("tank", "/f");
+        house.progress("/f", "tank@a", "1M", 0);
+        house.begin("tank", "/g");
+        assert!(house.told(0).is_empty());
+        assert_eq!(house.replications.iter().count(), 1);
+    }
+
+    #[test]
+    fn of_too_many_the_oldest_is_forgotten() {
+        let mut house = House::new();
+        for dataset in ["a", "b", "c", "d"] {
+            house.begin(dataset, "/f");
+        }
+        let left: Vec<&str> = house.replications.amounts().map(|(dataset, _)| dataset).collect();
+        assert_eq!(left, ["b", "c", "d"]);
+    }
+
+    #[test]
+    fn one_without_news_is_forgotten() {
+        let mut house = House::new();
+        house.begin("tank", "/f");
+        assert_eq!(house.replications.due(), Some(house.at(100_000)));
+        house.progress("/f", "tank@a", "1M", 60_000);
+        house.told(60_000);
+        house.told(159_999);
+        assert_eq!(house.replications.iter().count(), 1);
+        house.told(160_000);
+        assert_eq!(house.replications.iter().count(), 0);
+        assert_eq!(house.replications.due(), None);
+    }
+}

@@ -1,0 +1,208 @@
+//! What the configuration says about lines of a log: a pattern that they match, and the message
+//! that is made of what matched.
+//!
+//! Both are judged when the file is read, with its line, and used later without another judgement:
+//! so one type serves the room that reads the file and the room that reads the log.
+
+use std::fmt;
+
+use regex_lite::{Captures, Regex, RegexBuilder};
+
+/// A compiled pattern takes at most so many bytes.
+const COMPILED: usize = 256 * 1024;
+/// The group that a message begins with, where it takes part.
+const STAMP: &str = "stamp";
+/// Stands for the whole line in a message.
+const LINE: &str = "line";
+
+/// A regular expression. Two are equal where their texts are.
+#[derive(Clone)]
+pub struct Pattern(Regex);
+
+impl Pattern {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// What is wrong with it, to be shown behind the text.
+    pub fn parse(text: &str) -> Result<Pattern, String> {
+        let read = RegexBuilder::new(text).size_limit(COMPILED).build();
+        read.map(Pattern).map_err(|error| format!("is not a regular expression: {error}"))
+    }
+
+    /// What matched in `line`.
+    pub fn captures<'l>(&self, line: &'l str) -> Option<Captures<'l>> {
+        self.0.captures(line)
+    }
+
+    fn has_group(&self, name: &str) -> bool {
+        self.0.capture_names().flatten().any(|group| group == name)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Pattern) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for Pattern {}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.0.as_str(), f)
+    }
+}
+
+/// A message with places for what matched: `New snapshot of {dataset}`. A brace that is meant as
+/// such is written twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message(Vec<Part>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Place(String),
+}
+
+impl Message {
+    /// The whole line.
+    pub fn line() -> Message {
+        Message(vec![Part::Place(LINE.to_owned())])
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// What is wrong with it, to be shown behind the text.
+    pub fn parse(text: &str) -> Result<Message, String> {
+        let mut parts = Vec::new();
+        let mut plain = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find(['{', '}']) {
+            plain.push_str(&rest[..at]);
+            let behind = &rest[at + 1..];
+            let brace = &rest[at..=at];
+            if let Some(behind) = behind.strip_prefix(brace) {
+                plain.push_str(brace);
+                rest = behind;
+                continue;
+            }
+            let place = behind.split_once('}').filter(|(name, _)| is_name(name));
+            match (brace, place) {
+                ("{", Some((name, behind))) => {
+                    parts.push(Part::Text(std::mem::take(&mut plain)));
+                    parts.push(Part::Place(name.to_owned()));
+                    rest = behind;
+                }
+                ("{", None) => {
+                    return Err("has a { without a name and a }: write {{ for a brace".to_owned());
+                }
+                _ => return Err("has a } without a {: write }} for a brace".to_owned()),
+            }
+        }
+        plain.push_str(rest);
+        parts.push(Part::Text(plain));
+        parts.retain(|part| !matches!(part, Part::Text(text) if text.is_empty()));
+        if parts.is_empty() {
+            return Err("is empty".to_owned());
+        }
+        Ok(Message(parts))
+    }
+
+    /// A place of it that `pattern` has no group for.
+    pub fn place_without_group(&self, pattern: &Pattern) -> Option<&str> {
+        self.places().find(|name| *name != LINE && !pattern.has_group(name))
+    }
+
+    /// The message for what matched in `line`. A group named `stamp` that took part stands before
+    /// it, unless the message has its own place for it.
+    pub fn fill(&self, line: &str, matched: &Captures<'_>) -> String {
+        let group = |name: &str| matched.name(name).map(|found| found.as_str());
+        let mut text = String::new();
+        if let Some(stamp) = group(STAMP).filter(|stamp| !stamp.is_empty())
+            && !self.places().any(|name| name == STAMP || name == LINE)
+        {
+            text.push_str(stamp);
+            text.push_str(": ");
+        }
+        for part in &self.0 {
+            text.push_str(match part {
+                Part::Text(plain) => plain,
+                Part::Place(name) if name == LINE => line,
+                Part::Place(name) => group(name).unwrap_or(""),
+            });
+        }
+        text
+    }
+
+    fn places(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Place(name) => Some(name.as_str()),
+            Part::Text(_) => None,
+        })
+    }
+}
+
+/// Of a group in a pattern.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(pattern: &str, message: &str, line: &str) -> Option<String> {
+        let pattern = Pattern::parse(pattern).unwrap();
+        let matched = pattern.captures(line)?;
+        Some(Message::parse(message).unwrap().fill(line, &matched))
+    }
+
+    #[test]
+    fn groups_take_their_places() {
+        let pattern = r"snapshot of (?P<dataset>\S+)(?P<rest> again)?";
+        assert_eq!(
+            filled(pattern, "{dataset} has one{rest}, {{so}}: {line}", "a snapshot of tank/Home")
+                .unwrap(),
+            "tank/Home has one, {so}: a snapshot of tank/Home"
+        );
+        assert_eq!(filled(pattern, "{line}", "nothing"), None);
+    }
+
+    #[test]
+    fn a_stamp_stands_before_the_message() {
+        let pattern = "^(?:(?P<stamp>.*?): )?made (?P<dataset>.+)";
+        assert_eq!(filled(pattern, "{dataset}!", "now: made x").unwrap(), "now: x!");
+        assert_eq!(filled(pattern, "{dataset}!", "made x").unwrap(), "x!");
+        assert_eq!(filled(pattern, "{dataset} at {stamp}", "now: made x").unwrap(), "x at now");
+        assert_eq!(filled(pattern, "{line}", "now: made x").unwrap(), "now: made x");
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let refused = |text| Message::parse(text).unwrap_err();
+        assert_eq!(refused(""), "is empty");
+        for text in ["{", "{}", "{a b}", "a{", "{x", "{{{"] {
+            assert!(refused(text).contains("write {{"), "{text}");
+        }
+        assert!(refused("a}").contains("write }}"));
+        let wrong = Pattern::parse("a(").unwrap_err();
+        assert!(wrong.starts_with("is not a regular expression: "), "{wrong}");
+        assert!(Pattern::parse(r"(?:\w{1000}){1000}").is_err());
+    }
+
+    #[test]
+    fn a_place_needs_a_group() {
+        let pattern = Pattern::parse("(?P<dataset>.)").unwrap();
+        let missing =
+            |text| Message::parse(text).unwrap().place_without_group(&pattern).map(str::to_owned);
+        assert_eq!(missing("{dataset} {line}"), None);
+        assert_eq!(missing("{dataset} {host}"), Some("host".to_owned()));
+    }
+
+    #[test]
+    fn patterns_are_equal_by_their_text() {
+        assert_eq!(Pattern::parse("a").unwrap(), Pattern::parse("a").unwrap());
+        assert_ne!(Pattern::parse("a").unwrap(), Pattern::parse("b").unwrap());
+    }
+}

@@ -1,0 +1,114 @@
+//! `EVFILT_VNODE` of kqueue(2), FreeBSD.
+//!
+//! It watches by open descriptor, and of a directory it says that something in it changed, not
+//! what. The kqueue is a descriptor of its own inside the loop's: it can be waited for like any
+//! other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
+use nix::sys::statfs::fstatfs;
+
+/// Events taken at once, and so often in a turn; more wait for the next one.
+const EVENTS: usize = 64;
+const READS: usize = 16;
+
+/// The kernel's end.
+pub(super) struct Kernel {
+    kqueue: Kqueue,
+    /// Closing a descriptor ends its watch.
+    open: BTreeMap<u64, File>,
+}
+
+impl Kernel {
+    pub(super) fn new() -> io::Result<Kernel> {
+        Ok(Kernel { kqueue: Kqueue::new()?, open: BTreeMap::new() })
+    }
+
+    pub(super) fn descriptor(&self) -> RawFd {
+        self.kqueue.as_fd().as_raw_fd()
+    }
+
+    pub(super) fn file(&mut self, file: &File, number: u64) -> io::Result<()> {
+        let changes = FilterFlag::NOTE_WRITE
+            | FilterFlag::NOTE_EXTEND
+            | FilterFlag::NOTE_ATTRIB
+            | FilterFlag::NOTE_LINK;
+        self.begin(file.try_clone()?, changes, number)
+    }
+
+    pub(super) fn directory(&mut self, path: &Path, _: &OsStr, number: u64) -> io::Result<()> {
+        let flags = libc::O_DIRECTORY | libc::O_NONBLOCK | libc::O_CLOEXEC;
+        let directory = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        self.begin(directory, FilterFlag::NOTE_WRITE, number)
+    }
+
+    fn begin(&mut self, file: File, changes: FilterFlag, number: u64) -> io::Result<()> {
+        let ends = FilterFlag::NOTE_DELETE | FilterFlag::NOTE_RENAME | FilterFlag::NOTE_REVOKE;
+        let event = KEvent::new(
+            file.as_raw_fd() as usize,
+            EventFilter::EVFILT_VNODE,
+            EvFlags::EV_ADD | EvFlags::EV_CLEAR,
+            changes | ends,
+            0,
+            number as isize,
+        );
+        self.kqueue.kevent(&[event], &mut [], Some(AT_ONCE))?;
+        self.open.insert(number, file);
+        Ok(())
+    }
+
+    pub(super) fn forget(&mut self, number: u64) {
+        self.open.remove(&number);
+    }
+
+    pub(super) fn is_alive(&self, number: u64) -> bool {
+        self.open.contains_key(&number)
+    }
+
+    pub(super) fn changed(&mut self, changed: &mut BTreeSet<u64>) -> bool {
+        let none =
+            KEvent::new(0, EventFilter::EVFILT_VNODE, EvFlags::empty(), FilterFlag::empty(), 0, 0);
+        let mut events = [none; EVENTS];
+        for _ in 0..READS {
+            match self.kqueue.kevent(&[], &mut events, Some(AT_ONCE)) {
+                Ok(0) => return false,
+                Ok(count) => {
+                    for event in events.iter().take(count) {
+                        let number = event.udata() as u64;
+                        changed.insert(number);
+                        if event.fflags().intersects(GONE) {
+                            self.open.remove(&number);
+                        }
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+/// Nothing will be told of it any more. A file that is removed while it is open may still be
+/// written to, but then its name leads elsewhere or nowhere, and its owner looks by itself.
+const GONE: FilterFlag = FilterFlag::NOTE_DELETE.union(FilterFlag::NOTE_REVOKE);
+const AT_ONCE: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+
+/// False where other hosts can change the file without this kernel knowing.
+pub fn is_local(file: &File) -> bool {
+    const SHARED: [&str; 4] = ["nfs", "smbfs", "fusefs", "p9fs"];
+    // A file system of fuse may name itself: `fusefs.sshfs`. Of a file that cannot be asked about
+    // nothing is known either.
+    fstatfs(file).is_ok_and(|about| {
+        let name = about.filesystem_type_name();
+        !SHARED.contains(&name.split('.').next().unwrap_or(name))
+    })
+}

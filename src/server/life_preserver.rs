@@ -1,0 +1,426 @@
+//! Logs, between the room that reads them, the hub and the disk.
+//!
+//! Reading is held back for three things, and for none of them without an end:
+//! * for a client that wants the events and has much waiting (protocol section 2.2): it is given
+//!   time to read, then closed;
+//! * for the positions to be kept: what was read since is what a crash repeats. They are kept when
+//!   the system has the events of all lines before them for everybody who wants them, so that a
+//!   crash loses none;
+//! * at the start for somebody who wants what was written while the daemon was down: whoever was
+//!   subscribed before is about to come back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use log::{info, warn};
+
+use super::clients::ClientId;
+use super::{Key, Phase, Server};
+use crate::config::{self, Config, LogClass, LogProgram, LogRule};
+use crate::life_preserver::{
+    FollowId, LifePreserver, Limits, Next, Program, REPLICATION, Reader, Rule, SNAPSHOT, Source,
+    Watching,
+};
+use crate::moment::Moment;
+use crate::reactor::{Reactor, Watch};
+use crate::wire::{Event, EventName, LifePreserverEvent, Priority};
+
+/// Its name in the state directory.
+const FILE: &str = "life_preserver.json";
+/// The largest such file that is read, in bytes.
+const LARGEST: u64 = 4 * 1024 * 1024;
+/// Events to subscribers in a turn; then the others have their turn.
+const DELIVERIES: usize = 4096;
+
+/// The logs, and what holds their reading back.
+pub(super) struct Logs {
+    room: LifePreserver,
+    /// It is to have a turn.
+    awake: bool,
+    /// Until then what was written before the start waits for a subscriber.
+    wait_until: Option<Instant>,
+    /// Clients that had much waiting when they got their last event.
+    crowded: BTreeSet<ClientId>,
+    /// Since when they are given time.
+    paused: Option<Instant>,
+    /// All outboxes together have much waiting, and time was given for that.
+    ignores_total: bool,
+    /// Since when it waits for its positions to be kept.
+    held: Option<Instant>,
+    /// Reading goes on although they are not.
+    unbound: bool,
+    /// Bytes of logs that were read when what is kept was made.
+    kept: u64,
+    mark: Option<Mark>,
+    /// It is being kept.
+    keeping: bool,
+    /// Why they are not kept, said once; and when that is tried again.
+    failed: Option<(String, Instant)>,
+}
+
+/// What is to be kept when its events have been sent.
+struct Mark {
+    memory: Vec<u8>,
+    consumed: u64,
+    /// Whose events have not been; up to which place, where that is known already.
+    unsent: BTreeMap<ClientId, Option<u64>>,
+}
+
+impl Logs {
+    /// Begins to follow what the configuration names.
+    pub(super) fn begin(config: &Config, reactor: &mut Reactor<Key>, now: Moment) -> Logs {
+        let file = config.paths.state.join(FILE);
+        let kept = read(&file);
+        let (limits, sources) = (limits(config), sources(config));
+        let waits = !sources.is_empty();
+        let mut kernel = Kernel(reactor);
+        let (room, wrong) =
+            LifePreserver::begin(limits, sources, kept.as_deref(), &mut kernel, now);
+        if let Some(wrong) = wrong {
+            set_aside(&file, &wrong);
+        }
+        Logs {
+            room,
+            awake: true,
+            wait_until: waits.then(|| now.instant + config.life_preserver.start_wait),
+            crowded: BTreeSet::new(),
+            paused: None,
+            ignores_total: false,
+            held: None,
+            unbound: false,
+            kept: 0,
+            mark: None,
+            keeping: false,
+            failed: None,
+        }
+    }
+
+    /// For a request.
+    pub(super) fn status(&self, now: Moment) -> serde_json::Value {
+        self.room.status(now.wall)
+    }
+
+    /// Something about this file has changed.
+    pub(super) fn on_changed(&mut self, id: FollowId) {
+        self.room.mark(id);
+        self.awake = true;
+    }
+
+    /// It is to have a turn.
+    pub(super) fn wake(&mut self) {
+        self.awake = true;
+    }
+
+    /// True where nothing is left that could still be kept.
+    pub(super) fn is_kept(&self) -> bool {
+        let nothing_new = !self.room.has_changed() && self.mark.is_none();
+        !self.keeping && (nothing_new || self.failed.is_some())
+    }
+}
+
+impl Server {
+    /// Gives the logs their turn, if they are to have one.
+    pub(super) fn follow_logs(&mut self, now: Moment) {
+        if self.phase != Phase::Serving || self.logs_wait_for_subscriber(now) || !self.logs.awake {
+            return;
+        }
+        self.logs.awake = false;
+        self.logs.room.begin_turn();
+        let mut left = (DELIVERIES / (self.hub.subscribers() + 1)).max(1);
+        let due = loop {
+            if left == 0 {
+                self.reactor.again(Key::Logs);
+                break None;
+            }
+            if let Some(until) = self.logs_are_paused(now) {
+                break Some(until);
+            }
+            let may_read = self.logs_may_be_read();
+            let mut kernel = Kernel(&mut self.reactor);
+            match self.logs.room.next(may_read, &mut kernel, now) {
+                Next::Event(event) => {
+                    left -= 1;
+                    self.publish_news(event, now);
+                }
+                Next::More => {
+                    self.reactor.again(Key::Logs);
+                    break None;
+                }
+                Next::Waiting => {
+                    let since = *self.logs.held.get_or_insert(now.instant);
+                    break Some(since + self.config.life_preserver.pause);
+                }
+                Next::Idle => {
+                    self.logs.held = None;
+                    break self.logs.room.due();
+                }
+            }
+        };
+        self.reactor.set_deadline(Key::Logs, due);
+    }
+
+    fn publish_news(&mut self, event: LifePreserverEvent, now: Moment) {
+        let (clients, crowded) = (&mut self.clients, &mut self.logs.crowded);
+        self.hub.publish(Event::LifePreserver(event), now, |id, event, spelling| {
+            clients.deliver(id, event, spelling);
+            if clients.get(id).is_some_and(|it| !it.connection.outbox.is_below_half()) {
+                crowded.insert(id);
+            }
+        });
+    }
+
+    /// The time of the logs has come.
+    pub(super) fn on_logs_deadline(&mut self, now: Moment) {
+        let pause = self.config.life_preserver.pause;
+        if self.logs.paused.is_some_and(|since| since + pause <= now.instant) {
+            self.end_pause(now);
+        } else if self.logs.held.is_some_and(|since| since + pause <= now.instant) {
+            self.logs.held = None;
+            self.logs.unbound = true;
+        } else {
+            self.logs.room.mark_all(now.instant);
+        }
+        self.logs.awake = true;
+    }
+
+    fn logs_wait_for_subscriber(&mut self, now: Moment) -> bool {
+        let Some(until) = self.logs.wait_until else { return false };
+        let somebody = self.hub.subscribers_of(EventName::LifePreserver).next().is_some();
+        if somebody || until <= now.instant {
+            self.logs.wait_until = None;
+            self.logs.awake = true;
+            return false;
+        }
+        self.reactor.set_deadline(Key::Logs, Some(until));
+        true
+    }
+
+    /// At most so much is read that is not kept; more only where keeping takes too long.
+    fn logs_may_be_read(&self) -> bool {
+        // A slice is read as a whole, so half of them are as much.
+        let ahead = self.logs.room.consumed().saturating_sub(self.logs.kept);
+        self.logs.unbound || ahead < (self.config.life_preserver.slice / 2) as u64
+    }
+
+    /// Until when reading is held back for clients that have much waiting, if it is.
+    fn logs_are_paused(&mut self, now: Moment) -> Option<Instant> {
+        if !self.somebody_is_crowded() {
+            self.logs.paused = None;
+            return None;
+        }
+        let since = *self.logs.paused.get_or_insert(now.instant);
+        Some(since + self.config.life_preserver.pause)
+    }
+
+    fn somebody_is_crowded(&mut self) -> bool {
+        let (clients, hub) = (&mut self.clients, &self.hub);
+        self.logs.crowded.retain(|id| {
+            hub.wants(*id, EventName::LifePreserver)
+                && clients.get(*id).is_some_and(|client| {
+                    client.connection.is_open() && !client.connection.outbox.is_below_half()
+                })
+        });
+        let much = self.clients.outbox_bytes() > self.config.server.outbox_total / 2;
+        self.logs.ignores_total &= much;
+        !self.logs.crowded.is_empty() || (much && !self.logs.ignores_total)
+    }
+
+    /// They had their time.
+    fn end_pause(&mut self, now: Moment) {
+        self.logs.paused = None;
+        if !self.somebody_is_crowded() {
+            return;
+        }
+        let pause = self.config.life_preserver.pause;
+        for id in std::mem::take(&mut self.logs.crowded) {
+            let why = format!("and a log that it wants waited {pause:?} for its outbox");
+            self.close_slow(id, &why, now);
+        }
+        // Of all together the fullest goes when they are full, not before.
+        self.logs.ignores_total = true;
+    }
+
+    /// After what there is was sent: goes on with reading, and keeps positions.
+    pub(super) fn go_on_with_logs(&mut self, now: Moment) {
+        if self.logs.paused.is_some() && !self.somebody_is_crowded() {
+            self.reactor.again(Key::Logs);
+        }
+        if self.logs.keeping {
+            return;
+        }
+        if self.logs.failed.as_ref().is_some_and(|(_, again)| *again > now.instant) {
+            return;
+        }
+        if self.logs.mark.is_none() && self.logs.room.has_changed() {
+            self.mark_position();
+        }
+        if let Some(mut mark) = self.logs.mark.take() {
+            mark.unsent.retain(|id, place| !self.has_sent(*id, place));
+            if mark.unsent.is_empty() {
+                self.keep(mark, now);
+            } else {
+                self.logs.mark = Some(mark);
+            }
+        }
+    }
+
+    fn mark_position(&mut self) {
+        let consumed = self.logs.room.consumed();
+        let subscribers = self.hub.subscribers_of(EventName::LifePreserver);
+        let unsent = subscribers.map(|id| (id, None)).collect();
+        let memory = self.logs.room.memory();
+        self.logs.mark = Some(Mark { memory, consumed, unsent });
+    }
+
+    /// Whether a client's connection has taken all events up to the mark. Its place in the outbox
+    /// is known as soon as nothing older waits for the client elsewhere.
+    fn has_sent(&mut self, id: ClientId, place: &mut Option<u64>) -> bool {
+        let Some(client) = self.clients.get(id) else { return true };
+        if place.is_none() && !self.hub.is_behind(id) {
+            *place = Some(client.connection.outbox.next_place());
+        }
+        place.is_some_and(|place| client.connection.has_sent(place))
+    }
+
+    fn keep(&mut self, mark: Mark, now: Moment) {
+        self.logs.keeping = true;
+        self.keep_logs(FILE, mark.memory, mark.consumed, now);
+        if self.storage.store.standing().is_err() {
+            // The refusal is there already.
+            self.reactor.again(Key::Logs);
+        }
+    }
+
+    /// What was to be kept is, or is not.
+    pub(super) fn on_logs_kept(&mut self, consumed: u64, kept: Result<(), String>, now: Moment) {
+        self.logs.keeping = false;
+        match kept {
+            Ok(()) => {
+                self.logs.kept = consumed;
+                (self.logs.held, self.logs.unbound) = (None, false);
+                if self.logs.failed.take().is_some() {
+                    info!("how far the logs were read is kept again");
+                }
+            }
+            Err(why) => {
+                if self.logs.failed.as_ref().is_none_or(|(before, _)| *before != why) {
+                    warn!(
+                        "how far the logs were read is not kept: {why}; a restart will repeat events"
+                    );
+                }
+                let again = now.instant + self.config.life_preserver.poll_interval;
+                self.reactor.set_deadline(Key::Keeping, Some(again));
+                self.logs.failed = Some((why, again));
+                self.logs.unbound = true;
+                self.logs.room.keep_again();
+            }
+        }
+        self.reactor.again(Key::Logs);
+    }
+
+    /// Another configuration.
+    pub(super) fn configure_logs(&mut self, now: Moment) {
+        let (limits, sources) = (limits(&self.config), sources(&self.config));
+        self.logs.room.configure(limits, sources, &mut Kernel(&mut self.reactor), now.instant);
+        self.logs.awake = true;
+    }
+}
+
+/// The kernel's watches, under the names of the loop.
+struct Kernel<'r>(&'r mut Reactor<Key>);
+
+impl Watching for Kernel<'_> {
+    fn file(&mut self, file: &File, id: FollowId) -> io::Result<Watch> {
+        self.0.watch_file(file, Key::Log(id))
+    }
+
+    fn directory(&mut self, path: &Path, name: &OsStr, id: FollowId) -> io::Result<Watch> {
+        self.0.watch_directory(path, name, Key::Log(id))
+    }
+
+    fn is_watched(&self, watch: &Watch) -> bool {
+        self.0.is_watched(watch)
+    }
+
+    fn unwatch(&mut self, watch: Watch) {
+        self.0.unwatch(watch);
+    }
+}
+
+/// What was kept, if there is something; it is at most so large.
+fn read(file: &Path) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = File::open(file).and_then(|it| it.take(LARGEST + 1).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => Some(bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            warn!("cannot read {}: {error}; logs are followed from their ends", file.display());
+            None
+        }
+    }
+}
+
+fn set_aside(file: &Path, wrong: &str) {
+    let mut aside = file.as_os_str().to_owned();
+    aside.push(".damaged");
+    let what = match fs::rename(file, &aside) {
+        Ok(()) => format!("it is set aside as {}", Path::new(&aside).display()),
+        Err(error) => format!("it cannot be set aside: {error}"),
+    };
+    warn!("{}: {wrong}; {what}; logs are followed from their ends", file.display());
+}
+
+fn limits(config: &Config) -> Limits {
+    let logs = &config.life_preserver;
+    Limits {
+        max_line: logs.max_line,
+        slice: logs.slice / 2,
+        poll_interval: logs.poll_interval,
+        check_interval: logs.check_interval,
+        rotation_wait: logs.rotation_wait,
+        max_replications: logs.max_replications,
+        progress_interval: logs.progress_interval,
+        progress_timeout: logs.progress_timeout,
+    }
+}
+
+/// One source a log: rules for the same one are asked in their order.
+fn sources(config: &Config) -> Vec<Source> {
+    let mut sources: Vec<Source> = Vec::new();
+    let mut add = |log: &PathBuf, readers: Vec<Reader>| match sources
+        .iter_mut()
+        .find(|source| source.log == *log)
+    {
+        Some(source) => source.readers.extend(readers),
+        None => sources.push(Source { log: log.clone(), readers }),
+    };
+    if let Some(log) = &config.life_preserver.log {
+        add(log, vec![Reader::LifePreserver]);
+    }
+    for config::LogSource { log, rule } in &config.life_preserver.source {
+        add(log, rules(rule).into_iter().map(Reader::Rule).collect());
+    }
+    sources
+}
+
+fn rules(rule: &LogRule) -> Vec<Rule> {
+    match rule {
+        LogRule::Ready(LogProgram::Sanoid) => Program::Sanoid.rules(),
+        LogRule::Ready(LogProgram::Syncoid) => Program::Syncoid.rules(),
+        LogRule::Ready(LogProgram::Zrepl) => Program::Zrepl.rules(),
+        LogRule::Own { pattern, class, priority, message } => vec![Rule {
+            pattern: pattern.clone(),
+            class: match class {
+                LogClass::Snapshot => SNAPSHOT,
+                LogClass::Replication => REPLICATION,
+            },
+            priority: Priority::new(u8::try_from(*priority).unwrap_or(u8::MAX)),
+            message: message.clone(),
+        }],
+    }
+}

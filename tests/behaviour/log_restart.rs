@@ -1,0 +1,370 @@
+//! What a restart finds of the logs: nothing is lost, however the daemon ended.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::{
+    Daemon, Outcome, PATIENCE, Peer, Setup, append, snapshot, snapshot_told, snapshots,
+    snapshots_told,
+};
+
+use super::PROGRAM;
+
+/// The state, in its directory.
+const STATE: &str = "state/life_preserver.json";
+/// `life_preserver.slice`, the default, in bytes.
+const SLICE: usize = 64 * 1024;
+
+#[test]
+fn what_was_written_while_it_was_down_is_told_to_who_comes_first() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?;
+    append(&setup.log(), snapshots(0..10))?;
+    let daemon = setup.start()?;
+    let mut peer = Peer::reader(&daemon)?;
+    append(&setup.log(), snapshots(10..12))?;
+    peer.messages(2)?;
+    drop(peer);
+    daemon.stop()?;
+    append(&setup.log(), snapshots(12..20))?;
+    let daemon = setup.start()?;
+    let mut peer = Peer::reader(&daemon)?;
+    assert_eq!(peer.messages(8)?, snapshots_told(12..20));
+    append(&setup.log(), snapshot(20))?;
+    assert_eq!(peer.message()?, snapshot_told(20));
+    Ok(())
+}
+
+#[test]
+fn nobody_has_to_come_for_it_to_be_told() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?.with("life_preserver.start_wait", r#""10ms""#);
+    let daemon = setup.start()?;
+    append(&setup.log(), snapshot(0))?;
+    wait_for_last(&daemon, &snapshot_told(0))?;
+    daemon.stop()?;
+    append(&setup.log(), snapshots(1..4))?;
+    let daemon = setup.start()?;
+    wait_for_last(&daemon, &snapshot_told(3))?;
+    // Whoever was there before, and says so, gets all of it from the ring.
+    let mut peer = Peer::local(&daemon)?;
+    let since = json!({ "events": ["life-preserver"], "since": { "epoch": "other", "seq": 1 } });
+    peer.request("events", "subscribe", &since)?;
+    let last = peer.messages(3)?;
+    assert_eq!(last, snapshots_told(1..4));
+    Ok(())
+}
+
+/// Waits until this is the last snapshot that the daemon knows of.
+fn wait_for_last(daemon: &Daemon, message: &str) -> Outcome<()> {
+    let mut peer = Peer::local(daemon)?;
+    let patience = Instant::now() + PATIENCE;
+    while Instant::now() < patience {
+        let status = peer.request("rpc", "status", &json!({}))?;
+        if status["life_preserver"]["snapshot"]["message"] == message {
+            return Ok(());
+        }
+    }
+    Err(format!("it was never told: {message}").into())
+}
+
+#[test]
+fn rotations_while_it_was_down_lose_nothing() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?;
+    let mut daemon = setup.start()?;
+    for round in 0..4 {
+        let first = 30 * round;
+        let mut peer = Peer::reader(&daemon)?;
+        append(&setup.log(), snapshots(first..first + 10))?;
+        let told = peer.messages(10 + usize::from(round > 0) * 20)?;
+        assert_eq!(told.last(), Some(&snapshot_told(first + 9)));
+        drop(peer);
+        daemon.stop()?;
+        append(&setup.log(), snapshots(first + 10..first + 20))?;
+        let old = setup.log().with_extension(format!("log.{round}"));
+        if round % 2 == 0 {
+            fs::rename(setup.log(), &old)?;
+        } else {
+            fs::copy(setup.log(), &old)?;
+            fs::write(setup.log(), "")?;
+        }
+        append(&setup.log(), snapshots(first + 20..first + 30))?;
+        daemon = setup.start()?;
+    }
+    let mut peer = Peer::reader(&daemon)?;
+    assert_eq!(peer.messages(20)?, snapshots_told(100..120));
+    Ok(())
+}
+
+#[test]
+fn a_state_that_cannot_be_used_is_set_aside_and_said() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?;
+    let state = setup.directory().join(STATE);
+    setup.start()?.stop()?;
+    let good = fs::read_to_string(&state)?;
+    for (content, said) in [
+        (&good[..good.len() / 2], "EOF"),
+        ("\0\0\0\0", "expected value"),
+        ("{\"version\":999}", "it is of version 999, not 1"),
+        ("{\"version\":1,\"logs\":[{\"log\":\"/x\"}]}", "how far the logs were read"),
+    ] {
+        fs::write(&state, content)?;
+        append(&setup.log(), snapshots(0..5))?;
+        let daemon = setup.start()?;
+        let line = daemon.log().wait(said)?;
+        assert!(line.contains("set aside") && line.contains("from their ends"), "{line}");
+        assert_eq!(fs::read_to_string(state.with_extension("json.damaged"))?, content);
+        let mut peer = Peer::reader(&daemon)?;
+        append(&setup.log(), snapshot(7))?;
+        assert_eq!(peer.message()?, snapshot_told(7));
+        drop(peer);
+        daemon.stop()?;
+    }
+    // One that is gone is a first start.
+    fs::remove_file(&state)?;
+    append(&setup.log(), snapshots(0..5))?;
+    let daemon = setup.start()?;
+    let mut peer = Peer::reader(&daemon)?;
+    append(&setup.log(), snapshot(8))?;
+    assert_eq!(peer.message()?, snapshot_told(8));
+    Ok(())
+}
+
+#[test]
+fn a_state_ahead_of_its_log_repeats_nothing_and_loses_nothing() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?;
+    let daemon = setup.start()?;
+    let mut peer = Peer::reader(&daemon)?;
+    append(&setup.log(), snapshots(0..50))?;
+    peer.messages(50)?;
+    drop(peer);
+    daemon.stop()?;
+    // The log's file system was rolled back.
+    fs::write(setup.log(), snapshots(0..30))?;
+    let daemon = setup.start()?;
+    let mut peer = Peer::reader(&daemon)?;
+    append(&setup.log(), snapshot(30))?;
+    assert_eq!(peer.message()?, snapshot_told(30));
+    Ok(())
+}
+
+#[test]
+fn where_nothing_can_be_written_events_go_on_and_it_is_said() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?.with("life_preserver.poll_interval", r#""200ms""#);
+    setup.start()?.stop()?;
+    let Some(full) = FullDisk::over(&setup)? else {
+        // Not everybody may mount: then something stands where the file should be.
+        let state = setup.directory().join(STATE);
+        fs::remove_file(&state)?;
+        fs::create_dir_all(state.join("in the way"))?;
+        return events_go_on(&setup, None);
+    };
+    events_go_on(&setup, Some(full))
+}
+
+fn events_go_on(setup: &Setup, full: Option<FullDisk>) -> Outcome<()> {
+    let daemon = setup.start()?;
+    let mut peer = Peer::reader(&daemon)?;
+    for number in 0..3 {
+        append(&setup.log(), snapshot(number))?;
+        assert_eq!(peer.message()?, snapshot_told(number));
+    }
+    // More than a slice, which would wait for being kept.
+    append(&setup.log(), snapshots(3..5000))?;
+    assert_eq!(peer.messages(4997)?, snapshots_told(3..5000));
+    daemon.log().wait("how far the logs were read is not kept: ")?;
+    if let Some(full) = &full {
+        full.make_room()?;
+        daemon.log().wait("how far the logs were read is kept again")?;
+        drop(peer);
+        daemon.stop()?;
+        let daemon = setup.start()?;
+        let mut peer = Peer::reader(&daemon)?;
+        append(&setup.log(), snapshot(5000))?;
+        assert_eq!(peer.message()?, snapshot_told(5000));
+    }
+    Ok(())
+}
+
+/// A file system in memory over the state directory, with no room left in it.
+struct FullDisk(std::path::PathBuf);
+
+impl FullDisk {
+    fn over(setup: &Setup) -> Outcome<Option<FullDisk>> {
+        let state = setup.directory().join("state");
+        let kept = fs::read(setup.directory().join(STATE))?;
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs"])
+            .arg(&state)
+            .output();
+        if !mounted.is_ok_and(|output| output.status.success()) {
+            return Ok(None);
+        }
+        let full = FullDisk(state);
+        fs::write(full.0.join("life_preserver.json"), kept)?;
+        let mut filler = fs::File::create(full.0.join("filler"))?;
+        while std::io::Write::write_all(&mut filler, &[0; 4096]).is_ok() {}
+        Ok(Some(full))
+    }
+
+    fn make_room(&self) -> Outcome<()> {
+        Ok(fs::remove_file(self.0.join("filler"))?)
+    }
+}
+
+impl Drop for FullDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+#[test]
+fn a_crash_at_any_moment_loses_no_line_and_repeats_the_last_slice_at_most() -> Outcome<()> {
+    const KILLS: usize = 50;
+    let setup = Setup::following(PROGRAM)?;
+    append(&setup.log(), "")?;
+    let mut random = 17_u64;
+    let mut choose = move |of: u64| {
+        // Knuth's MMIX constants; which moments they are does not matter, only that they differ.
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % of
+    };
+    let mut daemon = setup.start()?;
+    let mut client = Resuming::connect(&daemon, None)?;
+    let writer = Writer::begin(&setup);
+    let (mut got, mut sessions) = (BTreeSet::new(), Vec::new());
+    for _ in 0..KILLS {
+        for _ in 0..choose(300) {
+            client.read()?;
+        }
+        daemon.crash()?;
+        client.read_to_end();
+        got.extend(client.numbers.iter().copied());
+        let since = client.since.clone();
+        sessions.push(std::mem::take(&mut client.numbers));
+        daemon = setup.start()?;
+        if choose(8) == 0 {
+            // Before anybody has come back.
+            daemon.crash()?;
+            daemon = setup.start()?;
+        }
+        client = Resuming::connect(&daemon, Some(since))?;
+    }
+    let written = writer.end()?;
+    while client.numbers.last() != Some(&(written - 1)) {
+        client.read()?;
+    }
+    got.extend(client.numbers.iter().copied());
+    sessions.push(client.numbers);
+
+    assert_eq!(got, (0..written).collect(), "a line is missing");
+    let mut last = None;
+    for numbers in &sessions {
+        for pair in numbers.windows(2) {
+            assert_eq!(pair[0] + 1, pair[1], "out of order while it ran");
+        }
+        if let (Some(last), Some(first)) = (last, numbers.first()) {
+            let repeated: usize = (*first..=last).map(|number| snapshot(number).len()).sum();
+            assert!(repeated <= SLICE, "{repeated} bytes were repeated");
+        }
+        last = numbers.last().copied().or(last);
+    }
+    Ok(())
+}
+
+/// A client that says where it was when it comes back.
+struct Resuming {
+    peer: Peer,
+    since: Value,
+    /// Of the snapshots that it was told of in this session.
+    numbers: Vec<usize>,
+}
+
+impl Resuming {
+    fn connect(daemon: &Daemon, since: Option<Value>) -> Outcome<Resuming> {
+        let mut peer = Peer::local(daemon)?;
+        let args = json!({ "events": ["life-preserver"], "since": since });
+        let reply = peer.request("events", "subscribe", &args)?;
+        let since = json!({ "epoch": reply["epoch"], "seq": 0 });
+        Ok(Resuming { peer, since, numbers: Vec::new() })
+    }
+
+    fn read(&mut self) -> Outcome<()> {
+        let frame = self.peer.frame()?;
+        if frame["name"] == "life_preserver" {
+            let message = frame["args"]["message"].as_str().unwrap_or_default();
+            let number = message.rsplit_once('/').and_then(|(_, number)| number.parse().ok());
+            self.numbers.push(number.ok_or("no number")?);
+            self.since = json!({ "epoch": frame["epoch"], "seq": frame["seq"] });
+        }
+        Ok(())
+    }
+
+    /// What the system had taken before the daemon died.
+    fn read_to_end(&mut self) {
+        while self.read().is_ok() {}
+    }
+}
+
+/// Writes line after line, whatever happens to the daemon.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<std::io::Result<usize>>,
+}
+
+impl Writer {
+    fn begin(setup: &Setup) -> Writer {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (log, stopped) = (setup.log(), Arc::clone(&stop));
+        let thread = thread::spawn(move || {
+            let mut log = fs::OpenOptions::new().append(true).open(log)?;
+            let mut written = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                // Now one line, now many.
+                let many = 1 + written % 13;
+                std::io::Write::write_all(&mut log, snapshots(written..written + many).as_bytes())?;
+                written += many;
+                // So that the log does not grow for ever while the machine is busy.
+                thread::sleep(Duration::from_millis(1));
+            }
+            Ok(written)
+        });
+        Writer { stop, thread }
+    }
+
+    /// How many lines it has written.
+    fn end(self) -> Outcome<usize> {
+        self.stop.store(true, Ordering::Relaxed);
+        let written = self.thread.join().map_err(|_| "the writer failed")?;
+        Ok(written?)
+    }
+}
+
+#[test]
+fn what_a_slow_client_had_not_got_when_the_daemon_died_is_told_again() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?;
+    let daemon = setup.start()?;
+    let mut slow = Peer::reader(&daemon)?;
+    let mut quick = Peer::reader(&daemon)?;
+    // More than its socket takes, less than would hold the log up for it.
+    let written = 1800;
+    append(&setup.log(), snapshots(0..written))?;
+    assert_eq!(quick.messages(written)?, snapshots_told(0..written));
+    daemon.crash()?;
+    let mut got = BTreeSet::new();
+    while let Ok(message) = slow.message() {
+        got.insert(message);
+    }
+    assert!(got.len() < written, "it had got all, and nothing is shown");
+    let daemon = setup.start()?;
+    let mut slow = Peer::reader(&daemon)?;
+    while got.len() < written {
+        got.insert(slow.message()?);
+    }
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! A log and the file under its name, which are not the same thing for long.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+
+use serde_json::json;
+use support::{
+    Outcome, Peer, Setup, Signal, append, snapshot, snapshot_told, snapshots, snapshots_told,
+};
+
+use super::PROGRAM;
+
+#[test]
+fn a_first_start_begins_at_the_end() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?;
+    append(&setup.log(), snapshots(0..100) + "now: Creating snap")?;
+    let daemon = setup.start()?;
+    let mut peer = Peer::reader(&daemon)?;
+    append(&setup.log(), "shot on tank/100\n")?;
+    assert_eq!(peer.message()?, snapshot_told(100));
+    Ok(())
+}
+
+#[test]
+fn a_log_that_appears_later_in_a_directory_that_appears_later_is_read_whole() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?;
+    let log = setup.directory().join("a/b/c/lp.log");
+    let setup = setup.with("life_preserver.log", format!("{log:?}"));
+    let daemon = setup.start()?;
+    let mut peer = Peer::reader(&daemon)?;
+    // One level after the other, and the name of a level as a file first.
+    fs::create_dir(setup.directory().join("a"))?;
+    fs::write(setup.directory().join("a/b"), b"")?;
+    fs::remove_file(setup.directory().join("a/b"))?;
+    fs::create_dir_all(setup.directory().join("a/b/c"))?;
+    append(&log, snapshots(0..3))?;
+    assert_eq!(peer.messages(3)?, snapshots_told(0..3));
+    // All of it goes, and comes again.
+    fs::remove_dir_all(setup.directory().join("a"))?;
+    append(&log, snapshots(3..5))?;
+    assert_eq!(peer.messages(2)?, snapshots_told(3..5));
+    append(&log, snapshots(5..6))?;
+    assert_eq!(peer.messages(1)?, snapshots_told(5..6));
+    Ok(())
+}
+
+#[test]
+fn a_directory_may_go_while_a_log_that_was_in_it_is_still_written_to() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?;
+    append(&setup.log(), "")?;
+    let daemon = setup.start()?;
+    let mut peer = Peer::reader(&daemon)?;
+    let mut log = OpenOptions::new().append(true).open(setup.log())?;
+    fs::remove_file(setup.log())?;
+    // What is told shows that the daemon has seen that, and an answer that it looks no more.
+    log.write_all(snapshot(0).as_bytes())?;
+    assert_eq!(peer.message()?, snapshot_told(0));
+    for _ in 0..3 {
+        peer.request("rpc", "identify", &json!({}))?;
+    }
+    fs::remove_dir(setup.directory().join("logs"))?;
+    append(&setup.log(), snapshot(1))?;
+    assert_eq!(peer.message()?, snapshot_told(1));
+    log.write_all(snapshot(2).as_bytes())?;
+    assert_eq!(peer.message()?, snapshot_told(2));
+    Ok(())
+}
+
+#[test]
+fn lines_are_told_when_they_have_ended_whatever_is_in_them() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?;
+    let daemon = setup.start()?;
+    let mut peer = Peer::reader(&daemon)?;
+    for piece in ["now: Creat", "ing snapshot o", "n tank/0", "\r", "\n"] {
+        append(&setup.log(), piece)?;
+    }
+    assert_eq!(peer.message()?, snapshot_told(0));
+    append(&setup.log(), b"no\xffw: Creating snapshot on tank/\xc3\xa9\xc3\n")?;
+    assert_eq!(peer.message()?, "no\u{fffd}w: New snapshot of tank/é\u{fffd}");
+    Ok(())
+}
+
+#[test]
+fn a_line_without_end_is_cut_and_that_is_said() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?;
+    let daemon = setup.start()?;
+    let mut peer = Peer::reader(&daemon)?;
+    append(&setup.log(), format!("now: ERROR: snapshot {}", "x".repeat(100_000)))?;
+    let cut = peer.message()?;
+    assert!(cut.starts_with("now: ERROR: snapshot xxx") && cut.ends_with('…'), "{cut}");
+    assert!(cut.len() < 5000, "{}", cut.len());
+    let said = daemon.log().wait("life_preserver.max_line")?;
+    assert!(said.contains("lp.log: a line is longer than 4096 bytes"), "{said}");
+    append(&setup.log(), "y".repeat(100_000) + "\n" + &snapshot(1))?;
+    assert_eq!(peer.message()?, snapshot_told(1));
+    Ok(())
+}
+
+#[test]
+fn a_log_that_is_renamed_away_is_read_to_its_end() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?;
+    let daemon = setup.start()?;
+    let mut peer = Peer::reader(&daemon)?;
+    append(&setup.log(), snapshots(0..10))?;
+    peer.messages(10)?;
+    let rotated = setup.log().with_extension("log.0");
+    for round in 0..5 {
+        let first = 10 + 20 * round;
+        // A writer that keeps it open, and is slow to notice.
+        let mut writer = OpenOptions::new().append(true).open(setup.log())?;
+        writer.write_all(snapshots(first..first + 5).as_bytes())?;
+        fs::rename(setup.log(), &rotated)?;
+        writer.write_all(snapshots(first + 5..first + 10).as_bytes())?;
+        assert_eq!(peer.messages(10)?, snapshots_told(first..first + 10));
+        append(&setup.log(), snapshots(first + 10..first + 20))?;
+        assert_eq!(peer.messages(10)?, snapshots_told(first + 10..first + 20));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_log_that_is_copied_and_emptied_as_life_preserver_does_it_loses_nothing() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?;
+    let daemon = setup.start()?;
+    let mut peer = Peer::reader(&daemon)?;
+    let old = setup.log().with_extension("log.old");
+    append(&setup.log(), snapshots(0..10))?;
+    peer.messages(10)?;
+    for round in 0..5 {
+        let first = 10 + 15 * round;
+        // It cannot look while all this happens: what it finds is the worst that there can be.
+        daemon.signal(Signal::SIGSTOP)?;
+        append(&setup.log(), snapshots(first..first + 10))?;
+        fs::copy(setup.log(), &old)?;
+        fs::write(setup.log(), format!("Mon Nov 23 17:50:{round:02} UTC 2026: Rotate Logfile\n"))?;
+        append(&setup.log(), snapshots(first + 10..first + 15))?;
+        daemon.signal(Signal::SIGCONT)?;
+        assert_eq!(peer.messages(15)?, snapshots_told(first..first + 15));
+    }
+    Ok(())
+}
+
+#[test]
+fn one_that_was_emptied_and_grew_past_the_old_end_is_read_from_its_beginning() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?;
+    let daemon = setup.start()?;
+    let mut peer = Peer::reader(&daemon)?;
+    append(&setup.log(), snapshots(0..50))?;
+    peer.messages(50)?;
+    for round in 1..5 {
+        let first = 1000 * round;
+        daemon.signal(Signal::SIGSTOP)?;
+        fs::write(setup.log(), "")?;
+        append(&setup.log(), snapshots(first..first + 200))?;
+        daemon.signal(Signal::SIGCONT)?;
+        assert_eq!(peer.messages(200)?, snapshots_told(first..first + 200));
+    }
+    Ok(())
+}
+
+#[test]
+fn another_file_may_take_the_name_or_nothing_for_a_while() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?;
+    let daemon = setup.start()?;
+    let mut peer = Peer::reader(&daemon)?;
+    append(&setup.log(), snapshots(0..5))?;
+    peer.messages(5)?;
+    let new = setup.directory().join("logs/new");
+    append(&new, snapshots(5..10))?;
+    fs::rename(&new, setup.log())?;
+    assert_eq!(peer.messages(5)?, snapshots_told(5..10));
+    fs::remove_file(setup.log())?;
+    append(&setup.log(), snapshots(10..15))?;
+    assert_eq!(peer.messages(5)?, snapshots_told(10..15));
+    // A link to a file elsewhere is a log, too.
+    let elsewhere = setup.directory().join("elsewhere");
+    append(&elsewhere, snapshots(15..20))?;
+    fs::remove_file(setup.log())?;
+    std::os::unix::fs::symlink(&elsewhere, setup.log())?;
+    assert_eq!(peer.messages(5)?, snapshots_told(15..20));
+    append(&elsewhere, snapshot(20))?;
+    assert_eq!(peer.message()?, snapshot_told(20));
+    Ok(())
+}
