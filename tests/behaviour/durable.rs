@@ -432,3 +432,54 @@ fn a_subscriber_that_comes_back_gets_what_it_missed_and_nothing_twice() {
     let expected: Vec<u64> = (seqs[0]..seqs[0] + seqs.len() as u64).collect();
     assert_eq!(seqs, expected, "every number once, in order");
 }
+
+#[test]
+fn a_replay_larger_than_an_outbox_and_a_present_state_of_256_jobs_come_whole() {
+    let setup = setup()
+        .with("server.outbox", r#""128KiB""#)
+        .with("events.max_event", r#""64KiB""#)
+        .with("events.ring", r#""4MiB""#)
+        .with("dispatcher.max_running", 1)
+        .with("dispatcher.max_pending", 300);
+    let daemon = setup.start().unwrap();
+    let mut control = Peer::local(&daemon).unwrap();
+    let mut watcher = Peer::local(&daemon).unwrap();
+    let events = json!({ "events": ["dispatcher"] });
+    let begin = watcher.request("events", "subscribe", &events).unwrap();
+    for round in 0..20 {
+        let id = format!("large{round}");
+        run(&mut control, &json!({ &id: "sh -c 'head -c 20000 /dev/zero | tr \"\\0\" x'" }));
+        watcher.job(&id).unwrap();
+    }
+    // All of it again for who was away, in order and each once.
+    let end = control.request("rpc", "status", &Value::Null).unwrap()["seq"].as_u64().unwrap();
+    let mut back = Peer::local(&daemon).unwrap();
+    let since = json!({ "epoch": begin["epoch"], "seq": begin["seq"] });
+    let resumed = json!({ "events": ["dispatcher"], "since": since });
+    back.request("events", "subscribe", &resumed).unwrap();
+    let replay = back.frames_until(|frame| frame["seq"] == end).unwrap();
+    let seqs: Vec<u64> = replay.iter().map(|frame| frame["seq"].as_u64().unwrap()).collect();
+    let expected: Vec<u64> = (begin["seq"].as_u64().unwrap() + 1..=end).collect();
+    assert_eq!(seqs, expected);
+    let bytes: usize = replay.iter().map(|frame| frame.to_string().len()).sum();
+    assert!(bytes > 2 * 128 * 1024, "{bytes} bytes are no test of that");
+    // One runs, 255 wait; who comes late is told of each once.
+    let mut jobs = json!({ "action": "run" });
+    for number in 0..256 {
+        jobs[format!("waits{number:03}")] = "sleep 600".into();
+    }
+    control.request("rpc", "dispatcher", &jobs).unwrap();
+    let mut late = Peer::local(&daemon).unwrap();
+    late.subscribe().unwrap();
+    let mut told = std::collections::BTreeSet::new();
+    for _ in 0..256 {
+        let id = late.frame().unwrap()["args"]["process_id"].as_str().unwrap().to_owned();
+        assert!(told.insert(id.clone()), "{id} twice");
+    }
+    // Nothing more: the next that comes is the answer.
+    late.post("rpc", "identify", &json!({})).unwrap();
+    assert_eq!(late.frame().unwrap()["id"], "posted");
+    let all: Vec<String> = told.into_iter().collect();
+    let kill = json!({ "action": "kill", "job_id": all });
+    control.request("rpc", "dispatcher", &kill).unwrap();
+}
