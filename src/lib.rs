@@ -16,6 +16,8 @@
 //! * [`pattern`]: what the configuration says about lines of a log.
 //! * [`hub`]: who wants which events.
 //! * [`session`]: one conversation: a request in, an answer out.
+//! * [`bridge`]: hosts and clients that cannot reach each other, introduced.
+//! * [`daemon`]: what both daemons begin with.
 //! * [`server`]: the daemon. It owns all of the above and turns readiness into calls.
 //! * [`client`] and [`cli`]: the other end, for people and scripts.
 //!
@@ -23,9 +25,11 @@
 //! shells touch the system. So every rule of the protocol is tested without a socket or a clock.
 
 pub mod auth;
+pub mod bridge;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod daemon;
 pub mod dispatcher;
 pub mod helper;
 pub mod hub;

@@ -141,6 +141,11 @@ impl<P: Parcel> Connection<P> {
         matches!(self.stage, Stage::Open(_))
     }
 
+    /// Bytes that its socket took so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
     /// True where the system has all parcels of the outbox that stood before `place`.
     pub fn has_sent(&self, place: u64) -> bool {
         // What TLS has not got rid of is not told apart.

@@ -157,3 +157,10 @@ impl Listener {
         }
     }
 }
+
+/// Errors of accept(2) that are about the connection, not about us.
+pub fn is_about_one_connection(error: &io::Error) -> bool {
+    use ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+        || error.raw_os_error() == Some(libc::EPROTO)
+}

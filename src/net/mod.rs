@@ -8,12 +8,14 @@ mod listener;
 mod origin;
 mod outbox;
 mod socket;
+mod strangers;
 mod websocket;
 
 pub use connection::{Connection, End, Incoming, Limits};
 pub use http::{Answer, Head, Upgrade};
-pub use listener::{Accepted, Listener, Transport};
+pub use listener::{Accepted, Listener, Transport, is_about_one_connection};
 pub use origin::AllowedOrigins;
 pub use outbox::{Full, Outbox, Parcel, Total};
 pub use socket::{Peer, Socket, Source};
+pub use strangers::Strangers;
 pub use websocket::{Arrived, Assembler, CloseReason};

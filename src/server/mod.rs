@@ -25,6 +25,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::auth::{Identity, Roles, Throttle, Tokens};
 use crate::config::{Config, Home};
+use crate::daemon::Address;
 use crate::dispatcher::{Dispatcher, Effect};
 use crate::hub::{Hub, Piece};
 use crate::life_preserver::FollowId;
@@ -32,7 +33,7 @@ use crate::moment::Moment;
 use crate::net::certificate::ServerSide;
 use crate::net::{
     Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Full, Incoming, Listener,
-    Peer, Source,
+    Peer, Source, is_about_one_connection,
 };
 use crate::reactor::{Reactor, Ready, Registered, Signal};
 use crate::session::{Answer, House, Known};
@@ -46,7 +47,7 @@ use life_preserver::Logs;
 use storage::Storage;
 use system_state::{Part, Probes};
 
-pub use start::StartError;
+pub use crate::daemon::StartError;
 
 /// What the reactor is asked to watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,7 +87,7 @@ struct Listening {
     listener: Listener,
     registered: Option<Registered>,
     /// As the configuration names it.
-    configured: start::Address,
+    configured: Address,
 }
 
 /// How far an orderly stop has come.
@@ -710,11 +711,4 @@ impl Server {
             self.phase = Phase::Over;
         }
     }
-}
-
-/// Errors of accept(2) that are about the connection, not about us.
-fn is_about_one_connection(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
-        || error.raw_os_error() == Some(libc::EPROTO)
 }

@@ -1,0 +1,39 @@
+//! What both daemons, `serve` and `bridge`, begin with: their addresses, their state directory and
+//! its lock, and why one of them did not start.
+
+mod address;
+mod directory;
+mod error;
+
+use log::info;
+use ring::rand::{SecureRandom, SystemRandom};
+
+use crate::net::certificate::ServerSide;
+
+pub use address::{Address, bind};
+pub use directory::{lock, make_private};
+pub use error::StartError;
+
+/// Logs which certificate is shown, if it is not the one from before.
+pub fn tell_fingerprint(now: Option<&ServerSide>, before: Option<&ServerSide>) {
+    let before = before.map(|tls| &tls.fingerprint);
+    if let Some(ServerSide { fingerprint, .. }) = now.filter(|tls| before != Some(&tls.fingerprint))
+    {
+        info!("certificate sha256 {fingerprint}");
+    }
+}
+
+/// What this host calls itself.
+pub fn hostname() -> String {
+    let name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
+    name.ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
+}
+
+/// So many random bytes, as twice as many hexadecimal digits.
+pub fn random_hex(bytes: usize) -> String {
+    let mut random = vec![0; bytes];
+    if SystemRandom::new().fill(&mut random).is_err() {
+        log::error!("the system gives no random bits");
+    }
+    random.iter().map(|byte| format!("{byte:02x}")).collect()
+}
