@@ -1,5 +1,6 @@
 //! Who is at the other end, and what they may do.
 
+pub mod key;
 mod role;
 mod throttle;
 mod token;

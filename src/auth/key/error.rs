@@ -1,0 +1,60 @@
+//! Why a key cannot be used.
+
+use std::fmt;
+
+/// Why a key cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyError {
+    /// The text is no PEM.
+    NoKey,
+    /// It is PEM of a kind that is no key, or one with a passphrase.
+    Unknown(String),
+    /// It begins as a key and is none.
+    Damaged,
+    /// It is a key of another algorithm.
+    Algorithm,
+    /// An RSA key of so many bits.
+    Size(usize),
+    /// An RSA key with an exponent that is even, or longer than 33 bits.
+    Exponent,
+    /// There is only the public half.
+    NoPrivateKey,
+    /// The raw form is for RSA keys and 20 to 245 letters and digits.
+    NotRaw,
+    /// The numbers of a private key do not belong together.
+    Inconsistent,
+    /// The system gives no random bits.
+    Random,
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = match self {
+            KeyError::NoKey => "there is no key in PEM form in it",
+            KeyError::Unknown(kind) => {
+                return write!(
+                    f,
+                    "it holds a {kind}; wanted is a PUBLIC KEY, a CERTIFICATE or a PRIVATE KEY \
+                     without a passphrase"
+                );
+            }
+            KeyError::Damaged => "the key in it is damaged",
+            KeyError::Algorithm => "it is neither an Ed25519 nor an RSA key",
+            KeyError::Size(bits) => {
+                return write!(
+                    f,
+                    "it is an RSA key of {bits} bits; 2048 to 8192 are taken, and up to 4096 of \
+                     one's own"
+                );
+            }
+            KeyError::Exponent => "its RSA exponent is not usual",
+            KeyError::NoPrivateKey => "it is a public key; the private one is needed",
+            KeyError::NotRaw => "only an RSA key encrypts, and only 20 to 245 letters and digits",
+            KeyError::Inconsistent => "the parts of the private key do not belong together",
+            KeyError::Random => "the system gives no random bits",
+        };
+        f.write_str(why)
+    }
+}
+
+impl std::error::Error for KeyError {}

@@ -1,0 +1,132 @@
+//! The server's own keys, with which it shows itself to bridges.
+//!
+//! Made when first needed, then kept: whoever runs a bridge registers the public half
+//! (`sysadm-events key export`). A bridge of the original kind asks for a string to be encrypted as
+//! it is, which can be passed on to another bridge; so for those there is a key of its own.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::{KeyError, Kind, PrivateKey};
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnKey {
+    /// For links: Ed25519.
+    Link,
+    /// For links that are configured as legacy, and nothing else: RSA.
+    Legacy,
+}
+
+/// Why there is no such key.
+#[derive(Debug)]
+pub enum OwnKeyError {
+    /// The file could not be read or written.
+    File(PathBuf, &'static str, io::Error),
+    /// It holds something else.
+    Content(PathBuf, KeyError),
+    /// It could not be made.
+    Making(KeyError),
+}
+
+impl fmt::Display for OwnKeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OwnKeyError::File(path, what, error) => {
+                write!(f, "cannot {what} {}: {error}", path.display())
+            }
+            OwnKeyError::Content(path, why) => write!(
+                f,
+                "{}: {why}; move it away to have a new key made, which bridges do not know yet",
+                path.display()
+            ),
+            OwnKeyError::Making(why) => write!(f, "cannot make a key: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for OwnKeyError {}
+
+/// The longest file that is read, in bytes: an RSA key of 8192 bits has 6.5 KiB.
+pub(super) const LONGEST: u64 = 64 * 1024;
+
+impl OwnKey {
+    /// Where it is.
+    pub fn path(self, state: &Path) -> PathBuf {
+        state.join(match self {
+            OwnKey::Link => "link-key.pem",
+            OwnKey::Legacy => "link-key-legacy.pem",
+        })
+    }
+
+    /// The key, which is made if there is none. May wait for the disk, and an RSA key takes a
+    /// second or several: not for the poll loop.
+    ///
+    /// # Errors
+    /// See [`OwnKeyError`].
+    pub fn ensure(self, state: &Path) -> Result<PrivateKey, OwnKeyError> {
+        let path = self.path(state);
+        if let Some(key) = read(&path)? {
+            return Ok(key);
+        }
+        let kind = match self {
+            OwnKey::Link => Kind::Ed25519,
+            OwnKey::Legacy => Kind::Rsa,
+        };
+        let made = PrivateKey::generate(kind).map_err(OwnKeyError::Making)?;
+        write_new(&path, made.to_pem().as_bytes())
+            .map_err(|error| OwnKeyError::File(path.clone(), "write", error))?;
+        // Another process may have been faster, and then it is its key.
+        match read(&path)? {
+            Some(key) => Ok(key),
+            None => Ok(made),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Option<PrivateKey>, OwnKeyError> {
+    let failed = |error| OwnKeyError::File(path.to_owned(), "read", error);
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut text = Zeroizing::new(Vec::with_capacity(8 * 1024));
+    file.take(LONGEST).read_to_end(&mut text).map_err(failed)?;
+    let key = PrivateKey::from_pem(&text);
+    key.map(Some).map_err(|why| OwnKeyError::Content(path.to_owned(), why))
+}
+
+/// Writes a secret that is there whole or not at all, and never takes another one's place.
+fn write_new(path: &Path, secret: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let new = path.with_file_name(name);
+    let _ = fs::remove_file(&new);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    let written = give_to_owner_of(folder, &file)
+        .and_then(|()| file.write_all(secret))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| match fs::hard_link(&new, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
+        });
+    fs::remove_file(&new)?;
+    written?;
+    fs::File::open(folder)?.sync_all()
+}
+
+/// A file that root makes for a daemon that is not root belongs to that daemon.
+pub(super) fn give_to_owner_of(folder: &Path, file: &fs::File) -> io::Result<()> {
+    let (owner, own) = (fs::metadata(folder)?, file.metadata()?);
+    if (owner.uid(), owner.gid()) != (own.uid(), own.gid()) && nix::unistd::geteuid().is_root() {
+        fchown(file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
+}

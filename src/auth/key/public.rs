@@ -1,0 +1,215 @@
+//! The public half of a key.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use md5::{Digest, Md5};
+use ring::digest;
+use ring::signature::{ED25519 as ED25519_SIGNATURE, RSA_PSS_2048_8192_SHA256, UnparsedPublicKey};
+use rsa::{BoxedUint, Pkcs1v15Sign};
+
+use super::der::{self, Reader};
+use super::pem::{self, Kind};
+use super::{KeyError, PrivateKey, Purpose, message};
+
+/// By what a key is called: the SHA-256 of its SubjectPublicKeyInfo.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyId([u8; 32]);
+
+impl KeyId {
+    /// Reads what [`Display`](fmt::Display) writes: base64.
+    pub fn parse(text: &str) -> Option<KeyId> {
+        STANDARD.decode(text).ok()?.try_into().ok().map(KeyId)
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&STANDARD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Form {
+    Ed25519([u8; 32]),
+    /// As an RSAPublicKey.
+    Rsa(Vec<u8>),
+}
+
+/// An Ed25519 key, or an RSA key of 2048 to 8192 bits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicKey {
+    form: Form,
+    /// The SubjectPublicKeyInfo, in DER: there is one for each key, whatever it was read from.
+    spki: Vec<u8>,
+    id: KeyId,
+}
+
+/// Bits of an RSA modulus.
+const SIZES: std::ops::RangeInclusive<usize> = 2048..=8192;
+/// Bits of an RSA exponent; a longer one is a way to keep the other side busy.
+const LONGEST_EXPONENT: usize = 33;
+/// Letters of a string that may be encrypted as it is.
+pub(super) const RAW: std::ops::RangeInclusive<usize> = 20..=245;
+
+impl PublicKey {
+    /// Reads a public key, the key of a certificate, or the public half of a private key.
+    ///
+    /// # Errors
+    /// It is none of these, of another algorithm, too small or too large.
+    pub fn from_pem(text: &[u8]) -> Result<PublicKey, KeyError> {
+        let (kind, der) = pem::read(text)?;
+        match kind {
+            Kind::PublicKey => PublicKey::from_spki(&mut Reader(&der)),
+            Kind::RsaPublicKey => PublicKey::from_rsa(&mut Reader(&der)),
+            Kind::Certificate => PublicKey::from_certificate(&der),
+            Kind::PrivateKey | Kind::RsaPrivateKey => {
+                PrivateKey::from_der(kind, &der).map(|key| key.public().clone())
+            }
+        }
+    }
+
+    /// RFC 5280 section 4.1: version, serial number, signature, issuer, validity and subject come
+    /// before the key.
+    fn from_certificate(der: &[u8]) -> Result<PublicKey, KeyError> {
+        let mut whole = Reader(Reader(der).take(der::SEQUENCE)?);
+        let mut certificate = Reader(whole.take(der::SEQUENCE)?);
+        certificate.skip_if(der::CONTEXT_0)?;
+        certificate.take(der::INTEGER)?;
+        for _ in ["signature", "issuer", "validity", "subject"] {
+            certificate.take(der::SEQUENCE)?;
+        }
+        PublicKey::from_spki(&mut certificate)
+    }
+
+    fn from_spki(reader: &mut Reader<'_>) -> Result<PublicKey, KeyError> {
+        let mut spki = Reader(reader.take(der::SEQUENCE)?);
+        let algorithm = spki.take_whole(der::SEQUENCE)?;
+        let Some((0, key)) = spki.take(der::BIT_STRING)?.split_first() else {
+            return Err(KeyError::Damaged);
+        };
+        if algorithm == der::RSA {
+            PublicKey::from_rsa(&mut Reader(key))
+        } else if algorithm == der::ED25519 {
+            Ok(PublicKey::ed25519(key.try_into().map_err(|_| KeyError::Damaged)?))
+        } else {
+            Err(KeyError::Algorithm)
+        }
+    }
+
+    fn from_rsa(reader: &mut Reader<'_>) -> Result<PublicKey, KeyError> {
+        let mut key = Reader(reader.take(der::SEQUENCE)?);
+        let (modulus, exponent) = (key.unsigned()?, key.unsigned()?);
+        PublicKey::rsa(modulus, exponent)
+    }
+
+    pub(super) fn ed25519(key: [u8; 32]) -> PublicKey {
+        PublicKey::new(der::ED25519, &key, Form::Ed25519(key))
+    }
+
+    /// Both big-endian, without leading zeros.
+    pub(super) fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<PublicKey, KeyError> {
+        let size = bits(modulus);
+        if !SIZES.contains(&size) {
+            return Err(KeyError::Size(size));
+        }
+        let is_odd = |number: &[u8]| number.last().is_some_and(|last| last & 1 == 1);
+        if !is_odd(exponent) || !(2..=LONGEST_EXPONENT).contains(&bits(exponent)) {
+            return Err(KeyError::Exponent);
+        }
+        if !is_odd(modulus) {
+            return Err(KeyError::Damaged);
+        }
+        let der = der::wrap(der::SEQUENCE, &[&der::unsigned(modulus), &der::unsigned(exponent)]);
+        Ok(PublicKey::new(der::RSA, &der, Form::Rsa(der.to_vec())))
+    }
+
+    fn new(algorithm: &[u8], key: &[u8], form: Form) -> PublicKey {
+        let spki =
+            der::wrap(der::SEQUENCE, &[algorithm, &der::wrap(der::BIT_STRING, &[&[0], key])]);
+        let mut id = [0; 32];
+        id.copy_from_slice(digest::digest(&digest::SHA256, &spki).as_ref());
+        PublicKey { form, spki: spki.to_vec(), id: KeyId(id) }
+    }
+
+    /// By what it is called.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// The canonical text: 64 columns, LF, a newline at the end.
+    pub fn pem(&self) -> String {
+        std::mem::take(&mut *pem::write("PUBLIC KEY", &self.spki))
+    }
+
+    /// The sum by which a server and a client find each other at a bridge: MD5 of
+    /// [`pem`](PublicKey::pem), base64. It is a name, and proves nothing.
+    pub fn checksum(&self) -> String {
+        STANDARD.encode(Md5::digest(self.pem().as_bytes()))
+    }
+
+    /// True for an RSA key.
+    pub fn is_rsa(&self) -> bool {
+        matches!(self.form, Form::Rsa(_))
+    }
+
+    /// As people know it: `Ed25519`, `RSA`.
+    pub fn algorithm(&self) -> &'static str {
+        match self.form {
+            Form::Ed25519(_) => "Ed25519",
+            Form::Rsa(_) => "RSA",
+        }
+    }
+
+    /// Whether its owner signed this string for this purpose, and for the server with this
+    /// certificate (its SHA-256).
+    pub fn verify(
+        &self,
+        purpose: Purpose,
+        certificate: &[u8; 32],
+        test_string: &str,
+        signature: &[u8],
+    ) -> bool {
+        let message = message(purpose, certificate, test_string);
+        let verified = match &self.form {
+            Form::Ed25519(key) => {
+                UnparsedPublicKey::new(&ED25519_SIGNATURE, key).verify(&message, signature)
+            }
+            Form::Rsa(key) => {
+                UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA256, key).verify(&message, signature)
+            }
+        };
+        verified.is_ok()
+    }
+
+    /// Whether its owner encrypted this string as it is: PKCS#1 v1.5, type 1, no digest.
+    pub fn verify_raw(&self, test_string: &str, encrypted: &[u8]) -> bool {
+        let Form::Rsa(key) = &self.form else { return false };
+        if !RAW.contains(&test_string.len()) {
+            return false;
+        }
+        let Ok((modulus, exponent)) = parts(key) else { return false };
+        let number = BoxedUint::from_be_slice_vartime;
+        let Ok(key) = rsa::PublicKey::new(number(modulus), number(exponent)) else { return false };
+        key.verify(Pkcs1v15Sign::new_unprefixed(), test_string.as_bytes(), encrypted).is_ok()
+    }
+}
+
+/// Modulus and exponent of an RSAPublicKey.
+fn parts(der: &[u8]) -> Result<(&[u8], &[u8]), KeyError> {
+    let mut key = Reader(Reader(der).take(der::SEQUENCE)?);
+    Ok((key.unsigned()?, key.unsigned()?))
+}
+
+/// Bits of a number without leading zero bytes.
+pub(super) fn bits(number: &[u8]) -> usize {
+    let zeros = number.first().map_or(0, |first| first.leading_zeros() as usize);
+    (number.len() * 8).saturating_sub(zeros)
+}

@@ -1,0 +1,376 @@
+//! Which keys are known, and whose they are: a file of one JSON object a line.
+//!
+//! The daemon and the command line both change it. So a change is made under a lock, from what
+//! stands there then, and takes the file's place in one step; whoever only reads needs no lock. A
+//! line that cannot be read costs that key and no other, and is kept for whoever can mend it.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::own::give_to_owner_of;
+use super::{KeyId, PublicKey};
+
+/// A key that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The user, or for a bridge the name of the peer.
+    pub user: String,
+    /// The key.
+    pub key: PublicKey,
+    /// What its owner calls it; may be empty.
+    pub nickname: String,
+    /// May be empty.
+    pub email: String,
+    /// When it was registered: RFC 3339, UTC.
+    pub added: String,
+    /// It may be shown by a string that is encrypted as it is.
+    pub legacy: bool,
+    /// At a bridge, the checksums that it may claim; empty: any.
+    pub sums: Vec<String>,
+}
+
+/// What stands in a line.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    user: String,
+    key: String,
+    #[serde(default)]
+    nickname: String,
+    #[serde(default)]
+    email: String,
+    #[serde(default)]
+    added: String,
+    #[serde(default)]
+    legacy: bool,
+    #[serde(default)]
+    sums: Vec<String>,
+}
+
+/// A line that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// The first one is 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub why: String,
+    text: Vec<u8>,
+}
+
+/// How many keys there may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Of one user.
+    pub of_user: usize,
+    /// Of all.
+    pub total: usize,
+    /// Legacy ones, of all: who shows such a key does not say which, so all of them are tried.
+    pub legacy: usize,
+}
+
+/// Why a key is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InsertError {
+    /// It is somebody else's.
+    Taken(String),
+    /// Its user has as many as one may have.
+    OfUser(usize),
+    /// There are as many as there may be.
+    Total(usize),
+    /// The same of legacy ones.
+    Legacy(usize),
+    /// Only an RSA key can be a legacy one.
+    NotRsa,
+}
+
+impl fmt::Display for InsertError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            InsertError::Taken(user) => {
+                write!(f, "the key is registered for {user} already; revoke it there first")
+            }
+            InsertError::OfUser(most) => {
+                write!(f, "there are {most} keys of this user already (max_keys_per_user)")
+            }
+            InsertError::Total(most) => write!(f, "there are {most} keys already (max_keys)"),
+            InsertError::Legacy(most) => {
+                write!(f, "there are {most} legacy keys already (max_legacy_keys)")
+            }
+            InsertError::NotRsa => f.write_str("only an RSA key can be a legacy key"),
+        }
+    }
+}
+
+impl std::error::Error for InsertError {}
+
+/// Why the file was not changed.
+#[derive(Debug)]
+pub enum ChangeError<E> {
+    /// It could not be read or written.
+    File(io::Error),
+    /// The change is not wanted after all.
+    Refused(E),
+}
+
+/// The largest file that is read, in bytes: a key of 8192 bits takes about 2 KiB.
+const LARGEST: u64 = 8 * 1024 * 1024;
+/// How long somebody else may be changing the file.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of a user's name.
+const LONGEST_USER: usize = 128;
+/// Bytes of a nickname or an address: RFC 5321 section 4.5.3.1.3 ends at 256.
+const LONGEST_TEXT: usize = 254;
+/// Checksums that a peer of a bridge may be limited to (protocol section 5).
+const MOST_SUMS: usize = 256;
+
+/// Whether a nickname or an e-mail address can be kept and shown.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_text(what: &str, text: &str) -> Result<(), String> {
+    if text.len() > LONGEST_TEXT {
+        return Err(format!("{what} has more than {LONGEST_TEXT} bytes"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(format!("{what} has control characters"));
+    }
+    Ok(())
+}
+
+/// All keys that are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyStore {
+    entries: Vec<Entry>,
+}
+
+impl KeyStore {
+    /// Where it is in a state directory.
+    pub fn path(state: &Path) -> PathBuf {
+        state.join("keys")
+    }
+
+    /// Reads the file; one that is not there holds no keys.
+    ///
+    /// # Errors
+    /// The system's, or it is larger than 8 MiB.
+    pub fn read(path: &Path) -> io::Result<(KeyStore, Vec<Damaged>)> {
+        KeyStore::read_bytes(path).map(|bytes| KeyStore::parse(&bytes))
+    }
+
+    /// What stands in the file, to be parsed.
+    ///
+    /// # Errors
+    /// As [`read`](KeyStore::read).
+    pub fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut bytes = Vec::new();
+        file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > LARGEST {
+            return Err(io::Error::other("it is larger than 8 MiB, and cannot be a file of keys"));
+        }
+        Ok(bytes)
+    }
+
+    /// Reads what stands in a file, and which lines are damaged. A key that comes twice counts where
+    /// it comes first.
+    pub fn parse(bytes: &[u8]) -> (KeyStore, Vec<Damaged>) {
+        let (mut store, mut damaged) = (KeyStore::default(), Vec::new());
+        for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let entry = parse_line(line).and_then(|entry| match store.find(&entry.key.id()) {
+                Some(first) => Err(format!("the key stands there twice, first for {}", first.user)),
+                None => Ok(entry),
+            });
+            match entry {
+                Ok(entry) => store.entries.push(entry),
+                Err(why) => damaged.push(Damaged { line: at + 1, why, text: line.to_vec() }),
+            }
+        }
+        (store, damaged)
+    }
+
+    /// What stands in the file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for entry in &self.entries {
+            let line = Line {
+                user: entry.user.clone(),
+                key: entry.key.pem(),
+                nickname: entry.nickname.clone(),
+                email: entry.email.clone(),
+                added: entry.added.clone(),
+                legacy: entry.legacy,
+                sums: entry.sums.clone(),
+            };
+            if let Ok(line) = serde_json::to_vec(&line) {
+                bytes.extend_from_slice(&line);
+                bytes.push(b'\n');
+            }
+        }
+        bytes
+    }
+
+    /// Changes the file, which nobody else does meanwhile. Waits for the disk, and up to 5 seconds
+    /// for somebody else: not for the poll loop. Lines that are damaged are moved to `keys.damaged`.
+    ///
+    /// # Errors
+    /// The system's, or `change` does not want it; then the file stays as it is.
+    pub fn change<T, E>(
+        path: &Path,
+        change: impl FnOnce(&mut KeyStore) -> Result<T, E>,
+    ) -> Result<T, ChangeError<E>> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let _lock = lock(path, folder).map_err(ChangeError::File)?;
+        let (mut store, damaged) = KeyStore::read(path).map_err(ChangeError::File)?;
+        let before = store.clone();
+        let result = change(&mut store).map_err(ChangeError::Refused)?;
+        if store != before {
+            store.write(path, folder, &damaged).map_err(ChangeError::File)?;
+        }
+        Ok(result)
+    }
+
+    fn write(&self, path: &Path, folder: &Path, damaged: &[Damaged]) -> io::Result<()> {
+        if !damaged.is_empty() {
+            let aside = path.with_extension("damaged");
+            let mut file = open(&aside, OpenOptions::new().append(true).create(true))?;
+            for damaged in damaged {
+                file.write_all(&damaged.text)?;
+                file.write_all(b"\n")?;
+            }
+            file.sync_all()?;
+        }
+        let new = path.with_extension("new");
+        let _ = fs::remove_file(&new);
+        let mut file = open(&new, OpenOptions::new().write(true).create_new(true))?;
+        give_to_owner_of(folder, &file)?;
+        file.write_all(&self.to_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        File::open(folder)?.sync_all()
+    }
+
+    /// All of them, in the order in which they were registered.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True where there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The key of this name.
+    pub fn find(&self, id: &KeyId) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.key.id() == *id)
+    }
+
+    /// Those that may be shown by a string that is encrypted as it is.
+    pub fn legacy(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.legacy)
+    }
+
+    /// Those of a user.
+    pub fn of(&self, user: &str) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.user == user)
+    }
+
+    /// Takes a key in. One that its user has already is described anew.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn insert(&mut self, entry: Entry, limits: &Limits) -> Result<(), InsertError> {
+        if entry.legacy && !entry.key.is_rsa() {
+            return Err(InsertError::NotRsa);
+        }
+        let at = self.entries.iter().position(|known| known.key == entry.key);
+        let known = at.and_then(|at| self.entries.get(at));
+        if let Some(known) = known.filter(|known| known.user != entry.user) {
+            return Err(InsertError::Taken(known.user.clone()));
+        }
+        let was_legacy = known.is_some_and(|known| known.legacy);
+        if entry.legacy && !was_legacy && self.legacy().count() >= limits.legacy {
+            return Err(InsertError::Legacy(limits.legacy));
+        }
+        if let Some(known) = at.and_then(|at| self.entries.get_mut(at)) {
+            *known = entry;
+            return Ok(());
+        }
+        if self.of(&entry.user).count() >= limits.of_user {
+            return Err(InsertError::OfUser(limits.of_user));
+        }
+        if self.entries.len() >= limits.total {
+            return Err(InsertError::Total(limits.total));
+        }
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    /// Takes a key of this user away; false where there is none.
+    pub fn revoke(&mut self, user: &str, id: &KeyId) -> bool {
+        let before = self.entries.len();
+        self.entries.retain(|entry| entry.user != user || entry.key.id() != *id);
+        self.entries.len() < before
+    }
+}
+
+fn parse_line(line: &[u8]) -> Result<Entry, String> {
+    let line: Line = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let key = PublicKey::from_pem(line.key.as_bytes()).map_err(|error| error.to_string())?;
+    check_text("the user", &line.user)?;
+    check_text("the nickname", &line.nickname)?;
+    check_text("the e-mail address", &line.email)?;
+    if line.user.is_empty() || line.user.len() > LONGEST_USER {
+        return Err(format!("the user has 1 to {LONGEST_USER} bytes"));
+    }
+    if line.legacy && !key.is_rsa() {
+        return Err(InsertError::NotRsa.to_string());
+    }
+    if line.sums.len() > MOST_SUMS {
+        return Err(format!("there are more than {MOST_SUMS} sums"));
+    }
+    let Line { user, nickname, email, added, legacy, sums, .. } = line;
+    Ok(Entry { user, key, nickname, email, added, legacy, sums })
+}
+
+fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    options.mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+fn lock(path: &Path, folder: &Path) -> io::Result<File> {
+    let lock = path.with_extension("lock");
+    let file = open(&lock, OpenOptions::new().create(true).truncate(false).write(true))?;
+    give_to_owner_of(folder, &file)?;
+    let due = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() >= due => {
+                let why = format!("somebody else holds {} for too long", lock.display());
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, why));
+            }
+            Err(TryLockError::WouldBlock) => {
+                // Twenty milliseconds.
+                let _ = nix::poll::poll(&mut [], nix::poll::PollTimeout::from(20_u8));
+            }
+        }
+    }
+}
