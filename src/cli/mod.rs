@@ -5,6 +5,7 @@
 //! reader who leaves early is no error.
 
 mod bars;
+mod bridge;
 mod call;
 mod check;
 mod escape;
@@ -48,8 +49,9 @@ struct Command {
 }
 
 /// In the order of the overview.
-static COMMANDS: [Command; 10] = [
+static COMMANDS: [Command; 11] = [
     serve::COMMAND,
+    bridge::COMMAND,
     check::COMMAND,
     fingerprint::COMMAND,
     watch::COMMAND,

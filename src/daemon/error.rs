@@ -15,6 +15,8 @@ pub enum StartError {
     Listen(String, io::Error),
     /// A directory cannot be made or is not safe.
     Directory(PathBuf, String),
+    /// The user that it is to become.
+    User(String),
     /// The system refused something else.
     System(&'static str, io::Error),
 }
@@ -38,7 +40,9 @@ impl StartError {
             {
                 NO_PERMISSION
             }
-            StartError::Certificate(_) | StartError::Directory(..) => CONFIGURATION,
+            StartError::Certificate(_) | StartError::Directory(..) | StartError::User(_) => {
+                CONFIGURATION
+            },
             StartError::Listen(..) => UNAVAILABLE,
             StartError::System(..) => SYSTEM,
         }
@@ -51,6 +55,7 @@ impl fmt::Display for StartError {
             StartError::Certificate(error) => error.fmt(f),
             StartError::Listen(what, error) => write!(f, "cannot listen on {what}: {error}"),
             StartError::Directory(path, why) => write!(f, "{}: {why}", path.display()),
+            StartError::User(why) => f.write_str(why),
             StartError::System(what, error) => write!(f, "cannot {what}: {error}"),
         }
     }

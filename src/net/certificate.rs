@@ -168,6 +168,18 @@ pub fn fingerprint(der: &[u8]) -> String {
     hex
 }
 
+/// Reads what [`fingerprint`] writes.
+pub fn parse_fingerprint(hex: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if hex.len() != 64 || !hex.is_ascii() {
+        return None;
+    }
+    for (byte, at) in bytes.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let bytes = fs::read(path)
         .map_err(|error| CertificateError::File(path.to_owned(), "read", error))?;

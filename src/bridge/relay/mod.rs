@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::net::CloseReason;
 use crate::wire::{
-    BridgeFrame, ErrorCode, Frame, PeerAnswer, PeerKind, Refusal, Request, Sum, bridge_event,
+    BridgeFrame, ErrorCode, Frame, PeerAnswer, Refusal, Request, Sum, bridge_event,
     error, identify_request, list_keys_request, response, routed,
 };
 use availability::Claims;
@@ -91,7 +91,7 @@ pub enum Effect {
     },
 }
 
-/// Bytes of a host name that is kept: RFC 1035 section 2.3.4.
+/// Characters of a host name that are kept: RFC 1035 section 2.3.4.
 const HOSTNAME: usize = 255;
 
 /// All peers.
@@ -235,9 +235,10 @@ impl Relay {
     fn take_answer(&mut self, number: PeerNumber, text: &str) {
         let Some(peer) = self.peers.get_mut(&number) else { return };
         match PeerAnswer::parse(text) {
-            PeerAnswer::Identity { kind: Some(kind), mut hostname } if peer.kind.is_none() => {
-                hostname.truncate(hostname.floor_char_boundary(HOSTNAME));
-                (peer.kind, peer.hostname) = (Some(kind), hostname);
+            PeerAnswer::Identity { kind: Some(kind), hostname } if peer.kind.is_none() => {
+                let is_shown = |c: &char| !c.is_control();
+                peer.hostname = hostname.chars().filter(is_shown).take(HOSTNAME).collect();
+                peer.kind = Some(kind);
                 self.ask_for_keys(number);
             }
             PeerAnswer::Identity { kind: None, .. } => {
@@ -294,6 +295,7 @@ impl Relay {
         if request.is("rpc", "auth_clear") {
             peer.standing = Standing::Stranger;
             peer.challenge.forget();
+            peer.told = Vec::new();
             if is_known {
                 self.withdraw(number);
                 self.effects.push_back(Effect::Estranged(number));

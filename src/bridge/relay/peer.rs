@@ -13,8 +13,8 @@ pub struct Registration {
     pub key: KeyId,
     /// It was shown by a string that is encrypted as it is.
     pub legacy: bool,
-    /// The sums that its owner may claim, in order; empty: any.
-    pub sums: Vec<Sum>,
+    /// The sums that its owner may claim, in order; `None`: any.
+    pub sums: Option<Vec<Sum>>,
 }
 
 /// What a peer has proved.
@@ -89,8 +89,8 @@ impl Peer {
     /// Of what it claims, what it may; in order.
     pub(super) fn allowed(&self) -> Vec<Sum> {
         let Some(registration) = self.standing.registration() else { return Vec::new() };
-        let limit = &registration.sums;
-        let may = |sum: &&Sum| limit.is_empty() || limit.binary_search(sum).is_ok();
+        let limit = registration.sums.as_ref();
+        let may = |sum: &&Sum| limit.is_none_or(|limit| limit.binary_search(sum).is_ok());
         self.claimed.iter().filter(may).copied().collect()
     }
 }
