@@ -42,7 +42,7 @@ impl StartError {
             }
             StartError::Certificate(_) | StartError::Directory(..) | StartError::User(_) => {
                 CONFIGURATION
-            },
+            }
             StartError::Listen(..) => UNAVAILABLE,
             StartError::System(..) => SYSTEM,
         }

@@ -181,15 +181,12 @@ pub fn parse_fingerprint(hex: &str) -> Option<[u8; 32]> {
 }
 
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let bytes = fs::read(path)
-        .map_err(|error| CertificateError::File(path.to_owned(), "read", error))?;
+    let bytes =
+        fs::read(path).map_err(|error| CertificateError::File(path.to_owned(), "read", error))?;
     chain_of(path, &bytes)
 }
 
-fn chain_of(
-    path: &Path,
-    bytes: &[u8],
-) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+fn chain_of(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
     let chain = chain.map_err(|error| unreadable(path, error))?;
     if chain.is_empty() {

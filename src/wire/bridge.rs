@@ -60,7 +60,6 @@ impl Sum {
     pub fn parse(text: &str) -> Option<Sum> {
         STANDARD.decode(text).ok()?.try_into().ok().map(Sum)
     }
-
 }
 
 impl fmt::Display for Sum {

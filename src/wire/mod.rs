@@ -14,7 +14,8 @@ mod request;
 mod time;
 
 pub use bridge::{
-    BridgeFrame, IDENTIFY_ID, LIST_KEYS_ID, MOST_SUMS, PeerAnswer, PeerKind, SERVER_AUTH_ID, Sum, bridge_event, identify_request, is_peer_id, list_keys_request, routed,
+    BridgeFrame, IDENTIFY_ID, LIST_KEYS_ID, MOST_SUMS, PeerAnswer, PeerKind, SERVER_AUTH_ID, Sum,
+    bridge_event, identify_request, is_peer_id, list_keys_request, routed,
 };
 pub use event::{Event, EventName, LifePreserverEvent, Published, Spelling, SystemStateEvent, gap};
 pub use excerpt::{Excerpt, left_out_marker};

@@ -3,6 +3,7 @@
 //! A file a theme, a test a rule, named by what is to be seen. Every test has a daemon of its own.
 
 mod bad_input;
+mod bridge;
 mod classes;
 mod cli_commands;
 mod cli_run;

@@ -300,12 +300,7 @@ impl Connections {
 
     /// A sender was not read for as long as that may be: it is read again, but where the other one
     /// has read something meanwhile.
-    pub(super) fn on_held(
-        &mut self,
-        sender: PeerNumber,
-        reactor: &mut Reactor<Key>,
-        now: Instant,
-    ) {
+    pub(super) fn on_held(&mut self, sender: PeerNumber, reactor: &mut Reactor<Key>, now: Instant) {
         let Some(reader) = self.map.get(&sender).and_then(|fast| fast.held_by) else { return };
         let Some(slow) = self.map.get_mut(&reader) else { return };
         let sent = slow.connection.sent();

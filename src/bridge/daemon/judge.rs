@@ -50,9 +50,10 @@ impl Bridge {
     ) {
         let Some(connected) = self.connections.get(number) else { return };
         let (source, certificate) = (connected.origin.source(), connected.certificate);
-        let delayed = self.connections.iter().filter(|(_, other)| {
-            other.origin.source() == source && other.delayed.is_some()
-        });
+        let delayed = self
+            .connections
+            .iter()
+            .filter(|(_, other)| other.origin.source() == source && other.delayed.is_some());
         if delayed.count() >= DELAYED {
             let why = "answers to failed authentications from there are pending; try again later";
             return self.refuse(number, &request, ErrorCode::TooMany, why);

@@ -382,7 +382,13 @@ impl Bridge {
     }
 
     /// Closes a connection, and takes its peer out at once: nobody is told of it any more.
-    fn close(&mut self, number: PeerNumber, reason: &CloseReason, what_waits_too: bool, now: Moment) {
+    fn close(
+        &mut self,
+        number: PeerNumber,
+        reason: &CloseReason,
+        what_waits_too: bool,
+        now: Moment,
+    ) {
         self.relay.disconnect(number);
         self.connections.close(number, reason, what_waits_too, now.instant);
     }

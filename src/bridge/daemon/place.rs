@@ -39,7 +39,8 @@ impl Place {
     /// What stands in the file, if that is no more than `most` bytes.
     pub(super) fn read(&self, most: u64) -> io::Result<Vec<u8>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let file = File::from(openat(&self.directory, self.name.as_os_str(), flags, Mode::empty())?);
+        let file =
+            File::from(openat(&self.directory, self.name.as_os_str(), flags, Mode::empty())?);
         let mut bytes = Vec::new();
         file.take(most + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > most {

@@ -22,9 +22,7 @@ use crate::auth::key::KeyStore;
 use crate::auth::{self, Throttle};
 use crate::bridge::relay::Relay;
 use crate::config::{Config, Home, Relay as Section};
-use crate::daemon::{
-    Address, StartError, bind, hostname, lock, make_private, tell_fingerprint,
-};
+use crate::daemon::{Address, StartError, bind, hostname, lock, make_private, tell_fingerprint};
 use crate::moment::Moment;
 use crate::net::certificate::{self, CertificateError, ServerSide};
 use crate::net::{self, AllowedOrigins, Listener, Transport};

@@ -25,8 +25,8 @@ use zeroize::Zeroizing;
 
 use crate::net::CloseReason;
 use crate::wire::{
-    BridgeFrame, ErrorCode, Frame, PeerAnswer, Refusal, Request, Sum, bridge_event,
-    error, identify_request, list_keys_request, response, routed,
+    BridgeFrame, ErrorCode, Frame, PeerAnswer, Refusal, Request, Sum, bridge_event, error,
+    identify_request, list_keys_request, response, routed,
 };
 use availability::Claims;
 use peer::Peer;

@@ -2,6 +2,7 @@
 //! code with it but the framing library, the command line, and a look at processes from outside.
 
 mod account;
+mod bridge;
 mod cli;
 mod daemon;
 mod directory;
@@ -20,6 +21,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 pub use account::{Group, PamService, User};
+pub use bridge::{BridgePeer, PeerKey, register};
 pub use cli::{Cli, Finished, Running};
 pub use daemon::{Daemon, Setup};
 pub use directory::Directory;
