@@ -16,6 +16,7 @@ mod job;
 mod jobs;
 mod kill;
 mod log;
+mod relay_status;
 mod run;
 mod screen;
 mod serve;

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bridge;
+mod bridge_confined;
 mod classes;
 mod cli_commands;
 mod cli_run;

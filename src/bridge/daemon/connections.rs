@@ -22,6 +22,8 @@ use crate::reactor::{Reactor, Registered};
 pub(super) struct Connected {
     pub(super) connection: Connection<Words>,
     pub(super) origin: Peer,
+    /// Who it was, once the relay does not know it any more.
+    pub(super) name: String,
     /// SHA-256 of the certificate that it was shown.
     pub(super) certificate: [u8; 32],
     registered: Option<Registered>,
@@ -133,6 +135,10 @@ impl Connections {
         self.map.get_mut(&number)
     }
 
+    pub(super) fn peek(&self, number: PeerNumber) -> Option<&Connected> {
+        self.map.get(&number)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (PeerNumber, &Connected)> {
         self.map.iter().map(|(number, connected)| (*number, connected))
     }
@@ -199,6 +205,7 @@ impl Connections {
         let connected = Connected {
             connection,
             origin,
+            name: String::new(),
             certificate,
             registered: Some(registered),
             readable: true,

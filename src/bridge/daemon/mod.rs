@@ -20,7 +20,7 @@ use log::{debug, error, info, warn};
 use nix::unistd::geteuid;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::relay::{Effect, PeerNumber, Relay};
+use super::relay::{Effect, PeerNumber, Registration, Relay, Standing};
 use crate::auth::Throttle;
 use crate::auth::key::KeyStore;
 use crate::config::{Config, Home};
@@ -268,7 +268,27 @@ impl Bridge {
                 self.scratch[..].zeroize();
             }
         }
+        self.look_at_end(number);
         self.connections.touch(number);
+    }
+
+    /// Who has said goodbye, or has been told to go, is out at once: its connection may take its time.
+    fn look_at_end(&mut self, number: PeerNumber) {
+        let connected = self.connections.peek(number);
+        if connected.is_some_and(|connected| !connected.connection.is_open()) {
+            self.take_out(number);
+        }
+    }
+
+    fn take_out(&mut self, number: PeerNumber) {
+        if self.relay.peer(number).is_none() {
+            return;
+        }
+        let name = self.name(number);
+        if let Some(connected) = self.connections.get(number) {
+            connected.name = name;
+        }
+        self.relay.disconnect(number);
     }
 
     fn on_incoming(&mut self, number: PeerNumber, incoming: Incoming, now: Moment) {
@@ -365,19 +385,23 @@ impl Bridge {
     /// A peer as it stands in the log: by which key it is known, what it is and calls itself, and
     /// where it is.
     fn name(&self, number: PeerNumber) -> String {
-        let known = self.relay.peer(number);
-        let registration = known.and_then(|peer| peer.standing.registration());
-        let mut name = match registration {
-            Some(registration) => format!("peer {:?}", registration.name),
-            None => "stranger".to_owned(),
+        let Some(connected) = self.connections.peek(number) else { return String::new() };
+        let Some(peer) = self.relay.peer(number).filter(|_| connected.name.is_empty()) else {
+            return match connected.name.as_str() {
+                "" => format!("stranger at {}", connected.origin),
+                name => name.to_owned(),
+            };
         };
-        if let Some((kind, peer)) = known.and_then(|peer| Some((peer.kind?, peer))) {
+        let mut name = match &peer.standing {
+            Standing::Known(Registration { name, .. }) | Standing::Revoked(name) => {
+                format!("peer {name:?}")
+            }
+            Standing::Stranger => "stranger".to_owned(),
+        };
+        if let Some(kind) = peer.kind {
             name.push_str(&format!(" ({} {:?})", kind.name(), peer.hostname));
         }
-        let mut connections = self.connections.iter();
-        if let Some((_, connected)) = connections.find(|(other, _)| *other == number) {
-            name.push_str(&format!(" at {}", connected.origin));
-        }
+        name.push_str(&format!(" at {}", connected.origin));
         name
     }
 
@@ -389,7 +413,7 @@ impl Bridge {
         what_waits_too: bool,
         now: Moment,
     ) {
-        self.relay.disconnect(number);
+        self.take_out(number);
         self.connections.close(number, reason, what_waits_too, now.instant);
     }
 
@@ -402,6 +426,7 @@ impl Bridge {
             let reason = CloseReason::new(1008, "authentication did not come in time");
             self.close(number, &reason, false, now);
         }
+        self.look_at_end(number);
         self.connections.touch(number);
     }
 

@@ -7,8 +7,8 @@
 //!
 //! Peers are found by the sums that they claim, so that a peer that comes, goes or changes its keys
 //! costs in proportion to those it shares one with. What changed for a peer is told at the end of
-//! a turn, or before the next frame for it, whichever comes first; only if its list is another than
-//! the one it was told last.
+//! a turn, or before anything else is said to it, whichever comes first; only if its list is another
+//! than the one it was told last.
 
 mod availability;
 mod peer;
@@ -185,7 +185,7 @@ impl Relay {
                     self.claim(number);
                 }
                 None => {
-                    peer.standing = Standing::Stranger;
+                    peer.standing = Standing::Revoked(before.name.clone());
                     self.withdraw(number);
                     let reason = CloseReason::new(1008, "its key is not registered any more");
                     self.effects.push_back(Effect::Close { peer: number, reason });
@@ -206,7 +206,9 @@ impl Relay {
         self.peers.get(&number)
     }
 
+    /// What is said to a peer comes after what it has to hear first.
     fn send(&mut self, to: PeerNumber, text: String) {
+        self.tell(to);
         self.effects.push_back(Effect::Send { to, text });
     }
 
@@ -389,7 +391,7 @@ impl Relay {
         if let Some(peer) = self.peers.get_mut(&number) {
             peer.told.clone_from(&peer.available);
         }
-        self.send(number, text);
+        self.effects.push_back(Effect::Send { to: number, text });
     }
 }
 

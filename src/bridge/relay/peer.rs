@@ -24,13 +24,15 @@ pub enum Standing {
     Stranger,
     /// That it has a registered key.
     Known(Registration),
+    /// That it had one, which was registered as this.
+    Revoked(String),
 }
 
 impl Standing {
     /// The key that it has.
     pub fn registration(&self) -> Option<&Registration> {
         match self {
-            Standing::Stranger => None,
+            Standing::Stranger | Standing::Revoked(_) => None,
             Standing::Known(registration) => Some(registration),
         }
     }

@@ -173,7 +173,7 @@ fn a_frame_goes_to_whom_the_sender_was_introduced_and_to_nobody_else() {
     assert_eq!(desk.told(), ["2 error 400"]);
     desk.relay.disconnect(1);
     desk.say(2, "id1\nx");
-    assert_eq!(desk.told(), ["2 error 404", "2 list "]);
+    assert_eq!(desk.told(), ["2 list ", "2 error 404"]);
 }
 
 #[test]

@@ -331,8 +331,13 @@ impl Daemon {
     }
 
     /// SIGTERM, and waits; an error where it did not end of itself with code 0.
-    pub fn stop(mut self) -> Outcome<Vec<String>> {
+    pub fn stop(self) -> Outcome<Vec<String>> {
         self.signal(Signal::SIGTERM)?;
+        self.stop_was_asked()
+    }
+
+    /// The same where it has been told already.
+    pub fn stop_was_asked(mut self) -> Outcome<Vec<String>> {
         let (status, lines) = self.wait()?;
         if status.code() == Some(0) {
             Ok(lines)
