@@ -14,18 +14,19 @@ _sysadm_events() {
 	case $command in
 	'')
 		options="-h --help -V --version"
-		values="serve check fingerprint watch run jobs kill log status call help"
+		values="serve bridge check fingerprint watch run jobs kill log status call help"
 		;;
-	serve | check | fingerprint) options="-c -h --help" ;;
+	serve | bridge | check | fingerprint) options="-c -h --help" ;;
 	watch)
 		options="--json --since -h --help $target"
 		values="dispatcher life-preserver system-state"
 		;;
 	run) options="--queue --id --timeout --detach -h --help $target" ;;
-	jobs | status) options="--json -h --help $target" ;;
+	jobs) options="--json -h --help $target" ;;
+	status) options="--json --bridge -h --help $target" ;;
 	kill | call) options="-h --help $target" ;;
 	log) options="--raw -h --help $target" ;;
-	help) values="serve check fingerprint watch run jobs kill log status call" ;;
+	help) values="serve bridge check fingerprint watch run jobs kill log status call" ;;
 	esac
 	case $command:$before in
 	?*:-c | ?*:--socket | ?*:--token-file | ?*:--password-file)

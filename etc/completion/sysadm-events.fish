@@ -4,6 +4,7 @@ complete -c sysadm-events -f
 
 set -l none __fish_use_subcommand
 complete -c sysadm-events -n $none -a serve -d 'the daemon, in the foreground'
+complete -c sysadm-events -n $none -a bridge -d 'the relay for hosts behind address translation'
 complete -c sysadm-events -n $none -a check -d 'say what is wrong with the configuration'
 complete -c sysadm-events -n $none -a fingerprint -d "this host's certificate fingerprint, for remote clients"
 complete -c sysadm-events -n $none -a watch -d 'follow events'
@@ -16,7 +17,7 @@ complete -c sysadm-events -n $none -a call -d 'send any request, print the reply
 complete -c sysadm-events -n $none -s V -l version -d 'the version'
 complete -c sysadm-events -s h -l help -d 'what it does'
 
-set -l any '__fish_seen_subcommand_from serve check fingerprint watch run jobs kill log status call'
+set -l any '__fish_seen_subcommand_from serve bridge check fingerprint watch run jobs kill log status call'
 complete -c sysadm-events -n $any -s c -r -F -d 'the configuration, or the daemon that it is for'
 
 set -l target '__fish_seen_subcommand_from watch run jobs kill log status call'
@@ -28,6 +29,7 @@ complete -c sysadm-events -n $target -l user -x -d 'a user of it, by password'
 complete -c sysadm-events -n $target -l password-file -r -F -d 'a file with that password'
 
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch jobs status' -l json -d 'as the daemon sends it'
+complete -c sysadm-events -n '__fish_seen_subcommand_from status' -l bridge -d 'the bridge of this host'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -l since -x -d 'begin behind the event of this number'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -a 'dispatcher life-preserver system-state'
 complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l queue -x -d 'wait for the jobs of this queue'

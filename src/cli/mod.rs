@@ -205,7 +205,7 @@ mod tests {
         assert!(matches!(named(&["--help"]), Err(Exit::Help(""))));
         assert!(matches!(named(&["help"]), Err(Exit::Help(""))));
         assert!(matches!(named(&["help", "run"]), Err(Exit::Help(help)) if help.contains("run")));
-        for wrong in [&[][..], &["wach"], &["--wach"], &["bridge"], &["help", "wach"]] {
+        for wrong in [&[][..], &["wach"], &["--wach"], &["bridges"], &["help", "wach"]] {
             assert!(matches!(named(wrong), Err(Exit::Usage(_))), "{wrong:?}");
         }
     }
