@@ -7,6 +7,7 @@ mod http;
 mod listener;
 mod origin;
 mod outbox;
+pub mod pin;
 mod socket;
 mod websocket;
 
