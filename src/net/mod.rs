@@ -9,6 +9,7 @@ mod origin;
 mod outbox;
 pub mod pin;
 mod socket;
+mod upgrade;
 mod websocket;
 
 pub use connection::{Connection, End, Incoming, Limits};
@@ -17,4 +18,5 @@ pub use listener::{Accepted, Listener, Transport};
 pub use origin::AllowedOrigins;
 pub use outbox::{Full, Outbox, Parcel, Total};
 pub use socket::{Peer, Socket, Source};
-pub use websocket::{Arrived, Assembler, CloseReason};
+pub use upgrade::{NoUpgrade, UpgradeRequest};
+pub use websocket::{Arrived, Assembler, CloseReason, Masked};
