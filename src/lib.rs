@@ -16,6 +16,7 @@
 //! * [`pattern`]: what the configuration says about lines of a log.
 //! * [`hub`]: who wants which events.
 //! * [`session`]: one conversation: a request in, an answer out.
+//! * [`bridge`]: links to a bridge, and the tunnels through it.
 //! * [`server`]: the daemon. It owns all of the above and turns readiness into calls.
 //! * [`client`] and [`cli`]: the other end, for people and scripts.
 //!
@@ -23,6 +24,7 @@
 //! shells touch the system. So every rule of the protocol is tested without a socket or a clock.
 
 pub mod auth;
+pub mod bridge;
 pub mod cli;
 pub mod client;
 pub mod config;

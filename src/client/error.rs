@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::sysexits;
 use super::target::Fingerprint;
+use crate::net::NoUpgrade;
 
 /// Why a conversation could not begin, or ended.
 #[derive(Debug)]
@@ -211,6 +212,16 @@ impl fmt::Display for ClientError {
 }
 
 impl std::error::Error for ClientError {}
+
+impl From<NoUpgrade> for ClientError {
+    fn from(why: NoUpgrade) -> ClientError {
+        match why {
+            NoUpgrade::Status { status, why } => ClientError::NotUpgraded { status, why },
+            NoUpgrade::Protocol(why) => ClientError::Protocol(why),
+            NoUpgrade::NoRandom => ClientError::Lost(io::Error::other(why.to_string())),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

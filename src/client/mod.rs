@@ -15,7 +15,6 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod tls;
-mod upgrade;
 
 use std::collections::VecDeque;
 use std::io;

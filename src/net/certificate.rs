@@ -17,6 +17,8 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::pin;
+
 /// Why there is no usable certificate.
 #[derive(Debug)]
 pub enum CertificateError {
@@ -113,6 +115,8 @@ fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CertificateEr
 pub struct ServerSide {
     /// TLS 1.2 and 1.3, no client certificates, no session kept.
     pub config: Arc<ServerConfig>,
+    /// The same with TLS 1.3 alone, for tunnels through a bridge.
+    pub tunnel: Arc<ServerConfig>,
     /// SHA-256 of the certificate that it shows, as [`fingerprint`] writes it.
     pub fingerprint: String,
 }
@@ -129,16 +133,19 @@ pub fn server_side(certificate: &Path, key: &Path) -> Result<ServerSide, Certifi
             format!("not usable with {}: {error}", certificate.display()),
         )
     };
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(unusable)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key_bytes)
-        .map_err(unusable)?;
-    // Clients stay connected for days: remembering sessions would cost memory and save nothing.
-    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    Ok(ServerSide { config: Arc::new(config), fingerprint })
+    let with = |versions| {
+        let mut config = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(versions)?
+            .with_no_client_auth()
+            .with_single_cert(chain.clone(), key_bytes.clone_key())?;
+        // Clients stay connected for days: remembering sessions would cost memory and save nothing.
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Arc::new(config))
+    };
+    let config = with(pin::SOCKETS).map_err(unusable)?;
+    let tunnel = with(pin::TUNNELS).map_err(unusable)?;
+    Ok(ServerSide { config, tunnel, fingerprint })
 }
 
 /// SHA-256 of the certificate in a PEM file, as 64 lower-case hexadecimal digits.

@@ -7,7 +7,9 @@ mod http;
 mod listener;
 mod origin;
 mod outbox;
+pub mod pin;
 mod socket;
+mod upgrade;
 mod websocket;
 
 pub use connection::{Connection, End, Incoming, Limits};
@@ -16,4 +18,5 @@ pub use listener::{Accepted, Listener, Transport};
 pub use origin::AllowedOrigins;
 pub use outbox::{Full, Outbox, Parcel, Total};
 pub use socket::{Peer, Socket, Source};
-pub use websocket::{Arrived, Assembler, CloseReason};
+pub use upgrade::{NoUpgrade, UpgradeRequest};
+pub use websocket::{Arrived, Assembler, CloseReason, Masked};

@@ -19,7 +19,9 @@ pub(super) enum Kind {
     Users,
     /// Whether a password is right; service, user, address and password, with NUL between them.
     Check,
-    /// The check of that number is not wanted any more. Answered by an empty list.
+    /// The addresses of a host; its name.
+    Host,
+    /// The check or host of that number is not wanted any more. Answered by an empty list.
     Forget,
 }
 
@@ -41,6 +43,7 @@ pub(super) fn order(kind: Kind, request: RequestId, parts: &[&[u8]]) -> Frame {
         Kind::Users => 2,
         Kind::Check => 3,
         Kind::Forget => 4,
+        Kind::Host => 5,
     });
     frame.extend(request.to_le_bytes());
     parts.iter().for_each(|part| frame.extend_from_slice(part));
@@ -61,6 +64,7 @@ pub(super) fn read_order(socket: &mut impl Read) -> io::Result<Option<(Kind, Req
         2 => Kind::Users,
         3 => Kind::Check,
         4 => Kind::Forget,
+        5 => Kind::Host,
         _ => return Ok(None),
     };
     if length > BODY {

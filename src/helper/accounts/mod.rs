@@ -192,6 +192,7 @@ pub struct Helper {
     outcomes: VecDeque<Outcome>,
 }
 
+const NO_RESOLVER: &str = "the name service does not answer";
 const SILENT: &str = "the accounts of this host do not answer";
 
 /// Starts the child.
@@ -237,6 +238,12 @@ impl Helper {
     pub fn ask_for_users(&mut self, users: &[Who], now: Instant) -> RequestId {
         let users = serde_json::to_vec(users).unwrap_or_default();
         self.look_up(Kind::Users, &users, now)
+    }
+
+    /// Asks for the addresses of a host; the answer is a `Result<Vec<IpAddr>, String>`. One that
+    /// hangs holds up nobody else.
+    pub fn ask_for_addresses(&mut self, host: &str, now: Instant) -> RequestId {
+        self.look_up(Kind::Host, host.as_bytes(), now)
     }
 
     fn look_up(&mut self, kind: Kind, asked: &[u8], now: Instant) -> RequestId {
@@ -326,7 +333,7 @@ impl Helper {
             done += length;
             match self.questions.remove(&request) {
                 Some((Kind::Forget, _)) | None => {}
-                Some((Kind::Groups | Kind::Users | Kind::Check, _)) => {
+                Some((Kind::Groups | Kind::Users | Kind::Check | Kind::Host, _)) => {
                     self.outcomes.push_back(Outcome::Answer(request, answer.to_vec()));
                 }
             }
@@ -386,16 +393,17 @@ impl Helper {
         }
         let late = self.questions.iter().filter(|(_, (_, end))| is_over(end));
         let late: Vec<_> = late.map(|(request, (kind, _))| (*request, *kind)).collect();
-        if late.iter().any(|(_, kind)| *kind != Kind::Check) {
+        if late.iter().any(|(_, kind)| !matches!(kind, Kind::Check | Kind::Host)) {
             self.fail_all(SILENT);
             if self.condition == Condition::Working {
                 self.condition = Condition::Ending;
                 self.outcomes.push_back(Outcome::Kill);
             }
         } else {
-            for (request, _) in late {
+            for (request, kind) in late {
                 self.questions.remove(&request);
-                self.outcomes.push_back(Outcome::NoAnswer(request, SILENT.to_owned()));
+                let why = if kind == Kind::Host { NO_RESOLVER } else { SILENT };
+                self.outcomes.push_back(Outcome::NoAnswer(request, why.to_owned()));
                 // Answered at once by a helper that lives.
                 let forget = self.number();
                 let frame = message::order(Kind::Forget, forget, &[&request.to_le_bytes()]);

@@ -7,6 +7,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::{IpAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -23,9 +24,10 @@ use crate::sys::account_state;
 use crate::sys::fork::in_child;
 use crate::sys::pam::{self, Judgement};
 
-/// A password that is being checked.
+/// A password that is being checked, or a host that is looked up: in a child of its own.
 struct Check {
     request: RequestId,
+    is_host: bool,
     pid: Pid,
     pipe: File,
     answer: Vec<u8>,
@@ -66,11 +68,12 @@ pub(super) fn run(mut socket: UnixStream) {
             Kind::Users => serde_json::from_slice(&body).map(|users: Vec<Who>| {
                 to_json(&users.iter().map(look_up_user).collect::<Vec<Found>>())
             }),
-            Kind::Check => match Check::begin(request, &body) {
+            Kind::Check | Kind::Host => match Check::begin(kind, request, &body) {
                 Ok(check) => {
                     checks.push(check);
                     continue;
                 }
+                Err(error) if kind == Kind::Host => Ok(to_json(&Addresses::Err(error.to_string()))),
                 Err(error) => Ok(to_json(&Verdict::Failed(error.to_string()))),
             },
             Kind::Forget => {
@@ -93,12 +96,14 @@ fn to_json(answer: &impl serde::Serialize) -> Vec<u8> {
 }
 
 impl Check {
-    fn begin(request: RequestId, body: &[u8]) -> io::Result<Check> {
+    fn begin(kind: Kind, request: RequestId, body: &[u8]) -> io::Result<Check> {
+        let is_host = kind == Kind::Host;
         let (pid, pipe) = in_child(|mut out| {
+            let answer = if is_host { to_json(&addresses(body)) } else { to_json(&judge(body)) };
             // A failed write leaves no answer, and that is noticed.
-            let _ = out.write_all(&to_json(&judge(body)));
+            let _ = out.write_all(&answer);
         })?;
-        Ok(Check { request, pid, pipe: File::from(pipe), answer: Vec::new() })
+        Ok(Check { request, is_host, pid, pipe: File::from(pipe), answer: Vec::new() })
     }
 
     /// Reads what has come; true where no more will.
@@ -116,7 +121,8 @@ impl Check {
         let _ = kill(self.pid, Signal::SIGKILL);
         let _ = waitpid(self.pid, None);
         let answer = if self.answer.is_empty() {
-            to_json(&Verdict::Failed("the check ended without an answer".to_owned()))
+            let why = "the check ended without an answer".to_owned();
+            if self.is_host { to_json(&Addresses::Err(why)) } else { to_json(&Verdict::Failed(why)) }
         } else {
             self.answer
         };
@@ -145,6 +151,23 @@ fn judge(body: &[u8]) -> Verdict {
         Judgement::Refused(why) => Verdict::Refused(why),
         Judgement::Failed(why) => Verdict::Failed(why),
     }
+}
+
+/// Addresses of a host, or why there are none.
+type Addresses = Result<Vec<IpAddr>, String>;
+
+/// In a child of the helper: the addresses of a host, in the order of the system, at most some.
+fn addresses(host: &[u8]) -> Addresses {
+    const MOST: usize = 16;
+    let host = std::str::from_utf8(host).map_err(|error| error.to_string())?;
+    let found = (host, 0).to_socket_addrs().map_err(|error| error.to_string())?;
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in found.map(|address| address.ip()) {
+        if !addresses.contains(&address) && addresses.len() < MOST {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
 }
 
 fn look_up_user(who: &Who) -> Found {
@@ -203,7 +226,7 @@ pub fn look_up_now(asked: &Asked, patience: Duration) -> Result<Accounts, String
         let _ = out.write_all(&to_json(&look_up(asked)));
     })
     .map_err(|error| error.to_string())?;
-    let mut check = Check { request: 0, pid, pipe: File::from(answer), answer: Vec::new() };
+    let mut check = Check { request: 0, is_host: false, pid, pipe: File::from(answer), answer: Vec::new() };
     let due = Instant::now() + patience;
     while !check.read() {
         let left = due.saturating_duration_since(Instant::now());
@@ -241,5 +264,13 @@ mod tests {
         assert!(root.groups.contains(&0));
         assert_eq!(look_up_user(&Who::Name("root".into())), Found::Account(root));
         assert_eq!(look_up_user(&Who::Name("no-such-user".into())), Found::Nobody);
+    }
+
+    #[test]
+    fn hosts_are_found_or_it_is_said_why_not() {
+        let local = addresses(b"localhost").unwrap();
+        assert!(local.iter().all(IpAddr::is_loopback) && !local.is_empty());
+        assert_eq!(addresses(b"::1").unwrap(), [std::net::Ipv6Addr::LOCALHOST]);
+        assert!(addresses(b"no-such-host.invalid").is_err());
     }
 }
