@@ -121,6 +121,19 @@ pub struct ServerSide {
     pub fingerprint: String,
 }
 
+impl ServerSide {
+    /// The fingerprint as bytes.
+    pub fn sha256(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        let digits = self.fingerprint.as_bytes().chunks_exact(2);
+        for (byte, digits) in bytes.iter_mut().zip(digits) {
+            let value = |digit: u8| char::from(digit).to_digit(16).unwrap_or_default();
+            *byte = digits.iter().fold(0, |sum, digit| sum << 4 | value(*digit) as u8);
+        }
+        bytes
+    }
+}
+
 /// Reads certificate and key.
 pub fn server_side(certificate: &Path, key: &Path) -> Result<ServerSide, CertificateError> {
     let chain = read_chain(certificate)?;
@@ -217,6 +230,8 @@ mod tests {
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         let shown = server_side(&certificate, &key).unwrap();
         assert_eq!(shown.fingerprint, first);
+        let hex: String = shown.sha256().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, first);
     }
 
     #[test]

@@ -7,7 +7,6 @@ use base64::engine::general_purpose::STANDARD;
 use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
 
-
 /// The longest answer that is read, in bytes, its empty line included.
 const ANSWER_LIMIT: usize = 16 * 1024;
 /// Header fields of an answer.

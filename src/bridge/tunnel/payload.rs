@@ -32,7 +32,8 @@ pub fn decode(payload: &str) -> Result<Vec<u8>, Broken> {
     if text.len() > RECORDS.div_ceil(3) * 4 {
         return Err(Broken::Garbage("more records than a payload may hold"));
     }
-    let records = STANDARD.decode(text).map_err(|_| Broken::Garbage("records that are no base64"))?;
+    let records =
+        STANDARD.decode(text).map_err(|_| Broken::Garbage("records that are no base64"))?;
     if records.is_empty() || records.len() > RECORDS {
         return Err(Broken::Garbage("no records, or more than a payload may hold"));
     }

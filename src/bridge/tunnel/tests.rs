@@ -130,7 +130,10 @@ fn what_is_changed_repeated_left_out_or_out_of_order_is_no_message() {
         ("repeated", |records| records.insert(1, records[0].clone())),
         ("left out", |records| drop(records.remove(0))),
         ("out of order", |records| records.swap(0, 1)),
-        ("put in", |records| records.insert(0, vec![23, 3, 3, 0, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+        ("put in", |records| {
+            records
+                .insert(0, vec![23, 3, 3, 0, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+        }),
     ];
     for (what, meddle) in ways {
         let Pair { mut client, mut server, .. } = open();

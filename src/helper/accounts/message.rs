@@ -15,9 +15,10 @@ use super::RequestId;
 pub(super) enum Kind {
     /// The numbers of groups; [`super::Asked`] as JSON.
     Groups,
-    /// What is known of users; a list of [`super::Who`] as JSON.
+    /// What is known of users; a [`super::UsersQuestion`] as JSON.
     Users,
-    /// Whether a password is right; service, user, address and password, with NUL between them.
+    /// Whether a password is right, or an account may be used; service, user, address and, for the
+    /// first, password, with NUL between them.
     Check,
     /// The addresses of a host; its name.
     Host,

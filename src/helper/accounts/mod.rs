@@ -86,6 +86,23 @@ pub enum Who {
     Name(String),
 }
 
+impl Who {
+    fn name(&self) -> &str {
+        match self {
+            Who::Name(name) => name,
+            Who::Uid(_) => "",
+        }
+    }
+}
+
+/// What is asked of users.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct UsersQuestion {
+    /// The PAM service whose account checks count too; empty for none.
+    service: String,
+    users: Vec<Who>,
+}
+
 /// A user as the system knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
@@ -234,10 +251,12 @@ impl Helper {
         self.look_up(Kind::Groups, &asked, now)
     }
 
-    /// Asks for users; the answer is a list of [`Found`].
-    pub fn ask_for_users(&mut self, users: &[Who], now: Instant) -> RequestId {
-        let users = serde_json::to_vec(users).unwrap_or_default();
-        self.look_up(Kind::Users, &users, now)
+    /// Asks for users; the answer is a list of [`Found`]. Of those that are given by name PAM's
+    /// account checks count too, unless `service` is empty.
+    pub fn ask_for_users(&mut self, service: &str, users: &[Who], now: Instant) -> RequestId {
+        let question = UsersQuestion { service: service.to_owned(), users: users.to_vec() };
+        let question = serde_json::to_vec(&question).unwrap_or_default();
+        self.look_up(Kind::Users, &question, now)
     }
 
     /// Asks for the addresses of a host; the answer is a `Result<Vec<IpAddr>, String>`. One that
@@ -255,15 +274,31 @@ impl Helper {
 
     /// Asks whether a password is right; the answer is a [`Verdict`].
     pub fn check(&mut self, password: &Password, now: Instant) -> Result<RequestId, TooMany> {
+        let Password { service, user, secret, from } = password;
+        let (service, user, from) = (service.as_bytes(), user.as_bytes(), from.as_bytes());
+        self.check_parts(&[service, b"\0", user, b"\0", from, b"\0", secret.as_bytes()], now)
+    }
+
+    /// Asks whether an account may be used, for somebody who proved in another way who they are;
+    /// the answer is a [`Verdict`]. Without a `service` PAM is not asked.
+    pub fn check_account(
+        &mut self,
+        service: &str,
+        user: &str,
+        from: &str,
+        now: Instant,
+    ) -> Result<RequestId, TooMany> {
+        let parts = [service.as_bytes(), b"\0", user.as_bytes(), b"\0", from.as_bytes()];
+        self.check_parts(&parts, now)
+    }
+
+    fn check_parts(&mut self, parts: &[&[u8]], now: Instant) -> Result<RequestId, TooMany> {
         let takes_turn = self.checking() < self.limits.at_once;
         if !takes_turn && self.waiting.len() >= self.limits.waiting {
             return Err(TooMany);
         }
         let request = self.number();
-        let Password { service, user, secret, from } = password;
-        let (service, user, from) = (service.as_bytes(), user.as_bytes(), from.as_bytes());
-        let parts = [service, b"\0", user, b"\0", from, b"\0", secret.as_bytes()];
-        let frame = message::order(Kind::Check, request, &parts);
+        let frame = message::order(Kind::Check, request, parts);
         let end = now + self.limits.check;
         if takes_turn {
             self.order(Kind::Check, request, frame, end, now);

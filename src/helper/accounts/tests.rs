@@ -33,7 +33,7 @@ impl Bench {
     }
 
     fn ask(&mut self) -> RequestId {
-        self.helper.ask_for_users(&[Who::Uid(0)], self.now)
+        self.helper.ask_for_users("", &[Who::Uid(0)], self.now)
     }
 
     fn check(&mut self) -> Result<RequestId, TooMany> {

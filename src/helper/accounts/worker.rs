@@ -19,22 +19,23 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Group, Pid, Uid, User, geteuid, getgrouplist};
 
 use super::message::{self, Kind, read_order};
-use super::{Account, Accounts, Asked, Found, RequestId, Verdict, Who};
+use super::{Account, Accounts, Asked, Found, RequestId, UsersQuestion, Verdict, Who};
 use crate::sys::account_state;
 use crate::sys::fork::in_child;
 use crate::sys::pam::{self, Judgement};
 
-/// A password that is being checked, or a host that is looked up: in a child of its own.
+/// A password or account that is being checked, or users or a host that are looked up: in a child of
+/// its own.
 struct Check {
     request: RequestId,
-    is_host: bool,
+    kind: Kind,
     pid: Pid,
     pipe: File,
     answer: Vec<u8>,
 }
 
-/// The longest answer of a check, in bytes: an account with all its groups.
-const ANSWER: usize = 1024 * 1024;
+/// The longest answer of a check, in bytes: some thousand accounts with all their groups.
+const ANSWER: usize = 4 * 1024 * 1024;
 
 /// Answers questions from `socket` until its other end is closed.
 pub(super) fn run(mut socket: UnixStream) {
@@ -65,16 +66,12 @@ pub(super) fn run(mut socket: UnixStream) {
             Kind::Groups => {
                 serde_json::from_slice(&body).map(|asked: Asked| to_json(&look_up(&asked)))
             }
-            Kind::Users => serde_json::from_slice(&body).map(|users: Vec<Who>| {
-                to_json(&users.iter().map(look_up_user).collect::<Vec<Found>>())
-            }),
-            Kind::Check | Kind::Host => match Check::begin(kind, request, &body) {
+            Kind::Check | Kind::Host | Kind::Users => match Check::begin(kind, request, &body) {
                 Ok(check) => {
                     checks.push(check);
                     continue;
                 }
-                Err(error) if kind == Kind::Host => Ok(to_json(&Addresses::Err(error.to_string()))),
-                Err(error) => Ok(to_json(&Verdict::Failed(error.to_string()))),
+                Err(error) => Ok(failed(kind, error.to_string())),
             },
             Kind::Forget => {
                 let unwanted = body.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
@@ -97,13 +94,16 @@ fn to_json(answer: &impl serde::Serialize) -> Vec<u8> {
 
 impl Check {
     fn begin(kind: Kind, request: RequestId, body: &[u8]) -> io::Result<Check> {
-        let is_host = kind == Kind::Host;
         let (pid, pipe) = in_child(|mut out| {
-            let answer = if is_host { to_json(&addresses(body)) } else { to_json(&judge(body)) };
+            let answer = match kind {
+                Kind::Host => to_json(&addresses(body)),
+                Kind::Users => users(body),
+                Kind::Check | Kind::Groups | Kind::Forget => to_json(&judge(body)),
+            };
             // A failed write leaves no answer, and that is noticed.
             let _ = out.write_all(&answer);
         })?;
-        Ok(Check { request, is_host, pid, pipe: File::from(pipe), answer: Vec::new() })
+        Ok(Check { request, kind, pid, pipe: File::from(pipe), answer: Vec::new() })
     }
 
     /// Reads what has come; true where no more will.
@@ -121,8 +121,7 @@ impl Check {
         let _ = kill(self.pid, Signal::SIGKILL);
         let _ = waitpid(self.pid, None);
         let answer = if self.answer.is_empty() {
-            let why = "the check ended without an answer".to_owned();
-            if self.is_host { to_json(&Addresses::Err(why)) } else { to_json(&Verdict::Failed(why)) }
+            failed(self.kind, "the check ended without an answer".to_owned())
         } else {
             self.answer
         };
@@ -130,18 +129,55 @@ impl Check {
     }
 }
 
-/// In a child of the helper: is the password right?
+/// What is answered where there is nothing else to be said.
+fn failed(kind: Kind, why: String) -> Vec<u8> {
+    match kind {
+        Kind::Host => to_json(&Addresses::Err(why)),
+        Kind::Check => to_json(&Verdict::Failed(why)),
+        // No answer of theirs, and so none; the reason stands in it.
+        Kind::Users | Kind::Groups | Kind::Forget => to_json(&why),
+    }
+}
+
+/// In a child of the helper: what is known of these users, and whether PAM still lets them in.
+fn users(body: &[u8]) -> Vec<u8> {
+    let question = match serde_json::from_slice::<UsersQuestion>(body) {
+        Ok(question) => question,
+        Err(error) => return to_json(&error.to_string()),
+    };
+    let service = CString::new(question.service).unwrap_or_default();
+    let found = question.users.iter().map(|who| match (who, CString::new(who.name())) {
+        // Who came by the local socket was not let in by PAM.
+        (Who::Name(_), Ok(name)) if !service.is_empty() => {
+            match pam::check(&service, &name, c"", None) {
+                Judgement::Good(name) => look_up_user(&Who::Name(name)),
+                Judgement::Wrong | Judgement::Refused(_) => Found::Nobody,
+                Judgement::Failed(why) => Found::Failed(why),
+            }
+        }
+        (Who::Name(_) | Who::Uid(_), _) => look_up_user(who),
+    });
+    to_json(&found.collect::<Vec<Found>>())
+}
+
+/// In a child of the helper: is the password right, and may the account be used? Without a password
+/// only the second; without a service PAM is not asked.
 fn judge(body: &[u8]) -> Verdict {
     let mut parts = body.splitn(4, |byte| *byte == 0);
     let mut part = || parts.next().and_then(|part| CString::new(part).ok());
     let (Some(service), Some(user), Some(from)) = (part(), part(), part()) else {
         return Verdict::Wrong;
     };
-    let Some(secret) = parts.next().filter(|secret| !secret.is_empty() && !secret.contains(&0))
-    else {
+    let secret = parts.next();
+    if secret.is_some_and(|secret| secret.is_empty() || secret.contains(&0)) {
         return Verdict::Wrong;
+    }
+    let judgement = match (secret, service.is_empty()) {
+        (Some(_), true) => return Verdict::Wrong,
+        (None, true) => Judgement::Good(user.to_string_lossy().into_owned()),
+        (_, false) => pam::check(&service, &user, &from, secret),
     };
-    match pam::check(&service, &user, &from, Some(secret)) {
+    match judgement {
         Judgement::Good(user) => match look_up_user(&Who::Name(user)) {
             Found::Account(account) => Verdict::Right(account),
             Found::Nobody => Verdict::Refused("it is no account of this host".to_owned()),
@@ -226,7 +262,8 @@ pub fn look_up_now(asked: &Asked, patience: Duration) -> Result<Accounts, String
         let _ = out.write_all(&to_json(&look_up(asked)));
     })
     .map_err(|error| error.to_string())?;
-    let mut check = Check { request: 0, is_host: false, pid, pipe: File::from(answer), answer: Vec::new() };
+    let mut check =
+        Check { request: 0, kind: Kind::Groups, pid, pipe: File::from(answer), answer: Vec::new() };
     let due = Instant::now() + patience;
     while !check.read() {
         let left = due.saturating_duration_since(Instant::now());
