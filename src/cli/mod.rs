@@ -13,6 +13,7 @@ mod fingerprint;
 mod interrupt;
 mod job;
 mod jobs;
+mod key;
 mod kill;
 mod log;
 mod run;
@@ -25,6 +26,7 @@ mod table;
 mod target;
 mod terminal;
 mod told;
+mod trust;
 mod watch;
 mod words;
 
@@ -48,7 +50,7 @@ struct Command {
 }
 
 /// In the order of the overview.
-static COMMANDS: [Command; 10] = [
+static COMMANDS: [Command; 11] = [
     serve::COMMAND,
     check::COMMAND,
     fingerprint::COMMAND,
@@ -59,6 +61,7 @@ static COMMANDS: [Command; 10] = [
     log::COMMAND,
     status::COMMAND,
     call::COMMAND,
+    key::COMMAND,
 ];
 
 /// Runs the command that the process was started for.
