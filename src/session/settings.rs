@@ -8,7 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::auth::Identity;
-use crate::auth::key::{Entry, KeyChange, KeyId, KeyStore, Limits, PublicKey, check_text};
+use crate::auth::key::{
+    Entry, InsertError, KeyChange, KeyId, KeyStore, Limits, PublicKey, check_text,
+};
 use crate::wire::{ErrorCode, Refusal};
 
 /// The actions, each with its longer name.
@@ -62,6 +64,9 @@ impl Settings {
                 Some(Value::Bool(legacy)) => *legacy,
                 Some(_) => return Err(Refusal::bad_request("legacy must be true or false")),
             };
+            if legacy && !key.is_rsa() {
+                return Err(Refusal::bad_request(InsertError::NotRsa.to_string()));
+            }
             let (nickname, email) = (text(fields, "nickname")?, text(fields, "email")?);
             let (user, sums) = (String::new(), Vec::new());
             let entry = Entry { user, key, nickname, email, added, legacy, sums };
@@ -263,6 +268,7 @@ mod tests {
             json!({ "pub_key": rsa(), "nickname": "a".repeat(255) }),
             json!({ "pub_key": rsa(), "email": ["a"] }),
             json!({ "pub_key": rsa(), "legacy": "yes" }),
+            json!({ "pub_key": new_key(), "legacy": true }),
         ] {
             let refusal = read("register_ssl_cert", fields.clone()).unwrap_err();
             assert_eq!(refusal.code, ErrorCode::BadRequest, "{fields}");
