@@ -3,18 +3,26 @@
 //! Who is at the other end, what they may do, and what is done for them. Nothing here knows a
 //! socket; the same session serves a WebSocket, and whatever else will carry messages.
 
+mod settings;
+
 use std::collections::BTreeSet;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ring::rand::SystemRandom;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
+pub use settings::{Settings, Settled};
+
+use crate::auth::key::{Challenge, KeyId, KeyStore, NO_CERTIFICATE, Purpose};
 use crate::auth::{Identity, Need, Proof, Role, Token, Tokens, need, reachable};
 use crate::dispatcher::{Dispatcher, Serial, Submission, check_name, read_run, read_submit};
 use crate::helper::store::TextQuestion;
 use crate::hub::{Filter, Hub, SessionId, Since};
 use crate::moment::Moment;
 use crate::system_state::SystemState;
-use crate::wire::{ErrorCode, EventName, Priority, Refusal, Request, Spelling};
+use crate::wire::{ErrorCode, EventName, Priority, Refusal, Request, Spelling, rfc3339};
 
 /// What a session needs of the house to do what it is asked.
 pub struct House<'a> {
@@ -30,6 +38,10 @@ pub struct House<'a> {
     pub system_state: &'a mut SystemState,
     /// Subscriptions.
     pub hub: &'a mut Hub,
+    /// Registered keys.
+    pub keys: &'a KeyStore,
+    /// Legacy keys that are tried for somebody who does not say which it is.
+    pub max_legacy_keys: usize,
     /// 128 random bits for a job without a name.
     pub random_id: &'a dyn Fn() -> String,
 }
@@ -52,8 +64,22 @@ pub enum Answer {
         /// The password itself.
         secret: Zeroizing<String>,
     },
-    /// A refusal with 401 for this reason: a secret was shown and is wrong.
-    Wrong(&'static str),
+    /// Whatever becomes of this user, whose key was shown.
+    Key {
+        /// Whose it is.
+        user: String,
+        /// The key.
+        id: KeyId,
+    },
+    /// Whatever becomes of this, which is about keys.
+    Settings(Settings),
+    /// A refusal with 401: a secret was shown and is wrong.
+    Wrong {
+        /// What was shown, for the log.
+        what: String,
+        /// Why it is wrong.
+        why: &'static str,
+    },
     /// Nothing.
     Silence,
 }
@@ -76,6 +102,9 @@ pub struct Session {
     known: Known,
     identity: Option<Identity>,
     token: Option<Token>,
+    challenge: Challenge,
+    /// SHA-256 of the certificate that the peer sees.
+    certificate: [u8; 32],
     /// For the Qt client.
     hyphens: bool,
 }
@@ -90,7 +119,21 @@ impl Session {
             Known::Somebody(identity) => Some(identity.clone()),
             Known::Nothing | Known::WithoutRole(_) => None,
         };
-        Session { id, known, identity, token: None, hyphens: false }
+        Session {
+            id,
+            known,
+            identity,
+            token: None,
+            challenge: Challenge::default(),
+            certificate: NO_CERTIFICATE,
+            hyphens: false,
+        }
+    }
+
+    /// The SHA-256 of the certificate that the peer sees, for whom keys sign; without one it is all
+    /// zeros.
+    pub fn set_certificate(&mut self, certificate: [u8; 32]) {
+        self.certificate = certificate;
     }
 
     /// What the upgrade said of its origin.
@@ -126,18 +169,17 @@ impl Session {
             ("rpc", "identify", _) => json!({ "type": "server", "hostname": house.hostname }),
             ("rpc", "auth", _) => return self.auth(fields, house),
             ("rpc", "auth_token", _) => return self.auth_token(fields, house),
-            ("rpc", "auth_ssl", _) => {
-                return Err(Refusal::new(
-                    ErrorCode::Forbidden,
-                    "this server takes no keys; use auth or auth_token",
-                ));
-            }
+            ("rpc", "auth_ssl", _) => return self.auth_ssl(&request.args, house),
             ("rpc", "auth_clear", _) => {
                 self.clear(house);
                 return Ok(Answer::Silence);
             }
             ("rpc", "query", _) => self.query(),
             ("rpc", "status", _) => return Ok(Answer::Status),
+            ("rpc", "settings", Some(action)) => {
+                let settings = Settings::read(action, fields, rfc3339(house.now.wall))?;
+                return Ok(Answer::Settings(settings));
+            }
             ("rpc", "dispatcher", Some("run")) => {
                 let batch = read_run(fields, house.dispatcher.limits().bounds())?;
                 return submit(batch, house);
@@ -174,7 +216,7 @@ impl Session {
         match (&self.identity, needed) {
             (_, Some(Need::Nothing)) => Ok(()),
             (None, Some(Need::Role(_)) | None) => Err(self.refuse_nobody(
-                "authenticate first (rpc/auth, rpc/auth_token, or the local socket)",
+                "authenticate first (rpc/auth, rpc/auth_ssl, rpc/auth_token, or the local socket)",
             )),
             (Some(who), Some(Need::Role(role))) if who.role >= role => Ok(()),
             (Some(who), Some(Need::Role(_))) => {
@@ -256,11 +298,62 @@ impl Session {
             return Err(Refusal::bad_request("auth_token needs {\"token\": \"…\"}"));
         };
         let Some((identity, token)) = house.tokens.redeem(text, house.now.instant) else {
-            return Ok(Answer::Wrong("no such token, or its time is over"));
+            let (what, why) = ("token".to_owned(), "no such token, or its time is over");
+            return Ok(Answer::Wrong { what, why });
         };
         self.identity = Some(identity);
         self.token = Some(token);
         Ok(Answer::Response(json!([text, house.tokens.ttl().as_secs()])))
+    }
+
+    /// Two stages: a string to be signed, and its signature.
+    fn auth_ssl(&mut self, args: &Value, house: &House<'_>) -> Result<Answer, Refusal> {
+        let text = |key| args.get(key).and_then(Value::as_str);
+        if is_first_stage(args) {
+            let random = SystemRandom::new();
+            let Some(string) = self.challenge.issue(house.now.instant, &random) else {
+                return Err(Refusal::new(ErrorCode::Internal, "the system gives no random bits"));
+            };
+            return Ok(Answer::Response(json!({ "test_string": string })));
+        }
+        let shown = match (text("key"), text("signature"), text("encrypted_string")) {
+            (Some(key), Some(signature), None) => (Some(key), signature),
+            (None, None, Some(encrypted)) => (None, encrypted),
+            _ => {
+                let why = "auth_ssl needs \"\", and then {\"key\": \"…\", \"signature\": \"…\"} or \
+                           {\"encrypted_string\": \"…\"}";
+                return Err(Refusal::bad_request(why));
+            }
+        };
+        let Some(string) = self.challenge.take(house.now.instant) else {
+            let why = "no test_string waits to be signed; it is good for one try and 30 s";
+            return Err(Refusal::new(ErrorCode::Unauthorized, why));
+        };
+        // What is no base64 is no signature.
+        let signature = STANDARD.decode(shown.1).unwrap_or_default();
+        let (found, what) = match shown.0 {
+            Some(id) => {
+                let known = KeyId::parse(id).and_then(|id| house.keys.find(&id));
+                let what = known.map_or_else(
+                    || "key".to_owned(),
+                    |entry| format!("key {} of {:?}", entry.key.id(), entry.user),
+                );
+                let certificate = &self.certificate;
+                let is_signed = known.filter(|entry| {
+                    entry.key.verify(Purpose::Server, certificate, &string, &signature)
+                });
+                (is_signed, what)
+            }
+            None => {
+                let mut tried = house.keys.legacy().take(house.max_legacy_keys);
+                let found = tried.find(|entry| entry.key.verify_raw(&string, &signature));
+                (found, "legacy key".to_owned())
+            }
+        };
+        Ok(match found {
+            Some(entry) => Answer::Key { user: entry.user.clone(), id: entry.key.id() },
+            None => Answer::Wrong { what, why: "no registered key made this" },
+        })
     }
 
     fn clear(&mut self, house: &mut House<'_>) {
@@ -268,6 +361,7 @@ impl Session {
             house.tokens.revoke(token);
         }
         self.identity = None;
+        self.challenge.forget();
         house.hub.leave(self.id);
     }
 
@@ -275,6 +369,8 @@ impl Session {
         let full = self.identity.as_ref().is_some_and(|who| who.role == Role::Full);
         let mut may = Map::new();
         may.insert("rpc/dispatcher".into(), if full { "read/write" } else { "read" }.into());
+        // Own keys, at least.
+        may.insert("rpc/settings".into(), "read/write".into());
         may.insert("rpc/status".into(), "read".into());
         may.insert("rpc/system_state".into(), "read".into());
         for name in EventName::ALL {
@@ -297,6 +393,17 @@ impl Session {
             reply["seq"] = house.hub.seq().into();
         }
         Ok(reply)
+    }
+}
+
+/// Nothing is shown yet; `md5_key` is what the original client says through a bridge.
+fn is_first_stage(args: &Value) -> bool {
+    match args {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(fields) => fields.keys().all(|key| key == "md5_key"),
+        Value::Bool(_) | Value::Number(_) => false,
     }
 }
 

@@ -2,7 +2,7 @@
 
 _sysadm_events() {
 	local word=${COMP_WORDS[COMP_CWORD]} before='' command=''
-	local target="-c --socket --url --fingerprint --token-file --user --password-file"
+	local target="-c --socket --url --fingerprint --key --token-file --user --password-file"
 	local options='' values=''
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -gt 0 ]; then
@@ -14,7 +14,7 @@ _sysadm_events() {
 	case $command in
 	'')
 		options="-h --help -V --version"
-		values="serve bridge check fingerprint watch run jobs kill log status call help"
+		values="serve bridge check fingerprint watch run jobs kill log status call key help"
 		;;
 	serve | bridge | check | fingerprint) options="-c -h --help" ;;
 	watch)
@@ -26,15 +26,24 @@ _sysadm_events() {
 	status) options="--json --bridge -h --help $target" ;;
 	kill | call) options="-h --help $target" ;;
 	log) options="--raw -h --help $target" ;;
-	help) values="serve bridge check fingerprint watch run jobs kill log status call" ;;
+	key)
+		options="--rsa --legacy --bridge --sum --json -c -h --help"
+		[ "$COMP_CWORD" -gt 2 ] || values="generate add list revoke export"
+		if [ "$COMP_CWORD" -gt 2 ] && [[ $word != -* ]]; then
+			compopt -o filenames 2>/dev/null
+			mapfile -t COMPREPLY < <(compgen -f -- "$word")
+			return
+		fi
+		;;
+	help) values="serve bridge check fingerprint watch run jobs kill log status call key" ;;
 	esac
 	case $command:$before in
-	?*:-c | ?*:--socket | ?*:--token-file | ?*:--password-file)
+	?*:-c | ?*:--socket | ?*:--key | ?*:--token-file | ?*:--password-file)
 		compopt -o filenames 2>/dev/null
 		mapfile -t COMPREPLY < <(compgen -f -- "$word")
 		return
 		;;
-	?*:--url | ?*:--fingerprint | ?*:--user | watch:--since | run:--queue | run:--id | run:--timeout)
+	?*:--url | ?*:--fingerprint | ?*:--user | key:--sum | watch:--since | run:--queue | run:--id | run:--timeout)
 		return
 		;;
 	esac

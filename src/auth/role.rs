@@ -1,5 +1,6 @@
 //! Roles, who has which, and the one table that says what each may do.
 
+use super::key::KeyId;
 use crate::sys::peer_credentials::PeerCredentials;
 
 /// What somebody may do.
@@ -34,6 +35,24 @@ pub struct Identity {
     pub proof: Proof,
 }
 
+impl Identity {
+    /// Whether they may see, register and revoke keys of that user: own ones, and with full access
+    /// all.
+    pub fn may_manage_keys_of(&self, user: &str) -> bool {
+        self.role >= Role::Full || self.user == user
+    }
+
+    /// False while only their number is known.
+    pub fn is_named(&self) -> bool {
+        self.proof != Proof::Kernel || self.user != number_as_name(self.uid)
+    }
+}
+
+/// How somebody is called whose name is not known; no account has such a name.
+fn number_as_name(uid: u32) -> String {
+    format!("uid {uid}")
+}
+
 /// How somebody proved who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
@@ -41,6 +60,8 @@ pub enum Proof {
     Kernel,
     /// A password of the host.
     Password,
+    /// A key that is registered.
+    Key(KeyId),
 }
 
 impl Proof {
@@ -49,6 +70,7 @@ impl Proof {
         match self {
             Proof::Kernel => "local socket",
             Proof::Password => "password",
+            Proof::Key(_) => "key",
         }
     }
 }
@@ -69,7 +91,7 @@ impl Roles {
     /// could take minutes where names live on another host.
     pub fn of(&self, peer: &PeerCredentials) -> Option<Identity> {
         let role = self.role(peer.uid, &peer.groups)?;
-        let user = if peer.uid == 0 { "root".to_owned() } else { format!("uid {}", peer.uid) };
+        let user = if peer.uid == 0 { "root".to_owned() } else { number_as_name(peer.uid) };
         Some(Identity { user, uid: peer.uid, role, proof: Proof::Kernel })
     }
 
@@ -88,7 +110,7 @@ impl Roles {
     pub fn is_beyond_accounts(&self, who: &Identity) -> bool {
         match who.proof {
             Proof::Kernel => who.uid == 0 || self.own_uid == Some(who.uid),
-            Proof::Password => false,
+            Proof::Password | Proof::Key(_) => false,
         }
     }
 }
@@ -103,7 +125,7 @@ pub enum Need {
 }
 
 /// Namespace, name, action, need. An action of `None` is any.
-const TABLE: [(&str, &str, Option<&str>, Need); 15] = [
+const TABLE: [(&str, &str, Option<&str>, Need); 22] = [
     ("rpc", "identify", None, Need::Nothing),
     ("rpc", "auth", None, Need::Nothing),
     ("rpc", "auth_token", None, Need::Nothing),
@@ -111,6 +133,14 @@ const TABLE: [(&str, &str, Option<&str>, Need); 15] = [
     ("rpc", "auth_clear", None, Need::Nothing),
     ("rpc", "query", None, Need::Role(Role::Read)),
     ("rpc", "status", None, Need::Role(Role::Read)),
+    // Own keys; for those of others see `may_manage_keys_of`.
+    ("rpc", "settings", Some("list_ssl_certs"), Need::Role(Role::Read)),
+    ("rpc", "settings", Some("list_ssl_certificates"), Need::Role(Role::Read)),
+    ("rpc", "settings", Some("list_ssl_checksums"), Need::Role(Role::Read)),
+    ("rpc", "settings", Some("register_ssl_cert"), Need::Role(Role::Read)),
+    ("rpc", "settings", Some("register_ssl_certificate"), Need::Role(Role::Read)),
+    ("rpc", "settings", Some("revoke_ssl_cert"), Need::Role(Role::Read)),
+    ("rpc", "settings", Some("revoke_ssl_certificate"), Need::Role(Role::Read)),
     ("rpc", "system_state", Some("check"), Need::Role(Role::Read)),
     ("rpc", "dispatcher", Some("list"), Need::Role(Role::Read)),
     ("rpc", "dispatcher", Some("log"), Need::Role(Role::Read)),

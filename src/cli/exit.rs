@@ -47,7 +47,7 @@ impl From<ClientError> for Exit {
         if let ClientError::Refused(refused) = &error
             && refused.code == Some(401)
         {
-            message.push_str("\na remote daemon wants a token or a password: see --token-file and --user in the help");
+            message.push_str("\na remote daemon wants a key, a token or a password: see --key, --token-file and --user in the help");
         }
         Exit::failed(error.exit_code(), message)
     }

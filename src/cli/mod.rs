@@ -14,6 +14,7 @@ mod fingerprint;
 mod interrupt;
 mod job;
 mod jobs;
+mod key;
 mod kill;
 mod log;
 mod relay_status;
@@ -27,6 +28,7 @@ mod table;
 mod target;
 mod terminal;
 mod told;
+mod trust;
 mod watch;
 mod words;
 
@@ -50,7 +52,7 @@ struct Command {
 }
 
 /// In the order of the overview.
-static COMMANDS: [Command; 11] = [
+static COMMANDS: [Command; 12] = [
     serve::COMMAND,
     bridge::COMMAND,
     check::COMMAND,
@@ -62,6 +64,7 @@ static COMMANDS: [Command; 11] = [
     log::COMMAND,
     status::COMMAND,
     call::COMMAND,
+    key::COMMAND,
 ];
 
 /// Runs the command that the process was started for.

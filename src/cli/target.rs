@@ -3,11 +3,14 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::exit::Exit;
 use super::terminal::ask_for_secret;
+use super::trust;
 use super::words::Words;
-use crate::client::{Client, Credential, Fingerprint, Secret, Target, Url, sysexits};
+use crate::auth::key::PrivateKey;
+use crate::client::{Client, Credential, KnownHost, Secret, Target, Url, sysexits};
 use crate::config::{Config, Home};
 
 /// The part of a command's help that is about these options.
@@ -20,12 +23,14 @@ Which daemon (TARGET):
   --socket PATH        the one behind this socket
   --url URL            wss://HOST[:PORT] (port 12150), or ws:// for loopback
   --fingerprint HEX    SHA-256 of the certificate there; on that host
-                       \"sysadm-events fingerprint\" prints it
+                       \"sysadm-events fingerprint\" prints it; without this it
+                       is asked about once, on a terminal
+  --key FILE           your private key, which is registered there (see key)
   --token-file FILE    a file whose first line is a token for that host; there
                        sysadm-events call rpc auth | cut -d'\"' -f2
                        makes one, good for 15 minutes after its last use
-  --user NAME          instead of a token: a user there, whose password is asked
-                       for on the terminal
+  --user NAME          instead: a user there, whose password is asked for on
+                       the terminal
   --password-file FILE a file whose first line is that password
 "
     };
@@ -42,6 +47,7 @@ pub(super) struct TargetOptions {
     socket: Option<PathBuf>,
     url: Option<String>,
     fingerprint: Option<String>,
+    key: Option<PathBuf>,
     token_file: Option<PathBuf>,
     user: Option<String>,
     password_file: Option<PathBuf>,
@@ -55,6 +61,7 @@ impl TargetOptions {
             "--socket" => self.socket = Some(words.path()?),
             "--url" => self.url = Some(words.value()?),
             "--fingerprint" => self.fingerprint = Some(words.value()?),
+            "--key" => self.key = Some(words.path()?),
             "--token-file" => self.token_file = Some(words.path()?),
             "--user" => self.user = Some(words.value()?),
             "--password-file" => self.password_file = Some(words.path()?),
@@ -90,18 +97,27 @@ impl TargetOptions {
 
     /// The daemon that the options name.
     pub(super) fn target(&self, home: &Home) -> Result<Target, Exit> {
+        self.target_with(home, trust::certificate_of)
+    }
+
+    /// The same; `trust` says what a server must show whose certificate is not given.
+    fn target_with(
+        &self,
+        home: &Home,
+        trust: fn(&Url) -> Result<KnownHost, Exit>,
+    ) -> Result<Target, Exit> {
         let places = [self.config.is_some(), self.socket.is_some(), self.url.is_some()];
         if places.into_iter().filter(|given| *given).count() > 1 {
             return Err(Exit::usage("only one of -c, --socket and --url can name the daemon"));
         }
         if let Some(url) = &self.url {
-            return self.remote(url);
+            return self.remote(url, trust);
         }
-        let secrets = [&self.token_file, &self.password_file];
+        let secrets = [&self.key, &self.token_file, &self.password_file];
         if self.fingerprint.is_some() || self.user.is_some() || secrets.iter().any(|s| s.is_some())
         {
             return Err(Exit::usage(
-                "--fingerprint, --token-file, --user and --password-file go with --url: on a socket you are known by who you are",
+                "--fingerprint, --key, --token-file, --user and --password-file go with --url: on a socket you are known by who you are",
             ));
         }
         if let Some(socket) = &self.socket {
@@ -115,28 +131,40 @@ impl TargetOptions {
         Ok(Target::Sockets(vec![Home::system_socket().to_path_buf(), home.socket()]))
     }
 
-    fn remote(&self, url: &str) -> Result<Target, Exit> {
+    fn remote(
+        &self,
+        url: &str,
+        trust: fn(&Url) -> Result<KnownHost, Exit>,
+    ) -> Result<Target, Exit> {
         let url: Url = url.parse().map_err(usage)?;
-        if url.tls && self.fingerprint.is_none() {
-            return Err(Exit::usage(format!(
-                "{url} needs --fingerprint, or it could be anybody's; run \"sysadm-events fingerprint\" on {} to get it",
-                url.host
-            )));
+        if !url.tls {
+            if self.fingerprint.is_some() {
+                let why = "ws:// has no certificate: --fingerprint goes with wss://";
+                return Err(Exit::usage(why));
+            }
+            let credential = self.credential(&url)?;
+            return Ok(Target::Loopback { url, credential });
         }
+        let (fingerprint, known) = match &self.fingerprint {
+            Some(fingerprint) => (fingerprint.parse().map_err(usage)?, None),
+            None => {
+                let KnownHost { fingerprint, place } = trust(&url)?;
+                (fingerprint, Some(place))
+            }
+        };
         let credential = self.credential(&url)?;
-        match (url.tls, &self.fingerprint) {
-            (true, Some(fingerprint)) => {
-                let fingerprint: Fingerprint = fingerprint.parse().map_err(usage)?;
-                Ok(Target::Tls { url, fingerprint, credential })
-            }
-            (true | false, None) => Ok(Target::Loopback { url, credential }),
-            (false, Some(_)) => {
-                Err(Exit::usage("ws:// has no certificate: --fingerprint goes with wss://"))
-            }
-        }
+        Ok(Target::Tls { url, fingerprint, known, credential })
     }
 
     fn credential(&self, url: &Url) -> Result<Option<Credential>, Exit> {
+        let others = [self.token_file.is_some(), self.user.is_some()];
+        if let Some(file) = &self.key {
+            if others.contains(&true) || self.password_file.is_some() {
+                let why = "only one of --key, --token-file and --user can say who you are";
+                return Err(Exit::usage(why));
+            }
+            return Ok(Some(Credential::Key(Arc::new(read_private_key(file)?))));
+        }
         match (&self.token_file, &self.user, &self.password_file) {
             (None, None, None) => Ok(None),
             (Some(file), None, None) => Ok(Some(Credential::Token(read_secret(file, "a token")?))),
@@ -176,6 +204,14 @@ fn configured_socket(
     })
 }
 
+fn read_private_key(file: &Path) -> Result<PrivateKey, Exit> {
+    let mut text = zeroize::Zeroizing::new(Vec::with_capacity(8 * 1024));
+    fs::File::open(file)
+        .and_then(|file| file.take(SECRET_FILE).read_to_end(&mut text))
+        .map_err(|error| Exit::usage(format!("cannot read a key: {}: {error}", file.display())))?;
+    PrivateKey::from_pem(&text).map_err(|error| Exit::usage(format!("{}: {error}", file.display())))
+}
+
 fn read_secret(file: &Path, what: &str) -> Result<Secret, Exit> {
     let mut text = zeroize::Zeroizing::new(String::new());
     fs::File::open(file)
@@ -206,7 +242,9 @@ mod tests {
         while let Some(Word::Option(option)) = words.next()? {
             assert!(options.take(&option, &mut words)?, "{option}");
         }
-        options.target(&Home::of_this_process())
+        options.target_with(&Home::of_this_process(), |url| {
+            Err(Exit::usage(format!("{url} is not known")))
+        })
     }
 
     fn refused(line: &[&str]) -> String {
@@ -236,7 +274,10 @@ mod tests {
 
     #[test]
     fn what_does_not_go_together_is_refused() {
-        assert!(refused(&["--url", "wss://h"]).contains("sysadm-events fingerprint"));
+        assert!(refused(&["--url", "wss://h"]).contains("wss://h:12150 is not known"));
+        assert!(refused(&["--url=ws://[::1]", "--key=/k", "--user=u"]).contains("only one of"));
+        assert!(refused(&["--url=ws://[::1]", "--key=/nothing/here"]).contains("/nothing/here"));
+        assert!(refused(&["--key", "/k"]).contains("--url"));
         assert!(refused(&["--url", "ws://localhost", "--fingerprint", HEX]).contains("wss://"));
         assert!(refused(&["--url", "ws://h"]).contains("this host"));
         assert!(refused(&["--url", "wss://h", "--fingerprint", "12"]).contains("fingerprint"));

@@ -18,7 +18,7 @@ use super::error::{ClientError, Step};
 use super::stream::{Stream, Waited, wait};
 use super::target::{Fingerprint, Url};
 use super::tls;
-use super::upgrade::Upgrade;
+use crate::net::UpgradeRequest;
 
 /// A stream whose upgrade is done, and what the peer has sent behind it.
 pub(super) struct Opened {
@@ -132,8 +132,8 @@ fn upgrade(
     timeouts: &Timeouts,
 ) -> Result<Opened, ClientError> {
     let step = Patience::new(&peer, Step::Handshake, timeouts.handshake);
-    let upgrade = Upgrade::new()?;
-    let request = upgrade.request(host, path);
+    let upgrade = UpgradeRequest::new()?;
+    let request = upgrade.request(host, path, None);
     let mut sent = 0;
     step.drive(&mut stream, true, |stream| {
         while sent < request.len() {

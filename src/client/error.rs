@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::sysexits;
 use super::target::Fingerprint;
+use crate::net::NoUpgrade;
 
 /// Why a conversation could not begin, or ended.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub enum ClientError {
         expected: Fingerprint,
         /// What was shown.
         shown: Fingerprint,
+        /// Where the pinned one stands, if it was not given but known: `FILE:LINE`.
+        known: Option<String>,
     },
     /// TLS failed for another reason.
     Tls(String),
@@ -112,6 +115,17 @@ impl ClientError {
         }
     }
 
+    /// The same, where what was pinned stands there.
+    pub(super) fn known_at(self, place: Option<&str>) -> ClientError {
+        match self {
+            ClientError::WrongCertificate { expected, shown, .. } => {
+                let known = place.map(str::to_owned);
+                ClientError::WrongCertificate { expected, shown, known }
+            }
+            other => other,
+        }
+    }
+
     /// The exit code of a command that ends so.
     pub fn exit_code(&self) -> u8 {
         let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
@@ -177,7 +191,15 @@ impl fmt::Display for ClientError {
             ClientError::TimedOut { peer, step, after } => {
                 write!(f, "{peer} {step}: gave up after {} s", after.as_secs())
             }
-            ClientError::WrongCertificate { expected, shown } => write!(
+            ClientError::WrongCertificate { expected, shown, known: Some(place) } => write!(
+                f,
+                "WARNING: the server shows another certificate than before. Somebody may be \
+                 between it and you, or the certificate was renewed\n  \
+                 expected {expected}\n  shown    {shown}\n\
+                 If \"sysadm-events fingerprint\" on that host prints the second one, remove {place} \
+                 and connect again."
+            ),
+            ClientError::WrongCertificate { expected, shown, known: None } => write!(
                 f,
                 "the server is not the one that was pinned: its certificate is another\n  \
                  expected {expected}\n  shown    {shown}\n\
@@ -211,6 +233,16 @@ impl fmt::Display for ClientError {
 }
 
 impl std::error::Error for ClientError {}
+
+impl From<NoUpgrade> for ClientError {
+    fn from(why: NoUpgrade) -> ClientError {
+        match why {
+            NoUpgrade::Status { status, why } => ClientError::NotUpgraded { status, why },
+            NoUpgrade::Protocol(why) => ClientError::Protocol(why),
+            NoUpgrade::NoRandom => ClientError::Lost(io::Error::other(why.to_string())),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -9,18 +9,20 @@ mod connect;
 mod error;
 mod feed;
 mod frame;
+mod known_hosts;
 mod stream;
 pub mod sysexits;
 mod target;
 #[cfg(test)]
 mod tests;
 mod tls;
-mod upgrade;
 
 use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use nix::poll::PollFd;
 use serde_json::{Map, Value, json};
 use tungstenite::protocol::{Role, WebSocketConfig};
@@ -30,9 +32,12 @@ use connect::{Opened, Patience};
 use frame::Message;
 use stream::{Stream, Waited};
 
+use crate::auth::key::{self, PrivateKey, Purpose};
+
 pub use error::{ClientError, Refused, Step};
 pub use feed::{Feed, News, Place};
 pub use frame::{Frame, Reply};
+pub use known_hosts::{KnownHost, KnownHosts};
 pub use target::{Credential, DEFAULT_PORT, Fingerprint, Secret, Target, TargetError, Url};
 
 /// How long the parts of a conversation may take.
@@ -116,13 +121,18 @@ impl Client {
 
     /// The same with other time-outs.
     pub fn connect_within(target: &Target, timeouts: Timeouts) -> Result<Client, ClientError> {
-        let (opened, credential) = match target {
-            Target::Sockets(paths) => (connect::open_socket(paths, &timeouts)?, None),
-            Target::Loopback { url, credential } => {
-                (connect::open_url(url, None, &timeouts)?, credential.as_ref())
+        let (opened, credential, certificate) = match target {
+            Target::Sockets(paths) => {
+                (connect::open_socket(paths, &timeouts)?, None, key::NO_CERTIFICATE)
             }
-            Target::Tls { url, fingerprint, credential } => {
-                (connect::open_url(url, Some(*fingerprint), &timeouts)?, credential.as_ref())
+            Target::Loopback { url, credential } => {
+                let opened = connect::open_url(url, None, &timeouts)?;
+                (opened, credential.as_ref(), key::NO_CERTIFICATE)
+            }
+            Target::Tls { url, fingerprint, known, credential } => {
+                let opened = connect::open_url(url, Some(*fingerprint), &timeouts)
+                    .map_err(|error| error.known_at(known.as_deref()))?;
+                (opened, credential.as_ref(), fingerprint.digest())
             }
         };
         let mut client = Client::over(opened, timeouts);
@@ -135,8 +145,24 @@ impl Client {
                 let args = json!({ "username": user, "password": password.text() });
                 client.call("rpc", "auth", args)?;
             }
+            Some(Credential::Key(key)) => client.show_key(key, &certificate)?,
         }
         Ok(client)
+    }
+
+    /// Signs what the server gives, for the certificate that it has shown.
+    fn show_key(&mut self, key: &PrivateKey, certificate: &[u8; 32]) -> Result<(), ClientError> {
+        let reply = self.call("rpc", "auth_ssl", json!({}))?;
+        let Some(string) = reply["test_string"].as_str() else {
+            return Err(ClientError::Protocol("it gives nothing to be signed".into()));
+        };
+        let signature = key
+            .sign(Purpose::Server, certificate, string)
+            .map_err(|error| ClientError::Lost(io::Error::other(error.to_string())))?;
+        let signature = STANDARD.encode(signature);
+        let args = json!({ "key": key.public().id().to_string(), "signature": signature });
+        self.call("rpc", "auth_ssl", args)?;
+        Ok(())
     }
 
     fn over(opened: Opened, timeouts: Timeouts) -> Client {
@@ -331,6 +357,20 @@ impl Client {
                 }
             }
         }
+    }
+}
+
+/// Which certificate the server of `url` shows, to be asked about: nothing is proved by it yet.
+///
+/// # Errors
+/// It cannot be reached, or there is no TLS.
+pub fn certificate_of(url: &Url) -> Result<Fingerprint, ClientError> {
+    // No certificate has this digest, so that the connection ends when it has been shown.
+    let none = Fingerprint::new([0; 32]);
+    match connect::open_url(url, Some(none), &Timeouts::default()) {
+        Err(ClientError::WrongCertificate { shown, .. }) => Ok(shown),
+        Err(error) => Err(error),
+        Ok(_) => Err(ClientError::Tls("it shows no certificate".into())),
     }
 }
 

@@ -8,8 +8,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
+
+use crate::auth::key::PrivateKey;
 
 /// The port of a daemon where a URL names none.
 pub const DEFAULT_PORT: u16 = 12150;
@@ -24,6 +27,8 @@ pub enum Target {
         url: Url,
         /// What it must show.
         fingerprint: Fingerprint,
+        /// Where that stands, if it is not given but known: `FILE:LINE`.
+        known: Option<String>,
         /// What we are known by; without it only `identify` is answered.
         credential: Option<Credential>,
     },
@@ -48,6 +53,8 @@ pub enum Credential {
         /// The password.
         password: Secret,
     },
+    /// A key that is registered there.
+    Key(Arc<PrivateKey>),
 }
 
 /// Something that is not kept in memory longer than needed, and never shown.
@@ -79,6 +86,11 @@ impl Fingerprint {
     /// From the digest itself.
     pub const fn new(digest: [u8; 32]) -> Fingerprint {
         Fingerprint(digest)
+    }
+
+    /// The digest itself.
+    pub const fn digest(&self) -> [u8; 32] {
+        self.0
     }
 }
 

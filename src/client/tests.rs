@@ -311,7 +311,8 @@ fn a_server_is_taken_by_its_fingerprint_and_told_the_token() {
     let fingerprint = certificate::fingerprint_of(&directory.join("cert.pem")).unwrap();
     let fingerprint = fingerprint.parse().unwrap();
     let credential = Some(Credential::Token(Secret::new("secret")));
-    let mut client = Client::connect(&Target::Tls { url, fingerprint, credential }).unwrap();
+    let mut client =
+        Client::connect(&Target::Tls { url, fingerprint, known: None, credential }).unwrap();
     let long = "x".repeat(300_000);
     assert_eq!(client.call("rpc", "echo", json!(long)).unwrap(), json!(long));
     drop(client);
@@ -323,7 +324,9 @@ fn another_certificate_is_refused_and_both_fingerprints_are_named() {
     let directory = Directory::new();
     let (url, server) = serve_tls(&directory);
     let fingerprint = Fingerprint::new([7; 32]);
-    let error = Client::connect(&Target::Tls { url, fingerprint, credential: None }).err().unwrap();
+    let error = Client::connect(&Target::Tls { url, fingerprint, known: None, credential: None })
+        .err()
+        .unwrap();
     let shown = certificate::fingerprint_of(&directory.join("cert.pem")).unwrap();
     assert!(error.to_string().contains(&shown), "{error}");
     assert!(error.to_string().contains(&fingerprint.to_string()), "{error}");

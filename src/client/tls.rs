@@ -31,7 +31,7 @@ impl Pin {
     pub(super) fn explain(&self, error: &dyn std::fmt::Display) -> ClientError {
         match self.shown.get() {
             Some(&shown) if shown != self.expected => {
-                ClientError::WrongCertificate { expected: self.expected, shown }
+                ClientError::WrongCertificate { expected: self.expected, shown, known: None }
             }
             Some(_) | None => ClientError::Tls(error.to_string()),
         }

@@ -76,6 +76,9 @@ fn auth() -> Auth {
         max_checks: 4,
         max_waiting_checks: 16,
         helper_idle: MINUTE,
+        max_keys: 1024,
+        max_keys_per_user: 32,
+        max_legacy_keys: 32,
     }
 }
 
@@ -142,6 +145,8 @@ fn relay(home: &Home) -> Relay {
         user: Some("sysadm_bridge".to_owned()),
         max_peers: 1024,
         max_unauthenticated: 64,
+        max_keys: 1024,
+        max_legacy_keys: 32,
         max_message: 256 * KIB,
         queue: 4 * MIB,
         queue_total: 64 * MIB,

@@ -44,7 +44,7 @@ impl Home {
         let directory = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let home = directory("HOME").unwrap_or_else(home_of_account);
         Home::User {
-            config: directory("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")),
+            config: config_directory(&variable, || home.clone()),
             state: directory("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state")),
             runtime: directory("XDG_RUNTIME_DIR"),
         }
@@ -127,6 +127,13 @@ impl Home {
         Path::new("/var/run/sysadm-bridge/socket")
     }
 
+    /// The certificates of other hosts that the user of this process has said to trust: a file of
+    /// the user's own, of root as of anybody else.
+    pub fn known_hosts() -> PathBuf {
+        config_directory(&|name| env::var_os(name), home_of_account)
+            .join("sysadm-events/known_hosts")
+    }
+
     fn server_directory(&self) -> PathBuf {
         match self {
             Home::System => PathBuf::from("/usr/local/etc/sysadm-events"),
@@ -140,6 +147,16 @@ impl Home {
             Home::User { config, .. } => config.join("sysadm-bridge"),
         }
     }
+}
+
+/// `$XDG_CONFIG_HOME`, or `~/.config`.
+fn config_directory(
+    variable: &impl Fn(&str) -> Option<OsString>,
+    home_of_account: impl FnOnce() -> PathBuf,
+) -> PathBuf {
+    let directory = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    directory("XDG_CONFIG_HOME")
+        .unwrap_or_else(|| directory("HOME").unwrap_or_else(home_of_account).join(".config"))
 }
 
 /// The home directory by the account; `/` for a user who has none, so that a message shows a path

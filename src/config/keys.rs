@@ -80,6 +80,9 @@ fn read_auth(mut section: Section<'_, '_>, config: &mut Config) {
     section.key("max_checks", &mut auth.max_checks, count(1..=64));
     section.key("max_waiting_checks", &mut auth.max_waiting_checks, count(1..=1024));
     section.key("helper_idle", &mut auth.helper_idle, duration(TICK..=HOUR));
+    section.key("max_keys", &mut auth.max_keys, count(1..=4096));
+    section.key("max_keys_per_user", &mut auth.max_keys_per_user, count(1..=4096));
+    section.key("max_legacy_keys", &mut auth.max_legacy_keys, count(1..=256));
 }
 
 fn read_events(mut section: Section<'_, '_>, config: &mut Config) {
@@ -173,6 +176,8 @@ fn read_relay(mut section: Section<'_, '_>, config: &mut Config) {
     section.key("user", &mut relay.user, optional(account));
     section.key("max_peers", &mut relay.max_peers, count(1..=65536));
     section.key("max_unauthenticated", &mut relay.max_unauthenticated, count(1..=65536));
+    section.key("max_keys", &mut relay.max_keys, count(1..=4096));
+    section.key("max_legacy_keys", &mut relay.max_legacy_keys, count(1..=256));
     section.key("max_message", &mut relay.max_message, size(32 * KIB..=64 * MIB));
     section.key("queue", &mut relay.queue, size(128 * KIB..=GIB));
     section.key("queue_total", &mut relay.queue_total, size(128 * KIB..=GIB));

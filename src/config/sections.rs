@@ -106,6 +106,14 @@ pub struct Auth {
     /// After such a time without a question the accounts helper ends, 100 ms to 1 h.
     /// Default 60 s.
     pub helper_idle: Duration,
+    /// Registered keys, 1 to 4096; one more is refused with 429. Default 1024.
+    pub max_keys: usize,
+    /// Registered keys of one user, 1 to 4096; one more is refused with 429. Default 32.
+    pub max_keys_per_user: usize,
+    /// Legacy keys, 1 to 256; one more is refused with 429, and is not tried where it stands in the
+    /// file: who shows such a key does not say which, so a stranger can have all of them tried.
+    /// Default 32.
+    pub max_legacy_keys: usize,
 }
 
 /// `[events]`: the ring and the size of one event.
@@ -342,6 +350,10 @@ pub struct Relay {
     /// Connections that have not authenticated yet, 1 to 65536, four of them from one address; the
     /// oldest makes room for a new one. Default 64.
     pub max_unauthenticated: usize,
+    /// Registered keys, 1 to 4096; one more is not taken. Default 1024.
+    pub max_keys: usize,
+    /// As [`Auth::max_legacy_keys`]. Default 32.
+    pub max_legacy_keys: usize,
     /// One incoming message, 32 KiB to 64 MiB; a larger one closes its connection with 1009.
     /// Default 256 KiB.
     pub max_message: usize,

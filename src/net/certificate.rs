@@ -17,6 +17,8 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::pin;
+
 /// Why there is no usable certificate.
 #[derive(Debug)]
 pub enum CertificateError {
@@ -113,8 +115,23 @@ fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CertificateEr
 pub struct ServerSide {
     /// TLS 1.2 and 1.3, no client certificates, no session kept.
     pub config: Arc<ServerConfig>,
+    /// The same with TLS 1.3 alone, for tunnels through a bridge.
+    pub tunnel: Arc<ServerConfig>,
     /// SHA-256 of the certificate that it shows, as [`fingerprint`] writes it.
     pub fingerprint: String,
+}
+
+impl ServerSide {
+    /// The fingerprint as bytes.
+    pub fn sha256(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        let digits = self.fingerprint.as_bytes().chunks_exact(2);
+        for (byte, digits) in bytes.iter_mut().zip(digits) {
+            let value = |digit: u8| char::from(digit).to_digit(16).unwrap_or_default();
+            *byte = digits.iter().fold(0, |sum, digit| sum << 4 | value(*digit) as u8);
+        }
+        bytes
+    }
 }
 
 /// Reads certificate and key.
@@ -141,16 +158,19 @@ pub fn server_side_of(
             format!("not usable with {}: {error}", certificate.display()),
         )
     };
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(unusable)?
-        .with_no_client_auth()
-        .with_single_cert(chain, secret)
-        .map_err(unusable)?;
-    // Clients stay connected for days: remembering sessions would cost memory and save nothing.
-    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    Ok(ServerSide { config: Arc::new(config), fingerprint })
+    let with = |versions| {
+        let mut config = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(versions)?
+            .with_no_client_auth()
+            .with_single_cert(chain.clone(), secret.clone_key())?;
+        // Clients stay connected for days: remembering sessions would cost memory and save nothing.
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Arc::new(config))
+    };
+    let config = with(pin::SOCKETS).map_err(unusable)?;
+    let tunnel = with(pin::TUNNELS).map_err(unusable)?;
+    Ok(ServerSide { config, tunnel, fingerprint })
 }
 
 /// SHA-256 of the certificate in a PEM file, as 64 lower-case hexadecimal digits.
@@ -166,18 +186,6 @@ pub fn fingerprint(der: &[u8]) -> String {
         let _ = write!(hex, "{byte:02x}");
     }
     hex
-}
-
-/// Reads what [`fingerprint`] writes.
-pub fn parse_fingerprint(hex: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if hex.len() != 64 || !hex.is_ascii() {
-        return None;
-    }
-    for (byte, at) in bytes.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
@@ -239,6 +247,8 @@ mod tests {
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         let shown = server_side(&certificate, &key).unwrap();
         assert_eq!(shown.fingerprint, first);
+        let hex: String = shown.sha256().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, first);
     }
 
     #[test]

@@ -7,8 +7,10 @@ mod http;
 mod listener;
 mod origin;
 mod outbox;
+pub mod pin;
 mod socket;
 mod strangers;
+mod upgrade;
 mod websocket;
 
 pub use connection::{Connection, End, Incoming, Limits};
@@ -18,4 +20,5 @@ pub use origin::AllowedOrigins;
 pub use outbox::{Full, Outbox, Parcel, Total};
 pub use socket::{Peer, Socket, Source};
 pub use strangers::Strangers;
-pub use websocket::{Arrived, Assembler, CloseReason};
+pub use upgrade::{NoUpgrade, UpgradeRequest};
+pub use websocket::{Arrived, Assembler, CloseReason, Masked};

@@ -52,9 +52,16 @@ pub struct Assembler {
     message: Vec<u8>,
     /// A fragmented message has begun.
     fragmented: bool,
+    /// What comes is a server's, whose frames are not masked.
+    of_server: bool,
 }
 
 impl Assembler {
+    /// For what comes from a server.
+    pub fn of_server() -> Assembler {
+        Assembler { of_server: true, ..Assembler::default() }
+    }
+
     /// Takes bytes as they came from the peer.
     pub fn push(&mut self, bytes: &[u8]) {
         self.inbox.extend_from_slice(bytes);
@@ -94,8 +101,15 @@ impl Assembler {
         if header.rsv1 || header.rsv2 || header.rsv3 {
             return Err(CloseReason::new(1002, "reserved bits are set, no extension is agreed on"));
         }
-        let Some(mask) = header.mask else {
-            return Err(CloseReason::new(1002, "a client's frames must be masked"));
+        let mask = match (header.mask, self.of_server) {
+            (Some(mask), false) => mask,
+            (None, true) => [0; 4],
+            (None, false) => {
+                return Err(CloseReason::new(1002, "a client's frames must be masked"));
+            }
+            (Some(_), true) => {
+                return Err(CloseReason::new(1002, "a server's frames must not be masked"));
+            }
         };
         match header.opcode {
             OpCode::Control(_) if length > CONTROL_PAYLOAD => {
@@ -219,9 +233,66 @@ pub(super) fn close(reason: Option<&CloseReason>) -> Vec<u8> {
     control(Control::Close, &payload)
 }
 
+/// Frames as a client sends them.
+#[derive(Clone, Copy, Debug)]
+pub struct Masked {
+    /// To be another one for each frame (RFC 6455 section 5.3).
+    pub mask: [u8; 4],
+}
+
+impl Masked {
+    /// Appends a text frame.
+    pub fn text(self, payload: &[u8], to: &mut Vec<u8>) {
+        self.frame(OpCode::Data(Data::Text), payload, to);
+    }
+
+    /// Appends a ping.
+    pub fn ping(self, to: &mut Vec<u8>) {
+        self.frame(OpCode::Control(Control::Ping), &[], to);
+    }
+
+    /// Appends the answer to a ping.
+    pub fn pong(self, payload: &[u8], to: &mut Vec<u8>) {
+        self.frame(OpCode::Control(Control::Pong), payload, to);
+    }
+
+    /// Appends the close frame with this code.
+    pub fn close(self, code: u16, to: &mut Vec<u8>) {
+        self.frame(OpCode::Control(Control::Close), &code.to_be_bytes(), to);
+    }
+
+    fn frame(self, opcode: OpCode, payload: &[u8], to: &mut Vec<u8>) {
+        let header = FrameHeader { opcode, mask: Some(self.mask), ..FrameHeader::default() };
+        // It fails only where memory is at its end.
+        let _ = header.format(payload.len() as u64, to);
+        to.extend(payload.iter().zip(self.mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_client_frames_a_server_reads_and_each_tells_the_other_s_frames() {
+        let mut bytes = Vec::new();
+        let masked = Masked { mask: [9, 8, 7, 6] };
+        masked.text(b"{}", &mut bytes);
+        masked.text("x".repeat(70_000).as_bytes(), &mut bytes);
+        masked.ping(&mut bytes);
+        masked.pong(b"p", &mut bytes);
+        masked.close(1001, &mut bytes);
+        let [first, long, ping, pong, close] = &all(&bytes).unwrap()[..] else { panic!() };
+        assert_eq!((first, long), (&text("{}"), &text(&"x".repeat(70_000))));
+        assert_eq!((ping, pong), (&Arrived::Ping(vec![]), &Arrived::Pong));
+        assert_eq!(close, &Arrived::Close(Some(1001)));
+
+        let mut server = Assembler::of_server();
+        server.push(b"\x81\x02{}");
+        assert_eq!(server.next(100).unwrap(), Some(text("{}")));
+        server.push(&bytes);
+        assert_eq!(server.next(100).unwrap_err().code, 1002);
+    }
 
     /// A masked frame as a client sends it.
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {

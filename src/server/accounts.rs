@@ -37,7 +37,9 @@ enum Purpose {
     /// Whether these still are who they were.
     Revision(Vec<Who>),
     /// Whether somebody is who they say.
-    Password(Attempt),
+    Proof(Attempt),
+    /// How a client is called.
+    Name(ClientId),
 }
 
 /// The child.
@@ -158,7 +160,20 @@ impl AccountsHelper {
         now: Instant,
     ) -> Result<(), accounts::TooMany> {
         let request = self.helper.check(password, now)?;
-        self.purposes.insert(request, Purpose::Password(attempt));
+        self.purposes.insert(request, Purpose::Proof(attempt));
+        Ok(())
+    }
+
+    /// Asks about the account of whoever showed a key. Without a `service` PAM is not asked.
+    pub(super) fn check_account(
+        &mut self,
+        attempt: Attempt,
+        service: &str,
+        now: Instant,
+    ) -> Result<(), accounts::TooMany> {
+        let (user, from) = attempt.said();
+        let request = self.helper.check_account(service, user, from, now)?;
+        self.purposes.insert(request, Purpose::Proof(attempt));
         Ok(())
     }
 
@@ -199,7 +214,7 @@ pub(super) fn roles(found: &Accounts) -> Roles {
 fn who(identity: &Identity) -> Who {
     match identity.proof {
         Proof::Kernel => Who::Uid(identity.uid),
-        Proof::Password => Who::Name(identity.user.clone()),
+        Proof::Password | Proof::Key(_) => Who::Name(identity.user.clone()),
     }
 }
 
@@ -227,6 +242,18 @@ impl Server {
         self.accounts.purposes.insert(request, Purpose::Groups);
     }
 
+    /// The PAM service whose account checks count; empty where PAM is not to be asked.
+    pub(super) fn account_service(&self) -> &str {
+        let auth = &self.config.auth;
+        if auth.pam && geteuid().is_root() { &auth.pam_service } else { "" }
+    }
+
+    /// Asks how the user of that number is called, for a client.
+    pub(super) fn ask_for_name(&mut self, id: ClientId, uid: u32, now: Moment) {
+        let request = self.accounts.helper.ask_for_users("", &[Who::Uid(uid)], now.instant);
+        self.accounts.purposes.insert(request, Purpose::Name(id));
+    }
+
     /// Somebody is here, or has a token, by an account: that is looked at again in time.
     pub(super) fn expect_recheck_of(&mut self, id: ClientId, now: Moment) {
         let identity = self.clients.get(id).and_then(|client| client.session.identity());
@@ -245,9 +272,12 @@ impl Server {
         let here = here.filter(|identity| !self.roles.is_beyond_accounts(identity));
         let users: BTreeSet<Who> = here.map(who).collect();
         self.accounts.recheck_due = None;
+        // Where another host changes the file the kernel does not tell.
+        self.ask_for_keys(now);
         if !users.is_empty() {
             let users: Vec<Who> = users.into_iter().collect();
-            let request = self.accounts.helper.ask_for_users(&users, now.instant);
+            let service = self.account_service().to_owned();
+            let request = self.accounts.helper.ask_for_users(&service, &users, now.instant);
             self.accounts.purposes.insert(request, Purpose::Revision(users));
         }
     }
@@ -296,9 +326,14 @@ impl Server {
                     self.accounts.recheck_due = Some(now.instant + again);
                 }
             }
-            Purpose::Password(attempt) => {
+            Purpose::Proof(attempt) => {
                 let verdict = read(answer).unwrap_or_else(Verdict::Failed);
                 self.on_verdict(attempt, verdict, now);
+            }
+            Purpose::Name(client) => {
+                let found = read::<Vec<Found>>(answer)
+                    .map_or_else(Found::Failed, |mut found| found.pop().unwrap_or(Found::Nobody));
+                self.on_name(client, found, now);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Somebody says who they are: passwords, and what follows from a wrong one.
+//! Somebody says who they are: passwords and keys, and what follows from a wrong one.
 //!
 //! Each failure has one line in the log of a fixed form, and so has each block, for fail2ban(1) and
 //! blocklistd(8): `authentication failure from ADDRESS: …` and `blocked ADDRESS for N s: …`. What a
@@ -12,20 +12,30 @@ use zeroize::Zeroizing;
 
 use super::clients::{ClientId, Wait};
 use super::{Key, Server};
+use crate::auth::key::KeyId;
 use crate::auth::{Consequence, Identity, Proof};
 use crate::helper::accounts::{Account, Password, TooMany, Verdict};
 use crate::moment::Moment;
 use crate::net::{CloseReason, Peer, Source};
+use crate::sys::account_state::AccountState;
 use crate::sys::pam;
 use crate::wire::{ErrorCode, Refusal, Request, error as error_text, response};
 
-/// Somebody who shows a password. It counts even where its client has gone.
+/// Somebody who shows a password or a key. It counts even where its client has gone.
 pub(super) struct Attempt {
     client: ClientId,
     source: Source,
     /// Address of the peer, as it stands in the log.
     from: String,
     user: String,
+    proof: Proof,
+}
+
+impl Attempt {
+    /// Who it is said to be, and from where.
+    pub(super) fn said(&self) -> (&str, &str) {
+        (&self.user, &self.from)
+    }
 }
 
 /// Answers to failures that one origin may have pending.
@@ -45,6 +55,7 @@ fn address_of(peer: &Peer) -> String {
 fn is_attempt(request: &Request) -> bool {
     let has = |key| request.args.get(key).is_some();
     request.is("rpc", "auth_token")
+        || (request.is("rpc", "auth_ssl") && (has("signature") || has("encrypted_string")))
         || (request.is("rpc", "auth") && (has("username") || has("password")))
 }
 
@@ -107,7 +118,7 @@ impl Server {
             let text = error_text(Some(&request), &refusal);
             return self.send_answer(id, Some(&request), text);
         }
-        let attempt = Attempt { client: id, source, from, user };
+        let attempt = Attempt { client: id, source, from, user, proof: Proof::Password };
         let is_name = |c: char| !c.is_control() && c != ':' && c != '/';
         let is_sane = !attempt.user.is_empty()
             && attempt.user.len() <= NAME
@@ -116,7 +127,7 @@ impl Server {
             && secret.len() < pam::LONGEST
             && !secret.contains('\0');
         if let Some(client) = self.clients.get(id) {
-            client.waiting = Some(Wait::Password { request });
+            client.waiting = Some(Wait::Proof { request });
         }
         if !is_sane {
             return self.on_verdict(attempt, Verdict::Wrong, now);
@@ -133,9 +144,29 @@ impl Server {
         }
     }
 
+    /// A client showed a key of this user: the account decides, as with a password.
+    pub(super) fn take_key(
+        &mut self,
+        id: ClientId,
+        request: Box<Request>,
+        user: String,
+        key: KeyId,
+        now: Moment,
+    ) {
+        let Some(client) = self.clients.get(id) else { return };
+        let (source, from) = (client.peer.source(), address_of(&client.peer));
+        client.waiting = Some(Wait::Proof { request });
+        let attempt = Attempt { client: id, source, from, user, proof: Proof::Key(key) };
+        let service = self.account_service().to_owned();
+        if let Err(TooMany) = self.accounts.check_account(attempt, &service, now.instant) {
+            let why = "too many authentications wait; try again later";
+            self.refuse_waiting(id, &Refusal::new(ErrorCode::TooMany, why));
+        }
+    }
+
     fn refuse_waiting(&mut self, id: ClientId, refusal: &Refusal) {
         let Some(client) = self.clients.get(id) else { return };
-        let Some(Wait::Password { request }) = &client.waiting else { return };
+        let Some(Wait::Proof { request }) = &client.waiting else { return };
         let text = error_text(Some(request), refusal);
         self.end_wait(id, text);
     }
@@ -144,7 +175,7 @@ impl Server {
     pub(super) fn on_verdict(&mut self, attempt: Attempt, verdict: Verdict, now: Moment) {
         let Attempt { client: id, user, from, .. } = &attempt;
         let refusal = match verdict {
-            Verdict::Right(account) => match self.let_in(*id, account, now) {
+            Verdict::Right(account) => match self.let_in(&attempt, account, now) {
                 Ok(()) => return,
                 Err(refusal) => refusal,
             },
@@ -152,7 +183,7 @@ impl Server {
                 let why = "wrong name or password";
                 let request =
                     self.clients.get(*id).and_then(|client| match client.waiting.take() {
-                        Some(Wait::Password { request }) => Some(request),
+                        Some(Wait::Proof { request }) => Some(request),
                         other => {
                             client.waiting = other;
                             None
@@ -166,15 +197,26 @@ impl Server {
                 Refusal::new(ErrorCode::Forbidden, why)
             }
             Verdict::Failed(why) => {
-                warn!("cannot check the password of {:?} from {from}: {why}", short(user));
-                Refusal::new(ErrorCode::Internal, format!("passwords cannot be checked: {why}"))
+                warn!("cannot check the account of {:?} from {from}: {why}", short(user));
+                Refusal::new(ErrorCode::Internal, format!("accounts cannot be checked: {why}"))
             }
         };
         self.refuse_waiting(*id, &refusal);
     }
 
-    /// The password is right: a token for whoever has a role.
-    fn let_in(&mut self, id: ClientId, account: Account, now: Moment) -> Result<(), Refusal> {
+    /// The password or the key is right: a token for whoever has a role.
+    fn let_in(&mut self, attempt: &Attempt, account: Account, now: Moment) -> Result<(), Refusal> {
+        let (id, proof) = (attempt.client, attempt.proof);
+        let state = match (proof, account.state) {
+            // PAM has looked at more than we can.
+            (Proof::Kernel | Proof::Password, _) | (_, AccountState::Usable) => None,
+            (Proof::Key(_), AccountState::Locked) => Some("the account is locked"),
+            (Proof::Key(_), AccountState::Expired) => Some("the account has expired"),
+        };
+        if let Some(why) = state {
+            info!("refused {:?} from {}: {why}", account.name, attempt.from);
+            return Err(Refusal::new(ErrorCode::Forbidden, why));
+        }
         let Some(role) = self.roles.role(account.uid, &account.groups) else {
             let why = format!(
                 "{} is in none of the groups that have access here \
@@ -184,10 +226,14 @@ impl Server {
             info!("refused: {why}");
             return Err(Refusal::new(ErrorCode::Forbidden, why));
         };
-        let identity =
-            Identity { user: account.name, uid: account.uid, role, proof: Proof::Password };
+        let identity = Identity { user: account.name, uid: account.uid, role, proof };
+        if !self.keys.back(&identity) {
+            let why = "the key has been revoked";
+            info!("refused {:?} from {}: {why}", identity.user, attempt.from);
+            return Err(Refusal::new(ErrorCode::Unauthorized, why));
+        }
         let Some(client) = self.clients.get(id) else { return Ok(()) };
-        let Some(Wait::Password { request }) = &client.waiting else { return Ok(()) };
+        let Some(Wait::Proof { request }) = &client.waiting else { return Ok(()) };
         let args = client.session.become_known(identity, &mut self.tokens, now)?;
         let text = response(request, &args);
         self.end_wait(id, text);
@@ -254,10 +300,17 @@ impl Server {
     }
 
     /// A secret that the session itself could judge was wrong.
-    pub(super) fn on_wrong(&mut self, id: ClientId, request: Box<Request>, why: &str, now: Moment) {
+    pub(super) fn on_wrong(
+        &mut self,
+        id: ClientId,
+        request: Box<Request>,
+        what: &str,
+        why: &str,
+        now: Moment,
+    ) {
         let Some(client) = self.clients.get(id) else { return };
         let (source, from) = (client.peer.source(), address_of(&client.peer));
-        self.on_failure(id, source, &from, "token", Some(request), why, now);
+        self.on_failure(id, source, &from, what, Some(request), why, now);
     }
 
     /// The time that an answer was held back is over.

@@ -17,7 +17,7 @@ use crate::net::{
     Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Source, Strangers, Total,
 };
 use crate::reactor::{Reactor, Registered};
-use crate::session::{Known, Session};
+use crate::session::{Known, Session, Settings};
 use crate::wire::{Published, Request, Spelling};
 
 pub(super) type ClientId = u64;
@@ -35,8 +35,11 @@ pub(super) enum Wait {
     },
     /// A part of a log is read.
     Log { request: Box<Request> },
-    /// A password is checked.
-    Password { request: Box<Request> },
+    /// A password, or the account of whoever showed a key, is checked.
+    Proof { request: Box<Request> },
+    /// Its name is looked up for what it asks of keys, or they are changed; what it did, for the
+    /// log.
+    Settings { request: Box<Request>, settings: Option<Settings>, did: String },
     /// This answer is held back for a while.
     Delay { request: Box<Request>, text: String },
 }
@@ -181,11 +184,12 @@ impl Clients {
         self.strangers.in_the_way(source, self.limits.max_strangers)
     }
 
-    /// Takes a connection in. One whose peer the kernel knows, and who has a role, is no stranger.
+    /// Takes a connection in; `tls` comes with the SHA-256 of the certificate that is shown. One
+    /// whose peer the kernel knows, and who has a role, is no stranger.
     pub(super) fn add(
         &mut self,
         accepted: Accepted,
-        tls: Option<rustls::ServerConnection>,
+        tls: Option<(rustls::ServerConnection, [u8; 32])>,
         known: Known,
         reactor: &mut Reactor<Key>,
         now: Instant,
@@ -195,6 +199,11 @@ impl Clients {
         let id = self.last_id;
         let outbox = Outbox::new(STRANGER_OUTBOX, self.total.clone());
         let limits = self.limits.connection;
+        let mut session = Session::new(id, known);
+        let tls = tls.map(|(tls, certificate)| {
+            session.set_certificate(certificate);
+            tls
+        });
         let mut connection = Connection::new(socket, tls, outbox, STRANGER_MESSAGE, limits, now);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = reactor.register(connection.socket(), interest, Key::Client(id))?;
@@ -202,7 +211,7 @@ impl Clients {
         let auth_due = Some(now + self.limits.auth);
         let client = Client {
             connection,
-            session: Session::new(id, known),
+            session,
             peer,
             tls: is_tls,
             registered: Some(registered),

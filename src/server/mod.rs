@@ -8,6 +8,7 @@ mod accounts;
 mod authentication;
 mod clients;
 mod jobs;
+mod keys;
 mod life_preserver;
 mod parcel;
 mod reload;
@@ -23,7 +24,7 @@ use log::{debug, error, info, warn};
 use serde_json::Value;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::auth::{Identity, Roles, Throttle, Tokens};
+use crate::auth::{Identity, Proof, Roles, Throttle, Tokens};
 use crate::config::{Config, Home};
 use crate::daemon::Address;
 use crate::dispatcher::{Dispatcher, Effect};
@@ -43,6 +44,7 @@ use crate::wire::{ErrorCode, Event, Frame, Refusal, Request, error as error_text
 use accounts::AccountsHelper;
 use clients::{ClientId, Clients, Wait};
 use jobs::Jobs;
+use keys::Keys;
 use life_preserver::Logs;
 use storage::Storage;
 use system_state::{Part, Probes};
@@ -72,6 +74,8 @@ enum Key {
     Recheck,
     /// An answer that is held back.
     Delayed(ClientId),
+    /// The directory of the registered keys; its deadline is for another try to read them.
+    Keys,
     /// Host name and pools.
     SystemState(Part),
     /// The store's child.
@@ -118,6 +122,7 @@ struct Server {
     throttle: Throttle<Source>,
     clients: Clients,
     tokens: Tokens,
+    keys: Keys,
     hub: Hub,
     dispatcher: Dispatcher,
     jobs: Jobs,
@@ -172,6 +177,7 @@ impl Server {
         match ready {
             Ready::Io { key, readable, writable } => self.on_io(key, readable, writable, now),
             Ready::Again(key) => self.on_io(key, true, false, now),
+            Ready::Changed(Key::Keys) => self.on_keys_changed(now),
             Ready::Changed(key) => self.on_changed(key),
             Ready::Deadline(key) => self.on_deadline(key, now),
             Ready::Signal(Signal::Child) => self.reap(now),
@@ -232,6 +238,7 @@ impl Server {
             | Key::Survivors
             | Key::Recheck
             | Key::Delayed(_)
+            | Key::Keys
             | Key::Stop => {}
         }
     }
@@ -255,6 +262,7 @@ impl Server {
             Key::Accounts => self.accounts.helper.on_deadline(now.instant),
             Key::Recheck => self.recheck(now),
             Key::Delayed(id) => self.on_delay_over(id),
+            Key::Keys => self.ask_for_keys(now),
             Key::Logs => self.on_logs_deadline(now),
             Key::SystemState(part) => self.on_zpool_deadline(part, now),
             Key::Stop => self.phase = Phase::Over,
@@ -315,7 +323,7 @@ impl Server {
         let is_known = matches!(known, Known::Somebody(_));
         let tls = match (&self.tls, accepted.tls) {
             (Some(tls), true) => match rustls::ServerConnection::new(tls.config.clone()) {
-                Ok(tls) => Some(tls),
+                Ok(connection) => Some((connection, tls.sha256())),
                 Err(error) => {
                     error!("TLS cannot begin for {}: {error}", accepted.peer);
                     return;
@@ -445,6 +453,8 @@ impl Server {
             dispatcher: &mut self.dispatcher,
             system_state: &mut self.system_state,
             hub: &mut self.hub,
+            keys: &self.keys.store,
+            max_legacy_keys: self.config.auth.max_legacy_keys,
             random_id: &start::random_id,
         };
         client.session.answer(request, &mut house)
@@ -477,7 +487,9 @@ impl Server {
             Answer::Password { user, secret } => {
                 self.take_password(id, bare(request), user, secret, now);
             }
-            Answer::Wrong(why) => self.on_wrong(id, bare(request), why, now),
+            Answer::Key { user, id: key } => self.take_key(id, bare(request), user, key, now),
+            Answer::Settings(settings) => self.take_settings(id, bare(request), settings, now),
+            Answer::Wrong { what, why } => self.on_wrong(id, bare(request), &what, why, now),
             Answer::Log(question) => {
                 self.wait_for_log(id, &question, Wait::Log { request: bare(request) }, now);
             }
@@ -488,9 +500,14 @@ impl Server {
     fn audit(&mut self, id: ClientId, did: &str, job: Option<&str>) {
         let Some(client) = self.clients.get(id) else { return };
         let Some(Identity { user, role, proof, .. }) = client.session.identity() else { return };
-        let (role, proof, peer) = (role.name(), proof.name(), &client.peer);
+        let (role, peer) = (role.name(), &client.peer);
         let job = job.map(|job| format!(" job={job:?}")).unwrap_or_default();
-        info!("audit: {did}{job} user={user:?} role={role} by={proof:?} from=\"{peer}\"");
+        let key = match proof {
+            Proof::Key(id) => format!(" with=\"{id}\""),
+            Proof::Kernel | Proof::Password => String::new(),
+        };
+        let by = proof.name();
+        info!("audit: {did}{job} user={user:?} role={role} by={by:?}{key} from=\"{peer}\"");
     }
 
     fn send_answer(&mut self, id: ClientId, request: Option<&Request>, text: String) {

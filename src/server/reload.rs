@@ -123,5 +123,6 @@ impl Server {
         self.throttle.set_limits(start::throttle_limits(config));
         self.configure_logs(now);
         self.ask_for_groups(now);
+        self.ask_for_keys(now);
     }
 }

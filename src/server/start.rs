@@ -9,6 +9,7 @@ use mio::Interest;
 use super::accounts::{self, AccountsHelper};
 use super::clients::{ClientLimits, Clients};
 use super::jobs::Jobs;
+use super::keys::Keys;
 use super::life_preserver::Logs;
 use super::storage::Storage;
 use super::system_state::{self, Probes};
@@ -80,6 +81,7 @@ pub(super) fn start(
     let mut storage = Storage::new(place, store_limits(&config), lock, now.instant);
     storage.begin_early(&mut reactor, now.instant);
     let logs = Logs::begin(&config, &mut reactor, now);
+    let keys = Keys::begin(&config.paths.state, config.auth.max_legacy_keys, &mut reactor);
     let mut server = Server {
         system_state: SystemState::new(system_state::limits(&config), &hostname),
         probes: Probes::new(starter),
@@ -95,6 +97,7 @@ pub(super) fn start(
         throttle: Throttle::new(throttle_limits(&config)),
         clients: Clients::new(client_limits(&config)),
         tokens: Tokens::new(config.auth.token_ttl, config.server.max_clients),
+        keys,
         hub: Hub::new(&epoch, config.events.max_event, config.events.ring),
         dispatcher,
         jobs,

@@ -43,6 +43,7 @@ impl Server {
             "queues": self.dispatcher.queues(),
             "store": self.storage.status(),
             "accounts": self.accounts.status(),
+            "keys": self.keys.store.len(),
             "outbox_total": self.clients.outbox_bytes(),
             "memory": { "peak_resident": memory::peak_resident() },
         })

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::clients::{ClientId, Wait};
 use super::{Key, Server};
 use crate::dispatcher::{Serial, Step, Ticket};
-use crate::helper::store::{self, Outcome, Part, Place, RequestId, Store};
+use crate::helper::store::{self, KeysQuestion, Outcome, Part, Place, RequestId, Store};
 use crate::moment::Moment;
 use crate::reactor::{Reactor, Registered};
 use crate::sys::children::Exit;
@@ -34,6 +34,8 @@ enum Purpose {
     Retell(ClientId, Serial),
     /// How far the logs were read, and how much of them that is, in bytes.
     Logs(u64),
+    /// The registered keys, which may have been changed for a client.
+    Keys(Option<ClientId>),
 }
 
 /// The child.
@@ -290,7 +292,8 @@ impl Server {
             Some(
                 Wait::Filing { request, .. }
                 | Wait::Log { request }
-                | Wait::Password { request }
+                | Wait::Proof { request }
+                | Wait::Settings { request, .. }
                 | Wait::Delay { request, .. },
             ) => Some(request),
             None => None,
@@ -319,6 +322,7 @@ impl Server {
                 }
             }
             Purpose::Logs(consumed) => self.on_logs_kept(consumed, answer.map(drop), now),
+            Purpose::Keys(client) => self.on_keys(client, answer, now),
         }
     }
 
@@ -343,6 +347,17 @@ impl Server {
             Err(why) => error_text(Some(request), &Refusal::new(ErrorCode::Internal, why)),
         };
         self.end_wait(id, text);
+    }
+
+    /// The registered keys are wanted, after a change for a client if there is one.
+    pub(super) fn ask_store_for_keys(
+        &mut self,
+        question: &KeysQuestion,
+        client: Option<ClientId>,
+        now: Moment,
+    ) {
+        let request = self.storage.store.ask_for_keys(question, now.instant);
+        self.storage.questions.insert(request, Purpose::Keys(client));
     }
 
     /// A client waits for these jobs to be durable.

@@ -227,6 +227,28 @@ fn says(line: &str, pieces: &[String]) -> bool {
     })
 }
 
+/// A key comes, is shown, and goes; and a line of the file is damaged.
+fn tell_of_keys(daemon: &Daemon) {
+    let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keys");
+    let public = fs::read_to_string(keys.join("ed25519-public.pem")).unwrap();
+    let mut local = Peer::local(daemon).unwrap();
+    let mut settings = |action: &str| {
+        let args = json!({ "action": action, "pub_key": public });
+        local.request("rpc", "settings", &args).unwrap();
+    };
+    settings("register_ssl_cert");
+    let url = format!("ws://{}", daemon.plain());
+    let watch = Cli::of(PROGRAM, "watch").args(["--url", &url]).arg("--key");
+    let watch = watch.arg(keys.join("ed25519.pem")).start().unwrap();
+    daemon.log().wait("by=\"key\" with=\"").unwrap();
+    settings("revoke_ssl_cert");
+    assert_eq!(watch.wait().unwrap().code(), 77);
+    let state = daemon.directory().join("state");
+    fs::write(state.join("rubbish"), "rubbish\n").unwrap();
+    fs::rename(state.join("rubbish"), state.join("keys")).unwrap();
+    daemon.log().wait("left out: ").unwrap();
+}
+
 #[test]
 fn the_log_says_every_line_that_the_page_promises() {
     let mut setup = Setup::new(PROGRAM)
@@ -235,8 +257,10 @@ fn the_log_says_every_line_that_the_page_promises() {
         .with("server.outbox", r#""128KiB""#)
         .with("server.max_clients", 2)
         .with("auth.fail_limit", 1)
+        .with("auth.pam", false)
         .with("auth.throttle_loopback", true);
     let daemon = setup.start().unwrap();
+    tell_of_keys(&daemon);
     let mut wrong = Peer::connect_from(&daemon, Ipv4Addr::new(127, 0, 1, 1)).unwrap();
     for _ in 0..2 {
         wrong.refused("rpc", "auth_token", &json!({ "token": "wrong" })).unwrap();

@@ -19,7 +19,9 @@ pub use error::KeyError;
 pub use own::{OwnKey, OwnKeyError};
 pub use private::{Kind, PrivateKey};
 pub use public::{KeyId, PublicKey};
-pub use store::{ChangeError, Damaged, Entry, InsertError, KeyStore, Limits, check_text};
+pub use store::{
+    ChangeError, Damaged, Entry, InsertError, KeyChange, KeyStore, Limits, check_text,
+};
 
 use zeroize::Zeroizing;
 

@@ -44,6 +44,15 @@ pub struct PrivateKey {
     public: PublicKey,
 }
 
+/// Whose public halves are the same are the same.
+impl PartialEq for PrivateKey {
+    fn eq(&self, other: &PrivateKey) -> bool {
+        self.public == other.public
+    }
+}
+
+impl Eq for PrivateKey {}
+
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PrivateKey({})", self.public.id())

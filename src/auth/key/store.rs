@@ -17,7 +17,8 @@ use super::own::give_to_owner_of;
 use super::{KeyId, PublicKey};
 
 /// A key that is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Line", into = "Line")]
 pub struct Entry {
     /// The user, or for a bridge the name of the peer.
     pub user: String,
@@ -53,6 +54,37 @@ struct Line {
     sums: Vec<String>,
 }
 
+impl From<Entry> for Line {
+    fn from(entry: Entry) -> Line {
+        let key = entry.key.pem();
+        let Entry { user, nickname, email, added, legacy, sums, .. } = entry;
+        Line { user, key, nickname, email, added, legacy, sums }
+    }
+}
+
+impl TryFrom<Line> for Entry {
+    type Error = String;
+
+    fn try_from(line: Line) -> Result<Entry, String> {
+        let key = PublicKey::from_pem(line.key.as_bytes()).map_err(|error| error.to_string())?;
+        check_text("the user", &line.user)?;
+        check_text("the nickname", &line.nickname)?;
+        check_text("the e-mail address", &line.email)?;
+        check_text("the date", &line.added)?;
+        if line.user.is_empty() || line.user.len() > LONGEST_USER {
+            return Err(format!("the user has 1 to {LONGEST_USER} bytes"));
+        }
+        if line.legacy && !key.is_rsa() {
+            return Err(InsertError::NotRsa.to_string());
+        }
+        if line.sums.len() > MOST_SUMS {
+            return Err(format!("there are more than {MOST_SUMS} sums"));
+        }
+        let Line { user, nickname, email, added, legacy, sums, .. } = line;
+        Ok(Entry { user, key, nickname, email, added, legacy, sums })
+    }
+}
+
 /// A line that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damaged {
@@ -63,8 +95,40 @@ pub struct Damaged {
     text: Vec<u8>,
 }
 
+/// A change that one program asks another for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum KeyChange {
+    /// Take this key in, within these limits.
+    Insert(Box<Entry>, Limits),
+    /// Take the key of this user away.
+    Revoke {
+        /// Whose it is.
+        user: String,
+        /// Its name.
+        id: String,
+    },
+}
+
+impl KeyChange {
+    /// Makes it. To make it twice is the same as once.
+    ///
+    /// # Errors
+    /// A key is not taken.
+    pub fn apply(self, store: &mut KeyStore) -> Result<(), InsertError> {
+        match self {
+            KeyChange::Insert(entry, limits) => store.insert(*entry, &limits),
+            KeyChange::Revoke { user, id } => {
+                if let Some(id) = KeyId::parse(&id) {
+                    store.revoke(&user, &id);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
 /// How many keys there may be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Limits {
     /// Of one user.
     pub of_user: usize,
@@ -75,7 +139,7 @@ pub struct Limits {
 }
 
 /// Why a key is not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InsertError {
     /// It is somebody else's.
     Taken(String),
@@ -92,8 +156,9 @@ pub enum InsertError {
 impl fmt::Display for InsertError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            InsertError::Taken(user) => {
-                write!(f, "the key is registered for {user} already; revoke it there first")
+            // Not for whom: it is told to others too.
+            InsertError::Taken(_) => {
+                f.write_str("the key is registered for somebody else; it is to be revoked first")
             }
             InsertError::OfUser(most) => {
                 write!(f, "there are {most} keys of this user already (max_keys_per_user)")
@@ -189,7 +254,8 @@ impl KeyStore {
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let entry = parse_line(line).and_then(|entry| match store.find(&entry.key.id()) {
+            let entry = serde_json::from_slice::<Entry>(line).map_err(|error| error.to_string());
+            let entry = entry.and_then(|entry| match store.find(&entry.key.id()) {
                 Some(first) => Err(format!("the key stands there twice, first for {}", first.user)),
                 None => Ok(entry),
             });
@@ -205,16 +271,7 @@ impl KeyStore {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for entry in &self.entries {
-            let line = Line {
-                user: entry.user.clone(),
-                key: entry.key.pem(),
-                nickname: entry.nickname.clone(),
-                email: entry.email.clone(),
-                added: entry.added.clone(),
-                legacy: entry.legacy,
-                sums: entry.sums.clone(),
-            };
-            if let Ok(line) = serde_json::to_vec(&line) {
+            if let Ok(line) = serde_json::to_vec(entry) {
                 bytes.extend_from_slice(&line);
                 bytes.push(b'\n');
             }
@@ -329,25 +386,6 @@ impl KeyStore {
         self.entries.retain(|entry| entry.user != user || entry.key.id() != *id);
         self.entries.len() < before
     }
-}
-
-fn parse_line(line: &[u8]) -> Result<Entry, String> {
-    let line: Line = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-    let key = PublicKey::from_pem(line.key.as_bytes()).map_err(|error| error.to_string())?;
-    check_text("the user", &line.user)?;
-    check_text("the nickname", &line.nickname)?;
-    check_text("the e-mail address", &line.email)?;
-    if line.user.is_empty() || line.user.len() > LONGEST_USER {
-        return Err(format!("the user has 1 to {LONGEST_USER} bytes"));
-    }
-    if line.legacy && !key.is_rsa() {
-        return Err(InsertError::NotRsa.to_string());
-    }
-    if line.sums.len() > MOST_SUMS {
-        return Err(format!("there are more than {MOST_SUMS} sums"));
-    }
-    let Line { user, nickname, email, added, legacy, sums, .. } = line;
-    Ok(Entry { user, key, nickname, email, added, legacy, sums })
 }
 
 fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {

@@ -67,7 +67,7 @@ impl Places {
         let secret = Zeroizing::new(read(&self.private_key)?);
         let (certificate, key) = (&self.certificate.path, &self.private_key.path);
         let tls = certificate::server_side_of((certificate, &chain), (key, &secret))?;
-        let sha256 = certificate::parse_fingerprint(&tls.fingerprint).unwrap_or_default();
+        let sha256 = tls.sha256();
         Ok(Identity { tls, sha256 })
     }
 

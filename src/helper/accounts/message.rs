@@ -15,11 +15,14 @@ use super::RequestId;
 pub(super) enum Kind {
     /// The numbers of groups; [`super::Asked`] as JSON.
     Groups,
-    /// What is known of users; a list of [`super::Who`] as JSON.
+    /// What is known of users; a [`super::UsersQuestion`] as JSON.
     Users,
-    /// Whether a password is right; service, user, address and password, with NUL between them.
+    /// Whether a password is right, or an account may be used; service, user, address and, for the
+    /// first, password, with NUL between them.
     Check,
-    /// The check of that number is not wanted any more. Answered by an empty list.
+    /// The addresses of a host; its name.
+    Host,
+    /// The check or host of that number is not wanted any more. Answered by an empty list.
     Forget,
 }
 
@@ -41,6 +44,7 @@ pub(super) fn order(kind: Kind, request: RequestId, parts: &[&[u8]]) -> Frame {
         Kind::Users => 2,
         Kind::Check => 3,
         Kind::Forget => 4,
+        Kind::Host => 5,
     });
     frame.extend(request.to_le_bytes());
     parts.iter().for_each(|part| frame.extend_from_slice(part));
@@ -61,6 +65,7 @@ pub(super) fn read_order(socket: &mut impl Read) -> io::Result<Option<(Kind, Req
         2 => Kind::Users,
         3 => Kind::Check,
         4 => Kind::Forget,
+        5 => Kind::Host,
         _ => return Ok(None),
     };
     if length > BODY {

@@ -86,6 +86,23 @@ pub enum Who {
     Name(String),
 }
 
+impl Who {
+    fn name(&self) -> &str {
+        match self {
+            Who::Name(name) => name,
+            Who::Uid(_) => "",
+        }
+    }
+}
+
+/// What is asked of users.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct UsersQuestion {
+    /// The PAM service whose account checks count too; empty for none.
+    service: String,
+    users: Vec<Who>,
+}
+
 /// A user as the system knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
@@ -192,6 +209,7 @@ pub struct Helper {
     outcomes: VecDeque<Outcome>,
 }
 
+const NO_RESOLVER: &str = "the name service does not answer";
 const SILENT: &str = "the accounts of this host do not answer";
 
 /// Starts the child.
@@ -233,10 +251,18 @@ impl Helper {
         self.look_up(Kind::Groups, &asked, now)
     }
 
-    /// Asks for users; the answer is a list of [`Found`].
-    pub fn ask_for_users(&mut self, users: &[Who], now: Instant) -> RequestId {
-        let users = serde_json::to_vec(users).unwrap_or_default();
-        self.look_up(Kind::Users, &users, now)
+    /// Asks for users; the answer is a list of [`Found`]. Of those that are given by name PAM's
+    /// account checks count too, unless `service` is empty.
+    pub fn ask_for_users(&mut self, service: &str, users: &[Who], now: Instant) -> RequestId {
+        let question = UsersQuestion { service: service.to_owned(), users: users.to_vec() };
+        let question = serde_json::to_vec(&question).unwrap_or_default();
+        self.look_up(Kind::Users, &question, now)
+    }
+
+    /// Asks for the addresses of a host; the answer is a `Result<Vec<IpAddr>, String>`. One that
+    /// hangs holds up nobody else.
+    pub fn ask_for_addresses(&mut self, host: &str, now: Instant) -> RequestId {
+        self.look_up(Kind::Host, host.as_bytes(), now)
     }
 
     fn look_up(&mut self, kind: Kind, asked: &[u8], now: Instant) -> RequestId {
@@ -248,15 +274,31 @@ impl Helper {
 
     /// Asks whether a password is right; the answer is a [`Verdict`].
     pub fn check(&mut self, password: &Password, now: Instant) -> Result<RequestId, TooMany> {
+        let Password { service, user, secret, from } = password;
+        let (service, user, from) = (service.as_bytes(), user.as_bytes(), from.as_bytes());
+        self.check_parts(&[service, b"\0", user, b"\0", from, b"\0", secret.as_bytes()], now)
+    }
+
+    /// Asks whether an account may be used, for somebody who proved in another way who they are;
+    /// the answer is a [`Verdict`]. Without a `service` PAM is not asked.
+    pub fn check_account(
+        &mut self,
+        service: &str,
+        user: &str,
+        from: &str,
+        now: Instant,
+    ) -> Result<RequestId, TooMany> {
+        let parts = [service.as_bytes(), b"\0", user.as_bytes(), b"\0", from.as_bytes()];
+        self.check_parts(&parts, now)
+    }
+
+    fn check_parts(&mut self, parts: &[&[u8]], now: Instant) -> Result<RequestId, TooMany> {
         let takes_turn = self.checking() < self.limits.at_once;
         if !takes_turn && self.waiting.len() >= self.limits.waiting {
             return Err(TooMany);
         }
         let request = self.number();
-        let Password { service, user, secret, from } = password;
-        let (service, user, from) = (service.as_bytes(), user.as_bytes(), from.as_bytes());
-        let parts = [service, b"\0", user, b"\0", from, b"\0", secret.as_bytes()];
-        let frame = message::order(Kind::Check, request, &parts);
+        let frame = message::order(Kind::Check, request, parts);
         let end = now + self.limits.check;
         if takes_turn {
             self.order(Kind::Check, request, frame, end, now);
@@ -326,7 +368,7 @@ impl Helper {
             done += length;
             match self.questions.remove(&request) {
                 Some((Kind::Forget, _)) | None => {}
-                Some((Kind::Groups | Kind::Users | Kind::Check, _)) => {
+                Some((Kind::Groups | Kind::Users | Kind::Check | Kind::Host, _)) => {
                     self.outcomes.push_back(Outcome::Answer(request, answer.to_vec()));
                 }
             }
@@ -386,16 +428,17 @@ impl Helper {
         }
         let late = self.questions.iter().filter(|(_, (_, end))| is_over(end));
         let late: Vec<_> = late.map(|(request, (kind, _))| (*request, *kind)).collect();
-        if late.iter().any(|(_, kind)| *kind != Kind::Check) {
+        if late.iter().any(|(_, kind)| !matches!(kind, Kind::Check | Kind::Host)) {
             self.fail_all(SILENT);
             if self.condition == Condition::Working {
                 self.condition = Condition::Ending;
                 self.outcomes.push_back(Outcome::Kill);
             }
         } else {
-            for (request, _) in late {
+            for (request, kind) in late {
                 self.questions.remove(&request);
-                self.outcomes.push_back(Outcome::NoAnswer(request, SILENT.to_owned()));
+                let why = if kind == Kind::Host { NO_RESOLVER } else { SILENT };
+                self.outcomes.push_back(Outcome::NoAnswer(request, why.to_owned()));
                 // Answered at once by a helper that lives.
                 let forget = self.number();
                 let frame = message::order(Kind::Forget, forget, &[&request.to_le_bytes()]);

@@ -33,7 +33,7 @@ impl Bench {
     }
 
     fn ask(&mut self) -> RequestId {
-        self.helper.ask_for_users(&[Who::Uid(0)], self.now)
+        self.helper.ask_for_users("", &[Who::Uid(0)], self.now)
     }
 
     fn check(&mut self) -> Result<RequestId, TooMany> {
@@ -193,4 +193,24 @@ fn a_helper_that_does_not_even_forget_is_killed() {
     assert_eq!(bench.wanted(), [Outcome::Kill]);
     bench.helper.ended("signal 9", bench.now);
     assert_eq!((bench.wanted(), bench.helper.due()), (vec![], None));
+}
+
+#[test]
+fn a_host_that_is_not_found_in_time_is_given_up_alone() {
+    let mut bench = Bench::new();
+    let host = bench.helper.ask_for_addresses("bridge.example.org", bench.now);
+    bench.helper.begun();
+    bench.read();
+    let users = {
+        bench.at(9);
+        bench.ask()
+    };
+    bench.read();
+    bench.wanted();
+    bench.at(10);
+    let told = bench.wanted();
+    assert_eq!(told, [Outcome::NoAnswer(host, NO_RESOLVER.to_owned())]);
+    assert_eq!(bench.read().iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [Kind::Forget]);
+    bench.answer(users);
+    assert_eq!(bench.wanted(), [answered(users)]);
 }

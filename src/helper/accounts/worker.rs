@@ -7,6 +7,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::{IpAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -18,21 +19,23 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Group, Pid, Uid, User, geteuid, getgrouplist};
 
 use super::message::{self, Kind, read_order};
-use super::{Account, Accounts, Asked, Found, RequestId, Verdict, Who};
+use super::{Account, Accounts, Asked, Found, RequestId, UsersQuestion, Verdict, Who};
 use crate::sys::account_state;
 use crate::sys::fork::in_child;
 use crate::sys::pam::{self, Judgement};
 
-/// A password that is being checked.
+/// A password or account that is being checked, or users or a host that are looked up: in a child of
+/// its own.
 struct Check {
     request: RequestId,
+    kind: Kind,
     pid: Pid,
     pipe: File,
     answer: Vec<u8>,
 }
 
-/// The longest answer of a check, in bytes: an account with all its groups.
-const ANSWER: usize = 1024 * 1024;
+/// The longest answer of a check, in bytes: some thousand accounts with all their groups.
+const ANSWER: usize = 4 * 1024 * 1024;
 
 /// Answers questions from `socket` until its other end is closed.
 pub(super) fn run(mut socket: UnixStream) {
@@ -63,15 +66,12 @@ pub(super) fn run(mut socket: UnixStream) {
             Kind::Groups => {
                 serde_json::from_slice(&body).map(|asked: Asked| to_json(&look_up(&asked)))
             }
-            Kind::Users => serde_json::from_slice(&body).map(|users: Vec<Who>| {
-                to_json(&users.iter().map(look_up_user).collect::<Vec<Found>>())
-            }),
-            Kind::Check => match Check::begin(request, &body) {
+            Kind::Check | Kind::Host | Kind::Users => match Check::begin(kind, request, &body) {
                 Ok(check) => {
                     checks.push(check);
                     continue;
                 }
-                Err(error) => Ok(to_json(&Verdict::Failed(error.to_string()))),
+                Err(error) => Ok(failed(kind, error.to_string())),
             },
             Kind::Forget => {
                 let unwanted = body.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
@@ -93,12 +93,17 @@ fn to_json(answer: &impl serde::Serialize) -> Vec<u8> {
 }
 
 impl Check {
-    fn begin(request: RequestId, body: &[u8]) -> io::Result<Check> {
+    fn begin(kind: Kind, request: RequestId, body: &[u8]) -> io::Result<Check> {
         let (pid, pipe) = in_child(|mut out| {
+            let answer = match kind {
+                Kind::Host => to_json(&addresses(body)),
+                Kind::Users => users(body),
+                Kind::Check | Kind::Groups | Kind::Forget => to_json(&judge(body)),
+            };
             // A failed write leaves no answer, and that is noticed.
-            let _ = out.write_all(&to_json(&judge(body)));
+            let _ = out.write_all(&answer);
         })?;
-        Ok(Check { request, pid, pipe: File::from(pipe), answer: Vec::new() })
+        Ok(Check { request, kind, pid, pipe: File::from(pipe), answer: Vec::new() })
     }
 
     /// Reads what has come; true where no more will.
@@ -116,7 +121,7 @@ impl Check {
         let _ = kill(self.pid, Signal::SIGKILL);
         let _ = waitpid(self.pid, None);
         let answer = if self.answer.is_empty() {
-            to_json(&Verdict::Failed("the check ended without an answer".to_owned()))
+            failed(self.kind, "the check ended without an answer".to_owned())
         } else {
             self.answer
         };
@@ -124,18 +129,55 @@ impl Check {
     }
 }
 
-/// In a child of the helper: is the password right?
+/// What is answered where there is nothing else to be said.
+fn failed(kind: Kind, why: String) -> Vec<u8> {
+    match kind {
+        Kind::Host => to_json(&Addresses::Err(why)),
+        Kind::Check => to_json(&Verdict::Failed(why)),
+        // No answer of theirs, and so none; the reason stands in it.
+        Kind::Users | Kind::Groups | Kind::Forget => to_json(&why),
+    }
+}
+
+/// In a child of the helper: what is known of these users, and whether PAM still lets them in.
+fn users(body: &[u8]) -> Vec<u8> {
+    let question = match serde_json::from_slice::<UsersQuestion>(body) {
+        Ok(question) => question,
+        Err(error) => return to_json(&error.to_string()),
+    };
+    let service = CString::new(question.service).unwrap_or_default();
+    let found = question.users.iter().map(|who| match (who, CString::new(who.name())) {
+        // Who came by the local socket was not let in by PAM.
+        (Who::Name(_), Ok(name)) if !service.is_empty() => {
+            match pam::check(&service, &name, c"", None) {
+                Judgement::Good(name) => look_up_user(&Who::Name(name)),
+                Judgement::Wrong | Judgement::Refused(_) => Found::Nobody,
+                Judgement::Failed(why) => Found::Failed(why),
+            }
+        }
+        (Who::Name(_) | Who::Uid(_), _) => look_up_user(who),
+    });
+    to_json(&found.collect::<Vec<Found>>())
+}
+
+/// In a child of the helper: is the password right, and may the account be used? Without a password
+/// only the second; without a service PAM is not asked.
 fn judge(body: &[u8]) -> Verdict {
     let mut parts = body.splitn(4, |byte| *byte == 0);
     let mut part = || parts.next().and_then(|part| CString::new(part).ok());
     let (Some(service), Some(user), Some(from)) = (part(), part(), part()) else {
         return Verdict::Wrong;
     };
-    let Some(secret) = parts.next().filter(|secret| !secret.is_empty() && !secret.contains(&0))
-    else {
+    let secret = parts.next();
+    if secret.is_some_and(|secret| secret.is_empty() || secret.contains(&0)) {
         return Verdict::Wrong;
+    }
+    let judgement = match (secret, service.is_empty()) {
+        (Some(_), true) => return Verdict::Wrong,
+        (None, true) => Judgement::Good(user.to_string_lossy().into_owned()),
+        (_, false) => pam::check(&service, &user, &from, secret),
     };
-    match pam::check(&service, &user, &from, Some(secret)) {
+    match judgement {
         Judgement::Good(user) => match look_up_user(&Who::Name(user)) {
             Found::Account(account) => Verdict::Right(account),
             Found::Nobody => Verdict::Refused("it is no account of this host".to_owned()),
@@ -145,6 +187,23 @@ fn judge(body: &[u8]) -> Verdict {
         Judgement::Refused(why) => Verdict::Refused(why),
         Judgement::Failed(why) => Verdict::Failed(why),
     }
+}
+
+/// Addresses of a host, or why there are none.
+type Addresses = Result<Vec<IpAddr>, String>;
+
+/// In a child of the helper: the addresses of a host, in the order of the system, at most some.
+fn addresses(host: &[u8]) -> Addresses {
+    const MOST: usize = 16;
+    let host = std::str::from_utf8(host).map_err(|error| error.to_string())?;
+    let found = (host, 0).to_socket_addrs().map_err(|error| error.to_string())?;
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in found.map(|address| address.ip()) {
+        if !addresses.contains(&address) && addresses.len() < MOST {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
 }
 
 fn look_up_user(who: &Who) -> Found {
@@ -203,7 +262,8 @@ pub fn look_up_now(asked: &Asked, patience: Duration) -> Result<Accounts, String
         let _ = out.write_all(&to_json(&look_up(asked)));
     })
     .map_err(|error| error.to_string())?;
-    let mut check = Check { request: 0, pid, pipe: File::from(answer), answer: Vec::new() };
+    let mut check =
+        Check { request: 0, kind: Kind::Groups, pid, pipe: File::from(answer), answer: Vec::new() };
     let due = Instant::now() + patience;
     while !check.read() {
         let left = due.saturating_duration_since(Instant::now());
@@ -241,5 +301,13 @@ mod tests {
         assert!(root.groups.contains(&0));
         assert_eq!(look_up_user(&Who::Name("root".into())), Found::Account(root));
         assert_eq!(look_up_user(&Who::Name("no-such-user".into())), Found::Nobody);
+    }
+
+    #[test]
+    fn hosts_are_found_or_it_is_said_why_not() {
+        let local = addresses(b"localhost").unwrap();
+        assert!(local.iter().all(IpAddr::is_loopback) && !local.is_empty());
+        assert_eq!(addresses(b"::1").unwrap(), [std::net::Ipv6Addr::LOCALHOST]);
+        assert!(addresses(b"no-such-host.invalid").is_err());
     }
 }

@@ -23,6 +23,8 @@ pub(super) enum Order {
     ReadText { request: u64, question: Vec<u8> },
     /// Read the logs of a job's commands; the question as JSON.
     ReadPieces { request: u64, question: Vec<u8> },
+    /// Change the registered keys, or read them; the question as JSON.
+    Keys { request: u64, question: Vec<u8> },
 }
 
 /// What the store answers.
@@ -93,6 +95,7 @@ impl Order {
             }
             Order::ReadText { request, question } => put(out, 7, &[*request], question),
             Order::ReadPieces { request, question } => put(out, 8, &[*request], question),
+            Order::Keys { request, question } => put(out, 9, &[*request], question),
         }
     }
 
@@ -124,6 +127,7 @@ impl Order {
             }
             7 => Order::ReadText { request: first, question: rest.to_vec() },
             8 => Order::ReadPieces { request: first, question: rest.to_vec() },
+            9 => Order::Keys { request: first, question: rest.to_vec() },
             _ => return None,
         })
     }
@@ -170,6 +174,7 @@ mod tests {
             Order::Keep { request: 7, name: "tail".into(), bytes: vec![0, 255] },
             Order::ReadText { request: 5, question: b"q".to_vec() },
             Order::ReadPieces { request: 6, question: vec![] },
+            Order::Keys { request: 8, question: b"k".to_vec() },
         ];
         for order in orders {
             let mut bytes = Vec::new();

@@ -9,6 +9,7 @@
 //! [`Store`] is a state machine: bytes, exits and time come in, bytes and [`Outcome`]s go out.
 
 mod journal;
+mod keys;
 mod message;
 mod segments;
 mod worker;
@@ -25,6 +26,7 @@ use message::{Order, Report, put_log};
 use worker::PiecesQuestion;
 
 pub use journal::{Kind, Loaded, Record, load};
+pub use keys::{KeysAnswer, KeysQuestion, Stamp};
 pub use segments::{LogEnd, Part};
 pub use worker::{Place, TextQuestion, log_ends, prepare};
 
@@ -290,6 +292,13 @@ impl<K: Copy> Store<K> {
         let question = PiecesQuestion { serial, ranges, limit };
         let question = serde_json::to_vec(&question).unwrap_or_default();
         self.ask(now, |request| Order::ReadPieces { request, question })
+    }
+
+    /// Asks for the registered keys, after a change if there is one; the answer is a
+    /// [`KeysAnswer`].
+    pub fn ask_for_keys(&mut self, question: &KeysQuestion, now: Instant) -> RequestId {
+        let question = serde_json::to_vec(question).unwrap_or_default();
+        self.ask(now, |request| Order::Keys { request, question })
     }
 
     fn ask(&mut self, now: Instant, order: impl FnOnce(RequestId) -> Order) -> RequestId {

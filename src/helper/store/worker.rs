@@ -14,8 +14,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::journal::{Journal, WriteError, put_in_place};
+use super::keys;
 use super::message::{Order, Report};
 use super::segments::{JobLog, LogEnd, ends, remove_unknown};
+use crate::auth::key::KeyStore;
 use crate::wire::Excerpt;
 
 /// Where the store keeps things.
@@ -192,7 +194,17 @@ impl Worker<'_> {
                     pieces.collect::<std::io::Result<Vec<Excerpt>>>()
                 });
             }
+            Order::Keys { request, question } => self.report_keys(request, &question),
         }
+    }
+
+    fn report_keys(&mut self, request: u64, question: &[u8]) {
+        let path = KeyStore::path(&self.place.directory);
+        let report = match keys::answer(&path, question) {
+            Ok(answer) => Report::Answer { request, answer },
+            Err(error) => Report::NoAnswer { request, why: format!("{}: {error}", path.display()) },
+        };
+        self.report(&report);
     }
 
     fn record(&mut self, object: &str) {

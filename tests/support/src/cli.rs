@@ -94,8 +94,14 @@ impl Cli {
     }
 
     /// Starts it on a terminal, where both outputs are one.
-    pub fn start_on_terminal(mut self) -> Outcome<Running> {
-        let terminal = Pty::new()?;
+    pub fn start_on_terminal(self) -> Outcome<Running> {
+        self.start_on_terminal_typing("")
+    }
+
+    /// The same with something typed in beforehand.
+    pub fn start_on_terminal_typing(mut self, text: &str) -> Outcome<Running> {
+        let mut terminal = Pty::new()?;
+        terminal.type_in(text)?;
         self.0.stdin(terminal.stdio()?).stdout(terminal.stdio()?).stderr(terminal.stdio()?);
         let child = self.0.spawn()?;
         // Our copies of the terminal are in it, and would keep it open.

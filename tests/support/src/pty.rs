@@ -1,7 +1,7 @@
 //! A terminal, seen from the side of the person who sits at it.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
@@ -37,6 +37,11 @@ impl Pty {
     /// For a program's standard streams.
     pub fn stdio(&self) -> Outcome<Stdio> {
         Ok(Stdio::from(OwnedFd::from(self.theirs.try_clone()?)))
+    }
+
+    /// Types something in, for whoever reads next.
+    pub fn type_in(&mut self, text: &str) -> Outcome<()> {
+        Ok(self.ours.write_all(text.as_bytes())?)
     }
 
     /// What is shown on it, until no program has it any more.

@@ -1,14 +1,14 @@
 //! The client's side of the one HTTP exchange before a WebSocket begins (RFC 6455 section 4.1).
 
+use std::fmt;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::error::ClientError;
-
 /// The longest answer that is read, in bytes, its empty line included.
-pub(super) const ANSWER_LIMIT: usize = 16 * 1024;
+const ANSWER_LIMIT: usize = 16 * 1024;
 /// Header fields of an answer.
 const FIELDS: usize = 64;
 /// RFC 6455 section 1.3.
@@ -16,26 +16,55 @@ const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// What is shown of the body of an answer that is no WebSocket, in characters.
 const SHOWN_BODY: usize = 200;
 
-/// An upgrade that was asked for.
-pub(super) struct Upgrade {
+/// Why there is no WebSocket.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NoUpgrade {
+    /// The peer answered in HTTP, but not with one.
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// What the peer said beside it.
+        why: String,
+    },
+    /// The peer says what it may not say.
+    Protocol(String),
+    /// The system gives no random numbers.
+    NoRandom,
+}
+
+impl fmt::Display for NoUpgrade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoUpgrade::Status { status, why } => {
+                write!(f, "it answers HTTP {status} instead of opening a WebSocket: {why}")
+            }
+            NoUpgrade::Protocol(why) => f.write_str(why),
+            NoUpgrade::NoRandom => f.write_str("the system gives no random numbers"),
+        }
+    }
+}
+
+/// An upgrade that is asked for.
+#[derive(Debug)]
+pub struct UpgradeRequest {
     key: String,
 }
 
-impl Upgrade {
+impl UpgradeRequest {
     /// With a fresh key.
-    pub(super) fn new() -> Result<Upgrade, ClientError> {
+    pub fn new() -> Result<UpgradeRequest, NoUpgrade> {
         let mut key = [0; 16];
-        SystemRandom::new().fill(&mut key).map_err(|_| {
-            ClientError::Lost(std::io::Error::other("the system gives no random numbers"))
-        })?;
-        Ok(Upgrade { key: STANDARD.encode(key) })
+        SystemRandom::new().fill(&mut key).map_err(|_| NoUpgrade::NoRandom)?;
+        Ok(UpgradeRequest { key: STANDARD.encode(key) })
     }
 
     /// The request, for a `Host` field and a path that hold no spaces or control characters.
-    pub(super) fn request(&self, host: &str, path: &str) -> Vec<u8> {
+    /// `origin` says who we are where the peer wants to know that.
+    pub fn request(&self, host: &str, path: &str, origin: Option<&str>) -> Vec<u8> {
+        let (before, origin) = origin.map_or(("", ""), |origin| ("\r\nOrigin: ", origin));
         format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n\r\n",
+            "GET {path} HTTP/1.1\r\nHost: {host}{before}{origin}\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n\r\n",
             self.key
         )
         .into_bytes()
@@ -43,7 +72,7 @@ impl Upgrade {
 
     /// Reads the answer as far as it came: `None` while it has not ended, else the number of bytes
     /// that it takes.
-    pub(super) fn judge(&self, bytes: &[u8]) -> Result<Option<usize>, ClientError> {
+    pub fn judge(&self, bytes: &[u8]) -> Result<Option<usize>, NoUpgrade> {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
         let mut answer = httparse::Response::new(&mut fields);
         let length = match answer.parse(bytes) {
@@ -55,7 +84,7 @@ impl Upgrade {
         let status = answer.code.unwrap_or(0);
         if status != 101 {
             let why = explanation(answer.reason.unwrap_or(""), &bytes[length..]);
-            return Err(ClientError::NotUpgraded { status, why });
+            return Err(NoUpgrade::Status { status, why });
         }
         if !has_token(&answer, "upgrade", "websocket")
             || !has_token(&answer, "connection", "upgrade")
@@ -82,8 +111,8 @@ impl Upgrade {
     }
 }
 
-fn protocol(why: &str) -> ClientError {
-    ClientError::Protocol(why.to_owned())
+fn protocol(why: &str) -> NoUpgrade {
+    NoUpgrade::Protocol(why.to_owned())
 }
 
 /// What the peer says beside its status: its reason, and the first line of its text.
@@ -112,8 +141,8 @@ mod tests {
     use super::*;
 
     /// The key of RFC 6455 section 1.3.
-    fn upgrade() -> Upgrade {
-        Upgrade { key: "dGhlIHNhbXBsZSBub25jZQ==".into() }
+    fn upgrade() -> UpgradeRequest {
+        UpgradeRequest { key: "dGhlIHNhbXBsZSBub25jZQ==".into() }
     }
 
     const GOOD: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: WebSocket\r\n\
@@ -139,7 +168,7 @@ mod tests {
         ] {
             let answer = GOOD.replace(from, to);
             let error = upgrade().judge(answer.as_bytes()).unwrap_err();
-            assert!(matches!(error, ClientError::Protocol(_)), "{to}: {error}");
+            assert!(matches!(error, NoUpgrade::Protocol(_)), "{to}: {error}");
         }
     }
 
@@ -148,7 +177,7 @@ mod tests {
         let answer =
             b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\nthis origin may not connect\n";
         let error = upgrade().judge(answer).unwrap_err();
-        let ClientError::NotUpgraded { status: 403, why } = error else { panic!("{error}") };
+        let NoUpgrade::Status { status: 403, why } = error else { panic!("{error}") };
         assert_eq!(why, "Forbidden: this origin may not connect");
     }
 
@@ -162,7 +191,7 @@ mod tests {
 
     #[test]
     fn each_key_is_fresh() {
-        let keys = [Upgrade::new().unwrap().key, Upgrade::new().unwrap().key];
+        let keys = [UpgradeRequest::new().unwrap().key, UpgradeRequest::new().unwrap().key];
         assert_ne!(keys[0], keys[1]);
         assert_eq!(STANDARD.decode(&keys[0]).unwrap().len(), 16);
     }

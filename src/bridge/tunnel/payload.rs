@@ -1,0 +1,65 @@
+//! How records look on their way: `tls <base64>`.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::Broken;
+
+/// Records in one payload, at most, in bytes (protocol section 5).
+pub const RECORDS: usize = 16 * 1024;
+
+const PREFIX: &str = "tls ";
+
+/// True for what belongs to a tunnel.
+pub fn is_tunnelled(payload: &str) -> bool {
+    payload.starts_with(PREFIX)
+}
+
+/// The payload for these records.
+pub fn encode(records: &[u8]) -> String {
+    let mut payload = String::with_capacity(PREFIX.len() + records.len().div_ceil(3) * 4);
+    payload.push_str(PREFIX);
+    STANDARD.encode_string(records, &mut payload);
+    payload
+}
+
+/// The records of a payload.
+///
+/// # Errors
+/// It is not that of a tunnel, or holds more than it may.
+pub fn decode(payload: &str) -> Result<Vec<u8>, Broken> {
+    let text = payload.strip_prefix(PREFIX).ok_or(Broken::Garbage("no payload of a tunnel"))?;
+    if text.len() > RECORDS.div_ceil(3) * 4 {
+        return Err(Broken::Garbage("more records than a payload may hold"));
+    }
+    let records =
+        STANDARD.decode(text).map_err(|_| Broken::Garbage("records that are no base64"))?;
+    if records.is_empty() || records.len() > RECORDS {
+        return Err(Broken::Garbage("no records, or more than a payload may hold"));
+    }
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_come_out_as_they_went_in() {
+        for length in [1, 2, 3, 4, RECORDS - 1, RECORDS] {
+            let records = vec![7; length];
+            let payload = encode(&records);
+            assert!(is_tunnelled(&payload) && payload.len() == payload.capacity());
+            assert_eq!(decode(&payload).unwrap(), records);
+        }
+    }
+
+    #[test]
+    fn garbage_is_told_from_records() {
+        let long = encode(&[7; RECORDS + 1]);
+        let longer = encode(&[7; RECORDS + 3]);
+        for payload in ["", "tls", "tls ", "TLS AAAA", "tls A", "tls AAAA\n", &long, &longer] {
+            assert!(matches!(decode(payload), Err(Broken::Garbage(_))), "{:?}", payload.get(..9));
+        }
+    }
+}

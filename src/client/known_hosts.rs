@@ -1,0 +1,116 @@
+//! Certificates that the user has once said to trust: a file of `HOST:PORT FINGERPRINT` a line.
+//!
+//! Whoever shows another certificate under a name that stands there is refused; the user takes the
+//! line away where the certificate was renewed. Lines that begin with `#`, and empty ones, are the
+//! user's own.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::target::Fingerprint;
+
+/// The largest file that is read, in bytes: some ten thousand hosts.
+const LARGEST: u64 = 1024 * 1024;
+
+/// The file as it was read.
+#[derive(Debug)]
+pub struct KnownHosts {
+    path: PathBuf,
+    text: String,
+}
+
+/// What stands there of a host.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KnownHost {
+    /// The certificate that it must show.
+    pub fingerprint: Fingerprint,
+    /// Where that stands: `FILE:LINE`.
+    pub place: String,
+}
+
+impl KnownHosts {
+    /// Reads the file; one that is not there knows nobody.
+    ///
+    /// # Errors
+    /// It cannot be read, is no text, or is larger than 1 MiB.
+    pub fn read(path: &Path) -> io::Result<KnownHosts> {
+        let mut text = String::new();
+        match fs::File::open(path) {
+            Ok(file) => {
+                file.take(LARGEST + 1).read_to_string(&mut text)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        if text.len() as u64 > LARGEST {
+            return Err(io::Error::other("it is larger than 1 MiB"));
+        }
+        Ok(KnownHosts { path: path.to_owned(), text })
+    }
+
+    /// What stands there of `name`, which is `HOST:PORT` in any case.
+    ///
+    /// # Errors
+    /// Where its line is damaged, in words: that must not make a stranger of it.
+    pub fn find(&self, name: &str) -> Result<Option<KnownHost>, String> {
+        for (at, line) in self.text.lines().enumerate() {
+            let mut words = line.split_whitespace();
+            if !words.next().is_some_and(|word| word.eq_ignore_ascii_case(name)) {
+                continue;
+            }
+            let place = format!("{}:{}", self.path.display(), at + 1);
+            let fingerprint = words.next().unwrap_or_default().parse();
+            return match (fingerprint, words.next()) {
+                (Ok(fingerprint), None) => Ok(Some(KnownHost { fingerprint, place })),
+                (Ok(_), Some(_)) => {
+                    Err(format!("{place}: something stands behind the fingerprint"))
+                }
+                (Err(why), _) => Err(format!("{place}: {why}")),
+            };
+        }
+        Ok(None)
+    }
+
+    /// Appends a host. The file and its directory are for the user alone.
+    ///
+    /// # Errors
+    /// They cannot be made or written.
+    pub fn add(&self, name: &str, fingerprint: Fingerprint) -> io::Result<()> {
+        if let Some(folder) = self.path.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
+        let end = if self.text.is_empty() || self.text.ends_with('\n') { "" } else { "\n" };
+        let line = format!("{end}{} sha256:{fingerprint}\n", name.to_ascii_lowercase());
+        file.write_all(line.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_host_is_kept_and_found_whatever_its_case() {
+        let folder = std::env::temp_dir().join(format!("se-known-{}", std::process::id()));
+        let path = folder.join("a/known_hosts");
+        let (one, two) = (Fingerprint::new([1; 32]), Fingerprint::new([2; 32]));
+        let empty = KnownHosts::read(&path).unwrap();
+        assert_eq!(empty.find("h:1").unwrap(), None);
+        empty.add("NAS.example:12150", one).unwrap();
+        fs::write(&path, fs::read_to_string(&path).unwrap() + "# mine\n[::1]:5 12").unwrap();
+        KnownHosts::read(&path).unwrap().add("other:1", two).unwrap();
+        let known = KnownHosts::read(&path).unwrap();
+        let found = known.find("nas.EXAMPLE:12150").unwrap().unwrap();
+        assert_eq!(found.fingerprint, one);
+        assert_eq!(found.place, format!("{}:1", path.display()));
+        assert_eq!(known.find("other:1").unwrap().unwrap().fingerprint, two);
+        assert_eq!(known.find("nas.example:1").unwrap(), None);
+        assert!(known.find("[::1]:5").unwrap_err().contains("known_hosts:3: "));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

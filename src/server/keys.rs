@@ -1,0 +1,292 @@
+//! The registered keys in the loop: who shows one, who registers one, and what becomes of those who
+//! came in by a key that is registered no more.
+//!
+//! The file is the store's to read and to change. The loop has what stood there last, and has it
+//! read again when the kernel says that somebody else changed it (`sysadm-events key`), when the
+//! accounts of those who are connected are looked at again, and when the daemon is told to reload.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::time::Duration;
+
+use log::{error, info, warn};
+use serde_json::json;
+
+use super::clients::{ClientId, Wait};
+use super::{Key, Server};
+use crate::auth::key::{Damaged, InsertError, KeyStore, Limits};
+use crate::auth::{Identity, Proof};
+use crate::config::Config;
+use crate::helper::accounts::{Account, Found};
+use crate::helper::store::{KeysAnswer, KeysQuestion, Stamp};
+use crate::moment::Moment;
+use crate::net::CloseReason;
+use crate::reactor::{Reactor, Watch};
+use crate::session::{Settings, Settled};
+use crate::wire::{ErrorCode, Refusal, Request, error as error_text, response};
+
+/// Until what could not be read is asked for again.
+const RETRY: Duration = Duration::from_secs(10);
+/// Damaged lines that are named; of more only the number is.
+const NAMED: usize = 10;
+
+/// What is known of them.
+pub(super) struct Keys {
+    pub(super) store: KeyStore,
+    stamp: Option<Stamp>,
+    /// Of the directory.
+    watch: Option<Watch>,
+    /// The store has been asked and has not answered.
+    asked: bool,
+    /// It is to be asked once more then.
+    again: bool,
+}
+
+impl Keys {
+    /// Reads the file, before there is a loop to be held up. One that cannot be read holds no keys.
+    pub(super) fn begin(state: &Path, limit: usize, reactor: &mut Reactor<Key>) -> Keys {
+        let path = KeyStore::path(state);
+        let name = path.file_name().unwrap_or(OsStr::new("keys"));
+        let watch = reactor.watch_directory(state, name, Key::Keys).map_err(|error| {
+            warn!("cannot watch {}: {error}; changed keys are seen later", state.display());
+        });
+        let store = match KeyStore::read(&path) {
+            Ok((store, damaged)) => {
+                tell(&store, &damaged, &path, limit);
+                store
+            }
+            Err(error) => {
+                error!("cannot read {}: {error}; nobody comes in by a key", path.display());
+                KeyStore::default()
+            }
+        };
+        Keys { store, stamp: None, watch: watch.ok(), asked: false, again: false }
+    }
+
+    /// False where somebody came by a key that is not theirs any more.
+    pub(super) fn back(&self, identity: &Identity) -> bool {
+        match identity.proof {
+            Proof::Key(id) => self.store.find(&id).is_some_and(|key| key.user == identity.user),
+            Proof::Kernel | Proof::Password => true,
+        }
+    }
+}
+
+/// The limits of the configuration that concern keys.
+pub(super) fn limits(config: &Config) -> Limits {
+    Limits {
+        of_user: config.auth.max_keys_per_user,
+        total: config.auth.max_keys,
+        legacy: config.auth.max_legacy_keys,
+    }
+}
+
+fn code(why: &InsertError) -> ErrorCode {
+    match why {
+        InsertError::Taken(_) => ErrorCode::Conflict,
+        InsertError::NotRsa => ErrorCode::BadRequest,
+        InsertError::OfUser(_) | InsertError::Total(_) | InsertError::Legacy(_) => {
+            ErrorCode::TooMany
+        }
+    }
+}
+
+fn tell(store: &KeyStore, damaged: &[Damaged], path: &Path, legacy: usize) {
+    for Damaged { line, why, .. } in damaged.iter().take(NAMED) {
+        warn!("{}:{line}: left out: {why}", path.display());
+    }
+    if damaged.len() > NAMED {
+        warn!("{}: {} more lines are left out", path.display(), damaged.len() - NAMED);
+    }
+    let beyond = store.legacy().count().saturating_sub(legacy);
+    if beyond > 0 {
+        warn!("the last {beyond} legacy keys are not tried (max_legacy_keys)");
+    }
+}
+
+impl Server {
+    /// Something in the state directory may have changed.
+    pub(super) fn on_keys_changed(&mut self, now: Moment) {
+        let state = &self.config.paths.state;
+        let lost = self.keys.watch.take_if(|watch| !self.reactor.is_watched(watch));
+        if lost.is_some() {
+            self.keys.watch =
+                self.reactor.watch_directory(state, OsStr::new("keys"), Key::Keys).ok();
+        }
+        self.ask_for_keys(now);
+    }
+
+    /// Has the file read again.
+    pub(super) fn ask_for_keys(&mut self, now: Moment) {
+        if std::mem::replace(&mut self.keys.asked, true) {
+            self.keys.again = true;
+            return;
+        }
+        let question = KeysQuestion { change: None, known: self.keys.stamp };
+        self.ask_store_for_keys(&question, None, now);
+    }
+
+    /// The store has read the file, or changed it for a client; or neither.
+    pub(super) fn on_keys(
+        &mut self,
+        client: Option<ClientId>,
+        answer: Result<Vec<u8>, String>,
+        now: Moment,
+    ) {
+        let answer = answer.and_then(|answer| {
+            serde_json::from_slice::<KeysAnswer>(&answer).map_err(|error| error.to_string())
+        });
+        if client.is_none() {
+            self.keys.asked = false;
+            if std::mem::take(&mut self.keys.again) {
+                self.ask_for_keys(now);
+            }
+        }
+        let (refusal, file) = match answer {
+            Ok(KeysAnswer { refused, file, stamp }) => {
+                self.keys.stamp = stamp;
+                (refused.map(|why| Refusal::new(code(&why), why.to_string())), file)
+            }
+            Err(why) => {
+                if client.is_none() {
+                    warn!("cannot read the registered keys: {why}; they stay as they were");
+                    self.reactor.set_deadline(Key::Keys, Some(now.instant + RETRY));
+                }
+                let why = format!("keys cannot be kept: {why}");
+                (Some(Refusal::new(ErrorCode::Internal, why)), None)
+            }
+        };
+        // The answer first: it may be the asker's own key that has gone.
+        if let Some(id) = client {
+            self.answer_change(id, refusal);
+        }
+        if let Some(file) = file {
+            self.take_keys(&file, client, now);
+        }
+    }
+
+    fn answer_change(&mut self, id: ClientId, refusal: Option<Refusal>) {
+        let Some(client) = self.clients.get(id) else { return };
+        let Some(Wait::Settings { request, did, .. }) = &mut client.waiting else { return };
+        let (did, text) = match refusal {
+            None => (std::mem::take(did), response(request, &json!({}))),
+            Some(refusal) => (String::new(), error_text(Some(request), &refusal)),
+        };
+        if !did.is_empty() {
+            self.audit(id, &did, None);
+        }
+        self.end_wait(id, text);
+    }
+
+    fn take_keys(&mut self, file: &str, asker: Option<ClientId>, now: Moment) {
+        let (store, damaged) = KeyStore::parse(file.as_bytes());
+        let path = KeyStore::path(&self.config.paths.state);
+        tell(&store, &damaged, &path, self.config.auth.max_legacy_keys);
+        if store == self.keys.store {
+            return;
+        }
+        info!("{} keys are registered", store.len());
+        self.keys.store = store;
+        self.end_lost_keys(asker, now);
+    }
+
+    /// Ends whatever came by a key that is registered no more; `asker` gets its answer.
+    fn end_lost_keys(&mut self, asker: Option<ClientId>, now: Moment) {
+        let keys = &self.keys;
+        self.tokens.revise(|identity| keys.back(identity).then(|| identity.clone()));
+        let lost = |identity: &Identity| !keys.back(identity);
+        let lost: Vec<ClientId> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.session.identity().is_some_and(lost))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in lost {
+            let Some(client) = self.clients.get(id) else { continue };
+            warn!("closing client {}: its key has been revoked, 1008", client.name());
+            client.session.revise(None);
+            self.hub.leave(id);
+            let reason = CloseReason::new(1008, "the key has been revoked");
+            if asker == Some(id) {
+                self.clients.close_when_sent(id, &reason, now.instant);
+            } else {
+                self.clients.close(id, &reason, now.instant);
+            }
+        }
+    }
+
+    /// A client asks about keys, or for a change of them.
+    pub(super) fn take_settings(
+        &mut self,
+        id: ClientId,
+        request: Box<Request>,
+        settings: Settings,
+        now: Moment,
+    ) {
+        let Some(client) = self.clients.get(id) else { return };
+        let Some(identity) = client.session.identity() else { return };
+        if identity.is_named() {
+            return self.settle_keys(id, request, settings, now);
+        }
+        // Keys are kept by name, and the kernel gave a number.
+        let uid = identity.uid;
+        let wait = Wait::Settings { request, settings: Some(settings), did: String::new() };
+        client.waiting = Some(wait);
+        self.ask_for_name(id, uid, now);
+    }
+
+    /// The name of whoever asks is known, or is not.
+    pub(super) fn on_name(&mut self, id: ClientId, found: Found, now: Moment) {
+        let Some(client) = self.clients.get(id) else { return };
+        let Some(Wait::Settings { settings, .. }) = &mut client.waiting else { return };
+        let settings = settings.take();
+        let refusal = match (found, client.session.identity(), settings) {
+            (Found::Account(Account { name, uid, .. }), Some(identity), Some(settings))
+                if uid == identity.uid =>
+            {
+                let identity = Identity { user: name, ..identity.clone() };
+                client.session.revise(Some(identity));
+                let Some(Wait::Settings { request, .. }) = client.waiting.take() else { return };
+                self.settle_keys(id, request, settings, now);
+                self.reactor.again(Key::Client(id));
+                return;
+            }
+            (Found::Failed(why), ..) => {
+                let why = format!("your name cannot be looked up: {why}");
+                Refusal::new(ErrorCode::Internal, why)
+            }
+            (Found::Account(_) | Found::Nobody, ..) => {
+                Refusal::new(ErrorCode::Forbidden, "you have no name on this host")
+            }
+        };
+        let Some(Wait::Settings { request, .. }) = &client.waiting else { return };
+        let text = error_text(Some(request), &refusal);
+        self.end_wait(id, text);
+    }
+
+    fn settle_keys(
+        &mut self,
+        id: ClientId,
+        request: Box<Request>,
+        settings: Settings,
+        now: Moment,
+    ) {
+        let Some(client) = self.clients.get(id) else { return };
+        let Some(identity) = client.session.identity() else { return };
+        match settings.settle(identity, &self.keys.store, limits(&self.config)) {
+            Ok(Settled::Answer(args)) => {
+                let text = response(&request, &args);
+                self.send_answer(id, Some(&request), text);
+            }
+            Ok(Settled::Change(change, did)) => {
+                client.waiting = Some(Wait::Settings { request, settings: None, did });
+                let question = KeysQuestion { change: Some(change), known: self.keys.stamp };
+                self.ask_store_for_keys(&question, Some(id), now);
+            }
+            Err(refusal) => {
+                let text = error_text(Some(&request), &refusal);
+                self.send_answer(id, Some(&request), text);
+            }
+        }
+    }
+}

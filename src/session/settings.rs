@@ -1,0 +1,278 @@
+//! `rpc/settings`: which keys are registered, and for whom (protocol section 3).
+//!
+//! What is asked is read here, and what follows from it; whoever has the file of the keys makes the
+//! changes. The form of the answers is that of the original server, for its clients.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+use crate::auth::Identity;
+use crate::auth::key::{
+    Entry, InsertError, KeyChange, KeyId, KeyStore, Limits, PublicKey, check_text,
+};
+use crate::wire::{ErrorCode, Refusal};
+
+/// The actions, each with its longer name.
+pub(super) const LIST: [&str; 2] = ["list_ssl_certs", "list_ssl_certificates"];
+pub(super) const REGISTER: [&str; 2] = ["register_ssl_cert", "register_ssl_certificate"];
+pub(super) const CHECKSUMS: &str = "list_ssl_checksums";
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settings {
+    /// The keys.
+    List,
+    /// Their checksums.
+    Checksums,
+    /// This key is to be registered for whoever asks.
+    Register(Box<Entry>),
+    /// This key is to be revoked.
+    Revoke {
+        /// Its name.
+        id: KeyId,
+        /// Whose it is, where that is not who asks.
+        user: Option<String>,
+    },
+}
+
+/// What follows.
+#[derive(Clone, Debug)]
+pub enum Settled {
+    /// This answer.
+    Answer(Value),
+    /// The file is to be changed; then the answer is empty, and these words stand in the log.
+    Change(KeyChange, String),
+}
+
+impl Settings {
+    /// Reads what is asked; `added` is the time at which.
+    pub(super) fn read(
+        action: &str,
+        fields: &Map<String, Value>,
+        added: String,
+    ) -> Result<Settings, Refusal> {
+        if LIST.contains(&action) {
+            Ok(Settings::List)
+        } else if action == CHECKSUMS {
+            Ok(Settings::Checksums)
+        } else if REGISTER.contains(&action) {
+            let key = read_key(fields)?;
+            let legacy = match fields.get("legacy") {
+                // It is the original client that registers RSA keys and says nothing.
+                None | Some(Value::Null) => key.is_rsa(),
+                Some(Value::Bool(legacy)) => *legacy,
+                Some(_) => return Err(Refusal::bad_request("legacy must be true or false")),
+            };
+            if legacy && !key.is_rsa() {
+                return Err(Refusal::bad_request(InsertError::NotRsa.to_string()));
+            }
+            let (nickname, email) = (text(fields, "nickname")?, text(fields, "email")?);
+            let (user, sums) = (String::new(), Vec::new());
+            let entry = Entry { user, key, nickname, email, added, legacy, sums };
+            Ok(Settings::Register(Box::new(entry)))
+        } else {
+            // The table of `auth` lets nothing by but `revoke_ssl_cert`, by either name.
+            let user = match fields.get("user") {
+                None | Some(Value::Null) => None,
+                Some(Value::String(user)) => Some(user.clone()),
+                Some(_) => return Err(Refusal::bad_request("user must be a string")),
+            };
+            Ok(Settings::Revoke { id: read_key(fields)?.id(), user })
+        }
+    }
+
+    /// What follows from it for `who` asks.
+    pub fn settle(
+        self,
+        who: &Identity,
+        keys: &KeyStore,
+        limits: Limits,
+    ) -> Result<Settled, Refusal> {
+        let shown = || keys.iter().filter(|entry| who.may_manage_keys_of(&entry.user));
+        match self {
+            Settings::List => {
+                let mut users = Map::new();
+                for entry in shown() {
+                    let details = format!(
+                        "Nickname: {}\nEmail: {}\nDate Registered: {}",
+                        entry.nickname, entry.email, entry.added
+                    );
+                    let of_user = users.entry(entry.user.as_str()).or_insert_with(|| json!({}));
+                    of_user[STANDARD.encode(entry.key.pem())] = details.into();
+                }
+                Ok(Settled::Answer(Value::Object(users)))
+            }
+            Settings::Checksums => {
+                let sums: Vec<String> = shown().map(|entry| entry.key.checksum()).collect();
+                Ok(Settled::Answer(json!({ "md5_keys": sums })))
+            }
+            Settings::Register(mut entry) => {
+                entry.user = who.user.clone();
+                let did = format!("registered key=\"{}\"", entry.key.id());
+                Ok(Settled::Change(KeyChange::Insert(entry, limits), did))
+            }
+            Settings::Revoke { id, user } => {
+                let user = user.unwrap_or_else(|| who.user.clone());
+                if !who.may_manage_keys_of(&user) {
+                    let why = format!("{} may revoke own keys only", who.user);
+                    return Err(Refusal::new(ErrorCode::Forbidden, why));
+                }
+                if keys.find(&id).is_none_or(|entry| entry.user != user) {
+                    let why = format!("{user:?} has no such key");
+                    return Err(Refusal::new(ErrorCode::NotFound, why));
+                }
+                let did = format!("revoked key=\"{id}\" of={user:?}");
+                Ok(Settled::Change(KeyChange::Revoke { user, id: id.to_string() }, did))
+            }
+        }
+    }
+}
+
+/// `pub_key`: PEM in base64, as the original client has it, or PEM as it is.
+fn read_key(fields: &Map<String, Value>) -> Result<PublicKey, Refusal> {
+    let Some(text) = fields.get("pub_key").and_then(Value::as_str) else {
+        return Err(Refusal::bad_request("pub_key must be a public key: its PEM in base64"));
+    };
+    let refuse = |why: &dyn std::fmt::Display| {
+        Refusal::bad_request(format!("pub_key cannot be taken: {why}"))
+    };
+    if text.trim_start().starts_with("-----BEGIN ") {
+        return PublicKey::from_pem(text.as_bytes()).map_err(|why| refuse(&why));
+    }
+    let pem = STANDARD.decode(text.trim()).map_err(|_| refuse(&"it is no base64"))?;
+    PublicKey::from_pem(&pem).map_err(|why| refuse(&why))
+}
+
+fn text(fields: &Map<String, Value>, name: &str) -> Result<String, Refusal> {
+    let text = match fields.get(name) {
+        None | Some(Value::Null) => "",
+        Some(Value::String(text)) => text,
+        Some(_) => return Err(Refusal::bad_request(format!("{name} must be a string"))),
+    };
+    check_text(name, text).map_err(Refusal::bad_request)?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::key::{Kind, PrivateKey};
+    use crate::auth::{Proof, Role};
+
+    const LIMITS: Limits = Limits { of_user: 2, total: 3, legacy: 1 };
+
+    fn who(user: &str, role: Role) -> Identity {
+        Identity { user: user.into(), uid: 1000, role, proof: Proof::Password }
+    }
+
+    fn read(action: &str, fields: Value) -> Result<Settings, Refusal> {
+        let Value::Object(fields) = fields else { panic!("no object") };
+        Settings::read(action, &fields, "2026-11-24T20:00:00Z".into())
+    }
+
+    fn rsa() -> String {
+        include_str!("../../tests/keys/rsa-public.pem").to_owned()
+    }
+
+    fn store() -> KeyStore {
+        let mut store = KeyStore::default();
+        for (user, pem) in [("amy", rsa()), ("bob", new_key())] {
+            let key = PublicKey::from_pem(pem.as_bytes()).unwrap();
+            let (nickname, email) = ("mine".to_owned(), "me@example.org".to_owned());
+            let (added, sums) = ("2026-11-23T17:59:04Z".to_owned(), Vec::new());
+            let legacy = key.is_rsa();
+            let entry = Entry { user: user.into(), key, nickname, email, added, legacy, sums };
+            store.insert(entry, &LIMITS).unwrap();
+        }
+        store
+    }
+
+    fn new_key() -> String {
+        PrivateKey::generate(Kind::Ed25519).unwrap().public().pem()
+    }
+
+    fn answer(settings: Settings, who: &Identity) -> Value {
+        match settings.settle(who, &store(), LIMITS).unwrap() {
+            Settled::Answer(answer) => answer,
+            Settled::Change(..) => panic!("a change"),
+        }
+    }
+
+    #[test]
+    fn each_sees_own_keys_and_full_access_sees_all_as_the_original_client_expects_them() {
+        let own = answer(Settings::List, &who("amy", Role::Read));
+        let details =
+            "Nickname: mine\nEmail: me@example.org\nDate Registered: 2026-11-23T17:59:04Z";
+        assert_eq!(own, json!({ "amy": { STANDARD.encode(rsa()): details } }));
+        let all = answer(Settings::List, &who("root", Role::Full));
+        assert_eq!(all.as_object().unwrap().keys().collect::<Vec<_>>(), ["amy", "bob"]);
+        let own = answer(Settings::Checksums, &who("amy", Role::Read));
+        assert_eq!(own, json!({ "md5_keys": ["vztZL9XWakpyTZ34lrEDCQ=="] }));
+        let all = answer(Settings::Checksums, &who("root", Role::Full));
+        assert_eq!(all["md5_keys"].as_array().unwrap().len(), 2);
+        assert_eq!(answer(Settings::List, &who("eve", Role::Read)), json!({}));
+    }
+
+    #[test]
+    fn rsa_keys_are_legacy_unless_it_is_said_otherwise() {
+        let encoded = STANDARD.encode(rsa());
+        let legacy = |fields: Value| match read("register_ssl_cert", fields).unwrap() {
+            Settings::Register(entry) => entry.legacy,
+            other => panic!("{other:?}"),
+        };
+        assert!(legacy(json!({ "pub_key": encoded })));
+        assert!(legacy(json!({ "pub_key": rsa(), "legacy": true })));
+        assert!(!legacy(json!({ "pub_key": encoded, "legacy": false })));
+        assert!(!legacy(json!({ "pub_key": STANDARD.encode(new_key()) })));
+    }
+
+    #[test]
+    fn a_key_is_registered_for_who_asks_whatever_is_said() {
+        let fields = json!({ "pub_key": rsa(), "user": "root", "nickname": "n", "email": null });
+        let settings = read("register_ssl_certificate", fields).unwrap();
+        let settled = settings.settle(&who("eve", Role::Read), &store(), LIMITS).unwrap();
+        let Settled::Change(KeyChange::Insert(entry, _), did) = settled else {
+            panic!("no change")
+        };
+        assert_eq!((entry.user.as_str(), entry.nickname.as_str()), ("eve", "n"));
+        assert_eq!(did, "registered key=\"Q1mNoZp8dqafa1IQ/ga4oRQqTUkaHGrejcxYgzKUx1c=\"");
+    }
+
+    #[test]
+    fn another_users_key_is_revoked_with_full_access_only() {
+        let asked = |user: Option<&str>| {
+            let fields = json!({ "pub_key": STANDARD.encode(rsa()), "user": user });
+            read("revoke_ssl_cert", fields).unwrap()
+        };
+        let settle = |settings: Settings, user: &str, role| {
+            settings.settle(&who(user, role), &store(), LIMITS).map_err(|refusal| refusal.code)
+        };
+        assert!(settle(asked(None), "amy", Role::Read).is_ok());
+        assert!(settle(asked(Some("amy")), "root", Role::Full).is_ok());
+        let refused = settle(asked(Some("amy")), "bob", Role::Read);
+        assert_eq!(refused.unwrap_err(), ErrorCode::Forbidden);
+        assert_eq!(settle(asked(None), "bob", Role::Read).unwrap_err(), ErrorCode::NotFound);
+        assert_eq!(settle(asked(None), "root", Role::Full).unwrap_err(), ErrorCode::NotFound);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for fields in [
+            json!({}),
+            json!({ "pub_key": 7 }),
+            json!({ "pub_key": "" }),
+            json!({ "pub_key": "%%%" }),
+            json!({ "pub_key": STANDARD.encode("no key") }),
+            json!({ "pub_key": rsa(), "nickname": "a\nb" }),
+            json!({ "pub_key": rsa(), "nickname": "a".repeat(255) }),
+            json!({ "pub_key": rsa(), "email": ["a"] }),
+            json!({ "pub_key": rsa(), "legacy": "yes" }),
+            json!({ "pub_key": new_key(), "legacy": true }),
+        ] {
+            let refusal = read("register_ssl_cert", fields.clone()).unwrap_err();
+            assert_eq!(refusal.code, ErrorCode::BadRequest, "{fields}");
+        }
+        read("revoke_ssl_cert", json!({ "pub_key": rsa(), "user": 7 })).unwrap_err();
+    }
+}
