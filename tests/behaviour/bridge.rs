@@ -554,6 +554,36 @@ fn a_peer_that_answers_no_ping_is_gone() -> Outcome<()> {
     Ok(())
 }
 
+#[test]
+fn keys_of_the_key_command_open_the_door_and_close_it() -> Outcome<()> {
+    let setup = Setup::bridge(PROGRAM)?;
+    setup.write()?;
+    let call = |arguments: &[&str]| -> Outcome<()> {
+        let cli = Cli::of(PROGRAM, "key").args(arguments).arg("-c").arg(setup.file()).run()?;
+        assert_eq!(cli.code(), 0, "{arguments:?}: {}", cli.err);
+        Ok(())
+    };
+    let (office, ann) = (PeerKey::new()?, PeerKey::new()?);
+    let file = setup.directory().join("key.pub").display().to_string();
+    // Before the first start of all, and while it runs.
+    std::fs::write(&file, office.pem())?;
+    call(&["add", "office", &file, "--bridge"])?;
+    let bridge = setup.start()?;
+    let mut server = BridgePeer::join(&bridge, "server", &office, &[A, B])?;
+    std::fs::write(&file, ann.pem())?;
+    call(&["add", "ann", &file, "--bridge", "--sum", B])?;
+    bridge.log().wait("2 keys are registered")?;
+    let mut client = BridgePeer::join(&bridge, "client", &ann, &[A, C])?;
+    assert_eq!((server.so_far()?, client.so_far()?), (vec![], vec![]));
+    client.claim(&[A, B])?;
+    assert_eq!((server.list()?.len(), client.list()?.len()), (1, 1));
+    call(&["revoke", "ann", &ann.id(), "--bridge"])?;
+    assert_eq!(client.peer.closed()?, 1008);
+    assert_eq!(server.list()?, [""; 0]);
+    bridge.log().wait("closing peer \"ann\" (client \"client-of-a-test\") at 127.0.0.1:")?;
+    Ok(())
+}
+
 /// Frames of the original server and of a client, recorded at the original bridge.
 const SERVER: &str = include_str!("../bridge/server.jsonl");
 const CLIENT: &str = include_str!("../bridge/client.jsonl");
@@ -674,6 +704,6 @@ fn an_original_server_and_an_original_client_find_each_other() -> Outcome<()> {
         }
     }
     assert!(!to.is_empty());
-    bridge.log().wait("audit: authenticated peer=\"old\" by=\"legacy key\"")?;
+    bridge.log().wait("audit: authenticated peer=\"old\" by=\"legacy key\" with=\"")?;
     Ok(())
 }

@@ -108,7 +108,8 @@ impl Bridge {
             return self.close(number, &reason, true, now);
         }
         let by = if registration.legacy { "legacy key" } else { "key" };
-        info!("audit: authenticated peer={:?} by={by:?} from=\"{origin}\"", registration.name);
+        let Registration { name, key, .. } = &registration;
+        info!("audit: authenticated peer={name:?} by={by:?} with=\"{key}\" from=\"{origin}\"");
         if is_new {
             self.connections.admit(number);
         }
