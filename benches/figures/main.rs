@@ -10,11 +10,13 @@
 
 mod bare;
 mod checks;
+mod copier;
 mod durable;
 mod fanout;
 mod flood;
 mod footprint;
 mod jobs;
+mod relay;
 mod table;
 mod tail;
 mod wakeups;
@@ -32,7 +34,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");
 
 type Section = (&'static str, fn(&mut Table) -> Outcome<()>);
 
-const SECTIONS: [Section; 8] = [
+const SECTIONS: [Section; 9] = [
     ("footprint", footprint::measure),
     ("fanout", fanout::measure),
     ("jobs", jobs::measure),
@@ -40,6 +42,7 @@ const SECTIONS: [Section; 8] = [
     ("flood", flood::measure),
     ("tail", tail::measure),
     ("checks", checks::measure),
+    ("relay", relay::measure),
     ("wakeups", wakeups::measure),
 ];
 
@@ -47,6 +50,9 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == bare::WRITER) {
         return bare::writer(&arguments[1..]);
+    }
+    if arguments.first().is_some_and(|first| first == copier::COPIER) {
+        return copier::copier(&arguments[1..]);
     }
     if !arguments.iter().any(|argument| argument == "--bench") {
         println!("these are measurements of minutes: run them with `make bench`");

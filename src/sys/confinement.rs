@@ -158,3 +158,34 @@ pub fn connect_below(
 ) -> io::Result<()> {
     socket.connect(path.join(name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::io::Read;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_socket_in_an_open_directory_is_reached_and_a_limited_file_is_still_good_for_its_purpose() {
+        let path = std::env::temp_dir().join(format!("se-confinement-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        let receiver = UnixDatagram::bind(path.join("log")).unwrap();
+        let directory = File::open(&path).unwrap();
+        limit(directory.as_fd(), Right::ConnectBelow).unwrap();
+        let sender = UnixDatagram::unbound().unwrap();
+        connect_below(directory.as_fd(), &path, "log", &sender).unwrap();
+        sender.send(b"a line").unwrap();
+        let mut bytes = [0; 16];
+        assert_eq!(receiver.recv(&mut bytes).unwrap(), 6);
+        assert!(connect_below(directory.as_fd(), &path, "none", &sender).is_err());
+
+        fs::write(path.join("file"), "text").unwrap();
+        let mut file = File::open(path.join("file")).unwrap();
+        limit(file.as_fd(), Right::ReadBelow).unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "text");
+        fs::remove_dir_all(&path).unwrap();
+    }
+}

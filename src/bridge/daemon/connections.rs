@@ -247,6 +247,7 @@ impl Connections {
         &mut self,
         number: PeerNumber,
         reactor: &mut Reactor<Key>,
+        now: Instant,
     ) -> Option<Connected> {
         let mut connected = self.map.remove(&number)?;
         self.strangers.remove(number);
@@ -258,7 +259,7 @@ impl Connections {
             reactor.deregister(connected.connection.socket(), registered);
         }
         for held in std::mem::take(&mut connected.holds) {
-            self.let_go(held, reactor);
+            self.let_go(held, reactor, now);
         }
         Some(connected)
     }
@@ -321,13 +322,14 @@ impl Connections {
         }
         slow.is_stuck = true;
         for held in std::mem::take(&mut slow.holds) {
-            self.let_go(held, reactor);
+            self.let_go(held, reactor, now);
         }
     }
 
-    fn let_go(&mut self, sender: PeerNumber, reactor: &mut Reactor<Key>) {
+    fn let_go(&mut self, sender: PeerNumber, reactor: &mut Reactor<Key>, now: Instant) {
         if let Some(fast) = self.map.get_mut(&sender) {
             fast.held_by = None;
+            fast.connection.excuse(now);
             reactor.set_deadline(Key::Held(sender), None);
             reactor.again(Key::Peer(sender));
         }
@@ -361,7 +363,7 @@ impl Connections {
             if connected.connection.outbox.is_below_half() {
                 connected.is_stuck = false;
                 for held in std::mem::take(&mut connected.holds) {
-                    self.let_go(held, reactor);
+                    self.let_go(held, reactor, now);
                 }
             }
         }

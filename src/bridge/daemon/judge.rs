@@ -145,7 +145,7 @@ impl Bridge {
                         && !connected.is_admitted()
                 });
                 for stranger in strangers.map(|(other, _)| other).collect::<Vec<_>>() {
-                    self.end(stranger, "its address is blocked");
+                    self.end(stranger, "its address is blocked", now);
                 }
                 let why = format!("too many failures; try again in {seconds} s");
                 self.refuse(number, &request, ErrorCode::Forbidden, &why);

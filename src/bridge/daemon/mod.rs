@@ -214,7 +214,7 @@ impl Bridge {
             }
         };
         if let Peer::Remote(_) = accepted.peer {
-            self.make_room_for_a_stranger(accepted.peer.source());
+            self.make_room_for_a_stranger(accepted.peer.source(), now);
         }
         let origin = accepted.peer.to_string();
         let certificate = self.identity.sha256;
@@ -225,9 +225,9 @@ impl Bridge {
         }
     }
 
-    fn make_room_for_a_stranger(&mut self, source: Source) {
+    fn make_room_for_a_stranger(&mut self, source: Source, now: Moment) {
         if let Some(oldest) = self.connections.in_the_way(source) {
-            self.end(oldest, "it was a stranger, and its place was needed");
+            self.end(oldest, "it was a stranger, and its place was needed", now);
         }
     }
 
@@ -370,7 +370,7 @@ impl Bridge {
                 Effect::Estranged(number) => {
                     if let Some(connected) = self.connections.get(number) {
                         let source = connected.origin.source();
-                        self.make_room_for_a_stranger(source);
+                        self.make_room_for_a_stranger(source, now);
                         self.connections.make_stranger(number, now.instant);
                     }
                 }
@@ -419,6 +419,9 @@ impl Bridge {
 
     fn on_peer_deadline(&mut self, number: PeerNumber, now: Moment) {
         let Some(connected) = self.connections.get(number) else { return };
+        if !connected.is_heard() {
+            connected.connection.excuse(now.instant);
+        }
         if let Err(end) = connected.connection.on_deadline(now.instant) {
             return self.ended.push((number, end));
         }
@@ -442,7 +445,7 @@ impl Bridge {
                 break;
             }
             for (number, end) in std::mem::take(&mut self.ended) {
-                self.end(number, &end.to_string());
+                self.end(number, &end.to_string(), now);
             }
         }
         if self.phase == Phase::Leaving && self.connections.is_empty() {
@@ -469,10 +472,10 @@ impl Bridge {
         self.close(number, &reason, false, now);
     }
 
-    fn end(&mut self, number: PeerNumber, why: &str) {
+    fn end(&mut self, number: PeerNumber, why: &str, now: Moment) {
         let name = self.name(number);
         self.relay.disconnect(number);
-        if let Some(connected) = self.connections.remove(number, &mut self.reactor) {
+        if let Some(connected) = self.connections.remove(number, &mut self.reactor, now.instant) {
             if connected.is_admitted() && !connected.is_local() {
                 info!("{name} is gone: {why}");
             } else {
