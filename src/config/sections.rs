@@ -330,7 +330,7 @@ pub struct BridgeLink {
 pub struct Relay {
     /// TLS listeners, as in [`Server::listen`]. Default: port 12149 of both loopback addresses.
     pub listen: Vec<SocketAddr>,
-    /// The Unix socket by which its owner and root ask how it is doing, an absolute path; `None`
+    /// The Unix socket by which whoever started it asks how it is doing, an absolute path; `None`
     /// (`""`): there is none. Default: that of the home.
     pub socket: Option<PathBuf>,
     /// Names or IP addresses that the bridge is reached by, for `Origin` and a new certificate; the

@@ -3,7 +3,10 @@
 use std::ffi::CString;
 use std::io;
 
-use nix::unistd::{Gid, Uid, User, getgid, getgroups, getresgid, getresuid, setgid, setuid};
+use nix::unistd::{
+    Gid, Uid, User, getegid, geteuid, getgid, getgroups, getresgid, getresuid, setegid, seteuid,
+    setgid, setuid,
+};
 
 use super::spawn::init_groups;
 
@@ -18,6 +21,20 @@ pub fn become_user(user: &User) -> io::Result<()> {
     setgid(user.gid)?;
     setuid(user.uid)?;
     verify(user.uid, user.gid)
+}
+
+/// Does something with the rights of this user, and is root again afterwards. Only root can.
+///
+/// # Errors
+/// The system refuses one of the two changes.
+pub fn for_once_as<T>(user: &User, what: impl FnOnce() -> T) -> io::Result<T> {
+    let (uid, gid) = (geteuid(), getegid());
+    setegid(user.gid)?;
+    seteuid(user.uid)?;
+    let done = what();
+    seteuid(uid)?;
+    setegid(gid)?;
+    Ok(done)
 }
 
 fn verify(uid: Uid, gid: Gid) -> io::Result<()> {

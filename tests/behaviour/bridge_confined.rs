@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -55,9 +56,11 @@ fn started_as_root_it_becomes_its_user_for_good_and_serves_as_before() -> Outcom
         let groups = line("Groups:").unwrap_or_default();
         assert!(!groups.split_whitespace().any(|group| group == "0"), "{groups}");
     }
-    for file in ["state", "state/keys", "state/lock", "key.pem", "socket"] {
+    for file in ["state", "state/keys", "state/lock", "key.pem"] {
         assert_eq!(setup.directory().join(file).symlink_metadata()?.uid(), uid, "{file}");
     }
+    let socket = setup.directory().join("socket").symlink_metadata()?;
+    assert_eq!((socket.uid(), socket.mode() & 0o777), (0, 0o600));
     let (mut server, of_client, mut client, _) = pair(&bridge, &key, A)?;
     server.tell(&of_client, "hello")?;
     assert_eq!(client.heard()?.1, "hello");
@@ -82,8 +85,8 @@ fn started_as_root_it_becomes_its_user_for_good_and_serves_as_before() -> Outcom
 #[test]
 fn keys_that_the_user_cannot_read_are_a_reason_not_to_start() -> Outcome<()> {
     let Some(user) = nobody() else { return Ok(()) };
-    let (setup, key) = (Setup::bridge(PROGRAM)?.with("relay.user", r#""nobody""#), PeerKey::new()?);
-    let state = setup.directory().join("state");
+    let setup = Setup::bridge(PROGRAM)?.with("relay.user", r#""nobody""#).open_to_all()?;
+    let (state, key) = (setup.directory().join("state"), PeerKey::new()?);
     register(&state, &[("office", &key, &[])])?;
     fs::set_permissions(state.join("keys"), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     // The directory is its own already: then root touches nothing in it.
@@ -92,6 +95,33 @@ fn keys_that_the_user_cannot_read_are_a_reason_not_to_start() -> Outcome<()> {
     assert_eq!(status.code(), Some(78), "{lines:?}");
     assert!(lines.iter().any(|l| l.contains("cannot read the registered keys")), "{lines:?}");
     assert_eq!(state.join("keys").metadata()?.uid(), 0);
+    Ok(())
+}
+
+/// Somebody who has taken the bridge over must not become root by what root does at its next start.
+#[test]
+fn root_is_led_by_no_link_that_the_user_has_put_there() -> Outcome<()> {
+    let Some(user) = nobody() else { return Ok(()) };
+    let setup = Setup::bridge(PROGRAM)?.with("relay.user", r#""nobody""#).open_to_all()?;
+    let state = setup.directory().join("state");
+    setup.start()?.stop()?;
+    assert_eq!(state.metadata()?.uid(), user.uid.as_raw());
+    let secret = setup.directory().join("of-root");
+    type Link = fn(&Path, &Path) -> std::io::Result<()>;
+    let links: [Link; 2] =
+        [|to, at| std::os::unix::fs::symlink(to, at), |to, at| fs::hard_link(to, at)];
+    for link in links {
+        let _ = fs::remove_file(&secret);
+        fs::write(&secret, "secret")?;
+        fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        fs::remove_file(state.join("lock"))?;
+        link(&secret, &state.join("lock"))?;
+        let (status, lines) = setup.launch()?.wait()?;
+        assert_eq!(status.code(), Some(78), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains("state: ")), "{lines:?}");
+        let after = secret.metadata()?;
+        assert_eq!((after.uid(), fs::read_to_string(&secret)?.as_str()), (0, "secret"));
+    }
     Ok(())
 }
 

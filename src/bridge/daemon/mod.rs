@@ -332,9 +332,11 @@ impl Bridge {
         let text = match Request::parse(text) {
             Ok(Frame::Answer) => return,
             Err(bad) => error_text(bad.request.as_deref(), &bad.refusal),
-            Ok(Frame::Request(request)) if !may => {
-                refuse(&request, ErrorCode::Forbidden, "this is for root and the bridge's own user")
-            }
+            Ok(Frame::Request(request)) if !may => refuse(
+                &request,
+                ErrorCode::Forbidden,
+                "this is for root and whoever runs the bridge",
+            ),
             Ok(Frame::Request(request)) if request.is("rpc", "identify") => {
                 let args = serde_json::json!({ "type": "bridge", "hostname": self.hostname });
                 response(&request, &args)

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use log::{info, warn};
@@ -52,7 +52,7 @@ pub(super) struct Places {
 const PEM: u64 = 256 * 1024;
 /// The largest file of registered keys that is read, in bytes.
 const KEYS: u64 = 8 * 1024 * 1024;
-/// Who may connect to the local socket, by its permissions: its owner.
+/// Who may connect to the local socket, by its permissions: who started us.
 const SOCKET_MODE: u32 = 0o600;
 
 impl Places {
@@ -101,15 +101,19 @@ pub(super) fn start(
     let relay = &config.relay;
     let user = user_to_become(relay)?;
     make_private(&relay.state)?;
-    let lock = lock(&relay.state)?;
+    let lock = match &user {
+        None => lock(&relay.state)?,
+        Some(user) => {
+            give_state(&relay.state, user)
+                .map_err(|error| StartError::Directory(relay.state.clone(), error.to_string()))?;
+            privileges::for_once_as(user, || lock(&relay.state))
+                .map_err(|error| StartError::system("act as the user of the bridge", error))??
+        }
+    };
     let hostname = hostname();
     make_certificate(relay, &hostname, user.as_ref())?;
-    if let Some(user) = &user {
-        give_state(&relay.state, &lock, user)
-            .map_err(|error| StartError::Directory(relay.state.clone(), error.to_string()))?;
-    }
     let mut reactor = Reactor::new().map_err(|e| StartError::system("make a poll loop", e))?;
-    let bound = listen(relay, user.as_ref())?;
+    let bound = listen(relay)?;
     let watch = watch(&relay.state, &mut reactor);
     let places = places(&config, file.as_deref(), lock)?;
     let identity = places.identity().map_err(StartError::Certificate)?;
@@ -165,24 +169,35 @@ fn user_to_become(relay: &Section) -> Result<Option<User>, StartError> {
     }
 }
 
-/// What only root could read so far belongs to the user from now on. In a directory that is the
-/// user's already, root touches nothing but the lock that it has just opened: the user could have put
-/// anything there.
-fn give_state(directory: &Path, lock: &File, user: &User) -> io::Result<()> {
-    let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+/// What root has made so far belongs to the user from now on. In a directory that is the user's
+/// already root touches nothing: the user could have put anything there.
+fn give_state(directory: &Path, user: &User) -> io::Result<()> {
     let folder = File::open(directory)?;
-    if folder.metadata()?.uid() == 0 && uid != 0 {
-        let store = KeyStore::path(directory);
-        for path in [store.with_extension("lock"), store] {
-            match File::open(&path) {
-                Ok(file) => fchown(&file, Some(uid), Some(gid))?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-        fchown(&folder, Some(uid), Some(gid))?;
+    if folder.metadata()?.uid() != 0 || user.uid.is_root() {
+        return Ok(());
     }
-    fchown(lock, Some(uid), Some(gid))
+    let store = KeyStore::path(directory);
+    for path in [directory.join("lock"), store.with_extension("lock"), store] {
+        match hand_over(&path, user) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    fchown(&folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+}
+
+/// A file of root's becomes the user's, if it is that one file and nothing else's other name.
+fn hand_over(path: &Path, user: &User) -> io::Result<()> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let about = file.metadata()?;
+    if !about.is_file() || about.nlink() != 1 {
+        return Err(io::Error::other("it is no plain file, or has another name elsewhere"));
+    }
+    if about.uid() != 0 {
+        return Ok(());
+    }
+    fchown(&file, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
 }
 
 /// Makes certificate and key where there are none; a key that it has made can be read by the user,
@@ -198,16 +213,14 @@ fn make_certificate(
     names.extend(relay.hosts.iter().filter(|host| *host != hostname).cloned());
     certificate::ensure(certificate, key, &names).map_err(StartError::Certificate)?;
     match user {
-        Some(user) if is_new => File::open(key)
-            .and_then(|file| fchown(&file, Some(user.uid.as_raw()), Some(user.gid.as_raw())))
-            .map_err(|error| {
-                StartError::Certificate(CertificateError::File(key.clone(), "hand over", error))
-            }),
+        Some(user) if is_new => hand_over(key, user).map_err(|error| {
+            StartError::Certificate(CertificateError::File(key.clone(), "hand over", error))
+        }),
         Some(_) | None => Ok(()),
     }
 }
 
-fn listen(relay: &Section, user: Option<&User>) -> Result<Vec<Listener>, StartError> {
+fn listen(relay: &Section) -> Result<Vec<Listener>, StartError> {
     let tls = relay.listen.iter().map(|address| Address::Tcp(*address, Transport::Tls));
     let unix = relay.socket.iter().map(|path| Address::Unix(path.clone()));
     let bound = bind(&tls.chain(unix).collect::<Vec<_>>(), SOCKET_MODE)?;
@@ -215,10 +228,6 @@ fn listen(relay: &Section, user: Option<&User>) -> Result<Vec<Listener>, StartEr
     if !listeners.iter().any(|listener| matches!(listener, Listener::Tcp(..))) {
         let nowhere = io::ErrorKind::AddrNotAvailable.into();
         return Err(StartError::Listen("any address of relay.listen".to_owned(), nowhere));
-    }
-    if let (Some(user), Some(path)) = (user, &relay.socket) {
-        std::os::unix::fs::lchown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
-            .map_err(|error| StartError::Listen(path.display().to_string(), error))?;
     }
     Ok(listeners)
 }
