@@ -235,7 +235,8 @@ impl JobLog {
         let whole = behind_marker + (tail.end - tail.start);
         let end = if active { head.end.min((limit / 2) as u64) } else { whole };
         let start = offset.min(end);
-        let stop = start.saturating_add(length as u64).min(end);
+        // As much more as may have to be skipped.
+        let stop = start.saturating_add((length as u64).saturating_add(CHARACTER)).min(end);
 
         let mut bytes = self.bytes(start.min(head.end)..stop.min(head.end))?;
         let of_marker = |at: u64| {
@@ -248,7 +249,9 @@ impl JobLog {
         bytes.extend(self.bytes(of_tail(start)..of_tail(stop))?);
 
         let skipped = leading_continuations(&bytes);
-        let bytes = whole_characters(bytes.split_off(skipped));
+        let mut bytes = bytes.split_off(skipped);
+        bytes.truncate(length);
+        let bytes = whole_characters(bytes);
         let start = start + skipped as u64;
         let next = start + bytes.len() as u64;
         Ok(Part { data: text_of(bytes), offset: start, next, eof: !active && next == whole })
@@ -499,8 +502,8 @@ mod tests {
         for offset in 0..=read.len() {
             let part = log.part(total, 400, false, offset as u64, 23).unwrap();
             let start = (offset..).find(|at| read.is_char_boundary(*at)).unwrap();
-            let stop = (0..=read.len().min(offset + 23)).rev();
-            let stop = stop.into_iter().find(|at| read.is_char_boundary(*at)).unwrap();
+            let stop = (0..=read.len().min(start + 23)).rev();
+            let stop = { stop }.find(|at| read.is_char_boundary(*at)).unwrap();
             assert_eq!(part.data, read[start..stop], "from {offset}");
             assert_eq!((part.offset, part.next), (start as u64, stop as u64));
             assert_eq!(part.eof, stop == read.len());
