@@ -15,6 +15,8 @@ pub enum StartError {
     Listen(String, io::Error),
     /// A directory cannot be made or is not safe.
     Directory(PathBuf, String),
+    /// The pid file cannot be made, or somebody holds it.
+    PidFile(PathBuf, io::Error),
     /// The user that it is to become.
     User(String),
     /// The system refused something else.
@@ -36,6 +38,7 @@ impl StartError {
         match self {
             StartError::Certificate(CertificateError::File(_, _, error))
             | StartError::Listen(_, error)
+            | StartError::PidFile(_, error)
                 if error.kind() == io::ErrorKind::PermissionDenied =>
             {
                 NO_PERMISSION
@@ -43,7 +46,10 @@ impl StartError {
             StartError::Certificate(_) | StartError::Directory(..) | StartError::User(_) => {
                 CONFIGURATION
             }
-            StartError::Listen(..) => UNAVAILABLE,
+            StartError::PidFile(_, error) if error.kind() == io::ErrorKind::NotFound => {
+                CONFIGURATION
+            }
+            StartError::Listen(..) | StartError::PidFile(..) => UNAVAILABLE,
             StartError::System(..) => SYSTEM,
         }
     }
@@ -55,6 +61,7 @@ impl fmt::Display for StartError {
             StartError::Certificate(error) => error.fmt(f),
             StartError::Listen(what, error) => write!(f, "cannot listen on {what}: {error}"),
             StartError::Directory(path, why) => write!(f, "{}: {why}", path.display()),
+            StartError::PidFile(path, error) => write!(f, "{}: {error}", path.display()),
             StartError::User(why) => f.write_str(why),
             StartError::System(what, error) => write!(f, "cannot {what}: {error}"),
         }

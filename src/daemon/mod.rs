@@ -8,11 +8,22 @@ mod error;
 use log::info;
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::config::Config;
 use crate::net::certificate::ServerSide;
+use crate::sys::{descriptors, memory, signals};
 
 pub use address::{Address, bind};
 pub use directory::{lock, make_private};
 pub use error::StartError;
+
+/// Makes a daemon of the process, whatever started it. To be called first.
+pub fn prepare(config: &Config) {
+    descriptors::close_inherited();
+    signals::reset();
+    memory::return_memory_early();
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    crate::logger::begin(config.log.level, config.log.target);
+}
 
 /// Logs which certificate is shown, if it is not the one from before.
 pub fn tell_fingerprint(now: Option<&ServerSide>, before: Option<&ServerSide>) {

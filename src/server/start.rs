@@ -1,7 +1,7 @@
 //! From a configuration to a daemon that listens, or to the reason why not.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use log::{info, warn};
 use mio::Interest;
@@ -11,6 +11,7 @@ use super::clients::{ClientLimits, Clients};
 use super::jobs::Jobs;
 use super::keys::Keys;
 use super::life_preserver::Logs;
+use super::pid_file::PidFile;
 use super::storage::Storage;
 use super::system_state::{self, Probes};
 use super::{Key, Listening, Phase, SCRATCH, Server};
@@ -27,20 +28,20 @@ use crate::moment::Moment;
 use crate::net::certificate::{self, ServerSide};
 use crate::net::{self, AllowedOrigins, Listener, Transport};
 use crate::reactor::Reactor;
-use crate::sys::{descriptors, memory, process_tree, signals};
+use crate::sys::{descriptors, memory, process_tree};
 use crate::system_state::{Starter, SystemState};
+
+/// The pid file, where one is wanted.
+pub(super) fn pid_file(path: Option<&Path>) -> Result<Option<PidFile>, StartError> {
+    let failed = |path: &Path, error| StartError::PidFile(path.to_owned(), error);
+    path.map(|path| PidFile::write(path).map_err(|error| failed(path, error))).transpose()
+}
 
 pub(super) fn start(
     config: Config,
     file: Option<PathBuf>,
     home: Home,
 ) -> Result<Server, StartError> {
-    descriptors::close_inherited();
-    signals::reset();
-    memory::return_memory_early();
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    crate::logger::begin(config.log.level, config.log.target);
-
     let limit = descriptors::raise_limit()
         .map_err(|error| warn!("cannot raise the limit of descriptors: {error}"))
         .ok();

@@ -22,13 +22,15 @@ use crate::auth::key::KeyStore;
 use crate::auth::{self, Throttle};
 use crate::bridge::relay::Relay;
 use crate::config::{Config, Home, Relay as Section};
-use crate::daemon::{Address, StartError, bind, hostname, lock, make_private, tell_fingerprint};
+use crate::daemon::{
+    Address, StartError, bind, hostname, lock, make_private, prepare, tell_fingerprint,
+};
 use crate::moment::Moment;
 use crate::net::certificate::{self, CertificateError, ServerSide};
 use crate::net::{self, AllowedOrigins, Listener, Transport};
 use crate::reactor::{Reactor, Watch};
 use crate::sys::confinement::{self, Right};
-use crate::sys::{descriptors, memory, privileges, signals};
+use crate::sys::{descriptors, privileges};
 
 /// The certificate that is shown, and its key.
 pub(super) struct Identity {
@@ -90,11 +92,7 @@ pub(super) fn start(
     file: Option<PathBuf>,
     home: Home,
 ) -> Result<Bridge, StartError> {
-    descriptors::close_inherited();
-    signals::reset();
-    memory::return_memory_early();
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    crate::logger::begin(config.log.level, config.log.target);
+    prepare(&config);
     if let Err(error) = descriptors::raise_limit() {
         warn!("cannot raise the limit of descriptors: {error}");
     }
