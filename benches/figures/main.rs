@@ -10,6 +10,7 @@
 
 mod bare;
 mod checks;
+mod doors;
 mod durable;
 mod fanout;
 mod flood;
@@ -32,7 +33,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");
 
 type Section = (&'static str, fn(&mut Table) -> Outcome<()>);
 
-const SECTIONS: [Section; 8] = [
+const SECTIONS: [Section; 9] = [
     ("footprint", footprint::measure),
     ("fanout", fanout::measure),
     ("jobs", jobs::measure),
@@ -40,6 +41,7 @@ const SECTIONS: [Section; 8] = [
     ("flood", flood::measure),
     ("tail", tail::measure),
     ("checks", checks::measure),
+    ("doors", doors::measure),
     ("wakeups", wakeups::measure),
 ];
 
