@@ -129,7 +129,7 @@ impl Server {
     /// The store has read the file, or changed it for a client; or neither.
     pub(super) fn on_keys(
         &mut self,
-        client: Option<ClientId>,
+        client: Option<(ClientId, String)>,
         answer: Result<Vec<u8>, String>,
         now: Moment,
     ) {
@@ -157,24 +157,26 @@ impl Server {
             }
         };
         // The answer first: it may be the asker's own key that has gone.
-        if let Some(id) = client {
+        let asker = client.as_ref().map(|(id, _)| *id);
+        if let Some((id, did)) = client {
+            // Whether the asker still hears it or not.
+            if refusal.is_none() {
+                info!("{did}");
+            }
             self.answer_change(id, refusal);
         }
         if let Some(file) = file {
-            self.take_keys(&file, client, now);
+            self.take_keys(&file, asker, now);
         }
     }
 
     fn answer_change(&mut self, id: ClientId, refusal: Option<Refusal>) {
         let Some(client) = self.clients.get(id) else { return };
-        let Some(Wait::Settings { request, did, .. }) = &mut client.waiting else { return };
-        let (did, text) = match refusal {
-            None => (std::mem::take(did), response(request, &json!({}))),
-            Some(refusal) => (String::new(), error_text(Some(request), &refusal)),
+        let Some(Wait::Settings { request, .. }) = &client.waiting else { return };
+        let text = match refusal {
+            None => response(request, &json!({})),
+            Some(refusal) => error_text(Some(request), &refusal),
         };
-        if !did.is_empty() {
-            self.audit(id, &did, None);
-        }
         self.end_wait(id, text);
     }
 
@@ -230,8 +232,7 @@ impl Server {
         }
         // Keys are kept by name, and the kernel gave a number.
         let uid = identity.uid;
-        let wait = Wait::Settings { request, settings: Some(settings), did: String::new() };
-        client.waiting = Some(wait);
+        client.waiting = Some(Wait::Settings { request, settings: Some(settings) });
         self.ask_for_name(id, uid, now);
     }
 
@@ -279,9 +280,10 @@ impl Server {
                 self.send_answer(id, Some(&request), text);
             }
             Ok(Settled::Change(change, did)) => {
-                client.waiting = Some(Wait::Settings { request, settings: None, did });
+                client.waiting = Some(Wait::Settings { request, settings: None });
+                let line = self.audit_line(id, &did, None).unwrap_or(did);
                 let question = KeysQuestion { change: Some(change), known: self.keys.stamp };
-                self.ask_store_for_keys(&question, Some(id), now);
+                self.ask_store_for_keys(&question, Some((id, line)), now);
             }
             Err(refusal) => {
                 let text = error_text(Some(&request), &refusal);
