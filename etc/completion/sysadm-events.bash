@@ -16,7 +16,8 @@ _sysadm_events() {
 		options="-h --help -V --version"
 		values="serve check fingerprint watch run jobs kill log status call key help"
 		;;
-	serve | check | fingerprint) options="-c -h --help" ;;
+	serve) options="-c --pid-file -h --help" ;;
+	check | fingerprint) options="-c -h --help" ;;
 	watch)
 		options="--json --since -h --help $target"
 		values="dispatcher life-preserver system-state"
@@ -37,7 +38,7 @@ _sysadm_events() {
 	help) values="serve check fingerprint watch run jobs kill log status call key" ;;
 	esac
 	case $command:$before in
-	?*:-c | ?*:--socket | ?*:--key | ?*:--token-file | ?*:--password-file)
+	?*:-c | ?*:--socket | ?*:--key | ?*:--token-file | ?*:--password-file | serve:--pid-file)
 		compopt -o filenames 2>/dev/null
 		mapfile -t COMPREPLY < <(compgen -f -- "$word")
 		return

@@ -29,6 +29,7 @@ complete -c sysadm-events -n $target -l token-file -r -F -d 'a file with a token
 complete -c sysadm-events -n $target -l user -x -d 'a user of it, by password'
 complete -c sysadm-events -n $target -l password-file -r -F -d 'a file with that password'
 
+complete -c sysadm-events -n '__fish_seen_subcommand_from serve' -l pid-file -r -F -d 'where its number is written'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch jobs status' -l json -d 'as the daemon sends it'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -l since -x -d 'begin behind the event of this number'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -a 'dispatcher life-preserver system-state'

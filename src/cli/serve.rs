@@ -13,7 +13,7 @@ pub(super) const COMMAND: Command = Command {
     help: "\
 The daemon: watches this host, runs jobs and tells whoever subscribed.
 
-Usage: sysadm-events serve [-c FILE]
+Usage: sysadm-events serve [-c FILE] [--pid-file FILE]
 
 It stays in the foreground; daemon(8) or a supervisor puts it behind. Nothing
 has to be prepared: without a configuration the built-in defaults are taken,
@@ -23,6 +23,9 @@ in your own directories.
 Options:
   -c FILE     the configuration; without it the system's (your own where you
               are not root), and where there is none the built-in defaults
+  --pid-file FILE
+              where its number is written, for whoever wants to signal it; the
+              file is locked as long as it runs. daemon(8) keeps one itself
   -h, --help  this text
 
 Signals: SIGHUP reads the configuration again, SIGTERM and SIGINT stop in
@@ -36,17 +39,18 @@ Examples:
 };
 
 fn main(mut words: Words) -> Result<u8, Exit> {
-    let mut file = None;
+    let (mut file, mut pid_file) = (None, None);
     while let Some(word) = words.next()? {
         match word {
             Word::Option(name) if name == "-c" || name == "--config" => file = Some(words.path()?),
+            Word::Option(name) if name == "--pid-file" => pid_file = Some(words.path()?),
             other => return Err(unexpected(&other)),
         }
     }
     let home = Home::of_this_process();
     let (config, file) = Config::load(file.as_deref(), &home)
         .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))?;
-    match server::run(config, file, home) {
+    match server::run(config, file, home, pid_file.as_deref()) {
         Ok(()) => Ok(0),
         Err(error) => {
             complain(&error.to_string());

@@ -11,13 +11,14 @@ mod jobs;
 mod keys;
 mod life_preserver;
 mod parcel;
+mod pid_file;
 mod reload;
 mod start;
 mod status;
 mod storage;
 mod system_state;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::{debug, error, info, warn};
@@ -148,7 +149,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs the daemon until it is told to stop. `file` is where the configuration came from, for
 /// reloading it.
-pub fn run(config: Config, file: Option<PathBuf>, home: Home) -> Result<(), StartError> {
+pub fn run(
+    config: Config,
+    file: Option<PathBuf>,
+    home: Home,
+    pid_file: Option<&Path>,
+) -> Result<(), StartError> {
+    start::prepare(&config);
+    let pid_file = start::pid_file(pid_file)?;
     let mut server = start::start(config, file, home)?;
     let mut ready = Vec::new();
     while server.phase != Phase::Over {
@@ -167,6 +175,9 @@ pub fn run(config: Config, file: Option<PathBuf>, home: Home) -> Result<(), Star
         listening.listener.end();
     }
     server.storage.close(server.config.server.close_timeout);
+    if let Some(pid_file) = pid_file {
+        pid_file.remove();
+    }
     info!("stopped");
     Ok(())
 }

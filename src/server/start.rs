@@ -15,6 +15,7 @@ use super::clients::{ClientLimits, Clients};
 use super::jobs::Jobs;
 use super::keys::Keys;
 use super::life_preserver::Logs;
+use super::pid_file::PidFile;
 use super::storage::{self, Storage};
 use super::system_state::{self, Probes};
 use super::{Key, Listening, Phase, SCRATCH, Server};
@@ -40,6 +41,8 @@ pub enum StartError {
     Listen(String, io::Error),
     /// A directory cannot be made or is not safe.
     Directory(PathBuf, String),
+    /// The pid file cannot be made, or somebody holds it.
+    PidFile(PathBuf, io::Error),
     /// The system refused something else.
     System(&'static str, io::Error),
 }
@@ -58,12 +61,16 @@ impl StartError {
         match self {
             StartError::Certificate(CertificateError::File(_, _, error))
             | StartError::Listen(_, error)
+            | StartError::PidFile(_, error)
                 if error.kind() == io::ErrorKind::PermissionDenied =>
             {
                 NO_PERMISSION
             }
             StartError::Certificate(_) | StartError::Directory(..) => CONFIGURATION,
-            StartError::Listen(..) => UNAVAILABLE,
+            StartError::PidFile(_, error) if error.kind() == io::ErrorKind::NotFound => {
+                CONFIGURATION
+            }
+            StartError::Listen(..) | StartError::PidFile(..) => UNAVAILABLE,
             StartError::System(..) => SYSTEM,
         }
     }
@@ -75,6 +82,7 @@ impl fmt::Display for StartError {
             StartError::Certificate(error) => error.fmt(f),
             StartError::Listen(what, error) => write!(f, "cannot listen on {what}: {error}"),
             StartError::Directory(path, why) => write!(f, "{}: {why}", path.display()),
+            StartError::PidFile(path, error) => write!(f, "{}: {error}", path.display()),
             StartError::System(what, error) => write!(f, "cannot {what}: {error}"),
         }
     }
@@ -106,17 +114,26 @@ impl Address {
     }
 }
 
-pub(super) fn start(
-    config: Config,
-    file: Option<PathBuf>,
-    home: Home,
-) -> Result<Server, StartError> {
+/// Makes a daemon of the process, whatever started it. To be called first.
+pub(super) fn prepare(config: &Config) {
     descriptors::close_inherited();
     signals::reset();
     memory::return_memory_early();
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     crate::logger::begin(config.log.level, config.log.target);
+}
 
+/// The pid file, where one is wanted.
+pub(super) fn pid_file(path: Option<&Path>) -> Result<Option<PidFile>, StartError> {
+    let failed = |path: &Path, error| StartError::PidFile(path.to_owned(), error);
+    path.map(|path| PidFile::write(path).map_err(|error| failed(path, error))).transpose()
+}
+
+pub(super) fn start(
+    config: Config,
+    file: Option<PathBuf>,
+    home: Home,
+) -> Result<Server, StartError> {
     let limit = descriptors::raise_limit()
         .map_err(|error| warn!("cannot raise the limit of descriptors: {error}"))
         .ok();

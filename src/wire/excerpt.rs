@@ -43,11 +43,6 @@ impl Excerpt {
         Excerpt { limit, total, head, tail }
     }
 
-    /// Bytes at the beginning of [`Excerpt::text`] that stay where they are whatever comes yet.
-    pub fn stable_len(&self) -> usize {
-        floor_boundary(&self.head, self.half())
-    }
-
     /// Bytes of the whole text, left-out ones included.
     pub fn total(&self) -> u64 {
         self.total

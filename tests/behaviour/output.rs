@@ -365,7 +365,9 @@ fn a_remark_begins_on_a_line_of_its_own() {
 
 #[test]
 fn all_that_was_printed_before_the_end_is_in_the_log() {
-    let daemon = Daemon::start(PROGRAM).unwrap();
+    // As long as a busy machine may leave the grandchild waiting.
+    let setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.with("dispatcher.output_grace", "\"60s\"").start().unwrap();
     let (mut watcher, mut peer) = (Peer::watcher(&daemon).unwrap(), Peer::local(&daemon).unwrap());
     // A pipe's full, printed at once by a process that ends at once; by a grandchild that outlives
     // its parent a little, too.

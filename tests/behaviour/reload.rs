@@ -95,10 +95,18 @@ fn new_listeners_come_and_old_ones_go() {
     plain(&new, "").unwrap();
 }
 
+/// A port that is free, and that no other test is given: Linux gives none below 32768.
+fn lone_port() -> u16 {
+    let first = std::process::id() % 10_000;
+    let ports = (0..10_000).map(|step| 20_000 + (first + step) % 10_000);
+    let mut ports = ports.filter_map(|port| u16::try_from(port).ok());
+    ports.find(|port| TcpListener::bind(("0.0.0.0", *port)).is_ok()).unwrap()
+}
+
 #[test]
 fn an_address_may_be_replaced_by_one_that_covers_it() {
     let mut setup = Setup::new(PROGRAM).unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = lone_port();
     setup.set("server.listen_plain", "[]");
     setup.set("server.listen", format!("[\"127.0.0.1:{port}\"]"));
     let daemon = setup.start().unwrap();

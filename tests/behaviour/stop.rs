@@ -287,3 +287,47 @@ fn the_socket_has_the_mode_and_the_length_that_the_configuration_allows() {
     daemon.stop().unwrap();
     assert!(!path.exists());
 }
+
+/// Started with that pid file.
+fn with_pid_file(setup: Setup, path: &std::path::Path) -> Setup {
+    setup.under(["sh", "-c", &format!("exec \"$@\" --pid-file '{}'", path.display()), "sh"])
+}
+
+#[test]
+fn a_pid_file_names_the_daemon_as_long_as_it_lives_and_keeps_a_second_one_away() {
+    let setup = Setup::new(PROGRAM).unwrap();
+    let path = setup.directory().join("pid");
+    let setup = with_pid_file(setup, &path);
+    let daemon = setup.start().unwrap();
+    let number = |path| fs::read_to_string(path).unwrap();
+    assert_eq!(number(&path), format!("{}\n", daemon.process().0));
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+
+    // Another state, socket and ports, but this pid file.
+    let other = with_pid_file(Setup::new(PROGRAM).unwrap(), &path);
+    let (status, log) = other.launch().unwrap().wait().unwrap();
+    assert_eq!(status.code(), Some(69));
+    let why =
+        format!("{}: the process {} holds this pid file", path.display(), { daemon.process().0 });
+    assert!(log.join("\n").contains(&why), "{log:#?}");
+
+    // The number of one that was killed is nobody's: the next takes the file over, though a longer
+    // number may have stood there; and removes it at its end.
+    let mut peer = Peer::local(&daemon).unwrap();
+    peer.run(&json!({ "left": "sleep 1000" })).unwrap();
+    daemon.crash().unwrap();
+    fs::write(&path, "12345678901\n").unwrap();
+    let daemon = setup.start().unwrap();
+    assert_eq!(number(&path), format!("{}\n", daemon.process().0));
+    daemon.stop().unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_pid_file_that_cannot_be_made_is_named() {
+    let setup = Setup::new(PROGRAM).unwrap();
+    let path = setup.directory().join("nowhere/pid");
+    let (status, log) = with_pid_file(setup, &path).launch().unwrap().wait().unwrap();
+    assert_eq!(status.code(), Some(78));
+    assert!(log.join("\n").contains(&path.display().to_string()), "{log:#?}");
+}

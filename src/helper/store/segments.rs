@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::wire::Excerpt;
+use crate::wire::{Excerpt, left_out_marker};
 
 /// A file of a log: where it begins, and its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,30 +179,40 @@ impl JobLog {
         Ok(bytes)
     }
 
+    /// Which stretches of a range are shown, in at most `limit` bytes: where nothing is missing and
+    /// all fits, the whole is its head. Each begins and ends between two characters.
+    fn shown(&self, range: Range<u64>, limit: usize) -> io::Result<Shown> {
+        let Range { start, end } = range;
+        let head_end = self.head_end().clamp(start, end);
+        if head_end == end && end - start <= limit as u64 {
+            return Ok(Shown { head: range, tail: end..end });
+        }
+        let half = (limit / 2) as u64;
+        let head_end = head_end.min(start + half);
+        let last = self.bytes(start.max(head_end.saturating_sub(CHARACTER))..head_end)?;
+        let cut = last.len() - whole_characters(last.clone()).len();
+        let head = start..head_end - cut as u64;
+        // A tail never begins before the head ends.
+        let tail_start = self.tail_start().clamp(start, end);
+        let tail_start = tail_start.max(end.saturating_sub(half)).max(head.end);
+        let tail_start = if self.end() >= end { tail_start } else { end };
+        let first = self.bytes(tail_start..end.min(tail_start + CHARACTER))?;
+        let tail = tail_start + leading_continuations(&first) as u64..end;
+        Ok(Shown { head, tail })
+    }
+
     /// What the job printed from `range.start` to `range.end`, head and tail of at most `limit`
     /// bytes together.
     pub(super) fn excerpt(&self, range: Range<u64>, limit: usize) -> io::Result<Excerpt> {
-        let head_end = self.head_end().clamp(range.start, range.end);
-        let tail_start = self.tail_start().clamp(range.start, range.end);
         let total = range.end - range.start;
-        if head_end == range.end && total <= limit as u64 {
-            let text = text_of(self.bytes(range)?);
-            return Ok(Excerpt::from_ends(limit, total, text, String::new()));
-        }
-        let half = (limit / 2) as u64;
-        let head = self.bytes(range.start..head_end.min(range.start + half))?;
-        // A tail never begins before the head ends.
-        let from =
-            tail_start.max(range.end.saturating_sub(half)).max(range.start + head.len() as u64);
-        let tail = if self.end() >= range.end { self.bytes(from..range.end)? } else { Vec::new() };
-        let head = whole_characters(head);
-        let tail = tail[leading_continuations(&tail)..].to_vec();
-        Ok(Excerpt::from_ends(limit, total, text_of(head), text_of(tail)))
+        let Shown { head, tail } = self.shown(range, limit)?;
+        let (head, tail) = (text_of(self.bytes(head)?), text_of(self.bytes(tail)?));
+        Ok(Excerpt::from_ends(limit, total, head, tail))
     }
 
     /// A part of the log as one text: head, the line that says what is left out, tail. `offset` and
-    /// `length` are in bytes of that text. While a job is `active` only what can no longer change
-    /// its place is shown: the first half of the limit.
+    /// `length` are in bytes of that text, of which only this part is read. While a job is `active`
+    /// only what can no longer change its place is shown: the first half of the limit.
     pub(super) fn part(
         &self,
         total: u64,
@@ -211,19 +221,40 @@ impl JobLog {
         offset: u64,
         length: usize,
     ) -> io::Result<Part> {
-        let whole = self.excerpt(0..total, limit)?;
-        let text = whole.text();
-        let end = if active { whole.stable_len() } else { text.len() };
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(end);
-        let start = (start..=end).find(|&at| text.is_char_boundary(at)).unwrap_or(end);
-        let stop = start.saturating_add(length).min(end);
-        let stop = (start..=stop).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(start);
-        Ok(Part {
-            data: text[start..stop].to_owned(),
-            offset: start as u64,
-            next: stop as u64,
-            eof: !active && stop == text.len(),
-        })
+        let Shown { head, tail } = self.shown(0..total, limit)?;
+        let left_out = tail.start - head.end;
+        let mut marker = String::new();
+        if left_out > 0 {
+            let before = self.bytes(head.end.saturating_sub(1)..head.end)?;
+            if before.last().is_some_and(|byte| *byte != b'\n') {
+                marker.push('\n');
+            }
+            marker.push_str(&left_out_marker(left_out));
+        }
+        let behind_marker = head.end + marker.len() as u64;
+        let whole = behind_marker + (tail.end - tail.start);
+        let end = if active { head.end.min((limit / 2) as u64) } else { whole };
+        let start = offset.min(end);
+        // As much more as may have to be skipped.
+        let stop = start.saturating_add((length as u64).saturating_add(CHARACTER)).min(end);
+
+        let mut bytes = self.bytes(start.min(head.end)..stop.min(head.end))?;
+        let of_marker = |at: u64| {
+            usize::try_from(at.clamp(head.end, behind_marker) - head.end).unwrap_or(usize::MAX)
+        };
+        bytes.extend_from_slice(
+            marker.as_bytes().get(of_marker(start)..of_marker(stop)).unwrap_or_default(),
+        );
+        let of_tail = |at: u64| tail.start + at.saturating_sub(behind_marker);
+        bytes.extend(self.bytes(of_tail(start)..of_tail(stop))?);
+
+        let skipped = leading_continuations(&bytes);
+        let mut bytes = bytes.split_off(skipped);
+        bytes.truncate(length);
+        let bytes = whole_characters(bytes);
+        let start = start + skipped as u64;
+        let next = start + bytes.len() as u64;
+        Ok(Part { data: text_of(bytes), offset: start, next, eof: !active && next == whole })
     }
 
     /// Takes all of it away.
@@ -235,6 +266,15 @@ impl JobLog {
         Ok(())
     }
 }
+
+/// The stretches of a range that are shown; nothing is left out where they meet.
+struct Shown {
+    head: Range<u64>,
+    tail: Range<u64>,
+}
+
+/// Bytes of the longest character.
+const CHARACTER: u64 = 4;
 
 /// A part of a log.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -458,6 +498,16 @@ mod tests {
         }
         assert_eq!(read, log.excerpt(0..total, 400).unwrap().text());
         assert!(read.starts_with(&begin.data), "offsets hold when the job ends");
+        // Wherever it begins: also within the marker, and within a character, which is left out.
+        for offset in 0..=read.len() {
+            let part = log.part(total, 400, false, offset as u64, 23).unwrap();
+            let start = (offset..).find(|at| read.is_char_boundary(*at)).unwrap();
+            let stop = (0..=read.len().min(start + 23)).rev();
+            let stop = { stop }.find(|at| read.is_char_boundary(*at)).unwrap();
+            assert_eq!(part.data, read[start..stop], "from {offset}");
+            assert_eq!((part.offset, part.next), (start as u64, stop as u64));
+            assert_eq!(part.eof, stop == read.len());
+        }
         assert_eq!(log.part(total, 400, false, 1 << 40, 5).unwrap().data, "");
     }
 

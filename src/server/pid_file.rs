@@ -1,0 +1,78 @@
+//! The pid file, for where no supervisor keeps one: who wants to signal the daemon finds its
+//! number there.
+//!
+//! It is locked as long as the daemon lives, as daemon(8) locks its own, so that a number that a
+//! dead daemon left behind is not taken for one that runs, and two daemons never share a file.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use log::warn;
+
+/// A locked file with our number in it.
+#[derive(Debug)]
+pub(super) struct PidFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl PidFile {
+    /// Makes the file, or takes over what a daemon that died has left, and writes our number.
+    /// Anybody may read it.
+    ///
+    /// # Errors
+    /// It cannot be made or written, or somebody holds it: who, as far as the file says.
+    pub(super) fn write(path: &Path) -> io::Result<PidFile> {
+        let mut options = OpenOptions::new();
+        let options = options.create(true).truncate(false).read(true).write(true);
+        loop {
+            let mut file = options.mode(0o644).custom_flags(libc::O_NOFOLLOW).open(path)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::Error(error)) => return Err(error),
+                Err(TryLockError::WouldBlock) => return Err(held(&mut file)),
+            }
+            // Its holder may have removed it between the two calls.
+            if !is_at(&file, path) {
+                continue;
+            }
+            file.set_len(0)?;
+            writeln!(file, "{}", std::process::id())?;
+            return Ok(PidFile { path: path.to_owned(), file });
+        }
+    }
+
+    /// Removes it: the daemon has ended in order.
+    pub(super) fn remove(self) {
+        if !is_at(&self.file, &self.path) {
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
+            warn!("cannot remove the pid file {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Whether the file at this path is the very one that is open.
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |(ours, there): (fs::Metadata, fs::Metadata)| {
+        (ours.dev(), ours.ino()) == (there.dev(), there.ino())
+    };
+    file.metadata().and_then(|ours| Ok((ours, fs::symlink_metadata(path)?))).is_ok_and(same)
+}
+
+/// Longer than any number of a process.
+const NUMBER: u64 = 20;
+
+fn held(file: &mut File) -> io::Error {
+    let mut text = String::new();
+    let _ = file.rewind();
+    let _ = file.take(NUMBER).read_to_string(&mut text);
+    let why = match text.trim().parse::<u32>() {
+        Ok(pid) => format!("the process {pid} holds this pid file"),
+        Err(_) => "another process holds this pid file".to_owned(),
+    };
+    io::Error::new(io::ErrorKind::WouldBlock, why)
+}
