@@ -40,6 +40,8 @@ pub(super) struct Keys {
     asked: bool,
     /// It is to be asked once more then.
     again: bool,
+    /// That it cannot be read has been said.
+    failing: bool,
 }
 
 impl Keys {
@@ -60,7 +62,7 @@ impl Keys {
                 KeyStore::default()
             }
         };
-        Keys { store, stamp: None, watch: watch.ok(), asked: false, again: false }
+        Keys { store, stamp: None, watch: watch.ok(), asked: false, again: false, failing: false }
     }
 
     /// False where somebody came by a key that is not theirs any more.
@@ -84,7 +86,7 @@ pub(super) fn limits(config: &Config) -> Limits {
 fn code(why: &InsertError) -> ErrorCode {
     match why {
         InsertError::Taken(_) => ErrorCode::Conflict,
-        InsertError::NotRsa => ErrorCode::BadRequest,
+        InsertError::NotLegacy => ErrorCode::BadRequest,
         InsertError::OfUser(_) | InsertError::Total(_) | InsertError::Legacy(_) => {
             ErrorCode::TooMany
         }
@@ -136,20 +138,17 @@ impl Server {
         let answer = answer.and_then(|answer| {
             serde_json::from_slice::<KeysAnswer>(&answer).map_err(|error| error.to_string())
         });
-        if client.is_none() {
-            self.keys.asked = false;
-            if std::mem::take(&mut self.keys.again) {
-                self.ask_for_keys(now);
-            }
-        }
         let (refusal, file) = match answer {
             Ok(KeysAnswer { refused, file, stamp }) => {
                 self.keys.stamp = stamp;
+                self.keys.failing = false;
                 (refused.map(|why| Refusal::new(code(&why), why.to_string())), file)
             }
             Err(why) => {
                 if client.is_none() {
-                    warn!("cannot read the registered keys: {why}; they stay as they were");
+                    if !std::mem::replace(&mut self.keys.failing, true) {
+                        warn!("cannot read the registered keys: {why}; they stay as they were");
+                    }
                     self.reactor.set_deadline(Key::Keys, Some(now.instant + RETRY));
                 }
                 let why = format!("keys cannot be kept: {why}");
@@ -157,7 +156,7 @@ impl Server {
             }
         };
         // The answer first: it may be the asker's own key that has gone.
-        let asker = client.as_ref().map(|(id, _)| *id);
+        let (asker, is_ours) = (client.as_ref().map(|(id, _)| *id), client.is_none());
         if let Some((id, did)) = client {
             // Whether the asker still hears it or not.
             if refusal.is_none() {
@@ -167,6 +166,12 @@ impl Server {
         }
         if let Some(file) = file {
             self.take_keys(&file, asker, now);
+        }
+        if is_ours {
+            self.keys.asked = false;
+            if std::mem::take(&mut self.keys.again) {
+                self.ask_for_keys(now);
+            }
         }
     }
 
