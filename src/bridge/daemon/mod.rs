@@ -460,7 +460,13 @@ impl Bridge {
             self.close_slow(number, "its queue is full (queue)", now);
         }
         while let Some(number) = self.connections.fullest() {
-            self.close_slow(number, "all queues together are full (queue_total)", now);
+            let why = "all queues together are full (queue_total)";
+            if self.connections.peek(number).is_some_and(|c| c.connection.is_open()) {
+                self.close_slow(number, why, now);
+            } else {
+                // It was told, and has not even read to the end of what had begun to be sent.
+                self.end(number, why, now);
+            }
         }
     }
 
