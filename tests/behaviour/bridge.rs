@@ -457,6 +457,9 @@ fn its_operator_sees_who_is_there() -> Outcome<()> {
         assert!(page.out.contains("peers     2, 1 not authenticated"), "{}", page.out);
         assert!(page.out.contains("office  server  server-of-a-test  127.0.0.1:"), "{}", page.out);
     }
+    let fingerprint = Cli::of(PROGRAM, "fingerprint").arg("--bridge").arg("-c");
+    let fingerprint = fingerprint.arg(bridge.directory().join("sysadm-events.toml")).run()?;
+    assert_eq!(fingerprint.out.trim_end(), bridge.fingerprint());
     bridge.ask_for_status()?;
     let line = bridge.log().wait("status: ")?;
     assert!(line.contains("2 peers, 1 not authenticated, 1 keys registered, 1 frames"), "{line}");

@@ -438,12 +438,13 @@ impl Bridge {
     /// Does what follows from what happened, until nothing does.
     fn settle(&mut self, now: Moment) {
         loop {
-            self.relay.tell_news();
+            self.relay.tell_news(|number| self.connections.has_room_for(number));
             self.carry_out_effects(now);
             self.close_overflowing(now);
             let over = self.connections.flush(&mut self.reactor, now.instant);
             self.ended.extend(over);
-            if self.ended.is_empty() {
+            let has_news = self.relay.has_news(|number| self.connections.has_room_for(number));
+            if self.ended.is_empty() && !has_news {
                 break;
             }
             for (number, end) in std::mem::take(&mut self.ended) {
