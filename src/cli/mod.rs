@@ -11,11 +11,14 @@ mod check;
 mod escape;
 mod exit;
 mod fingerprint;
+mod import_legacy;
 mod interrupt;
 mod job;
 mod jobs;
 mod key;
+mod key_place;
 mod kill;
+mod legacy;
 mod log;
 mod relay_status;
 mod run;
@@ -52,7 +55,7 @@ struct Command {
 }
 
 /// In the order of the overview.
-static COMMANDS: [Command; 12] = [
+static COMMANDS: [Command; 13] = [
     serve::COMMAND,
     bridge::COMMAND,
     check::COMMAND,
@@ -65,6 +68,7 @@ static COMMANDS: [Command; 12] = [
     status::COMMAND,
     call::COMMAND,
     key::COMMAND,
+    import_legacy::COMMAND,
 ];
 
 /// Runs the command that the process was started for.
