@@ -209,6 +209,11 @@ impl Tunnel {
         }
     }
 
+    /// True where [`Tunnel::take_records`] has some.
+    pub fn has_records(&self) -> bool {
+        self.tls.wants_write()
+    }
+
     /// Records for the other end, if there are some: no more than fit into a payload.
     pub fn take_records(&mut self) -> Option<Vec<u8>> {
         let mut records = Records(Vec::new());
@@ -243,4 +248,4 @@ impl Write for Records {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
