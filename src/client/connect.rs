@@ -92,7 +92,7 @@ pub(super) fn open_url(
         Stream::Unix(_) | Stream::Tcp(_) => Ok(()),
     })
     .map_err(|error| match error {
-        ClientError::Lost(error) => pin.explain(&error),
+        ClientError::Lost(error) => tls::explain(&pin, fingerprint, &error),
         other => other,
     })?;
     upgrade(stream, peer, &url.authority(), &url.path, timeouts)
