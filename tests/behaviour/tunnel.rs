@@ -29,11 +29,13 @@ fn known(daemon: &Daemon, bridge: &Bridge, id: &str) -> Outcome<FarTunnel> {
 fn jobs(daemon: &Daemon) -> Outcome<Vec<String>> {
     let mut peer = Peer::local(daemon)?;
     // A job is listed once it is kept: what was asked before this one has been kept before it.
-    peer.run(&json!({ "last": "true" }))?;
+    static LAST: AtomicUsize = AtomicUsize::new(0);
+    let last = format!("last {}", LAST.fetch_add(1, Ordering::Relaxed));
+    peer.run(&json!({ last: "true" }))?;
     let listed = peer.request("rpc", "dispatcher", &json!({ "action": "list" }))?;
     let queues = listed["jobs"].as_object().ok_or("no jobs")?;
     let ids = queues.values().filter_map(Value::as_object).flat_map(|queue| queue.keys());
-    Ok(ids.filter(|id| *id != "last").cloned().collect())
+    Ok(ids.filter(|id| !id.starts_with("last ")).cloned().collect())
 }
 
 fn run(id: &str) -> String {

@@ -178,7 +178,8 @@ fn run_and_watch_lose_and_double_nothing_while_the_bridge_is_restarted() {
     let count = lines.len() - 1;
     let wanted: Vec<String> = (1..=count).map(|n| n.to_string()).chain(["over".into()]).collect();
     assert_eq!(lines, wanted);
-    watch.out.wait(r#""state":"finished""#).unwrap();
+    let told_of = |error| format!("{error}\n{}", watch.err.lines().join("\n"));
+    watch.out.wait(r#""state":"finished""#).map_err(told_of).unwrap();
     let frames = watch.out.lines();
     let (pieces, whole) = told(&frames, "j", &command);
     assert_eq!(whole, [ran.out.as_str()], "the end is told once, and whole");
@@ -192,7 +193,8 @@ fn run_and_watch_lose_and_double_nothing_while_the_bridge_is_restarted() {
 #[test]
 fn watch_goes_on_after_the_server_was_killed() {
     let mut sites = Sites::new().unwrap();
-    let watch = sites.via("watch").args(["dispatcher", "--json"]).start().unwrap();
+    let watch = sites.via("watch").args(["--json"]).start().unwrap();
+    watch.out.wait("system_state").unwrap();
     assert_eq!(sites.via("run").args(["--id", "a", "true"]).run().unwrap().code(), 0);
     let (_, from) = watch.out.wait_from(0, r#""state":"finished""#).unwrap();
     for id in ["b", "c"] {
