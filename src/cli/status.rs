@@ -155,7 +155,7 @@ fn link_line(link: &Value, terminal: Terminal) -> String {
     // Writing into a string does not fail.
     let _ = write!(told, " since {}", text("since"));
     if link["state"] == "connected" {
-        let _ = write!(told, ", {clients} clients behind it");
+        let _ = write!(told, ", clients behind it: {clients}");
     }
     if link["error"].is_string() {
         let _ = write!(told, "; {}", text("error"));
@@ -283,7 +283,7 @@ store     state storage does not answer
 events    12 since its start, epoch e1
 memory    3.3 MiB resident at most
 outboxes  1.5 KiB wait to be sent
-link      office to wss://b:12149: connected since 2026-11-24T20:00:00Z, 1 clients behind it
+link      office to wss://b:12149: connected since 2026-11-24T20:00:00Z, clients behind it: 1
 link      home to wss://h:12149: waiting since 2026-11-24T21:00:00Z; cannot connect: refused^[
 clients   2
   PEER           USER                 OUTBOX

@@ -88,7 +88,9 @@ impl Server {
         let id = match client {
             Some(id) => id,
             None if is_clear || is_tunnelled(payload) => {
-                let peer_name = format!("{from} behind {name}").into();
+                // The name of the link first: what a bridge calls its peers is its own, and could
+                // look like an address in the log.
+                let peer_name = format!("link {name} peer {from}").into();
                 let peer = Peer::Bridged { source, name: peer_name };
                 match self.welcome_caller(link, peer, is_clear, now) {
                     Some(id) => id,

@@ -30,8 +30,8 @@ use crate::reactor::{Reactor, Registered};
 use crate::sys::fork::in_child;
 use crate::wire::{MOST_SUMS, PeerKind, rfc3339, routed};
 
-/// Reads of a link in a turn.
-const READS: usize = 8;
+/// Reads of a link in a turn: each may bring some forty handshakes.
+const READS: usize = 2;
 /// The longest string of a bridge's that is signed, in bytes: ours has 160.
 const CHALLENGE: usize = 1024;
 /// Answers to questions in clear that wait; of more the newest are forgotten.
@@ -536,14 +536,16 @@ impl Server {
         let Some(line) = self.links.line(number) else { return };
         let mut gone = Vec::new();
         line.behind.retain(|behind| {
-            let stays = ids.iter().any(|id| **id == *behind.id);
+            let stays = ids.binary_search_by(|id| (**id).cmp(&behind.id)).is_ok();
             if !stays {
                 gone.extend(behind.client);
             }
             stays
         });
+        let mut known: Vec<Rc<str>> = line.behind.iter().map(|behind| behind.id.clone()).collect();
+        known.sort_unstable();
         for id in ids {
-            if line.behind.iter().all(|behind| *behind.id != **id) {
+            if known.binary_search_by(|known| (**known).cmp(id)).is_err() {
                 line.last_behind += 1;
                 let number = line.last_behind;
                 line.behind.push(Behind { id: id.as_str().into(), number, client: None });

@@ -294,7 +294,7 @@ fn wrong_secrets_behind_a_bridge_slow_that_link_and_block_who_shows_them() {
     assert!(begun.elapsed() >= Duration::from_millis(700), "{:?}", begun.elapsed());
     assert_eq!(closed(&mut bad).unwrap(), 1008);
     let line = daemon.log().wait("blocked ").unwrap();
-    assert!(line.contains("blocked bad behind office for "), "{line}");
+    assert!(line.contains("blocked link office peer bad for "), "{line}");
     // Who is blocked is not even answered; others behind the bridge are.
     let client = bad.into_client();
     client.send(&server, "tls FgMB");
@@ -333,4 +333,30 @@ fn a_crowd_behind_a_bridge_gets_every_event_in_order() {
             finished += usize::from(event["args"]["state"] == "finished");
         }
     }
+}
+
+#[test]
+fn a_daemon_that_stops_tells_those_behind_its_bridges() {
+    let bridge = Bridge::start().unwrap();
+    let daemon = setup(&bridge).start().unwrap();
+    let mut tunnel = known(&daemon, &bridge, "far").unwrap();
+    daemon.stop().unwrap();
+    assert_eq!(closed(&mut tunnel).unwrap(), 1001);
+}
+
+#[test]
+fn a_list_without_end_is_no_work_without_end() {
+    let bridge = Bridge::start().unwrap();
+    let daemon = setup(&bridge).start().unwrap();
+    let server = bridge.wait_for_servers(1).remove(0);
+    let ids: Vec<String> = (0..30_000).map(|number| format!("{number:x}")).collect();
+    let args = json!({ "available_connections": ids });
+    let event = json!({ "id": "", "namespace": "events", "name": "bridge", "args": args });
+    let begun = Instant::now();
+    for _ in 0..5 {
+        bridge.tell(&server, &event.to_string());
+    }
+    until("the list is taken", || link(&daemon)["clients"].as_array().unwrap().len() == 4096);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    known(&daemon, &bridge, "far").unwrap();
 }

@@ -13,6 +13,8 @@ use crate::wire::{
 
 /// The longest id of a peer, in bytes: ours have 22 characters, the old bridge's 40.
 const LONGEST_ID: usize = 128;
+/// Peers of a list that are looked at; a bridge has at most 1024 where nothing else is configured.
+pub const MOST_PEERS: usize = 4096;
 /// What an error of the bridge's is cut to, in characters.
 const SHOWN: usize = 200;
 
@@ -23,7 +25,7 @@ pub enum News {
     Challenge(String),
     /// The bridge knows us.
     Known,
-    /// All peers that are there; never one twice.
+    /// All peers that are there, at most [`MOST_PEERS`]; sorted, and never one twice.
     Available(Vec<String>),
     /// A peer says something.
     Payload {
@@ -148,12 +150,10 @@ impl Dialogue {
             }
             ("events", "bridge", _) if self.is_known() => {
                 let list = args.get("available_connections").and_then(Value::as_array)?;
-                let mut ids: Vec<String> = Vec::new();
-                for id in list.iter().filter_map(Value::as_str).filter(|id| is_id(id)) {
-                    if !ids.iter().any(|known| known == id) {
-                        ids.push(id.to_owned());
-                    }
-                }
+                let ids = list.iter().filter_map(Value::as_str).filter(|id| is_id(id));
+                let mut ids: Vec<String> = ids.take(MOST_PEERS).map(str::to_owned).collect();
+                ids.sort_unstable();
+                ids.dedup();
                 Some(News::Available(ids))
             }
             (_, "error", _) => Some(News::Complaint(complaint(args))),
