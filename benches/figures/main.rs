@@ -11,6 +11,7 @@
 mod bare;
 mod checks;
 mod copier;
+mod doors;
 mod durable;
 mod fanout;
 mod flood;
@@ -34,7 +35,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");
 
 type Section = (&'static str, fn(&mut Table) -> Outcome<()>);
 
-const SECTIONS: [Section; 9] = [
+const SECTIONS: [Section; 10] = [
     ("footprint", footprint::measure),
     ("fanout", fanout::measure),
     ("jobs", jobs::measure),
@@ -43,6 +44,7 @@ const SECTIONS: [Section; 9] = [
     ("tail", tail::measure),
     ("checks", checks::measure),
     ("relay", relay::measure),
+    ("doors", doors::measure),
     ("wakeups", wakeups::measure),
 ];
 

@@ -4,11 +4,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nix::unistd::{User, chown, geteuid};
+use nix::unistd::{Gid, Uid, User, chown, geteuid, setgid, setgroups, setuid};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -183,6 +183,7 @@ fn add(user: &str, file: &Path, options: &Options) -> Result<u8, Exit> {
     });
     let entry: Entry =
         serde_json::from_value(line).map_err(|error| Exit::usage(error.to_string()))?;
+    become_owner(&place.path)?;
     KeyStore::change(&place.path, |store| store.insert(entry, &place.limits)).map_err(|error| {
         match error {
             ChangeError::File(error) => file_error("change", &place.path, &error),
@@ -199,6 +200,7 @@ fn add(user: &str, file: &Path, options: &Options) -> Result<u8, Exit> {
 
 fn list(options: &Options) -> Result<u8, Exit> {
     let place = place(options)?;
+    become_owner(&place.path)?;
     let (store, damaged) =
         KeyStore::read(&place.path).map_err(|error| file_error("read", &place.path, &error))?;
     for Damaged { line, why, .. } in &damaged {
@@ -249,6 +251,7 @@ fn as_json(entry: &Entry) -> Value {
 fn revoke(user: &str, key: &str, options: &Options) -> Result<u8, Exit> {
     let place = place(options)?;
     let of_file = PathBuf::from(key).is_file().then(|| read_key(Path::new(key))).transpose()?;
+    become_owner(&place.path)?;
     let revoked = KeyStore::change(&place.path, |store| {
         let ids: Vec<_> = store
             .of(user)
@@ -285,7 +288,9 @@ fn revoke(user: &str, key: &str, options: &Options) -> Result<u8, Exit> {
 fn export(options: &Options) -> Result<u8, Exit> {
     let config = configuration(options)?;
     let key = if options.legacy { OwnKey::Legacy } else { OwnKey::Link };
-    make_directory(&key.path(&config.paths.state), options)?;
+    let path = key.path(&config.paths.state);
+    make_directory(&path, options)?;
+    become_owner(&path)?;
     let key = key.ensure(&config.paths.state).map_err(|error| match &error {
         OwnKeyError::File(_, _, why) => Exit::failed(code_of(why), error.to_string()),
         OwnKeyError::Content(..) | OwnKeyError::Making(_) => {
@@ -331,6 +336,21 @@ fn make_directory(file: &Path, options: &Options) -> Result<(), Exit> {
         chown(folder, Some(user.uid), Some(user.gid)).map_err(|error| failed(error.into()))?;
     }
     Ok(())
+}
+
+/// Root goes on as the user whose directory it is. So that user's daemon can read what is written;
+/// and what that user may have put there, such as a link to a file of root, leads nowhere.
+fn become_owner(file: &Path) -> Result<(), Exit> {
+    let Some(folder) = file.parent().filter(|_| geteuid().is_root()) else { return Ok(()) };
+    let Ok(owner) = fs::metadata(folder) else { return Ok(()) };
+    if owner.uid() == 0 {
+        return Ok(());
+    }
+    let (user, group) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
+    setgroups(&[group])
+        .and_then(|()| setgid(group))
+        .and_then(|()| setuid(user))
+        .map_err(|error| file_error("become the owner of", folder, &error.into()))
 }
 
 fn read_key(file: &Path) -> Result<PublicKey, Exit> {

@@ -96,12 +96,14 @@ pub struct Auth {
     pub recheck_interval: Duration,
     /// For a look at users and groups, 10 ms to 1 h; then whoever asked is refused. Default 10 s.
     pub lookup_deadline: Duration,
-    /// For a password, 10 ms to 1 h, waiting for its turn included; then it is refused.
+    /// For a password, or the account of who shows a key, 10 ms to 1 h, waiting for its turn
+    /// included; then it is refused.
     /// Default 20 s.
     pub check_deadline: Duration,
-    /// Passwords that are checked at a time, 1 to 64; others wait. Default 4.
+    /// Passwords, and accounts of keys, that are checked at a time, 1 to 64; others wait.
+    /// Default 4.
     pub max_checks: usize,
-    /// Passwords that wait, 1 to 1024; one more is refused with 429. Default 16.
+    /// Such checks that wait, 1 to 1024; one more is refused with 429. Default 16.
     pub max_waiting_checks: usize,
     /// After such a time without a question the accounts helper ends, 100 ms to 1 h.
     /// Default 60 s.

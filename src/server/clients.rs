@@ -39,9 +39,8 @@ pub(super) enum Wait {
     Log { request: Box<Request> },
     /// A password, or the account of whoever showed a key, is checked.
     Proof { request: Box<Request> },
-    /// Its name is looked up for what it asks of keys, or they are changed; what it did, for the
-    /// log.
-    Settings { request: Box<Request>, settings: Option<Settings>, did: String },
+    /// Its name is looked up for what it asks of keys, or they are changed.
+    Settings { request: Box<Request>, settings: Option<Settings> },
     /// This answer is held back for a while.
     Delay { request: Box<Request>, text: String },
 }

@@ -40,6 +40,8 @@ pub(super) struct Keys {
     asked: bool,
     /// It is to be asked once more then.
     again: bool,
+    /// That it cannot be read has been said.
+    failing: bool,
 }
 
 impl Keys {
@@ -60,7 +62,7 @@ impl Keys {
                 KeyStore::default()
             }
         };
-        Keys { store, stamp: None, watch: watch.ok(), asked: false, again: false }
+        Keys { store, stamp: None, watch: watch.ok(), asked: false, again: false, failing: false }
     }
 
     /// False where somebody came by a key that is not theirs any more.
@@ -84,7 +86,7 @@ pub(super) fn limits(config: &Config) -> Limits {
 fn code(why: &InsertError) -> ErrorCode {
     match why {
         InsertError::Taken(_) => ErrorCode::Conflict,
-        InsertError::NotRsa => ErrorCode::BadRequest,
+        InsertError::NotLegacy => ErrorCode::BadRequest,
         InsertError::OfUser(_) | InsertError::Total(_) | InsertError::Legacy(_) => {
             ErrorCode::TooMany
         }
@@ -129,27 +131,24 @@ impl Server {
     /// The store has read the file, or changed it for a client; or neither.
     pub(super) fn on_keys(
         &mut self,
-        client: Option<ClientId>,
+        client: Option<(ClientId, String)>,
         answer: Result<Vec<u8>, String>,
         now: Moment,
     ) {
         let answer = answer.and_then(|answer| {
             serde_json::from_slice::<KeysAnswer>(&answer).map_err(|error| error.to_string())
         });
-        if client.is_none() {
-            self.keys.asked = false;
-            if std::mem::take(&mut self.keys.again) {
-                self.ask_for_keys(now);
-            }
-        }
         let (refusal, file) = match answer {
             Ok(KeysAnswer { refused, file, stamp }) => {
                 self.keys.stamp = stamp;
+                self.keys.failing = false;
                 (refused.map(|why| Refusal::new(code(&why), why.to_string())), file)
             }
             Err(why) => {
                 if client.is_none() {
-                    warn!("cannot read the registered keys: {why}; they stay as they were");
+                    if !std::mem::replace(&mut self.keys.failing, true) {
+                        warn!("cannot read the registered keys: {why}; they stay as they were");
+                    }
                     self.reactor.set_deadline(Key::Keys, Some(now.instant + RETRY));
                 }
                 let why = format!("keys cannot be kept: {why}");
@@ -157,24 +156,32 @@ impl Server {
             }
         };
         // The answer first: it may be the asker's own key that has gone.
-        if let Some(id) = client {
+        let (asker, is_ours) = (client.as_ref().map(|(id, _)| *id), client.is_none());
+        if let Some((id, did)) = client {
+            // Whether the asker still hears it or not.
+            if refusal.is_none() {
+                info!("{did}");
+            }
             self.answer_change(id, refusal);
         }
         if let Some(file) = file {
-            self.take_keys(&file, client, now);
+            self.take_keys(&file, asker, now);
+        }
+        if is_ours {
+            self.keys.asked = false;
+            if std::mem::take(&mut self.keys.again) {
+                self.ask_for_keys(now);
+            }
         }
     }
 
     fn answer_change(&mut self, id: ClientId, refusal: Option<Refusal>) {
         let Some(client) = self.clients.get(id) else { return };
-        let Some(Wait::Settings { request, did, .. }) = &mut client.waiting else { return };
-        let (did, text) = match refusal {
-            None => (std::mem::take(did), response(request, &json!({}))),
-            Some(refusal) => (String::new(), error_text(Some(request), &refusal)),
+        let Some(Wait::Settings { request, .. }) = &client.waiting else { return };
+        let text = match refusal {
+            None => response(request, &json!({})),
+            Some(refusal) => error_text(Some(request), &refusal),
         };
-        if !did.is_empty() {
-            self.audit(id, &did, None);
-        }
         self.end_wait(id, text);
     }
 
@@ -231,8 +238,7 @@ impl Server {
         }
         // Keys are kept by name, and the kernel gave a number.
         let uid = identity.uid;
-        let wait = Wait::Settings { request, settings: Some(settings), did: String::new() };
-        client.waiting = Some(wait);
+        client.waiting = Some(Wait::Settings { request, settings: Some(settings) });
         self.ask_for_name(id, uid, now);
     }
 
@@ -280,9 +286,10 @@ impl Server {
                 self.send_answer(id, Some(&request), text);
             }
             Ok(Settled::Change(change, did)) => {
-                client.waiting = Some(Wait::Settings { request, settings: None, did });
+                client.waiting = Some(Wait::Settings { request, settings: None });
+                let line = self.audit_line(id, &did, None).unwrap_or(did);
                 let question = KeysQuestion { change: Some(change), known: self.keys.stamp };
-                self.ask_store_for_keys(&question, Some(id), now);
+                self.ask_store_for_keys(&question, Some((id, line)), now);
             }
             Err(refusal) => {
                 let text = error_text(Some(&request), &refusal);

@@ -521,8 +521,15 @@ impl Server {
 
     /// The one line in the log on what somebody did, with who that was and where: all of one form.
     fn audit(&mut self, id: ClientId, did: &str, job: Option<&str>) {
-        let Some(client) = self.clients.get(id) else { return };
-        let Some(Identity { user, role, proof, .. }) = client.session.identity() else { return };
+        if let Some(line) = self.audit_line(id, did, job) {
+            info!("{line}");
+        }
+    }
+
+    /// That line, for what is done later.
+    fn audit_line(&mut self, id: ClientId, did: &str, job: Option<&str>) -> Option<String> {
+        let client = self.clients.get(id)?;
+        let Identity { user, role, proof, .. } = client.session.identity()?;
         let (role, peer) = (role.name(), &client.peer);
         let job = job.map(|job| format!(" job={job:?}")).unwrap_or_default();
         let key = match proof {
@@ -530,7 +537,7 @@ impl Server {
             Proof::Kernel | Proof::Password => String::new(),
         };
         let by = proof.name();
-        info!("audit: {did}{job} user={user:?} role={role} by={by:?}{key} from=\"{peer}\"");
+        Some(format!("audit: {did}{job} user={user:?} role={role} by={by:?}{key} from=\"{peer}\""))
     }
 
     fn send_answer(&mut self, id: ClientId, request: Option<&Request>, text: String) {

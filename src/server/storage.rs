@@ -24,7 +24,7 @@ use crate::sys::children::Exit;
 use crate::wire::{ErrorCode, Event, Excerpt, Refusal, error as error_text, response};
 
 /// For what a question was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Purpose {
     /// A client wants a part of a log.
     Log(ClientId),
@@ -34,8 +34,8 @@ enum Purpose {
     Retell(ClientId, Serial),
     /// How far the logs were read, and how much of them that is, in bytes.
     Logs(u64),
-    /// The registered keys, which may have been changed for a client.
-    Keys(Option<ClientId>),
+    /// The registered keys, which may have been changed for a client; what it did, for the log.
+    Keys(Option<(ClientId, String)>),
 }
 
 /// The child.
@@ -353,7 +353,7 @@ impl Server {
     pub(super) fn ask_store_for_keys(
         &mut self,
         question: &KeysQuestion,
-        client: Option<ClientId>,
+        client: Option<(ClientId, String)>,
         now: Moment,
     ) {
         let request = self.storage.store.ask_for_keys(question, now.instant);

@@ -60,12 +60,12 @@ impl Settings {
             let key = read_key(fields)?;
             let legacy = match fields.get("legacy") {
                 // It is the original client that registers RSA keys and says nothing.
-                None | Some(Value::Null) => key.is_rsa(),
+                None | Some(Value::Null) => key.can_be_legacy(),
                 Some(Value::Bool(legacy)) => *legacy,
                 Some(_) => return Err(Refusal::bad_request("legacy must be true or false")),
             };
-            if legacy && !key.is_rsa() {
-                return Err(Refusal::bad_request(InsertError::NotRsa.to_string()));
+            if legacy && !key.can_be_legacy() {
+                return Err(Refusal::bad_request(InsertError::NotLegacy.to_string()));
             }
             let (nickname, email) = (text(fields, "nickname")?, text(fields, "email")?);
             let (user, sums) = (String::new(), Vec::new());

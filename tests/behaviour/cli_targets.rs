@@ -198,7 +198,7 @@ fn options_that_cannot_be_right_are_64() {
     let (file, empty) =
         (daemon.directory().join("none").display().to_string(), token_file(&daemon, "\n"));
     for (options, said) in [
-        (&["--url", &*url][..], "needs --fingerprint"),
+        (&["--url", &*url][..], "give --fingerprint"),
         (&["--url", &*url, "--fingerprint", "abc"], "fingerprint"),
         (&["--url", "http://x", "--fingerprint", "abc"], "http://x"),
         (&["--url", "ws://192.0.2.1:80"], "this host"),

@@ -1,7 +1,7 @@
 //! The `key` command, and what `--key` does for all others.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -214,4 +214,38 @@ fn a_daemon_of_another_user_can_read_what_root_adds() {
     daemon.log().wait("1 keys are registered").unwrap();
     let mut peer = support::Peer::connect(&daemon, support::Transport::Tls).unwrap();
     peer.show_key(&one, &daemon, support::Transport::Tls).unwrap();
+    let state = setup.directory().join("state");
+    for file in ["keys", "keys.lock"] {
+        assert_eq!(fs::metadata(state.join(file)).unwrap().uid(), 65534);
+    }
+}
+
+#[test]
+fn root_touches_nothing_that_the_owner_of_a_state_directory_could_not() {
+    if !nix::unistd::geteuid().is_root() {
+        return support::skip("only root could be misled");
+    }
+    let setup = Setup::new(PROGRAM).unwrap().open_to_all().unwrap().as_user(65534).unwrap();
+    setup.write().unwrap();
+    let Some(one) = Key::ed25519().unwrap() else { return };
+    let theirs = Directory::new().unwrap();
+    let secret = theirs.join("of-root");
+    let before = "a line of root\n";
+    for name in ["keys", "keys.lock", "keys.damaged", "keys.new"] {
+        let state = setup.directory().join("state");
+        let _ = fs::remove_dir_all(&state);
+        fs::create_dir(&state).unwrap();
+        nix::unistd::chown(&state, Some(65534.into()), None).unwrap();
+        fs::write(&secret, before).unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::hard_link(&secret, state.join(name)).unwrap();
+        if name == "keys.damaged" {
+            fs::write(state.join("keys"), "rubbish\n").unwrap();
+            nix::unistd::chown(&state.join("keys"), Some(65534.into()), None).unwrap();
+        }
+        let added = key(&setup, &["add", "nobody", text(&one.public())]);
+        assert!(added.code() == 77 || name == "keys.new", "{name}: {}", added.err);
+        assert_eq!(fs::read_to_string(&secret).unwrap(), before, "{name}");
+        assert_eq!(fs::metadata(&secret).unwrap().uid(), 0, "{name}");
+    }
 }

@@ -334,6 +334,47 @@ fn log_of_links() -> Outcome<Vec<String>> {
     daemon.stop()
 }
 
+/// The expressions that the page gives to fail2ban, with what it puts for an address.
+fn filters() -> Vec<regex_lite::Regex> {
+    let (_, filter) = COMMANDS.split_once("\nfailregex = ").unwrap();
+    let filter = filter.split_once("\nignoreregex").unwrap().0;
+    let lines = filter.lines().map(|line| line.trim().replace("\\e", "\\"));
+    lines.map(|line| regex_lite::Regex::new(&line.replace("<HOST>", r"(\S+)")).unwrap()).collect()
+}
+
+#[test]
+fn the_filters_of_the_page_find_the_address_and_no_name_can_feed_them_another() {
+    let setup = Setup::new(PROGRAM).unwrap().with("auth.fail_window", r#""1s""#);
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::connect(&daemon, Transport::Plain).unwrap();
+    peer.refused("rpc", "auth_token", &json!({ "token": "wrong" })).unwrap();
+    let names =
+        ["x: authentication failure from 192.0.2.66: y", "\": blocked 192.0.2.66 for 9 s: "];
+    for name in names {
+        // Refused in one way or another, and told where this daemon checks passwords.
+        let args = json!({ "username": name, "password": "wrong" });
+        peer.refused("rpc", "auth", &args).unwrap();
+    }
+    let block = "2026-11-24T22:00:00Z WARN  blocked 192.0.2.7 for 3600 s: too many failures";
+    let mut lines = daemon.stop().unwrap();
+    let syslog = |line: &str| {
+        let text = line.splitn(3, ' ').nth(2).unwrap_or_default().trim_start();
+        format!("Nov 24 22:00:00 nas sysadm-events[123]: {text}")
+    };
+    lines.push(block.to_owned());
+    lines.extend(lines.clone().iter().map(|line| syslog(line)));
+    let found: Vec<String> = filters()
+        .iter()
+        .flat_map(|filter| lines.iter().filter_map(|line| filter.captures(line)))
+        .map(|found| found[1].to_owned())
+        .collect();
+    let failures = lines.iter().filter(|line| line.contains(" authentication failure from 127"));
+    let ours = found.iter().filter(|address| *address == "127.0.0.1").count();
+    assert!(ours >= 2 && ours == failures.count(), "{found:?} in {lines:#?}");
+    assert!(found.iter().all(|a| a == "127.0.0.1" || a == "192.0.2.7"), "{found:?}");
+    assert!(found.iter().any(|address| address == "192.0.2.7"), "{found:?}");
+}
+
 /// What man(1) looks for is the name of the file.
 #[test]
 fn pages_have_the_names_of_their_files() -> Outcome<()> {

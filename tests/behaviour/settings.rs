@@ -101,6 +101,19 @@ fn who_revokes_the_key_that_let_them_in_is_answered_and_then_closed() {
 }
 
 #[test]
+fn who_registers_a_key_and_is_gone_at_once_has_a_line_in_the_log() {
+    let daemon = daemon();
+    let mut peer = Peer::local(&daemon).unwrap();
+    let key = args("register_ssl_cert", json!({ "pub_key": RECORDED }));
+    peer.post("rpc", "settings", &key).unwrap();
+    drop(peer);
+    let user = ourselves().0;
+    daemon.log().wait("1 keys are registered").unwrap();
+    let line = daemon.log().wait("audit: registered key=\"").unwrap();
+    assert!(line.contains(&format!("user={user:?} role=full by=\"local socket\"")), "{line}");
+}
+
+#[test]
 fn what_cannot_be_registered_says_why() {
     let setup = Setup::new(PROGRAM).unwrap().with("auth.pam", false);
     let daemon = setup.with("auth.max_keys_per_user", 2).start().unwrap();

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -110,23 +110,13 @@ fn write_new(path: &Path, secret: &[u8]) -> io::Result<()> {
     let new = path.with_file_name(name);
     let _ = fs::remove_file(&new);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    let written = give_to_owner_of(folder, &file)
-        .and_then(|()| file.write_all(secret))
-        .and_then(|()| file.sync_all())
-        .and_then(|()| match fs::hard_link(&new, path) {
+    let written = file.write_all(secret).and_then(|()| file.sync_all()).and_then(|()| {
+        match fs::hard_link(&new, path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             linked => linked,
-        });
+        }
+    });
     fs::remove_file(&new)?;
     written?;
     fs::File::open(folder)?.sync_all()
-}
-
-/// A file that root makes for a daemon that is not root belongs to that daemon.
-pub(super) fn give_to_owner_of(folder: &Path, file: &fs::File) -> io::Result<()> {
-    let (owner, own) = (fs::metadata(folder)?, file.metadata()?);
-    if (owner.uid(), owner.gid()) != (own.uid(), own.gid()) && nix::unistd::geteuid().is_root() {
-        fchown(file, Some(owner.uid()), Some(owner.gid()))?;
-    }
-    Ok(())
 }

@@ -56,6 +56,9 @@ pub struct PublicKey {
 const SIZES: std::ops::RangeInclusive<usize> = 2048..=8192;
 /// Bits of an RSA exponent; a longer one is a way to keep the other side busy.
 const LONGEST_EXPONENT: usize = 33;
+/// Bits of the modulus and of the exponent (65537) of a legacy key.
+const LARGEST_LEGACY: usize = 4096;
+const USUAL_EXPONENT: usize = 17;
 /// Letters of a string that may be encrypted as it is.
 pub(super) const RAW: std::ops::RangeInclusive<usize> = 20..=245;
 
@@ -158,6 +161,17 @@ impl PublicKey {
     /// True for an RSA key.
     pub fn is_rsa(&self) -> bool {
         matches!(self.form, Form::Rsa(_))
+    }
+
+    /// Whether it may be registered as a legacy key: an RSA key of at most 4096 bits with a usual
+    /// exponent, since a stranger can have all of them tried.
+    pub fn can_be_legacy(&self) -> bool {
+        match &self.form {
+            Form::Ed25519(_) => false,
+            Form::Rsa(key) => parts(key).is_ok_and(|(modulus, exponent)| {
+                bits(modulus) <= LARGEST_LEGACY && bits(exponent) <= USUAL_EXPONENT
+            }),
+        }
     }
 
     /// As people know it: `Ed25519`, `RSA`.

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::own::give_to_owner_of;
 use super::{KeyId, PublicKey};
 
 /// A key that is known.
@@ -74,8 +73,8 @@ impl TryFrom<Line> for Entry {
         if line.user.is_empty() || line.user.len() > LONGEST_USER {
             return Err(format!("the user has 1 to {LONGEST_USER} bytes"));
         }
-        if line.legacy && !key.is_rsa() {
-            return Err(InsertError::NotRsa.to_string());
+        if line.legacy && !key.can_be_legacy() {
+            return Err(InsertError::NotLegacy.to_string());
         }
         if line.sums.len() > MOST_SUMS {
             return Err(format!("there are more than {MOST_SUMS} sums"));
@@ -149,8 +148,8 @@ pub enum InsertError {
     Total(usize),
     /// The same of legacy ones.
     Legacy(usize),
-    /// Only an RSA key can be a legacy one.
-    NotRsa,
+    /// It is no RSA key, or one that takes too long to be tried.
+    NotLegacy,
 }
 
 impl fmt::Display for InsertError {
@@ -167,7 +166,9 @@ impl fmt::Display for InsertError {
             InsertError::Legacy(most) => {
                 write!(f, "there are {most} legacy keys already (max_legacy_keys)")
             }
-            InsertError::NotRsa => f.write_str("only an RSA key can be a legacy key"),
+            InsertError::NotLegacy => {
+                f.write_str("only an RSA key of at most 4096 bits can be a legacy key")
+            }
         }
     }
 }
@@ -185,6 +186,8 @@ pub enum ChangeError<E> {
 
 /// The largest file that is read, in bytes: a key of 8192 bits takes about 2 KiB.
 const LARGEST: u64 = 8 * 1024 * 1024;
+/// Keys that are read: as many as may be configured.
+const MOST: usize = 4096;
 /// How long somebody else may be changing the file.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a user's name.
@@ -256,6 +259,7 @@ impl KeyStore {
             }
             let entry = serde_json::from_slice::<Entry>(line).map_err(|error| error.to_string());
             let entry = entry.and_then(|entry| match store.find(&entry.key.id()) {
+                _ if store.len() == MOST => Err(format!("there are more than {MOST} keys")),
                 Some(first) => Err(format!("the key stands there twice, first for {}", first.user)),
                 None => Ok(entry),
             });
@@ -289,7 +293,7 @@ impl KeyStore {
         change: impl FnOnce(&mut KeyStore) -> Result<T, E>,
     ) -> Result<T, ChangeError<E>> {
         let folder = path.parent().unwrap_or(Path::new("."));
-        let _lock = lock(path, folder).map_err(ChangeError::File)?;
+        let _lock = lock(path).map_err(ChangeError::File)?;
         let (mut store, damaged) = KeyStore::read(path).map_err(ChangeError::File)?;
         let before = store.clone();
         let result = change(&mut store).map_err(ChangeError::Refused)?;
@@ -312,7 +316,6 @@ impl KeyStore {
         let new = path.with_extension("new");
         let _ = fs::remove_file(&new);
         let mut file = open(&new, OpenOptions::new().write(true).create_new(true))?;
-        give_to_owner_of(folder, &file)?;
         file.write_all(&self.to_bytes())?;
         file.sync_all()?;
         fs::rename(&new, path)?;
@@ -354,8 +357,8 @@ impl KeyStore {
     /// # Errors
     /// Why not.
     pub fn insert(&mut self, entry: Entry, limits: &Limits) -> Result<(), InsertError> {
-        if entry.legacy && !entry.key.is_rsa() {
-            return Err(InsertError::NotRsa);
+        if entry.legacy && !entry.key.can_be_legacy() {
+            return Err(InsertError::NotLegacy);
         }
         let at = self.entries.iter().position(|known| known.key == entry.key);
         let known = at.and_then(|at| self.entries.get(at));
@@ -392,10 +395,9 @@ fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     options.mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
-fn lock(path: &Path, folder: &Path) -> io::Result<File> {
+fn lock(path: &Path) -> io::Result<File> {
     let lock = path.with_extension("lock");
     let file = open(&lock, OpenOptions::new().create(true).truncate(false).write(true))?;
-    give_to_owner_of(folder, &file)?;
     let due = Instant::now() + LOCK_PATIENCE;
     loop {
         match file.try_lock() {

@@ -110,7 +110,10 @@ fn a_huge_exponent_is_refused() {
     assert_eq!(PublicKey::rsa(&modulus, &[1]).unwrap_err(), KeyError::Exponent);
     assert_eq!(PublicKey::rsa(&[0xff; 1025], &[1, 0, 1]).unwrap_err(), KeyError::Size(8200));
     assert_eq!(PublicKey::rsa(&[0x7f; 256], &[1, 0, 1]).unwrap_err(), KeyError::Size(2047));
-    PublicKey::rsa(&modulus, &[3]).unwrap();
+    assert!(PublicKey::rsa(&modulus, &[3]).unwrap().can_be_legacy());
+    assert!(PublicKey::rsa(&[0xff; 512], &[1, 0, 1]).unwrap().can_be_legacy());
+    assert!(!PublicKey::rsa(&[0xff; 513], &[1, 0, 1]).unwrap().can_be_legacy());
+    assert!(!PublicKey::rsa(&modulus, &[2, 0, 1]).unwrap().can_be_legacy());
 }
 
 #[test]
@@ -304,7 +307,7 @@ mod file {
         add(&mut store, renamed).unwrap();
         assert_eq!(store.len(), 1);
         assert_eq!(store.find(&key.id()).unwrap().nickname, "other");
-        assert_eq!(add(&mut store, entry("a", key, true)).unwrap_err(), InsertError::NotRsa);
+        assert_eq!(add(&mut store, entry("a", key, true)).unwrap_err(), InsertError::NotLegacy);
         for _ in 0..2 {
             add(&mut store, entry("a", new_key(), false)).unwrap();
         }

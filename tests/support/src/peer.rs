@@ -156,6 +156,11 @@ impl Stream {
         }
     }
 
+    /// What a client of this daemon trusts, for TLS 1.3.
+    pub fn client_config(daemon: &Daemon) -> Outcome<Arc<ClientConfig>> {
+        client_config(daemon.fingerprint(), &rustls::version::TLS13)
+    }
+
     /// Reads the head of an HTTP answer, up to the empty line.
     pub fn read_head(&mut self) -> Outcome<String> {
         let mut head = Vec::new();
