@@ -105,7 +105,7 @@ pub enum Incoming {
 /// What carries the messages of a conversation.
 enum Carrier {
     /// A connection to the daemon.
-    Direct(Line),
+    Direct(Box<Line>),
     /// A tunnel through a bridge.
     Via(Box<(Hall, Far)>),
 }
@@ -167,7 +167,7 @@ impl Client {
 
     /// The same with other time-outs.
     pub fn connect_within(target: &Target, timeouts: Timeouts) -> Result<Client, ClientError> {
-        let direct = |opened: Opened| Carrier::Direct(Line::over(opened, timeouts));
+        let direct = |opened: Opened| Carrier::Direct(Box::new(Line::over(opened, timeouts)));
         let (carrier, credential, certificate) = match target {
             Target::Sockets(paths) => {
                 let opened = connect::open_socket(paths, &timeouts)?;

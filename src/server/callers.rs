@@ -182,7 +182,7 @@ impl Server {
             && !bridge.link.is_empty()
         {
             log::warn!(
-                "allow_legacy_bridge_clients is \"full\": whoever runs a bridge can do on this host \
+                "allow_legacy_bridge_clients is full: whoever runs a bridge can do on this host \
                  whatever a client in clear may"
             );
         }

@@ -98,7 +98,7 @@ impl Carrier {
             Carrier::Direct(connection) => return connection.next(now),
             Carrier::Bridged(caller) => caller,
         };
-        match caller.next() {
+        match caller.next_message() {
             None => Ok(None),
             Some(Ok(mut text)) => Ok(Some(Incoming::Message(std::mem::take(&mut *text)))),
             Some(Err(_)) => {

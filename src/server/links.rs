@@ -442,7 +442,7 @@ impl Server {
             let mut news = Vec::new();
             let was_open = channel.is_open();
             let more = channel.read(stream, now.instant).and_then(|more| {
-                while let Some(text) = channel.next()? {
+                while let Some(text) = channel.next_text()? {
                     news.extend(dialogue.take(&text));
                 }
                 Ok(more)

@@ -158,7 +158,7 @@ impl<P: Parcel> Caller<P> {
     }
 
     /// The next message; `Err` with its length where it is longer than one may be.
-    pub fn next(&mut self) -> Option<Result<Zeroizing<String>, usize>> {
+    pub fn next_message(&mut self) -> Option<Result<Zeroizing<String>, usize>> {
         if !self.is_open() {
             return None;
         }
@@ -317,7 +317,7 @@ mod tests {
     }
 
     fn heard(caller: &mut Caller<Text>) -> Vec<String> {
-        std::iter::from_fn(|| caller.next()).map(|text| text.unwrap().to_string()).collect()
+        std::iter::from_fn(|| caller.next_message()).map(|text| text.unwrap().to_string()).collect()
     }
 
     fn told(caller: &mut Caller<Text>) -> Vec<String> {
@@ -379,7 +379,7 @@ mod tests {
         assert_eq!(caller.receive(&message), Err(Broken::TooMuch(200)));
         let mut caller = clear();
         caller.receive(&format!("{{{}}}", " ".repeat(120))).unwrap();
-        assert_eq!(caller.next(), Some(Err(122)));
+        assert_eq!(caller.next_message(), Some(Err(122)));
     }
 
     #[test]

@@ -157,7 +157,7 @@ impl Channel {
     }
 
     /// The next text that has come. Pings are answered.
-    pub fn next(&mut self) -> Result<Option<String>, Trouble> {
+    pub fn next_text(&mut self) -> Result<Option<String>, Trouble> {
         loop {
             match &mut self.stage {
                 Stage::Upgrading(request, answer) => {
@@ -381,7 +381,7 @@ mod tests {
                 STANDARD.encode(hash)
             );
             pair.say(answer.as_bytes(), now);
-            assert_eq!(pair.channel.next().unwrap(), None);
+            assert_eq!(pair.channel.next_text().unwrap(), None);
             assert!(pair.channel.is_open() && pair.channel.has_room());
             pair
         }
@@ -392,9 +392,9 @@ mod tests {
         let mut pair = Pair::open();
         let now = pair.at(1);
         pair.say(b"\x81\x02{}\x89\x01p\x81\x03a\nb", now);
-        assert_eq!(pair.channel.next().unwrap().as_deref(), Some("{}"));
-        assert_eq!(pair.channel.next().unwrap().as_deref(), Some("a\nb"));
-        assert_eq!(pair.channel.next().unwrap(), None);
+        assert_eq!(pair.channel.next_text().unwrap().as_deref(), Some("{}"));
+        assert_eq!(pair.channel.next_text().unwrap().as_deref(), Some("a\nb"));
+        assert_eq!(pair.channel.next_text().unwrap(), None);
         pair.channel.push("hello");
         let got = pair.carry(now).unwrap();
         let mut assembler = Assembler::default();
@@ -408,13 +408,13 @@ mod tests {
     fn a_text_too_long_and_a_masked_one_end_it() {
         let mut pair = Pair::open();
         pair.say(b"\x81\x7e\x03\xe9", pair.at(1));
-        assert!(matches!(pair.channel.next(), Err(Trouble::Protocol(_))));
+        assert!(matches!(pair.channel.next_text(), Err(Trouble::Protocol(_))));
         let mut pair = Pair::open();
         pair.say(b"\x81\x82\x00\x00\x00\x00{}", pair.at(1));
-        assert!(matches!(pair.channel.next(), Err(Trouble::Protocol(_))));
+        assert!(matches!(pair.channel.next_text(), Err(Trouble::Protocol(_))));
         let mut pair = Pair::open();
         pair.say(b"\x88\x02\x03\xe9", pair.at(1));
-        assert!(matches!(pair.channel.next(), Err(Trouble::Closed(1001))));
+        assert!(matches!(pair.channel.next_text(), Err(Trouble::Closed(1001))));
     }
 
     #[test]
@@ -443,7 +443,7 @@ mod tests {
         let mut pair = Pair::open();
         pair.channel.on_deadline(pair.at(30)).unwrap();
         pair.say(b"\x8a\x00", pair.at(31));
-        assert_eq!(pair.channel.next().unwrap(), None);
+        assert_eq!(pair.channel.next_text().unwrap(), None);
         pair.channel.on_deadline(pair.at(60)).unwrap();
         assert_eq!(pair.channel.due(), Some(pair.at(61)));
     }
@@ -463,7 +463,7 @@ mod tests {
         let mut pair = Pair::new();
         pair.carry(pair.at(0)).unwrap();
         pair.say(b"HTTP/1.1 403 Forbidden\r\n\r\nno\n", pair.at(0));
-        let told = pair.channel.next().unwrap_err().to_string();
+        let told = pair.channel.next_text().unwrap_err().to_string();
         assert!(told.contains("403") && told.contains("no"), "{told}");
     }
 }

@@ -14,7 +14,7 @@ use crate::wire::{
 /// The longest id of a peer, in bytes: ours have 22 characters, the old bridge's 40.
 const LONGEST_ID: usize = 128;
 /// Peers of a list that are looked at; a bridge has at most 1024 where nothing else is configured.
-pub const MOST_PEERS: usize = 4096;
+const MOST_PEERS: usize = 4096;
 /// What an error of the bridge's is cut to, in characters.
 const SHOWN: usize = 200;
 
@@ -25,7 +25,7 @@ pub enum News {
     Challenge(String),
     /// The bridge knows us.
     Known,
-    /// All peers that are there, at most [`MOST_PEERS`]; sorted, and never one twice.
+    /// All peers that are there, at most 4096; sorted, and never one twice.
     Available(Vec<String>),
     /// A peer says something.
     Payload {
