@@ -28,6 +28,7 @@ impl Config {
                 allow_legacy_bridge_clients: LegacyBridgeClients::No,
                 shortest_pause: Duration::from_secs(1),
                 longest_pause: Duration::from_secs(60),
+                refused_pause: Duration::from_secs(150),
                 link: Vec::new(),
             },
             relay: relay(home),

@@ -166,6 +166,7 @@ fn read_bridge(mut section: Section<'_, '_>, config: &mut Config) {
     });
     section.key("shortest_pause", &mut bridge.shortest_pause, duration(TICK..=HOUR));
     section.key("longest_pause", &mut bridge.longest_pause, duration(TICK..=DAY));
+    section.key("refused_pause", &mut bridge.refused_pause, duration(TICK..=DAY));
 }
 
 fn read_relay(mut section: Section<'_, '_>, config: &mut Config) {

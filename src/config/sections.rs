@@ -306,6 +306,9 @@ pub struct Bridge {
     pub shortest_pause: Duration,
     /// The longest of these pauses, from `shortest_pause` to 24 h. Default 60 s.
     pub longest_pause: Duration,
+    /// Before a bridge is dialled again that does not know our key, 100 ms to 24 h: it blocks whoever
+    /// fails too often. Default 150 s, which is four times in ten minutes.
+    pub refused_pause: Duration,
     /// `[[bridge.link]]`, at most 64. Default: none.
     pub link: Vec<BridgeLink>,
 }

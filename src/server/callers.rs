@@ -26,6 +26,10 @@ use super::parcel::Parcel;
 /// How old clients show themselves: their events have hyphens.
 const QT_CLIENT: &str = "sysadm-client";
 
+/// The longest payload that a bridge takes where nothing else is configured, in bytes: its
+/// `max_message` without the line with the id.
+const PAYLOAD: usize = 256 * 1024 - 256;
+
 /// What stands for the key that the original server made for each exchange: its client looks for
 /// the words " PUBLIC KEY--" in it and for nothing else.
 const NEW_SSL_KEY: &str = "-----BEGIN PUBLIC KEY-----
@@ -148,12 +152,15 @@ impl Server {
         }
         let config = self.tls.as_ref()?.tunnel.clone();
         self.make_room_for_a_stranger(peer.source());
+        let is_old = self.links.line(link).is_some_and(|line| line.config.legacy);
+        // A bridge of the original kind takes whatever comes.
+        let longest = if is_old { usize::MAX } else { PAYLOAD };
         let name: Rc<str> = peer.to_string().into();
         let made = self.clients.add_caller(
             peer,
             |outbox, max_message, patience| {
                 if is_clear {
-                    Ok(Caller::clear(outbox, max_message, patience))
+                    Ok(Caller::clear(outbox, max_message, patience, longest))
                 } else {
                     Caller::tunnel(config, outbox, max_message, patience)
                 }

@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -32,6 +32,8 @@ use crate::wire::{MOST_SUMS, PeerKind, rfc3339, routed};
 
 /// Reads of a link in a turn: each may bring some forty handshakes.
 const READS: usize = 2;
+/// How long the making of a key may take before it is tried again.
+const MAKING: Duration = Duration::from_secs(60);
 /// The longest string of a bridge's that is signed, in bytes: ours has 160.
 const CHALLENGE: usize = 1024;
 /// Answers to questions in clear that wait; of more the newest are forgotten.
@@ -90,8 +92,8 @@ pub(super) struct Links {
     last: u64,
     own: Option<PrivateKey>,
     legacy: Option<PrivateKey>,
-    /// A child makes a key.
-    making: bool,
+    /// Since when a child makes a key.
+    making: Option<Instant>,
     /// Of the keys of all users.
     sums: Vec<String>,
     /// They may be others now; bridges are told at the end of the turn.
@@ -113,18 +115,19 @@ impl Links {
     }
 
     /// The key for a bridge; one that was not needed before is read, or made by a child.
-    fn key(&mut self, legacy: bool, state: &Path) -> Result<&PrivateKey, String> {
+    fn key(&mut self, legacy: bool, state: &Path, now: Instant) -> Result<&PrivateKey, String> {
         let which = if legacy { OwnKey::Legacy } else { OwnKey::Link };
         let slot = if legacy { &mut self.legacy } else { &mut self.own };
         if slot.is_none() {
             if which.path(state).exists() {
                 *slot = Some(which.ensure(state).map_err(|error| error.to_string())?);
-                self.making = false;
+                self.making = None;
             } else {
-                if !self.making {
+                let since = |since| now.saturating_duration_since(since);
+                if self.making.is_none_or(|begun| since(begun) > MAKING) {
                     let made = in_child(|_| drop(which.ensure(state)));
                     made.map_err(|error| error.to_string())?;
-                    self.making = true;
+                    self.making = Some(now);
                 }
                 return Err("the key of this server is being made".to_owned());
             }
@@ -492,7 +495,7 @@ impl Server {
                     "the bridge does not let us in: {why} (does it know our key? \
                      \"sysadm-events key export\" prints it)"
                 );
-                self.lose_link(number, &why, now);
+                self.leave_link(number, &why, self.config.bridge.refused_pause, now);
             }
             News::Complaint(why) => {
                 let Some(line) = self.links.line(number) else { return };
@@ -509,7 +512,7 @@ impl Server {
         if string.len() > CHALLENGE {
             return self.lose_link(number, "it wants an endless string signed", now);
         }
-        let proof = self.links.key(legacy, &self.config.paths.state).and_then(|key| {
+        let proof = self.links.key(legacy, &self.config.paths.state, now.instant).and_then(|key| {
             let proof = if legacy {
                 key.sign_raw(string).map(|bytes| Proof::Encrypted(STANDARD.encode(bytes)))
             } else {
@@ -566,13 +569,18 @@ impl Server {
 
     /// The link is over; it is dialled again later.
     fn lose_link(&mut self, number: u64, why: &str, now: Moment) {
+        self.leave_link(number, why, Duration::ZERO, now);
+    }
+
+    /// The same, not before `least` has passed.
+    fn leave_link(&mut self, number: u64, why: &str, least: Duration, now: Moment) {
         self.drop_callers(number, "its link to the bridge is lost");
         let Some(line) = self.links.lines.iter_mut().find(|line| line.number == number) else {
             return;
         };
         line.hang_up(&mut self.reactor);
         line.since = now;
-        let again = line.schedule.failed(chance(), now.instant);
+        let again = line.schedule.failed(chance(), now.instant).max(now.instant + least);
         self.reactor.set_deadline(Key::Link(number), Some(again));
         // What goes wrong again and again is said once.
         if line.error.as_deref() == Some(why) {

@@ -1,15 +1,16 @@
 //! A server's links to bridges: dialled, kept, made again; and who is behind them.
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{
-    Bridge, BridgeIdentity, Cli, Daemon, FarTunnel, Outcome, Peer, Setup, Signal, register_server,
-    until,
+    Bridge, BridgeIdentity, Cli, Daemon, FarTunnel, Outcome, Peer, Person, Setup, Signal,
+    register_server, until,
 };
 
-use super::PROGRAM;
+use super::{PROGRAM, ourselves};
 
 /// A server that dials this bridge and nothing else, and soon dials it again.
 fn setup(bridge: &Bridge) -> Setup {
@@ -199,7 +200,8 @@ fn a_bridge_that_hangs_is_noticed() {
         bridge.fingerprint()
     );
     let setup = Setup::new(PROGRAM).unwrap().with("server.ping_interval", r#""200ms""#);
-    let setup = setup.with("bridge.longest_pause", r#""1s""#).with_lines(&lines);
+    let setup = setup.with("bridge.refused_pause", r#""200ms""#).with_lines(&lines);
+    let setup = setup.with("bridge.longest_pause", r#""1s""#);
     let daemon = setup.start().unwrap();
     register_server(PROGRAM, &setup, &bridge_setup, "nas").unwrap();
     until("the link is there", || link(&daemon)["state"] == "connected");
@@ -212,15 +214,24 @@ fn a_bridge_that_hangs_is_noticed() {
 
 #[test]
 fn a_bridge_that_does_not_know_the_key_is_told_of() {
-    let bridge = Setup::bridge(PROGRAM).unwrap().start().unwrap();
+    let bridge_setup = Setup::bridge(PROGRAM).unwrap();
+    let bridge = bridge_setup.start().unwrap();
     let lines = format!(
         "[[bridge.link]]\nname = \"office\"\nurl = \"wss://{}\"\nfingerprint = \"{}\"\n",
         bridge.tls(),
         bridge.fingerprint()
     );
-    let daemon = Setup::new(PROGRAM).unwrap().with_lines(&lines).start().unwrap();
+    let setup = Setup::new(PROGRAM).unwrap().with_lines(&lines);
+    let daemon = setup.start().unwrap();
     let line = daemon.log().wait("does not let us in").unwrap();
     assert!(line.contains("key export"), "{line}");
+    // It is left alone for long, or it would block us; but not when we are told that it was mended.
+    register_server(PROGRAM, &setup, &bridge_setup, "nas").unwrap();
+    daemon.reload().unwrap();
+    daemon.log().wait("link office: connected").unwrap();
+    let told = bridge.log().lines();
+    let failures = told.iter().filter(|line| line.contains("authentication failure")).count();
+    assert_eq!(failures, 1, "{told:#?}");
 }
 
 #[test]
@@ -359,4 +370,98 @@ fn a_list_without_end_is_no_work_without_end() {
     until("the list is taken", || link(&daemon)["clients"].as_array().unwrap().len() == 4096);
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     known(&daemon, &bridge, "far").unwrap();
+}
+
+#[test]
+fn keys_of_users_are_named_anew_when_they_change() {
+    let bridge = Bridge::start().unwrap();
+    let setup = setup(&bridge);
+    let _daemon = setup.start().unwrap();
+    bridge.wait_for_servers(1);
+    let person = Person::new(PROGRAM).unwrap();
+    let named = || -> Vec<Value> {
+        let said = bridge.said().into_iter().map(|(_, frame)| frame);
+        said.filter(|frame| frame["id"] == "bridge_request_list_keys")
+            .map(|frame| frame["args"]["md5_keys"].clone())
+            .collect()
+    };
+    person.register(&setup, &ourselves().0).unwrap();
+    until("the key is named", || named().len() == 2);
+    let [before, after] = &named()[..] else { panic!() };
+    assert_eq!((before, after.as_array().unwrap().len()), (&json!([]), 1));
+    let revoke =
+        Cli::of(PROGRAM, "key").args(["revoke", &ourselves().0, &person.key_id().unwrap()]);
+    let revoked = revoke.arg("-c").arg(setup.file()).run().unwrap();
+    assert_eq!(revoked.code(), 0, "{}", revoked.err);
+    until("it is named no more", || named().len() == 3);
+    assert_eq!(named()[2], json!([]));
+}
+
+#[test]
+fn a_first_link_may_come_by_a_reload_and_so_may_one_of_the_original_kind() {
+    let (bridge, old) = (Bridge::start().unwrap(), Bridge::start_legacy().unwrap());
+    let setup = Setup::new(PROGRAM).unwrap().with("bridge.shortest_pause", r#""100ms""#);
+    let setup = setup.with("bridge.longest_pause", r#""500ms""#);
+    let daemon = setup.start().unwrap();
+    let linked = setup.with_lines(&bridge.link("office")).with_lines(&old.link("old"));
+    linked.write().unwrap();
+    daemon.reload().unwrap();
+    // Their keys are made by a child, and an RSA key takes its time.
+    daemon.log().wait("link office: connected").unwrap();
+    daemon.log().wait("link old: connected").unwrap();
+    let proof = |bridge: &Bridge, name: &str| {
+        bridge.said().iter().any(|(_, frame)| frame["args"][name].is_string())
+    };
+    assert!(proof(&bridge, "signature") && proof(&old, "encrypted_string"));
+    let state = daemon.directory().join("state");
+    for name in ["link-key.pem", "link-key-legacy.pem"] {
+        let about = std::fs::metadata(state.join(name)).unwrap();
+        assert_eq!(about.permissions().mode() & 0o777, 0o600, "{name}");
+    }
+}
+
+#[test]
+fn a_bridge_that_does_not_read_costs_an_outbox_and_nobody_s_time() {
+    let bridge_setup = Setup::bridge(PROGRAM).unwrap();
+    let bridge = bridge_setup.start().unwrap();
+    let lines = format!(
+        "[[bridge.link]]\nname = \"office\"\nurl = \"wss://{}\"\nfingerprint = \"{}\"\n",
+        bridge.tls(),
+        bridge.fingerprint()
+    );
+    let setup = Setup::new(PROGRAM).unwrap().with_lines(&lines);
+    let setup = setup
+        .with("auth.pam", false)
+        .with("bridge.refused_pause", r#""100ms""#)
+        .with("events.max_event", r#""64KiB""#)
+        .with("server.outbox", r#""128KiB""#);
+    let daemon = setup.start().unwrap();
+    let person = Person::new(PROGRAM).unwrap();
+    person.register(&setup, &ourselves().0).unwrap();
+    person.register_at_bridge(&bridge_setup, "me").unwrap();
+    register_server(PROGRAM, &setup, &bridge_setup, "nas").unwrap();
+    let host = nix::unistd::gethostname().unwrap().into_string().unwrap();
+    let url = format!("wss://{}", bridge.tls());
+    let watch = person.via("watch", (&url, bridge.fingerprint()), &host);
+    let watch = watch.args(["--fingerprint", daemon.fingerprint(), "--json"]).start().unwrap();
+    watch.out.wait("system_state").unwrap();
+    bridge.signal(Signal::SIGSTOP).unwrap();
+    let mut direct = Peer::local(&daemon).unwrap();
+    // What the sockets on the way hold comes first.
+    let mut number = 0;
+    while !daemon.log().lines().iter().any(|line| line.contains("it does not read")) {
+        let id = format!("j{number}");
+        let run = json!({ "action": "run", id.clone(): "seq 12000" });
+        direct.request("rpc", "dispatcher", &run).unwrap();
+        number += 1;
+        assert!(number < 2000, "it is never closed");
+        until("the job has ended", || {
+            let list = json!({ "action": "list" });
+            let jobs = direct.request("rpc", "dispatcher", &list).unwrap();
+            jobs["jobs"]["no_queue"][&id]["state"] == "finished"
+        });
+    }
+    bridge.signal(Signal::SIGCONT).unwrap();
+    // It comes back, and has missed something.
+    watch.out.wait(r#""state":"finished""#).unwrap();
 }

@@ -81,7 +81,8 @@ impl Sites {
         let server_setup = Setup::new(PROGRAM)?
             .with("auth.pam", false)
             .with("bridge.shortest_pause", r#""100ms""#)
-            .with("bridge.longest_pause", r#""300ms""#);
+            .with("bridge.longest_pause", r#""300ms""#)
+            .with("bridge.refused_pause", r#""100ms""#);
         let link = format!(
             "[[bridge.link]]\nname = \"office\"\nurl = \"wss://{address}\"\nfingerprint = \"{fingerprint}\"\n"
         );
@@ -247,7 +248,7 @@ fn another(sites: &Sites, name: &str) -> Outcome<(Setup, Daemon)> {
         sites.fingerprint
     );
     let setup = Setup::new(PROGRAM)?.with("auth.pam", false).with_lines(&link);
-    let setup = setup.with("bridge.longest_pause", r#""1s""#);
+    let setup = setup.with("bridge.refused_pause", r#""100ms""#);
     let daemon = setup.start()?;
     sites.person.register(&setup, &ourselves().0)?;
     register_server(PROGRAM, &setup, &sites.bridge_setup, name)?;

@@ -34,6 +34,8 @@ enum Way {
         messages: Vec<Zeroizing<String>>,
         /// From this place of the outbox on both sides speak base64.
         encoded: Option<u64>,
+        /// The longest payload that the bridge takes, in bytes.
+        longest: usize,
     },
 }
 
@@ -69,9 +71,15 @@ impl<P: Parcel> Caller<P> {
         Ok(Caller::new(Way::Tunnel(Tunnel::server(config)?), outbox, max_message, patience))
     }
 
-    /// One that speaks in clear.
-    pub fn clear(outbox: Outbox<P>, max_message: usize, patience: Duration) -> Caller<P> {
-        let way = Way::Clear { messages: Vec::new(), encoded: None };
+    /// One that speaks in clear, a message a payload; it ends where one of more than `longest` bytes
+    /// would have to be sent.
+    pub fn clear(
+        outbox: Outbox<P>,
+        max_message: usize,
+        patience: Duration,
+        longest: usize,
+    ) -> Caller<P> {
+        let way = Way::Clear { messages: Vec::new(), encoded: None, longest };
         Caller::new(way, outbox, max_message, patience)
     }
 
@@ -130,7 +138,7 @@ impl<P: Parcel> Caller<P> {
             Way::Tunnel(tunnel) => {
                 decode(payload).and_then(|records| tunnel.receive(&records, room))
             }
-            Way::Clear { messages, encoded } => {
+            Way::Clear { messages, encoded, .. } => {
                 let held: usize = messages.iter().map(|message| message.len()).sum();
                 if held + payload.len() > room {
                     Err(Broken::TooMuch(room))
@@ -248,12 +256,18 @@ impl<P: Parcel> Caller<P> {
     }
 
     fn next_of_clear(&mut self) -> Option<String> {
-        let Way::Clear { encoded, .. } = &self.way else { return None };
+        let Way::Clear { encoded, longest, .. } = &self.way else { return None };
         let (place, bytes) = self.outbox.take()?;
-        Some(match encoded {
+        let payload = match encoded {
             Some(from) if *from <= place => STANDARD.encode(&bytes),
             Some(_) | None => String::from_utf8_lossy(&bytes).into_owned(),
-        })
+        };
+        if payload.len() > *longest {
+            self.outbox.clear();
+            self.leave = Leave::Leaving;
+            return None;
+        }
+        Some(payload)
     }
 
     /// Closes at once: what waits is not sent, except for the message that has begun.
@@ -313,7 +327,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(5);
 
     fn clear() -> Caller<Text> {
-        Caller::clear(Outbox::new(1000, Total::default()), 100, PATIENCE)
+        Caller::clear(Outbox::new(1000, Total::default()), 100, PATIENCE, 100)
     }
 
     fn heard(caller: &mut Caller<Text>) -> Vec<String> {
@@ -337,6 +351,20 @@ mod tests {
         caller.receive("eyJjIjozfQ==").unwrap();
         assert_eq!(heard(&mut caller), ["{\"c\":3}"]);
         assert!(caller.begins_anew("{\"a\":1}") && caller.begins_anew("tls AAAA"));
+    }
+
+    #[test]
+    fn what_does_not_fit_through_the_bridge_ends_the_session_and_not_the_link() {
+        let mut caller = clear();
+        let long: &'static str = Box::leak("x".repeat(76).into_boxed_str());
+        caller.outbox.push(Text(long)).unwrap();
+        assert_eq!(told(&mut caller), [long]);
+        caller.encode_after_next();
+        caller.outbox.push(Text("{}")).unwrap();
+        caller.outbox.push(Text(long)).unwrap();
+        caller.outbox.push(Text("{}")).unwrap();
+        assert_eq!(told(&mut caller), ["{}"], "in base64 it has 104 bytes");
+        assert!(caller.is_gone());
     }
 
     #[test]
