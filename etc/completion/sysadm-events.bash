@@ -17,7 +17,8 @@ _sysadm_events() {
 		values="serve bridge check fingerprint watch run jobs kill log status call key help"
 		;;
 	serve) options="-c --pid-file -h --help" ;;
-	bridge | check | fingerprint) options="-c -h --help" ;;
+	bridge | check) options="-c -h --help" ;;
+	fingerprint) options="--bridge -c -h --help" ;;
 	watch)
 		options="--json --since -h --help $target"
 		values="dispatcher life-preserver system-state"

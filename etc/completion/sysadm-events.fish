@@ -34,7 +34,7 @@ complete -c sysadm-events -n $target -l bridge-fingerprint -x -d 'SHA-256 of the
 
 complete -c sysadm-events -n '__fish_seen_subcommand_from serve' -l pid-file -r -F -d 'where its number is written'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch jobs status' -l json -d 'as the daemon sends it'
-complete -c sysadm-events -n '__fish_seen_subcommand_from status' -l bridge -d 'the bridge of this host'
+complete -c sysadm-events -n '__fish_seen_subcommand_from status fingerprint' -l bridge -d 'the bridge of this host'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -l since -x -d 'begin behind the event of this number'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -a 'dispatcher life-preserver system-state'
 complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l queue -x -d 'wait for the jobs of this queue'

@@ -143,6 +143,11 @@ fn generate(file: &Path, rsa: bool) -> Result<u8, Exit> {
     let mut public = file.as_os_str().to_owned();
     public.push(".pub");
     let public = PathBuf::from(public);
+    // Before the private half is there without the public one.
+    if public.exists() {
+        let why = io::ErrorKind::AlreadyExists.into();
+        return Err(file_error("make", &public, &why));
+    }
     let made = PrivateKey::generate(kind)
         .map_err(|error| Exit::failed(sysexits::UNAVAILABLE, error.to_string()))?;
     put(file, made.to_pem().as_bytes(), 0o600)?;

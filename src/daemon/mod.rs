@@ -5,9 +5,12 @@ mod address;
 mod directory;
 mod error;
 
-use log::info;
+use std::path::Path;
+
+use log::{info, warn};
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::auth::key::Damaged;
 use crate::config::Config;
 use crate::net::certificate::ServerSide;
 use crate::sys::{descriptors, memory, signals};
@@ -31,6 +34,19 @@ pub fn tell_fingerprint(now: Option<&ServerSide>, before: Option<&ServerSide>) {
     if let Some(ServerSide { fingerprint, .. }) = now.filter(|tls| before != Some(&tls.fingerprint))
     {
         info!("certificate sha256 {fingerprint}");
+    }
+}
+
+/// Damaged lines that are named; of more only the number is.
+const NAMED: usize = 10;
+
+/// Logs which lines of a file of keys are left out.
+pub fn tell_damaged(path: &Path, damaged: &[Damaged]) {
+    for Damaged { line, why, .. } in damaged.iter().take(NAMED) {
+        warn!("{}:{line}: left out: {why}", path.display());
+    }
+    if damaged.len() > NAMED {
+        warn!("{}: {} more lines are left out", path.display(), damaged.len() - NAMED);
     }
 }
 

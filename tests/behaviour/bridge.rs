@@ -361,6 +361,45 @@ fn all_queues_together_are_bounded_too() -> Outcome<()> {
     Err("nobody is closed".into())
 }
 
+/// One that was told to go and does not read keeps what waits for it only as long as there is room.
+#[test]
+fn who_is_being_closed_counts_for_all_queues_too() -> Outcome<()> {
+    let setup = Setup::bridge(PROGRAM)?
+        .with("relay.queue", r#""1GiB""#)
+        .with("relay.queue_total", r#""1MiB""#)
+        .with("relay.close_timeout", r#""1h""#);
+    let (office, gone) = (PeerKey::new()?, PeerKey::new()?);
+    let state = setup.directory().join("state");
+    register(&state, &[("office", &office, &[]), ("gone", &gone, &[])])?;
+    let bridge = setup.start()?;
+    let mut operator = Peer::local(&bridge)?;
+    let mut waiting = || -> Outcome<u64> {
+        let status = operator.request("rpc", "status", &json!({}))?;
+        status["queue_total"].as_u64().ok_or_else(|| "no queue_total".into())
+    };
+    let mut server = BridgePeer::join(&bridge, "server", &office, &[A])?;
+    server.so_far()?;
+    let payload = "x".repeat(16 * 1024);
+    let _deaf = BridgePeer::join(&bridge, "client", &gone, &[A])?;
+    let to = server.list()?.pop().ok_or("nobody")?;
+    while waiting()? < 800_000 {
+        server.tell(&to, &payload)?;
+        assert_eq!(server.so_far()?, [""; 0]);
+    }
+    register(&state, &[("office", &office, &[])])?;
+    bridge.log().wait("closing peer \"gone\"")?;
+    assert_eq!(server.list()?, [""; 0]);
+    assert!(waiting()? >= 800_000, "what waits for it is still to be sent");
+    // Another one that does not read needs the room.
+    let _deaf_too = BridgePeer::join(&bridge, "client", &office, &[A])?;
+    let to = server.list()?.pop().ok_or("nobody")?;
+    while waiting()? >= 800_000 {
+        server.tell(&to, &payload)?;
+        assert_eq!(server.so_far()?, [""; 0]);
+    }
+    Ok(())
+}
+
 #[test]
 fn five_hundred_peers_meet_at_one_bridge() -> Outcome<()> {
     let (bridge, key) = bridge()?;
@@ -418,6 +457,9 @@ fn its_operator_sees_who_is_there() -> Outcome<()> {
         assert!(page.out.contains("peers     2, 1 not authenticated"), "{}", page.out);
         assert!(page.out.contains("office  server  server-of-a-test  127.0.0.1:"), "{}", page.out);
     }
+    let fingerprint = Cli::of(PROGRAM, "fingerprint").arg("--bridge").arg("-c");
+    let fingerprint = fingerprint.arg(bridge.directory().join("sysadm-events.toml")).run()?;
+    assert_eq!(fingerprint.out.trim_end(), bridge.fingerprint());
     bridge.ask_for_status()?;
     let line = bridge.log().wait("status: ")?;
     assert!(line.contains("2 peers, 1 not authenticated, 1 keys registered, 1 frames"), "{line}");

@@ -51,6 +51,10 @@ fn keys_that_are_made_are_private_never_replaced_and_read_by_openssl() {
         assert_ne!(again.code(), 0);
         assert!(again.err.contains(text(&file)), "{}", again.err);
         assert_eq!(fs::read(&file).unwrap(), before);
+        fs::remove_file(&file).unwrap();
+        let half = Cli::of(PROGRAM, "key").arg("generate").arg(&file).run().unwrap();
+        assert!(half.code() != 0 && !file.exists(), "{}", half.err);
+        fs::write(&file, before).unwrap();
         let read = std::process::Command::new("openssl")
             .args(["pkey", "-check", "-pubout", "-in", text(&file)])
             .output();
@@ -133,7 +137,7 @@ fn keys_are_added_from_every_form_listed_and_revoked_by_what_the_list_shows() {
     assert!(table.starts_with("KEY "), "{table}");
     assert!(table.contains(&id[..16]) && table.contains("RSA legacy"), "{table}");
     // What is ambiguous, unknown, or another user's.
-    for (of, what) in [(&*user, ""), (&user, "nosuch"), ("nobody", &id)] {
+    for (of, what) in [(&*user, ""), (&user, "nosuch"), ("no-such-user", &id)] {
         let refused = key(&setup, &["revoke", of, what]);
         assert_eq!(refused.code(), 1, "{what:?}: {}", refused.err);
     }

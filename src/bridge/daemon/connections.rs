@@ -139,6 +139,11 @@ impl Connections {
         self.map.get(&number)
     }
 
+    /// True where less than half of what may wait for this one does.
+    pub(super) fn has_room_for(&self, number: PeerNumber) -> bool {
+        self.map.get(&number).is_none_or(|c| c.connection.outbox.is_below_half())
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (PeerNumber, &Connected)> {
         self.map.iter().map(|(number, connected)| (*number, connected))
     }

@@ -86,7 +86,8 @@ impl Bridge {
                 let encrypted = STANDARD.decode(text).ok()?;
                 // It does not say which key it is.
                 let is_of = |entry: &&Entry| entry.key.verify_raw(test_string, &encrypted);
-                self.keys.legacy().find(is_of).map(|entry| registration(entry, true))
+                let mut tried = self.keys.legacy().take(self.config.relay.max_legacy_keys);
+                tried.find(is_of).map(|entry| registration(entry, true))
             }
         }
     }

@@ -438,12 +438,13 @@ impl Bridge {
     /// Does what follows from what happened, until nothing does.
     fn settle(&mut self, now: Moment) {
         loop {
-            self.relay.tell_news();
+            self.relay.tell_news(|number| self.connections.has_room_for(number));
             self.carry_out_effects(now);
             self.close_overflowing(now);
             let over = self.connections.flush(&mut self.reactor, now.instant);
             self.ended.extend(over);
-            if self.ended.is_empty() {
+            let has_news = self.relay.has_news(|number| self.connections.has_room_for(number));
+            if self.ended.is_empty() && !has_news {
                 break;
             }
             for (number, end) in std::mem::take(&mut self.ended) {
@@ -460,7 +461,13 @@ impl Bridge {
             self.close_slow(number, "its queue is full (queue)", now);
         }
         while let Some(number) = self.connections.fullest() {
-            self.close_slow(number, "all queues together are full (queue_total)", now);
+            let why = "all queues together are full (queue_total)";
+            if self.connections.peek(number).is_some_and(|c| c.connection.is_open()) {
+                self.close_slow(number, why, now);
+            } else {
+                // It was told, and has not even read to the end of what had begun to be sent.
+                self.end(number, why, now);
+            }
         }
     }
 

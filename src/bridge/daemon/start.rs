@@ -23,7 +23,8 @@ use crate::auth::{self, Throttle};
 use crate::bridge::relay::Relay;
 use crate::config::{Config, Home, Relay as Section};
 use crate::daemon::{
-    Address, StartError, bind, hostname, lock, make_private, prepare, tell_fingerprint,
+    Address, StartError, bind, hostname, lock, make_private, prepare, tell_damaged,
+    tell_fingerprint,
 };
 use crate::moment::Moment;
 use crate::net::certificate::{self, CertificateError, ServerSide};
@@ -80,9 +81,7 @@ impl Places {
             other => other?,
         };
         let (keys, damaged) = KeyStore::parse(&bytes);
-        for line in damaged {
-            warn!("{}:{}: {}; the line is left out", self.keys.path.display(), line.line, line.why);
-        }
+        tell_damaged(&self.keys.path, &damaged);
         Ok(keys)
     }
 }

@@ -194,11 +194,19 @@ impl Relay {
         }
     }
 
-    /// Tells everybody whose list has changed; at the end of a turn.
-    pub fn tell_news(&mut self) {
-        while let Some(number) = self.news.first().copied() {
+    /// Tells those whose list has changed and who are ready for it; at the end of a turn. Who has
+    /// much waiting is told later, and then only how it is by then.
+    pub fn tell_news(&mut self, is_ready: impl Fn(PeerNumber) -> bool) {
+        let ready: Vec<PeerNumber> =
+            self.news.iter().copied().filter(|number| is_ready(*number)).collect();
+        for number in ready {
             self.tell(number);
         }
+    }
+
+    /// Whether there is somebody whom [`Relay::tell_news`] would tell something.
+    pub fn has_news(&self, is_ready: impl Fn(PeerNumber) -> bool) -> bool {
+        self.news.iter().any(|number| is_ready(*number))
     }
 
     /// A peer, to be shown.

@@ -45,7 +45,12 @@ impl Desk {
 
     /// Ends the turn: all effects, as short texts.
     fn told(&mut self) -> Vec<String> {
-        self.relay.tell_news();
+        self.told_to(|_| true)
+    }
+
+    /// The same where only some are ready for news.
+    fn told_to(&mut self, is_ready: impl Fn(PeerNumber) -> bool) -> Vec<String> {
+        self.relay.tell_news(is_ready);
         let mut told = Vec::new();
         while let Some(effect) = self.relay.next_effect() {
             told.push(match effect {
@@ -152,6 +157,23 @@ fn who_comes_and_goes_within_a_turn_is_not_told() {
     desk.join(4, "client", &[A]);
     let told = desk.told();
     assert!(told.contains(&"1 list id3 id4".to_owned()), "{told:?}");
+}
+
+#[test]
+fn who_has_much_waiting_is_told_later_what_holds_then_but_before_any_frame() {
+    let mut desk = Desk::new();
+    desk.join(1, "server", &[A]);
+    desk.join(2, "client", &[A]);
+    assert_eq!(desk.told_to(|number| number != 1), ["2 list id1"]);
+    assert!(!desk.relay.has_news(|number| number != 1) && desk.relay.has_news(|_| true));
+    desk.join(3, "client", &[A]);
+    desk.relay.disconnect(2);
+    assert_eq!(desk.told_to(|number| number != 1), ["3 list id1"]);
+    assert_eq!(desk.told(), ["1 list id3"]);
+    desk.join(4, "client", &[A]);
+    desk.say(4, "id1\nhello");
+    assert_eq!(desk.told_to(|_| false), ["1 list id3 id4", "4>1 id4\nhello"]);
+    assert_eq!(desk.told(), ["4 list id1"]);
 }
 
 #[test]

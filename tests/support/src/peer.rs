@@ -158,7 +158,7 @@ impl Stream {
 
     /// What a client of this daemon trusts, for TLS 1.3.
     pub fn client_config(daemon: &Daemon) -> Outcome<Arc<ClientConfig>> {
-        client_config(daemon.fingerprint(), &rustls::version::TLS13)
+        client_config(daemon.fingerprint(), &TLS13)
     }
 
     /// Reads the head of an HTTP answer, up to the empty line.
