@@ -3,6 +3,7 @@
 use std::fs;
 
 use serde_json::{Value, json};
+use support::Sites as Places;
 use support::{Bridge, Cli, Daemon, Outcome, Peer, Person, Setup, Signal, register_server, until};
 
 use super::{PROGRAM, ourselves};
@@ -318,4 +319,54 @@ fn watch_at_a_bridge_follows_all_hosts_that_are_known() {
     let gaps: Vec<&str> = watched.out.lines().filter(|it| it.contains(r#""name":"gap""#)).collect();
     assert_eq!(gaps.len(), 1, "{gaps:?}");
     assert!(gaps[0].starts_with(r#"{"host":"beta","#), "only beta was started anew: {gaps:?}");
+}
+
+#[test]
+fn a_host_at_one_site_is_used_from_another_that_cannot_reach_it() {
+    let Some(places) = Places::new() else { return };
+    let [first, second] = Places::BETWEEN;
+    let bridge_setup = Setup::bridge(PROGRAM)
+        .unwrap()
+        .with("relay.listen", format!(r#"["{first}:0", "{second}:0"]"#))
+        .under(places.between());
+    let bridge = bridge_setup.start().unwrap();
+    let address = |outside: &str| {
+        let (line, _) =
+            bridge.log().wait_from(0, &format!("listening on wss://{outside}:")).unwrap();
+        line.rsplit('/').next().unwrap().to_owned()
+    };
+    let link = format!(
+        "[[bridge.link]]\nname = \"office\"\nurl = \"wss://{}\"\nfingerprint = \"{}\"\n",
+        address(first),
+        bridge.fingerprint()
+    );
+    // It listens nowhere but on its local socket.
+    let server_setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with("auth.pam", false)
+        .with("server.listen", "[]")
+        .with("server.listen_plain", "[]")
+        .with("bridge.refused_pause", r#""100ms""#)
+        .with_lines(&link)
+        .under(places.inside("1"));
+    let server = server_setup.launch().unwrap();
+    let line = server.log().wait("certificate sha256 ").unwrap();
+    let fingerprint = line.split("sha256 ").nth(1).unwrap();
+    let person = Person::new(PROGRAM).unwrap();
+    person.register(&server_setup, &ourselves().0).unwrap();
+    person.register_at_bridge(&bridge_setup, "me").unwrap();
+    register_server(PROGRAM, &server_setup, &bridge_setup, "nas").unwrap();
+    server.log().wait("link office: connected").unwrap();
+    let [ip, netns, exec, site] = places.inside("2");
+    let run = Cli::of(ip, &netns).args([&*exec, &*site, PROGRAM, "run", "--via", &*hostname()]);
+    let run =
+        run.args(["--url", &*format!("wss://{}", address(second)), "--key"]).arg(person.key());
+    let run =
+        run.args(["--bridge-fingerprint", bridge.fingerprint(), "--fingerprint", fingerprint]);
+    let ran = run.args(["cat /sys/class/net/way/address", "sh -c 'exit 5'"]).run().unwrap();
+    assert_eq!(ran.code(), 5, "{}", ran.err);
+    // The other end of the wire of the first site, as only a job there can tell.
+    let [ip, netns, exec, site] = places.inside("1");
+    let there = Cli::of(ip, &netns).args([&*exec, &*site, "cat", "/sys/class/net/way/address"]);
+    assert_eq!(ran.out, there.run().unwrap().out);
 }
