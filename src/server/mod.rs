@@ -12,6 +12,7 @@ mod clients;
 mod jobs;
 mod keys;
 mod life_preserver;
+mod link_io;
 mod links;
 mod parcel;
 mod pid_file;
@@ -610,7 +611,7 @@ impl Server {
             }
         }
         if std::mem::take(&mut self.links.keys_changed) {
-            self.tell_sums();
+            self.tell_sums(now);
             self.flush_links(now);
         }
         self.go_on_with_logs(now);

@@ -124,7 +124,7 @@ pub(super) fn start(
     server.find_origins();
     server.reactor.set_deadline(Key::Survivors, Some(now.instant));
     server.system_state.begin(now);
-    server.tell_sums();
+    server.tell_sums(now);
     server.configure_links(now);
     server.warn_of_callers();
     server.settle(now);

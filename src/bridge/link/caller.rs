@@ -14,7 +14,7 @@ use rustls::ServerConfig;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::super::tunnel::{Broken, Tunnel, decode, encode, is_tunnelled};
+use super::super::tunnel::{Broken, Tunnel, decode, encode, head, is_tunnelled};
 use crate::net::{CloseReason, Outbox, Parcel};
 
 /// How a caller takes its leave.
@@ -114,10 +114,7 @@ impl<P: Parcel> Caller<P> {
     /// True where `payload` is not for this session: its client begins anew.
     pub fn begins_anew(&self, payload: &str) -> bool {
         match &self.way {
-            Way::Tunnel(tunnel) => {
-                !is_tunnelled(payload)
-                    || decode(payload).is_ok_and(|records| tunnel.is_another(&records))
-            }
+            Way::Tunnel(tunnel) => !is_tunnelled(payload) || tunnel.is_another(&head(payload)),
             Way::Clear { encoded, .. } => {
                 is_tunnelled(payload) || (encoded.is_some() && payload.starts_with('{'))
             }

@@ -199,6 +199,11 @@ impl Channel {
         self.is_open() && self.out.len() < OUT
     }
 
+    /// True where more waits than should, since what has to be said was pushed all the same.
+    pub fn is_overfull(&self) -> bool {
+        self.out.len() > 2 * OUT
+    }
+
     /// True where the stream has taken all.
     pub fn is_flushed(&self) -> bool {
         self.out.is_empty() && !self.tls.wants_write()
