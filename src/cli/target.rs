@@ -172,7 +172,7 @@ impl TargetOptions {
             }
         };
         let others = TargetOptions { key: None, ..self.clone() };
-        let credential = others.credential(&url)?.unwrap_or(Credential::Key(key.clone()));
+        let credential = others.credential(host)?.unwrap_or(Credential::Key(key.clone()));
         let bridge = self.bridge(url, key, trust)?;
         let host = host.to_owned();
         Ok(Target::Via(Box::new(Via { bridge, host, fingerprint, known, credential })))
@@ -215,7 +215,7 @@ impl TargetOptions {
                 let why = "ws:// has no certificate: --fingerprint goes with wss://";
                 return Err(Exit::usage(why));
             }
-            let credential = self.credential(&url)?;
+            let credential = self.credential(&url.host)?;
             return Ok(Target::Loopback { url, credential });
         }
         let (fingerprint, known) = match &self.fingerprint {
@@ -225,11 +225,11 @@ impl TargetOptions {
                 (fingerprint, Some(place))
             }
         };
-        let credential = self.credential(&url)?;
+        let credential = self.credential(&url.host)?;
         Ok(Target::Tls { url, fingerprint, known, credential })
     }
 
-    fn credential(&self, url: &Url) -> Result<Option<Credential>, Exit> {
+    fn credential(&self, host: &str) -> Result<Option<Credential>, Exit> {
         let others = [self.token_file.is_some(), self.user.is_some()];
         if let Some(file) = &self.key {
             if others.contains(&true) || self.password_file.is_some() {
@@ -248,7 +248,7 @@ impl TargetOptions {
                 Ok(Some(Credential::Password { user: user.clone(), password }))
             }
             (None, Some(user), None) => {
-                let prompt = format!("Password of {user} on {}: ", url.host);
+                let prompt = format!("Password of {user} on {host}: ");
                 let password = ask_for_secret(&prompt).map_err(|error| {
                     Exit::usage(format!(
                         "cannot ask for the password on a terminal: {error}; use --password-file"

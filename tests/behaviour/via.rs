@@ -45,6 +45,13 @@ fn commands_work_through_a_bridge_as_on_the_host() {
     let identity: Value = serde_json::from_str(&identity.out).unwrap();
     assert_eq!((&identity["type"], &identity["hostname"]), (&"server".into(), &hostname().into()));
 
+    // With a token of that host instead of the key, which the bridge alone is shown then.
+    let token = scene.daemon.directory().join("token");
+    fs::write(&token, Peer::token(&scene.daemon).unwrap()).unwrap();
+    let query = scene.via("call").arg("--token-file").arg(&token).args(["rpc", "query"]);
+    let queried = query.run().unwrap();
+    assert_eq!(queried.code(), 0, "{}", queried.err);
+
     let ran = scene.via("run").args(["--id", "j", "echo hello", "sh -c 'exit 3'"]).run().unwrap();
     assert_eq!((ran.code(), ran.out.as_str()), (3, "hello\n"), "{}", ran.err);
     let jobs = scene.via("jobs").arg("--json").run().unwrap();
