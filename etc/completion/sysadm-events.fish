@@ -15,10 +15,11 @@ complete -c sysadm-events -n $none -a log -d "print a job's output"
 complete -c sysadm-events -n $none -a status -d 'how the daemon is doing'
 complete -c sysadm-events -n $none -a call -d 'send any request, print the reply'
 complete -c sysadm-events -n $none -a key -d 'make keys, register them, list and revoke them'
+complete -c sysadm-events -n $none -a import-legacy -d 'take over settings and keys of the Qt sysadm'
 complete -c sysadm-events -n $none -s V -l version -d 'the version'
 complete -c sysadm-events -s h -l help -d 'what it does'
 
-set -l any '__fish_seen_subcommand_from serve bridge check fingerprint watch run jobs kill log status call key'
+set -l any '__fish_seen_subcommand_from serve bridge check fingerprint watch run jobs kill log status call key import-legacy'
 complete -c sysadm-events -n $any -s c -r -F -d 'the configuration, or the daemon that it is for'
 
 set -l target '__fish_seen_subcommand_from watch run jobs kill log status call'
@@ -48,3 +49,6 @@ complete -c sysadm-events -n '__fish_seen_subcommand_from key' -l legacy -d 'of 
 complete -c sysadm-events -n '__fish_seen_subcommand_from key' -l bridge -d 'keys of the relay'
 complete -c sysadm-events -n '__fish_seen_subcommand_from key' -l sum -x -d 'the peer may only claim this checksum'
 complete -c sysadm-events -n '__fish_seen_subcommand_from key' -l json -d 'all that is known of each key'
+complete -c sysadm-events -n '__fish_seen_subcommand_from import-legacy' -F
+complete -c sysadm-events -n '__fish_seen_subcommand_from import-legacy' -l bridge -d 'files of a bridge'
+complete -c sysadm-events -n '__fish_seen_subcommand_from import-legacy' -l dry-run -d 'change nothing'

@@ -12,11 +12,14 @@ mod escape;
 mod exit;
 mod fingerprint;
 mod fleet;
+mod import_legacy;
 mod interrupt;
 mod job;
 mod jobs;
 mod key;
+mod key_place;
 mod kill;
+mod legacy;
 mod log;
 mod relay_status;
 mod run;
@@ -53,7 +56,7 @@ struct Command {
 }
 
 /// In the order of the overview.
-static COMMANDS: [Command; 12] = [
+static COMMANDS: [Command; 13] = [
     serve::COMMAND,
     bridge::COMMAND,
     check::COMMAND,
@@ -66,6 +69,7 @@ static COMMANDS: [Command; 12] = [
     status::COMMAND,
     call::COMMAND,
     key::COMMAND,
+    import_legacy::COMMAND,
 ];
 
 /// Runs the command that the process was started for.

@@ -14,6 +14,7 @@ mod durable;
 mod envelope;
 mod http;
 mod identity;
+mod import_legacy;
 mod impostor;
 mod installed;
 mod job_environment;
