@@ -350,6 +350,57 @@ mod tests {
         assert!(caller.begins_anew("{\"a\":1}") && caller.begins_anew("tls AAAA"));
     }
 
+    /// Numbers that look random and are the same each time.
+    fn numbers(seed: u64) -> impl FnMut(usize) -> usize {
+        let mut state = seed;
+        move |below| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize % below
+        }
+    }
+
+    #[test]
+    fn no_payload_whatever_is_more_than_an_end() {
+        let (client, config) = tunnel::tests::client_and_config();
+        let hello = encode(&Tunnel::client(client).take_records().unwrap());
+        let good = ["{\"a\":1}", "eyJhIjoxfQ==", "tls FgMB", "", "\n", "tls ", &hello];
+        for seed in 0..300 {
+            let mut next = numbers(seed);
+            let outbox = Outbox::new(1000, Total::default());
+            let mut caller = if seed % 2 == 0 {
+                clear()
+            } else {
+                Caller::tunnel(config.clone(), outbox, 100, PATIENCE).unwrap()
+            };
+            for _ in 0..20 {
+                let mut payload = good[next(good.len())].to_owned().into_bytes();
+                for _ in 0..next(4) {
+                    let at = next(payload.len() + 1);
+                    match next(3) {
+                        0 => payload.insert(at, next(128) as u8),
+                        1 => payload.truncate(at),
+                        _ => payload.extend_from_within(..at),
+                    }
+                }
+                let payload = String::from_utf8(payload).unwrap();
+                let anew = caller.begins_anew(&payload);
+                let was_open = caller.is_open();
+                let taken = caller.receive(&payload);
+                assert!(taken.is_ok() || !caller.is_open(), "{payload:?}");
+                assert!(!anew || was_open || taken.is_ok());
+                while let Some(message) = caller.next_message() {
+                    assert!(message.is_err() || seed % 2 == 0, "nothing comes out of no handshake");
+                }
+                told(&mut caller);
+            }
+            let held = match &caller.way {
+                Way::Tunnel(_) => 0,
+                Way::Clear { messages, .. } => messages.len(),
+            };
+            assert_eq!(held, 0);
+        }
+    }
+
     #[test]
     fn what_does_not_fit_through_the_bridge_ends_the_session_and_not_the_link() {
         let mut caller = clear();

@@ -333,6 +333,50 @@ mod tests {
     }
 
     #[test]
+    fn no_text_of_a_bridge_whatever_makes_it_say_more_than_it_may() {
+        let texts = [
+            r#"{"args":"","id":"sysadm_bridge_request_ident","name":"identify","namespace":"rpc"}"#,
+            r#"{"args":{"test_string":"x"},"id":"server_to_bridge_auth","name":"response","namespace":"rpc"}"#,
+            r#"{"args":["t",0],"id":"server_to_bridge_auth","name":"response","namespace":"rpc"}"#,
+            r#"{"args":{"action":"list_ssl_checksums"},"id":"bridge_request_list_keys","name":"settings","namespace":"rpc"}"#,
+            r#"{"args":{"available_connections":["a"]},"id":"","name":"bridge","namespace":"events"}"#,
+            "a\n{}",
+        ];
+        let mut state: u64 = 1;
+        let mut next = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize % below
+        };
+        for _ in 0..3000 {
+            let mut dialogue = dialogue();
+            for _ in 0..6 {
+                let mut text = texts[next(texts.len())].to_owned().into_bytes();
+                for _ in 0..next(3) {
+                    let at = next(text.len().max(1));
+                    match next(3) {
+                        0 => text.insert(at, next(128) as u8),
+                        1 => text.truncate(at),
+                        _ => text.swap(0, at),
+                    }
+                    if text.is_empty() {
+                        text.push(b'{');
+                    }
+                }
+                let was_known = dialogue.is_known();
+                match dialogue.take(&String::from_utf8(text).unwrap()) {
+                    Some(News::Available(_) | News::Payload { .. }) => assert!(was_known),
+                    Some(News::Challenge(_)) => dialogue.prove(&Proof::Encrypted("e".into())),
+                    Some(News::Known | News::Refused(_) | News::Complaint(_)) | None => {}
+                }
+                for said in sent(&mut dialogue) {
+                    let id = said["id"].as_str().unwrap();
+                    assert!([IDENT, KEYS, AUTH].contains(&id), "{said}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_list_names_each_client_once_and_no_nonsense() {
         let list = r#"{"args":{"available_connections":["a","b","a",7,"","c d"]},"id":"","name":"bridge","namespace":"events"}"#;
         assert_eq!(known().take(list), Some(News::Available(vec!["a".into(), "b".into()])));
