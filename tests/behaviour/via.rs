@@ -377,3 +377,28 @@ fn a_host_at_one_site_is_used_from_another_that_cannot_reach_it() {
     let there = Cli::of(ip, &netns).args([&*exec, &*site, "cat", "/sys/class/net/way/address"]);
     assert_eq!(ran.out, there.run().unwrap().out);
 }
+
+#[test]
+fn the_fleet_is_on_one_screen_of_a_terminal() {
+    let sites = Sites::new().unwrap();
+    let (_, beta) = another(&sites, "beta").unwrap();
+    let (one, two) = (sites.server().fingerprint(), beta.fingerprint());
+    sites.person.knows(&format!("alpha {one}\nb {two}\n")).unwrap();
+    let url = format!("wss://{}", sites.bridge().tls());
+    let watch = sites.person.at("watch", &url).args(["--fingerprint", &sites.fingerprint]);
+    let watch = watch.arg("dispatcher").env("TERM", "dumb").start_on_terminal().unwrap();
+    for host in ["alpha  ", "b      "] {
+        until("it is there", || {
+            let lines = watch.out.lines();
+            lines.iter().any(|line| line.starts_with(host) && line.contains("is there"))
+        });
+    }
+    let ran = Cli::to(&beta, "run").args(["--id", "j", "printf 'one\ntwo\n'"]).run().unwrap();
+    assert_eq!(ran.code(), 0, "{}", ran.err);
+    watch.out.wait("two").unwrap();
+    let lines = watch.out.lines();
+    let of_job = |line: &&String| line.contains("one") || line.contains("two");
+    assert!(lines.iter().filter(of_job).all(|line| line.starts_with("b  ")), "{lines:#?}");
+    watch.signal(Signal::SIGTERM).unwrap();
+    watch.wait().unwrap();
+}
