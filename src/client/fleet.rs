@@ -182,13 +182,10 @@ impl Fleet {
     /// Who is there now.
     fn look_at(&mut self, ids: &[String]) -> Result<(), ClientError> {
         let members = std::mem::take(&mut self.members);
-        for member in members {
-            if ids.contains(&member.id) {
-                self.members.push(member);
-            } else {
-                self.tell_of_leaving(&member);
-            }
-        }
+        let (stay, gone): (Vec<Member>, Vec<Member>) =
+            members.into_iter().partition(|member| ids.contains(&member.id));
+        self.members = stay;
+        gone.iter().for_each(|member| self.tell_of_leaving(member));
         for id in ids {
             if self.members.iter().all(|member| member.id != *id) {
                 let Some(hall) = &mut self.hall else { return Ok(()) };
@@ -354,16 +351,35 @@ impl Fleet {
             }
             Stage::Subscribing => {
                 member.stage = Stage::Following;
+                let (id, name, shown) = (member.id.clone(), name.clone(), *shown);
                 if let Ok(place) = Place::deserialize(&args)
-                    && self.places.iter().all(|(of, _)| of != shown)
+                    && self.places.iter().all(|(of, _)| *of != shown)
                 {
-                    self.places.push((*shown, place));
+                    self.places.push((shown, place));
                 }
-                self.news.push_back(FleetNews::Joined(name.clone()));
+                // It may have come anew before the bridge saw it go.
+                let is_known = self.leave_older(&id, shown);
+                if !is_known {
+                    self.news.push_back(FleetNews::Joined(name));
+                }
             }
             Stage::Handshake | Stage::Following | Stage::Refused | Stage::Paused(_) => {}
         }
         Ok(())
+    }
+
+    /// Leaves another connection of a host that has come anew as `id`; true where there was one.
+    fn leave_older(&mut self, id: &str, shown: Fingerprint) -> bool {
+        let is_older = |member: &&mut Member| {
+            let is_it = member.name.as_ref().is_some_and(|(_, of)| *of == shown);
+            member.id != id && is_it && member.stage == Stage::Following
+        };
+        let Some(older) = self.members.iter_mut().find(is_older) else { return false };
+        older.stage = Stage::Refused;
+        if let (Some(mut far), Some(hall)) = (older.far.take(), &mut self.hall) {
+            far.close(hall);
+        }
+        true
     }
 
     fn on_event(&mut self, at: usize, frame: Frame) {

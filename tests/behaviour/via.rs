@@ -402,3 +402,43 @@ fn the_fleet_is_on_one_screen_of_a_terminal() {
     watch.signal(Signal::SIGTERM).unwrap();
     watch.wait().unwrap();
 }
+
+#[test]
+fn a_host_that_came_anew_before_it_was_seen_to_go_is_one_host() {
+    let sites = Sites::new().unwrap();
+    // Two with one certificate are one for whoever knows it by that.
+    let path = |name: &str| format!("{:?}", sites.server_setup.directory().join(name));
+    let link = format!(
+        "[[bridge.link]]\nname = \"office\"\nurl = \"wss://{}\"\nfingerprint = \"{}\"\n",
+        sites.bridge().tls(),
+        sites.fingerprint
+    );
+    let twin_setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with("auth.pam", false)
+        .with("server.certificate", path("cert.pem"))
+        .with("server.private_key", path("key.pem"))
+        .with("bridge.refused_pause", r#""100ms""#)
+        .with_lines(&link);
+    let twin = twin_setup.start().unwrap();
+    sites.person.register(&twin_setup, &ourselves().0).unwrap();
+    register_server(PROGRAM, &twin_setup, &sites.bridge_setup, "twin").unwrap();
+    let url = format!("wss://{}", sites.bridge().tls());
+    let watch = sites.person.at("watch", &url).args(["--fingerprint", &sites.fingerprint]);
+    let watch = watch.arg("--json").start().unwrap();
+    for daemon in [sites.server(), &twin] {
+        daemon.log().wait("audit: authenticated").unwrap();
+    }
+    until("one of them is left", || {
+        let sessions = [sites.server(), &twin].map(|daemon| {
+            let mut peer = Peer::local(daemon).unwrap();
+            let status = peer.request("rpc", "status", &json!({})).unwrap();
+            status["links"][0]["clients"][0]["client"].is_u64()
+        });
+        sessions[0] != sessions[1]
+    });
+    watch.signal(Signal::SIGTERM).unwrap();
+    let told = watch.wait().unwrap().out;
+    assert_eq!(told.matches(r#""name":"joined""#).count(), 1, "{told}");
+    assert_eq!(told.matches(r#""name":"left""#).count(), 0, "{told}");
+}
