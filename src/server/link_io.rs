@@ -169,7 +169,14 @@ impl Server {
                         return;
                     }
                 }
-                Err(trouble) => return self.lose_link(number, &trouble.to_string(), now),
+                Err(trouble) => {
+                    let line = self.links.line(number);
+                    // What was said may have been reason enough to leave it.
+                    if line.is_some_and(|line| matches!(line.state, State::Talking { .. })) {
+                        self.lose_link(number, &trouble.to_string(), now);
+                    }
+                    return;
+                }
             }
         }
         self.reactor.again(Key::Link(number));

@@ -235,6 +235,28 @@ fn a_bridge_that_does_not_know_the_key_is_told_of() {
 }
 
 #[test]
+fn a_bridge_that_sends_us_away_and_hangs_up_at_once_is_left_alone_no_less() {
+    let bridge_setup = Setup::bridge(PROGRAM).unwrap().with("auth.fail_limit", 1);
+    let bridge_setup = bridge_setup.with("auth.throttle_loopback", true);
+    let bridge = bridge_setup.start().unwrap();
+    let lines = format!(
+        "[[bridge.link]]\nname = \"office\"\nurl = \"wss://{}\"\nfingerprint = \"{}\"\n",
+        bridge.tls(),
+        bridge.fingerprint()
+    );
+    let daemon = Setup::new(PROGRAM).unwrap().with_lines(&lines).start().unwrap();
+    daemon.log().wait("does not let us in").unwrap();
+    // Which tries it at once; and that is once too often.
+    daemon.reload().unwrap();
+    let line = daemon.log().wait("too many failures").unwrap();
+    assert!(line.contains("tried again in 1"), "{line}");
+    let error = link(&daemon)["error"].take();
+    assert!(error.as_str().unwrap().contains("does not let us in"), "{error}");
+    let told = daemon.log().lines();
+    assert!(!told.iter().any(|line| line.contains("it closed")), "{told:#?}");
+}
+
+#[test]
 fn clients_behind_a_bridge_count_as_any() {
     let bridge = Bridge::start().unwrap();
     let daemon = setup(&bridge).with("server.max_clients", 2).start().unwrap();
