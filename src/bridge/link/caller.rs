@@ -4,6 +4,7 @@
 //! its link takes when its turn comes: who does not read, or has much to be told, makes no other
 //! caller wait.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use rustls::ServerConfig;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::super::tunnel::{Broken, Tunnel, decode, encode, head, is_tunnelled};
+use super::super::tunnel::{Broken, MESSAGE, Tunnel, decode, encode, head, is_tunnelled};
 use crate::net::{CloseReason, Outbox, Parcel};
 
 /// How a caller takes its leave.
@@ -31,7 +32,9 @@ pub enum Leave {
 enum Way {
     Tunnel(Tunnel),
     Clear {
-        messages: Vec<Zeroizing<String>>,
+        messages: VecDeque<Zeroizing<String>>,
+        /// What they count for.
+        held: usize,
         /// From this place of the outbox on both sides speak base64.
         encoded: Option<u64>,
         /// The longest payload that the bridge takes, in bytes.
@@ -79,7 +82,7 @@ impl<P: Parcel> Caller<P> {
         patience: Duration,
         longest: usize,
     ) -> Caller<P> {
-        let way = Way::Clear { messages: Vec::new(), encoded: None, longest };
+        let way = Way::Clear { messages: VecDeque::new(), held: 0, encoded: None, longest };
         Caller::new(way, outbox, max_message, patience)
     }
 
@@ -135,23 +138,20 @@ impl<P: Parcel> Caller<P> {
             Way::Tunnel(tunnel) => {
                 decode(payload).and_then(|records| tunnel.receive(&records, room))
             }
-            Way::Clear { messages, encoded, .. } => {
-                let held: usize = messages.iter().map(|message| message.len()).sum();
-                if held + payload.len() > room {
+            Way::Clear { messages, held, encoded, .. } => {
+                let text = if *held + payload.len() > room {
                     Err(Broken::TooMuch(room))
                 } else if encoded.is_none() {
-                    messages.push(Zeroizing::new(payload.to_owned()));
-                    Ok(())
+                    Ok(payload.to_owned())
                 } else {
                     let text = STANDARD.decode(payload).ok();
-                    match text.and_then(|text| String::from_utf8(text).ok()) {
-                        Some(text) => {
-                            messages.push(Zeroizing::new(text));
-                            Ok(())
-                        }
-                        None => Err(Broken::Garbage("a payload that is no base64 of a text")),
-                    }
-                }
+                    text.and_then(|text| String::from_utf8(text).ok())
+                        .ok_or(Broken::Garbage("a payload that is no base64 of a text"))
+                };
+                text.map(|text| {
+                    *held += text.len() + MESSAGE;
+                    messages.push_back(Zeroizing::new(text));
+                })
             }
         };
         if taken.is_err() {
@@ -176,8 +176,11 @@ impl<P: Parcel> Caller<P> {
                 }
                 message?
             }
-            Way::Clear { messages, .. } if messages.is_empty() => return None,
-            Way::Clear { messages, .. } => messages.remove(0),
+            Way::Clear { messages, held, .. } => {
+                let message = messages.pop_front()?;
+                *held -= message.len() + MESSAGE;
+                message
+            }
         };
         if message.len() > self.max_message { Some(Err(message.len())) } else { Some(Ok(message)) }
     }
@@ -350,6 +353,22 @@ mod tests {
         assert!(caller.begins_anew("{\"a\":1}") && caller.begins_anew("tls AAAA"));
     }
 
+    #[test]
+    fn many_small_messages_are_not_kept_without_end() {
+        for payload in ["", "{"] {
+            let mut caller = clear();
+            caller.receive("{}").unwrap();
+            let taken = (0..10_000).take_while(|_| caller.receive(payload).is_ok()).count();
+            assert!(taken < 10, "{taken}");
+        }
+        // Whoever is listened to may say as much as it likes.
+        let mut caller = clear();
+        for _ in 0..10_000 {
+            caller.receive("{}").unwrap();
+            assert_eq!(heard(&mut caller), ["{}"]);
+        }
+    }
+
     /// Numbers that look random and are the same each time.
     fn numbers(seed: u64) -> impl FnMut(usize) -> usize {
         let mut state = seed;
@@ -449,7 +468,7 @@ mod tests {
     #[test]
     fn what_waits_to_be_answered_is_bounded() {
         let mut caller = clear();
-        let message = format!("{{{}}}", " ".repeat(80));
+        let message = format!("{{{}}}", " ".repeat(60));
         caller.receive(&message).unwrap();
         caller.receive(&message).unwrap();
         assert_eq!(caller.receive(&message), Err(Broken::TooMuch(200)));

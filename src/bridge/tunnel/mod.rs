@@ -23,6 +23,10 @@ const SEALED: usize = 15 * 1024;
 /// What waits in TLS to be taken away, at most, in bytes: a flight of the handshake.
 const UNSENT: usize = 64 * 1024;
 
+/// What a message that waits counts for beside its text, in bytes: many small ones cost more than
+/// they are long.
+pub const MESSAGE: usize = 64;
+
 /// Why a tunnel cannot go on.
 #[derive(Debug, PartialEq)]
 pub enum Broken {
@@ -49,7 +53,7 @@ pub struct Tunnel {
     tls: Box<Connection>,
     /// Of the message that is coming.
     line: Zeroizing<Vec<u8>>,
-    /// Messages that have come, and their bytes.
+    /// Messages that have come, and what they count for.
     lines: VecDeque<Zeroizing<String>>,
     held: usize,
     /// The other end has said that nothing more comes.
@@ -158,7 +162,7 @@ impl Tunnel {
         }
         match String::from_utf8(line) {
             Ok(text) => {
-                self.held += text.len();
+                self.held += text.len() + MESSAGE;
                 self.lines.push_back(Zeroizing::new(text));
                 Ok(())
             }
@@ -173,7 +177,7 @@ impl Tunnel {
     pub fn next_message(&mut self) -> Option<Zeroizing<String>> {
         let line = self.lines.pop_front();
         match &line {
-            Some(line) => self.held -= line.len(),
+            Some(line) => self.held -= line.len() + MESSAGE,
             None => self.lines = VecDeque::new(),
         }
         line

@@ -198,6 +198,11 @@ fn what_waits_is_bounded() {
     let endless = say(&mut client, &"x".repeat(6000));
     let taken = endless.iter().try_for_each(|records| server.receive(records, 5000));
     assert_eq!(taken, Err(Broken::TooMuch(5000)), "of one message too");
+
+    let Pair { mut client, mut server, .. } = open();
+    let small = say(&mut client, &"1\n".repeat(1000));
+    let taken = small.iter().try_for_each(|records| server.receive(records, 5000));
+    assert_eq!(taken, Err(Broken::TooMuch(5000)), "of many small ones too");
 }
 
 #[test]
