@@ -130,9 +130,13 @@ impl Carrier {
             Carrier::Direct(line) => return line.receive(wait),
             Carrier::Via(via) => &mut **via,
         };
+        let mut is_late = false;
         loop {
             if let Some(mut message) = far.next_message()? {
                 return Ok(Got::Text(std::mem::take(&mut *message)));
+            }
+            if is_late {
+                return Ok(Got::Nothing);
             }
             match hall.next(wait)? {
                 Heard::Woken => return Ok(Got::Woken),
@@ -144,6 +148,8 @@ impl Carrier {
                 Heard::Payload { from, text } if from == far.id => far.take(&text, hall)?,
                 Heard::Available(_) | Heard::Payload { .. } => {}
             }
+            // What others say must not put a deadline off.
+            is_late = wait.deadline.is_some_and(|deadline| deadline <= Instant::now());
         }
     }
 }

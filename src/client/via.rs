@@ -262,7 +262,10 @@ pub(super) fn find(via: &Via, hall: &mut Hall) -> Result<Far, ClientError> {
         }
         match search.far.take_if(|far| far.is_open()) {
             Some(far) => return Ok(far),
-            None if search.is_over() => return Err(search.in_vain(hall.peer())),
+            // What comes and is not the host must not put the deadline off.
+            None if search.is_over() || deadline <= Instant::now() => {
+                return Err(search.in_vain(hall.peer()));
+            }
             None => {}
         }
     }
