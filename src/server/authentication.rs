@@ -88,17 +88,19 @@ impl Server {
     }
 
     /// Whether an attempt may be made now.
-    pub(super) fn may_attempt(&mut self, id: ClientId, request: &Request) -> Result<(), Refusal> {
+    pub(super) fn may_attempt(
+        &mut self,
+        id: ClientId,
+        request: &Request,
+        now: Moment,
+    ) -> Result<(), Refusal> {
         if !is_attempt(request) {
             return Ok(());
         }
         let Some(client) = self.clients.get(id) else { return Ok(()) };
         let source = client.peer.source();
-        let delayed = self.clients.iter().filter(|(_, other)| {
-            is_same_way(other.peer.source(), source)
-                && matches!(other.waiting, Some(Wait::Delay { .. }))
-        });
-        if delayed.count() < DELAYED {
+        self.delayed.retain(|(_, until)| *until > now.instant);
+        if self.delayed.iter().filter(|(other, _)| is_same_way(*other, source)).count() < DELAYED {
             return Ok(());
         }
         let why = "answers to failed authentications from there are pending; try again later";
@@ -283,6 +285,7 @@ impl Server {
                 }
             }
             Consequence::Delay(delay) => {
+                self.delayed.push((source, now.instant + delay));
                 if let Some(client) = self.clients.get(id)
                     && let Some(request) = request
                 {

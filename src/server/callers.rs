@@ -11,7 +11,7 @@ use log::debug;
 use serde_json::{Value, json};
 
 use super::carrier::Carrier;
-use super::clients::{ClientId, Clients};
+use super::clients::{ClientId, Clients, STRANGER_MESSAGE};
 use super::{Phase, Server};
 use crate::auth::Role;
 use crate::bridge::link::{Caller, hint};
@@ -121,6 +121,9 @@ impl Server {
     /// that is all.
     fn answer_aside(&mut self, link: u64, to: &str, payload: &str) -> bool {
         let allowed = self.config.bridge.allow_legacy_bridge_clients;
+        if payload.len() > STRANGER_MESSAGE {
+            return allowed == LegacyBridgeClients::No;
+        }
         let text = match Request::parse(payload) {
             Ok(Frame::Answer) => return true,
             Ok(Frame::Request(request)) if request.is("rpc", "identify") => {
@@ -202,6 +205,15 @@ impl Server {
         }
     }
 
+    /// Tokens that went through a bridge in clear are known there, and open a tunnel as well. Which
+    /// those are nobody can tell; so none outlives the leave to speak in clear.
+    pub(super) fn forget_tokens_in_clear(&mut self, before: LegacyBridgeClients) {
+        let allowed = self.config.bridge.allow_legacy_bridge_clients;
+        if before == LegacyBridgeClients::Full && allowed != before {
+            self.tokens.revise(|_| None);
+        }
+    }
+
     /// What the configuration says of clients in clear has changed, or may have.
     pub(super) fn look_at_callers(&mut self, now: Moment) {
         let allowed = self.config.bridge.allow_legacy_bridge_clients;
@@ -220,10 +232,19 @@ impl Server {
         }
     }
 
-    /// Whether a client in clear may ask that: what it says is seen by whoever runs the bridge.
-    pub(super) fn check_clear(&mut self, id: ClientId, request: &Request) -> Result<(), Refusal> {
-        if !self.clients.is_in_clear(id) {
-            return Ok(());
+    /// Whether a client behind a bridge may ask that. What it says in clear is seen by whoever runs
+    /// the bridge, who may be at the other end of a tunnel too. He can have any string "encrypted" by
+    /// an old client, which shows its key to the bridge in that way: so in a tunnel that is no proof.
+    /// And in clear a signature would be one for no certificate, which is for loopback alone.
+    pub(super) fn check_caller(&mut self, id: ClientId, request: &Request) -> Result<(), Refusal> {
+        let Some(caller) = self.clients.caller(id) else { return Ok(()) };
+        let shows = |what| request.is("rpc", "auth_ssl") && request.args.get(what).is_some();
+        if !caller.is_clear() {
+            if !shows("encrypted_string") {
+                return Ok(());
+            }
+            let why = "a key that shows itself by encrypted_string does not come in by a tunnel";
+            return Err(Refusal::new(ErrorCode::Forbidden, why));
         }
         let is_bounded = self.clear_ceiling().is_some();
         let is_change = || {
@@ -232,6 +253,8 @@ impl Server {
         };
         let why = if request.is("rpc", "auth") {
             "no passwords through a bridge in clear; use a key"
+        } else if shows("signature") {
+            "no signatures through a bridge in clear, only encrypted_string"
         } else if is_bounded && request.is("rpc", "auth_token") {
             "no tokens through a bridge in clear; use a key"
         } else if is_bounded && request.is("rpc", "settings") && is_change() {

@@ -109,7 +109,7 @@ pub(super) struct ClientLimits {
 /// Places beyond `max_clients` that only the local socket can take.
 const LOCAL_PLACES: usize = 8;
 /// The largest message of a stranger, in bytes.
-const STRANGER_MESSAGE: usize = 8 * 1024;
+pub(super) const STRANGER_MESSAGE: usize = 8 * 1024;
 /// What waits for a stranger, at most, in bytes: an answer hardly longer than its request, and some
 /// more. All strangers together must not fill what is there for those who are known.
 const STRANGER_OUTBOX: usize = 64 * 1024;

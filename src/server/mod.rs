@@ -23,7 +23,7 @@ mod storage;
 mod system_state;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
 use serde_json::Value;
@@ -128,6 +128,8 @@ struct Server {
     roles: Roles,
     accounts: AccountsHelper,
     throttle: Throttle<Source>,
+    /// Failures whose answers are held back till then: they count whether who failed waits or not.
+    delayed: Vec<(Source, Instant)>,
     clients: Clients,
     tokens: Tokens,
     keys: Keys,
@@ -447,8 +449,8 @@ impl Server {
             Ok(Frame::Answer) => return,
             Err(bad) => (bad.request.map(|request| *request), Err(bad.refusal)),
             Ok(Frame::Request(mut request)) => {
-                let may = self.check_clear(id, &request);
-                let may = may.and_then(|()| self.may_attempt(id, &request));
+                let may = self.check_caller(id, &request);
+                let may = may.and_then(|()| self.may_attempt(id, &request, now));
                 let result = may.and_then(|()| self.answer(id, &request, now));
                 if request.is("rpc", "auth") || request.is("rpc", "auth_token") {
                     request.wipe();

@@ -66,6 +66,7 @@ impl Server {
         }
         // Before the child that looks up groups is forked, which would hold them open for a while.
         drop(closed);
+        let were_in_clear = self.config.bridge.allow_legacy_bridge_clients;
         self.config = config;
         self.file = file.or(self.file.take());
         self.hostname = hostname;
@@ -74,6 +75,7 @@ impl Server {
         self.listen(bound);
         self.find_origins();
         self.take_limits(now);
+        self.forget_tokens_in_clear(were_in_clear);
         Ok(())
     }
 

@@ -98,6 +98,7 @@ pub(super) fn start(
         roles: accounts::roles(&found),
         accounts: AccountsHelper::new(accounts_limits(&config), now.instant),
         throttle: Throttle::new(throttle_limits(&config)),
+        delayed: Vec::new(),
         clients: Clients::new(client_limits(&config)),
         tokens: Tokens::new(config.auth.token_ttl, config.server.max_clients),
         keys,

@@ -12,6 +12,7 @@ mod cli_targets;
 mod cli_watch;
 mod durable;
 mod envelope;
+mod hostile_bridge;
 mod http;
 mod identity;
 mod import_legacy;

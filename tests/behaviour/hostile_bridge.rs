@@ -1,0 +1,125 @@
+//! A bridge that is run by somebody who wants in, and clients behind it who want the same: what they
+//! get out of a server that is linked to it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::{Bridge, Cli, Daemon, FarTunnel, Key, Outcome, Peer, Setup, Transport};
+
+use super::{PROGRAM, ourselves};
+
+fn setup(bridge: &Bridge, allowed: &str) -> Setup {
+    Setup::new(PROGRAM)
+        .unwrap()
+        .with("auth.pam", false)
+        .with("bridge.allow_legacy_bridge_clients", format!("{allowed:?}"))
+        .with_lines(&bridge.link("office"))
+}
+
+/// A server that knows a key.
+fn start(setup: &Setup, key: &Key, options: &[&str]) -> Outcome<Daemon> {
+    setup.write()?;
+    let add = Cli::of(PROGRAM, "key").args(["add", &ourselves().0]).arg(key.public());
+    let added = add.args(options).arg("-c").arg(setup.file()).run()?;
+    assert_eq!(added.code(), 0, "{}", added.err);
+    setup.start()
+}
+
+fn frame(name: &str, args: &Value) -> Value {
+    json!({ "namespace": "rpc", "name": name, "id": name, "args": args })
+}
+
+/// A bridge can ask an old client to "encrypt" any string, for that is how old clients show their
+/// keys to it.
+#[test]
+fn what_a_bridge_got_out_of_an_old_client_opens_no_tunnel() {
+    let Some(key) = Key::rsa().unwrap() else { return };
+    let bridge = Bridge::start().unwrap();
+    let daemon = start(&setup(&bridge, "no"), &key, &["--legacy"]).unwrap();
+    let server = bridge.wait_for_servers(1).remove(0);
+    let mut tunnel = FarTunnel::open(bridge.client("far"), &server, daemon.fingerprint()).unwrap();
+    let first = tunnel.request("rpc", "auth_ssl", &json!({})).unwrap();
+    let string = first["test_string"].as_str().unwrap();
+    let args = json!({ "encrypted_string": key.encrypt(string).unwrap() });
+    let refused = tunnel.ask("rpc", "auth_ssl", &args).unwrap().unwrap_err();
+    assert_eq!(refused.code, 403, "{refused:?}");
+    assert_eq!(tunnel.ask("rpc", "query", &json!({})).unwrap().unwrap_err().code, 401);
+    // By a connection of its own an old client shows its key in that way.
+    let mut direct = Peer::connect(&daemon, Transport::Tls).unwrap();
+    let args = json!({ "encrypted_string": key.encrypt(&direct.challenge().unwrap()).unwrap() });
+    direct.request("rpc", "auth_ssl", &args).unwrap();
+}
+
+/// On plain loopback keys sign for no certificate; what was signed there must be of no use here.
+#[test]
+fn what_was_signed_for_no_certificate_is_nothing_in_clear() {
+    let Some(key) = Key::ed25519().unwrap() else { return };
+    let bridge = Bridge::start().unwrap();
+    let _daemon = start(&setup(&bridge, "full"), &key, &[]).unwrap();
+    let server = bridge.wait_for_servers(1).remove(0);
+    let client = bridge.client("far");
+    let first = client.ask_in_clear(&server, &frame("auth_ssl", &json!(""))).unwrap();
+    let string = first["args"]["test_string"].as_str().unwrap();
+    let signature = key.sign_for("server", &"00".repeat(32), string).unwrap();
+    let args = json!({ "key": key.id().unwrap(), "signature": signature });
+    let refused = client.ask_in_clear(&server, &frame("auth_ssl", &args)).unwrap();
+    assert_eq!((&refused["name"], &refused["args"]["code"]), (&json!("error"), &json!(403)));
+}
+
+#[test]
+fn who_does_not_wait_for_an_answer_that_is_held_back_may_not_try_the_sooner() {
+    const TRIES: usize = 12;
+    let bridge = Bridge::start().unwrap();
+    let daemon = setup(&bridge, "no").start().unwrap();
+    let server = bridge.wait_for_servers(1).remove(0);
+    let wrong = frame("auth_token", &json!({ "token": "x" })).to_string();
+    for number in 0..TRIES {
+        // Each comes under another name, and goes at once.
+        let client = bridge.client(&format!("guess-{number}"));
+        let mut tunnel = FarTunnel::open(client, &server, daemon.fingerprint()).unwrap();
+        tunnel.send(&wrong).unwrap();
+    }
+    let client = bridge.client("last");
+    let who = client.ask_in_clear(&server, &frame("identify", &json!(""))).unwrap();
+    assert_eq!(who["name"], "response");
+    let lines = daemon.log().lines();
+    let failures = lines.iter().filter(|line| line.contains("authentication failure")).count();
+    assert!((4..TRIES).contains(&failures), "{failures} tries were judged");
+}
+
+#[test]
+fn a_stranger_in_clear_says_no_more_than_any_stranger() {
+    for allowed in ["no", "full"] {
+        let bridge = Bridge::start().unwrap();
+        let _daemon = setup(&bridge, allowed).start().unwrap();
+        let server = bridge.wait_for_servers(1).remove(0);
+        let client = bridge.client("far");
+        let mut long = frame("identify", &json!(""));
+        long["id"] = "x".repeat(100_000).into();
+        client.send(&server, &long.to_string());
+        let who = client.ask_in_clear(&server, &frame("identify", &json!(""))).unwrap();
+        assert_eq!(who["id"], "identify", "{allowed}");
+        assert!(client.receive_within(Duration::from_millis(100)).is_err());
+    }
+}
+
+#[test]
+fn a_token_that_a_bridge_saw_is_worth_nothing_once_the_leave_is_taken_away() {
+    let Some(key) = Key::rsa().unwrap() else { return };
+    let bridge = Bridge::start().unwrap();
+    let mut setup = setup(&bridge, "full");
+    let daemon = start(&setup, &key, &["--legacy"]).unwrap();
+    let server = bridge.wait_for_servers(1).remove(0);
+    let client = bridge.client("far");
+    let first = client.ask_in_clear(&server, &frame("auth_ssl", &json!(""))).unwrap();
+    let string = first["args"]["test_string"].as_str().unwrap();
+    let args = json!({ "encrypted_string": key.encrypt(string).unwrap() });
+    let shown = client.ask_in_clear(&server, &frame("auth_ssl", &args)).unwrap();
+    let token = json!({ "token": shown["args"][0].as_str().unwrap() });
+    client.leave();
+    setup.set("bridge.allow_legacy_bridge_clients", r#""read""#);
+    setup.write().unwrap();
+    daemon.reload().unwrap();
+    let mut tunnel = FarTunnel::open(bridge.client("spy"), &server, daemon.fingerprint()).unwrap();
+    assert_eq!(tunnel.ask("rpc", "auth_token", &token).unwrap().unwrap_err().code, 401);
+}
