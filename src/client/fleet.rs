@@ -55,6 +55,8 @@ struct Member {
     id: String,
     far: Option<Far>,
     stage: Stage,
+    /// When its tunnel was begun.
+    begun: Instant,
     /// What it calls itself.
     hint: Option<String>,
     /// What it is known as, once it has shown its certificate.
@@ -155,18 +157,14 @@ impl Fleet {
 
     /// One step with the bridge; an error is the bridge's.
     fn go_on(&mut self, wait: &Wait<'_>) -> Result<Option<FleetNews>, ClientError> {
+        self.give_up_the_silent();
         self.begin_again()?;
+        if !self.news.is_empty() {
+            return Ok(None);
+        }
         let Some(hall) = &mut self.hall else { return Ok(None) };
-        let paused = self.members.iter().filter_map(|member| match member.stage {
-            Stage::Paused(until) => Some(until),
-            Stage::Handshake
-            | Stage::Asking
-            | Stage::Proving
-            | Stage::Subscribing
-            | Stage::Following
-            | Stage::Refused => None,
-        });
-        let deadline = paused.chain(wait.deadline).min();
+        let due = self.members.iter().filter_map(|member| member.due(&self.timeouts));
+        let deadline = due.chain(wait.deadline).min();
         match hall.next(&Wait { deadline, wake: wait.wake })? {
             Heard::Woken => return Ok(Some(FleetNews::Woken)),
             Heard::Nothing if wait.deadline.is_some_and(|at| at <= Instant::now()) => {
@@ -194,6 +192,7 @@ impl Fleet {
                     id: id.clone(),
                     far: None,
                     stage: Stage::Paused(Instant::now()),
+                    begun: Instant::now(),
                     hint: None,
                     name: None,
                     unknown: None,
@@ -209,6 +208,20 @@ impl Fleet {
         }
     }
 
+    /// Those that do not answer on the way in are tried again later: their servers may have had no
+    /// room for one more, or the bridge has lost something.
+    fn give_up_the_silent(&mut self) {
+        let now = Instant::now();
+        for at in 0..self.members.len() {
+            if let Some(member) = self.members.get(at)
+                && !matches!(member.stage, Stage::Paused(_))
+                && member.due(&self.timeouts).is_some_and(|due| due <= now)
+            {
+                self.pause(at, Some("it does not answer; it is tried again".to_owned()));
+            }
+        }
+    }
+
     /// Begins tunnels to those whose time has come.
     fn begin_again(&mut self) -> Result<(), ClientError> {
         let Some(hall) = &mut self.hall else { return Ok(()) };
@@ -218,6 +231,7 @@ impl Fleet {
             if matches!(member.stage, Stage::Paused(until) if until <= now) {
                 member.far = Some(Far::begin(&member.id, &pins, hall)?);
                 member.stage = Stage::Handshake;
+                member.begun = now;
             }
         }
         Ok(())
@@ -395,6 +409,18 @@ impl Fleet {
 }
 
 impl Member {
+    /// When something is to be done about it.
+    fn due(&self, timeouts: &Timeouts) -> Option<Instant> {
+        match self.stage {
+            Stage::Paused(until) => Some(until),
+            Stage::Handshake => Some(self.begun + timeouts.handshake),
+            Stage::Asking | Stage::Proving | Stage::Subscribing => {
+                Some(self.begun + timeouts.handshake + timeouts.reply)
+            }
+            Stage::Following | Stage::Refused => None,
+        }
+    }
+
     fn called(&self) -> String {
         let name = self.name.as_ref().map(|(name, _)| name);
         name.or(self.hint.as_ref()).unwrap_or(&self.id).clone()
