@@ -150,7 +150,7 @@ fn page(status: &Value, terminal: Terminal) -> String {
 /// A link to a bridge: how it is, and what is wrong with it.
 fn link_line(link: &Value, terminal: Terminal) -> String {
     let text = |key: &str| escape::line(link[key].as_str().unwrap_or("?"), terminal.unicode);
-    let clients = link["clients"].as_array().map_or(0, Vec::len);
+    let clients = link["available"].as_u64().unwrap_or(0);
     let mut told = format!("{} to {}: {}", text("name"), text("url"), text("state"));
     // Writing into a string does not fail.
     let _ = write!(told, " since {}", text("since"));
@@ -258,9 +258,9 @@ mod tests {
                 "woken_by": "devd", "zpool_error": "zpool status did not answer within 10s"},
             "links": [
                 {"name": "office", "url": "wss://b:12149", "state": "connected",
-                 "since": "2026-11-24T20:00:00Z", "error": null, "clients": [{"id": "x"}]},
+                 "since": "2026-11-24T20:00:00Z", "error": null, "available": 1, "clients": [{"id": "x"}]},
                 {"name": "home", "url": "wss://h:12149", "state": "waiting",
-                 "since": "2026-11-24T21:00:00Z", "error": "cannot connect: refused\u{1b}", "clients": []}],
+                 "since": "2026-11-24T21:00:00Z", "error": "cannot connect: refused\u{1b}", "available": 0, "clients": []}],
             "clients": [{"id": 1, "peer": "127.0.0.1:5\u{1b}", "user": null, "local": false, "outbox": 0},
                         {"id": 2, "peer": "uid 0", "user": "root", "local": true, "outbox": 1536}]});
         assert_eq!(

@@ -28,6 +28,8 @@ use crate::wire::{MOST_SUMS, rfc3339, routed};
 const MAKING: Duration = Duration::from_secs(60);
 /// Answers to questions in clear that wait; of more the newest are forgotten.
 const ASIDES: usize = 64;
+/// Clients of a link that status names where they have no session: a bridge can make up thousands.
+const SHOWN: usize = 256;
 
 /// A link's name in status and log, and how far it is.
 pub(super) enum State {
@@ -156,9 +158,12 @@ impl Links {
     /// How they are, for people.
     pub(super) fn status(&self, user: impl Fn(ClientId) -> Option<String>) -> Value {
         let line = |line: &Line| {
-            let clients: Vec<Value> = line
-                .behind
-                .iter()
+            let (sessions, others): (Vec<&Behind>, Vec<&Behind>) =
+                line.behind.iter().partition(|it| it.client.is_some());
+            let room = SHOWN.saturating_sub(sessions.len());
+            let clients: Vec<Value> = sessions
+                .into_iter()
+                .chain(others.into_iter().take(room))
                 .map(|it| json!({ "id": &*it.id, "client": it.client, "user": it.client.and_then(&user) }))
                 .collect();
             json!({
@@ -168,6 +173,7 @@ impl Links {
                 "state": line.state.name(),
                 "since": rfc3339(line.since.wall),
                 "error": line.error,
+                "available": line.behind.len(),
                 "clients": clients,
             })
         };
@@ -245,9 +251,13 @@ impl Line {
     }
 }
 
+/// What a bridge forwards at most where nothing else is configured there, in bytes. A longer text
+/// ends the link, and with it the sessions of all others: so no client may have one sent.
+const FORWARDED: usize = 256 * 1024;
+
 /// The largest text of a bridge, in bytes: a message in base64, and the id of who sends it.
 pub(super) fn max_text(config: &Config) -> usize {
-    (config.server.max_message / 3 * 4).max(24 * 1024) + 1024
+    (config.server.max_message / 3 * 4).max(FORWARDED) + 1024
 }
 
 impl Server {

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Bridge, Cli, Daemon, FarTunnel, Key, Outcome, Peer, Setup, Transport};
+use support::{
+    Bridge, Cli, Daemon, FarTunnel, Key, Outcome, Peer, Person, Setup, Transport, until,
+};
 
 use super::{PROGRAM, ourselves};
 
@@ -122,4 +124,59 @@ fn a_token_that_a_bridge_saw_is_worth_nothing_once_the_leave_is_taken_away() {
     daemon.reload().unwrap();
     let mut tunnel = FarTunnel::open(bridge.client("spy"), &server, daemon.fingerprint()).unwrap();
     assert_eq!(tunnel.ask("rpc", "auth_token", &token).unwrap().unwrap_err().code, 401);
+}
+
+#[test]
+fn one_client_s_long_word_does_not_end_the_link_of_all() {
+    let bridge = Bridge::start().unwrap();
+    let setup = setup(&bridge, "no").with("server.max_message", r#""8KiB""#);
+    let daemon = setup.start().unwrap();
+    let server = bridge.wait_for_servers(1).remove(0);
+    let mut good = FarTunnel::open(bridge.client("good"), &server, daemon.fingerprint()).unwrap();
+    let token = json!({ "token": Peer::token(&daemon).unwrap() });
+    good.request("rpc", "auth_token", &token).unwrap();
+    // As much as a bridge forwards by default.
+    for payload in ["x", "{", "tls "] {
+        bridge.client("bad").send(&server, &payload.repeat(255 * 1024 / payload.len()));
+    }
+    good.request("rpc", "query", &json!({})).unwrap();
+}
+
+#[test]
+fn status_is_told_however_many_a_bridge_makes_up() {
+    let bridge = Bridge::start().unwrap();
+    let setup = setup(&bridge, "no").with("events.max_event", r#""64KiB""#);
+    let daemon = setup.with("server.outbox", r#""128KiB""#).start().unwrap();
+    let server = bridge.wait_for_servers(1).remove(0);
+    let ids: Vec<String> = (0..4096).map(|number| format!("{number:0128}")).collect();
+    // As many as there is room for in a text.
+    let args = json!({ "available_connections": &ids[..2000] });
+    let event = json!({ "id": "", "namespace": "events", "name": "bridge", "args": args });
+    bridge.tell(&server, &event.to_string());
+    let mut peer = Peer::local(&daemon).unwrap();
+    until("the list is taken", || {
+        let status = peer.request("rpc", "status", &json!({})).unwrap();
+        status["links"][0]["available"].as_u64().is_some_and(|count| count >= 2000)
+    });
+}
+
+#[test]
+fn a_host_that_is_not_heard_at_first_is_joined_later() {
+    let bridge = Bridge::start().unwrap();
+    let setup = setup(&bridge, "no");
+    let daemon = setup.start().unwrap();
+    let person = Person::new(PROGRAM).unwrap();
+    person.register(&setup, &ourselves().0).unwrap();
+    person.knows_daemon("alpha", &daemon).unwrap();
+    let server = bridge.wait_for_servers(1).remove(0);
+    let mut lost = false;
+    bridge.meddle(move |routed| {
+        let is_first = !lost && routed.from == server && routed.payload.starts_with("tls ");
+        lost |= is_first;
+        if is_first { vec![] } else { vec![routed] }
+    });
+    let watch = person.at("watch", &bridge.url()).args(["--fingerprint", bridge.fingerprint()]);
+    let watch = watch.args(["dispatcher", "--json"]).start().unwrap();
+    watch.err.wait("it does not answer").unwrap();
+    watch.out.wait(r#"{"host":"alpha","namespace":"fleet","name":"joined"}"#).unwrap();
 }
