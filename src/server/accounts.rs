@@ -25,7 +25,7 @@ use crate::helper::accounts::{
     self, Account, Accounts, Asked, Found, Helper, Outcome, RequestId, Verdict, Who,
 };
 use crate::moment::Moment;
-use crate::net::CloseReason;
+use crate::net::{CloseReason, Source};
 use crate::reactor::{Reactor, Registered};
 use crate::sys::account_state::AccountState;
 use crate::sys::children::Exit;
@@ -175,6 +175,15 @@ impl AccountsHelper {
         let request = self.helper.check_account(service, user, from, now)?;
         self.purposes.insert(request, Purpose::Proof(attempt));
         Ok(())
+    }
+
+    /// Attempts from there that are being checked, or wait for that.
+    pub(super) fn attempts_of(&self, source: Source) -> usize {
+        let is_from_there = |purpose: &&Purpose| match purpose {
+            Purpose::Proof(attempt) => attempt.source() == source,
+            Purpose::Groups | Purpose::Revision(_) | Purpose::Name(_) => false,
+        };
+        self.purposes.values().filter(is_from_there).count()
     }
 
     /// How it is, for people.

@@ -1,7 +1,7 @@
 //! Somebody says who they are: passwords and keys, and what follows from a wrong one.
 //!
 //! Each failure has one line in the log of a fixed form, and so has each block, for fail2ban(1) and
-//! blocklistd(8): `authentication failure from ADDRESS: …` and `blocked ADDRESS for N s: …`. What a
+//! whatever else reads logs: `authentication failure from ADDRESS: …` and `blocked ADDRESS for N s: …`. What a
 //! stranger chose stands behind the address, in quotes and escaped.
 
 use std::net::IpAddr;
@@ -36,10 +36,15 @@ impl Attempt {
     pub(super) fn said(&self) -> (&str, &str) {
         (&self.user, &self.from)
     }
+
+    /// Where it came from.
+    pub(super) fn source(&self) -> Source {
+        self.source
+    }
 }
 
-/// Answers to failures that one origin may have pending.
-const DELAYED: usize = 4;
+/// Attempts of one origin that may be pending: being checked, or failed and not answered yet.
+const PENDING: usize = 4;
 /// Bytes of a user's name (utmp and PAM take less).
 const NAME: usize = 255;
 
@@ -77,20 +82,30 @@ impl Server {
         self.throttle.blocked(source, now.instant).is_some() && !self.is_exempt(source)
     }
 
-    /// Whether an attempt may be made now.
-    pub(super) fn may_attempt(&mut self, id: ClientId, request: &Request) -> Result<(), Refusal> {
+    /// Whether an attempt may be made now. What counts is what was attempted from there, not what
+    /// has become of the connection: to hang up and come again must not make more attempts of it.
+    pub(super) fn may_attempt(
+        &mut self,
+        id: ClientId,
+        request: &Request,
+        now: Moment,
+    ) -> Result<(), Refusal> {
         if !is_attempt(request) {
             return Ok(());
         }
         let Some(client) = self.clients.get(id) else { return Ok(()) };
         let source = client.peer.source();
-        let delayed = self.clients.iter().filter(|(_, other)| {
-            other.peer.source() == source && matches!(other.waiting, Some(Wait::Delay { .. }))
-        });
-        if delayed.count() < DELAYED {
+        if self.is_blocked(source, now)
+            && let Some(left) = self.throttle.blocked(source, now.instant)
+        {
+            let why = format!("too many failures; try again in {} s", left.as_secs() + 1);
+            return Err(Refusal::new(ErrorCode::Forbidden, why));
+        }
+        let delayed = self.throttle.pending(source, now.instant);
+        if delayed + self.accounts.attempts_of(source) < PENDING {
             return Ok(());
         }
-        let why = "answers to failed authentications from there are pending; try again later";
+        let why = "other authentications from there are pending; try again later";
         Err(Refusal::new(ErrorCode::TooMany, why))
     }
 

@@ -435,7 +435,7 @@ impl Server {
             Ok(Frame::Answer) => return,
             Err(bad) => (bad.request.map(|request| *request), Err(bad.refusal)),
             Ok(Frame::Request(mut request)) => {
-                let may = self.may_attempt(id, &request);
+                let may = self.may_attempt(id, &request, now);
                 let result = may.and_then(|()| self.answer(id, &request, now));
                 if request.is("rpc", "auth") || request.is("rpc", "auth_token") {
                     request.wipe();
