@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::Key;
 use super::parcel::Parcel;
+use crate::auth::Proof;
 use crate::net::{
     Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Source, Total,
 };
@@ -63,6 +64,8 @@ pub(super) struct Client {
     /// By when a stranger has to say who it is.
     auth_due: Option<Instant>,
     admitted: bool,
+    /// Who it was, and how they proved it, when that was last looked at.
+    pub(super) seen_as: Option<(u32, Proof)>,
 }
 
 impl Client {
@@ -229,6 +232,7 @@ impl Clients {
             dirty: false,
             auth_due,
             admitted: false,
+            seen_as: None,
         };
         self.map.insert(id, client);
         Ok(id)

@@ -355,6 +355,9 @@ impl Server {
                 if has_place {
                     self.clients.admit(id);
                     self.expect_recheck_of(id, now);
+                    if let Some(client) = self.clients.get(id) {
+                        client.seen_as = client.session.identity().map(|who| (who.uid, who.proof));
+                    }
                 }
             }
         }
@@ -542,7 +545,9 @@ impl Server {
     /// A request may have made a stranger known, or somebody known a stranger.
     fn look_at_standing(&mut self, id: ClientId, now: Moment) {
         let Some(client) = self.clients.get(id) else { return };
-        let is_known = client.session.identity().is_some();
+        let seen = client.session.identity().map(|who| (who.uid, who.proof));
+        let is_another = std::mem::replace(&mut client.seen_as, seen) != seen;
+        let is_known = seen.is_some();
         if is_known && !client.is_admitted() {
             let (name, peer) = (client.name(), client.peer.clone());
             if !self.clients.has_place_for(&peer) {
@@ -555,6 +560,9 @@ impl Server {
                 self.audit(id, "authenticated", None);
                 self.expect_recheck_of(id, now);
             }
+        } else if is_known && is_another {
+            self.audit(id, "authenticated", None);
+            self.expect_recheck_of(id, now);
         } else if !is_known && client.is_admitted() {
             let source = client.peer.source();
             self.make_room_for_a_stranger(source);

@@ -223,6 +223,26 @@ fn so_many_passwords_are_checked_at_a_time_and_so_many_wait() {
     assert_eq!(peers[1].frame().unwrap()["name"], "response");
 }
 
+#[test]
+fn who_guesses_does_not_take_the_turns_of_others() {
+    let service = format!("auth optional pam_faildelay.so delay=1000000\n{SERVICE}");
+    let Some(host) = Host::with_service(&service).unwrap() else { return };
+    let setup = host.setup.clone().with("auth.max_checks", 2).with("auth.max_waiting_checks", 6);
+    let daemon = setup.start().unwrap();
+    let user = User::new(&[&host.full]).unwrap();
+    let attempt = json!({ "namespace": "rpc", "name": "auth", "id": "a", "args": credentials(user.name(), "wrong") });
+    let mut guessing = Vec::new();
+    for _ in 0..10 {
+        let mut peer = Peer::connect_from(&daemon, [127, 0, 1, 1].into()).unwrap();
+        peer.send(&attempt).unwrap();
+        // Behind the attempt, so it has been read.
+        Peer::local(&daemon).unwrap().request("rpc", "query", &json!({})).unwrap();
+        guessing.push(peer);
+    }
+    let mut honest = Peer::connect_from(&daemon, [127, 0, 1, 2].into()).unwrap();
+    honest.request("rpc", "auth", &right(&user)).unwrap();
+}
+
 /// Waits until so many questions are on their way to the helper.
 fn helper_is_busy(daemon: &Daemon, questions: u64) -> Outcome<()> {
     let mut local = Peer::local(daemon)?;
@@ -273,6 +293,23 @@ fn who_loses_the_right_loses_the_connection_and_the_token() {
     let run = json!({ "action": "run", "j": "true" });
     assert_eq!(peers[2].0.refused("rpc", "dispatcher", &run).unwrap().code, 403);
     peers[3].0.request("rpc", "dispatcher", &run).unwrap();
+}
+
+#[test]
+fn who_becomes_somebody_else_on_a_connection_is_logged_and_looked_at_like_anybody() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let daemon = host.setup.clone().with("auth.recheck_interval", r#""1s""#).start().unwrap();
+    let user = User::new(&[&host.read]).unwrap();
+    // Of root nothing is looked at again.
+    let mut peer = Peer::local(&daemon).unwrap();
+    peer.request("rpc", "query", &json!({})).unwrap();
+    peer.request("rpc", "auth", &right(&user)).unwrap();
+    let line = format!("audit: authenticated user={:?} role=read by=\"password\"", user.name());
+    daemon.log().wait(&line).unwrap();
+    let run = json!({ "action": "run", "j": "true" });
+    assert_eq!(peer.refused("rpc", "dispatcher", &run).unwrap().code, 403);
+    user.modify(&["-L"]).unwrap();
+    assert_eq!(peer.closed().unwrap(), 1008);
 }
 
 #[test]
