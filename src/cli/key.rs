@@ -317,11 +317,12 @@ fn place(options: &Options) -> Result<Place, Exit> {
     let (auth, relay) = (&config.auth, &config.relay);
     if options.bridge {
         let (total, legacy) = (relay.max_keys, relay.max_legacy_keys);
-        let limits = Limits { of_user: total, total, legacy };
+        let limits = Limits { of_user: total, total, legacy, legacy_of_user: legacy };
         return Ok(Place { path: KeyStore::path(&relay.state), limits });
     }
     let (of_user, total, legacy) = (auth.max_keys_per_user, auth.max_keys, auth.max_legacy_keys);
-    let limits = Limits { of_user, total, legacy };
+    let legacy_of_user = auth.max_legacy_keys_per_user;
+    let limits = Limits { of_user, total, legacy, legacy_of_user };
     Ok(Place { path: KeyStore::path(&config.paths.state), limits })
 }
 
