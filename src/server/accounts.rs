@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::authentication::Attempt;
 use super::clients::ClientId;
 use super::{Key, Server};
-use crate::auth::{Identity, Proof, Roles};
+use crate::auth::{Identity, Proof, Role, Roles};
 use crate::config::Config;
 use crate::helper::accounts::{
     self, Account, Accounts, Asked, Found, Helper, Outcome, RequestId, Verdict, Who,
@@ -29,6 +29,7 @@ use crate::net::{CloseReason, Source};
 use crate::reactor::{Reactor, Registered};
 use crate::sys::account_state::AccountState;
 use crate::sys::children::Exit;
+use crate::sys::peer_credentials::PeerCredentials;
 
 /// For what a question was asked.
 enum Purpose {
@@ -58,6 +59,17 @@ pub(super) struct AccountsHelper {
     recheck_due: Option<Instant>,
     /// Such look-ups in a row that had no answer.
     unanswered: u32,
+    /// Local users whose accounts allow less than the groups of their processes.
+    ceilings: Vec<Ceiling>,
+}
+
+/// What an account allows a local user. A process keeps the groups that it began with, and the
+/// kernel tells of these; so who has lost a right would have it again with each connection.
+struct Ceiling {
+    uid: u32,
+    role: Option<Role>,
+    /// When the account was last asked about because its user came.
+    asked: Instant,
 }
 
 /// Reads in a turn from the child.
@@ -66,6 +78,10 @@ const READS: usize = 16;
 const RETRY: Duration = Duration::from_secs(60);
 /// Look-ups in a row without an answer after which nobody has a right by an account.
 const MOST_UNANSWERED: u32 = 3;
+/// Ceilings that are kept; the oldest makes room.
+const CEILINGS: usize = 256;
+/// Until an account is asked about again because its user comes again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 impl AccountsHelper {
     pub(super) fn new(limits: accounts::Limits, now: Instant) -> AccountsHelper {
@@ -75,6 +91,7 @@ impl AccountsHelper {
             purposes: BTreeMap::new(),
             recheck_due: None,
             unanswered: 0,
+            ceilings: Vec::new(),
         }
     }
 
@@ -150,6 +167,21 @@ impl AccountsHelper {
             }
         }
         reactor.again(Key::Accounts);
+    }
+
+    /// This user has that role by the account; to a session the kernel gave `by_kernel`, if any.
+    fn set_ceiling(&mut self, uid: u32, by_kernel: Option<Role>, role: Option<Role>, now: Instant) {
+        match self.ceilings.iter().position(|ceiling| ceiling.uid == uid) {
+            Some(at) if role == Some(Role::Full) => drop(self.ceilings.remove(at)),
+            Some(at) => self.ceilings.iter_mut().skip(at).take(1).for_each(|c| c.role = role),
+            None if role < by_kernel => {
+                if self.ceilings.len() == CEILINGS {
+                    self.ceilings.remove(0);
+                }
+                self.ceilings.push(Ceiling { uid, role, asked: now });
+            }
+            None => {}
+        }
     }
 
     /// Asks about a password for whoever attempts it.
@@ -231,12 +263,22 @@ fn who(identity: &Identity) -> Who {
 type Revised = Option<Option<Identity>>;
 
 fn revised(identity: &Identity, found: &Found, roles: &Roles) -> Revised {
+    let role = role_of(identity.uid, found, roles)?;
+    Some(role.map(|role| match found {
+        Found::Account(Account { name, .. }) => {
+            Identity { user: name.clone(), role, ..identity.clone() }
+        }
+        Found::Nobody | Found::Failed(_) => Identity { role, ..identity.clone() },
+    }))
+}
+
+/// The role that the account of this number gives; outside, that it is not known.
+fn role_of(number: u32, found: &Found, roles: &Roles) -> Option<Option<Role>> {
     match found {
-        Found::Account(Account { name, uid, groups, state: AccountState::Usable })
-            if *uid == identity.uid =>
+        Found::Account(Account { uid, groups, state: AccountState::Usable, .. })
+            if *uid == number =>
         {
-            let role = roles.role(*uid, groups);
-            Some(role.map(|role| Identity { user: name.clone(), role, ..identity.clone() }))
+            Some(roles.role(*uid, groups))
         }
         Found::Account(_) | Found::Nobody => Some(None),
         Found::Failed(_) => None,
@@ -274,9 +316,36 @@ impl Server {
         }
     }
 
+    /// What somebody at the local socket may do: what the groups of their process say, and no more
+    /// than their account was last seen to allow.
+    pub(super) fn local_identity(
+        &mut self,
+        peer: &PeerCredentials,
+        now: Moment,
+    ) -> Option<Identity> {
+        let who = self.roles.of(peer)?;
+        let Some(ceiling) = self.accounts.ceilings.iter_mut().find(|c| c.uid == who.uid) else {
+            return Some(who);
+        };
+        let role = ceiling.role;
+        if now.instant.saturating_duration_since(ceiling.asked) >= ASK_AGAIN {
+            ceiling.asked = now.instant;
+            self.ask_for_accounts(vec![Who::Uid(who.uid)], now);
+        }
+        Some(Identity { role: who.role.min(role?), ..who })
+    }
+
+    fn ask_for_accounts(&mut self, users: Vec<Who>, now: Moment) {
+        let service = self.account_service().to_owned();
+        let request = self.accounts.helper.ask_for_users(&service, &users, now.instant);
+        self.accounts.purposes.insert(request, Purpose::Revision(users));
+    }
+
     /// Looks up everybody who is here by an account.
     pub(super) fn recheck(&mut self, now: Moment) {
-        let sessions = self.clients.iter().filter_map(|(_, client)| client.session.identity());
+        let sessions = self.clients.iter().flat_map(|(_, client)| {
+            [client.session.identity(), client.session.known()].into_iter().flatten()
+        });
         let here = sessions.chain(self.tokens.identities());
         let here = here.filter(|identity| !self.roles.is_beyond_accounts(identity));
         let users: BTreeSet<Who> = here.map(who).collect();
@@ -284,10 +353,7 @@ impl Server {
         // Where another host changes the file the kernel does not tell.
         self.ask_for_keys(now);
         if !users.is_empty() {
-            let users: Vec<Who> = users.into_iter().collect();
-            let service = self.account_service().to_owned();
-            let request = self.accounts.helper.ask_for_users(&service, &users, now.instant);
-            self.accounts.purposes.insert(request, Purpose::Revision(users));
+            self.ask_for_accounts(users.into_iter().collect(), now);
         }
     }
 
@@ -377,10 +443,24 @@ impl Server {
             }
             revised(identity, known.get(&who(identity))?, roles)
         };
+        for (who, found) in &known {
+            if let Who::Uid(uid) = *who
+                && let Some(role) = role_of(*uid, found, roles)
+            {
+                self.accounts.set_ceiling(*uid, None, role, now.instant);
+            }
+        }
         self.tokens.revise(|identity| judge(identity).unwrap_or_else(|| Some(identity.clone())));
         let mut lost = Vec::new();
         for id in self.clients.ids() {
             let Some(client) = self.clients.get(id) else { continue };
+            if let Some(known) = client.session.known()
+                && let Some(revised) = judge(known)
+            {
+                let role = revised.as_ref().map(|identity| identity.role);
+                self.accounts.set_ceiling(known.uid, Some(known.role), role, now.instant);
+                client.session.revise_known(revised);
+            }
             let Some(identity) = client.session.identity() else { continue };
             let Some(revised) = judge(identity) else { continue };
             if let Some(revised) = &revised

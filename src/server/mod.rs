@@ -325,7 +325,7 @@ impl Server {
         }
         let known = match &accepted.peer {
             Peer::Remote(_) => Known::Nothing,
-            Peer::Local(credentials) => match self.roles.of(credentials) {
+            Peer::Local(credentials) => match self.local_identity(credentials, now) {
                 Some(identity) => Known::Somebody(identity),
                 None => Known::WithoutRole(format!("uid {}", credentials.uid)),
             },

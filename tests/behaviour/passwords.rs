@@ -313,6 +313,43 @@ fn who_becomes_somebody_else_on_a_connection_is_logged_and_looked_at_like_anybod
 }
 
 #[test]
+fn who_lost_the_right_cannot_come_again_with_the_groups_of_an_old_process() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let setup = host.setup.clone().with("auth.recheck_interval", r#""1s""#);
+    let daemon = setup.open_to_all().unwrap().start().unwrap();
+    let users: Vec<User> = (0..2).map(|_| User::new(&[&host.full]).unwrap()).collect();
+    let [leaves, reads] = &users[..] else { unreachable!() };
+    let group = nix::unistd::Group::from_name(host.full.name()).unwrap().unwrap().gid.as_raw();
+    // As processes that were begun before: the kernel knows their groups, and not that they changed.
+    let call = |user: &User, words: &[&str]| {
+        let uid = nix::unistd::User::from_name(user.name()).unwrap().unwrap().uid.as_raw();
+        Cli::to(&daemon, words[0]).args(&words[1..]).as_user(uid, group)
+    };
+    let run = ["run", "--detach", "true"];
+    assert_eq!(call(leaves, &run).run().unwrap().code(), 0);
+    assert_eq!(call(reads, &run).run().unwrap().code(), 0);
+    let watching: Vec<_> =
+        users.iter().map(|user| call(user, &["watch", "--json"]).start().unwrap()).collect();
+    leaves.modify(&["-G", ""]).unwrap();
+    reads.modify(&["-G", host.read.name()]).unwrap();
+    daemon.log().wait("its account has no access any more").unwrap();
+    daemon.log().wait("has read access now").unwrap();
+    for user in [leaves, reads] {
+        let refused = call(user, &run).run().unwrap();
+        assert_ne!(refused.code(), 0, "{}", refused.out);
+    }
+    assert_ne!(call(leaves, &["call", "rpc", "query"]).run().unwrap().code(), 0);
+    assert_eq!(call(reads, &["call", "rpc", "query"]).run().unwrap().code(), 0);
+    // And what is given again counts again.
+    leaves.modify(&["-G", host.full.name()]).unwrap();
+    let began = Instant::now();
+    while call(leaves, &run).run().unwrap().code() != 0 {
+        assert!(began.elapsed() < Duration::from_secs(30), "the right does not come back");
+    }
+    drop(watching);
+}
+
+#[test]
 fn a_helper_that_hangs_lets_nobody_in_and_is_replaced() {
     let Some(host) = Host::new().unwrap() else { return };
     let setup = host
