@@ -59,6 +59,8 @@ pub(super) struct AccountsHelper {
     recheck_due: Option<Instant>,
     /// Such look-ups in a row that had no answer.
     unanswered: u32,
+    /// Not all that was asked of groups was answered; it is asked again with the next of these.
+    groups_missing: bool,
     /// Local users whose accounts allow less than the groups of their processes.
     ceilings: Vec<Ceiling>,
 }
@@ -91,6 +93,7 @@ impl AccountsHelper {
             purposes: BTreeMap::new(),
             recheck_due: None,
             unanswered: 0,
+            groups_missing: false,
             ceilings: Vec::new(),
         }
     }
@@ -111,6 +114,13 @@ impl AccountsHelper {
         };
         self.helper.ended(&how, now);
         true
+    }
+
+    /// Groups could not be looked up: that is tried again, and soon.
+    pub(super) fn miss_groups(&mut self, interval: Duration, now: Instant) {
+        let again = now + interval.min(RETRY);
+        self.groups_missing = true;
+        self.recheck_due = Some(self.recheck_due.map_or(again, |due| due.min(again)));
     }
 
     fn begin(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
@@ -350,6 +360,9 @@ impl Server {
         let here = here.filter(|identity| !self.roles.is_beyond_accounts(identity));
         let users: BTreeSet<Who> = here.map(who).collect();
         self.accounts.recheck_due = None;
+        if std::mem::take(&mut self.accounts.groups_missing) {
+            self.ask_for_groups(now);
+        }
         // Where another host changes the file the kernel does not tell.
         self.ask_for_keys(now);
         if !users.is_empty() {
@@ -389,8 +402,14 @@ impl Server {
                 Ok(found) => {
                     self.roles = roles(&found);
                     self.recheck(now);
+                    if !found.failed.is_empty() {
+                        self.accounts.miss_groups(self.config.auth.recheck_interval, now.instant);
+                    }
                 }
-                Err(why) => warn!("cannot look up groups: {why}; roles stay as they are"),
+                Err(why) => {
+                    warn!("cannot look up groups: {why}; roles stay as they are until they can be");
+                    self.accounts.miss_groups(self.config.auth.recheck_interval, now.instant);
+                }
             },
             Purpose::Revision(users) => {
                 self.revise(&users, read::<Vec<Found>>(answer), now);

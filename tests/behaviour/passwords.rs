@@ -379,6 +379,23 @@ fn a_helper_that_hangs_lets_nobody_in_and_is_replaced() {
 }
 
 #[test]
+fn groups_that_could_not_be_looked_up_are_looked_up_again() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let mut setup = host.setup.clone().with("auth.lookup_deadline", r#""1s""#);
+    setup.set("auth.recheck_interval", r#""5s""#);
+    let daemon = setup.start().unwrap();
+    let user = User::new(&[&host.full]).unwrap();
+    let mut peer = known(&daemon, &user).unwrap();
+    let pid = helper(&daemon).unwrap().unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    setup.set("auth.full_access_groups", "[]");
+    setup.write().unwrap();
+    daemon.reload().unwrap();
+    daemon.log().wait("cannot look up groups").unwrap();
+    assert_eq!(peer.closed().unwrap(), 1008);
+}
+
+#[test]
 fn the_helper_ends_when_it_has_nothing_to_do() {
     let Some(host) = Host::new().unwrap() else { return };
     let setup = host.setup.clone().with("auth.helper_idle", r#""100ms""#);
