@@ -265,7 +265,9 @@ pub(super) fn roles(found: &Accounts) -> Roles {
 fn who(identity: &Identity) -> Who {
     match identity.proof {
         Proof::Kernel => Who::Uid(identity.uid),
-        Proof::Password | Proof::Key(_) => Who::Name(identity.user.clone()),
+        Proof::Password | Proof::Key(_) => {
+            Who::Proven { name: identity.user.clone(), from: identity.from.clone() }
+        }
     }
 }
 

@@ -241,7 +241,8 @@ impl Server {
             info!("refused: {why}");
             return Err(Refusal::new(ErrorCode::Forbidden, why));
         };
-        let identity = Identity { user: account.name, uid: account.uid, role, proof };
+        let from = attempt.from.clone();
+        let identity = Identity { user: account.name, uid: account.uid, role, proof, from };
         if !self.keys.back(&identity) {
             let why = "the key has been revoked";
             info!("refused {:?} from {}: {why}", identity.user, attempt.from);

@@ -163,7 +163,7 @@ mod tests {
     const LIMITS: Limits = Limits { of_user: 2, total: 3, legacy: 1, legacy_of_user: 1 };
 
     fn who(user: &str, role: Role) -> Identity {
-        Identity { user: user.into(), uid: 1000, role, proof: Proof::Password }
+        Identity { user: user.into(), uid: 1000, role, proof: Proof::Password, from: String::new() }
     }
 
     fn read(action: &str, fields: Value) -> Result<Settings, Refusal> {

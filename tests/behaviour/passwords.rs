@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use support::{
-    Cli, Daemon, Group, Outcome, PamService, Peer, Process, Setup, Transport, User, skip,
+    Cli, Daemon, Directory, Group, Outcome, PamService, Peer, Process, Setup, Transport, User, skip,
 };
 
 use super::PROGRAM;
@@ -347,6 +347,32 @@ fn who_lost_the_right_cannot_come_again_with_the_groups_of_an_old_process() {
         assert!(began.elapsed() < Duration::from_secs(30), "the right does not come back");
     }
     drop(watching);
+}
+
+#[test]
+fn where_pam_lets_somebody_in_from_one_address_only_they_stay_and_others_do_not_come() {
+    let rules = Directory::new().unwrap();
+    let file = rules.join("access.conf");
+    let service =
+        format!("account required pam_access.so accessfile={}\n{SERVICE}", file.display());
+    let Some(host) = Host::with_service(&service).unwrap() else { return };
+    let daemon = host.setup.clone().with("auth.recheck_interval", r#""1s""#).start().unwrap();
+    let [stays, goes] = [(); 2].map(|()| User::new(&[&host.full]).unwrap());
+    let allowed = |user: &User| format!("+:{}:127.0.1.7\n", user.name());
+    fs::write(&file, format!("{}{}-:ALL:ALL\n", allowed(&stays), allowed(&goes))).unwrap();
+    let mut elsewhere = Peer::connect_from(&daemon, [127, 0, 1, 8].into()).unwrap();
+    assert_eq!(elsewhere.refused("rpc", "auth", &right(&stays)).unwrap().code, 403);
+    let mut peers = [&stays, &goes].map(|user| {
+        let mut peer = Peer::connect_from(&daemon, [127, 0, 1, 7].into()).unwrap();
+        peer.request("rpc", "auth", &right(user)).unwrap();
+        peer
+    });
+    // Longer than three looks that find nothing out, or one that finds out something wrong.
+    peers[0].idle(Duration::from_secs(6)).unwrap();
+    peers[0].request("rpc", "query", &json!({})).unwrap();
+    fs::write(&file, format!("{}-:ALL:ALL\n", allowed(&stays))).unwrap();
+    assert_eq!(peers[1].closed().unwrap(), 1008);
+    peers[0].request("rpc", "query", &json!({})).unwrap();
 }
 
 #[test]

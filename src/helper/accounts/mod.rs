@@ -84,15 +84,13 @@ pub enum Who {
     Uid(u32),
     /// By name.
     Name(String),
-}
-
-impl Who {
-    fn name(&self) -> &str {
-        match self {
-            Who::Name(name) => name,
-            Who::Uid(_) => "",
-        }
-    }
+    /// By name, and PAM's account checks count too.
+    Proven {
+        /// The name.
+        name: String,
+        /// Where they proved it, for PAM: it may let somebody in from there and not from elsewhere.
+        from: String,
+    },
 }
 
 /// What is asked of users.
@@ -262,8 +260,7 @@ impl Helper {
         self.look_up(Kind::Groups, &asked, now)
     }
 
-    /// Asks for users; the answer is a list of [`Found`]. Of those that are given by name PAM's
-    /// account checks count too, unless `service` is empty.
+    /// Asks for users; the answer is a list of [`Found`]. PAM is not asked where `service` is empty.
     pub fn ask_for_users(&mut self, service: &str, users: &[Who], now: Instant) -> RequestId {
         let question = UsersQuestion { service: service.to_owned(), users: users.to_vec() };
         let question = serde_json::to_vec(&question).unwrap_or_default();
