@@ -312,6 +312,12 @@ impl KeyStore {
     }
 
     fn write(&self, path: &Path, folder: &Path, damaged: &[Damaged]) -> io::Result<()> {
+        let new = path.with_extension("new");
+        let _ = fs::remove_file(&new);
+        let mut file = open(&new, OpenOptions::new().write(true).create_new(true))?;
+        file.write_all(&self.to_bytes())?;
+        file.sync_all()?;
+        // When the rest has found its place: what fails is tried again, and these are kept once.
         if !damaged.is_empty() {
             let aside = path.with_extension("damaged");
             let mut file = open(&aside, OpenOptions::new().append(true).create(true))?;
@@ -321,11 +327,6 @@ impl KeyStore {
             }
             file.sync_all()?;
         }
-        let new = path.with_extension("new");
-        let _ = fs::remove_file(&new);
-        let mut file = open(&new, OpenOptions::new().write(true).create_new(true))?;
-        file.write_all(&self.to_bytes())?;
-        file.sync_all()?;
         fs::rename(&new, path)?;
         File::open(folder)?.sync_all()
     }
