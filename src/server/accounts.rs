@@ -124,7 +124,7 @@ impl AccountsHelper {
     }
 
     fn begin(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
-        let begun = accounts::begin().and_then(|(pid, socket)| {
+        let begun = accounts::begin(&mut self.helper).and_then(|(pid, socket)| {
             let mut socket = UnixStream::from_std(socket.into());
             let interest = Interest::READABLE | Interest::WRITABLE;
             match reactor.register(&mut socket, interest, Key::Accounts) {

@@ -19,7 +19,7 @@ use crate::moment::Moment;
 use crate::net::{CloseReason, Peer, Source};
 use crate::sys::account_state::AccountState;
 use crate::sys::pam;
-use crate::wire::{ErrorCode, Refusal, Request, error as error_text, response};
+use crate::wire::{ErrorCode, Refusal, Request, error as error_text, response, wipe};
 
 /// Somebody who shows a password or a key. It counts even where its client has gone.
 pub(super) struct Attempt {
@@ -250,8 +250,9 @@ impl Server {
         }
         let Some(client) = self.clients.get(id) else { return Ok(()) };
         let Some(Wait::Proof { request }) = &client.waiting else { return Ok(()) };
-        let args = client.session.become_known(identity, &mut self.tokens, now)?;
+        let mut args = client.session.become_known(identity, &mut self.tokens, now)?;
         let text = response(request, &args);
+        wipe(&mut args);
         self.end_wait(id, text);
         self.look_at_standing(id, now);
         Ok(())

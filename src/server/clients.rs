@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use mio::Interest;
 use serde_json::Value;
+use zeroize::Zeroize;
 
 use super::Key;
 use super::parcel::Parcel;
@@ -290,12 +291,14 @@ impl Clients {
     }
 
     /// Puts an answer into a client's outbox; one that has been told to go gets none.
-    pub(super) fn answer(&mut self, id: ClientId, text: String) -> Result<(), Full> {
+    pub(super) fn answer(&mut self, id: ClientId, mut text: String) -> Result<(), Full> {
         let Some(client) = self.map.get_mut(&id).filter(|client| client.connection.is_open())
         else {
             return Ok(());
         };
-        let pushed = client.connection.outbox.push(Parcel::Answer(text.into_bytes().into()));
+        let pushed = client.connection.outbox.push(Parcel::Answer(text.as_bytes().into()));
+        // It may hold a token.
+        text.zeroize();
         self.touch(id);
         pushed
     }

@@ -40,7 +40,9 @@ use crate::reactor::{Reactor, Ready, Registered, Signal};
 use crate::session::{Answer, House, Known};
 use crate::sys::children;
 use crate::system_state::SystemState;
-use crate::wire::{ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response};
+use crate::wire::{
+    ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response, wipe,
+};
 use accounts::AccountsHelper;
 use clients::{ClientId, Clients, Wait};
 use jobs::Jobs;
@@ -478,11 +480,15 @@ impl Server {
         let bare = |request: Request| Box::new(Request { args: Value::Null, ..request });
         match answer {
             Answer::Silence => {}
-            Answer::Response(args) => {
+            Answer::Response(mut args) => {
                 if let Some(Value::Array(killed)) = args.pointer("/killed/jobs") {
                     killed.iter().for_each(|job| self.audit(id, "killed", job.as_str()));
                 }
                 let text = response(&request, &args);
+                if args.is_array() {
+                    // A token and how long it is valid.
+                    wipe(&mut args);
+                }
                 self.send_answer(id, Some(&request), text);
             }
             Answer::Status => {

@@ -461,6 +461,61 @@ fn a_password_stands_in_no_log_at_any_level_nor_on_any_command_line() {
     assert!(lines.contains("authentication failure from 127.0.0.1: token"), "{lines}");
 }
 
+/// How often these bytes stand in the memory of a process, by what each place is.
+fn places_in_memory(pid: u32, wanted: &[u8]) -> Outcome<Vec<String>> {
+    use std::io::{Seek, SeekFrom};
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let mut memory = fs::File::open(format!("/proc/{pid}/mem"))?;
+    let mut found = Vec::new();
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (range, rest) = line.split_once(' ').ok_or("no range")?;
+        let (from, to) = range.split_once('-').ok_or("no range")?;
+        let (from, to) = (u64::from_str_radix(from, 16)?, u64::from_str_radix(to, 16)?);
+        let mut bytes = vec![0; usize::try_from(to - from)?];
+        memory.seek(SeekFrom::Start(from))?;
+        if memory.read_exact(&mut bytes).is_err() {
+            continue;
+        }
+        for at in bytes.windows(wanted.len()).enumerate().filter(|(_, w)| *w == wanted).map(|w| w.0)
+        {
+            let about = &bytes[at.saturating_sub(48)..(at + wanted.len() + 24).min(bytes.len())];
+            found.push(format!("{rest}: {}", String::from_utf8_lossy(about)));
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn passwords_and_tokens_are_not_left_in_memory() {
+    if !cfg!(target_os = "linux") {
+        return skip("memory is read in /proc");
+    }
+    let Some(host) = Host::new().unwrap() else { return };
+    let daemon = host.setup.start().unwrap();
+    let user = User::new(&[&host.full]).unwrap();
+    let mut peers = Vec::new();
+    let mut tokens = Vec::new();
+    for transport in Transport::ALL {
+        let mut peer = Peer::connect(&daemon, transport).unwrap();
+        let wrong = credentials(user.name(), "not-the-passw0rd-x");
+        assert_eq!(peer.refused("rpc", "auth", &wrong).unwrap().code, 401);
+        let token = peer.request("rpc", "auth", &right(&user)).unwrap();
+        tokens.push(token[0].as_str().unwrap().to_owned());
+        peers.push(peer);
+    }
+    let pids = [daemon.process().0, helper(&daemon).unwrap().unwrap().unsigned_abs()];
+    for pid in pids {
+        for secret in ["not-the-passw0rd-x", r#"\"w0rd"#, "\u{e9}: \"w0rd"] {
+            let places = places_in_memory(pid, secret.as_bytes()).unwrap();
+            assert!(places.is_empty(), "{pid}: {places:#?}");
+        }
+        for token in &tokens {
+            let places = places_in_memory(pid, token.as_bytes()).unwrap();
+            assert!(places.is_empty(), "{pid}: {places:#?}");
+        }
+    }
+}
+
 /// A command to the daemon over TLS, as that user.
 fn as_user(daemon: &Daemon, command: &str, user: &User) -> Cli {
     let url = format!("wss://{}", daemon.tls());

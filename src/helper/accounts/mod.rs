@@ -221,10 +221,15 @@ pub struct Helper {
 const NO_RESOLVER: &str = "the name service does not answer";
 const SILENT: &str = "the accounts of this host do not answer";
 
-/// Starts the child.
-pub fn begin() -> std::io::Result<(Pid, OwnedFd)> {
+/// Starts the child of this helper.
+pub fn begin(helper: &mut Helper) -> std::io::Result<(Pid, OwnedFd)> {
     let nothing = std::fs::File::open("/dev/null")?;
-    with_socket(c"sysadm-accounts", nothing.into(), |socket, _| worker::run(socket.into()))
+    with_socket(c"sysadm-accounts", nothing.into(), |socket, _| {
+        // Copies of passwords that wait to be sent, of which the child needs none.
+        helper.outgoing.clear();
+        helper.waiting.clear();
+        worker::run(socket.into());
+    })
 }
 
 impl Helper {
