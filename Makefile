@@ -31,7 +31,7 @@ run:
 	@exec sh scripts/run.sh "$(CARGO_TARGET_DIR)" "$(LISTEN)"
 
 test:
-	sh scripts/provide.sh cargo cc zfs-fuse bash python3 useradd
+	sh scripts/provide.sh cargo cc zfs-fuse bash python3 useradd ip openssl
 	$(CARGO) test --locked
 
 bench:

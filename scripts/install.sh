@@ -23,6 +23,7 @@ files() {
 	FreeBSD)
 		cat <<-END
 			0755 rc.d/sysadm_events etc/rc.d/sysadm_events
+			0755 rc.d/sysadm_bridge etc/rc.d/sysadm_bridge
 			0644 etc/newsyslog.conf.d/sysadm-events.conf etc/newsyslog.conf.d/sysadm-events.conf.sample
 			0644 etc/syslog.d/sysadm-events.conf etc/syslog.d/sysadm-events.conf.sample
 			0644 etc/pam.d/sysadm-events.freebsd etc/pam.d/sysadm-events.sample
@@ -33,6 +34,8 @@ files() {
 		cat <<-END
 			0644 etc/pam.d/sysadm-events.linux /etc/pam.d/sysadm-events.sample
 			0644 etc/systemd/sysadm-events.service lib/systemd/system/sysadm-events.service
+			0644 etc/systemd/sysadm-bridge.service lib/systemd/system/sysadm-bridge.service
+			0644 etc/sysusers.d/sysadm-bridge.conf lib/sysusers.d/sysadm-bridge.conf
 		END
 		;;
 	esac

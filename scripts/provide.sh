@@ -6,6 +6,7 @@ set -eu
 package_of() {
 	case $1 in
 	cc) echo gcc libc6-dev ;;
+	ip) echo iproute2 ;;
 	pip) echo python3-pip ;;
 	readelf) echo binutils ;;
 	useradd) echo passwd libpam0g libpam-modules ;;
@@ -19,6 +20,7 @@ advice_on() {
 	cc) echo "a C compiler (a library has C in it): apt-get install gcc libc6-dev" ;;
 	useradd) echo "Tests of real passwords are skipped without it; on Debian: apt-get install passwd libpam-modules" ;;
 	zfs-fuse) echo "Tests on real pools are skipped without it; on Debian: apt-get install zfs-fuse, as root" ;;
+	ip) echo "Tests of a bridge between two networks are skipped without it; on Debian: apt-get install iproute2" ;;
 	pip) echo "apt-get install python3-pip" ;;
 	readelf) echo "apt-get install binutils" ;;
 	bmake) echo "BSD make: apt-get install bmake (FreeBSD's make is one)" ;;

@@ -16,7 +16,8 @@
 //! * [`pattern`]: what the configuration says about lines of a log.
 //! * [`hub`]: who wants which events.
 //! * [`session`]: one conversation: a request in, an answer out.
-//! * [`bridge`]: links to a bridge, and the tunnels through it.
+//! * [`bridge`]: hosts and clients that cannot reach each other, introduced.
+//! * [`daemon`]: what both daemons begin with.
 //! * [`server`]: the daemon. It owns all of the above and turns readiness into calls.
 //! * [`client`] and [`cli`]: the other end, for people and scripts.
 //!
@@ -28,6 +29,7 @@ pub mod bridge;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod daemon;
 pub mod dispatcher;
 pub mod helper;
 pub mod hub;

@@ -4,14 +4,18 @@
 //! lines, never time. How many were lost is said as soon as there is room again.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::config::LogTarget;
+use crate::sys::confinement::{self, Right};
 use crate::sys::standard_error;
 use crate::wire::rfc3339;
 
@@ -22,6 +26,14 @@ const SOCKETS: [&str; 2] = ["/dev/log", "/var/run/log"];
 /// `LOG_DAEMON` of syslog(3), shifted as the wire has it.
 const DAEMON: u8 = 3 << 3;
 
+/// Where syslogd's socket is, for who cannot open paths any more.
+struct Way {
+    directory: File,
+    /// As it was named.
+    folder: PathBuf,
+    name: String,
+}
+
 struct Logger {
     lost: AtomicU64,
 }
@@ -30,6 +42,7 @@ thread_local! {
     /// There is one thread.
     static SYSLOG: RefCell<Option<UnixDatagram>> = const { RefCell::new(None) };
     static TO_SYSLOG: RefCell<bool> = const { RefCell::new(false) };
+    static WAY: RefCell<Option<Way>> = const { RefCell::new(None) };
 }
 
 static LOGGER: Logger = Logger { lost: AtomicU64::new(0) };
@@ -45,6 +58,26 @@ pub fn begin(level: LevelFilter, target: LogTarget) {
     // It fails where it was called before, and then the logger is in place.
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(level);
+}
+
+/// Another level from now on.
+pub fn set_level(level: LevelFilter) {
+    log::set_max_level(level);
+}
+
+/// Keeps the way to syslogd open for a process that is about to give up paths.
+pub fn keep_way() {
+    if !TO_SYSLOG.with_borrow(|to| *to) {
+        return;
+    }
+    let way = SOCKETS.iter().map(Path::new).find(|path| path.exists()).and_then(|path| {
+        let (folder, name) = (path.parent()?, path.file_name()?.to_str()?);
+        let directory = File::open(folder).ok()?;
+        confinement::limit(directory.as_fd(), Right::ConnectBelow).ok()?;
+        Some(Way { directory, folder: folder.to_owned(), name: name.to_owned() })
+    });
+    WAY.with_borrow_mut(|kept| *kept = way);
+    SYSLOG.with_borrow_mut(|socket| *socket = connect());
 }
 
 impl Log for Logger {
@@ -125,8 +158,13 @@ fn to_syslog(level: Level, text: &str) -> bool {
 fn connect() -> Option<UnixDatagram> {
     let socket = UnixDatagram::unbound().ok()?;
     socket.set_nonblocking(true).ok()?;
-    SOCKETS.iter().find(|path| socket.connect(path).is_ok())?;
-    Some(socket)
+    let is_connected = WAY.with_borrow(|way| match way {
+        Some(Way { directory, folder, name }) => {
+            confinement::connect_below(directory.as_fd(), folder, name, &socket).is_ok()
+        }
+        None => SOCKETS.iter().any(|path| socket.connect(path).is_ok()),
+    });
+    is_connected.then_some(socket)
 }
 
 #[cfg(test)]

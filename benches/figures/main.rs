@@ -10,12 +10,14 @@
 
 mod bare;
 mod checks;
+mod copier;
 mod doors;
 mod durable;
 mod fanout;
 mod flood;
 mod footprint;
 mod jobs;
+mod relay;
 mod table;
 mod tail;
 mod wakeups;
@@ -33,7 +35,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");
 
 type Section = (&'static str, fn(&mut Table) -> Outcome<()>);
 
-const SECTIONS: [Section; 9] = [
+const SECTIONS: [Section; 10] = [
     ("footprint", footprint::measure),
     ("fanout", fanout::measure),
     ("jobs", jobs::measure),
@@ -41,6 +43,7 @@ const SECTIONS: [Section; 9] = [
     ("flood", flood::measure),
     ("tail", tail::measure),
     ("checks", checks::measure),
+    ("relay", relay::measure),
     ("doors", doors::measure),
     ("wakeups", wakeups::measure),
 ];
@@ -49,6 +52,9 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == bare::WRITER) {
         return bare::writer(&arguments[1..]);
+    }
+    if arguments.first().is_some_and(|first| first == copier::COPIER) {
+        return copier::copier(&arguments[1..]);
     }
     if !arguments.iter().any(|argument| argument == "--bench") {
         println!("these are measurements of minutes: run them with `make bench`");

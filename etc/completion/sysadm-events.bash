@@ -14,16 +14,19 @@ _sysadm_events() {
 	case $command in
 	'')
 		options="-h --help -V --version"
-		values="serve check fingerprint watch run jobs kill log status call key help"
+		values="serve bridge check fingerprint watch run jobs kill log status call key import-legacy help"
 		;;
 	serve) options="-c --pid-file -h --help" ;;
-	check | fingerprint) options="-c -h --help" ;;
+	import-legacy) options="-c --bridge --dry-run -h --help" ;;
+	bridge | check) options="-c -h --help" ;;
+	fingerprint) options="--bridge -c -h --help" ;;
 	watch)
 		options="--json --since -h --help $target"
 		values="dispatcher life-preserver system-state"
 		;;
 	run) options="--queue --id --timeout --detach -h --help $target" ;;
-	jobs | status) options="--json -h --help $target" ;;
+	jobs) options="--json -h --help $target" ;;
+	status) options="--json --bridge -h --help $target" ;;
 	kill | call) options="-h --help $target" ;;
 	log) options="--raw -h --help $target" ;;
 	key)
@@ -35,7 +38,7 @@ _sysadm_events() {
 			return
 		fi
 		;;
-	help) values="serve check fingerprint watch run jobs kill log status call key" ;;
+	help) values="serve bridge check fingerprint watch run jobs kill log status call key import-legacy" ;;
 	esac
 	case $command:$before in
 	?*:-c | ?*:--socket | ?*:--key | ?*:--token-file | ?*:--password-file | serve:--pid-file)
@@ -47,6 +50,11 @@ _sysadm_events() {
 		return
 		;;
 	esac
+	if [ "$command" = import-legacy ] && [[ $word != -* ]]; then
+		compopt -o filenames 2>/dev/null
+		mapfile -t COMPREPLY < <(compgen -f -- "$word")
+		return
+	fi
 	case $word in
 	-*) values='' ;;
 	*) options='' ;;

@@ -4,6 +4,7 @@ complete -c sysadm-events -f
 
 set -l none __fish_use_subcommand
 complete -c sysadm-events -n $none -a serve -d 'the daemon, in the foreground'
+complete -c sysadm-events -n $none -a bridge -d 'the relay for hosts behind address translation'
 complete -c sysadm-events -n $none -a check -d 'say what is wrong with the configuration'
 complete -c sysadm-events -n $none -a fingerprint -d "this host's certificate fingerprint, for remote clients"
 complete -c sysadm-events -n $none -a watch -d 'follow events'
@@ -14,10 +15,11 @@ complete -c sysadm-events -n $none -a log -d "print a job's output"
 complete -c sysadm-events -n $none -a status -d 'how the daemon is doing'
 complete -c sysadm-events -n $none -a call -d 'send any request, print the reply'
 complete -c sysadm-events -n $none -a key -d 'make keys, register them, list and revoke them'
+complete -c sysadm-events -n $none -a import-legacy -d 'take over settings and keys of the Qt sysadm'
 complete -c sysadm-events -n $none -s V -l version -d 'the version'
 complete -c sysadm-events -s h -l help -d 'what it does'
 
-set -l any '__fish_seen_subcommand_from serve check fingerprint watch run jobs kill log status call key'
+set -l any '__fish_seen_subcommand_from serve bridge check fingerprint watch run jobs kill log status call key import-legacy'
 complete -c sysadm-events -n $any -s c -r -F -d 'the configuration, or the daemon that it is for'
 
 set -l target '__fish_seen_subcommand_from watch run jobs kill log status call'
@@ -31,6 +33,7 @@ complete -c sysadm-events -n $target -l password-file -r -F -d 'a file with that
 
 complete -c sysadm-events -n '__fish_seen_subcommand_from serve' -l pid-file -r -F -d 'where its number is written'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch jobs status' -l json -d 'as the daemon sends it'
+complete -c sysadm-events -n '__fish_seen_subcommand_from status fingerprint' -l bridge -d 'the bridge of this host'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -l since -x -d 'begin behind the event of this number'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -a 'dispatcher life-preserver system-state'
 complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l queue -x -d 'wait for the jobs of this queue'
@@ -44,3 +47,6 @@ complete -c sysadm-events -n '__fish_seen_subcommand_from key' -l legacy -d 'of 
 complete -c sysadm-events -n '__fish_seen_subcommand_from key' -l bridge -d 'keys of the relay'
 complete -c sysadm-events -n '__fish_seen_subcommand_from key' -l sum -x -d 'the peer may only claim this checksum'
 complete -c sysadm-events -n '__fish_seen_subcommand_from key' -l json -d 'all that is known of each key'
+complete -c sysadm-events -n '__fish_seen_subcommand_from import-legacy' -F
+complete -c sysadm-events -n '__fish_seen_subcommand_from import-legacy' -l bridge -d 'files of a bridge'
+complete -c sysadm-events -n '__fish_seen_subcommand_from import-legacy' -l dry-run -d 'change nothing'

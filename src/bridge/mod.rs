@@ -1,7 +1,12 @@
-//! The bridge: what introduces servers and clients that cannot reach each other.
+//! The bridge: hosts and clients behind address translation, introduced to each other.
 //!
-//! A server keeps a [`link`] to each bridge that it is told of. What a client behind one says to it
-//! goes through a [`tunnel`], which the bridge cannot look into.
+//! * [`relay`]: the rules by which peers are introduced and their frames forwarded (protocol
+//!   section 5), as a state machine.
+//! * [`daemon`]: `sysadm-events bridge`, the process that carries it.
+//! * [`link`]: what a server keeps to each bridge that it is told of.
+//! * [`tunnel`]: what a client says to a server through a bridge, which cannot look into it.
 
+pub mod daemon;
 pub mod link;
+pub mod relay;
 pub mod tunnel;

@@ -14,9 +14,10 @@ pub(super) const COMMAND: Command = Command {
 Prints the SHA-256 fingerprint of this host's certificate, by which clients on
 other hosts know it.
 
-Usage: sysadm-events fingerprint [-c FILE]
+Usage: sysadm-events fingerprint [-c FILE] [--bridge]
 
 Options:
+  --bridge    that of the bridge on this host, by which its peers know it
   -c FILE     the configuration that names the certificate; without it the one
               that \"serve\" would take
   -h, --help  this text
@@ -29,19 +30,24 @@ Example, on another host:
 };
 
 fn main(mut words: Words) -> Result<u8, Exit> {
-    let mut file = None;
+    let (mut file, mut bridge) = (None, false);
     while let Some(word) = words.next()? {
         match word {
             Word::Option(name) if name == "-c" || name == "--config" => file = Some(words.path()?),
+            Word::Option(name) if name == "--bridge" => bridge = true,
             other => return Err(unexpected(&other)),
         }
     }
     let (config, _) = Config::load(file.as_deref(), &Home::of_this_process())
         .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))?;
-    let certificate = &config.server.certificate;
+    let (certificate, maker) = if bridge {
+        (&config.relay.certificate, "bridge")
+    } else {
+        (&config.server.certificate, "serve")
+    };
     if !certificate.exists() {
         let message = format!(
-            "{} is not there yet: \"sysadm-events serve\" makes it at its first start",
+            "{} is not there yet: \"sysadm-events {maker}\" makes it at its first start",
             certificate.display()
         );
         return Err(Exit::failed(sysexits::CONFIGURATION, message));

@@ -4,22 +4,23 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nix::unistd::{Gid, Uid, User, chown, geteuid, setgid, setgroups, setuid};
+use nix::unistd::User;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::exit::Exit;
+use super::key_place::{KeyPlace, code_of, file_error};
 use super::table::table;
 use super::terminal::Terminal;
 use super::words::{Word, Words, text, unexpected};
 use super::{Command, complain, escape, write};
 use crate::auth::key::{
-    ChangeError, Damaged, Entry, InsertError, KeyStore, Kind, Limits, OwnKey, OwnKeyError,
-    PrivateKey, PublicKey,
+    ChangeError, Damaged, Entry, InsertError, KeyStore, Kind, OwnKey, OwnKeyError, PrivateKey,
+    PublicKey,
 };
 use crate::client::sysexits;
 use crate::config::{Config, Home};
@@ -75,12 +76,6 @@ struct Options {
     json: bool,
     sums: Vec<String>,
     config: Option<PathBuf>,
-}
-
-/// The file that is meant, and its bounds.
-struct Place {
-    path: PathBuf,
-    limits: Limits,
 }
 
 /// The longest file with a key that is read, in bytes: a private RSA key of 8192 bits has 6.5 KiB.
@@ -179,8 +174,9 @@ fn add(user: &str, file: &Path, options: &Options) -> Result<u8, Exit> {
         let why = format!("there is no user {user:?} on this host");
         return Err(Exit::usage(why));
     }
-    let place = place(options)?;
-    make_directory(&place.path, options)?;
+    let config = configuration(options)?;
+    let place = KeyPlace::of(&config, options.bridge);
+    place.make()?;
     let line = json!({
         "user": user,
         "key": key.pem(),
@@ -190,28 +186,31 @@ fn add(user: &str, file: &Path, options: &Options) -> Result<u8, Exit> {
     });
     let entry: Entry =
         serde_json::from_value(line).map_err(|error| Exit::usage(error.to_string()))?;
-    become_owner(&place.path)?;
-    KeyStore::change(&place.path, |store| store.insert(entry, &place.limits)).map_err(|error| {
-        match error {
-            ChangeError::File(error) => file_error("change", &place.path, &error),
+    place.become_owner()?;
+    let path = place.path();
+    KeyStore::change(&path, |store| store.insert(entry, &place.limits)).map_err(
+        |error| match error {
+            ChangeError::File(error) => file_error("change", &path, &error),
             ChangeError::Refused(InsertError::Taken(other)) => Exit::usage(format!(
                 "the key is registered for {other}; \"sysadm-events key revoke {other} {}\" first",
                 key.id()
             )),
             ChangeError::Refused(why) => Exit::usage(why.to_string()),
-        }
-    })?;
+        },
+    )?;
     write(&format!("{}\n", key.id()))?;
     Ok(0)
 }
 
 fn list(options: &Options) -> Result<u8, Exit> {
-    let place = place(options)?;
-    become_owner(&place.path)?;
+    let config = configuration(options)?;
+    let place = KeyPlace::of(&config, options.bridge);
+    place.become_owner()?;
+    let path = place.path();
     let (store, damaged) =
-        KeyStore::read(&place.path).map_err(|error| file_error("read", &place.path, &error))?;
+        KeyStore::read(&path).map_err(|error| file_error("read", &path, &error))?;
     for Damaged { line, why, .. } in &damaged {
-        complain(&format!("{}:{line}: {why}", place.path.display()));
+        complain(&format!("{}:{line}: {why}", path.display()));
     }
     if options.json {
         let all: Vec<Value> = store.iter().map(as_json).collect();
@@ -256,10 +255,12 @@ fn as_json(entry: &Entry) -> Value {
 }
 
 fn revoke(user: &str, key: &str, options: &Options) -> Result<u8, Exit> {
-    let place = place(options)?;
+    let config = configuration(options)?;
+    let place = KeyPlace::of(&config, options.bridge);
     let of_file = PathBuf::from(key).is_file().then(|| read_key(Path::new(key))).transpose()?;
-    become_owner(&place.path)?;
-    let revoked = KeyStore::change(&place.path, |store| {
+    place.become_owner()?;
+    let path = place.path();
+    let revoked = KeyStore::change(&path, |store| {
         let ids: Vec<_> = store
             .of(user)
             .map(|entry| entry.key.id())
@@ -284,7 +285,7 @@ fn revoke(user: &str, key: &str, options: &Options) -> Result<u8, Exit> {
             write(&format!("{id}\n"))?;
             Ok(0)
         }
-        Err(ChangeError::File(error)) => Err(file_error("change", &place.path, &error)),
+        Err(ChangeError::File(error)) => Err(file_error("change", &path, &error)),
         Err(ChangeError::Refused(why)) => {
             complain(&why);
             Ok(1)
@@ -295,9 +296,9 @@ fn revoke(user: &str, key: &str, options: &Options) -> Result<u8, Exit> {
 fn export(options: &Options) -> Result<u8, Exit> {
     let config = configuration(options)?;
     let key = if options.legacy { OwnKey::Legacy } else { OwnKey::Link };
-    let path = key.path(&config.paths.state);
-    make_directory(&path, options)?;
-    become_owner(&path)?;
+    let place = KeyPlace::of(&config, false);
+    place.make()?;
+    place.become_owner()?;
     let key = key.ensure(&config.paths.state).map_err(|error| match &error {
         OwnKeyError::File(_, _, why) => Exit::failed(code_of(why), error.to_string()),
         OwnKeyError::Content(..) | OwnKeyError::Making(_) => {
@@ -314,53 +315,6 @@ fn configuration(options: &Options) -> Result<Config, Exit> {
         .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))
 }
 
-fn place(options: &Options) -> Result<Place, Exit> {
-    let config = configuration(options)?;
-    let (auth, relay) = (&config.auth, &config.relay);
-    if options.bridge {
-        let (total, legacy) = (relay.max_keys, relay.max_legacy_keys);
-        let limits = Limits { of_user: total, total, legacy, legacy_of_user: legacy };
-        return Ok(Place { path: KeyStore::path(&relay.state), limits });
-    }
-    let (of_user, total, legacy) = (auth.max_keys_per_user, auth.max_keys, auth.max_legacy_keys);
-    let legacy_of_user = auth.max_legacy_keys_per_user;
-    let limits = Limits { of_user, total, legacy, legacy_of_user };
-    Ok(Place { path: KeyStore::path(&config.paths.state), limits })
-}
-
-/// The state directory where no daemon has made it yet, as the daemon would.
-fn make_directory(file: &Path, options: &Options) -> Result<(), Exit> {
-    let Some(folder) = file.parent().filter(|folder| !folder.exists()) else { return Ok(()) };
-    let failed = |error: io::Error| file_error("make", folder, &error);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-    if options.bridge
-        && geteuid().is_root()
-        && let Some(name) = configuration(options)?.relay.user
-    {
-        let user = User::from_name(&name).ok().flatten().ok_or_else(|| {
-            let why = format!("there is no user {name:?} for the relay ([relay] user)");
-            Exit::failed(sysexits::CONFIGURATION, why)
-        })?;
-        chown(folder, Some(user.uid), Some(user.gid)).map_err(|error| failed(error.into()))?;
-    }
-    Ok(())
-}
-
-/// Root goes on as the user whose directory it is. So that user's daemon can read what is written;
-/// and what that user may have put there, such as a link to a file of root, leads nowhere.
-fn become_owner(file: &Path) -> Result<(), Exit> {
-    let Some(folder) = file.parent().filter(|_| geteuid().is_root()) else { return Ok(()) };
-    let Ok(owner) = fs::metadata(folder) else { return Ok(()) };
-    if owner.uid() == 0 {
-        return Ok(());
-    }
-    let (user, group) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
-    setgroups(&[group])
-        .and_then(|()| setgid(group))
-        .and_then(|()| setuid(user))
-        .map_err(|error| file_error("become the owner of", folder, &error.into()))
-}
-
 fn read_key(file: &Path) -> Result<PublicKey, Exit> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(8 * 1024));
     let read = if file == Path::new("-") {
@@ -370,18 +324,6 @@ fn read_key(file: &Path) -> Result<PublicKey, Exit> {
     };
     read.map_err(|error| Exit::usage(format!("cannot read {}: {error}", file.display())))?;
     PublicKey::from_pem(&bytes).map_err(|error| Exit::usage(format!("{}: {error}", file.display())))
-}
-
-fn file_error(what: &str, path: &Path, error: &io::Error) -> Exit {
-    Exit::failed(code_of(error), format!("cannot {what} {}: {error}", path.display()))
-}
-
-fn code_of(error: &io::Error) -> u8 {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => sysexits::NO_PERMISSION,
-        io::ErrorKind::WouldBlock => sysexits::UNAVAILABLE,
-        _ => sysexits::CONFIGURATION,
-    }
 }
 
 #[cfg(test)]

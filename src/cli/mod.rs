@@ -5,17 +5,22 @@
 //! reader who leaves early is no error.
 
 mod bars;
+mod bridge;
 mod call;
 mod check;
 mod escape;
 mod exit;
 mod fingerprint;
+mod import_legacy;
 mod interrupt;
 mod job;
 mod jobs;
 mod key;
+mod key_place;
 mod kill;
+mod legacy;
 mod log;
+mod relay_status;
 mod run;
 mod screen;
 mod serve;
@@ -50,8 +55,9 @@ struct Command {
 }
 
 /// In the order of the overview.
-static COMMANDS: [Command; 11] = [
+static COMMANDS: [Command; 13] = [
     serve::COMMAND,
+    bridge::COMMAND,
     check::COMMAND,
     fingerprint::COMMAND,
     watch::COMMAND,
@@ -62,6 +68,7 @@ static COMMANDS: [Command; 11] = [
     status::COMMAND,
     call::COMMAND,
     key::COMMAND,
+    import_legacy::COMMAND,
 ];
 
 /// Runs the command that the process was started for.
@@ -205,7 +212,7 @@ mod tests {
         assert!(matches!(named(&["--help"]), Err(Exit::Help(""))));
         assert!(matches!(named(&["help"]), Err(Exit::Help(""))));
         assert!(matches!(named(&["help", "run"]), Err(Exit::Help(help)) if help.contains("run")));
-        for wrong in [&[][..], &["wach"], &["--wach"], &["bridge"], &["help", "wach"]] {
+        for wrong in [&[][..], &["wach"], &["--wach"], &["bridges"], &["help", "wach"]] {
             assert!(matches!(named(wrong), Err(Exit::Usage(_))), "{wrong:?}");
         }
     }

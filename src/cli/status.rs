@@ -11,7 +11,7 @@ use super::table::table;
 use super::target::{TargetOptions, target_help};
 use super::terminal::Terminal;
 use super::words::{Word, Words, unexpected};
-use super::{Command, escape, span, state, write};
+use super::{Command, escape, relay_status, span, state, write};
 
 pub(super) const COMMAND: Command = Command {
     name: "status",
@@ -21,10 +21,11 @@ pub(super) const COMMAND: Command = Command {
 Tells how the daemon is doing: host, pools, last snapshot and replication,
 jobs and clients.
 
-Usage: sysadm-events status [TARGET] [--json]
+Usage: sysadm-events status [TARGET] [--json] [--bridge]
 
 Options:
   --json      the daemon's answer as it is
+  --bridge    the bridge of this host: its peers, and what waits for them
   -h, --help  this text
 ",
         target_help!(),
@@ -37,19 +38,24 @@ Example:
 };
 
 fn main(mut words: Words) -> Result<u8, Exit> {
-    let (mut target, mut json) = (TargetOptions::default(), false);
+    let (mut target, mut json, mut bridge) = (TargetOptions::default(), false, false);
     while let Some(word) = words.next()? {
         match word {
             Word::Option(name) if target.take(&name, &mut words)? => {}
             Word::Option(name) if name == "--json" => json = true,
+            Word::Option(name) if name == "--bridge" => bridge = true,
             other => return Err(unexpected(&other)),
         }
     }
-    let status = target.connect()?.call("rpc", "status", Value::Null)?;
+    let mut client = if bridge { target.connect_to_bridge()? } else { target.connect()? };
+    let status = client.call("rpc", "status", Value::Null)?;
+    let terminal = Terminal::of_this_process(io::stdout().is_terminal());
     if json {
         write(&format!("{status}\n"))?;
+    } else if status["type"] == "bridge" {
+        write(&relay_status::page(&status, terminal))?;
     } else {
-        write(&page(&status, Terminal::of_this_process(io::stdout().is_terminal())))?;
+        write(&page(&status, terminal))?;
     }
     Ok(0)
 }
@@ -197,7 +203,7 @@ fn jobs_in_queues(status: &Value, terminal: Terminal) -> Option<String> {
 }
 
 /// In the largest unit of which there is at least one.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     for (unit, name) in UNITS {
         if bytes >= unit {

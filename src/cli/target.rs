@@ -75,6 +75,26 @@ impl TargetOptions {
         Ok(Client::connect(&self.target(&Home::of_this_process())?)?)
     }
 
+    /// Connects to the bridge of this host that the options name.
+    pub(super) fn connect_to_bridge(&self) -> Result<Client, Exit> {
+        let home = Home::of_this_process();
+        let sockets = match (&self.url, &self.socket, &self.config) {
+            (None, Some(socket), None) => vec![socket.clone()],
+            (None, None, Some(file)) => {
+                vec![configured_socket(file, &home, |config| config.relay.socket)?]
+            }
+            (None, None, None) => {
+                vec![Home::system_relay_socket().to_path_buf(), home.relay_socket()]
+            }
+            _ => {
+                return Err(Exit::usage(
+                    "--bridge goes with --socket or -c: a bridge is asked by its own host only",
+                ));
+            }
+        };
+        Ok(Client::connect(&Target::Sockets(sockets))?)
+    }
+
     /// The daemon that the options name.
     pub(super) fn target(&self, home: &Home) -> Result<Target, Exit> {
         self.target_with(home, trust::certificate_of)
@@ -104,7 +124,9 @@ impl TargetOptions {
             return Ok(Target::Sockets(vec![socket.clone()]));
         }
         if let Some(file) = &self.config {
-            return Ok(Target::Sockets(vec![configured_socket(file, home)?]));
+            return Ok(Target::Sockets(vec![configured_socket(file, home, |config| {
+                config.server.socket
+            })?]));
         }
         Ok(Target::Sockets(vec![Home::system_socket().to_path_buf(), home.socket()]))
     }
@@ -169,10 +191,14 @@ fn usage(error: impl std::fmt::Display) -> Exit {
     Exit::usage(error.to_string())
 }
 
-fn configured_socket(file: &Path, home: &Home) -> Result<PathBuf, Exit> {
+fn configured_socket(
+    file: &Path,
+    home: &Home,
+    socket: fn(Config) -> Option<PathBuf>,
+) -> Result<PathBuf, Exit> {
     let (config, _) = Config::load(Some(file), home)
         .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))?;
-    config.server.socket.ok_or_else(|| {
+    socket(config).ok_or_else(|| {
         let message = format!("{} configures no socket; name the daemon by --url", file.display());
         Exit::failed(sysexits::CONFIGURATION, message)
     })

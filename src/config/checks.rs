@@ -155,6 +155,11 @@ fn covers(wide: &SocketAddr, other: &SocketAddr) -> bool {
 
 fn check_paths(config: &Config, reader: &mut Reader<'_>) {
     let (server, relay) = (&config.server, &config.relay);
+    if let Some(socket) = server.socket.as_ref().filter(|_| server.socket == relay.socket) {
+        let both = socket.display();
+        let message = format!("relay.socket and server.socket are both {both}: each needs its own");
+        reader.contradiction(&["relay.socket", "server.socket"], message);
+    }
     let files: [(&str, &Path); 6] = [
         ("server.certificate", &server.certificate),
         ("server.private_key", &server.private_key),

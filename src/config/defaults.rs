@@ -138,14 +138,25 @@ fn system_state() -> SystemState {
 fn relay(home: &Home) -> Relay {
     Relay {
         listen: loopback(12149),
+        socket: Some(home.relay_socket()),
+        hosts: Vec::new(),
         certificate: home.relay_certificate(),
         private_key: home.relay_private_key(),
         state: home.relay_state(),
         user: Some("sysadm_bridge".to_owned()),
         max_peers: 1024,
+        max_unauthenticated: 64,
         max_keys: 1024,
         max_legacy_keys: 32,
         max_message: 256 * KIB,
+        queue: 4 * MIB,
+        queue_total: 64 * MIB,
+        pause: Duration::from_secs(1),
+        handshake_timeout: Duration::from_secs(10),
+        auth_timeout: Duration::from_secs(30),
+        message_timeout: Duration::from_secs(30),
+        close_timeout: Duration::from_secs(5),
+        ping_interval: Duration::from_secs(30),
     }
 }
 

@@ -113,6 +113,20 @@ impl Home {
         }
     }
 
+    /// The relay's Unix socket.
+    pub fn relay_socket(&self) -> PathBuf {
+        match self {
+            Home::System => Home::system_relay_socket().to_path_buf(),
+            Home::User { runtime: Some(runtime), .. } => runtime.join("sysadm-bridge/socket"),
+            Home::User { runtime: None, .. } => self.relay_state().join("socket"),
+        }
+    }
+
+    /// The Unix socket of the host's relay.
+    pub fn system_relay_socket() -> &'static Path {
+        Path::new("/var/run/sysadm-bridge/socket")
+    }
+
     /// The certificates of other hosts that the user of this process has said to trust: a file of
     /// the user's own, of root as of anybody else.
     pub fn known_hosts() -> PathBuf {
@@ -179,6 +193,7 @@ mod tests {
         assert_eq!(home.relay_certificate(), Path::new("/usr/local/etc/sysadm-bridge/cert.pem"));
         assert_eq!(home.relay_private_key(), Path::new("/usr/local/etc/sysadm-bridge/key.pem"));
         assert_eq!(home.relay_state(), Path::new("/var/db/sysadm-bridge"));
+        assert_eq!(home.relay_socket(), Path::new("/var/run/sysadm-bridge/socket"));
     }
 
     #[test]
@@ -198,6 +213,7 @@ mod tests {
         assert_eq!(home.relay_certificate(), Path::new("/c/sysadm-bridge/cert.pem"));
         assert_eq!(home.relay_private_key(), Path::new("/c/sysadm-bridge/key.pem"));
         assert_eq!(home.relay_state(), Path::new("/s/sysadm-bridge"));
+        assert_eq!(home.relay_socket(), Path::new("/r/sysadm-bridge/socket"));
     }
 
     #[test]

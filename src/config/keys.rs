@@ -169,14 +169,25 @@ fn read_bridge(mut section: Section<'_, '_>, config: &mut Config) {
 fn read_relay(mut section: Section<'_, '_>, config: &mut Config) {
     let relay = &mut config.relay;
     section.list("listen", &mut relay.listen, text(address));
+    section.key("socket", &mut relay.socket, optional(socket_path));
+    section.list("hosts", &mut relay.hosts, text(host_name));
     section.key("certificate", &mut relay.certificate, text(absolute_path));
     section.key("private_key", &mut relay.private_key, text(absolute_path));
     section.key("state", &mut relay.state, text(absolute_path));
     section.key("user", &mut relay.user, optional(account));
     section.key("max_peers", &mut relay.max_peers, count(1..=65536));
+    section.key("max_unauthenticated", &mut relay.max_unauthenticated, count(1..=65536));
     section.key("max_keys", &mut relay.max_keys, count(1..=4096));
     section.key("max_legacy_keys", &mut relay.max_legacy_keys, count(1..=256));
     section.key("max_message", &mut relay.max_message, size(32 * KIB..=64 * MIB));
+    section.key("queue", &mut relay.queue, size(128 * KIB..=GIB));
+    section.key("queue_total", &mut relay.queue_total, size(128 * KIB..=GIB));
+    section.key("pause", &mut relay.pause, duration(SHORT..=HOUR));
+    section.key("handshake_timeout", &mut relay.handshake_timeout, duration(SHORT..=HOUR));
+    section.key("auth_timeout", &mut relay.auth_timeout, duration(SHORT..=HOUR));
+    section.key("message_timeout", &mut relay.message_timeout, duration(SHORT..=HOUR));
+    section.key("close_timeout", &mut relay.close_timeout, duration(SHORT..=HOUR));
+    section.key("ping_interval", &mut relay.ping_interval, duration(TICK..=HOUR));
 }
 
 fn read_paths(mut section: Section<'_, '_>, config: &mut Config) {

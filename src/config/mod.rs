@@ -103,15 +103,20 @@ impl Config {
     ) -> Result<(Config, Option<PathBuf>), ConfigErrors> {
         let path = file.map_or_else(|| home.config_file(), Path::to_path_buf);
         match read(&path) {
-            Ok(bytes) => {
-                let text = text_of(&bytes, &path)?;
-                Ok((Config::parse(text, &path, home)?, Some(path)))
-            }
+            Ok(bytes) => Ok((Config::of_bytes(&bytes, &path, home)?, Some(path))),
             Err(e) if e.kind() == io::ErrorKind::NotFound && file.is_none() => {
                 Ok((Config::defaults(home), None))
             }
             Err(e) => Err(ConfigErrors::of_whole_file(&path, unreadable(&e))),
         }
+    }
+
+    /// What stands in `file`, which has been read elsewhere.
+    ///
+    /// # Errors
+    /// As [`load`](Config::load).
+    pub fn of_bytes(bytes: &[u8], file: &Path, home: &Home) -> Result<Config, ConfigErrors> {
+        Config::parse(text_of(bytes, file)?, file, home)
     }
 }
 
@@ -124,6 +129,21 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.lock_memory", old.server.lock_memory != new.server.lock_memory),
         ("store.journal", old.store.journal != new.store.journal),
         ("paths.state", old.paths.state != new.paths.state),
+        ("log.target", old.log.target != new.log.target),
+    ];
+    changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
+}
+
+/// The same for `bridge`, which has given up by then what it would take to begin anew.
+pub fn relay_needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let (before, now) = (&old.relay, &new.relay);
+    let changed = [
+        ("relay.listen", before.listen != now.listen),
+        ("relay.socket", before.socket != now.socket),
+        ("relay.certificate", before.certificate != now.certificate),
+        ("relay.private_key", before.private_key != now.private_key),
+        ("relay.state", before.state != now.state),
+        ("relay.user", before.user != now.user),
         ("log.target", old.log.target != new.log.target),
     ];
     changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()

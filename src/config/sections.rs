@@ -116,8 +116,8 @@ pub struct Auth {
     /// file: who shows such a key does not say which, so a stranger can have all of them tried.
     /// Default 32.
     pub max_legacy_keys: usize,
-    /// Legacy keys of one user, 1 to 256, so that nobody takes the places of all others; one more
-    /// is refused with 429. Default 4.
+    /// Legacy keys that clients register for one user, 1 to 256, so that nobody takes the places of
+    /// all others; one more is refused with 429. Default 4.
     pub max_legacy_keys_per_user: usize,
 }
 
@@ -335,6 +335,12 @@ pub struct BridgeLink {
 pub struct Relay {
     /// TLS listeners, as in [`Server::listen`]. Default: port 12149 of both loopback addresses.
     pub listen: Vec<SocketAddr>,
+    /// The Unix socket by which whoever started it asks how it is doing, an absolute path; `None`
+    /// (`""`): there is none. Default: that of the home.
+    pub socket: Option<PathBuf>,
+    /// Names or IP addresses that the bridge is reached by, for `Origin` and a new certificate; the
+    /// host's own name always is. Default: none.
+    pub hosts: Vec<String>,
     /// PEM, an absolute path. Default: that of the home.
     pub certificate: PathBuf,
     /// PEM, an absolute path. Default: that of the home.
@@ -344,8 +350,11 @@ pub struct Relay {
     /// The user that it becomes where it was started as root; `None` (`""`): it stays who it is.
     /// Default `sysadm_bridge`.
     pub user: Option<String>,
-    /// Connected peers, 1 to 65536; one more is closed with 1013. Default 1024.
+    /// Authenticated peers, 1 to 65536; one more is closed with 1013. Default 1024.
     pub max_peers: usize,
+    /// Connections that have not authenticated yet, 1 to 65536, four of them from one address; the
+    /// oldest makes room for a new one. Default 64.
+    pub max_unauthenticated: usize,
     /// Registered keys, 1 to 4096; one more is not taken. Default 1024.
     pub max_keys: usize,
     /// As [`Auth::max_legacy_keys`]. Default 32.
@@ -353,6 +362,26 @@ pub struct Relay {
     /// One incoming message, 32 KiB to 64 MiB; a larger one closes its connection with 1009.
     /// Default 256 KiB.
     pub max_message: usize,
+    /// What waits for one peer, 128 KiB to 1 GiB; a peer for which there is more is closed with
+    /// 1013. Default 4 MiB.
+    pub queue: usize,
+    /// The same for all peers together, 128 KiB to 1 GiB: above it, the one for which the most waits
+    /// is closed. Default 64 MiB.
+    pub queue_total: usize,
+    /// How long a peer is not read that sends to one with more than half of its queue waiting,
+    /// 10 ms to 1 h; that starts anew as long as the other one goes on reading. Default 1 s.
+    pub pause: Duration,
+    /// From the accepted connection to the end of TLS and the WebSocket upgrade. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// From the accepted connection to authentication. Default 30 s.
+    pub auth_timeout: Duration,
+    /// From the beginning of a message to its end. Default 30 s.
+    pub message_timeout: Duration,
+    /// For the end of a connection that is being closed. Default 5 s.
+    pub close_timeout: Duration,
+    /// Between pings to a silent peer, 100 ms to 1 h; two that stay unanswered end the connection.
+    /// Default 30 s.
+    pub ping_interval: Duration,
 }
 
 /// `[paths]`: directories of `serve`.

@@ -136,9 +136,21 @@ impl ServerSide {
 
 /// Reads certificate and key.
 pub fn server_side(certificate: &Path, key: &Path) -> Result<ServerSide, CertificateError> {
-    let chain = read_chain(certificate)?;
+    let read = |path: &Path| {
+        fs::read(path).map_err(|error| CertificateError::File(path.to_owned(), "read", error))
+    };
+    let secret = zeroize::Zeroizing::new(read(key)?);
+    server_side_of((certificate, &read(certificate)?), (key, &secret))
+}
+
+/// The same from what stands in both files, which have these names.
+pub fn server_side_of(
+    (certificate, chain): (&Path, &[u8]),
+    (key, secret): (&Path, &[u8]),
+) -> Result<ServerSide, CertificateError> {
+    let chain = chain_of(certificate, chain)?;
     let fingerprint = chain.first().map(|first| fingerprint(first)).unwrap_or_default();
-    let key_bytes = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, error))?;
+    let secret = PrivateKeyDer::from_pem_slice(secret).map_err(|error| unreadable(key, error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let unusable = |error: rustls::Error| {
         CertificateError::Content(
@@ -150,7 +162,7 @@ pub fn server_side(certificate: &Path, key: &Path) -> Result<ServerSide, Certifi
         let mut config = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(versions)?
             .with_no_client_auth()
-            .with_single_cert(chain.clone(), key_bytes.clone_key())?;
+            .with_single_cert(chain.clone(), secret.clone_key())?;
         // Clients stay connected for days: remembering sessions would cost memory and save nothing.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
@@ -177,8 +189,13 @@ pub fn fingerprint(der: &[u8]) -> String {
 }
 
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(|error| unreadable(path, error))?.collect();
+    let bytes =
+        fs::read(path).map_err(|error| CertificateError::File(path.to_owned(), "read", error))?;
+    chain_of(path, &bytes)
+}
+
+fn chain_of(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
     let chain = chain.map_err(|error| unreadable(path, error))?;
     if chain.is_empty() {
         return Err(CertificateError::Content(path.to_owned(), "holds no certificate".to_owned()));

@@ -141,6 +141,11 @@ impl<P: Parcel> Connection<P> {
         matches!(self.stage, Stage::Open(_))
     }
 
+    /// Bytes that its socket took so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
     /// True where the system has all parcels of the outbox that stood before `place`.
     pub fn has_sent(&self, place: u64) -> bool {
         // What TLS has not got rid of is not told apart.
@@ -157,6 +162,12 @@ impl<P: Parcel> Connection<P> {
     /// It will not be read for a while, so that what does not come is not the peer's fault.
     pub fn pause(&mut self) {
         self.message_due = None;
+    }
+
+    /// It was not read by us for a while: that nothing was heard of the peer is not its fault.
+    pub fn excuse(&mut self, now: Instant) {
+        self.heard = now;
+        self.pings_unanswered = 0;
     }
 
     /// When [`Connection::on_deadline`] wants to be called.
@@ -427,5 +438,63 @@ fn again<T>(result: io::Result<T>) -> Result<Option<T>, End> {
             Err(End::Closed)
         }
         Err(error) => Err(End::Socket(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::outbox::Total;
+    use super::*;
+    use mio::net::UnixStream;
+    use std::rc::Rc;
+
+    struct Nothing;
+
+    impl Parcel for Nothing {
+        type Key = ();
+        fn weight(&self) -> usize {
+            0
+        }
+        fn key(&self) -> Option<()> {
+            None
+        }
+        fn join(self, newer: Nothing) -> Nothing {
+            newer
+        }
+        fn bytes(&self) -> Rc<[u8]> {
+            Rc::from([])
+        }
+    }
+
+    #[test]
+    fn two_unanswered_pings_are_the_end_but_not_of_whom_we_did_not_read() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let limits = Limits { handshake: SECOND, ping: SECOND, message: SECOND, close: SECOND };
+        let start = Instant::now();
+        let at = |seconds: u32| start + SECOND * seconds;
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let outbox = Outbox::new(1024, Total::default());
+        let mut connection: Connection<Nothing> =
+            Connection::new(Socket::Unix(ours), None, outbox, 1024, limits, start);
+        theirs
+            .write_all(
+                b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+            )
+            .unwrap();
+        connection.read(&mut [0; 1024], start).unwrap();
+        assert!(matches!(connection.next(start), Ok(Some(Incoming::Upgrade(_)))));
+        connection.accept(start);
+        for second in 1..=2 {
+            connection.on_deadline(at(second)).unwrap();
+        }
+        for second in 3..10 {
+            connection.excuse(at(second));
+            connection.on_deadline(at(second)).unwrap();
+        }
+        for second in 10..=11 {
+            connection.on_deadline(at(second)).unwrap();
+        }
+        assert!(matches!(connection.on_deadline(at(12)), Err(End::Silent(_))));
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -135,6 +135,14 @@ impl Listener {
         }
     }
 
+    /// Its descriptor.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Listener::Tcp(listener, ..) => listener.as_fd(),
+            Listener::Unix(listener, _) => listener.as_fd(),
+        }
+    }
+
     /// For the reactor.
     pub fn source(&mut self) -> &mut dyn Source {
         match self {
@@ -156,4 +164,11 @@ impl Listener {
             }
         }
     }
+}
+
+/// Errors of accept(2) that are about the connection, not about us.
+pub fn is_about_one_connection(error: &io::Error) -> bool {
+    use ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+        || error.raw_os_error() == Some(libc::EPROTO)
 }

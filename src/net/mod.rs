@@ -9,14 +9,16 @@ mod origin;
 mod outbox;
 pub mod pin;
 mod socket;
+mod strangers;
 mod upgrade;
 mod websocket;
 
 pub use connection::{Connection, End, Incoming, Limits};
 pub use http::{Answer, Head, Upgrade};
-pub use listener::{Accepted, Listener, Transport};
+pub use listener::{Accepted, Listener, Transport, is_about_one_connection};
 pub use origin::AllowedOrigins;
 pub use outbox::{Full, Outbox, Parcel, Total};
 pub use socket::{Peer, Socket, Source};
+pub use strangers::Strangers;
 pub use upgrade::{NoUpgrade, UpgradeRequest};
 pub use websocket::{Arrived, Assembler, CloseReason, Masked};

@@ -45,6 +45,16 @@ impl Peer {
     }
 }
 
+impl Peer {
+    /// Where it is, as it stands in the log: an address without a port, or a user.
+    pub fn place(&self) -> String {
+        match self {
+            Peer::Remote(address) => address.ip().to_canonical().to_string(),
+            Peer::Local(credentials) => format!("uid {}", credentials.uid),
+        }
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -61,6 +71,16 @@ pub enum Source {
     Address(IpAddr),
     /// A local user.
     User(u32),
+}
+
+impl Source {
+    /// True for this host: a user of it, or loopback.
+    pub fn is_of_this_host(self) -> bool {
+        match self {
+            Source::User(_) => true,
+            Source::Address(ip) => ip.is_loopback(),
+        }
+    }
 }
 
 impl Socket {

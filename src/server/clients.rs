@@ -4,7 +4,7 @@
 //! stranger goes. And no client can make another wait: each is read a little at a time, and what
 //! is not read by a client stays in its own outbox until that is full.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use super::Key;
 use super::parcel::Parcel;
 use crate::auth::Proof;
 use crate::net::{
-    Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Source, Total,
+    Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Source, Strangers, Total,
 };
 use crate::reactor::{Reactor, Registered};
 use crate::session::{Known, Session, Settings};
@@ -106,8 +106,6 @@ pub(super) struct ClientLimits {
     pub(super) connection: Limits,
 }
 
-/// Strangers of one address.
-const STRANGERS_OF_ONE: usize = 4;
 /// Places beyond `max_clients` that only the local socket can take.
 const LOCAL_PLACES: usize = 8;
 /// The largest message of a stranger, in bytes.
@@ -121,8 +119,7 @@ pub(super) struct Clients {
     pub(super) limits: ClientLimits,
     map: BTreeMap<ClientId, Client>,
     last_id: ClientId,
-    /// In the order in which they came.
-    strangers: VecDeque<(ClientId, Source)>,
+    strangers: Strangers<ClientId>,
     total: Total,
     dirty: Vec<ClientId>,
     /// Clients whose outbox was full when something was to be put into it.
@@ -135,7 +132,7 @@ impl Clients {
             limits,
             map: BTreeMap::new(),
             last_id: 0,
-            strangers: VecDeque::new(),
+            strangers: Strangers::new(),
             total: Total::default(),
             dirty: Vec::new(),
             overflowing: Vec::new(),
@@ -187,12 +184,7 @@ impl Clients {
 
     /// Who has to go so that a stranger of that origin may come.
     pub(super) fn in_the_way(&self, source: Source) -> Option<ClientId> {
-        let of_one = self.strangers.iter().filter(|(_, other)| *other == source);
-        if of_one.clone().count() >= STRANGERS_OF_ONE {
-            return of_one.map(|(id, _)| *id).next();
-        }
-        let full = self.strangers.len() >= self.limits.max_strangers;
-        self.strangers.front().filter(|_| full).map(|(id, _)| *id)
+        self.strangers.in_the_way(source, self.limits.max_strangers)
     }
 
     /// Takes a connection in; `tls` comes with the SHA-256 of the certificate that is shown. One
@@ -218,7 +210,7 @@ impl Clients {
         let mut connection = Connection::new(socket, tls, outbox, STRANGER_MESSAGE, limits, now);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = reactor.register(connection.socket(), interest, Key::Client(id))?;
-        self.strangers.push_back((id, peer.source()));
+        self.strangers.add(id, peer.source());
         let auth_due = Some(now + self.limits.auth);
         let client = Client {
             connection,
@@ -255,7 +247,7 @@ impl Clients {
         client.auth_due = None;
         client.connection.outbox.set_limit(self.limits.outbox);
         client.connection.max_message = self.limits.max_message;
-        self.strangers.retain(|(other, _)| *other != id);
+        self.strangers.remove(id);
     }
 
     /// A client has given up who it was.
@@ -265,13 +257,13 @@ impl Clients {
             client.auth_due = Some(now + self.limits.auth);
             client.connection.outbox.set_limit(STRANGER_OUTBOX);
             client.connection.max_message = STRANGER_MESSAGE;
-            self.strangers.push_back((id, client.peer.source()));
+            self.strangers.add(id, client.peer.source());
         }
     }
 
     pub(super) fn remove(&mut self, id: ClientId, reactor: &mut Reactor<Key>) -> Option<Client> {
         let mut client = self.map.remove(&id)?;
-        self.strangers.retain(|(other, _)| *other != id);
+        self.strangers.remove(id);
         reactor.set_deadline(Key::Client(id), None);
         if let Some(registered) = client.registered.take() {
             reactor.deregister(client.connection.socket(), registered);

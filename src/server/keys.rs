@@ -17,6 +17,7 @@ use super::{Key, Server};
 use crate::auth::key::{Damaged, InsertError, KeyStore, Limits};
 use crate::auth::{Identity, Proof};
 use crate::config::Config;
+use crate::daemon::tell_damaged;
 use crate::helper::accounts::{Account, Found};
 use crate::helper::store::{KeysAnswer, KeysQuestion, Stamp};
 use crate::moment::Moment;
@@ -27,8 +28,6 @@ use crate::wire::{ErrorCode, Refusal, Request, error as error_text, response};
 
 /// Until what could not be read is asked for again.
 const RETRY: Duration = Duration::from_secs(10);
-/// Damaged lines that are named; of more only the number is.
-const NAMED: usize = 10;
 
 /// What is known of them.
 pub(super) struct Keys {
@@ -96,12 +95,7 @@ fn code(why: &InsertError) -> ErrorCode {
 }
 
 fn tell(store: &KeyStore, damaged: &[Damaged], path: &Path, legacy: usize) {
-    for Damaged { line, why, .. } in damaged.iter().take(NAMED) {
-        warn!("{}:{line}: left out: {why}", path.display());
-    }
-    if damaged.len() > NAMED {
-        warn!("{}: {} more lines are left out", path.display(), damaged.len() - NAMED);
-    }
+    tell_damaged(path, damaged);
     let beyond = store.legacy().count().saturating_sub(legacy);
     if beyond > 0 {
         warn!("the last {beyond} legacy keys are not tried (max_legacy_keys)");

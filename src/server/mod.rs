@@ -27,6 +27,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::auth::{Identity, Proof, Roles, Throttle, Tokens};
 use crate::config::{Config, Home};
+use crate::daemon::{Address, prepare};
 use crate::dispatcher::{Dispatcher, Effect};
 use crate::hub::{Hub, Piece};
 use crate::life_preserver::FollowId;
@@ -34,7 +35,7 @@ use crate::moment::Moment;
 use crate::net::certificate::ServerSide;
 use crate::net::{
     Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Full, Incoming, Listener,
-    Peer, Source,
+    Peer, Source, is_about_one_connection,
 };
 use crate::reactor::{Reactor, Ready, Registered, Signal};
 use crate::session::{Answer, House, Known};
@@ -51,7 +52,7 @@ use life_preserver::Logs;
 use storage::Storage;
 use system_state::{Part, Probes};
 
-pub use start::StartError;
+pub use crate::daemon::StartError;
 
 /// What the reactor is asked to watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,7 +94,7 @@ struct Listening {
     listener: Listener,
     registered: Option<Registered>,
     /// As the configuration names it.
-    configured: start::Address,
+    configured: Address,
 }
 
 /// How far an orderly stop has come.
@@ -157,7 +158,7 @@ pub fn run(
     home: Home,
     pid_file: Option<&Path>,
 ) -> Result<(), StartError> {
-    start::prepare(&config);
+    prepare(&config);
     let pid_file = start::pid_file(pid_file)?;
     let mut server = start::start(config, file, home)?;
     let mut ready = Vec::new();
@@ -759,11 +760,4 @@ impl Server {
             self.phase = Phase::Over;
         }
     }
-}
-
-/// Errors of accept(2) that are about the connection, not about us.
-fn is_about_one_connection(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
-        || error.raw_os_error() == Some(libc::EPROTO)
 }

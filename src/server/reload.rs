@@ -4,9 +4,9 @@ use std::io;
 
 use log::{error, info, warn};
 
-use super::start::{Address, StartError};
 use super::{Key, Server, start, system_state};
 use crate::config::{Config, needs_restart};
+use crate::daemon::{Address, StartError, bind, hostname, tell_fingerprint};
 use crate::moment::Moment;
 use crate::net::Listener;
 
@@ -39,7 +39,7 @@ impl Server {
         config.server.socket = self.config.server.socket.clone();
         config.server.socket_mode = self.config.server.socket_mode;
 
-        let hostname = start::hostname();
+        let hostname = hostname();
         let tls = start::tls(&config, &hostname).map_err(|error| error.to_string())?;
         let wanted = start::addresses(&config);
         let new: Vec<_> = wanted
@@ -47,7 +47,7 @@ impl Server {
             .filter(|address| !self.listeners.iter().any(|(_, l)| l.configured == **address))
             .cloned()
             .collect();
-        let bound = match start::bind(&config, &new) {
+        let bound = match bind(&new, config.server.socket_mode) {
             Err(StartError::Listen(_, error)) if error.kind() == io::ErrorKind::AddrInUse => {
                 self.bind_in_place(&config, &wanted, &new)
             }
@@ -69,7 +69,7 @@ impl Server {
         self.config = config;
         self.file = file.or(self.file.take());
         self.hostname = hostname;
-        start::tell_fingerprint(tls.as_ref(), self.tls.as_ref());
+        tell_fingerprint(tls.as_ref(), self.tls.as_ref());
         self.tls = tls;
         self.listen(bound);
         self.find_origins();
@@ -99,9 +99,9 @@ impl Server {
             start::stop_listening(&mut listening, &mut self.reactor);
             given_up.push(listening.configured);
         }
-        let bound = start::bind(config, new);
+        let bound = bind(new, config.server.socket_mode);
         if bound.is_err() {
-            match start::bind(&self.config, &given_up) {
+            match bind(&given_up, self.config.server.socket_mode) {
                 Ok(old) => self.listen(old),
                 Err(error) => error!("{error}"),
             }

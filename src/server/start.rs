@@ -1,14 +1,10 @@
 //! From a configuration to a daemon that listens, or to the reason why not.
 
-use std::fmt;
 use std::io;
-use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use log::{info, warn};
 use mio::Interest;
-use ring::rand::{SecureRandom, SystemRandom};
 
 use super::accounts::{self, AccountsHelper};
 use super::clients::{ClientLimits, Clients};
@@ -16,112 +12,24 @@ use super::jobs::Jobs;
 use super::keys::Keys;
 use super::life_preserver::Logs;
 use super::pid_file::PidFile;
-use super::storage::{self, Storage};
+use super::storage::Storage;
 use super::system_state::{self, Probes};
 use super::{Key, Listening, Phase, SCRATCH, Server};
 use crate::auth::{self, Throttle, Tokens};
 use crate::config::{Config, Home};
+use crate::daemon::{
+    Address, StartError, bind, hostname, lock, make_private, random_hex, tell_fingerprint,
+};
 use crate::dispatcher::{self, Dispatcher, Environment};
 use crate::helper::accounts::{Accounts, look_up_now};
 use crate::helper::{self, store};
 use crate::hub::Hub;
 use crate::moment::Moment;
-use crate::net::certificate::{self, CertificateError, ServerSide};
+use crate::net::certificate::{self, ServerSide};
 use crate::net::{self, AllowedOrigins, Listener, Transport};
 use crate::reactor::Reactor;
-use crate::sys::{descriptors, memory, process_tree, signals};
+use crate::sys::{descriptors, memory, process_tree};
 use crate::system_state::{Starter, SystemState};
-
-/// Why the daemon did not start, or could not go on.
-#[derive(Debug)]
-pub enum StartError {
-    /// Certificate or key.
-    Certificate(CertificateError),
-    /// An address or path cannot be listened on.
-    Listen(String, io::Error),
-    /// A directory cannot be made or is not safe.
-    Directory(PathBuf, String),
-    /// The pid file cannot be made, or somebody holds it.
-    PidFile(PathBuf, io::Error),
-    /// The system refused something else.
-    System(&'static str, io::Error),
-}
-
-impl StartError {
-    pub(super) fn system(what: &'static str, error: io::Error) -> StartError {
-        StartError::System(what, error)
-    }
-
-    /// By sysexits(3).
-    pub fn exit_code(&self) -> u8 {
-        const UNAVAILABLE: u8 = 69;
-        const SYSTEM: u8 = 71;
-        const NO_PERMISSION: u8 = 77;
-        const CONFIGURATION: u8 = 78;
-        match self {
-            StartError::Certificate(CertificateError::File(_, _, error))
-            | StartError::Listen(_, error)
-            | StartError::PidFile(_, error)
-                if error.kind() == io::ErrorKind::PermissionDenied =>
-            {
-                NO_PERMISSION
-            }
-            StartError::Certificate(_) | StartError::Directory(..) => CONFIGURATION,
-            StartError::PidFile(_, error) if error.kind() == io::ErrorKind::NotFound => {
-                CONFIGURATION
-            }
-            StartError::Listen(..) | StartError::PidFile(..) => UNAVAILABLE,
-            StartError::System(..) => SYSTEM,
-        }
-    }
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StartError::Certificate(error) => error.fmt(f),
-            StartError::Listen(what, error) => write!(f, "cannot listen on {what}: {error}"),
-            StartError::Directory(path, why) => write!(f, "{}: {why}", path.display()),
-            StartError::PidFile(path, error) => write!(f, "{}: {error}", path.display()),
-            StartError::System(what, error) => write!(f, "cannot {what}: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-/// An address as the configuration has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Address {
-    Tcp(SocketAddr, Transport),
-    Unix(PathBuf),
-}
-
-impl Address {
-    /// Whether both cannot be listened on at a time. Ports 0 are never the same.
-    pub(super) fn overlaps(&self, other: &Address) -> bool {
-        match (self, other) {
-            (Address::Tcp(one, _), Address::Tcp(two, _)) => {
-                let (ours, theirs) = (one.ip(), two.ip());
-                one.port() == two.port()
-                    && one.port() != 0
-                    && ours.is_ipv4() == theirs.is_ipv4()
-                    && (ours == theirs || ours.is_unspecified() || theirs.is_unspecified())
-            }
-            (Address::Unix(one), Address::Unix(two)) => one == two,
-            (Address::Tcp(..), Address::Unix(_)) | (Address::Unix(_), Address::Tcp(..)) => false,
-        }
-    }
-}
-
-/// Makes a daemon of the process, whatever started it. To be called first.
-pub(super) fn prepare(config: &Config) {
-    descriptors::close_inherited();
-    signals::reset();
-    memory::return_memory_early();
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    crate::logger::begin(config.log.level, config.log.target);
-}
 
 /// The pid file, where one is wanted.
 pub(super) fn pid_file(path: Option<&Path>) -> Result<Option<PidFile>, StartError> {
@@ -140,8 +48,7 @@ pub(super) fn start(
     process_tree::become_reaper()
         .map_err(|e| StartError::system("become the reaper of jobs", e))?;
     make_private(&config.paths.state)?;
-    let lock = storage::lock(&config.paths.state)
-        .map_err(|error| StartError::Directory(config.paths.state.clone(), error.to_string()))?;
+    let lock = lock(&config.paths.state)?;
     if config.server.lock_memory
         && let Err(error) = memory::lock()
     {
@@ -205,7 +112,7 @@ pub(super) fn start(
         home,
     };
     let addresses = addresses(&server.config);
-    let bound = bind(&server.config, &addresses)?;
+    let bound = bind(&addresses, server.config.server.socket_mode)?;
     if bound.is_empty() && !addresses.is_empty() {
         let nowhere = io::ErrorKind::AddrNotAvailable.into();
         return Err(StartError::Listen("any of its addresses".to_owned(), nowhere));
@@ -301,45 +208,6 @@ pub(super) fn addresses(config: &Config) -> Vec<Address> {
     tls.chain(plain).chain(unix).collect()
 }
 
-/// Binds all of `addresses` or none; but that of IPv6's own loopback only where there is IPv6: it is
-/// among the defaults, and jails and containers often lack it.
-pub(super) fn bind(
-    config: &Config,
-    addresses: &[Address],
-) -> Result<Vec<(Address, Listener)>, StartError> {
-    let bind_one = |address: &Address| {
-        let (listener, name) = match address {
-            Address::Tcp(at, transport) => (Listener::tcp(*at, *transport), at.to_string()),
-            Address::Unix(path) => {
-                let mode = config.server.socket_mode;
-                (Listener::unix(path, mode), path.display().to_string())
-            }
-        };
-        let listener = listener.map_err(|error| StartError::Listen(name, error))?;
-        Ok((address.clone(), listener))
-    };
-    let mut bound = Vec::new();
-    for address in addresses {
-        match bind_one(address) {
-            Err(StartError::Listen(name, error)) if lacks_ipv6(address, &error) => {
-                info!("not listening on {name}: this host has no IPv6");
-            }
-            one => bound.push(one?),
-        }
-    }
-    Ok(bound)
-}
-
-fn lacks_ipv6(address: &Address, error: &io::Error) -> bool {
-    const NO_FAMILY: Option<i32> = Some(libc::EAFNOSUPPORT);
-    let is_missing =
-        error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == NO_FAMILY;
-    match address {
-        Address::Tcp(SocketAddr::V6(at), _) => at.ip().is_loopback() && is_missing,
-        Address::Tcp(SocketAddr::V4(_), _) | Address::Unix(_) => false,
-    }
-}
-
 /// The TLS side, if anything listens with TLS. Certificate and key are made where there are none.
 pub(super) fn tls(config: &Config, hostname: &str) -> Result<Option<ServerSide>, StartError> {
     if config.server.listen.is_empty() {
@@ -350,20 +218,6 @@ pub(super) fn tls(config: &Config, hostname: &str) -> Result<Option<ServerSide>,
     names.extend(config.server.hosts.iter().filter(|host| *host != hostname).cloned());
     certificate::ensure(certificate, key, &names).map_err(StartError::Certificate)?;
     certificate::server_side(certificate, key).map(Some).map_err(StartError::Certificate)
-}
-
-/// Logs which certificate is shown, if it is not the one from before.
-pub(super) fn tell_fingerprint(now: Option<&ServerSide>, before: Option<&ServerSide>) {
-    let before = before.map(|tls| &tls.fingerprint);
-    if let Some(ServerSide { fingerprint, .. }) = now.filter(|tls| before != Some(&tls.fingerprint))
-    {
-        info!("certificate sha256 {fingerprint}");
-    }
-}
-
-pub(super) fn hostname() -> String {
-    let name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
-    name.ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
 }
 
 pub(super) fn client_limits(config: &Config) -> ClientLimits {
@@ -424,33 +278,7 @@ pub(super) fn job_limits(config: &Config) -> dispatcher::Limits {
     }
 }
 
-/// Makes the state directory, for nobody else to look into.
-fn make_private(path: &Path) -> Result<(), StartError> {
-    let failed = |why: String| StartError::Directory(path.to_owned(), why);
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder
-        .create(path)
-        .map_err(|error| failed(format!("cannot make the state directory: {error}")))?;
-    let about = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
-    if about.permissions().mode() & 0o077 != 0 {
-        let private = std::fs::Permissions::from_mode(0o700);
-        std::fs::set_permissions(path, private).map_err(|error| {
-            failed(format!("others can look into the state directory: {error}"))
-        })?;
-    }
-    Ok(())
-}
-
 /// An id for a job whose submitter gave none: 128 random bits.
 pub(super) fn random_id() -> String {
     random_hex(16)
-}
-
-fn random_hex(bytes: usize) -> String {
-    let mut random = vec![0; bytes];
-    if SystemRandom::new().fill(&mut random).is_err() {
-        log::error!("the system gives no random bits");
-    }
-    random.iter().map(|byte| format!("{byte:02x}")).collect()
 }

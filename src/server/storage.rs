@@ -1,11 +1,9 @@
 //! The store in the loop: its child, its socket, and who waits for what it says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
@@ -62,8 +60,6 @@ pub(super) struct Storage {
 
 /// Reads in a turn from the child.
 const READS: usize = 16;
-/// How long another daemon's store is given to end before the start is given up.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Storage {
     pub(super) fn new(place: Place, limits: store::Limits, lock: File, now: Instant) -> Storage {
@@ -215,32 +211,6 @@ impl Storage {
             "backlog": self.store.outgoing(),
             "pid": self.child.as_ref().map(|child| child.pid.as_raw()),
         })
-    }
-}
-
-/// Takes the state directory for this daemon alone, until it and its store have ended. For the
-/// start: waits a little for those of a daemon that has just died.
-pub(super) fn lock(directory: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    let file = options
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(directory.join("lock"))?;
-    let due = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::Error(error)) => return Err(error),
-            Err(TryLockError::WouldBlock) if Instant::now() >= due => {
-                let why = "another daemon uses it, or its store has not ended";
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, why));
-            }
-            Err(TryLockError::WouldBlock) => {
-                let _ = poll(&mut [], PollTimeout::from(20_u8));
-            }
-        }
     }
 }
 

@@ -13,8 +13,9 @@ use mio::unix::SourceFd;
 use nix::unistd::Pid;
 use std::os::fd::AsRawFd;
 
-use super::{Key, Server, start};
+use super::{Key, Server};
 use crate::config::{Config, ZpoolWhen};
+use crate::daemon::hostname;
 use crate::moment::Moment;
 use crate::reactor::{Reactor, Registered};
 use crate::sys::children::Exit;
@@ -149,7 +150,7 @@ impl Server {
                         ZpoolWhen::Loaded => zfs::is_there(),
                         ZpoolWhen::Always => true,
                     };
-                    self.system_state.looked(start::hostname(), zfs, now);
+                    self.system_state.looked(hostname(), zfs, now);
                 }
                 Effect::Ask(arguments) => self.ask_zpool(&arguments, now),
                 Effect::Kill => {

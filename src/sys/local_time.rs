@@ -50,6 +50,27 @@ pub fn local_time(moment: SystemTime) -> Option<LocalTime> {
     })
 }
 
+/// The moment of a local time; `None` where the C library knows none, or the time says a day or an
+/// hour that there is not. Of an hour that comes twice in a year one is taken.
+pub fn moment(local: LocalTime) -> Option<SystemTime> {
+    // SAFETY: a tm is numbers and a pointer that mktime does not read; zeroes are a value of it.
+    let mut broken_down: libc::tm = unsafe { MaybeUninit::zeroed().assume_init() };
+    broken_down.tm_year = local.year.checked_sub(1900)?;
+    broken_down.tm_mon = libc::c_int::from(local.month) - 1;
+    broken_down.tm_mday = local.day.into();
+    broken_down.tm_hour = local.hour.into();
+    broken_down.tm_min = local.minute.into();
+    broken_down.tm_sec = local.second.into();
+    broken_down.tm_isdst = -1;
+    // SAFETY: the pointer is valid for the call.
+    let seconds = unsafe { libc::mktime(&mut broken_down) };
+    let seconds = u64::try_from(seconds).ok()?;
+    let moment = UNIX_EPOCH.checked_add(std::time::Duration::from_secs(seconds))?;
+    // mktime makes the 3rd of March of the 31st of February.
+    let there = local_time(moment)?;
+    ((there.month, there.day) == (local.month, local.day)).then_some(moment)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +83,14 @@ mod tests {
         assert_eq!((local.year, local.month), (2026, 11));
         assert!((22..=24).contains(&local.day));
         assert_eq!(local.second, 47);
+    }
+
+    #[test]
+    fn a_local_time_is_the_moment_that_it_came_from() {
+        let moments = UNIX_EPOCH + Duration::from_secs(1_795_456_247);
+        let local = local_time(moments).unwrap();
+        assert_eq!(moment(local), Some(moments));
+        assert_eq!(moment(LocalTime { month: 2, day: 31, ..local }), None);
+        assert_eq!(moment(LocalTime { year: 1800, ..local }), None);
     }
 }

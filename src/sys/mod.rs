@@ -4,6 +4,7 @@
 
 pub mod account_state;
 pub mod children;
+pub mod confinement;
 pub mod descriptors;
 pub mod fork;
 pub mod ipv6_only;
@@ -12,6 +13,7 @@ pub mod memory;
 pub mod pam;
 mod parent_death;
 pub mod peer_credentials;
+pub mod privileges;
 mod process_name;
 pub mod process_table;
 pub mod process_tree;

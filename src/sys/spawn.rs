@@ -244,7 +244,7 @@ fn become_user(who: &RunAs) -> Result<Option<User>, Errno> {
     Ok(account)
 }
 
-fn init_groups(name: &CString, gid: Gid) -> Result<(), Errno> {
+pub(super) fn init_groups(name: &CString, gid: Gid) -> Result<(), Errno> {
     // SAFETY: a C string of ours and a number.
     Errno::result(unsafe { libc::initgroups(name.as_ptr(), gid.as_raw() as _) }).map(drop)
 }

@@ -3,6 +3,7 @@
 //! Everything that two programs have to agree on is in this room, and nothing else: no sockets, no
 //! clock, no other room of the house. So the protocol can be read, and tested, in one place.
 
+mod bridge;
 mod event;
 mod excerpt;
 mod job_event;
@@ -12,6 +13,10 @@ mod reply;
 mod request;
 mod time;
 
+pub use bridge::{
+    BridgeFrame, IDENTIFY_ID, LIST_KEYS_ID, MOST_SUMS, PeerAnswer, PeerKind, SERVER_AUTH_ID, Sum,
+    bridge_event, identify_request, is_peer_id, list_keys_request, routed,
+};
 pub use event::{Event, EventName, LifePreserverEvent, Published, Spelling, SystemStateEvent, gap};
 pub use excerpt::{Excerpt, left_out_marker};
 pub use job_event::{Class, Finished, JobEvent, JobHead, Phase, Pieces, Running};

@@ -19,8 +19,21 @@ fn alone(words: &[&str]) -> Finished {
     ran(command)
 }
 
-const COMMANDS: [&str; 10] =
-    ["serve", "check", "fingerprint", "watch", "run", "jobs", "kill", "log", "status", "call"];
+const COMMANDS: [&str; 13] = [
+    "serve",
+    "bridge",
+    "check",
+    "fingerprint",
+    "watch",
+    "run",
+    "jobs",
+    "kill",
+    "log",
+    "status",
+    "call",
+    "key",
+    "import-legacy",
+];
 
 #[test]
 fn help_is_given_everywhere() {

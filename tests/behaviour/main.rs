@@ -3,6 +3,8 @@
 //! A file a theme, a test a rule, named by what is to be seen. Every test has a daemon of its own.
 
 mod bad_input;
+mod bridge;
+mod bridge_confined;
 mod classes;
 mod cli_commands;
 mod cli_run;
@@ -12,6 +14,7 @@ mod durable;
 mod envelope;
 mod http;
 mod identity;
+mod import_legacy;
 mod impostor;
 mod installed;
 mod job_environment;

@@ -9,11 +9,12 @@ use std::{env, fs};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::{Cli, Daemon, Directory, Outcome, Peer, Setup, Transport, skip};
+use support::{Cli, Daemon, Directory, Outcome, Peer, Setup, Transport, register, skip};
 use sysadm_events::auth::reachable;
 use sysadm_events::wire::EventName;
 
 use super::PROGRAM;
+use super::bridge::{bridge_with, pair};
 
 const PROTOCOL: &str = include_str!("../../man/sysadm-events-protocol.7");
 const COMMANDS: &str = include_str!("../../man/sysadm-events.8");
@@ -294,13 +295,27 @@ fn the_log_says_every_line_that_the_page_promises() {
     daemon.signal(Signal::SIGUSR1).unwrap();
     daemon.log().wait("status: ").unwrap();
     drop((peers, remote));
-    let log = daemon.stop().unwrap();
+    let mut log = daemon.stop().unwrap();
+    log.extend(log_of_a_bridge().unwrap());
 
     let promised = promised();
     assert!(promised.len() > 10 && promised.iter().all(|pieces| !pieces.is_empty()));
     for pieces in promised {
         assert!(log.iter().any(|line| says(line, &pieces)), "{pieces:?} in:\n{}", log.join("\n"));
     }
+}
+
+/// A bridge that has had all that its lines are about.
+fn log_of_a_bridge() -> Outcome<Vec<String>> {
+    let (bridge, key) = bridge_with(|setup| setup.with("relay.queue", r#""128KiB""#))?;
+    let (mut server, deaf, _unread, _) = pair(&bridge, &key, "AAAAAAAAAAAAAAAAAAAAAA==")?;
+    let payload = "x".repeat(64 * 1024);
+    while server.so_far()?.is_empty() {
+        server.tell(&deaf, &payload)?;
+    }
+    register(&bridge.directory().join("state"), &[])?;
+    assert_eq!(server.peer.closed()?, 1008);
+    bridge.stop()
 }
 
 /// The expressions that the page gives to fail2ban, with what it puts for an address.

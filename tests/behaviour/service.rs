@@ -1,4 +1,4 @@
-//! The rc.d script on the real daemon. Where there is no rc.subr(8) and no daemon(8), stand-ins in
+//! The rc.d scripts on the real daemons. Where there is no rc.subr(8) and no daemon(8), stand-ins in
 //! `tests/rc` do what those do.
 
 use std::collections::BTreeSet;
@@ -15,9 +15,12 @@ use support::{Cli, Finished, Log, PATIENCE, Process, Setup};
 use super::PROGRAM;
 
 const SCRIPT: &str = include_str!("../../rc.d/sysadm_events");
+const BRIDGE: &str = include_str!("../../rc.d/sysadm_bridge");
 
 /// The service of one test; what is left of it ends with the test.
 pub(super) struct Service {
+    /// `sysadm_events` or `sysadm_bridge`.
+    name: &'static str,
     setup: Setup,
     script: PathBuf,
     /// What the daemons say, one after the other.
@@ -30,6 +33,15 @@ impl Service {
     fn new() -> Service {
         let setup = Setup::new(PROGRAM).unwrap();
         let service = Service::of(setup, &SCRIPT.replace("%%PREFIX%%/bin/sysadm-events", PROGRAM));
+        service.configure("YES", 1);
+        service
+    }
+
+    fn bridge() -> Service {
+        let setup = Setup::bridge(PROGRAM).unwrap();
+        let mut service =
+            Service::of(setup, &BRIDGE.replace("%%PREFIX%%/bin/sysadm-events", PROGRAM));
+        service.name = "sysadm_bridge";
         service.configure("YES", 1);
         service
     }
@@ -49,7 +61,7 @@ impl Service {
         // Open for writing too, so that it does not end with the first daemon.
         let log = Log::of(OpenOptions::new().read(true).write(true).open(&said).unwrap());
         setup.write().unwrap();
-        Service { setup, script, log, waits: false }
+        Service { name: "sysadm_events", setup, script, log, waits: false }
     }
 
     /// rc.conf(5)
@@ -65,7 +77,7 @@ impl Service {
     }
 
     pub(super) fn write_rc_conf(&self, variables: &[&str]) {
-        let lines = variables.iter().map(|variable| format!("sysadm_events_{variable}\n"));
+        let lines = variables.iter().map(|variable| format!("{}_{variable}\n", self.name));
         let file = self.setup.directory().join("rc.conf");
         fs::write(file, lines.collect::<String>()).unwrap();
     }
@@ -118,7 +130,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        for name in ["supervisor.pid", "sysadm-events.pid"] {
+        for name in ["supervisor.pid", "sysadm-events.pid", "sysadm-bridge.pid"] {
             if let Some(pid) = self.pid_file(name) {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
             }
@@ -126,31 +138,60 @@ impl Drop for Service {
     }
 }
 
-/// Names of variables of the service in a text.
-fn variables(text: &str) -> BTreeSet<&str> {
+/// Names of variables of a service in a text.
+fn variables<'t>(name: &str, script: &str, text: &'t str) -> BTreeSet<&'t str> {
     let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
-    let words = text.split(|c| !is_name(c)).filter(|w| w.starts_with("sysadm_events_"));
+    let is_ours = |word: &&str| word.strip_prefix(name).is_some_and(|rest| rest.starts_with('_'));
+    let words = text.split(|c| !is_name(c)).filter(is_ours);
     // The script's functions have such names too.
-    let functions: Vec<&str> = SCRIPT.lines().filter_map(|line| line.strip_suffix("()")).collect();
+    let functions: Vec<&str> = script.lines().filter_map(|line| line.strip_suffix("()")).collect();
     words.filter(|word| !functions.contains(word)).collect()
 }
 
 #[test]
 fn its_variables_are_in_the_manual_and_in_its_head() {
-    let (head, body) = SCRIPT.split_once("\n. /etc/rc.subr\n").unwrap();
-    let manual = include_str!("../../man/sysadm-events.8");
-    let explained = manual.lines().filter_map(|line| line.strip_prefix(".It Va "));
-    assert_eq!(explained.collect::<BTreeSet<_>>(), variables(body));
-    assert_eq!(variables(head), variables(body));
-    // A value that is given is also the one that is explained.
-    for line in body.lines().filter_map(|line| line.strip_prefix(": \"${")) {
-        let (name, value) = line.trim_end_matches("\"}\"").split_once(":=\"").unwrap();
-        assert!(head.contains(&format!("\n# {name}=\"{value}\"")), "{name}");
-        let value = value.replace("%%PREFIX%%", "/usr/local");
-        let explanation = manual.split_once(&format!(".It Va {name}\n")).unwrap().1;
-        let explanation = explanation.split("\n.It ").next().unwrap();
-        assert!(explanation.contains(&value), "{name}: {explanation}");
+    for (name, script) in [("sysadm_events", SCRIPT), ("sysadm_bridge", BRIDGE)] {
+        let (head, body) = script.split_once("\n. /etc/rc.subr\n").unwrap();
+        let manual = include_str!("../../man/sysadm-events.8");
+        let explained = manual.lines().filter_map(|line| line.strip_prefix(".It Va "));
+        let explained: BTreeSet<_> = explained.filter(|v| v.starts_with(name)).collect();
+        let used = variables(name, script, body);
+        assert!(used.len() > 4, "{used:?}");
+        assert_eq!(explained, used);
+        assert_eq!(variables(name, script, head), used);
+        // A value that is given is also the one that is explained.
+        for line in body.lines().filter_map(|line| line.strip_prefix(": \"${")) {
+            let (name, value) = line.trim_end_matches("\"}\"").split_once(":=\"").unwrap();
+            assert!(head.contains(&format!("\n# {name}=\"{value}\"")), "{name}");
+            let value = value.replace("%%PREFIX%%", "/usr/local");
+            let explanation = manual.split_once(&format!(".It Va {name}\n")).unwrap().1;
+            let explanation = explanation.split("\n.It ").next().unwrap();
+            assert!(explanation.contains(&value), "{name}: {explanation}");
+        }
     }
+}
+
+#[test]
+fn the_bridge_is_a_service_of_its_own() {
+    let service = Service::bridge();
+    assert!(service.refused("status").contains("sysadm_bridge is not running."));
+    assert_eq!(service.well("start").lines().last(), Some("Starting sysadm_bridge."));
+    let (pid, next) = service.ready(0);
+    assert_eq!(service.pid_file("sysadm-bridge.pid"), Some(pid));
+    assert_eq!(service.well("status"), format!("sysadm_bridge is running as pid {pid}.\n"));
+    let status = service.client("status").arg("--bridge").run().unwrap();
+    assert!(status.out.contains("peers     0, 0 not authenticated"), "{}", status.out);
+    service.well("reload");
+    service.log.wait_from(next, "reloaded ").unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let (second, next) = service.ready(next);
+    assert_ne!(pid, second);
+    fs::write(service.setup.file(), "[relay]\nlisen = []\n").unwrap();
+    assert!(service.refused("reload").contains("sysadm-events.toml:2:"));
+    assert_eq!(service.well("stop"), "Stopping sysadm_bridge.\n");
+    assert!(!Service::is_alive(second));
+    service.log.wait_from(next, "stopped").unwrap();
+    assert_eq!(service.pid_file("supervisor.pid"), None);
 }
 
 #[test]

@@ -19,6 +19,8 @@ use crate::{Directory, Log, Outcome, Process};
 #[derive(Clone, Debug)]
 pub struct Setup {
     program: PathBuf,
+    /// Which daemon of the two.
+    command: &'static str,
     /// A program that runs the daemon in its own place, with its arguments.
     under: Vec<String>,
     directory: Arc<Directory>,
@@ -46,15 +48,41 @@ impl Setup {
             ("paths.state", path("state")),
             ("log.target", r#""stderr""#.to_owned()),
         ];
+        Ok(Setup::of(program, "serve", directory, &keys))
+    }
+
+    /// A bridge with the defaults, but of the user who runs the tests: TLS on a free port of
+    /// loopback, a local socket.
+    pub fn bridge(program: &str) -> Outcome<Setup> {
+        let directory = Arc::new(Directory::new()?);
+        let path = |name: &str| format!("{:?}", directory.join(name));
+        let keys = [
+            ("relay.listen", r#"["127.0.0.1:0"]"#.to_owned()),
+            ("relay.socket", path("socket")),
+            ("relay.certificate", path("cert.pem")),
+            ("relay.private_key", path("key.pem")),
+            ("relay.state", path("state")),
+            ("relay.user", r#""""#.to_owned()),
+            ("log.target", r#""stderr""#.to_owned()),
+        ];
+        Ok(Setup::of(program, "bridge", directory, &keys))
+    }
+
+    fn of(
+        program: &str,
+        command: &'static str,
+        directory: Arc<Directory>,
+        keys: &[(&str, String)],
+    ) -> Setup {
         let program = program.into();
         let (more, env) = (String::new(), Vec::new());
         let (under, user) = (Vec::new(), None);
-        let keys_of_ours = BTreeMap::new();
-        let mut setup = Setup { program, under, directory, keys: keys_of_ours, more, env, user };
+        let none = BTreeMap::new();
+        let mut setup = Setup { program, command, under, directory, keys: none, more, env, user };
         for (key, value) in keys {
             setup.set(key, value);
         }
-        Ok(setup)
+        setup
     }
 
     /// The same with a key, `section.key`, set to a value, written as in TOML.
@@ -166,7 +194,7 @@ impl Setup {
             command.uid(user);
         }
         let mut child = command
-            .arg("serve")
+            .arg(self.command)
             .arg("-c")
             .arg(self.file())
             .envs(self.env.iter().map(|(name, value)| (name, value)))
@@ -303,8 +331,13 @@ impl Daemon {
     }
 
     /// SIGTERM, and waits; an error where it did not end of itself with code 0.
-    pub fn stop(mut self) -> Outcome<Vec<String>> {
+    pub fn stop(self) -> Outcome<Vec<String>> {
         self.signal(Signal::SIGTERM)?;
+        self.stop_was_asked()
+    }
+
+    /// The same where it has been told already.
+    pub fn stop_was_asked(mut self) -> Outcome<Vec<String>> {
         let (status, lines) = self.wait()?;
         if status.code() == Some(0) {
             Ok(lines)

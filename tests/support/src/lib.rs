@@ -2,6 +2,7 @@
 //! code with it but the framing library, the command line, and a look at processes from outside.
 
 mod account;
+mod bridge;
 mod cli;
 mod daemon;
 mod directory;
@@ -9,6 +10,7 @@ mod gate;
 mod jobs;
 mod key;
 mod log;
+mod namespace;
 mod news;
 mod peer;
 mod process;
@@ -21,12 +23,14 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 pub use account::{Group, PamService, User};
+pub use bridge::{BridgePeer, PeerKey, register};
 pub use cli::{Cli, Finished, Running};
 pub use daemon::{Daemon, Setup};
 pub use directory::Directory;
 pub use gate::Gate;
 pub use key::{Key, base64};
 pub use log::Log;
+pub use namespace::Sites;
 pub use news::{Counter, append, snapshot, snapshot_told, snapshots, snapshots_told};
 pub use nix::sys::signal::Signal;
 pub use peer::{Peer, Refused, Stream, Transport, server_frame};

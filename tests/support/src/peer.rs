@@ -3,7 +3,7 @@
 //! It shares no code with the daemon but the framing library, so that it measures from outside.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -16,6 +16,7 @@ use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::version::{TLS12, TLS13};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
     SupportedProtocolVersion,
@@ -129,24 +130,35 @@ impl Stream {
         let stream = match transport {
             Transport::Unix => Stream::Unix(UnixStream::connect(daemon.socket())?),
             Transport::Plain => Stream::Plain(dial(daemon.plain())?),
-            Transport::Tls | Transport::Tls12 => {
-                let name = ServerName::try_from("localhost")?;
-                let version = match transport {
-                    Transport::Tls12 => &rustls::version::TLS12,
-                    Transport::Unix | Transport::Plain | Transport::Tls => &rustls::version::TLS13,
-                };
-                let config = client_config(daemon.fingerprint(), version)?;
-                let session = ClientConnection::new(config, name)?;
-                Stream::Tls(Box::new(StreamOwned::new(session, dial(daemon.tls())?)))
-            }
+            Transport::Tls => Stream::tls(daemon.tls(), daemon.fingerprint(), &TLS13)?,
+            Transport::Tls12 => Stream::tls(daemon.tls(), daemon.fingerprint(), &TLS12)?,
         };
         stream.set_read_timeout(PATIENCE)?;
         Ok(stream)
     }
 
+    fn tls(
+        address: &str,
+        fingerprint: &str,
+        version: &'static SupportedProtocolVersion,
+    ) -> Outcome<Stream> {
+        let name = ServerName::try_from("localhost")?;
+        let session = ClientConnection::new(client_config(fingerprint, version)?, name)?;
+        Ok(Stream::Tls(Box::new(StreamOwned::new(session, dial(address)?))))
+    }
+
+    /// Ends the connection under whatever is said over it, in both directions.
+    pub fn cut(&self) -> io::Result<()> {
+        match self {
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
+            Stream::Plain(stream) => stream.shutdown(Shutdown::Both),
+            Stream::Tls(stream) => stream.sock.shutdown(Shutdown::Both),
+        }
+    }
+
     /// What a client of this daemon trusts, for TLS 1.3.
     pub fn client_config(daemon: &Daemon) -> Outcome<Arc<ClientConfig>> {
-        client_config(daemon.fingerprint(), &rustls::version::TLS13)
+        client_config(daemon.fingerprint(), &TLS13)
     }
 
     /// Reads the head of an HTTP answer, up to the empty line.
@@ -219,6 +231,13 @@ impl Peer {
     /// Connects without TLS from an address of this host's loopback (all of 127.0.0.0/8 on Linux).
     pub fn connect_from(daemon: &Daemon, address: Ipv4Addr) -> Outcome<Peer> {
         let stream = Stream::Plain(dial_from(daemon.plain(), address)?);
+        stream.set_read_timeout(PATIENCE)?;
+        Peer::upgrade(stream, "")
+    }
+
+    /// Connects with TLS to an address of a daemon's that it does not name itself by.
+    pub fn connect_to(address: &str, fingerprint: &str) -> Outcome<Peer> {
+        let stream = Stream::tls(address, fingerprint, &TLS13)?;
         stream.set_read_timeout(PATIENCE)?;
         Peer::upgrade(stream, "")
     }

@@ -1,0 +1,405 @@
+//! Everybody who is connected: peers, those who are not known yet, and operators on this host.
+//!
+//! What waits for a peer is bounded, and a peer for which there is more is closed: no other waits
+//! for it. Only who sends faster than a peer reads that does read is itself not read for a while,
+//! so that a burst costs nobody their connection.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use mio::Interest;
+
+use super::Key;
+use super::words::Words;
+use crate::bridge::relay::PeerNumber;
+use crate::net::{
+    Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Source, Strangers, Total,
+};
+use crate::reactor::{Reactor, Registered};
+
+/// One connection.
+pub(super) struct Connected {
+    pub(super) connection: Connection<Words>,
+    pub(super) origin: Peer,
+    /// Who it was, once the relay does not know it any more.
+    pub(super) name: String,
+    /// SHA-256 of the certificate that it was shown.
+    pub(super) certificate: [u8; 32],
+    registered: Option<Registered>,
+    /// The socket may have more to read.
+    pub(super) readable: bool,
+    /// An answer that is held back; it is not read until that is sent.
+    pub(super) delayed: Option<String>,
+    /// It sends faster than this one reads, and is not read meanwhile.
+    held_by: Option<PeerNumber>,
+    /// Those that are not read because of this one.
+    holds: Vec<PeerNumber>,
+    /// Bytes that its socket had taken when somebody was last held because of it.
+    taken: u64,
+    /// It has taken none since: nobody waits for it.
+    is_stuck: bool,
+    dirty: bool,
+    /// By when it has to say who it is.
+    auth_due: Option<Instant>,
+    admitted: bool,
+}
+
+impl Connected {
+    pub(super) fn is_admitted(&self) -> bool {
+        self.admitted
+    }
+
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self.origin, Peer::Local(_))
+    }
+
+    /// True while it is to be read.
+    pub(super) fn is_heard(&self) -> bool {
+        self.delayed.is_none() && self.held_by.is_none()
+    }
+
+    fn due(&self) -> Option<Instant> {
+        // Who waits for us is not late.
+        let auth_due = self.auth_due.filter(|_| self.delayed.is_none());
+        [self.connection.due(), auth_due].into_iter().flatten().min()
+    }
+
+    pub(super) fn is_overdue_stranger(&self, now: Instant) -> bool {
+        self.delayed.is_none() && self.auth_due.is_some_and(|due| due <= now)
+    }
+}
+
+/// The limits of the configuration that concern connections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ConnectionLimits {
+    pub(super) max_peers: usize,
+    pub(super) max_strangers: usize,
+    pub(super) max_message: usize,
+    pub(super) queue: usize,
+    pub(super) queue_total: usize,
+    pub(super) pause: Duration,
+    pub(super) auth: Duration,
+    pub(super) connection: Limits,
+}
+
+/// Operators at a time.
+const LOCAL_PLACES: usize = 8;
+/// The largest message of a stranger, in bytes.
+const STRANGER_MESSAGE: usize = 8 * 1024;
+/// What waits for a stranger, at most, in bytes.
+const STRANGER_QUEUE: usize = 64 * 1024;
+
+/// All of them.
+pub(super) struct Connections {
+    pub(super) limits: ConnectionLimits,
+    map: BTreeMap<PeerNumber, Connected>,
+    last: PeerNumber,
+    strangers: Strangers<PeerNumber>,
+    locals: usize,
+    total: Total,
+    dirty: Vec<PeerNumber>,
+    /// Those whose queue was full when something was to be put into it.
+    pub(super) overflowing: Vec<PeerNumber>,
+}
+
+impl Connections {
+    pub(super) fn new(limits: ConnectionLimits) -> Connections {
+        Connections {
+            limits,
+            map: BTreeMap::new(),
+            last: 0,
+            strangers: Strangers::new(),
+            locals: 0,
+            total: Total::default(),
+            dirty: Vec::new(),
+            overflowing: Vec::new(),
+        }
+    }
+
+    pub(super) fn set_limits(&mut self, limits: ConnectionLimits, now: Instant) {
+        self.limits = limits;
+        for connected in self.map.values_mut() {
+            connected.connection.set_limits(limits.connection, now);
+            if connected.admitted {
+                connected.connection.outbox.set_limit(limits.queue);
+                connected.connection.max_message = limits.max_message;
+            }
+        }
+        for number in self.numbers() {
+            self.touch(number);
+        }
+    }
+
+    pub(super) fn get(&mut self, number: PeerNumber) -> Option<&mut Connected> {
+        self.map.get_mut(&number)
+    }
+
+    pub(super) fn peek(&self, number: PeerNumber) -> Option<&Connected> {
+        self.map.get(&number)
+    }
+
+    /// True where less than half of what may wait for this one does.
+    pub(super) fn has_room_for(&self, number: PeerNumber) -> bool {
+        self.map.get(&number).is_none_or(|c| c.connection.outbox.is_below_half())
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PeerNumber, &Connected)> {
+        self.map.iter().map(|(number, connected)| (*number, connected))
+    }
+
+    pub(super) fn numbers(&self) -> Vec<PeerNumber> {
+        self.map.keys().copied().collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    pub(super) fn strangers(&self) -> usize {
+        self.strangers.len()
+    }
+
+    /// Peers that are known.
+    pub(super) fn peers(&self) -> usize {
+        self.map.len() - self.strangers.len() - self.locals
+    }
+
+    /// Bytes that wait for all of them.
+    pub(super) fn waiting(&self) -> usize {
+        self.total.get()
+    }
+
+    /// Who has to go so that a stranger of that origin may come.
+    pub(super) fn in_the_way(&self, source: Source) -> Option<PeerNumber> {
+        self.strangers.in_the_way(source, self.limits.max_strangers)
+    }
+
+    pub(super) fn has_place_for_local(&self) -> bool {
+        self.locals < LOCAL_PLACES
+    }
+
+    pub(super) fn has_place_for_peer(&self) -> bool {
+        self.peers() < self.limits.max_peers
+    }
+
+    /// Takes a connection in.
+    pub(super) fn add(
+        &mut self,
+        accepted: Accepted,
+        tls: Option<rustls::ServerConnection>,
+        certificate: [u8; 32],
+        reactor: &mut Reactor<Key>,
+        now: Instant,
+    ) -> std::io::Result<PeerNumber> {
+        let Accepted { socket, peer: origin, .. } = accepted;
+        self.last += 1;
+        let number = self.last;
+        let outbox = Outbox::new(STRANGER_QUEUE, self.total.clone());
+        let limits = self.limits.connection;
+        let mut connection = Connection::new(socket, tls, outbox, STRANGER_MESSAGE, limits, now);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered = reactor.register(connection.socket(), interest, Key::Peer(number))?;
+        let is_local = matches!(origin, Peer::Local(_));
+        if is_local {
+            self.locals += 1;
+            connection.outbox.set_limit(self.limits.queue);
+        } else {
+            self.strangers.add(number, origin.source());
+        }
+        let connected = Connected {
+            connection,
+            origin,
+            name: String::new(),
+            certificate,
+            registered: Some(registered),
+            readable: true,
+            delayed: None,
+            held_by: None,
+            holds: Vec::new(),
+            taken: 0,
+            is_stuck: false,
+            dirty: false,
+            auth_due: (!is_local).then_some(now + self.limits.auth),
+            admitted: is_local,
+        };
+        self.map.insert(number, connected);
+        Ok(number)
+    }
+
+    /// A stranger has shown a key, and there is a place for it.
+    pub(super) fn admit(&mut self, number: PeerNumber) {
+        let Some(connected) = self.map.get_mut(&number) else { return };
+        connected.admitted = true;
+        connected.auth_due = None;
+        connected.connection.outbox.set_limit(self.limits.queue);
+        connected.connection.max_message = self.limits.max_message;
+        self.strangers.remove(number);
+    }
+
+    /// A peer has given up who it was.
+    pub(super) fn make_stranger(&mut self, number: PeerNumber, now: Instant) {
+        if let Some(connected) = self.map.get_mut(&number).filter(|c| c.admitted) {
+            connected.admitted = false;
+            connected.auth_due = Some(now + self.limits.auth);
+            connected.connection.outbox.set_limit(STRANGER_QUEUE);
+            connected.connection.max_message = STRANGER_MESSAGE;
+            self.strangers.add(number, connected.origin.source());
+        }
+    }
+
+    pub(super) fn remove(
+        &mut self,
+        number: PeerNumber,
+        reactor: &mut Reactor<Key>,
+        now: Instant,
+    ) -> Option<Connected> {
+        let mut connected = self.map.remove(&number)?;
+        self.strangers.remove(number);
+        self.locals -= usize::from(connected.is_local());
+        for key in [Key::Peer(number), Key::Delayed(number), Key::Held(number)] {
+            reactor.set_deadline(key, None);
+        }
+        if let Some(registered) = connected.registered.take() {
+            reactor.deregister(connected.connection.socket(), registered);
+        }
+        for held in std::mem::take(&mut connected.holds) {
+            self.let_go(held, reactor, now);
+        }
+        Some(connected)
+    }
+
+    /// Puts a message into a peer's queue; one that has been told to go gets none. True where more
+    /// than half of what may wait for it does.
+    pub(super) fn push(&mut self, number: PeerNumber, text: String) -> bool {
+        let Some(connected) = self.map.get_mut(&number).filter(|c| c.connection.is_open()) else {
+            return false;
+        };
+        let outbox = &mut connected.connection.outbox;
+        if let Err(Full) = outbox.push(Words(Rc::from(text.into_bytes()))) {
+            self.overflowing.push(number);
+        }
+        let is_far = !outbox.is_below_half();
+        self.touch(number);
+        is_far
+    }
+
+    /// `sender` is not read for a while: much waits for `reader`, which reads.
+    pub(super) fn hold(
+        &mut self,
+        sender: PeerNumber,
+        reader: PeerNumber,
+        reactor: &mut Reactor<Key>,
+        now: Instant,
+    ) {
+        let Some(slow) = self.map.get_mut(&reader) else { return };
+        let sent = slow.connection.sent();
+        slow.is_stuck &= sent == slow.taken;
+        if slow.is_stuck {
+            return;
+        }
+        if slow.holds.is_empty() {
+            slow.taken = sent;
+        }
+        if let Some(fast) = self.map.get_mut(&sender).filter(|fast| fast.held_by.is_none()) {
+            fast.held_by = Some(reader);
+            fast.connection.pause();
+            reactor.set_deadline(Key::Held(sender), Some(now + self.limits.pause));
+            if let Some(slow) = self.map.get_mut(&reader) {
+                slow.holds.push(sender);
+            }
+        }
+    }
+
+    /// A sender was not read for as long as that may be: it is read again, but where the other one
+    /// has read something meanwhile.
+    pub(super) fn on_held(&mut self, sender: PeerNumber, reactor: &mut Reactor<Key>, now: Instant) {
+        let Some(reader) = self.map.get(&sender).and_then(|fast| fast.held_by) else { return };
+        let Some(slow) = self.map.get_mut(&reader) else { return };
+        let sent = slow.connection.sent();
+        if sent > slow.taken {
+            slow.taken = sent;
+            let again = now + self.limits.pause;
+            for held in &slow.holds {
+                reactor.set_deadline(Key::Held(*held), Some(again));
+            }
+            return;
+        }
+        slow.is_stuck = true;
+        for held in std::mem::take(&mut slow.holds) {
+            self.let_go(held, reactor, now);
+        }
+    }
+
+    fn let_go(&mut self, sender: PeerNumber, reactor: &mut Reactor<Key>, now: Instant) {
+        if let Some(fast) = self.map.get_mut(&sender) {
+            fast.held_by = None;
+            fast.connection.excuse(now);
+            reactor.set_deadline(Key::Held(sender), None);
+            reactor.again(Key::Peer(sender));
+        }
+    }
+
+    /// Something of this one is to be sent, or its deadline may have changed.
+    pub(super) fn touch(&mut self, number: PeerNumber) {
+        if let Some(connected) = self.map.get_mut(&number)
+            && !connected.dirty
+        {
+            connected.dirty = true;
+            self.dirty.push(number);
+        }
+    }
+
+    /// Sends what can be sent to all that were touched. Gives those that are over.
+    pub(super) fn flush(
+        &mut self,
+        reactor: &mut Reactor<Key>,
+        now: Instant,
+    ) -> Vec<(PeerNumber, End)> {
+        let mut over = Vec::new();
+        for number in std::mem::take(&mut self.dirty) {
+            let Some(connected) = self.map.get_mut(&number) else { continue };
+            connected.dirty = false;
+            if let Err(end) = connected.connection.flush(now) {
+                over.push((number, end));
+                continue;
+            }
+            reactor.set_deadline(Key::Peer(number), connected.due());
+            if connected.connection.outbox.is_below_half() {
+                connected.is_stuck = false;
+                for held in std::mem::take(&mut connected.holds) {
+                    self.let_go(held, reactor, now);
+                }
+            }
+        }
+        over
+    }
+
+    /// The one for which the most waits, if for all together more does than may.
+    pub(super) fn fullest(&self) -> Option<PeerNumber> {
+        if self.total.get() <= self.limits.queue_total {
+            return None;
+        }
+        let used = |connected: &Connected| connected.connection.outbox.used();
+        self.map.iter().max_by_key(|(_, connected)| used(connected)).map(|(number, _)| *number)
+    }
+
+    /// Says to a peer that it is closed, and why; what waits is sent before that where it is to be.
+    pub(super) fn close(
+        &mut self,
+        number: PeerNumber,
+        reason: &CloseReason,
+        what_waits_too: bool,
+        now: Instant,
+    ) {
+        if let Some(connected) = self.map.get_mut(&number) {
+            connected.auth_due = None;
+            if what_waits_too {
+                connected.connection.close_when_sent(reason, now);
+            } else {
+                connected.connection.close(reason, now);
+            }
+            self.touch(number);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Peers show their keys, and what follows from a wrong one.
+//!
+//! The lines in the log have the server's form (`authentication failure from ADDRESS: …`, `blocked
+//! ADDRESS for N s: …`), so that one rule of fail2ban(1) or blocklistd(8) serves both.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use log::{info, warn};
+use zeroize::Zeroizing;
+
+use super::{Bridge, Key};
+use crate::auth::Consequence;
+use crate::auth::key::{Entry, KeyId, Purpose};
+use crate::bridge::relay::{PeerNumber, Proof, Registration};
+use crate::moment::Moment;
+use crate::net::{CloseReason, Source};
+use crate::wire::{ErrorCode, Refusal, Request, Sum, error as error_text};
+
+/// Answers to failures that one origin may have pending.
+const DELAYED: usize = 4;
+
+/// A registered key, as the relay has to know it.
+pub(super) fn registration(entry: &Entry, legacy: bool) -> Registration {
+    let sums = (!entry.sums.is_empty()).then(|| {
+        let mut sums: Vec<Sum> = entry.sums.iter().filter_map(|sum| Sum::parse(sum)).collect();
+        sums.sort_unstable();
+        sums
+    });
+    Registration { name: entry.user.clone(), key: entry.key.id(), legacy, sums }
+}
+
+impl Bridge {
+    fn is_exempt(&self, source: Source) -> bool {
+        source.is_of_this_host() && !self.config.auth.throttle_loopback
+    }
+
+    /// True where nothing is taken from there, not even the beginning of TLS.
+    pub(super) fn is_blocked(&self, source: Source, now: Moment) -> bool {
+        self.throttle.blocked(source, now.instant).is_some() && !self.is_exempt(source)
+    }
+
+    /// What a peer shows is compared with what is registered.
+    pub(super) fn judge(
+        &mut self,
+        number: PeerNumber,
+        request: Request,
+        test_string: Option<Zeroizing<String>>,
+        proof: &Proof,
+        now: Moment,
+    ) {
+        let Some(connected) = self.connections.get(number) else { return };
+        let (source, certificate) = (connected.origin.source(), connected.certificate);
+        let delayed = self
+            .connections
+            .iter()
+            .filter(|(_, other)| other.origin.source() == source && other.delayed.is_some());
+        if delayed.count() >= DELAYED {
+            let why = "answers to failed authentications from there are pending; try again later";
+            return self.refuse(number, &request, ErrorCode::TooMany, why);
+        }
+        let Some(test_string) = test_string else {
+            let why = "ask for a test_string first; one is good for one try, and for 30 s";
+            return self.refuse(number, &request, ErrorCode::Unauthorized, why);
+        };
+        match self.find(proof, &test_string, &certificate) {
+            Some(registration) => self.let_in(number, &request, registration, now),
+            None => self.on_failure(number, request, now),
+        }
+    }
+
+    fn find(
+        &self,
+        proof: &Proof,
+        test_string: &str,
+        certificate: &[u8; 32],
+    ) -> Option<Registration> {
+        match proof {
+            Proof::Signed { key, signature } => {
+                let entry = self.keys.find(&KeyId::parse(key)?)?;
+                let signature = STANDARD.decode(signature).ok()?;
+                let is_right =
+                    entry.key.verify(Purpose::Bridge, certificate, test_string, &signature);
+                is_right.then(|| registration(entry, false))
+            }
+            Proof::Encrypted(text) => {
+                let encrypted = STANDARD.decode(text).ok()?;
+                // It does not say which key it is.
+                let is_of = |entry: &&Entry| entry.key.verify_raw(test_string, &encrypted);
+                let mut tried = self.keys.legacy().take(self.config.relay.max_legacy_keys);
+                tried.find(is_of).map(|entry| registration(entry, true))
+            }
+        }
+    }
+
+    fn let_in(
+        &mut self,
+        number: PeerNumber,
+        request: &Request,
+        registration: Registration,
+        now: Moment,
+    ) {
+        let Some(connected) = self.connections.get(number) else { return };
+        let is_new = !connected.is_admitted();
+        let origin = connected.origin.to_string();
+        if is_new && !self.connections.has_place_for_peer() {
+            let name = &registration.name;
+            warn!("closing peer {name:?} at {origin}: all places are taken (max_peers), 1013");
+            let reason = CloseReason::new(1013, "all places are taken");
+            return self.close(number, &reason, true, now);
+        }
+        let by = if registration.legacy { "legacy key" } else { "key" };
+        let Registration { name, key, .. } = &registration;
+        info!("audit: authenticated peer={name:?} by={by:?} with=\"{key}\" from=\"{origin}\"");
+        if is_new {
+            self.connections.admit(number);
+        }
+        self.relay.prove(number, request, registration);
+    }
+
+    fn refuse(&mut self, number: PeerNumber, request: &Request, code: ErrorCode, why: &str) {
+        self.connections.push(number, error_text(Some(request), &Refusal::new(code, why)));
+    }
+
+    /// What a peer showed is wrong.
+    fn on_failure(&mut self, number: PeerNumber, request: Request, now: Moment) {
+        let Some(connected) = self.connections.get(number) else { return };
+        let (source, from) = (connected.origin.source(), connected.origin.place());
+        warn!("authentication failure from {from}: key");
+        let why = "this key is not registered here, or the signature is wrong";
+        match self.throttle.fail(source, self.is_exempt(source), now.instant) {
+            Consequence::Answer => self.refuse(number, &request, ErrorCode::Unauthorized, why),
+            Consequence::Delay(delay) => {
+                let refusal = Refusal::new(ErrorCode::Unauthorized, why);
+                if let Some(connected) = self.connections.get(number) {
+                    connected.delayed = Some(error_text(Some(&request), &refusal));
+                    let due = now.instant + delay;
+                    self.reactor.set_deadline(Key::Delayed(number), Some(due));
+                }
+            }
+            Consequence::Block(time) => {
+                let seconds = time.as_secs();
+                warn!("blocked {from} for {seconds} s: too many failures");
+                let strangers = self.connections.iter().filter(|(other, connected)| {
+                    *other != number
+                        && connected.origin.source() == source
+                        && !connected.is_admitted()
+                });
+                for stranger in strangers.map(|(other, _)| other).collect::<Vec<_>>() {
+                    self.end(stranger, "its address is blocked", now);
+                }
+                let why = format!("too many failures; try again in {seconds} s");
+                self.refuse(number, &request, ErrorCode::Forbidden, &why);
+                let reason = CloseReason::new(1008, "too many failures");
+                self.close(number, &reason, true, now);
+            }
+        }
+    }
+
+    /// The time that an answer was held back is over.
+    pub(super) fn on_delay_over(&mut self, number: PeerNumber) {
+        let Some(connected) = self.connections.get(number) else { return };
+        if let Some(text) = connected.delayed.take() {
+            self.connections.push(number, text);
+            self.reactor.again(Key::Peer(number));
+        }
+    }
+}

@@ -1,0 +1,517 @@
+//! `sysadm-events bridge`: the process that carries the relay.
+//!
+//! As in the server, each turn of the loop hands what happened to whom it concerns, does what
+//! follows, and sends what is to be sent; nothing in a turn waits. It starts no process, opens no
+//! path once it has begun, and is nobody in particular: what it would need for that it gives up at
+//! the start (see `start`).
+
+mod connections;
+mod judge;
+mod place;
+mod reload;
+mod start;
+mod status;
+mod words;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use log::{debug, error, info, warn};
+use nix::unistd::geteuid;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::relay::{Effect, PeerNumber, Registration, Relay, Standing};
+use crate::auth::Throttle;
+use crate::auth::key::KeyStore;
+use crate::config::{Config, Home};
+use crate::daemon::{StartError, random_hex};
+use crate::moment::Moment;
+use crate::net::{
+    Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Incoming, Listener, Peer,
+    Source, is_about_one_connection,
+};
+use crate::reactor::{Reactor, Ready, Registered, Signal, Watch};
+use crate::wire::{ErrorCode, Frame, Refusal, Request, error as error_text, response};
+use connections::Connections;
+use start::{Identity, Places};
+
+/// What the reactor is asked to watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    /// By its place in the list.
+    Listener(usize),
+    Peer(PeerNumber),
+    /// An answer to this one that is held back.
+    Delayed(PeerNumber),
+    /// This one is not read for a while.
+    Held(PeerNumber),
+    /// The file of registered keys.
+    Keys,
+    /// The end of an orderly stop.
+    Stop,
+}
+
+/// A listening socket in use.
+struct Listening {
+    listener: Listener,
+    registered: Option<Registered>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// Peers are told, and leave.
+    Leaving,
+    Over,
+}
+
+/// What was passed on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Forwarded {
+    frames: u64,
+    bytes: u64,
+}
+
+/// The bridge.
+struct Bridge {
+    config: Config,
+    home: Home,
+    hostname: String,
+    started: Moment,
+    reactor: Reactor<Key>,
+    listeners: Vec<Listening>,
+    identity: Identity,
+    places: Places,
+    origins: AllowedOrigins,
+    throttle: Throttle<Source>,
+    connections: Connections,
+    relay: Relay,
+    keys: KeyStore,
+    /// Of the directory with the file of keys.
+    _watch: Option<Watch>,
+    forwarded: Forwarded,
+    phase: Phase,
+    scratch: Vec<u8>,
+    /// Connections that are to be ended at the end of the turn.
+    ended: Vec<(PeerNumber, End)>,
+}
+
+/// Read at once from a peer, in bytes: one TLS record.
+const SCRATCH: usize = 16 * 1024;
+/// Messages of a peer that are taken in a turn.
+const MESSAGES: usize = 16;
+/// Connections accepted in a turn from one listener.
+const ACCEPTS: usize = 16;
+/// Until a listener is tried again after the system had no room for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// Random bytes of a peer's id: nobody guesses one.
+const ID: usize = 16;
+
+/// Runs the bridge until it is told to stop. `file` is where the configuration came from, for
+/// reloading it.
+///
+/// # Errors
+/// Why it did not start, or could not go on.
+pub fn run(config: Config, file: Option<PathBuf>, home: Home) -> Result<(), StartError> {
+    let mut bridge = start::start(config, file, home)?;
+    let mut ready = Vec::new();
+    while bridge.phase != Phase::Over {
+        if let Err(error) = bridge.reactor.turn(&mut ready) {
+            error!("the poll loop cannot go on: {error}");
+            return Err(StartError::system("wait for events", error));
+        }
+        let now = Moment::now();
+        for ready in ready.drain(..) {
+            bridge.on_ready(ready, now);
+        }
+        bridge.settle(now);
+    }
+    info!("stopped");
+    Ok(())
+}
+
+impl Bridge {
+    fn on_ready(&mut self, ready: Ready<Key>, now: Moment) {
+        match ready {
+            Ready::Io { key, readable, writable } => self.on_io(key, readable, writable, now),
+            Ready::Again(key) => self.on_io(key, true, false, now),
+            Ready::Changed(_) => self.read_keys(),
+            Ready::Deadline(key) => self.on_deadline(key, now),
+            Ready::Signal(Signal::Stop) => self.stop(now),
+            Ready::Signal(Signal::Reload) => self.reload(now),
+            Ready::Signal(Signal::Status) => info!("status: {}", self.status_line(now)),
+            // It has no children.
+            Ready::Signal(Signal::Child) => {}
+        }
+    }
+
+    fn on_io(&mut self, key: Key, readable: bool, writable: bool, now: Moment) {
+        match key {
+            Key::Listener(place) => self.accept(place, now),
+            Key::Peer(number) => {
+                if readable {
+                    if let Some(connected) = self.connections.get(number) {
+                        connected.readable = true;
+                    }
+                    self.serve(number, now);
+                }
+                if writable {
+                    self.connections.touch(number);
+                }
+            }
+            Key::Delayed(_) | Key::Held(_) | Key::Keys | Key::Stop => {}
+        }
+    }
+
+    fn on_deadline(&mut self, key: Key, now: Moment) {
+        match key {
+            Key::Listener(place) => self.accept(place, now),
+            Key::Peer(number) => self.on_peer_deadline(number, now),
+            Key::Delayed(number) => self.on_delay_over(number),
+            Key::Held(number) => {
+                self.connections.on_held(number, &mut self.reactor, now.instant);
+            }
+            Key::Stop => self.phase = Phase::Over,
+            Key::Keys => {}
+        }
+    }
+
+    fn accept(&mut self, place: usize, now: Moment) {
+        for _ in 0..ACCEPTS {
+            let Some(listening) = self.listeners.get(place) else { return };
+            match listening.listener.accept() {
+                Ok(accepted) => self.welcome(accepted, now),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) => {
+                    let url = listening.listener.url();
+                    error!("cannot accept on {url}: {error}; trying again in {ACCEPT_PAUSE:?}");
+                    let again = now.instant + ACCEPT_PAUSE;
+                    self.reactor.set_deadline(Key::Listener(place), Some(again));
+                    return;
+                }
+            }
+        }
+        self.reactor.again(Key::Listener(place));
+    }
+
+    fn welcome(&mut self, accepted: Accepted, now: Moment) {
+        if self.is_blocked(accepted.peer.source(), now) {
+            return;
+        }
+        let tls = match &accepted.peer {
+            Peer::Local(_) if !self.connections.has_place_for_local() => {
+                return warn!("refused {}: too many local connections", accepted.peer);
+            }
+            Peer::Local(_) => None,
+            Peer::Remote(_) => {
+                match rustls::ServerConnection::new(self.identity.tls.config.clone()) {
+                    Ok(tls) => Some(tls),
+                    Err(error) => {
+                        return error!("TLS cannot begin for {}: {error}", accepted.peer);
+                    }
+                }
+            }
+        };
+        if let Peer::Remote(_) = accepted.peer {
+            self.make_room_for_a_stranger(accepted.peer.source(), now);
+        }
+        let origin = accepted.peer.to_string();
+        let certificate = self.identity.sha256;
+        let reactor = &mut self.reactor;
+        match self.connections.add(accepted, tls, certificate, reactor, now.instant) {
+            Err(error) => error!("cannot watch the connection of {origin}: {error}"),
+            Ok(number) => debug!("peer {number}: {origin} connected"),
+        }
+    }
+
+    fn make_room_for_a_stranger(&mut self, source: Source, now: Moment) {
+        if let Some(oldest) = self.connections.in_the_way(source) {
+            self.end(oldest, "it was a stranger, and its place was needed", now);
+        }
+    }
+
+    /// Reads from a peer and does what it wants, a little.
+    fn serve(&mut self, number: PeerNumber, now: Moment) {
+        let mut may_read = true;
+        let mut messages = 0;
+        loop {
+            let Some(connected) = self.connections.get(number) else { return };
+            if !connected.is_heard() {
+                break;
+            }
+            if messages == MESSAGES {
+                self.reactor.again(Key::Peer(number));
+                break;
+            }
+            match connected.connection.next(now.instant) {
+                Err(end) => return self.ended.push((number, end)),
+                Ok(Some(incoming)) => {
+                    messages += 1;
+                    self.on_incoming(number, incoming, now);
+                    continue;
+                }
+                Ok(None) if !connected.readable => break,
+                Ok(None) if !may_read => {
+                    self.reactor.again(Key::Peer(number));
+                    break;
+                }
+                Ok(None) => {}
+            }
+            may_read = false;
+            match connected.connection.read(&mut self.scratch, now.instant) {
+                Err(end) => return self.ended.push((number, end)),
+                Ok(more) => connected.readable = more,
+            }
+            if !connected.is_admitted() {
+                // A secret may have stood there.
+                self.scratch[..].zeroize();
+            }
+        }
+        self.look_at_end(number);
+        self.connections.touch(number);
+    }
+
+    /// Who has said goodbye, or has been told to go, is out at once: its connection may take its time.
+    fn look_at_end(&mut self, number: PeerNumber) {
+        let connected = self.connections.peek(number);
+        if connected.is_some_and(|connected| !connected.connection.is_open()) {
+            self.take_out(number);
+        }
+    }
+
+    fn take_out(&mut self, number: PeerNumber) {
+        if self.relay.peer(number).is_none() {
+            return;
+        }
+        let name = self.name(number);
+        if let Some(connected) = self.connections.get(number) {
+            connected.name = name;
+        }
+        self.relay.disconnect(number);
+    }
+
+    fn on_incoming(&mut self, number: PeerNumber, incoming: Incoming, now: Moment) {
+        let Some(connected) = self.connections.get(number) else { return };
+        match incoming {
+            Incoming::Upgrade(upgrade) => {
+                let origin = upgrade.origin.as_deref();
+                if !self.origins.allows(origin) {
+                    connected.connection.answer(HttpAnswer::OriginRefused, now.instant);
+                    let (place, origin) = (&connected.origin, origin.unwrap_or_default());
+                    return warn!("refused {place}: origin {origin:?} is not ours");
+                }
+                connected.connection.accept(now.instant);
+                if !connected.is_local() {
+                    self.relay.connect(number, random_hex(ID));
+                    self.carry_out_effects(now);
+                }
+            }
+            Incoming::Message(text) => {
+                let text = Zeroizing::new(text);
+                if connected.is_local() {
+                    self.answer_operator(number, &text, now);
+                } else {
+                    self.relay.take(number, &text, now.instant);
+                    self.carry_out_effects(now);
+                }
+            }
+        }
+    }
+
+    /// Whoever runs this host asks how it goes.
+    fn answer_operator(&mut self, number: PeerNumber, text: &str, now: Moment) {
+        let Some(connected) = self.connections.get(number) else { return };
+        let may = match &connected.origin {
+            Peer::Local(who) => who.uid == 0 || who.uid == geteuid().as_raw(),
+            Peer::Remote(_) => false,
+        };
+        let refuse = |request: &Request, code, why: &str| {
+            error_text(Some(request), &Refusal::new(code, why))
+        };
+        let text = match Request::parse(text) {
+            Ok(Frame::Answer) => return,
+            Err(bad) => error_text(bad.request.as_deref(), &bad.refusal),
+            Ok(Frame::Request(request)) if !may => refuse(
+                &request,
+                ErrorCode::Forbidden,
+                "this is for root and whoever runs the bridge",
+            ),
+            Ok(Frame::Request(request)) if request.is("rpc", "identify") => {
+                let args = serde_json::json!({ "type": "bridge", "hostname": self.hostname });
+                response(&request, &args)
+            }
+            Ok(Frame::Request(request)) if request.is("rpc", "status") => {
+                response(&request, &self.status(now))
+            }
+            Ok(Frame::Request(request)) => {
+                let why = "a bridge answers rpc/status and rpc/identify on its socket";
+                refuse(&request, ErrorCode::NotFound, why)
+            }
+        };
+        self.connections.push(number, text);
+    }
+
+    fn carry_out_effects(&mut self, now: Moment) {
+        while let Some(effect) = self.relay.next_effect() {
+            match effect {
+                Effect::Send { to, text } => {
+                    self.connections.push(to, text);
+                }
+                Effect::Forward { from, to, frame } => {
+                    self.forwarded.frames += 1;
+                    self.forwarded.bytes += frame.len() as u64;
+                    if self.connections.push(to, frame) {
+                        let reactor = &mut self.reactor;
+                        self.connections.hold(from, to, reactor, now.instant);
+                    }
+                }
+                Effect::Judge { peer, request, test_string, proof } => {
+                    self.judge(peer, *request, test_string, &proof, now);
+                }
+                Effect::Estranged(number) => {
+                    if let Some(connected) = self.connections.get(number) {
+                        let source = connected.origin.source();
+                        self.make_room_for_a_stranger(source, now);
+                        self.connections.make_stranger(number, now.instant);
+                    }
+                }
+                Effect::Close { peer, reason } => {
+                    warn!("closing {}: {}, {}", self.name(peer), reason.why, reason.code);
+                    self.close(peer, &reason, true, now);
+                }
+            }
+        }
+    }
+
+    /// A peer as it stands in the log: by which key it is known, what it is and calls itself, and
+    /// where it is.
+    fn name(&self, number: PeerNumber) -> String {
+        let Some(connected) = self.connections.peek(number) else { return String::new() };
+        let Some(peer) = self.relay.peer(number).filter(|_| connected.name.is_empty()) else {
+            return match connected.name.as_str() {
+                "" => format!("stranger at {}", connected.origin),
+                name => name.to_owned(),
+            };
+        };
+        let mut name = match &peer.standing {
+            Standing::Known(Registration { name, .. }) | Standing::Revoked(name) => {
+                format!("peer {name:?}")
+            }
+            Standing::Stranger => "stranger".to_owned(),
+        };
+        if let Some(kind) = peer.kind {
+            name.push_str(&format!(" ({} {:?})", kind.name(), peer.hostname));
+        }
+        name.push_str(&format!(" at {}", connected.origin));
+        name
+    }
+
+    /// Closes a connection, and takes its peer out at once: nobody is told of it any more.
+    fn close(
+        &mut self,
+        number: PeerNumber,
+        reason: &CloseReason,
+        what_waits_too: bool,
+        now: Moment,
+    ) {
+        self.take_out(number);
+        self.connections.close(number, reason, what_waits_too, now.instant);
+    }
+
+    fn on_peer_deadline(&mut self, number: PeerNumber, now: Moment) {
+        let Some(connected) = self.connections.get(number) else { return };
+        if !connected.is_heard() {
+            connected.connection.excuse(now.instant);
+        }
+        if let Err(end) = connected.connection.on_deadline(now.instant) {
+            return self.ended.push((number, end));
+        }
+        if connected.is_overdue_stranger(now.instant) {
+            let reason = CloseReason::new(1008, "authentication did not come in time");
+            self.close(number, &reason, false, now);
+        }
+        self.look_at_end(number);
+        self.connections.touch(number);
+    }
+
+    /// Does what follows from what happened, until nothing does.
+    fn settle(&mut self, now: Moment) {
+        loop {
+            self.relay.tell_news(|number| self.connections.has_room_for(number));
+            self.carry_out_effects(now);
+            self.close_overflowing(now);
+            let over = self.connections.flush(&mut self.reactor, now.instant);
+            self.ended.extend(over);
+            let has_news = self.relay.has_news(|number| self.connections.has_room_for(number));
+            if self.ended.is_empty() && !has_news {
+                break;
+            }
+            for (number, end) in std::mem::take(&mut self.ended) {
+                self.end(number, &end.to_string(), now);
+            }
+        }
+        if self.phase == Phase::Leaving && self.connections.is_empty() {
+            self.phase = Phase::Over;
+        }
+    }
+
+    fn close_overflowing(&mut self, now: Moment) {
+        for number in std::mem::take(&mut self.connections.overflowing) {
+            self.close_slow(number, "its queue is full (queue)", now);
+        }
+        while let Some(number) = self.connections.fullest() {
+            let why = "all queues together are full (queue_total)";
+            if self.connections.peek(number).is_some_and(|c| c.connection.is_open()) {
+                self.close_slow(number, why, now);
+            } else {
+                // It was told, and has not even read to the end of what had begun to be sent.
+                self.end(number, why, now);
+            }
+        }
+    }
+
+    fn close_slow(&mut self, number: PeerNumber, why: &str, now: Moment) {
+        let Some(connected) = self.connections.get(number) else { return };
+        if !connected.connection.is_open() {
+            return;
+        }
+        warn!("closing {}: it does not read, {why}, 1013", self.name(number));
+        let reason = CloseReason::new(1013, "too slow: the queue is full");
+        self.close(number, &reason, false, now);
+    }
+
+    fn end(&mut self, number: PeerNumber, why: &str, now: Moment) {
+        let name = self.name(number);
+        self.relay.disconnect(number);
+        if let Some(connected) = self.connections.remove(number, &mut self.reactor, now.instant) {
+            if connected.is_admitted() && !connected.is_local() {
+                info!("{name} is gone: {why}");
+            } else {
+                debug!("{name} is gone: {why}");
+            }
+        }
+    }
+
+    fn stop(&mut self, now: Moment) {
+        match self.phase {
+            Phase::Serving => {
+                info!("stopping: {} peers are connected", self.connections.peers());
+                self.phase = Phase::Leaving;
+                for mut listening in self.listeners.drain(..) {
+                    listening.listener.end();
+                    if let Some(registered) = listening.registered.take() {
+                        self.reactor.deregister(listening.listener.source(), registered);
+                    }
+                }
+                let reason = CloseReason::new(1001, "the bridge stops");
+                for number in self.connections.numbers() {
+                    self.close(number, &reason, true, now);
+                }
+                let due = now.instant + self.config.relay.close_timeout;
+                self.reactor.set_deadline(Key::Stop, Some(due));
+            }
+            Phase::Leaving | Phase::Over => self.phase = Phase::Over,
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! SIGHUP: another configuration, certificate and keys, without dropping a peer; and keys that are
+//! registered or revoked meanwhile.
+
+use log::{error, info, warn};
+
+use super::judge::registration;
+use super::{Bridge, start};
+use crate::config::{Config, MAX_FILE, relay_needs_restart};
+use crate::daemon::tell_fingerprint;
+use crate::moment::Moment;
+
+impl Bridge {
+    /// Reads all files again. With an error in one of them nothing changes, but the registered keys
+    /// are looked at in any case.
+    pub(super) fn reload(&mut self, now: Moment) {
+        self.read_keys();
+        let shown = self.places.config.as_ref();
+        let shown = shown.map_or("built-in defaults".into(), |p| p.path.display().to_string());
+        match self.try_reload(now) {
+            Ok(()) => info!("reloaded {shown}"),
+            Err(why) => error!("reload failed, nothing changed: {why}"),
+        }
+    }
+
+    fn try_reload(&mut self, now: Moment) -> Result<(), String> {
+        let mut config = match &self.places.config {
+            None => Config::defaults(&self.home),
+            Some(place) => {
+                let bytes = place
+                    .read(MAX_FILE as u64)
+                    .map_err(|error| format!("cannot read {}: {error}", place.path.display()))?;
+                Config::of_bytes(&bytes, &place.path, &self.home).map_err(|errors| {
+                    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                    lines.join("; ")
+                })?
+            }
+        };
+        let identity = self.places.identity().map_err(|error| error.to_string())?;
+        for key in relay_needs_restart(&self.config, &config) {
+            warn!("{key} has changed; that needs a restart");
+        }
+        let (old, new) = (&self.config.relay, &mut config.relay);
+        new.listen.clone_from(&old.listen);
+        new.socket.clone_from(&old.socket);
+        new.certificate.clone_from(&old.certificate);
+        new.private_key.clone_from(&old.private_key);
+        new.state.clone_from(&old.state);
+        new.user.clone_from(&old.user);
+
+        tell_fingerprint(Some(&identity.tls), Some(&self.identity.tls));
+        self.identity = identity;
+        self.config = config;
+        crate::logger::set_level(self.config.log.level);
+        let listeners = self.listeners.iter().map(|listening| &listening.listener);
+        self.origins = start::origins(&self.config, &self.hostname, listeners);
+        self.connections.set_limits(start::connection_limits(&self.config), now.instant);
+        self.throttle.set_limits(start::throttle_limits(&self.config));
+        Ok(())
+    }
+
+    /// The file of registered keys may be another.
+    pub(super) fn read_keys(&mut self) {
+        let keys = match self.places.keys() {
+            Ok(keys) if keys == self.keys => return,
+            Ok(keys) => keys,
+            Err(error) => {
+                return error!("cannot read the registered keys, those from before hold: {error}");
+            }
+        };
+        info!("{} keys are registered", keys.len());
+        self.relay.revise(|before| {
+            let entry = keys.find(&before.key)?;
+            (entry.legacy || !before.legacy).then(|| registration(entry, before.legacy))
+        });
+        self.keys = keys;
+    }
+}

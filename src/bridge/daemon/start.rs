@@ -1,0 +1,331 @@
+//! From a configuration to a bridge that listens, or to the reason why not.
+//!
+//! All that takes a path or a privilege is done here: afterwards the process is its own user, and
+//! where the system can, nothing can be opened by path any more. So files that are read again are
+//! read below directories that stay open.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use log::{info, warn};
+use mio::Interest;
+use nix::unistd::{User, geteuid};
+use zeroize::Zeroizing;
+
+use super::connections::{ConnectionLimits, Connections};
+use super::place::Place;
+use super::{Bridge, Forwarded, Key, Listening, Phase, SCRATCH};
+use crate::auth::key::KeyStore;
+use crate::auth::{self, Throttle};
+use crate::bridge::relay::Relay;
+use crate::config::{Config, Home, Relay as Section};
+use crate::daemon::{
+    Address, StartError, bind, hostname, lock, make_private, prepare, tell_damaged,
+    tell_fingerprint,
+};
+use crate::moment::Moment;
+use crate::net::certificate::{self, CertificateError, ServerSide};
+use crate::net::{self, AllowedOrigins, Listener, Transport};
+use crate::reactor::{Reactor, Watch};
+use crate::sys::confinement::{self, Right};
+use crate::sys::{descriptors, privileges};
+
+/// The certificate that is shown, and its key.
+pub(super) struct Identity {
+    pub(super) tls: ServerSide,
+    /// SHA-256 of it: what peers sign for.
+    pub(super) sha256: [u8; 32],
+}
+
+/// Files that are read again when told to.
+pub(super) struct Places {
+    /// `None` where there is no file.
+    pub(super) config: Option<Place>,
+    certificate: Place,
+    private_key: Place,
+    keys: Place,
+    /// Held as long as the process lives.
+    lock: File,
+}
+
+/// The largest certificate or key that is read, in bytes.
+const PEM: u64 = 256 * 1024;
+/// The largest file of registered keys that is read, in bytes.
+const KEYS: u64 = 8 * 1024 * 1024;
+/// Who may connect to the local socket, by its permissions: who started us.
+const SOCKET_MODE: u32 = 0o600;
+
+impl Places {
+    /// Certificate and key, as they are now.
+    pub(super) fn identity(&self) -> Result<Identity, CertificateError> {
+        let read = |place: &Place| {
+            place
+                .read(PEM)
+                .map_err(|error| CertificateError::File(place.path.clone(), "read", error))
+        };
+        let chain = read(&self.certificate)?;
+        let secret = Zeroizing::new(read(&self.private_key)?);
+        let (certificate, key) = (&self.certificate.path, &self.private_key.path);
+        let tls = certificate::server_side_of((certificate, &chain), (key, &secret))?;
+        let sha256 = tls.sha256();
+        Ok(Identity { tls, sha256 })
+    }
+
+    /// The registered keys, as they are now.
+    pub(super) fn keys(&self) -> io::Result<KeyStore> {
+        let bytes = match self.keys.read(KEYS) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            other => other?,
+        };
+        let (keys, damaged) = KeyStore::parse(&bytes);
+        tell_damaged(&self.keys.path, &damaged);
+        Ok(keys)
+    }
+}
+
+pub(super) fn start(
+    config: Config,
+    file: Option<PathBuf>,
+    home: Home,
+) -> Result<Bridge, StartError> {
+    prepare(&config);
+    if let Err(error) = descriptors::raise_limit() {
+        warn!("cannot raise the limit of descriptors: {error}");
+    }
+    let relay = &config.relay;
+    let user = user_to_become(relay)?;
+    make_private(&relay.state)?;
+    let lock = match &user {
+        None => lock(&relay.state)?,
+        Some(user) => {
+            give_state(&relay.state, user)
+                .map_err(|error| StartError::Directory(relay.state.clone(), error.to_string()))?;
+            privileges::for_once_as(user, || lock(&relay.state))
+                .map_err(|error| StartError::system("act as the user of the bridge", error))??
+        }
+    };
+    let hostname = hostname();
+    make_certificate(relay, &hostname, user.as_ref())?;
+    let mut reactor = Reactor::new().map_err(|e| StartError::system("make a poll loop", e))?;
+    let bound = listen(relay)?;
+    let watch = watch(&relay.state, &mut reactor);
+    let places = places(&config, file.as_deref(), lock)?;
+    let identity = places.identity().map_err(StartError::Certificate)?;
+    tell_fingerprint(Some(&identity.tls), None);
+    crate::logger::keep_way();
+
+    if let Some(user) = &user {
+        privileges::become_user(user)
+            .map_err(|error| StartError::system("become the user of the bridge", error))?;
+        info!("running as {}", user.name);
+    }
+    let keys = places.keys().map_err(|error| {
+        let path = KeyStore::path(&relay.state);
+        StartError::Directory(path, format!("cannot read the registered keys: {error}"))
+    })?;
+    confine(&places, &bound).map_err(|error| StartError::system("confine itself", error))?;
+
+    let origins = origins(&config, &hostname, &bound);
+    let listeners = register(bound, &mut reactor)?;
+    info!("{} keys are registered", keys.len());
+    info!("ready, pid {}", std::process::id());
+    Ok(Bridge {
+        relay: Relay::new(&hostname),
+        hostname,
+        started: Moment::now(),
+        reactor,
+        listeners,
+        identity,
+        places,
+        origins,
+        throttle: Throttle::new(throttle_limits(&config)),
+        connections: Connections::new(connection_limits(&config)),
+        keys,
+        _watch: watch,
+        forwarded: Forwarded::default(),
+        phase: Phase::Serving,
+        scratch: vec![0; SCRATCH],
+        ended: Vec::new(),
+        config,
+        home,
+    })
+}
+
+/// Whom it becomes; `None` where it stays who it is.
+fn user_to_become(relay: &Section) -> Result<Option<User>, StartError> {
+    let Some(name) = relay.user.as_ref().filter(|_| geteuid().is_root()) else { return Ok(None) };
+    match User::from_name(name) {
+        Ok(Some(user)) => Ok(Some(user)),
+        Ok(None) => Err(StartError::User(format!(
+            "there is no user {name:?}: make it, or name another by relay.user (\"\" to stay root)"
+        ))),
+        Err(error) => Err(StartError::User(format!("cannot look up the user {name:?}: {error}"))),
+    }
+}
+
+/// What root has made so far belongs to the user from now on. In a directory that is the user's
+/// already root touches nothing: the user could have put anything there.
+fn give_state(directory: &Path, user: &User) -> io::Result<()> {
+    let folder = File::open(directory)?;
+    if folder.metadata()?.uid() != 0 || user.uid.is_root() {
+        return Ok(());
+    }
+    let store = KeyStore::path(directory);
+    for path in [directory.join("lock"), store.with_extension("lock"), store] {
+        match hand_over(&path, user) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    fchown(&folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+}
+
+/// A file of root's becomes the user's, if it is that one file and nothing else's other name.
+fn hand_over(path: &Path, user: &User) -> io::Result<()> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let about = file.metadata()?;
+    if !about.is_file() || about.nlink() != 1 {
+        return Err(io::Error::other("it is no plain file, or has another name elsewhere"));
+    }
+    if about.uid() != 0 {
+        return Ok(());
+    }
+    fchown(&file, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+}
+
+/// Makes certificate and key where there are none; a key that it has made can be read by the user,
+/// who reads it again at a reload.
+fn make_certificate(
+    relay: &Section,
+    hostname: &str,
+    user: Option<&User>,
+) -> Result<(), StartError> {
+    let (certificate, key) = (&relay.certificate, &relay.private_key);
+    let is_new = !key.exists();
+    let mut names = vec![hostname.to_owned()];
+    names.extend(relay.hosts.iter().filter(|host| *host != hostname).cloned());
+    certificate::ensure(certificate, key, &names).map_err(StartError::Certificate)?;
+    match user {
+        Some(user) if is_new => hand_over(key, user).map_err(|error| {
+            StartError::Certificate(CertificateError::File(key.clone(), "hand over", error))
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn listen(relay: &Section) -> Result<Vec<Listener>, StartError> {
+    let tls = relay.listen.iter().map(|address| Address::Tcp(*address, Transport::Tls));
+    let unix = relay.socket.iter().map(|path| Address::Unix(path.clone()));
+    let bound = bind(&tls.chain(unix).collect::<Vec<_>>(), SOCKET_MODE)?;
+    let listeners: Vec<Listener> = bound.into_iter().map(|(_, listener)| listener).collect();
+    if !listeners.iter().any(|listener| matches!(listener, Listener::Tcp(..))) {
+        let nowhere = io::ErrorKind::AddrNotAvailable.into();
+        return Err(StartError::Listen("any address of relay.listen".to_owned(), nowhere));
+    }
+    Ok(listeners)
+}
+
+fn register(
+    bound: Vec<Listener>,
+    reactor: &mut Reactor<Key>,
+) -> Result<Vec<Listening>, StartError> {
+    let mut listeners = Vec::new();
+    for mut listener in bound {
+        let key = Key::Listener(listeners.len());
+        let registered = reactor
+            .register(listener.source(), Interest::READABLE, key)
+            .map_err(|error| StartError::Listen(listener.url(), error))?;
+        info!("listening on {}", listener.url());
+        listeners.push(Listening { listener, registered: Some(registered) });
+    }
+    Ok(listeners)
+}
+
+fn watch(state: &Path, reactor: &mut Reactor<Key>) -> Option<Watch> {
+    let path = KeyStore::path(state);
+    match reactor.watch_directory(state, path.file_name()?, Key::Keys) {
+        Ok(watch) => Some(watch),
+        Err(error) => {
+            let path = path.display();
+            warn!("cannot watch {path}: {error}; changes are seen after SIGHUP only");
+            None
+        }
+    }
+}
+
+fn places(config: &Config, file: Option<&Path>, lock: File) -> Result<Places, StartError> {
+    let open = |path: &Path| {
+        Place::of(path).map_err(|error| StartError::Directory(path.to_owned(), error.to_string()))
+    };
+    let relay = &config.relay;
+    Ok(Places {
+        config: file.map(open).transpose()?,
+        certificate: open(&relay.certificate)?,
+        private_key: open(&relay.private_key)?,
+        keys: open(&KeyStore::path(&relay.state))?,
+        lock,
+    })
+}
+
+/// Gives up what is not needed any more.
+fn confine(places: &Places, bound: &[Listener]) -> io::Result<()> {
+    for listener in bound {
+        confinement::limit(listener.as_fd(), Right::Accept)?;
+    }
+    let all = [&places.certificate, &places.private_key, &places.keys];
+    all.into_iter().chain(&places.config).try_for_each(Place::confine)?;
+    confinement::limit(places.lock.as_fd(), Right::Hold)?;
+    confinement::limit(io::stdin().as_fd(), Right::Hold)?;
+    confinement::limit(io::stdout().as_fd(), Right::Write)?;
+    confinement::limit(io::stderr().as_fd(), Right::Write)?;
+    if confinement::enter()? {
+        info!("in capability mode");
+    }
+    Ok(())
+}
+
+/// What an `Origin` may name.
+pub(super) fn origins<'a>(
+    config: &Config,
+    hostname: &str,
+    bound: impl IntoIterator<Item = &'a Listener>,
+) -> AllowedOrigins {
+    let names = config.relay.hosts.iter().map(String::as_str).chain([hostname]);
+    let addresses = bound.into_iter().filter_map(|listener| match listener {
+        Listener::Tcp(_, _, address) => Some(*address),
+        Listener::Unix(..) => None,
+    });
+    AllowedOrigins::new(names, addresses)
+}
+
+pub(super) fn connection_limits(config: &Config) -> ConnectionLimits {
+    let relay = &config.relay;
+    ConnectionLimits {
+        max_peers: relay.max_peers,
+        max_strangers: relay.max_unauthenticated,
+        max_message: relay.max_message,
+        queue: relay.queue,
+        queue_total: relay.queue_total,
+        pause: relay.pause,
+        auth: relay.auth_timeout,
+        connection: net::Limits {
+            handshake: relay.handshake_timeout,
+            ping: relay.ping_interval,
+            message: relay.message_timeout,
+            close: relay.close_timeout,
+        },
+    }
+}
+
+pub(super) fn throttle_limits(config: &Config) -> auth::Limits {
+    auth::Limits {
+        failures: config.auth.fail_limit,
+        window: config.auth.fail_window,
+        block: config.auth.block_time,
+        origins: config.auth.max_addresses,
+    }
+}

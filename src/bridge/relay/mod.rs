@@ -1,0 +1,420 @@
+//! The relay: who may be introduced to whom, and whose frames go where (protocol section 5).
+//!
+//! Bytes and proofs come in as arguments, what is to be done comes out as effects. A frame reaches a
+//! peer only where the two were introduced: one is a server, the other a client, both have shown a
+//! registered key, and both claim a key in common. That is an introduction and no permission: what
+//! a client may do, its server decides.
+//!
+//! Peers are found by the sums that they claim, so that a peer that comes, goes or changes its keys
+//! costs in proportion to those it shares one with. What changed for a peer is told at the end of
+//! a turn, or before anything else is said to it, whichever comes first; only if its list is another
+//! than the one it was told last.
+
+mod availability;
+mod peer;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+use log::{debug, warn};
+use ring::rand::SystemRandom;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::net::CloseReason;
+use crate::wire::{
+    BridgeFrame, ErrorCode, Frame, PeerAnswer, Refusal, Request, Sum, bridge_event, error,
+    identify_request, list_keys_request, response, routed,
+};
+use availability::Claims;
+use peer::Peer;
+
+pub use peer::{Registration, Standing};
+
+/// What the owner knows a connection by: never used twice.
+pub type PeerNumber = u64;
+
+/// What a peer shows to prove who it is.
+#[derive(Debug)]
+pub enum Proof {
+    /// A signature by this key.
+    Signed {
+        /// The key's id, as it was sent.
+        key: String,
+        /// Base64.
+        signature: String,
+    },
+    /// The string, encrypted by a legacy key: base64.
+    Encrypted(String),
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Effect {
+    /// The bridge's own words for a peer.
+    Send {
+        /// Whom.
+        to: PeerNumber,
+        /// JSON.
+        text: String,
+    },
+    /// One peer's words for another.
+    Forward {
+        /// Who sent it.
+        from: PeerNumber,
+        /// Who gets it.
+        to: PeerNumber,
+        /// With the sender's id as its first line.
+        frame: String,
+    },
+    /// A peer shows a key: to be answered with [`Relay::prove`], or refused.
+    Judge {
+        /// Who.
+        peer: PeerNumber,
+        /// Its request, without what it showed.
+        request: Box<Request>,
+        /// What was to be signed; `None` where nothing was asked, or too long ago.
+        test_string: Option<Zeroizing<String>>,
+        /// What it shows.
+        proof: Proof,
+    },
+    /// A peer has given up who it was: it is a stranger again.
+    Estranged(PeerNumber),
+    /// A peer has to go.
+    Close {
+        /// Who.
+        peer: PeerNumber,
+        /// What it is told.
+        reason: CloseReason,
+    },
+}
+
+/// Characters of a host name that are kept: RFC 1035 section 2.3.4.
+const HOSTNAME: usize = 255;
+
+/// All peers.
+pub struct Relay {
+    hostname: String,
+    random: SystemRandom,
+    peers: BTreeMap<PeerNumber, Peer>,
+    by_id: BTreeMap<String, PeerNumber>,
+    claims: Claims,
+    /// Peers whose list may be another than the one they were told.
+    news: BTreeSet<PeerNumber>,
+    effects: VecDeque<Effect>,
+}
+
+impl Relay {
+    /// Nobody is there yet. `hostname` is what a peer is told that asks.
+    pub fn new(hostname: &str) -> Relay {
+        Relay {
+            hostname: hostname.to_owned(),
+            random: SystemRandom::new(),
+            peers: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            claims: Claims::default(),
+            news: BTreeSet::new(),
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// What is to be done next.
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Somebody has connected, and gets this id, which nobody had before.
+    pub fn connect(&mut self, number: PeerNumber, id: String) {
+        self.by_id.insert(id.clone(), number);
+        self.peers.insert(number, Peer::new(id));
+        self.send(number, identify_request());
+    }
+
+    /// It has gone, however.
+    pub fn disconnect(&mut self, number: PeerNumber) {
+        self.withdraw(number);
+        self.news.remove(&number);
+        if let Some(peer) = self.peers.remove(&number) {
+            self.by_id.remove(&peer.id);
+        }
+    }
+
+    /// A frame of a peer.
+    pub fn take(&mut self, number: PeerNumber, text: &str, now: Instant) {
+        match BridgeFrame::parse(text) {
+            BridgeFrame::Routed { peer, payload } => self.forward(number, peer, payload),
+            BridgeFrame::Neither => {
+                let why = "a frame is a JSON object, or an id, a newline and what is for that peer";
+                self.refuse(number, None, ErrorCode::BadRequest, why);
+            }
+            BridgeFrame::Object(text) => match Request::parse(text) {
+                Ok(Frame::Answer) => self.take_answer(number, text),
+                Ok(Frame::Request(request)) => self.take_request(number, request, now),
+                Err(bad) => {
+                    let text = error(bad.request.as_deref(), &bad.refusal);
+                    self.send(number, text);
+                }
+            },
+        }
+    }
+
+    /// What a peer showed is right: it is this registered key. `request` is answered.
+    pub fn prove(&mut self, number: PeerNumber, request: &Request, registration: Registration) {
+        let Some(peer) = self.peers.get_mut(&number) else { return };
+        let revised = peer.standing.registration().is_some();
+        peer.standing = Standing::Known(registration);
+        // A token is what a server would answer; nobody can come back with one here.
+        self.send(number, response(request, &json!(["", 0])));
+        if revised {
+            self.claim(number);
+        }
+        self.ask_for_keys(number);
+    }
+
+    /// The registered keys are others: `current` is what is registered now where that was.
+    pub fn revise(&mut self, current: impl Fn(&Registration) -> Option<Registration>) {
+        for number in self.peers.keys().copied().collect::<Vec<_>>() {
+            let Some(peer) = self.peers.get_mut(&number) else { continue };
+            let Some(before) = peer.standing.registration() else { continue };
+            match current(before) {
+                Some(now) if now == *before => {}
+                Some(now) => {
+                    peer.standing = Standing::Known(now);
+                    self.claim(number);
+                }
+                None => {
+                    peer.standing = Standing::Revoked(before.name.clone());
+                    self.withdraw(number);
+                    let reason = CloseReason::new(1008, "its key is not registered any more");
+                    self.effects.push_back(Effect::Close { peer: number, reason });
+                }
+            }
+        }
+    }
+
+    /// Tells those whose list has changed and who are ready for it; at the end of a turn. Who has
+    /// much waiting is told later, and then only how it is by then.
+    pub fn tell_news(&mut self, is_ready: impl Fn(PeerNumber) -> bool) {
+        let ready: Vec<PeerNumber> =
+            self.news.iter().copied().filter(|number| is_ready(*number)).collect();
+        for number in ready {
+            self.tell(number);
+        }
+    }
+
+    /// Whether there is somebody whom [`Relay::tell_news`] would tell something.
+    pub fn has_news(&self, is_ready: impl Fn(PeerNumber) -> bool) -> bool {
+        self.news.iter().any(|number| is_ready(*number))
+    }
+
+    /// A peer, to be shown.
+    pub fn peer(&self, number: PeerNumber) -> Option<&Peer> {
+        self.peers.get(&number)
+    }
+
+    /// What is said to a peer comes after what it has to hear first.
+    fn send(&mut self, to: PeerNumber, text: String) {
+        self.tell(to);
+        self.effects.push_back(Effect::Send { to, text });
+    }
+
+    fn refuse(&mut self, to: PeerNumber, request: Option<&Request>, code: ErrorCode, why: &str) {
+        self.send(to, error(request, &Refusal::new(code, why)));
+    }
+
+    fn forward(&mut self, from: PeerNumber, to: &str, payload: &str) {
+        let Some(sender) = self.peers.get(&from) else { return };
+        if sender.standing.registration().is_none() {
+            let why = "authenticate first, by auth_ssl";
+            return self.refuse(from, None, ErrorCode::Unauthorized, why);
+        }
+        let found = self.by_id.get(to).copied();
+        let Some(to) = found.filter(|to| sender.available.binary_search(to).is_ok()) else {
+            // The same whether it is not there or only not available.
+            let why = "no such connection is available to you";
+            return self.refuse(from, None, ErrorCode::NotFound, why);
+        };
+        let frame = routed(&sender.id, payload);
+        // It knows the sender before it hears from it.
+        self.tell(to);
+        self.effects.push_back(Effect::Forward { from, to, frame });
+    }
+
+    fn take_answer(&mut self, number: PeerNumber, text: &str) {
+        let Some(peer) = self.peers.get_mut(&number) else { return };
+        match PeerAnswer::parse(text) {
+            PeerAnswer::Identity { kind: Some(kind), hostname } if peer.kind.is_none() => {
+                let is_shown = |c: &char| !c.is_control();
+                peer.hostname = hostname.chars().filter(is_shown).take(HOSTNAME).collect();
+                peer.kind = Some(kind);
+                self.ask_for_keys(number);
+            }
+            PeerAnswer::Identity { kind: None, .. } => {
+                let reason = CloseReason::new(1008, "a peer is a server or a client");
+                self.effects.push_back(Effect::Close { peer: number, reason });
+            }
+            // What was not asked for counts for nothing.
+            PeerAnswer::Keys(claimed) if peer.asked && peer.standing.registration().is_some() => {
+                peer.claimed = claimed;
+                self.claim(number);
+            }
+            PeerAnswer::TooManyKeys(count) if peer.asked => {
+                warn!("peer {}: a list of {count} keys is not taken", peer.id);
+                let why = format!("a list has at most {} keys", crate::wire::MOST_SUMS);
+                let reason = CloseReason::new(1008, why);
+                self.effects.push_back(Effect::Close { peer: number, reason });
+            }
+            PeerAnswer::Identity { .. }
+            | PeerAnswer::Keys(_)
+            | PeerAnswer::TooManyKeys(_)
+            | PeerAnswer::Other => debug!("peer {}: an answer to no question", peer.id),
+        }
+    }
+
+    fn take_request(&mut self, number: PeerNumber, mut request: Request, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&number) else { return };
+        let is_known = peer.standing.registration().is_some();
+        if request.is("rpc", "identify") {
+            let args = json!({ "type": "bridge", "hostname": self.hostname });
+            return self.send(number, response(&request, &args));
+        }
+        if request.is("rpc", "auth_ssl") {
+            return match proof_of(&request.args) {
+                Err(why) => self.refuse(number, Some(&request), ErrorCode::BadRequest, why),
+                Ok(None) => match peer.challenge.issue(now, &self.random) {
+                    Some(string) => {
+                        let args = json!({ "test_string": string });
+                        self.send(number, response(&request, &args));
+                    }
+                    None => {
+                        let why = "the system gives no random bits";
+                        self.refuse(number, Some(&request), ErrorCode::Internal, why);
+                    }
+                },
+                Ok(Some(proof)) => {
+                    request.args = Value::Null;
+                    let test_string = peer.challenge.take(now);
+                    let request = Box::new(request);
+                    let judge = Effect::Judge { peer: number, request, test_string, proof };
+                    self.effects.push_back(judge);
+                }
+            };
+        }
+        if request.is("rpc", "auth_clear") {
+            peer.standing = Standing::Stranger;
+            peer.challenge.forget();
+            peer.told = Vec::new();
+            if is_known {
+                self.withdraw(number);
+                self.effects.push_back(Effect::Estranged(number));
+            }
+            return;
+        }
+        if request.is("rpc", "auth") || request.is("rpc", "auth_token") {
+            request.wipe();
+            let why = "a bridge takes neither passwords nor tokens: use auth_ssl";
+            return self.refuse(number, Some(&request), ErrorCode::Forbidden, why);
+        }
+        if !is_known {
+            let why = "authenticate first, by auth_ssl";
+            return self.refuse(number, Some(&request), ErrorCode::Unauthorized, why);
+        }
+        let why = "a bridge answers rpc/identify, rpc/auth_ssl and rpc/auth_clear, and passes on \
+                   what begins with the id of an available connection";
+        self.refuse(number, Some(&request), ErrorCode::NotFound, why);
+    }
+
+    /// Asks a peer for its keys as soon as it is known who it is, in both senses.
+    fn ask_for_keys(&mut self, number: PeerNumber) {
+        let Some(peer) = self.peers.get_mut(&number) else { return };
+        if peer.kind.is_some() && peer.standing.registration().is_some() && !peer.asked {
+            peer.asked = true;
+            self.send(number, list_keys_request());
+        }
+    }
+
+    /// What a peer claims, or may claim, is another than before.
+    fn claim(&mut self, number: PeerNumber) {
+        let Some(peer) = self.peers.get_mut(&number) else { return };
+        let sums = peer.allowed();
+        if sums.len() < peer.claimed.len() {
+            let count = peer.claimed.len() - sums.len();
+            debug!("peer {}: {count} keys that it claims are not for it", peer.id);
+        }
+        self.set_sums(number, sums);
+    }
+
+    /// It is available to nobody any more.
+    fn withdraw(&mut self, number: PeerNumber) {
+        if let Some(peer) = self.peers.get_mut(&number) {
+            peer.claimed = Vec::new();
+            peer.asked = false;
+            self.set_sums(number, Vec::new());
+        }
+    }
+
+    fn set_sums(&mut self, number: PeerNumber, sums: Vec<Sum>) {
+        let Some(peer) = self.peers.get_mut(&number) else { return };
+        let Some(kind) = peer.kind else { return };
+        let before = std::mem::replace(&mut peer.sums, sums);
+        self.claims.replace(kind, number, &before, &peer.sums);
+        let wanted = self.claims.available(kind, &peer.sums);
+        let known = std::mem::replace(&mut peer.available, wanted.clone());
+        if known == wanted {
+            return;
+        }
+        self.news.insert(number);
+        for gone in known.iter().filter(|other| wanted.binary_search(other).is_err()) {
+            self.revise_list(*gone, |list| list.retain(|other| *other != number));
+        }
+        for new in wanted.iter().filter(|other| known.binary_search(other).is_err()) {
+            self.revise_list(*new, |list| {
+                if let Err(at) = list.binary_search(&number) {
+                    list.insert(at, number);
+                }
+            });
+        }
+    }
+
+    fn revise_list(&mut self, number: PeerNumber, change: impl FnOnce(&mut Vec<PeerNumber>)) {
+        if let Some(peer) = self.peers.get_mut(&number) {
+            change(&mut peer.available);
+            self.news.insert(number);
+        }
+    }
+
+    /// Tells one peer its list, if it is another than the one that it was told.
+    fn tell(&mut self, number: PeerNumber) {
+        if !self.news.remove(&number) {
+            return;
+        }
+        let Some(peer) = self.peers.get(&number) else { return };
+        if peer.told == peer.available || peer.standing.registration().is_none() {
+            return;
+        }
+        let ids = peer.available.iter().filter_map(|other| self.peers.get(other));
+        let text = bridge_event(ids.map(|other| other.id.as_str()));
+        if let Some(peer) = self.peers.get_mut(&number) {
+            peer.told.clone_from(&peer.available);
+        }
+        self.effects.push_back(Effect::Send { to: number, text });
+    }
+}
+
+/// What stands in the second stage of an authentication; `None` for the first.
+fn proof_of(args: &Value) -> Result<Option<Proof>, &'static str> {
+    let text = |key: &str| args.get(key).and_then(Value::as_str).map(str::to_owned);
+    match args {
+        Value::Null => return Ok(None),
+        Value::String(text) if text.is_empty() => return Ok(None),
+        Value::Object(fields) if fields.is_empty() => return Ok(None),
+        _ => {}
+    }
+    match (text("key"), text("signature"), text("encrypted_string")) {
+        (Some(key), Some(signature), None) => Ok(Some(Proof::Signed { key, signature })),
+        (None, None, Some(encrypted)) => Ok(Some(Proof::Encrypted(encrypted))),
+        _ => Err("auth_ssl takes nothing, or key and signature, or encrypted_string"),
+    }
+}

@@ -1,0 +1,396 @@
+//! What the files of the Qt sysadm say, in the words of ours.
+//!
+//! There are three: `sysadm.conf`, which people wrote (`KEY=VALUE` lines); `sysadm.ini`, in which
+//! the server itself kept keys and bridges; and the bridge's own, of the same form as that. Which
+//! one it is shows in its lines. Nothing is dropped in silence: what has no counterpart here is
+//! named with its line.
+
+mod ini;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::auth::key::PublicKey;
+use crate::config::BridgeUrl;
+use crate::sys::local_time::LocalTime;
+
+/// All that was understood of a file.
+#[derive(Debug, Default)]
+pub(super) struct Legacy {
+    /// Keys of our configuration, in the order of the file.
+    pub(super) settings: Vec<Setting>,
+    /// Registered keys.
+    pub(super) keys: Vec<Registered>,
+    /// Bridges that the server dialled.
+    pub(super) bridges: Vec<Dialled>,
+    /// What was not.
+    pub(super) remarks: Vec<Remark>,
+    /// The line that says that the server listens nowhere.
+    only_bridges: Option<usize>,
+}
+
+/// One key of our configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Setting {
+    /// Where it stood; the first line is 1.
+    pub(super) line: usize,
+    /// The name that it had there.
+    pub(super) was: String,
+    /// `auth`.
+    pub(super) section: &'static str,
+    /// `fail_limit`.
+    pub(super) key: &'static str,
+    /// In TOML.
+    pub(super) value: String,
+}
+
+/// A key that somebody could come in with.
+#[derive(Debug)]
+pub(super) struct Registered {
+    pub(super) line: usize,
+    pub(super) user: String,
+    pub(super) key: PublicKey,
+    pub(super) nickname: String,
+    pub(super) email: String,
+    /// By the old host's clock, which wrote no offset.
+    pub(super) added: Option<LocalTime>,
+}
+
+/// A bridge that the server kept a connection to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Dialled {
+    pub(super) line: usize,
+    pub(super) name: String,
+    pub(super) url: BridgeUrl,
+}
+
+/// What was not taken over.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Remark {
+    pub(super) line: usize,
+    pub(super) why: String,
+    /// Somebody has to see to it; else there is nothing here that it could be.
+    pub(super) is_fault: bool,
+}
+
+/// Whose file it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    Server,
+    Bridge,
+}
+
+const ONLY_BRIDGES: &str = "BRIDGE_CONNECTIONS_ONLY";
+
+/// Reads a file of either form. Its bytes are those of QSettings (Latin-1, without a codec) or
+/// plain ASCII.
+pub(super) fn read(bytes: &[u8], of: Of) -> Legacy {
+    let lines = || bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let mut legacy = Legacy::default();
+    if lines().any(|line| line.starts_with(b"[") && line.ends_with(b"]")) {
+        for entry in ini::entries(bytes) {
+            legacy.take_entry(&entry, of);
+        }
+    } else {
+        for (at, line) in lines().enumerate() {
+            legacy.take_line(at + 1, &String::from_utf8_lossy(line));
+        }
+    }
+    if let Some(line) = legacy.only_bridges {
+        legacy.settings.retain(|setting| setting.key != "listen");
+        legacy.set((line, ONLY_BRIDGES), "server", "listen", "[]".to_owned());
+    }
+    legacy
+}
+
+impl Legacy {
+    fn remark(&mut self, line: usize, why: impl Into<String>) {
+        self.remarks.push(Remark { line, why: why.into(), is_fault: true });
+    }
+
+    fn note(&mut self, line: usize, why: &str) {
+        self.remarks.push(Remark { line, why: why.to_owned(), is_fault: false });
+    }
+
+    fn set(
+        &mut self,
+        (line, was): (usize, &str),
+        section: &'static str,
+        key: &'static str,
+        value: String,
+    ) {
+        if let Some(first) = self.settings.iter().find(|known| known.key == key) {
+            // The old server took the first one, too.
+            let why = format!("{was}: stands in line {} already, and that one counts", first.line);
+            self.remark(line, why);
+        } else {
+            self.settings.push(Setting { line, was: was.to_owned(), section, key, value });
+        }
+    }
+
+    /// A line of `sysadm.conf`.
+    fn take_line(&mut self, line: usize, text: &str) {
+        if text.is_empty() || text.starts_with('#') {
+            return;
+        }
+        let Some((name, value)) = text.split_once('=') else {
+            return self.remark(line, format!("{text:?} is not KEY=VALUE"));
+        };
+        let (name, value) = (name.trim(), value.trim());
+        let at = (line, name);
+        match name {
+            "PORT" => match value.parse::<u16>() {
+                // That one listened on all addresses.
+                Ok(port @ 1..) => {
+                    let listen = format!("[\"0.0.0.0:{port}\", \"[::]:{port}\"]");
+                    self.set(at, "server", "listen", listen);
+                }
+                Ok(0) | Err(_) => self.remark(line, format!("PORT: {value:?} is no port")),
+            },
+            ONLY_BRIDGES => match value.to_ascii_lowercase().as_str() {
+                "true" => self.only_bridges = Some(line),
+                "false" => {}
+                _ => self.remark(line, format!("{name}: {value:?} is neither true nor false")),
+            },
+            "BLACKLIST_BLOCK_MINUTES" => self.minutes(at, "block_time", value),
+            "BLACKLIST_AUTH_FAIL_RESET_MINUTES" => self.minutes(at, "fail_window", value),
+            "BLACKLIST_AUTH_FAIL_LIMIT" => self.number(at, "fail_limit", value),
+            "PORT_REST" => {
+                self.note(line, "PORT_REST: there is no REST server here, only WebSocket");
+            }
+            _ => self.remark(line, format!("{name}: not known")),
+        }
+    }
+
+    fn minutes(&mut self, at: (usize, &str), key: &'static str, value: &str) {
+        match value.parse::<u32>() {
+            Ok(minutes) => self.set(at, "auth", key, format!("\"{minutes}m\"")),
+            Err(_) => self.remark(at.0, format!("{}: {value:?} is no number of minutes", at.1)),
+        }
+    }
+
+    fn number(&mut self, at: (usize, &str), key: &'static str, value: &str) {
+        match value.parse::<u32>() {
+            Ok(number) => self.set(at, "auth", key, number.to_string()),
+            Err(_) => self.remark(at.0, format!("{}: {value:?} is no number", at.1)),
+        }
+    }
+
+    /// An entry of an INI file.
+    fn take_entry(&mut self, entry: &ini::Entry, of: Of) {
+        let ini::Entry { line, value, .. } = entry;
+        let line = *line;
+        let (section, name) = entry.key.split_once('/').unwrap_or(("", &entry.key));
+        let at = (line, entry.key.as_str());
+        match (section, name) {
+            ("RegisteredCerts", name) => self.take_key(line, name, value, of),
+            ("bridge_connections", name) => self.take_bridge(line, name, value),
+            ("blacklist_settings", "block_minutes") => self.minutes(at, "block_time", value),
+            ("blacklist_settings", "fails_to_block") => self.number(at, "fail_limit", value),
+            ("auth", "allowUserPassAuth") => match value.as_str() {
+                "true" => {}
+                "false" => self.set(at, "auth", "pam", "false".to_owned()),
+                _ => self.remark(line, format!("{}: {value:?} is neither true nor false", at.1)),
+            },
+            // Who was blocked in that moment, and the file's own version.
+            ("blacklist" | "internal", _) => {}
+            ("auth", "allowServiceAuth") => {
+                self.note(line, "auth/allowServiceAuth: there are no logins without a secret here");
+            }
+            _ => self.remark(line, format!("{}: not known", at.1)),
+        }
+    }
+
+    /// `USER/KEY`: base64 of a PEM text, or in the oldest files the text itself.
+    fn take_key(&mut self, line: usize, name: &str, details: &str, of: Of) {
+        let Some((user, text)) = name.split_once('/').filter(|(user, _)| !user.is_empty()) else {
+            return self.remark(line, "RegisteredCerts: neither user nor key");
+        };
+        if user == "cli-import" && of == Of::Server {
+            let why = "RegisteredCerts/cli-import: a key without a user; register it with \
+                       \"sysadm-events key add USER FILE --legacy\"";
+            return self.remark(line, why);
+        }
+        let pem = if text.starts_with("-----BEGIN") {
+            Some(text.as_bytes().to_vec())
+        } else {
+            STANDARD.decode(text).ok()
+        };
+        let key = match pem {
+            Some(pem) => PublicKey::from_pem(&pem).map_err(|error| error.to_string()),
+            None => Err("neither PEM nor base64 of it".to_owned()),
+        };
+        let key = match key {
+            Ok(key) => key,
+            Err(why) => return self.remark(line, format!("a key of {user:?}: {why}")),
+        };
+        let detail = |name: &str| {
+            let found = details.lines().find_map(|line| line.strip_prefix(name));
+            found.and_then(|rest| rest.strip_prefix(':')).map_or("", str::trim)
+        };
+        self.keys.push(Registered {
+            line,
+            user: user.to_owned(),
+            key,
+            nickname: detail("Nickname").to_owned(),
+            email: detail("Email").to_owned(),
+            added: date(detail("Date Registered")),
+        });
+    }
+
+    fn take_bridge(&mut self, line: usize, name: &str, url: &str) {
+        // The old server dialled in TLS whatever the URL began with, or if it began with nothing.
+        let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+        match BridgeUrl::parse(&format!("wss://{rest}")) {
+            Ok(url) => self.bridges.push(Dialled { line, name: name.to_owned(), url }),
+            Err(why) => self.remark(line, format!("the bridge {name:?}: {url:?} {why}")),
+        }
+    }
+}
+
+/// `2016-05-20T11:12:13`, as Qt::ISODate has it.
+fn date(text: &str) -> Option<LocalTime> {
+    let (day, time) = text.split_once('T')?;
+    let mut day = day.split('-');
+    let mut time = time.split(':');
+    let small = |text: Option<&str>| text?.parse::<u8>().ok();
+    let date = LocalTime {
+        year: day.next()?.parse().ok()?,
+        month: small(day.next())?,
+        day: small(day.next())?,
+        hour: small(time.next())?,
+        minute: small(time.next())?,
+        second: small(time.next())?,
+    };
+    (day.next().is_none() && time.next().is_none()).then_some(date)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Written by QSettings of Qt 5.15.
+    const INI: &[u8] = include_bytes!("../../../tests/legacy/sysadm.ini");
+    /// As it was shipped, with values of its user.
+    const CONF: &[u8] = include_bytes!("../../../tests/legacy/sysadm.conf");
+
+    fn remarks(legacy: &Legacy) -> Vec<String> {
+        legacy.remarks.iter().map(|remark| format!("{}: {}", remark.line, remark.why)).collect()
+    }
+
+    fn settings(legacy: &Legacy) -> Vec<(&str, &str, &str)> {
+        let all = legacy.settings.iter();
+        all.map(|it| (it.section, it.key, it.value.as_str())).collect()
+    }
+
+    #[test]
+    fn a_conf_of_the_server_becomes_settings() {
+        let legacy = read(CONF, Of::Server);
+        assert_eq!(
+            settings(&legacy),
+            [
+                ("server", "listen", r#"["0.0.0.0:12155", "[::]:12155"]"#),
+                ("auth", "block_time", "\"90m\""),
+                ("auth", "fail_limit", "7"),
+                ("auth", "fail_window", "\"15m\""),
+            ]
+        );
+        assert_eq!(
+            remarks(&legacy),
+            ["7: PORT_REST: there is no REST server here, only WebSocket"]
+        );
+    }
+
+    #[test]
+    fn a_server_for_bridges_only_listens_nowhere() {
+        for conf in [
+            "PORT=12150\nBRIDGE_CONNECTIONS_ONLY=TRUE",
+            "BRIDGE_CONNECTIONS_ONLY=true\r\nPORT=12150\r\n",
+        ] {
+            let legacy = read(conf.as_bytes(), Of::Server);
+            assert_eq!(settings(&legacy), [("server", "listen", "[]")]);
+        }
+        let legacy = read(b"BRIDGE_CONNECTIONS_ONLY=false", Of::Server);
+        assert_eq!(settings(&legacy), []);
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_conf_is_named_with_its_line() {
+        let conf = "PORT=70000\nPORT=12150\nPORT=12151\nBLACKLIST_AUTH_FAIL_LIMIT=many\n\
+                    BLACKLIST_BLOCK_MINUTES=\nBRIDGE_CONNECTIONS_ONLY=maybe\nCOLOUR=red\nhello\n";
+        let legacy = read(conf.as_bytes(), Of::Server);
+        assert_eq!(
+            remarks(&legacy),
+            [
+                "1: PORT: \"70000\" is no port",
+                "3: PORT: stands in line 2 already, and that one counts",
+                "4: BLACKLIST_AUTH_FAIL_LIMIT: \"many\" is no number",
+                "5: BLACKLIST_BLOCK_MINUTES: \"\" is no number of minutes",
+                "6: BRIDGE_CONNECTIONS_ONLY: \"maybe\" is neither true nor false",
+                "7: COLOUR: not known",
+                "8: \"hello\" is not KEY=VALUE",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_ini_of_the_server_has_keys_bridges_and_settings() {
+        let legacy = read(INI, Of::Server);
+        let keys: Vec<_> = legacy
+            .keys
+            .iter()
+            .map(|it| (it.user.as_str(), it.nickname.as_str(), it.email.as_str()))
+            .collect();
+        assert_eq!(
+            keys,
+            [
+                ("jürgen", "Jürgen=1", ""),
+                ("old", "", ""),
+                ("root", "Ann's \"big\" laptop; blue, 50%", "ann@example.org"),
+            ]
+        );
+        // One of them stands there as base64 and as it is.
+        assert_eq!(legacy.keys[1].key, legacy.keys[2].key);
+        let added = legacy.keys[2].added.unwrap();
+        let expected =
+            LocalTime { year: 2016, month: 5, day: 20, hour: 11, minute: 12, second: 13 };
+        assert_eq!(added, expected);
+        assert_eq!(legacy.keys[1].added, None);
+        let bridges: Vec<_> =
+            legacy.bridges.iter().map(|it| (it.name.as_str(), it.url.to_string())).collect();
+        assert_eq!(
+            bridges,
+            [
+                ("home", "wss://bridge.example.net:12149".to_owned()),
+                ("office one", "wss://bridge.example.org:12149".to_owned()),
+            ]
+        );
+        assert_eq!(settings(&legacy), [("auth", "pam", "false")]);
+        let remarks = remarks(&legacy);
+        assert_eq!(remarks.len(), 2, "{remarks:#?}");
+        assert!(remarks[0].starts_with("2: a key of \"ann\": "), "{remarks:#?}");
+        assert!(remarks[1].contains("a key without a user"), "{remarks:#?}");
+    }
+
+    #[test]
+    fn an_ini_of_the_bridge_has_peers_by_their_names() {
+        let ini = String::from_utf8(INI.to_vec().into_iter().filter(u8::is_ascii).collect());
+        let ini = ini.unwrap() + "[blacklist_settings]\nblock_minutes=5\nfails_to_block=3\n";
+        let legacy = read(ini.as_bytes(), Of::Bridge);
+        assert!(legacy.keys.iter().any(|it| it.user == "cli-import"));
+        let settings = settings(&legacy);
+        assert!(settings.contains(&("auth", "block_time", "\"5m\"")), "{settings:?}");
+        assert!(settings.contains(&("auth", "fail_limit", "3")), "{settings:?}");
+    }
+
+    #[test]
+    fn garbage_is_named_and_nothing_else() {
+        let mut all: Vec<u8> =
+            b"[RegisteredCerts]\n=\nx=\nroot\\=\n%ZZ\\%=1\nroot\\LS0=\"".to_vec();
+        all.extend(0..=255_u8);
+        let legacy = read(&all, Of::Server);
+        assert!(legacy.keys.is_empty() && legacy.settings.is_empty());
+        assert!(legacy.remarks.len() >= 4, "{:?}", legacy.remarks);
+        assert!(read(b"", Of::Server).remarks.is_empty());
+    }
+}

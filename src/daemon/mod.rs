@@ -1,0 +1,66 @@
+//! What both daemons, `serve` and `bridge`, begin with: their addresses, their state directory and
+//! its lock, and why one of them did not start.
+
+mod address;
+mod directory;
+mod error;
+
+use std::path::Path;
+
+use log::{info, warn};
+use ring::rand::{SecureRandom, SystemRandom};
+
+use crate::auth::key::Damaged;
+use crate::config::Config;
+use crate::net::certificate::ServerSide;
+use crate::sys::{descriptors, memory, signals};
+
+pub use address::{Address, bind};
+pub use directory::{lock, make_private};
+pub use error::StartError;
+
+/// Makes a daemon of the process, whatever started it. To be called first.
+pub fn prepare(config: &Config) {
+    descriptors::close_inherited();
+    signals::reset();
+    memory::return_memory_early();
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    crate::logger::begin(config.log.level, config.log.target);
+}
+
+/// Logs which certificate is shown, if it is not the one from before.
+pub fn tell_fingerprint(now: Option<&ServerSide>, before: Option<&ServerSide>) {
+    let before = before.map(|tls| &tls.fingerprint);
+    if let Some(ServerSide { fingerprint, .. }) = now.filter(|tls| before != Some(&tls.fingerprint))
+    {
+        info!("certificate sha256 {fingerprint}");
+    }
+}
+
+/// Damaged lines that are named; of more only the number is.
+const NAMED: usize = 10;
+
+/// Logs which lines of a file of keys are left out.
+pub fn tell_damaged(path: &Path, damaged: &[Damaged]) {
+    for Damaged { line, why, .. } in damaged.iter().take(NAMED) {
+        warn!("{}:{line}: left out: {why}", path.display());
+    }
+    if damaged.len() > NAMED {
+        warn!("{}: {} more lines are left out", path.display(), damaged.len() - NAMED);
+    }
+}
+
+/// What this host calls itself.
+pub fn hostname() -> String {
+    let name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
+    name.ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
+}
+
+/// So many random bytes, as twice as many hexadecimal digits.
+pub fn random_hex(bytes: usize) -> String {
+    let mut random = vec![0; bytes];
+    if SystemRandom::new().fill(&mut random).is_err() {
+        log::error!("the system gives no random bits");
+    }
+    random.iter().map(|byte| format!("{byte:02x}")).collect()
+}
