@@ -38,6 +38,8 @@ enum Purpose {
     /// Whether these still are who they were.
     Revision(Vec<Who>),
     /// Whether somebody is who they say.
+    /// Where the bridge of that link is.
+    Host(u64),
     Proof(Attempt),
     /// How a client is called.
     Name(ClientId),
@@ -223,9 +225,15 @@ impl AccountsHelper {
     pub(super) fn attempts_of(&self, source: Source) -> usize {
         let is_from_there = |purpose: &&Purpose| match purpose {
             Purpose::Proof(attempt) => attempt.source() == source,
-            Purpose::Groups | Purpose::Revision(_) | Purpose::Name(_) => false,
+            Purpose::Groups | Purpose::Revision(_) | Purpose::Name(_) | Purpose::Host(_) => false,
         };
         self.purposes.values().filter(is_from_there).count()
+    }
+
+    /// Asks where the bridge of a link is.
+    pub(super) fn ask_for_addresses(&mut self, host: &str, link: u64, now: Instant) {
+        let request = self.helper.ask_for_addresses(host, now);
+        self.purposes.insert(request, Purpose::Host(link));
     }
 
     /// How it is, for people.
@@ -421,6 +429,10 @@ impl Server {
                         if self.accounts.unanswered > 0 { interval.min(RETRY) } else { interval };
                     self.accounts.recheck_due = Some(now.instant + again);
                 }
+            }
+            Purpose::Host(link) => {
+                let found = read(answer).and_then(|found: Result<_, String>| found);
+                self.on_addresses(link, found, now);
             }
             Purpose::Proof(attempt) => {
                 let verdict = read(answer).unwrap_or_else(Verdict::Failed);

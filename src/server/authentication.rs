@@ -53,6 +53,7 @@ fn address_of(peer: &Peer) -> String {
     match peer {
         Peer::Remote(address) => address.ip().to_canonical().to_string(),
         Peer::Local(credentials) => format!("uid {}", credentials.uid),
+        Peer::Bridged { name, .. } => name.to_string(),
     }
 }
 
@@ -68,6 +69,7 @@ impl Server {
     fn is_exempt(&self, source: Source) -> bool {
         match source {
             Source::User(_) => true,
+            Source::Caller(..) => false,
             Source::Address(IpAddr::V4(ip)) => {
                 ip.is_loopback() && !self.config.auth.throttle_loopback
             }
@@ -101,7 +103,12 @@ impl Server {
             let why = format!("too many failures; try again in {} s", left.as_secs() + 1);
             return Err(Refusal::new(ErrorCode::Forbidden, why));
         }
-        let delayed = self.throttle.pending(source, now.instant);
+        // Each caller of a link comes anew with another number, so these are held back together.
+        let way = match source {
+            Source::Caller(link, _) => Source::Caller(link, 0),
+            Source::Address(_) | Source::User(_) => source,
+        };
+        let delayed = self.throttle.pending(way, now.instant);
         if delayed + self.accounts.attempts_of(source) < PENDING {
             return Ok(());
         }
@@ -273,7 +280,14 @@ impl Server {
         warn!("authentication failure from {from}: {what}");
         let exempt = self.is_exempt(source);
         let refusal = Refusal::new(ErrorCode::Unauthorized, why);
-        match self.throttle.fail(source, exempt, now.instant) {
+        let consequence = match (self.throttle.fail(source, exempt, now.instant), source) {
+            // Each comes anew with another id: so all behind one bridge are slowed.
+            (Consequence::Answer, Source::Caller(link, _)) => {
+                self.throttle.fail(Source::Caller(link, 0), true, now.instant)
+            }
+            (consequence, _) => consequence,
+        };
+        match consequence {
             Consequence::Answer => {
                 if let Some(request) = request {
                     let text = error_text(Some(&request), &refusal);
