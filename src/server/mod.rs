@@ -23,7 +23,7 @@ mod storage;
 mod system_state;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::{debug, error, info, warn};
 use serde_json::Value;
@@ -45,7 +45,9 @@ use crate::reactor::{Reactor, Ready, Registered, Signal};
 use crate::session::{Answer, House, Known};
 use crate::sys::children;
 use crate::system_state::SystemState;
-use crate::wire::{ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response};
+use crate::wire::{
+    ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response, wipe,
+};
 use accounts::AccountsHelper;
 use clients::{ClientId, Clients, Wait};
 use jobs::Jobs;
@@ -128,8 +130,6 @@ struct Server {
     roles: Roles,
     accounts: AccountsHelper,
     throttle: Throttle<Source>,
-    /// Failures whose answers are held back till then: they count whether who failed waits or not.
-    delayed: Vec<(Source, Instant)>,
     clients: Clients,
     tokens: Tokens,
     keys: Keys,
@@ -339,7 +339,7 @@ impl Server {
         }
         let known = match &accepted.peer {
             Peer::Remote(_) | Peer::Bridged { .. } => Known::Nothing,
-            Peer::Local(credentials) => match self.roles.of(credentials) {
+            Peer::Local(credentials) => match self.local_identity(credentials, now) {
                 Some(identity) => Known::Somebody(identity),
                 None => Known::WithoutRole(format!("uid {}", credentials.uid)),
             },
@@ -369,6 +369,9 @@ impl Server {
                 if has_place {
                     self.clients.admit(id);
                     self.expect_recheck_of(id, now);
+                    if let Some(client) = self.clients.get(id) {
+                        client.seen_as = client.session.identity().map(|who| (who.uid, who.proof));
+                    }
                 }
             }
         }
@@ -496,6 +499,10 @@ impl Server {
                     killed.iter().for_each(|job| self.audit(id, "killed", job.as_str()));
                 }
                 let text = response(&request, &args);
+                if args.is_array() {
+                    // A token and how long it is valid.
+                    wipe(&mut args);
+                }
                 self.send_answer(id, Some(&request), text);
             }
             Answer::Status => {
@@ -558,7 +565,9 @@ impl Server {
     /// A request may have made a stranger known, or somebody known a stranger.
     fn look_at_standing(&mut self, id: ClientId, now: Moment) {
         let Some(client) = self.clients.get(id) else { return };
-        let is_known = client.session.identity().is_some();
+        let seen = client.session.identity().map(|who| (who.uid, who.proof));
+        let is_another = std::mem::replace(&mut client.seen_as, seen) != seen;
+        let is_known = seen.is_some();
         if is_known && !client.is_admitted() {
             let (name, peer) = (client.name(), client.peer.clone());
             if !self.clients.has_place_for(&peer) {
@@ -571,6 +580,9 @@ impl Server {
                 self.audit(id, "authenticated", None);
                 self.expect_recheck_of(id, now);
             }
+        } else if is_known && is_another {
+            self.audit(id, "authenticated", None);
+            self.expect_recheck_of(id, now);
         } else if !is_known && client.is_admitted() {
             let source = client.peer.source();
             self.make_room_for_a_stranger(source);
