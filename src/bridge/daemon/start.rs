@@ -115,7 +115,7 @@ pub(super) fn start(
     let places = places(&config, file.as_deref(), lock)?;
     let identity = places.identity().map_err(StartError::Certificate)?;
     tell_fingerprint(Some(&identity.tls), None);
-    crate::logger::keep_way();
+    crate::logger::keep_ways();
 
     if let Some(user) = &user {
         privileges::become_user(user)
