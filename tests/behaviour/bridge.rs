@@ -252,6 +252,27 @@ fn who_shows_no_registered_key_learns_nothing() -> Outcome<()> {
     Ok(())
 }
 
+/// A file that cannot be read for a while must not keep a key that is revoked.
+#[test]
+fn keys_that_could_not_be_read_are_read_as_soon_as_they_can() -> Outcome<()> {
+    let (bridge, key) = bridge()?;
+    let mut server = BridgePeer::join(&bridge, "server", &key, &[A])?;
+    let (state, elsewhere) =
+        (bridge.directory().join("state"), bridge.directory().join("elsewhere"));
+    // A change there wakes nobody.
+    std::fs::create_dir_all(elsewhere.join("keys"))?;
+    std::os::unix::fs::symlink(elsewhere.join("keys"), state.join("keys.made"))?;
+    std::fs::rename(state.join("keys.made"), state.join("keys"))?;
+    bridge.log().wait("cannot read the registered keys, those from before hold: ")?;
+    assert_eq!(server.so_far()?, [""; 0]);
+    std::fs::remove_dir(elsewhere.join("keys"))?;
+    std::fs::write(elsewhere.join("keys"), "")?;
+    assert_eq!(server.peer.closed()?, 1008);
+    let tried = bridge.log().lines().iter().filter(|l| l.contains("cannot read the reg")).count();
+    assert_eq!(tried, 1, "it is said once");
+    Ok(())
+}
+
 #[test]
 fn a_key_that_is_added_is_seen_at_once_and_may_claim_no_more_than_it_is_registered_for()
 -> Outcome<()> {

@@ -87,6 +87,8 @@ struct Bridge {
     connections: Connections,
     relay: Relay,
     keys: KeyStore,
+    /// They could not be read when they were to be.
+    keys_are_old: bool,
     /// Of the directory with the file of keys.
     _watch: Option<Watch>,
     forwarded: Forwarded,
@@ -104,6 +106,8 @@ const MESSAGES: usize = 16;
 const ACCEPTS: usize = 16;
 /// Until a listener is tried again after the system had no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// Until keys that could not be read are read again: one of them may have been revoked.
+const KEYS_PAUSE: Duration = Duration::from_secs(1);
 /// Random bytes of a peer's id: nobody guesses one.
 const ID: usize = 16;
 
@@ -135,7 +139,7 @@ impl Bridge {
         match ready {
             Ready::Io { key, readable, writable } => self.on_io(key, readable, writable, now),
             Ready::Again(key) => self.on_io(key, true, false, now),
-            Ready::Changed(_) => self.read_keys(),
+            Ready::Changed(_) => self.read_keys(now),
             Ready::Deadline(key) => self.on_deadline(key, now),
             Ready::Signal(Signal::Stop) => self.stop(now),
             Ready::Signal(Signal::Reload) => self.reload(now),
@@ -172,7 +176,7 @@ impl Bridge {
                 self.connections.on_held(number, &mut self.reactor, now.instant);
             }
             Key::Stop => self.phase = Phase::Over,
-            Key::Keys => {}
+            Key::Keys => self.read_keys(now),
         }
     }
 

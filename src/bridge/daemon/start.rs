@@ -144,6 +144,7 @@ pub(super) fn start(
         throttle: Throttle::new(throttle_limits(&config)),
         connections: Connections::new(connection_limits(&config)),
         keys,
+        keys_are_old: false,
         _watch: watch,
         forwarded: Forwarded::default(),
         phase: Phase::Serving,
