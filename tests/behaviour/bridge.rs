@@ -366,6 +366,55 @@ fn who_reads_gets_all_that_a_faster_one_sends() -> Outcome<()> {
     Ok(())
 }
 
+/// Each of them may send much at once, and together that is far more than may wait.
+#[test]
+fn who_reads_gets_all_that_many_send_at_once() -> Outcome<()> {
+    const SERVERS: usize = 24;
+    const FRAMES: usize = 40;
+    let (bridge, key) = bridge_with(|setup| setup.with("relay.queue", r#""128KiB""#))?;
+    let mut servers = Vec::new();
+    for _ in 0..SERVERS {
+        let mut server = BridgePeer::join(&bridge, "server", &key, &[A])?;
+        server.so_far()?;
+        servers.push(server);
+    }
+    let mut client = BridgePeer::join(&bridge, "client", &key, &[A])?;
+    let of_servers = client.list()?;
+    let floods: Vec<_> = servers
+        .into_iter()
+        .map(|mut server| {
+            let of_client = server.list()?.pop().ok_or("it sees nobody")?;
+            Ok(std::thread::spawn(move || {
+                for number in 0..FRAMES {
+                    let payload = format!("{number} {}", "x".repeat(30_000));
+                    server.tell(&of_client, &payload).map_err(|error| error.to_string())?;
+                }
+                Ok::<_, String>(server)
+            }))
+        })
+        .collect::<Outcome<_>>()?;
+    let mut numbers = vec![0; SERVERS];
+    let (mut first_done, mut last_begun) = (SERVERS * FRAMES, 0);
+    for count in 0..SERVERS * FRAMES {
+        let (from, payload) = client.heard()?;
+        let at = of_servers.iter().position(|id| *id == from).ok_or("from whom?")?;
+        assert!(payload.starts_with(&format!("{} ", numbers[at])), "{}", &payload[..20]);
+        if numbers[at] == 0 {
+            last_begun = count;
+        }
+        numbers[at] += 1;
+        if numbers[at] == FRAMES {
+            first_done = first_done.min(count);
+        }
+    }
+    assert!(last_begun < first_done, "one had to wait until another had sent all");
+    for flood in floods {
+        let mut server = flood.join().map_err(|_| "a server failed")??;
+        assert_eq!(server.so_far()?, [""; 0]);
+    }
+    Ok(())
+}
+
 #[test]
 fn all_queues_together_are_bounded_too() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| {

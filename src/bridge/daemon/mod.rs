@@ -8,6 +8,7 @@
 mod connections;
 mod judge;
 mod place;
+mod reading;
 mod reload;
 mod start;
 mod status;
@@ -248,6 +249,11 @@ impl Bridge {
                 self.reactor.again(Key::Peer(number));
                 break;
             }
+            if let Some(text) = connected.waiting.take() {
+                messages += 1;
+                self.on_message(number, text, now);
+                continue;
+            }
             match connected.connection.next(now.instant) {
                 Err(end) => return self.ended.push((number, end)),
                 Ok(Some(incoming)) => {
@@ -316,9 +322,23 @@ impl Bridge {
                 if connected.is_local() {
                     self.answer_operator(number, &text, now);
                 } else {
-                    self.relay.take(number, &text, now.instant);
-                    self.carry_out_effects(now);
+                    self.on_message(number, text, now);
                 }
+            }
+        }
+    }
+
+    /// A peer says something. What is for one for whom much waits has to wait with its sender.
+    fn on_message(&mut self, number: PeerNumber, text: Zeroizing<String>, now: Moment) {
+        let recipient = self.relay.recipient(number, &text);
+        match recipient.filter(|reader| self.connections.is_to_be_waited_for(*reader, now.instant))
+        {
+            Some(reader) => {
+                self.connections.hold(number, text, reader, &mut self.reactor, now.instant);
+            }
+            None => {
+                self.relay.take(number, &text, now.instant);
+                self.carry_out_effects(now);
             }
         }
     }
@@ -362,13 +382,10 @@ impl Bridge {
                 Effect::Send { to, text } => {
                     self.connections.push(to, text);
                 }
-                Effect::Forward { from, to, frame } => {
+                Effect::Forward { to, frame, .. } => {
                     self.forwarded.frames += 1;
                     self.forwarded.bytes += frame.len() as u64;
-                    if self.connections.push(to, frame) {
-                        let reactor = &mut self.reactor;
-                        self.connections.hold(from, to, reactor, now.instant);
-                    }
+                    self.connections.push(to, frame);
                 }
                 Effect::Judge { peer, request, test_string, proof } => {
                     self.judge(peer, *request, test_string, &proof, now);
@@ -421,6 +438,7 @@ impl Bridge {
     ) {
         self.take_out(number);
         self.connections.close(number, reason, what_waits_too, now.instant);
+        self.connections.let_all_go(number, &mut self.reactor, now.instant);
     }
 
     fn on_peer_deadline(&mut self, number: PeerNumber, now: Moment) {

@@ -141,6 +141,14 @@ impl Relay {
         }
     }
 
+    /// Whom a frame of a peer is for, if it would be passed on now.
+    pub fn recipient(&self, from: PeerNumber, text: &str) -> Option<PeerNumber> {
+        match BridgeFrame::parse(text) {
+            BridgeFrame::Routed { peer, .. } => self.introduced(from, peer),
+            BridgeFrame::Object(_) | BridgeFrame::Neither => None,
+        }
+    }
+
     /// A frame of a peer.
     pub fn take(&mut self, number: PeerNumber, text: &str, now: Instant) {
         match BridgeFrame::parse(text) {
@@ -230,8 +238,7 @@ impl Relay {
             let why = "authenticate first, by auth_ssl";
             return self.refuse(from, None, ErrorCode::Unauthorized, why);
         }
-        let found = self.by_id.get(to).copied();
-        let Some(to) = found.filter(|to| sender.available.binary_search(to).is_ok()) else {
+        let Some(to) = self.introduced(from, to) else {
             // The same whether it is not there or only not available.
             let why = "no such connection is available to you";
             return self.refuse(from, None, ErrorCode::NotFound, why);
@@ -240,6 +247,12 @@ impl Relay {
         // It knows the sender before it hears from it.
         self.tell(to);
         self.effects.push_back(Effect::Forward { from, to, frame });
+    }
+
+    /// The peer of that id, if it is available to this one.
+    fn introduced(&self, from: PeerNumber, to: &str) -> Option<PeerNumber> {
+        let (sender, to) = (self.peers.get(&from)?, *self.by_id.get(to)?);
+        sender.available.binary_search(&to).is_ok().then_some(to)
     }
 
     fn take_answer(&mut self, number: PeerNumber, text: &str) {
