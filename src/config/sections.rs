@@ -359,8 +359,8 @@ pub struct Relay {
     /// One incoming message, 32 KiB to 64 MiB; a larger one closes its connection with 1009.
     /// Default 256 KiB.
     pub max_message: usize,
-    /// What waits for one peer, 128 KiB to 1 GiB; a peer for which there is more is closed with
-    /// 1013. Default 4 MiB.
+    /// What waits for one peer, 128 KiB to 1 GiB, and twice `max_message` at least; a peer for which
+    /// there is more is closed with 1013. Default 4 MiB.
     pub queue: usize,
     /// The same for all peers together, 128 KiB to 1 GiB: above it, the one for which the most waits
     /// is closed. Default 64 MiB.

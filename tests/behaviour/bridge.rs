@@ -415,6 +415,47 @@ fn who_reads_gets_all_that_many_send_at_once() -> Outcome<()> {
     Ok(())
 }
 
+/// A message may be larger than what else may wait for a peer.
+#[test]
+fn a_message_of_any_size_that_is_taken_reaches_who_reads() -> Outcome<()> {
+    let (bridge, key) = bridge_with(|setup| setup.with("relay.queue", r#""128KiB""#))?;
+    let (mut server, of_client, mut client, of_server) = pair(&bridge, &key, A)?;
+    let payload = "x".repeat(250_000);
+    for _ in 0..8 {
+        server.tell(&of_client, &payload)?;
+    }
+    for _ in 0..8 {
+        assert_eq!(client.heard()?, (of_server.clone(), payload.clone()));
+    }
+    Ok(())
+}
+
+/// What a small message takes beside its bytes counts too.
+#[test]
+fn many_small_messages_take_no_more_memory_than_few_large_ones() -> Outcome<()> {
+    let (bridge, key) = bridge_with(|setup| setup.with("relay.queue", r#""8MiB""#))?;
+    let (mut server, deaf, _unread, _) = pair(&bridge, &key, A)?;
+    let before = bridge.process().peak().ok_or("no peak")?;
+    let mut frame = Vec::new();
+    for _ in 0..1000 {
+        // Not masked with zeros alone, which would be the same bytes.
+        let text = format!("{deaf}\nx");
+        let mask = [1, 2, 3, 4];
+        frame.extend_from_slice(&[0x81, 0x80 | text.len() as u8]);
+        frame.extend_from_slice(&mask);
+        frame.extend(text.bytes().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    }
+    let mut rounds = 0;
+    while !bridge.log().lines().iter().any(|line| line.contains("it does not read")) {
+        assert!(rounds < 5_000, "it is not closed");
+        std::io::Write::write_all(server.peer.stream(), &frame)?;
+        rounds += 1;
+    }
+    let more = bridge.process().peak().ok_or("no peak")?.saturating_sub(before);
+    assert!(more < 12 << 20, "{more} bytes");
+    Ok(())
+}
+
 #[test]
 fn all_queues_together_are_bounded_too() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| {

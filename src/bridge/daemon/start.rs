@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::connections::{ConnectionLimits, Connections};
 use super::place::Place;
+use super::words::BESIDE;
 use super::{Bridge, Forwarded, Key, Listening, Phase, SCRATCH};
 use crate::auth::key::KeyStore;
 use crate::auth::{self, Throttle};
@@ -309,7 +310,8 @@ pub(super) fn connection_limits(config: &Config) -> ConnectionLimits {
         max_peers: relay.max_peers,
         max_strangers: relay.max_unauthenticated,
         max_message: relay.max_message,
-        queue: relay.queue,
+        // One that waits for nothing takes any message, whatever was configured.
+        queue: relay.queue.max(2 * (relay.max_message + BESIDE)),
         queue_total: relay.queue_total,
         pause: relay.pause,
         auth: relay.auth_timeout,
