@@ -456,6 +456,38 @@ fn many_small_messages_take_no_more_memory_than_few_large_ones() -> Outcome<()> 
     Ok(())
 }
 
+/// Each list is told whole: it must not be as many as there are peers, times as many.
+#[test]
+fn who_sees_many_come_is_not_told_of_each_by_itself() -> Outcome<()> {
+    const CLIENTS: usize = 120;
+    let (bridge, key) = bridge()?;
+    let mut server = BridgePeer::join(&bridge, "server", &key, &[A])?;
+    server.so_far()?;
+    let mut flapping = BridgePeer::join(&bridge, "client", &key, &[A])?;
+    let mut clients = Vec::new();
+    for _ in 1..CLIENTS {
+        clients.push(BridgePeer::join(&bridge, "client", &key, &[A])?);
+    }
+    let begun = Instant::now();
+    while server.list()?.len() < CLIENTS {}
+    for _ in 0..500 {
+        flapping.claim(&[])?;
+        flapping.claim(&[A])?;
+        flapping.so_far()?;
+    }
+    let mut ids = 0;
+    for text in server.so_far()? {
+        let frame: Value = serde_json::from_str(&text)?;
+        ids += frame["args"]["available_connections"].as_array().ok_or("no list")?.len();
+    }
+    let most = begun.elapsed().as_millis() as usize + 3 * CLIENTS;
+    assert!(ids <= most, "{ids} of {most}");
+    // How it is in the end it hears without asking.
+    flapping.claim(&[])?;
+    while server.list()?.len() == CLIENTS {}
+    Ok(())
+}
+
 #[test]
 fn all_queues_together_are_bounded_too() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| {

@@ -48,6 +48,8 @@ enum Key {
     Held(PeerNumber),
     /// The file of registered keys.
     Keys,
+    /// A list that was to be told later.
+    News,
     /// The end of an orderly stop.
     Stop,
 }
@@ -103,6 +105,9 @@ struct Bridge {
 const SCRATCH: usize = 16 * 1024;
 /// Messages of a peer that are taken in a turn.
 const MESSAGES: usize = 16;
+/// Bytes for the bridge itself that count as one more message: it has to read them, and what they
+/// say may concern everybody.
+const OBJECT: usize = 512;
 /// Connections accepted in a turn from one listener.
 const ACCEPTS: usize = 16;
 /// Until a listener is tried again after the system had no room for another connection.
@@ -135,6 +140,14 @@ pub fn run(config: Config, file: Option<PathBuf>, home: Home) -> Result<(), Star
     Ok(())
 }
 
+/// Of [`MESSAGES`], how many it counts for.
+fn cost(incoming: &Incoming) -> usize {
+    match incoming {
+        Incoming::Message(text) if text.starts_with('{') => 1 + text.len() / OBJECT,
+        Incoming::Message(_) | Incoming::Upgrade(_) => 1,
+    }
+}
+
 impl Bridge {
     fn on_ready(&mut self, ready: Ready<Key>, now: Moment) {
         match ready {
@@ -164,7 +177,7 @@ impl Bridge {
                     self.connections.touch(number);
                 }
             }
-            Key::Delayed(_) | Key::Held(_) | Key::Keys | Key::Stop => {}
+            Key::Delayed(_) | Key::Held(_) | Key::Keys | Key::News | Key::Stop => {}
         }
     }
 
@@ -178,6 +191,8 @@ impl Bridge {
             }
             Key::Stop => self.phase = Phase::Over,
             Key::Keys => self.read_keys(now),
+            // It is told at the end of the turn.
+            Key::News => {}
         }
     }
 
@@ -245,7 +260,7 @@ impl Bridge {
             if !connected.is_heard() {
                 break;
             }
-            if messages == MESSAGES {
+            if messages >= MESSAGES {
                 self.reactor.again(Key::Peer(number));
                 break;
             }
@@ -257,7 +272,7 @@ impl Bridge {
             match connected.connection.next(now.instant) {
                 Err(end) => return self.ended.push((number, end)),
                 Ok(Some(incoming)) => {
-                    messages += 1;
+                    messages += cost(&incoming);
                     self.on_incoming(number, incoming, now);
                     continue;
                 }
@@ -460,12 +475,13 @@ impl Bridge {
     /// Does what follows from what happened, until nothing does.
     fn settle(&mut self, now: Moment) {
         loop {
-            self.relay.tell_news(|number| self.connections.has_room_for(number));
+            let at = now.instant;
+            self.relay.tell_news(at, |number| self.connections.has_room_for(number));
             self.carry_out_effects(now);
             self.close_overflowing(now);
             let over = self.connections.flush(&mut self.reactor, now.instant);
             self.ended.extend(over);
-            let has_news = self.relay.has_news(|number| self.connections.has_room_for(number));
+            let has_news = self.relay.has_news(at, |number| self.connections.has_room_for(number));
             if self.ended.is_empty() && !has_news {
                 break;
             }
@@ -473,6 +489,7 @@ impl Bridge {
                 self.end(number, &end.to_string(), now);
             }
         }
+        self.reactor.set_deadline(Key::News, self.relay.news_due(now.instant));
         if self.phase == Phase::Leaving && self.connections.is_empty() {
             self.phase = Phase::Over;
         }
@@ -535,5 +552,20 @@ impl Bridge {
             }
             Phase::Leaving | Phase::Over => self.phase = Phase::Over,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_makes_the_bridge_think_has_less_of_a_turn_than_who_has_it_pass_on() {
+        let message = |text: String| cost(&Incoming::Message(text));
+        assert_eq!(message(format!("id\n{}", "x".repeat(200_000))), 1);
+        assert_eq!(message(r#"{"namespace":"rpc","name":"identify"}"#.to_owned()), 1);
+        // As many keys as a list may have.
+        let sums = "\"AAAAAAAAAAAAAAAAAAAAAA==\",".repeat(crate::wire::MOST_SUMS);
+        assert!(message(format!("{{{sums}}}")) > MESSAGES / 2);
     }
 }
