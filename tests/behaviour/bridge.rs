@@ -730,6 +730,34 @@ fn who_fails_too_often_is_not_heard_any_more() -> Outcome<()> {
 }
 
 #[test]
+fn without_a_descriptor_left_it_serves_on_says_so_once_and_takes_who_comes_later() -> Outcome<()> {
+    let (bridge, key) = bridge_with(|setup| setup.after_shell("ulimit -n 24"))?;
+    let (mut server, of_client, mut client, _) = pair(&bridge, &key, A)?;
+    let mut more = Vec::new();
+    while bridge.process().descriptors()? < 24 {
+        more.push(BridgePeer::join(&bridge, "client", &key, &[B])?);
+    }
+    let waiting: Vec<_> =
+        (0..20).map(|_| std::net::TcpStream::connect(bridge.tls())).collect::<Result<_, _>>()?;
+    bridge.log().wait("cannot accept on wss://")?;
+    let before = bridge.process().cpu()?;
+    for round in 0..4 {
+        // Longer than until it tries again.
+        server.peer.idle(Duration::from_millis(500))?;
+        server.tell(&of_client, &format!("{round}"))?;
+        assert_eq!(client.heard()?.1, format!("{round}"));
+    }
+    let cpu = bridge.process().cpu()?.saturating_sub(before);
+    assert!(cpu < Duration::from_millis(200), "{cpu:?}");
+    let said = |what: &str| bridge.log().lines().iter().filter(|l| l.contains(what)).count();
+    assert_eq!(said("cannot accept on"), 1);
+    drop((waiting, more));
+    let mut late = BridgePeer::join(&bridge, "client", &key, &[A])?;
+    assert_eq!(late.list()?.len(), 1);
+    Ok(())
+}
+
+#[test]
 fn a_peer_that_answers_no_ping_is_gone() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| setup.with("relay.ping_interval", r#""200ms""#))?;
     let (mut server, _, _silent, _) = pair(&bridge, &key, A)?;

@@ -58,6 +58,8 @@ enum Key {
 struct Listening {
     listener: Listener,
     registered: Option<Registered>,
+    /// The system had no room for another connection; it is tried again at a deadline.
+    is_full: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +167,8 @@ impl Bridge {
 
     fn on_io(&mut self, key: Key, readable: bool, writable: bool, now: Moment) {
         match key {
+            // However many knock meanwhile, it is not tried more often for that.
+            Key::Listener(place) if self.listeners.get(place).is_some_and(|l| l.is_full) => {}
             Key::Listener(place) => self.accept(place, now),
             Key::Peer(number) => {
                 if readable {
@@ -198,14 +202,27 @@ impl Bridge {
 
     fn accept(&mut self, place: usize, now: Moment) {
         for _ in 0..ACCEPTS {
-            let Some(listening) = self.listeners.get(place) else { return };
-            match listening.listener.accept() {
+            let Some(listening) = self.listeners.get_mut(place) else { return };
+            let accepted = listening.listener.accept();
+            let is_one = |error: &std::io::Error| {
+                error.kind() == std::io::ErrorKind::WouldBlock || is_about_one_connection(error)
+            };
+            let was_full = std::mem::replace(
+                &mut listening.is_full,
+                accepted.as_ref().is_err_and(|error| !is_one(error)),
+            );
+            if was_full && !listening.is_full {
+                info!("accepting again on {}", listening.listener.url());
+            }
+            match accepted {
                 Ok(accepted) => self.welcome(accepted, now),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
-                    let url = listening.listener.url();
-                    error!("cannot accept on {url}: {error}; trying again in {ACCEPT_PAUSE:?}");
+                    if !was_full {
+                        let url = listening.listener.url();
+                        error!("cannot accept on {url}: {error}; trying again and again");
+                    }
                     let again = now.instant + ACCEPT_PAUSE;
                     self.reactor.set_deadline(Key::Listener(place), Some(again));
                     return;

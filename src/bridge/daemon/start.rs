@@ -242,7 +242,7 @@ fn register(
             .register(listener.source(), Interest::READABLE, key)
             .map_err(|error| StartError::Listen(listener.url(), error))?;
         info!("listening on {}", listener.url());
-        listeners.push(Listening { listener, registered: Some(registered) });
+        listeners.push(Listening { listener, registered: Some(registered), is_full: false });
     }
     Ok(listeners)
 }
