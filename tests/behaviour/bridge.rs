@@ -393,7 +393,7 @@ fn who_reads_gets_all_that_many_send_at_once() -> Outcome<()> {
             }))
         })
         .collect::<Outcome<_>>()?;
-    let mut numbers = vec![0; SERVERS];
+    let mut numbers = [0; SERVERS];
     let (mut first_done, mut last_begun) = (SERVERS * FRAMES, 0);
     for count in 0..SERVERS * FRAMES {
         let (from, payload) = client.heard()?;

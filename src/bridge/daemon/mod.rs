@@ -204,14 +204,14 @@ impl Bridge {
         for _ in 0..ACCEPTS {
             let Some(listening) = self.listeners.get_mut(place) else { return };
             let accepted = listening.listener.accept();
-            let is_one = |error: &std::io::Error| {
-                error.kind() == std::io::ErrorKind::WouldBlock || is_about_one_connection(error)
+            let has_room = match &accepted {
+                Ok(_) => true,
+                Err(error) => {
+                    error.kind() == std::io::ErrorKind::WouldBlock || is_about_one_connection(error)
+                }
             };
-            let was_full = std::mem::replace(
-                &mut listening.is_full,
-                accepted.as_ref().is_err_and(|error| !is_one(error)),
-            );
-            if was_full && !listening.is_full {
+            let was_full = std::mem::replace(&mut listening.is_full, !has_room);
+            if was_full && has_room {
                 info!("accepting again on {}", listening.listener.url());
             }
             match accepted {
