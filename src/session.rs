@@ -107,6 +107,8 @@ pub struct Session {
     certificate: [u8; 32],
     /// For the Qt client.
     hyphens: bool,
+    /// Nobody has more than this role here, whoever they are.
+    ceiling: Option<Role>,
 }
 
 /// The `Origin` by which the Qt client shows itself.
@@ -127,6 +129,7 @@ impl Session {
             challenge: Challenge::default(),
             certificate: NO_CERTIFICATE,
             hyphens: false,
+            ceiling: None,
         }
     }
 
@@ -139,6 +142,17 @@ impl Session {
     /// What the upgrade said of its origin.
     pub fn set_origin(&mut self, origin: Option<&str>) {
         self.hyphens = origin == Some(QT_CLIENT);
+    }
+
+    /// Nobody has more than that role in this session, whoever they are; `None` for no such bound.
+    pub fn set_ceiling(&mut self, ceiling: Option<Role>) {
+        self.ceiling = ceiling;
+        self.identity = self.identity.take().map(|identity| self.below_ceiling(identity));
+    }
+
+    fn below_ceiling(&self, identity: Identity) -> Identity {
+        let role = self.ceiling.map_or(identity.role, |ceiling| ceiling.min(identity.role));
+        Identity { role, ..identity }
     }
 
     /// Who it is, once that is known.
@@ -269,11 +283,17 @@ impl Session {
         tokens: &mut Tokens,
         now: Moment,
     ) -> Result<Value, Refusal> {
+        let identity = self.below_ceiling(identity);
         let Some((text, token)) = tokens.issue(identity.clone(), now.instant) else {
             return Err(Refusal::new(ErrorCode::Internal, "the system gives no random bits"));
         };
         self.identity = Some(identity);
-        self.token = Some(token);
+        if self.ceiling.is_some() {
+            // Elsewhere it would be worth what its user may there.
+            tokens.revoke(token);
+        } else {
+            self.token = Some(token);
+        }
         Ok(json!([&*text, tokens.ttl().as_secs()]))
     }
 
@@ -286,7 +306,7 @@ impl Session {
                 None => self.known = Known::WithoutRole(known.user.clone()),
             }
         }
-        self.identity = identity;
+        self.identity = identity.map(|identity| self.below_ceiling(identity));
     }
 
     fn auth_token(
@@ -301,7 +321,7 @@ impl Session {
             let (what, why) = ("token".to_owned(), "no such token, or its time is over");
             return Ok(Answer::Wrong { what, why });
         };
-        self.identity = Some(identity);
+        self.identity = Some(self.below_ceiling(identity));
         self.token = Some(token);
         Ok(Answer::Response(json!([text, house.tokens.ttl().as_secs()])))
     }

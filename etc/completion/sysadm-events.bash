@@ -2,7 +2,7 @@
 
 _sysadm_events() {
 	local word=${COMP_WORDS[COMP_CWORD]} before='' command=''
-	local target="-c --socket --url --fingerprint --key --token-file --user --password-file"
+	local target="-c --socket --url --fingerprint --key --token-file --user --password-file --via --bridge-fingerprint"
 	local options='' values=''
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -gt 0 ]; then

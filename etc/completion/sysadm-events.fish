@@ -30,6 +30,8 @@ complete -c sysadm-events -n $target -l key -r -F -d 'your private key, register
 complete -c sysadm-events -n $target -l token-file -r -F -d 'a file with a token for it'
 complete -c sysadm-events -n $target -l user -x -d 'a user of it, by password'
 complete -c sysadm-events -n $target -l password-file -r -F -d 'a file with that password'
+complete -c sysadm-events -n $target -l via -x -d 'a host behind the bridge at that URL'
+complete -c sysadm-events -n $target -l bridge-fingerprint -x -d 'SHA-256 of the certificate of the bridge'
 
 complete -c sysadm-events -n '__fish_seen_subcommand_from serve' -l pid-file -r -F -d 'where its number is written'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch jobs status' -l json -d 'as the daemon sends it'

@@ -238,6 +238,7 @@ fn link(text: &mut String, bridge: &Dialled) {
 # name = {name:?}
 # url = \"{url}\"
 # fingerprint = \"\"
+# legacy = true    # for the old one
 "
     );
 }

@@ -11,6 +11,7 @@ mod check;
 mod escape;
 mod exit;
 mod fingerprint;
+mod fleet;
 mod import_legacy;
 mod interrupt;
 mod job;

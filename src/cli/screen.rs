@@ -120,6 +120,11 @@ impl Screen {
         }
     }
 
+    /// True where the cursor stands in the middle of a line.
+    pub(super) fn is_midway(&self) -> bool {
+        matches!(self.place, Place::Output { midway: true, .. })
+    }
+
     /// What has to be written so that the cursor stands at the beginning of a line.
     pub(super) fn end(&mut self) -> String {
         let mut out = String::new();

@@ -126,6 +126,9 @@ fn page(status: &Value, terminal: Terminal) -> String {
     if let Some(bytes) = status["outbox_total"].as_u64() {
         line("outboxes", format!("{} wait to be sent", size(bytes)));
     }
+    for link in status["links"].as_array().into_iter().flatten() {
+        line("link", link_line(link, terminal));
+    }
     line("clients", clients.len().to_string());
     if clients.is_empty() {
         return page;
@@ -142,6 +145,22 @@ fn page(status: &Value, terminal: Terminal) -> String {
         let _ = writeln!(page, "  {row}");
     }
     page
+}
+
+/// A link to a bridge: how it is, and what is wrong with it.
+fn link_line(link: &Value, terminal: Terminal) -> String {
+    let text = |key: &str| escape::line(link[key].as_str().unwrap_or("?"), terminal.unicode);
+    let clients = link["clients"].as_array().map_or(0, Vec::len);
+    let mut told = format!("{} to {}: {}", text("name"), text("url"), text("state"));
+    // Writing into a string does not fail.
+    let _ = write!(told, " since {}", text("since"));
+    if link["state"] == "connected" {
+        let _ = write!(told, ", clients behind it: {clients}");
+    }
+    if link["error"].is_string() {
+        let _ = write!(told, "; {}", text("error"));
+    }
+    told
 }
 
 /// The last event of a class, with its age.
@@ -237,6 +256,11 @@ mod tests {
                          "priority": "9 - Urgent", "status": "One device\nis gone."}},
                 "priority": "9 - Urgent", "source": "zpool list", "age": 12, "interval": 60.0,
                 "woken_by": "devd", "zpool_error": "zpool status did not answer within 10s"},
+            "links": [
+                {"name": "office", "url": "wss://b:12149", "state": "connected",
+                 "since": "2026-11-24T20:00:00Z", "error": null, "clients": [{"id": "x"}]},
+                {"name": "home", "url": "wss://h:12149", "state": "waiting",
+                 "since": "2026-11-24T21:00:00Z", "error": "cannot connect: refused\u{1b}", "clients": []}],
             "clients": [{"id": 1, "peer": "127.0.0.1:5\u{1b}", "user": null, "local": false, "outbox": 0},
                         {"id": 2, "peer": "uid 0", "user": "root", "local": true, "outbox": 1536}]});
         assert_eq!(
@@ -259,6 +283,8 @@ store     state storage does not answer
 events    12 since its start, epoch e1
 memory    3.3 MiB resident at most
 outboxes  1.5 KiB wait to be sent
+link      office to wss://b:12149: connected since 2026-11-24T20:00:00Z, clients behind it: 1
+link      home to wss://h:12149: waiting since 2026-11-24T21:00:00Z; cannot connect: refused^[
 clients   2
   PEER           USER                 OUTBOX
   127.0.0.1:5^[  (not authenticated)  0 B

@@ -10,7 +10,7 @@ use super::terminal::ask_for_secret;
 use super::trust;
 use super::words::Words;
 use crate::auth::key::PrivateKey;
-use crate::client::{Client, Credential, KnownHost, Secret, Target, Url, sysexits};
+use crate::client::{Bridge, Client, Credential, KnownHost, Secret, Target, Url, Via, sysexits};
 use crate::config::{Config, Home};
 
 /// The part of a command's help that is about these options.
@@ -32,6 +32,11 @@ Which daemon (TARGET):
   --user NAME          instead: a user there, whose password is asked for on
                        the terminal
   --password-file FILE a file whose first line is that password
+  --via HOST           the host of this name (or id) behind the bridge at --url
+                       (port 12149), through a tunnel that the bridge cannot
+                       look into; needs --key, which both know. --fingerprint
+                       is that host's then, or known_hosts has HOST
+  --bridge-fingerprint HEX  of the bridge's certificate
 "
     };
 }
@@ -51,6 +56,16 @@ pub(super) struct TargetOptions {
     token_file: Option<PathBuf>,
     user: Option<String>,
     password_file: Option<PathBuf>,
+    via: Option<String>,
+    bridge_fingerprint: Option<String>,
+}
+
+/// How it is known what a server must show whose certificate is not given.
+struct Trust {
+    /// The one at a URL: known, or asked about.
+    asked: fn(&Url) -> Result<KnownHost, Exit>,
+    /// A host behind a bridge: known.
+    known: fn(&str) -> Result<KnownHost, Exit>,
 }
 
 impl TargetOptions {
@@ -64,6 +79,8 @@ impl TargetOptions {
             "--key" => self.key = Some(words.path()?),
             "--token-file" => self.token_file = Some(words.path()?),
             "--user" => self.user = Some(words.value()?),
+            "--via" => self.via = Some(words.value()?),
+            "--bridge-fingerprint" => self.bridge_fingerprint = Some(words.value()?),
             "--password-file" => self.password_file = Some(words.path()?),
             _ => return Ok(false),
         }
@@ -97,21 +114,27 @@ impl TargetOptions {
 
     /// The daemon that the options name.
     pub(super) fn target(&self, home: &Home) -> Result<Target, Exit> {
-        self.target_with(home, trust::certificate_of)
+        self.target_with(home, &Trust { asked: trust::certificate_of, known: trust::known })
     }
 
     /// The same; `trust` says what a server must show whose certificate is not given.
-    fn target_with(
-        &self,
-        home: &Home,
-        trust: fn(&Url) -> Result<KnownHost, Exit>,
-    ) -> Result<Target, Exit> {
+    fn target_with(&self, home: &Home, trust: &Trust) -> Result<Target, Exit> {
         let places = [self.config.is_some(), self.socket.is_some(), self.url.is_some()];
         if places.into_iter().filter(|given| *given).count() > 1 {
             return Err(Exit::usage("only one of -c, --socket and --url can name the daemon"));
         }
         if let Some(url) = &self.url {
-            return self.remote(url, trust);
+            return match &self.via {
+                Some(host) => self.bridged(url, host, trust),
+                None if self.bridge_fingerprint.is_some() => {
+                    Err(Exit::usage("--bridge-fingerprint goes with --via"))
+                }
+                None => self.remote(url, trust),
+            };
+        }
+        if self.via.is_some() || self.bridge_fingerprint.is_some() {
+            let why = "--via and --bridge-fingerprint go with --url, which names the bridge";
+            return Err(Exit::usage(why));
         }
         let secrets = [&self.key, &self.token_file, &self.password_file];
         if self.fingerprint.is_some() || self.user.is_some() || secrets.iter().any(|s| s.is_some())
@@ -131,32 +154,82 @@ impl TargetOptions {
         Ok(Target::Sockets(vec![Home::system_socket().to_path_buf(), home.socket()]))
     }
 
-    fn remote(
-        &self,
-        url: &str,
-        trust: fn(&Url) -> Result<KnownHost, Exit>,
-    ) -> Result<Target, Exit> {
+    /// A host behind a bridge. Nothing of it is trusted on first use: whoever runs the bridge could
+    /// be asked about instead.
+    fn bridged(&self, url: &str, host: &str, trust: &Trust) -> Result<Target, Exit> {
+        let url = Url::of_bridge(url).map_err(usage)?;
+        let Some(file) = &self.key else {
+            return Err(Exit::usage(
+                "--via needs --key: a bridge takes no passwords and no tokens",
+            ));
+        };
+        let key = Arc::new(read_private_key(file)?);
+        let (fingerprint, known) = match &self.fingerprint {
+            Some(fingerprint) => (fingerprint.parse().map_err(usage)?, None),
+            None => {
+                let KnownHost { fingerprint, place } = (trust.known)(host)?;
+                (fingerprint, Some(place))
+            }
+        };
+        let others = TargetOptions { key: None, ..self.clone() };
+        let credential = others.credential(host)?.unwrap_or(Credential::Key(key.clone()));
+        let bridge = self.bridge(url, key, trust)?;
+        let host = host.to_owned();
+        Ok(Target::Via(Box::new(Via { bridge, host, fingerprint, known, credential })))
+    }
+
+    /// The bridge, where the URL is one's and no host behind it is named.
+    pub(super) fn bridge_of_all(&self, home: &Home) -> Result<Option<Bridge>, Exit> {
+        let (None, Some(file), Some(_)) = (&self.via, &self.key, &self.url) else {
+            return Ok(None);
+        };
+        let nobody = TargetOptions { key: None, ..self.clone() };
+        let bare = match nobody.target(home) {
+            Ok(target @ Target::Tls { .. }) => target,
+            Ok(_) | Err(_) => return Ok(None),
+        };
+        let who = Client::connect(&bare)?.call("rpc", "identify", serde_json::Value::Null)?;
+        let Target::Tls { url: at, fingerprint, known, .. } = bare else { return Ok(None) };
+        if who["type"] != "bridge" {
+            return Ok(None);
+        }
+        let key = Arc::new(read_private_key(file)?);
+        Ok(Some(Bridge { url: at, fingerprint, known, key }))
+    }
+
+    fn bridge(&self, url: Url, key: Arc<PrivateKey>, trust: &Trust) -> Result<Bridge, Exit> {
+        let (fingerprint, known) = match &self.bridge_fingerprint {
+            Some(fingerprint) => (fingerprint.parse().map_err(usage)?, None),
+            None => {
+                let KnownHost { fingerprint, place } = (trust.asked)(&url)?;
+                (fingerprint, Some(place))
+            }
+        };
+        Ok(Bridge { url, fingerprint, known, key })
+    }
+
+    fn remote(&self, url: &str, trust: &Trust) -> Result<Target, Exit> {
         let url: Url = url.parse().map_err(usage)?;
         if !url.tls {
             if self.fingerprint.is_some() {
                 let why = "ws:// has no certificate: --fingerprint goes with wss://";
                 return Err(Exit::usage(why));
             }
-            let credential = self.credential(&url)?;
+            let credential = self.credential(&url.host)?;
             return Ok(Target::Loopback { url, credential });
         }
         let (fingerprint, known) = match &self.fingerprint {
             Some(fingerprint) => (fingerprint.parse().map_err(usage)?, None),
             None => {
-                let KnownHost { fingerprint, place } = trust(&url)?;
+                let KnownHost { fingerprint, place } = (trust.asked)(&url)?;
                 (fingerprint, Some(place))
             }
         };
-        let credential = self.credential(&url)?;
+        let credential = self.credential(&url.host)?;
         Ok(Target::Tls { url, fingerprint, known, credential })
     }
 
-    fn credential(&self, url: &Url) -> Result<Option<Credential>, Exit> {
+    fn credential(&self, host: &str) -> Result<Option<Credential>, Exit> {
         let others = [self.token_file.is_some(), self.user.is_some()];
         if let Some(file) = &self.key {
             if others.contains(&true) || self.password_file.is_some() {
@@ -175,7 +248,7 @@ impl TargetOptions {
                 Ok(Some(Credential::Password { user: user.clone(), password }))
             }
             (None, Some(user), None) => {
-                let prompt = format!("Password of {user} on {}: ", url.host);
+                let prompt = format!("Password of {user} on {host}: ");
                 let password = ask_for_secret(&prompt).map_err(|error| {
                     Exit::usage(format!(
                         "cannot ask for the password on a terminal: {error}; use --password-file"
@@ -242,9 +315,9 @@ mod tests {
         while let Some(Word::Option(option)) = words.next()? {
             assert!(options.take(&option, &mut words)?, "{option}");
         }
-        options.target_with(&Home::of_this_process(), |url| {
-            Err(Exit::usage(format!("{url} is not known")))
-        })
+        let asked = |url: &Url| Err(Exit::usage(format!("{url} is not known")));
+        let known = |host: &str| Err(Exit::usage(format!("{host} is not known")));
+        options.target_with(&Home::of_this_process(), &Trust { asked, known })
     }
 
     fn refused(line: &[&str]) -> String {
@@ -278,6 +351,10 @@ mod tests {
         assert!(refused(&["--url=ws://[::1]", "--key=/k", "--user=u"]).contains("only one of"));
         assert!(refused(&["--url=ws://[::1]", "--key=/nothing/here"]).contains("/nothing/here"));
         assert!(refused(&["--key", "/k"]).contains("--url"));
+        assert!(refused(&["--via", "h"]).contains("--url"));
+        assert!(refused(&["--url=wss://b", "--via=h"]).contains("--key"));
+        assert!(refused(&["--url=wss://b", "--bridge-fingerprint=1"]).contains("--via"));
+        assert!(refused(&["--url=ws://[::1]", "--via=h", "--key=/k"]).contains("wss://"));
         assert!(refused(&["--url", "ws://localhost", "--fingerprint", HEX]).contains("wss://"));
         assert!(refused(&["--url", "ws://h"]).contains("this host"));
         assert!(refused(&["--url", "wss://h", "--fingerprint", "12"]).contains("fingerprint"));

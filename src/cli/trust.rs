@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use super::exit::Exit;
-use crate::client::{self, Fingerprint, KnownHost, KnownHosts, Url, sysexits};
+use crate::client::{self, DEFAULT_PORT, Fingerprint, KnownHost, KnownHosts, Url, sysexits};
 use crate::config::Home;
 
 /// What the server of `url` must show. One that is not known is asked about on the terminal; where
@@ -34,6 +34,24 @@ pub(super) fn certificate_of(url: &Url) -> Result<KnownHost, Exit> {
     }
     known.add(&name, fingerprint).map_err(|error| failed("write", error))?;
     Ok(KnownHost { fingerprint, place: path.display().to_string() })
+}
+
+/// What a host behind a bridge must show, by its name or as it is known when it is dialled itself.
+pub(super) fn known(host: &str) -> Result<KnownHost, Exit> {
+    let path = Home::known_hosts();
+    let failed = |why: String| Exit::failed(sysexits::CONFIGURATION, why);
+    let known = KnownHosts::read(&path)
+        .map_err(|error| failed(format!("cannot read {}: {error}", path.display())))?;
+    for name in [host.to_owned(), format!("{host}:{DEFAULT_PORT}")] {
+        if let Some(found) = known.find(&name).map_err(failed)? {
+            return Ok(found);
+        }
+    }
+    Err(Exit::usage(format!(
+        "{host} is not in {} and could be anybody behind that bridge: give --fingerprint \
+         (\"sysadm-events fingerprint\" on {host} prints it), or add a line \"{host} FINGERPRINT\"",
+        path.display()
+    )))
 }
 
 fn ask(name: &str, fingerprint: Fingerprint) -> io::Result<bool> {

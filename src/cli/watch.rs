@@ -8,6 +8,7 @@ use nix::poll::{PollFd, PollFlags};
 use serde_json::{Map, Value, json};
 
 use super::exit::Exit;
+use super::fleet;
 use super::screen::Screen;
 use super::target::{TargetOptions, target_help};
 use super::terminal::{Terminal, can_be_drawn_over};
@@ -31,6 +32,9 @@ Usage: sysadm-events watch [EVENT...] [TARGET] [--json] [--since SEQ]
 
   EVENT       dispatcher (jobs), life-preserver (snapshots, replication) or
               system-state (host name, pools); all three where none is named
+
+With --url of a bridge, and --key, but no --via: the events of all hosts behind
+it whose certificates known_hosts has, each with its host.
 
 On a terminal: a line an event, the output of a job beneath it; a replication
 under way is a bar at the foot. Into a pipe, or with --json: the frames as they
@@ -70,12 +74,19 @@ struct Since {
 
 fn main(words: Words) -> Result<u8, Exit> {
     let arguments = parse(words)?;
-    let target = arguments.target.target(&Home::of_this_process())?;
-    let since = arguments.since.map(|since| place(since, &target)).transpose()?;
+    let home = Home::of_this_process();
     let names: Vec<&str> = arguments.events.iter().map(|event| event.canonical()).collect();
     // The object form: so that each event has its number and time.
     let mut subscription = Map::new();
     subscription.insert("events".to_owned(), json!(names));
+    if let Some(bridge) = arguments.target.bridge_of_all(&home)? {
+        if arguments.since.is_some() {
+            return Err(Exit::usage("--since is for one host: see --via"));
+        }
+        return fleet::watch(bridge, subscription, arguments.json);
+    }
+    let target = arguments.target.target(&home)?;
+    let since = arguments.since.map(|since| place(since, &target)).transpose()?;
     let mut feed = Feed::begin(target, subscription, since)?;
     let stdout = io::stdout();
     if arguments.json || !stdout.is_terminal() {

@@ -92,7 +92,10 @@ pub(super) fn open_url(
         Stream::Unix(_) | Stream::Tcp(_) => Ok(()),
     })
     .map_err(|error| match error {
-        ClientError::Lost(error) => pin.explain(&error),
+        // A connection that breaks meanwhile says nothing of the server: it may be restarted.
+        ClientError::Lost(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tls::explain(&pin, fingerprint, &error)
+        }
         other => other,
     })?;
     upgrade(stream, peer, &url.authority(), &url.path, timeouts)

@@ -115,6 +115,12 @@ impl ClientError {
         }
     }
 
+    /// The connection ended without a word.
+    pub(super) fn ended() -> ClientError {
+        let why = io::Error::new(io::ErrorKind::UnexpectedEof, "it ended without a word");
+        ClientError::Lost(why)
+    }
+
     /// The same, where what was pinned stands there.
     pub(super) fn known_at(self, place: Option<&str>) -> ClientError {
         match self {

@@ -5,12 +5,12 @@
 //! intervals, and the daemon is asked for what was missed. If it cannot tell that, it says so by a
 //! `gap`, which is an event here like any other.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ring::rand::{SecureRandom, SystemRandom};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::pace::Pace;
 use super::stream::pause;
 use super::{Client, ClientError, Frame, Incoming, Target, Timeouts, Wait};
 
@@ -42,15 +42,8 @@ pub struct Feed {
     subscription: Map<String, Value>,
     place: Option<Place>,
     client: Option<Client>,
-    /// Since when there is a connection.
-    since: Instant,
-    /// Not before this is it tried again, and then not before so much later.
-    retry: Instant,
-    pause: Duration,
+    pace: Pace,
 }
-
-const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 impl Feed {
     /// Connects and subscribes; what fails now is not tried again. `subscription` is the object form
@@ -62,16 +55,13 @@ impl Feed {
     ) -> Result<Feed, ClientError> {
         let timeouts = Timeouts::default();
         let client = Client::connect_within(&target, timeouts)?;
-        let retry = Instant::now();
         let mut feed = Feed {
             target,
             timeouts,
             subscription,
             place: since,
             client: Some(client),
-            since: retry,
-            retry,
-            pause: SHORTEST_PAUSE,
+            pace: Pace::new(),
         };
         feed.subscribe()?;
         Ok(feed)
@@ -99,21 +89,8 @@ impl Feed {
     /// would not be either.
     pub fn lose(&mut self, error: ClientError) -> Result<ClientError, ClientError> {
         self.client = None;
-        let now = Instant::now();
-        if now.saturating_duration_since(self.since) > LONGEST_PAUSE {
-            self.pause = SHORTEST_PAUSE;
-            self.retry = now;
-        } else {
-            self.wait_longer(now);
-        }
+        self.pace.is_lost();
         if error.may_pass() { Ok(error) } else { Err(error) }
-    }
-
-    /// Many clients of one daemon must not come back in one moment, and none again and again to one
-    /// that sends it away.
-    fn wait_longer(&mut self, now: Instant) {
-        self.retry = now + jittered(self.pause);
-        self.pause = (2 * self.pause).min(LONGEST_PAUSE);
     }
 
     fn follow(&mut self, frame: &Frame) {
@@ -138,10 +115,10 @@ impl Feed {
     }
 
     fn connect_again(&mut self, wait: &Wait<'_>) -> Result<News, ClientError> {
-        if let Some(ended) = pause(wait.wake, [Some(self.retry), wait.deadline])? {
+        if let Some(ended) = pause(wait.wake, [Some(self.pace.retry()), wait.deadline])? {
             return Ok(News::Incoming(ended));
         }
-        if self.retry > Instant::now() {
+        if self.pace.retry() > Instant::now() {
             return Ok(News::Incoming(Incoming::Nothing));
         }
         let connected = Client::connect_within(&self.target, self.timeouts).and_then(|client| {
@@ -150,12 +127,12 @@ impl Feed {
         });
         match connected {
             Ok(()) => {
-                self.since = Instant::now();
+                self.pace.is_back();
                 Ok(News::Back)
             }
             Err(error) if error.may_pass() => {
                 self.client = None;
-                self.wait_longer(Instant::now());
+                self.pace.wait_longer();
                 Ok(News::Incoming(Incoming::Nothing))
             }
             Err(error) => Err(error),
@@ -163,25 +140,9 @@ impl Feed {
     }
 }
 
-/// Between three quarters and five quarters of it.
-fn jittered(pause: Duration) -> Duration {
-    let mut random = [128];
-    // Without random bits it is just the pause.
-    let _ = SystemRandom::new().fill(&mut random);
-    pause * 3 / 4 + pause * u32::from(random[0]) / 512
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_pause_is_jittered_by_a_quarter() {
-        for _ in 0..100 {
-            let pause = jittered(Duration::from_secs(8));
-            assert!((Duration::from_secs(6)..Duration::from_secs(10)).contains(&pause));
-        }
-    }
 
     #[test]
     fn an_event_and_a_reply_tell_the_place() {

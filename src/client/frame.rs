@@ -40,6 +40,13 @@ pub struct Reply {
 pub(super) enum Message {
     Event(Frame),
     Reply(Reply),
+    /// The daemon ends the tunnel through a bridge, and says why: as a close frame does.
+    Close {
+        /// RFC 6455 section 7.4.
+        code: u16,
+        /// For people.
+        reason: String,
+    },
     /// A request to us, or something newer than we are.
     Other,
 }
@@ -72,6 +79,12 @@ impl Message {
         Ok(match &*envelope.name {
             "response" => Message::Reply(Reply { id: id(), outcome: Ok(args()?) }),
             "error" => Message::Reply(Reply { id: id(), outcome: Err(refused(&args()?)) }),
+            "close" if envelope.namespace.eq_ignore_ascii_case("rpc") => {
+                let args = args()?;
+                let code = args["code"].as_u64().and_then(|code| u16::try_from(code).ok());
+                let reason = args["reason"].as_str().unwrap_or_default().to_owned();
+                Message::Close { code: code.unwrap_or(1005), reason }
+            }
             _ if envelope.namespace.eq_ignore_ascii_case("events") => {
                 drop(envelope);
                 Message::Event(Frame { text: on_one_line(text)? })

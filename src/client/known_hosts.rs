@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::target::Fingerprint;
+use super::target::{DEFAULT_PORT, Fingerprint};
 
 /// The largest file that is read, in bytes: some ten thousand hosts.
 const LARGEST: u64 = 1024 * 1024;
@@ -73,6 +73,19 @@ impl KnownHosts {
         Ok(None)
     }
 
+    /// All hosts that stand there, without the port of a daemon; damaged lines are nobody's.
+    pub fn all(&self) -> Vec<(String, Fingerprint)> {
+        let own_port = format!(":{DEFAULT_PORT}");
+        let host = |line: &str| {
+            let mut words = line.split_whitespace();
+            let name = words.next().filter(|name| !name.starts_with('#'))?;
+            let fingerprint = words.next()?.parse().ok()?;
+            let name = name.strip_suffix(&own_port).unwrap_or(name);
+            Some((name.to_owned(), fingerprint))
+        };
+        self.text.lines().filter_map(host).collect()
+    }
+
     /// Appends a host. The file and its directory are for the user alone.
     ///
     /// # Errors
@@ -109,6 +122,8 @@ mod tests {
         assert_eq!(found.place, format!("{}:1", path.display()));
         assert_eq!(known.find("other:1").unwrap().unwrap().fingerprint, two);
         assert_eq!(known.find("nas.example:1").unwrap(), None);
+        let all = [("nas.example".to_owned(), one), ("other:1".to_owned(), two)];
+        assert_eq!(known.all(), all);
         assert!(known.find("[::1]:5").unwrap_err().contains("known_hosts:3: "));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::remove_dir_all(&folder).unwrap();

@@ -8,14 +8,18 @@
 mod connect;
 mod error;
 mod feed;
+mod fleet;
 mod frame;
 mod known_hosts;
+mod line;
+mod pace;
 mod stream;
 pub mod sysexits;
 mod target;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod via;
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,20 +29,23 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nix::poll::PollFd;
 use serde_json::{Map, Value, json};
-use tungstenite::protocol::{Role, WebSocketConfig};
-use tungstenite::{Error, Message as WsMessage, WebSocket};
 
 use connect::{Opened, Patience};
 use frame::Message;
-use stream::{Stream, Waited};
+use line::{Got, Line};
+use via::{Far, Hall, Heard};
 
 use crate::auth::key::{self, PrivateKey, Purpose};
 
 pub use error::{ClientError, Refused, Step};
 pub use feed::{Feed, News, Place};
+pub use fleet::{Fleet, FleetNews};
 pub use frame::{Frame, Reply};
 pub use known_hosts::{KnownHost, KnownHosts};
-pub use target::{Credential, DEFAULT_PORT, Fingerprint, Secret, Target, TargetError, Url};
+pub use target::{
+    BRIDGE_PORT, Bridge, Credential, DEFAULT_PORT, Fingerprint, Secret, Target, TargetError, Url,
+    Via,
+};
 
 /// How long the parts of a conversation may take.
 #[derive(Clone, Copy, Debug)]
@@ -72,8 +79,6 @@ impl Default for Timeouts {
 const MAX_MESSAGE: usize = 64 << 20;
 /// Bytes of events that are kept while a reply is waited for.
 const MAX_QUEUED: usize = 64 << 20;
-/// Bytes that are read from the socket at once.
-const READ_BUFFER: usize = 16 * 1024;
 
 /// What to wait for beside messages.
 #[derive(Default)]
@@ -97,20 +102,61 @@ pub enum Incoming {
     Nothing,
 }
 
+/// What carries the messages of a conversation.
+enum Carrier {
+    /// A connection to the daemon.
+    Direct(Box<Line>),
+    /// A tunnel through a bridge.
+    Via(Box<(Hall, Far)>),
+}
+
+impl Carrier {
+    fn line(&self) -> &Line {
+        match self {
+            Carrier::Direct(line) => line,
+            Carrier::Via(via) => via.0.line(),
+        }
+    }
+
+    fn send(&mut self, text: String) -> Result<(), ClientError> {
+        match self {
+            Carrier::Direct(line) => line.send(text),
+            Carrier::Via(via) => via.1.send(&text, &mut via.0),
+        }
+    }
+
+    fn receive(&mut self, wait: &Wait<'_>) -> Result<Got, ClientError> {
+        let (hall, far) = match self {
+            Carrier::Direct(line) => return line.receive(wait),
+            Carrier::Via(via) => &mut **via,
+        };
+        loop {
+            if let Some(mut message) = far.next_message()? {
+                return Ok(Got::Text(std::mem::take(&mut *message)));
+            }
+            match hall.next(wait)? {
+                Heard::Woken => return Ok(Got::Woken),
+                Heard::Nothing => return Ok(Got::Nothing),
+                Heard::Available(ids) if !ids.contains(&far.id) => {
+                    let gone = io::Error::new(io::ErrorKind::NotConnected, "it left the bridge");
+                    return Err(ClientError::Lost(gone));
+                }
+                Heard::Payload { from, text } if from == far.id => far.take(&text, hall)?,
+                Heard::Available(_) | Heard::Payload { .. } => {}
+            }
+        }
+    }
+}
+
 /// A conversation with a daemon.
 pub struct Client {
-    socket: WebSocket<Stream>,
+    carrier: Carrier,
     peer: String,
     timeouts: Timeouts,
-    /// The connection may die without a word.
-    remote: bool,
     requests: u64,
     /// What came while a reply was waited for, and its bytes.
     queue: VecDeque<Incoming>,
     queued: usize,
-    /// When the daemon gave its last sign of life, and whether it was asked for one since.
-    heard: Instant,
-    pinged: bool,
 }
 
 impl Client {
@@ -121,21 +167,34 @@ impl Client {
 
     /// The same with other time-outs.
     pub fn connect_within(target: &Target, timeouts: Timeouts) -> Result<Client, ClientError> {
-        let (opened, credential, certificate) = match target {
+        let direct = |opened: Opened| Carrier::Direct(Box::new(Line::over(opened, timeouts)));
+        let (carrier, credential, certificate) = match target {
             Target::Sockets(paths) => {
-                (connect::open_socket(paths, &timeouts)?, None, key::NO_CERTIFICATE)
+                let opened = connect::open_socket(paths, &timeouts)?;
+                (direct(opened), None, key::NO_CERTIFICATE)
             }
             Target::Loopback { url, credential } => {
                 let opened = connect::open_url(url, None, &timeouts)?;
-                (opened, credential.as_ref(), key::NO_CERTIFICATE)
+                (direct(opened), credential.as_ref(), key::NO_CERTIFICATE)
             }
             Target::Tls { url, fingerprint, known, credential } => {
                 let opened = connect::open_url(url, Some(*fingerprint), &timeouts)
                     .map_err(|error| error.known_at(known.as_deref()))?;
-                (opened, credential.as_ref(), fingerprint.digest())
+                (direct(opened), credential.as_ref(), fingerprint.digest())
+            }
+            Target::Via(via) => {
+                let mut hall = Hall::enter(&via.bridge, timeouts)?;
+                let far = via::find(via, &mut hall)?;
+                let carrier = Carrier::Via(Box::new((hall, far)));
+                (carrier, Some(&via.credential), via.fingerprint.digest())
             }
         };
-        let mut client = Client::over(opened, timeouts);
+        let mut peer = carrier.line().peer().to_owned();
+        if let Target::Via(via) = target {
+            peer = format!("{} behind {peer}", via.host);
+        }
+        let mut client =
+            Client { carrier, peer, timeouts, requests: 0, queue: VecDeque::new(), queued: 0 };
         match credential {
             None => {}
             Some(Credential::Token(token)) => {
@@ -153,37 +212,8 @@ impl Client {
     /// Signs what the server gives, for the certificate that it has shown.
     fn show_key(&mut self, key: &PrivateKey, certificate: &[u8; 32]) -> Result<(), ClientError> {
         let reply = self.call("rpc", "auth_ssl", json!({}))?;
-        let Some(string) = reply["test_string"].as_str() else {
-            return Err(ClientError::Protocol("it gives nothing to be signed".into()));
-        };
-        let signature = key
-            .sign(Purpose::Server, certificate, string)
-            .map_err(|error| ClientError::Lost(io::Error::other(error.to_string())))?;
-        let signature = STANDARD.encode(signature);
-        let args = json!({ "key": key.public().id().to_string(), "signature": signature });
-        self.call("rpc", "auth_ssl", args)?;
+        self.call("rpc", "auth_ssl", signed(key, certificate, &reply)?)?;
         Ok(())
-    }
-
-    fn over(opened: Opened, timeouts: Timeouts) -> Client {
-        let Opened { stream, rest, peer } = opened;
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(0)
-            .max_write_buffer_size(MAX_MESSAGE)
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
-        Client {
-            remote: !matches!(stream, Stream::Unix(_)),
-            socket: WebSocket::from_partially_read(stream, rest, Role::Client, Some(config)),
-            peer,
-            timeouts,
-            requests: 0,
-            queue: VecDeque::new(),
-            queued: 0,
-            heard: Instant::now(),
-            pinged: false,
-        }
     }
 
     /// Who is at the other end: the path of a socket, or host and port.
@@ -234,21 +264,8 @@ impl Client {
         if !args.is_null() {
             request.insert("args".into(), args);
         }
-        let message = WsMessage::text(Value::Object(request).to_string());
-        let peer = self.peer.clone();
-        let patience = Patience::new(&peer, Step::Sending, self.timeouts.reply);
-        let mut sent = self.socket.send(message);
-        loop {
-            match sent {
-                Ok(()) => return Ok(id),
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    patience.wait(self.socket.get_ref(), true)?;
-                }
-                Err(error) => return Err(explain(error)),
-            }
-            sent = self.socket.flush();
-        }
+        self.carrier.send(Value::Object(request).to_string())?;
+        Ok(id)
     }
 
     /// The next event or reply.
@@ -286,78 +303,35 @@ impl Client {
         Ok(())
     }
 
-    /// The next message from the wire. Answers pings on the way: tungstenite queues the pong, and
-    /// writes it when it is called again.
+    /// The next message from the wire.
     fn receive(&mut self, wait: &Wait<'_>) -> Result<Incoming, ClientError> {
         loop {
-            let text = match self.socket.read() {
-                Ok(WsMessage::Text(text)) => text.as_str().to_owned(),
-                Ok(WsMessage::Binary(bytes)) => {
-                    String::from_utf8(bytes.to_vec()).map_err(|_| {
-                        ClientError::Protocol("it sent a binary message that is not UTF-8".into())
-                    })?
-                }
-                Ok(WsMessage::Ping(_) | WsMessage::Pong(_) | WsMessage::Frame(_)) => {
-                    self.is_alive();
-                    continue;
-                }
-                Ok(WsMessage::Close(frame)) => {
-                    let _ = self.socket.flush();
-                    let (code, reason) = frame
-                        .map_or((1005, String::new()), |f| (f.code.into(), f.reason.to_string()));
-                    return Err(ClientError::Closed { code, reason });
-                }
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    match self.wait(wait)? {
-                        Some(nothing) => return Ok(nothing),
-                        None => continue,
-                    }
-                }
-                Err(error) => return Err(explain(error)),
+            let text = match self.carrier.receive(wait)? {
+                Got::Text(text) => text,
+                Got::Woken => return Ok(Incoming::Woken),
+                Got::Nothing => return Ok(Incoming::Nothing),
             };
-            self.is_alive();
             match Message::parse(text)? {
                 Message::Event(frame) => return Ok(Incoming::Event(frame)),
                 Message::Reply(reply) => return Ok(Incoming::Reply(reply)),
-                Message::Other => {}
-            }
-        }
-    }
-
-    fn is_alive(&mut self) {
-        self.heard = Instant::now();
-        self.pinged = false;
-    }
-
-    /// Waits for bytes; `None` when there are some, or when it was time for a ping.
-    fn wait(&mut self, wait: &Wait<'_>) -> Result<Option<Incoming>, ClientError> {
-        let Timeouts { idle, ping, .. } = self.timeouts;
-        let silent = self.heard + if self.pinged { idle + ping } else { idle };
-        let silent = self.remote.then_some(silent);
-        let deadline = wait.deadline.into_iter().chain(silent).min();
-        match stream::wait(self.socket.get_ref(), false, wait.wake, deadline)
-            .map_err(ClientError::Lost)?
-        {
-            Waited::Ready => Ok(None),
-            Waited::Woken => Ok(Some(Incoming::Woken)),
-            Waited::Over if wait.deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
-                Ok(Some(Incoming::Nothing))
-            }
-            Waited::Over if self.pinged => {
-                let peer = self.peer.clone();
-                Err(ClientError::TimedOut { peer, step: Step::Ping, after: idle + ping })
-            }
-            Waited::Over => {
-                self.pinged = true;
-                match self.socket.send(WsMessage::Ping(Vec::new().into())) {
-                    Ok(()) => Ok(None),
-                    Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-                    Err(error) => Err(explain(error)),
+                Message::Close { code, reason } if matches!(self.carrier, Carrier::Via(_)) => {
+                    return Err(ClientError::Closed { code, reason });
                 }
+                Message::Close { .. } | Message::Other => {}
             }
         }
     }
+}
+
+/// The second stage of `auth_ssl`, for what the first one was answered.
+fn signed(key: &PrivateKey, certificate: &[u8; 32], reply: &Value) -> Result<Value, ClientError> {
+    let Some(string) = reply["test_string"].as_str() else {
+        return Err(ClientError::Protocol("it gives nothing to be signed".into()));
+    };
+    let signature = key
+        .sign(Purpose::Server, certificate, string)
+        .map_err(|error| ClientError::Lost(io::Error::other(error.to_string())))?;
+    Ok(json!({ "key": key.public().id().to_string(), "signature": STANDARD.encode(signature) }))
 }
 
 /// Which certificate the server of `url` shows, to be asked about: nothing is proved by it yet.
@@ -377,22 +351,9 @@ pub fn certificate_of(url: &Url) -> Result<Fingerprint, ClientError> {
 impl Drop for Client {
     /// Says good-bye as far as that is possible without waiting.
     fn drop(&mut self) {
-        let _ = self.socket.close(None);
-        self.socket.get_mut().shut_down();
-    }
-}
-
-fn explain(error: Error) -> ClientError {
-    use tungstenite::error::ProtocolError;
-    let ended = || {
-        ClientError::Lost(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended without a word"))
-    };
-    match error {
-        Error::ConnectionClosed
-        | Error::AlreadyClosed
-        | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => ended(),
-        Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => ended(),
-        Error::Io(error) => ClientError::Lost(error),
-        other => ClientError::Protocol(other.to_string()),
+        if let Carrier::Via(via) = &mut self.carrier {
+            let (hall, far) = &mut **via;
+            far.close(hall);
+        }
     }
 }

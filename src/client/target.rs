@@ -16,6 +16,8 @@ use crate::auth::key::PrivateKey;
 
 /// The port of a daemon where a URL names none.
 pub const DEFAULT_PORT: u16 = 12150;
+/// The port of a bridge where a URL names none.
+pub const BRIDGE_PORT: u16 = 12149;
 
 /// A daemon to speak to.
 pub enum Target {
@@ -32,6 +34,8 @@ pub enum Target {
         /// What we are known by; without it only `identify` is answered.
         credential: Option<Credential>,
     },
+    /// A daemon behind a bridge, through a tunnel.
+    Via(Box<Via>),
     /// A daemon on this host, without TLS.
     Loopback {
         /// Where it is.
@@ -39,6 +43,34 @@ pub enum Target {
         /// What we are known by; without it only `identify` is answered.
         credential: Option<Credential>,
     },
+}
+
+/// A bridge, and what it knows us by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// Where it is.
+    pub url: Url,
+    /// What it must show.
+    pub fingerprint: Fingerprint,
+    /// Where that stands, if it is not given but known: `FILE:LINE`.
+    pub known: Option<String>,
+    /// The key that is registered there.
+    pub key: Arc<PrivateKey>,
+}
+
+/// A daemon behind a bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Via {
+    /// The bridge.
+    pub bridge: Bridge,
+    /// What the daemon's host is called, or its id on the bridge.
+    pub host: String,
+    /// What the daemon must show.
+    pub fingerprint: Fingerprint,
+    /// Where that stands, if it is not given but known: `FILE:LINE`.
+    pub known: Option<String>,
+    /// What the daemon knows us by.
+    pub credential: Credential,
 }
 
 /// What a daemon knows us by.
@@ -155,6 +187,25 @@ pub struct Url {
 }
 
 impl Url {
+    /// That of a bridge: `wss://HOST[:PORT]`, the port [`BRIDGE_PORT`] where none is named.
+    ///
+    /// # Errors
+    /// It is no such URL.
+    pub fn of_bridge(text: &str) -> Result<Url, TargetError> {
+        let mut url: Url = text.parse()?;
+        if !url.tls {
+            return Err(TargetError(format!("{text:?}: a bridge is at a wss:// URL")));
+        }
+        let authority = text.split("//").nth(1).and_then(|rest| rest.split('/').next());
+        let is_named = authority
+            .and_then(|authority| split_authority(authority).ok())
+            .is_some_and(|(_, port)| port.is_some_and(|port| !port.is_empty()));
+        if !is_named {
+            url.port = BRIDGE_PORT;
+        }
+        Ok(url)
+    }
+
     /// Host and port as in a `Host` field: a literal IPv6 address stands in brackets.
     pub fn authority(&self) -> String {
         if self.host.contains(':') {
@@ -331,5 +382,14 @@ mod tests {
     #[test]
     fn a_token_is_never_shown() {
         assert_eq!(format!("{:?}", Secret::new("secret")), "Secret(…)");
+    }
+
+    #[test]
+    fn a_bridge_has_a_port_of_its_own() {
+        let port = |text: &str| Url::of_bridge(text).map(|url| url.port).ok();
+        assert_eq!(port("wss://bridge.example.org"), Some(BRIDGE_PORT));
+        assert_eq!(port("wss://[::1]/"), Some(BRIDGE_PORT));
+        assert_eq!(port("wss://bridge:12150"), Some(12150));
+        assert_eq!(port("ws://localhost"), None);
     }
 }

@@ -17,6 +17,9 @@ use ring::digest;
 use rustls::{ServerConnection, StreamOwned};
 use tungstenite::protocol::CloseFrame;
 
+use tungstenite::protocol::Role;
+use tungstenite::{Message as WsMessage, WebSocket};
+
 use super::*;
 use crate::net::certificate;
 

@@ -78,6 +78,17 @@ fn check_limits(config: &Config, reader: &mut Reader<'_>) {
             ),
         );
     }
+    let bridge = &config.bridge;
+    if bridge.longest_pause < bridge.shortest_pause {
+        let (longest, shortest) = (bridge.longest_pause, bridge.shortest_pause);
+        let (longest, shortest) = (show_duration(longest), show_duration(shortest));
+        reader.contradiction(
+            &["bridge.longest_pause", "bridge.shortest_pause"],
+            format!(
+                "bridge.longest_pause ({longest}) is shorter than bridge.shortest_pause ({shortest})"
+            ),
+        );
+    }
     if state.report_interval < state.interval {
         let report = show_duration(state.report_interval);
         let interval = show_duration(state.interval);

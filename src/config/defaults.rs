@@ -26,6 +26,9 @@ impl Config {
             system_state: system_state(),
             bridge: Bridge {
                 allow_legacy_bridge_clients: LegacyBridgeClients::No,
+                shortest_pause: Duration::from_secs(1),
+                longest_pause: Duration::from_secs(60),
+                refused_pause: Duration::from_secs(150),
                 link: Vec::new(),
             },
             relay: relay(home),

@@ -161,8 +161,12 @@ fn read_bridge(mut section: Section<'_, '_>, config: &mut Config) {
         let name = link.required("name", text(link_name));
         let url = link.required("url", text(BridgeUrl::parse));
         let fingerprint = link.required("fingerprint", text(fingerprint));
-        Some(BridgeLink { name: name?, url: url?, fingerprint: fingerprint? })
+        let legacy = link.optional("legacy", boolean).unwrap_or(false);
+        Some(BridgeLink { name: name?, url: url?, fingerprint: fingerprint?, legacy })
     });
+    section.key("shortest_pause", &mut bridge.shortest_pause, duration(TICK..=HOUR));
+    section.key("longest_pause", &mut bridge.longest_pause, duration(TICK..=DAY));
+    section.key("refused_pause", &mut bridge.refused_pause, duration(TICK..=DAY));
 }
 
 fn read_relay(mut section: Section<'_, '_>, config: &mut Config) {

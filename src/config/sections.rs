@@ -301,6 +301,14 @@ pub enum ZpoolWhen {
 pub struct Bridge {
     /// What a client may do that speaks through a bridge in clear. Default: nothing.
     pub allow_legacy_bridge_clients: LegacyBridgeClients,
+    /// Before a bridge is dialled again, 100 ms to 1 h; each pause is about twice the one before.
+    /// Default 1 s.
+    pub shortest_pause: Duration,
+    /// The longest of these pauses, from `shortest_pause` to 24 h. Default 60 s.
+    pub longest_pause: Duration,
+    /// Before a bridge is dialled again that does not know our key, 100 ms to 24 h: it blocks whoever
+    /// fails too often. Default 150 s, which is four times in ten minutes.
+    pub refused_pause: Duration,
     /// `[[bridge.link]]`, at most 64. Default: none.
     pub link: Vec<BridgeLink>,
 }
@@ -316,7 +324,7 @@ pub enum LegacyBridgeClients {
     Full,
 }
 
-/// `[[bridge.link]]`: a bridge to dial. All keys are needed.
+/// `[[bridge.link]]`: a bridge to dial. All keys but the last are needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BridgeLink {
     /// How the link is called in messages, 1 to 64 bytes, unlike any other.
@@ -325,6 +333,9 @@ pub struct BridgeLink {
     pub url: BridgeUrl,
     /// SHA-256 of its certificate, 64 lower-case hexadecimal digits.
     pub fingerprint: String,
+    /// Whether the bridge is of the original kind, to which the server shows another key in the old
+    /// way. Default: no.
+    pub legacy: bool,
 }
 
 /// `[relay]`: the bridge itself; nothing of it is shared with `serve`.

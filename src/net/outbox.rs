@@ -242,6 +242,30 @@ impl<P: Parcel> Outbox<P> {
         self.count(kept as isize - self.used as isize);
     }
 
+    /// Takes out what is to be sent next, as bytes, and says where it stood: for a carrier that
+    /// frames by itself.
+    pub fn take(&mut self) -> Option<(u64, Rc<[u8]>)> {
+        while let Some(slot) = self.waiting.pop_front() {
+            let place = self.first;
+            self.first += 1;
+            let Some((parcel, weight)) = slot else {
+                self.holes -= 1;
+                continue;
+            };
+            self.leave_place(&parcel, place);
+            self.count(-(weight as isize));
+            return Some((place, parcel.bytes()));
+        }
+        self.shrink();
+        None
+    }
+
+    fn leave_place(&mut self, parcel: &P, place: u64) {
+        if let Some(key) = parcel.key().filter(|key| self.places.get(key) == Some(&place)) {
+            self.places.remove(&key);
+        }
+    }
+
     /// Encodes what waits until about `bytes` are in flight.
     fn fill(&mut self, bytes: usize) {
         let mut in_flight: usize = self.flight.iter().map(Chunk::len).sum();
@@ -253,9 +277,7 @@ impl<P: Parcel> Outbox<P> {
                 self.holes -= 1;
                 continue;
             };
-            if let Some(key) = parcel.key().filter(|key| self.places.get(key) == Some(&place)) {
-                self.places.remove(&key);
-            }
+            self.leave_place(&parcel, place);
             let payload = parcel.bytes();
             let (header, header_len) = websocket::text_header(payload.len());
             let kind = Kind::Message;
@@ -505,6 +527,22 @@ mod tests {
         assert!(!o.has_sent(place));
         sent(&mut o, 1000);
         assert!(o.has_sent(place));
+    }
+
+    #[test]
+    fn parcels_are_taken_out_one_by_one_for_who_frames_by_itself() {
+        let mut o = outbox(1000);
+        push(&mut o, "A1 b A2").unwrap();
+        let place = o.next_place();
+        let take = |o: &mut Outbox<Word>| o.take().map(|(_, bytes)| bytes.to_vec());
+        assert_eq!(take(&mut o).unwrap(), b"b");
+        push(&mut o, "A3").unwrap();
+        assert!(!o.has_sent(place));
+        assert_eq!(take(&mut o).unwrap(), b"A1A2A3");
+        assert!(o.has_sent(place) && o.is_empty() && o.used() == 0);
+        assert_eq!(take(&mut o), None);
+        push(&mut o, "A4").unwrap();
+        assert_eq!(take(&mut o).unwrap(), b"A4", "what was taken is not joined");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr};
+use std::rc::Rc;
 
 use mio::event;
 use mio::net::{TcpStream, UnixStream};
@@ -26,6 +27,13 @@ pub enum Peer {
     Remote(SocketAddr),
     /// Known by the kernel.
     Local(PeerCredentials),
+    /// Behind a bridge.
+    Bridged {
+        /// The link and the client there, by our numbers.
+        source: Source,
+        /// As it stands in logs.
+        name: Rc<str>,
+    },
 }
 
 impl Peer {
@@ -34,6 +42,7 @@ impl Peer {
     pub fn source(&self) -> Source {
         match self {
             Peer::Local(credentials) => Source::User(credentials.uid),
+            Peer::Bridged { source, .. } => *source,
             Peer::Remote(address) => match address.ip().to_canonical() {
                 IpAddr::V6(ip) if !ip.is_loopback() => {
                     let [a, b, c, d, ..] = ip.segments();
@@ -51,6 +60,7 @@ impl Peer {
         match self {
             Peer::Remote(address) => address.ip().to_canonical().to_string(),
             Peer::Local(credentials) => format!("uid {}", credentials.uid),
+            Peer::Bridged { name, .. } => name.to_string(),
         }
     }
 }
@@ -60,6 +70,7 @@ impl fmt::Display for Peer {
         match self {
             Peer::Remote(address) => write!(f, "{address}"),
             Peer::Local(credentials) => write!(f, "local uid {}", credentials.uid),
+            Peer::Bridged { name, .. } => f.write_str(name),
         }
     }
 }
@@ -71,6 +82,8 @@ pub enum Source {
     Address(IpAddr),
     /// A local user.
     User(u32),
+    /// Somebody behind a bridge: the link to it, and which of those who were ever there.
+    Caller(u64, u64),
 }
 
 impl Source {
@@ -79,6 +92,7 @@ impl Source {
         match self {
             Source::User(_) => true,
             Source::Address(ip) => ip.is_loopback(),
+            Source::Caller(..) => false,
         }
     }
 }

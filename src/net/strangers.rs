@@ -9,6 +9,8 @@ use super::socket::Source;
 
 /// Strangers of one address.
 const OF_ONE: usize = 4;
+/// All behind one bridge have one part of so many of the places.
+const BRIDGED_PART: usize = 4;
 
 /// All of them, in the order in which they came. `I` is what the owner knows them by.
 #[derive(Debug)]
@@ -42,8 +44,16 @@ impl<I: Copy + PartialEq> Strangers<I> {
 
     /// Who has to go so that one of that origin may come, where there may be `most` of them.
     pub fn in_the_way(&self, source: Source, most: usize) -> Option<I> {
-        let of_one = self.0.iter().filter(|(_, other)| *other == source);
-        if of_one.clone().count() >= OF_ONE {
+        let is_of_one = |other: Source| match (source, other) {
+            (Source::Caller(link, _), Source::Caller(other, _)) => link == other,
+            (one, other) => one == other,
+        };
+        let most_of_one = match source {
+            Source::Caller(..) => (most / BRIDGED_PART).max(OF_ONE),
+            Source::Address(_) | Source::User(_) => OF_ONE,
+        };
+        let of_one = self.0.iter().filter(|(_, other)| is_of_one(*other));
+        if of_one.clone().count() >= most_of_one {
             return of_one.map(|(id, _)| *id).next();
         }
         let full = self.0.len() >= most;
@@ -77,5 +87,17 @@ mod tests {
         strangers.add(6, at(3));
         assert_eq!(strangers.in_the_way(at(2), 6), Some(1));
         assert_eq!(strangers.len(), 6);
+    }
+
+    #[test]
+    fn those_behind_one_bridge_share_a_quarter() {
+        let mut strangers = Strangers::new();
+        for caller in 0..16 {
+            assert_eq!(strangers.in_the_way(Source::Caller(1, caller), 64), None);
+            strangers.add(caller, Source::Caller(1, caller));
+        }
+        assert_eq!(strangers.in_the_way(Source::Caller(1, 16), 64), Some(0));
+        assert_eq!(strangers.in_the_way(Source::Caller(2, 0), 64), None);
+        assert_eq!(strangers.in_the_way(Source::User(0), 64), None);
     }
 }

@@ -37,6 +37,8 @@ enum Purpose {
     /// Whether these still are who they were.
     Revision(Vec<Who>),
     /// Whether somebody is who they say.
+    /// Where the bridge of that link is.
+    Host(u64),
     Proof(Attempt),
     /// How a client is called.
     Name(ClientId),
@@ -175,6 +177,12 @@ impl AccountsHelper {
         let request = self.helper.check_account(service, user, from, now)?;
         self.purposes.insert(request, Purpose::Proof(attempt));
         Ok(())
+    }
+
+    /// Asks where the bridge of a link is.
+    pub(super) fn ask_for_addresses(&mut self, host: &str, link: u64, now: Instant) {
+        let request = self.helper.ask_for_addresses(host, now);
+        self.purposes.insert(request, Purpose::Host(link));
     }
 
     /// How it is, for people.
@@ -325,6 +333,10 @@ impl Server {
                         if self.accounts.unanswered > 0 { interval.min(RETRY) } else { interval };
                     self.accounts.recheck_due = Some(now.instant + again);
                 }
+            }
+            Purpose::Host(link) => {
+                let found = read(answer).and_then(|found: Result<_, String>| found);
+                self.on_addresses(link, found, now);
             }
             Purpose::Proof(attempt) => {
                 let verdict = read(answer).unwrap_or_else(Verdict::Failed);

@@ -48,6 +48,15 @@ fn address_of(peer: &Peer) -> String {
     match peer {
         Peer::Remote(address) => address.ip().to_canonical().to_string(),
         Peer::Local(credentials) => format!("uid {}", credentials.uid),
+        Peer::Bridged { name, .. } => name.to_string(),
+    }
+}
+
+/// True for one address, and for all who are behind one bridge: their answers wait together.
+fn is_same_way(one: Source, other: Source) -> bool {
+    match (one, other) {
+        (Source::Caller(link, _), Source::Caller(other, _)) => link == other,
+        (one, other) => one == other,
     }
 }
 
@@ -63,6 +72,7 @@ impl Server {
     fn is_exempt(&self, source: Source) -> bool {
         match source {
             Source::User(_) => true,
+            Source::Caller(..) => false,
             Source::Address(IpAddr::V4(ip)) => {
                 ip.is_loopback() && !self.config.auth.throttle_loopback
             }
@@ -85,7 +95,8 @@ impl Server {
         let Some(client) = self.clients.get(id) else { return Ok(()) };
         let source = client.peer.source();
         let delayed = self.clients.iter().filter(|(_, other)| {
-            other.peer.source() == source && matches!(other.waiting, Some(Wait::Delay { .. }))
+            is_same_way(other.peer.source(), source)
+                && matches!(other.waiting, Some(Wait::Delay { .. }))
         });
         if delayed.count() < DELAYED {
             return Ok(());
@@ -256,7 +267,14 @@ impl Server {
         warn!("authentication failure from {from}: {what}");
         let exempt = self.is_exempt(source);
         let refusal = Refusal::new(ErrorCode::Unauthorized, why);
-        match self.throttle.fail(source, exempt, now.instant) {
+        let consequence = match (self.throttle.fail(source, exempt, now.instant), source) {
+            // Each comes anew with another id: so all behind one bridge are slowed.
+            (Consequence::Answer, Source::Caller(link, _)) => {
+                self.throttle.fail(Source::Caller(link, 0), true, now.instant)
+            }
+            (consequence, _) => consequence,
+        };
+        match consequence {
             Consequence::Answer => {
                 if let Some(request) = request {
                     let text = error_text(Some(&request), &refusal);

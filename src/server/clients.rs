@@ -12,7 +12,9 @@ use mio::Interest;
 use serde_json::Value;
 
 use super::Key;
+use super::carrier::Carrier;
 use super::parcel::Parcel;
+use crate::bridge::link::Caller;
 use crate::net::{
     Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Source, Strangers, Total,
 };
@@ -45,7 +47,7 @@ pub(super) enum Wait {
 
 /// One connection with its session.
 pub(super) struct Client {
-    pub(super) connection: Connection<Parcel>,
+    pub(super) connection: Carrier,
     pub(super) session: Session,
     pub(super) peer: Peer,
     tls: bool,
@@ -70,7 +72,9 @@ impl Client {
     pub(super) fn name(&self) -> String {
         let way = if self.tls { " over TLS" } else { "" };
         match (self.session.identity(), &self.peer) {
-            (Some(who), Peer::Remote(_)) => format!("{} at {}{way}", who.user, self.peer),
+            (Some(who), Peer::Remote(_) | Peer::Bridged { .. }) => {
+                format!("{} at {}{way}", who.user, self.peer)
+            }
             (Some(_) | None, _) => format!("{}{way}", self.peer),
         }
     }
@@ -120,6 +124,8 @@ pub(super) struct Clients {
     dirty: Vec<ClientId>,
     /// Clients whose outbox was full when something was to be put into it.
     pub(super) overflowing: Vec<ClientId>,
+    /// Clients behind a bridge that have something for their link to take.
+    pub(super) speaking: Vec<ClientId>,
 }
 
 impl Clients {
@@ -132,6 +138,7 @@ impl Clients {
             total: Total::default(),
             dirty: Vec::new(),
             overflowing: Vec::new(),
+            speaking: Vec::new(),
         }
     }
 
@@ -140,8 +147,7 @@ impl Clients {
         for client in self.map.values_mut() {
             client.connection.set_limits(limits.connection, now);
             if client.admitted {
-                client.connection.outbox.set_limit(limits.outbox);
-                client.connection.max_message = limits.max_message;
+                client.connection.set_bounds(limits.max_message, limits.outbox);
             }
         }
         for id in self.ids() {
@@ -151,6 +157,11 @@ impl Clients {
 
     pub(super) fn get(&mut self, id: ClientId) -> Option<&mut Client> {
         self.map.get_mut(&id)
+    }
+
+    /// Whose session that is.
+    pub(super) fn user(&self, id: ClientId) -> Option<String> {
+        Some(self.map.get(&id)?.session.identity()?.user.clone())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&ClientId, &Client)> {
@@ -206,15 +217,50 @@ impl Clients {
         let mut connection = Connection::new(socket, tls, outbox, STRANGER_MESSAGE, limits, now);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = reactor.register(connection.socket(), interest, Key::Client(id))?;
+        let carrier = Carrier::Direct(Box::new(connection));
+        self.take_in(id, carrier, session, peer, now);
+        if let Some(client) = self.map.get_mut(&id) {
+            client.registered = Some(registered);
+            client.readable = true;
+            client.tls = is_tls;
+        }
+        Ok(id)
+    }
+
+    /// Takes somebody in who is behind a bridge.
+    pub(super) fn add_caller(
+        &mut self,
+        peer: Peer,
+        make: impl FnOnce(Outbox<Parcel>, usize, Duration) -> Result<Caller<Parcel>, rustls::Error>,
+        now: Instant,
+    ) -> Result<ClientId, rustls::Error> {
+        self.last_id += 1;
+        let id = self.last_id;
+        let outbox = Outbox::new(STRANGER_OUTBOX, self.total.clone());
+        let caller = make(outbox, STRANGER_MESSAGE, self.limits.connection.close)?;
+        let carrier = Carrier::Bridged(Box::new(caller));
+        self.take_in(id, carrier, Session::new(id, Known::Nothing), peer, now);
+        self.touch(id);
+        Ok(id)
+    }
+
+    fn take_in(
+        &mut self,
+        id: ClientId,
+        carrier: Carrier,
+        session: Session,
+        peer: Peer,
+        now: Instant,
+    ) {
         self.strangers.add(id, peer.source());
         let auth_due = Some(now + self.limits.auth);
         let client = Client {
-            connection,
+            connection: carrier,
             session,
             peer,
-            tls: is_tls,
-            registered: Some(registered),
-            readable: true,
+            tls: false,
+            registered: None,
+            readable: false,
             stalled: false,
             waiting: None,
             retelling: false,
@@ -223,13 +269,12 @@ impl Clients {
             admitted: false,
         };
         self.map.insert(id, client);
-        Ok(id)
     }
 
     /// Whether there is a place for one more who is no stranger.
     pub(super) fn has_place_for(&self, peer: &Peer) -> bool {
         let places = match peer {
-            Peer::Remote(_) => self.limits.max_clients,
+            Peer::Remote(_) | Peer::Bridged { .. } => self.limits.max_clients,
             Peer::Local(_) => self.limits.max_clients + LOCAL_PLACES,
         };
         self.admitted() < places
@@ -240,8 +285,7 @@ impl Clients {
         let Some(client) = self.map.get_mut(&id) else { return };
         client.admitted = true;
         client.auth_due = None;
-        client.connection.outbox.set_limit(self.limits.outbox);
-        client.connection.max_message = self.limits.max_message;
+        client.connection.set_bounds(self.limits.max_message, self.limits.outbox);
         self.strangers.remove(id);
     }
 
@@ -250,8 +294,7 @@ impl Clients {
         if let Some(client) = self.map.get_mut(&id).filter(|client| client.admitted) {
             client.admitted = false;
             client.auth_due = Some(now + self.limits.auth);
-            client.connection.outbox.set_limit(STRANGER_OUTBOX);
-            client.connection.max_message = STRANGER_MESSAGE;
+            client.connection.set_bounds(STRANGER_MESSAGE, STRANGER_OUTBOX);
             self.strangers.add(id, client.peer.source());
         }
     }
@@ -260,8 +303,10 @@ impl Clients {
         let mut client = self.map.remove(&id)?;
         self.strangers.remove(id);
         reactor.set_deadline(Key::Client(id), None);
-        if let Some(registered) = client.registered.take() {
-            reactor.deregister(client.connection.socket(), registered);
+        if let Some(registered) = client.registered.take()
+            && let Some(socket) = client.connection.socket()
+        {
+            reactor.deregister(socket, registered);
         }
         Some(client)
     }
@@ -270,7 +315,7 @@ impl Clients {
     pub(super) fn deliver(&mut self, id: ClientId, event: &Rc<Published>, spelling: Spelling) {
         let parcel = Parcel::Event(event.clone(), spelling);
         if let Some(client) = self.map.get_mut(&id).filter(|client| client.connection.is_open())
-            && let Err(Full) = client.connection.outbox.push(parcel)
+            && let Err(Full) = client.connection.outbox_mut().push(parcel)
         {
             self.overflowing.push(id);
         }
@@ -283,7 +328,7 @@ impl Clients {
         else {
             return Ok(());
         };
-        let pushed = client.connection.outbox.push(Parcel::Answer(text.into_bytes().into()));
+        let pushed = client.connection.outbox_mut().push(Parcel::Answer(text.into_bytes().into()));
         self.touch(id);
         pushed
     }
@@ -296,6 +341,11 @@ impl Clients {
             client.dirty = true;
             self.dirty.push(id);
         }
+    }
+
+    /// True where something is to be flushed.
+    pub(super) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// Sends what can be sent to all that were touched. Gives those that are over.
@@ -313,11 +363,14 @@ impl Clients {
                     over.push((id, end));
                     continue;
                 }
-                Ok(_) if client.stalled && client.connection.outbox.is_below_half() => {
+                Ok(()) if client.stalled && client.connection.outbox().is_below_half() => {
                     client.stalled = false;
                     reactor.again(Key::Client(id));
                 }
-                Ok(_) => {}
+                Ok(()) => {}
+            }
+            if client.connection.speaking() {
+                self.speaking.push(id);
             }
             reactor.set_deadline(Key::Client(id), client.due());
         }
@@ -329,7 +382,7 @@ impl Clients {
         if self.total.get() <= self.limits.outbox_total {
             return None;
         }
-        let used = |client: &Client| client.connection.outbox.used();
+        let used = |client: &Client| client.connection.outbox().used();
         self.map.iter().max_by_key(|(_, client)| used(client)).map(|(id, _)| *id)
     }
 

@@ -189,6 +189,7 @@ impl Server {
         info!("{} keys are registered", store.len());
         self.keys.store = store;
         self.end_lost_keys(asker, now);
+        self.links.keys_changed = true;
     }
 
     /// Ends whatever came by a key that is registered no more; `asker` gets its answer.

@@ -167,7 +167,7 @@ impl Server {
         let (clients, crowded) = (&mut self.clients, &mut self.logs.crowded);
         self.hub.publish(Event::LifePreserver(event), now, |id, event, spelling| {
             clients.deliver(id, event, spelling);
-            if clients.get(id).is_some_and(|it| !it.connection.outbox.is_below_half()) {
+            if clients.get(id).is_some_and(|it| !it.connection.outbox().is_below_half()) {
                 crowded.insert(id);
             }
         });
@@ -221,7 +221,7 @@ impl Server {
         self.logs.crowded.retain(|id| {
             hub.wants(*id, EventName::LifePreserver)
                 && clients.get(*id).is_some_and(|client| {
-                    client.connection.is_open() && !client.connection.outbox.is_below_half()
+                    client.connection.is_open() && !client.connection.outbox().is_below_half()
                 })
         });
         let much = self.clients.outbox_bytes() > self.config.server.outbox_total / 2;
@@ -281,7 +281,7 @@ impl Server {
     fn has_sent(&mut self, id: ClientId, place: &mut Option<u64>) -> bool {
         let Some(client) = self.clients.get(id) else { return true };
         if place.is_none() && !self.hub.is_behind(id) {
-            *place = Some(client.connection.outbox.next_place());
+            *place = Some(client.connection.outbox().next_place());
         }
         place.is_some_and(|place| client.connection.has_sent(place))
     }

@@ -6,10 +6,14 @@
 
 mod accounts;
 mod authentication;
+mod callers;
+mod carrier;
 mod clients;
 mod jobs;
 mod keys;
 mod life_preserver;
+mod link_io;
+mod links;
 mod parcel;
 mod pid_file;
 mod reload;
@@ -47,6 +51,7 @@ use clients::{ClientId, Clients, Wait};
 use jobs::Jobs;
 use keys::Keys;
 use life_preserver::Logs;
+use links::Links;
 use storage::Storage;
 use system_state::{Part, Probes};
 
@@ -65,6 +70,8 @@ enum Key {
     Dispatcher,
     /// The accounts helper.
     Accounts,
+    /// A link to a bridge.
+    Link(u64),
     /// A file that is followed.
     Log(FollowId),
     /// The turn of all that are; their next deadline.
@@ -128,6 +135,7 @@ struct Server {
     dispatcher: Dispatcher,
     jobs: Jobs,
     logs: Logs,
+    links: Links,
     system_state: SystemState,
     probes: Probes,
     storage: Storage,
@@ -236,6 +244,8 @@ impl Server {
             Key::Accounts => {
                 self.accounts.read(&mut self.scratch, &mut self.reactor, now.instant);
             }
+            // What can be written is, at the end of the turn.
+            Key::Link(number) => self.on_link_io(number, readable, now),
             Key::Logs => self.logs.wake(),
             Key::SystemState(part) => self.on_zpool_io(part, now),
             Key::Store => {
@@ -258,6 +268,7 @@ impl Server {
         match key {
             Key::Listener(number) => self.accept(number, now),
             Key::Client(id) => self.on_client_deadline(id, now),
+            Key::Link(number) => self.on_link_deadline(number, now),
             Key::Output(serial) if self.storage.holds(serial) => {
                 // It is us who do not read.
                 self.jobs.wait_for_output(serial, &mut self.reactor, now);
@@ -325,7 +336,7 @@ impl Server {
             return;
         }
         let known = match &accepted.peer {
-            Peer::Remote(_) => Known::Nothing,
+            Peer::Remote(_) | Peer::Bridged { .. } => Known::Nothing,
             Peer::Local(credentials) => match self.roles.of(credentials) {
                 Some(identity) => Known::Somebody(identity),
                 None => Known::WithoutRole(format!("uid {}", credentials.uid)),
@@ -376,7 +387,7 @@ impl Server {
             if client.waiting.is_some() {
                 break;
             }
-            if !client.connection.outbox.is_below_half() {
+            if !client.connection.outbox().is_below_half() {
                 client.stalled = true;
                 client.connection.pause();
                 break;
@@ -436,7 +447,8 @@ impl Server {
             Ok(Frame::Answer) => return,
             Err(bad) => (bad.request.map(|request| *request), Err(bad.refusal)),
             Ok(Frame::Request(mut request)) => {
-                let may = self.may_attempt(id, &request);
+                let may = self.check_clear(id, &request);
+                let may = may.and_then(|()| self.may_attempt(id, &request));
                 let result = may.and_then(|()| self.answer(id, &request, now));
                 if request.is("rpc", "auth") || request.is("rpc", "auth_token") {
                     request.wipe();
@@ -476,7 +488,8 @@ impl Server {
         let bare = |request: Request| Box::new(Request { args: Value::Null, ..request });
         match answer {
             Answer::Silence => {}
-            Answer::Response(args) => {
+            Answer::Response(mut args) => {
+                self.dress_for_clear(id, &request, &mut args);
                 if let Some(Value::Array(killed)) = args.pointer("/killed/jobs") {
                     killed.iter().for_each(|job| self.audit(id, "killed", job.as_str()));
                 }
@@ -589,12 +602,17 @@ impl Server {
             self.close_overflowing(now);
             let over = self.clients.flush(&mut self.reactor, now.instant);
             self.ended.extend(over);
-            if self.ended.is_empty() {
+            self.flush_links(now);
+            if self.ended.is_empty() && !self.clients.is_dirty() {
                 break;
             }
             for (id, end) in std::mem::take(&mut self.ended) {
                 self.end(id, &end.to_string());
             }
+        }
+        if std::mem::take(&mut self.links.keys_changed) {
+            self.tell_sums(now);
+            self.flush_links(now);
         }
         self.go_on_with_logs(now);
         self.storage.store.end_of_turn(now.instant);
@@ -646,7 +664,7 @@ impl Server {
     fn tell_present_state(&mut self, now: Moment) {
         for id in self.hub.behind() {
             while let Some(client) = self.clients.get(id).filter(|client| !client.retelling) {
-                if !client.connection.outbox.is_below_half() {
+                if !client.connection.outbox().is_below_half() {
                     // Goes on when some of it has been sent.
                     client.stalled = true;
                     break;
@@ -705,6 +723,9 @@ impl Server {
         self.hub.leave(id);
         if let Some(client) = self.clients.remove(id, &mut self.reactor) {
             debug!("client {id}: {} is gone: {why}", client.name());
+            if let Source::Caller(link, behind) = client.peer.source() {
+                self.links.forget(link, behind, id);
+            }
         }
     }
 
@@ -742,7 +763,8 @@ impl Server {
             self.reactor.set_deadline(Key::Stop, Some(due));
             self.settle(now);
         }
-        if self.phase == Phase::Leaving && self.clients.len() == 0 && self.logs.is_kept() {
+        let all_told = self.clients.len() == 0 && self.links.are_flushed();
+        if self.phase == Phase::Leaving && all_told && self.logs.is_kept() {
             self.phase = Phase::Over;
         }
     }

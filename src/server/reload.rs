@@ -122,6 +122,9 @@ impl Server {
         self.accounts.helper.set_limits(start::accounts_limits(config));
         self.throttle.set_limits(start::throttle_limits(config));
         self.configure_logs(now);
+        self.configure_links(now);
+        self.look_at_callers(now);
+        self.warn_of_callers();
         self.ask_for_groups(now);
         self.ask_for_keys(now);
     }

@@ -11,6 +11,7 @@ use super::clients::{ClientLimits, Clients};
 use super::jobs::Jobs;
 use super::keys::Keys;
 use super::life_preserver::Logs;
+use super::links::Links;
 use super::pid_file::PidFile;
 use super::storage::Storage;
 use super::system_state::{self, Probes};
@@ -81,6 +82,7 @@ pub(super) fn start(
     take_over(&place, &mut dispatcher, &mut jobs, now)?;
     let mut storage = Storage::new(place, store_limits(&config), lock, now.instant);
     storage.begin_early(&mut reactor, now.instant);
+    let links = Links::begin(&config);
     let logs = Logs::begin(&config, &mut reactor, now);
     let keys = Keys::begin(&config.paths.state, config.auth.max_legacy_keys, &mut reactor);
     let mut server = Server {
@@ -103,6 +105,7 @@ pub(super) fn start(
         dispatcher,
         jobs,
         logs,
+        links,
         storage,
         phase: Phase::Serving,
         scratch: vec![0; SCRATCH],
@@ -121,6 +124,9 @@ pub(super) fn start(
     server.find_origins();
     server.reactor.set_deadline(Key::Survivors, Some(now.instant));
     server.system_state.begin(now);
+    server.tell_sums(now);
+    server.configure_links(now);
+    server.warn_of_callers();
     server.settle(now);
     info!("ready, pid {}, epoch {epoch}", std::process::id());
     Ok(server)
@@ -205,9 +211,9 @@ pub(super) fn addresses(config: &Config) -> Vec<Address> {
     tls.chain(plain).chain(unix).collect()
 }
 
-/// The TLS side, if anything listens with TLS. Certificate and key are made where there are none.
+/// The TLS side, if anything listens with TLS or comes through a tunnel. Certificate and key are made where there are none.
 pub(super) fn tls(config: &Config, hostname: &str) -> Result<Option<ServerSide>, StartError> {
-    if config.server.listen.is_empty() {
+    if config.server.listen.is_empty() && config.bridge.link.is_empty() {
         return Ok(None);
     }
     let (certificate, key) = (&config.server.certificate, &config.server.private_key);

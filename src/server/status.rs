@@ -20,7 +20,7 @@ impl Server {
                     "peer": client.peer.to_string(),
                     "user": client.session.identity().map(|who| who.user.as_str()),
                     "local": matches!(client.peer, Peer::Local(_)),
-                    "outbox": client.connection.outbox.used(),
+                    "outbox": client.connection.outbox().used(),
                 })
             })
             .collect();
@@ -33,6 +33,7 @@ impl Server {
             "epoch": self.hub.epoch(),
             "seq": self.hub.seq(),
             "clients": clients,
+            "links": self.links.status(|id| self.clients.user(id)),
             "subscribers": self.hub.subscribers(),
             "jobs": {
                 "pending": counts.pending,

@@ -9,6 +9,7 @@ pub mod descriptors;
 pub mod fork;
 pub mod ipv6_only;
 pub mod local_time;
+mod login_class;
 pub mod memory;
 pub mod pam;
 mod parent_death;

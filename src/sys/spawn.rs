@@ -220,7 +220,7 @@ fn variable(name: &str, value: &[u8]) -> Option<CString> {
     CString::new([name.as_bytes(), b"=", value].concat()).ok()
 }
 
-/// Groups first, the user last: after that nothing can be changed any more.
+/// Login class and groups first, the user last: after that nothing can be changed any more.
 fn become_user(who: &RunAs) -> Result<Option<User>, Errno> {
     let account = match who {
         RunAs::Name(name) => Some(User::from_name(name)?.ok_or(Errno::ENOENT)?),
@@ -229,6 +229,7 @@ fn become_user(who: &RunAs) -> Result<Option<User>, Errno> {
     match (&account, who) {
         (Some(account), _) => {
             let name = CString::new(account.name.as_str()).map_err(|_| Errno::EINVAL)?;
+            super::login_class::enter(&name)?;
             init_groups(&name, account.gid)?;
             setgid(account.gid)?;
             setuid(account.uid)?;

@@ -23,6 +23,8 @@ mod key_command;
 mod keys;
 mod kill;
 mod known_hosts;
+mod legacy_bridge;
+mod link;
 mod live_bars;
 mod log_burst;
 mod log_restart;
@@ -44,6 +46,8 @@ mod subscriptions;
 mod system_state;
 mod throttle;
 mod transports;
+mod tunnel;
+mod via;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");

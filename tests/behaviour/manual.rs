@@ -9,7 +9,7 @@ use std::{env, fs};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::{Cli, Daemon, Directory, Outcome, Peer, Setup, Transport, register, skip};
+use support::{Bridge, Cli, Daemon, Directory, Outcome, Peer, Setup, Transport, register, skip};
 use sysadm_events::auth::reachable;
 use sysadm_events::wire::EventName;
 
@@ -297,6 +297,7 @@ fn the_log_says_every_line_that_the_page_promises() {
     drop((peers, remote));
     let mut log = daemon.stop().unwrap();
     log.extend(log_of_a_bridge().unwrap());
+    log.extend(log_of_links().unwrap());
 
     let promised = promised();
     assert!(promised.len() > 10 && promised.iter().all(|pieces| !pieces.is_empty()));
@@ -316,6 +317,21 @@ fn log_of_a_bridge() -> Outcome<Vec<String>> {
     register(&bridge.directory().join("state"), &[])?;
     assert_eq!(server.peer.closed()?, 1008);
     bridge.stop()
+}
+
+/// A daemon that has dialled a bridge, in vain and not, and then is told not to.
+fn log_of_links() -> Outcome<Vec<String>> {
+    let bridge = Bridge::start()?;
+    let setup = Setup::new(PROGRAM)?.with("bridge.allow_legacy_bridge_clients", r#""full""#);
+    let lost = bridge.link("lost").replace(bridge.fingerprint(), &"ab".repeat(32));
+    let lost = lost.replace("127.0.0.1", "localhost");
+    let linked = setup.clone().with_lines(&bridge.link("office")).with_lines(&lost);
+    let daemon = linked.start()?;
+    daemon.log().wait("link office: connected to ")?;
+    daemon.log().wait("link lost to ")?;
+    setup.write()?;
+    daemon.reload()?;
+    daemon.stop()
 }
 
 /// The expressions that the page gives to fail2ban, with what it puts for an address.

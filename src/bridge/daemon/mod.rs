@@ -241,7 +241,7 @@ impl Bridge {
                 return warn!("refused {}: too many local connections", accepted.peer);
             }
             Peer::Local(_) => None,
-            Peer::Remote(_) => {
+            Peer::Remote(_) | Peer::Bridged { .. } => {
                 match rustls::ServerConnection::new(self.identity.tls.config.clone()) {
                     Ok(tls) => Some(tls),
                     Err(error) => {
@@ -380,7 +380,7 @@ impl Bridge {
         let Some(connected) = self.connections.get(number) else { return };
         let may = match &connected.origin {
             Peer::Local(who) => who.uid == 0 || who.uid == geteuid().as_raw(),
-            Peer::Remote(_) => false,
+            Peer::Remote(_) | Peer::Bridged { .. } => false,
         };
         let refuse = |request: &Request, code, why: &str| {
             error_text(Some(request), &Refusal::new(code, why))

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use rustls::{ClientConnection, Connection, HandshakeKind, ServerConfig, ServerConnection};
 use zeroize::{Zeroize, Zeroizing};
 
-pub use payload::{RECORDS, decode, encode, is_tunnelled};
+pub use payload::{RECORDS, decode, encode, head, is_tunnelled};
 
 /// Plaintext that is sealed at once, in bytes: with what TLS adds it is one record, and less than
 /// a payload may hold.
@@ -97,8 +97,8 @@ impl Tunnel {
         self.ended
     }
 
-    /// True where `records` begin a handshake that is not this one's: whoever is at the other end
-    /// has begun anew.
+    /// True where records that begin so begin a handshake that is not this one's: whoever is at the
+    /// other end has begun anew.
     pub fn is_another(&self, records: &[u8]) -> bool {
         // Of a hello that was answered with "another key share, please" the second is expected.
         let asked_again =
@@ -209,6 +209,11 @@ impl Tunnel {
         }
     }
 
+    /// True where [`Tunnel::take_records`] has some.
+    pub fn has_records(&self) -> bool {
+        self.tls.wants_write()
+    }
+
     /// Records for the other end, if there are some: no more than fit into a payload.
     pub fn take_records(&mut self) -> Option<Vec<u8>> {
         let mut records = Records(Vec::new());
@@ -243,4 +248,4 @@ impl Write for Records {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -15,6 +15,13 @@ pub fn is_tunnelled(payload: &str) -> bool {
     payload.starts_with(PREFIX)
 }
 
+/// The first bytes of the records in a payload, without a look at the rest; none where they are no
+/// base64.
+pub fn head(payload: &str) -> Vec<u8> {
+    let start = payload.strip_prefix(PREFIX).and_then(|text| text.get(..8));
+    start.and_then(|text| STANDARD.decode(text).ok()).unwrap_or_default()
+}
+
 /// The payload for these records.
 pub fn encode(records: &[u8]) -> String {
     let mut payload = String::with_capacity(PREFIX.len() + records.len().div_ceil(3) * 4);
@@ -51,6 +58,7 @@ mod tests {
             let payload = encode(&records);
             assert!(is_tunnelled(&payload) && payload.len() == payload.capacity());
             assert_eq!(decode(&payload).unwrap(), records);
+            assert_eq!(head(&payload).len(), if length < 4 { 0 } else { length.min(6) });
         }
     }
 

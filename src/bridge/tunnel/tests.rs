@@ -24,6 +24,19 @@ fn digest(side: &ServerSide) -> pin::Digest {
     std::array::from_fn(byte)
 }
 
+/// A client's side that expects the certificate of this server's side.
+pub(in crate::bridge) fn client_and_config() -> (ClientConnection, Arc<ServerConfig>) {
+    let (client, _, config) = pinned_client_and_config();
+    (client, config)
+}
+
+pub(in crate::bridge) fn pinned_client_and_config()
+-> (ClientConnection, Arc<Pin>, Arc<ServerConfig>) {
+    let side = certificate();
+    let (client, pin) = pin::connect("host", vec![digest(&side)], TUNNELS).unwrap();
+    (client, pin, side.tunnel)
+}
+
 struct Pair {
     client: Tunnel,
     server: Tunnel,

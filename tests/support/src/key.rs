@@ -37,6 +37,18 @@ pub fn base64(bytes: &[u8]) -> Outcome<String> {
     Ok(String::from_utf8(openssl(&["base64", "-A"], bytes)?)?.trim().to_owned())
 }
 
+/// What was encrypted as the original client does it, by the public key (PEM) that undoes it.
+pub fn decrypt(public: &str, encrypted: &[u8]) -> Outcome<String> {
+    let directory = Directory::new()?;
+    let (key, text) = (directory.join("key"), directory.join("text"));
+    fs::write(&key, public)?;
+    fs::write(&text, encrypted)?;
+    let (key, text) = (key.to_str().ok_or("no UTF-8")?, text.to_str().ok_or("no UTF-8")?);
+    let old = ["rsautl", "-verify", "-pkcs", "-pubin", "-inkey", key, "-in", text];
+    let new = ["pkeyutl", "-verifyrecover", "-pubin", "-inkey", key, "-in", text];
+    Ok(String::from_utf8(openssl(&old, b"").or_else(|_| openssl(&new, b""))?)?)
+}
+
 impl Key {
     /// `openssl genpkey`; `None`, which is said, where there is no OpenSSL.
     pub fn ed25519() -> Outcome<Option<Key>> {

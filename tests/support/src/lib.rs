@@ -16,6 +16,8 @@ mod peer;
 mod process;
 mod pty;
 mod raw;
+mod recorder;
+mod scene;
 mod skip;
 mod zfs;
 
@@ -28,7 +30,7 @@ pub use cli::{Cli, Finished, Running};
 pub use daemon::{Daemon, Setup};
 pub use directory::Directory;
 pub use gate::Gate;
-pub use key::{Key, base64};
+pub use key::{Key, base64, decrypt};
 pub use log::Log;
 pub use namespace::Sites;
 pub use news::{Counter, append, snapshot, snapshot_told, snapshots, snapshots_told};
@@ -37,6 +39,8 @@ pub use peer::{Peer, Refused, Stream, Transport, server_frame};
 pub use process::Process;
 pub use pty::Pty;
 pub use raw::{client_frame, client_header, upgrade_request};
+pub use recorder::{Bridge, BridgeIdentity, FarClient, FarTunnel, Meddler, Routed};
+pub use scene::{Person, register_server};
 pub use skip::skip;
 pub use zfs::Zfs;
 

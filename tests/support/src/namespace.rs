@@ -57,6 +57,11 @@ impl Sites {
         ["ip".into(), "netns".into(), "exec".into(), self.name(BETWEEN)]
     }
 
+    /// A command that runs another one at a site, 1 or 2.
+    pub fn inside(&self, site: &str) -> [String; 4] {
+        ["ip".into(), "netns".into(), "exec".into(), self.name(site)]
+    }
+
     /// Does something at a site, 1 or 2: sockets that are made there stay there.
     ///
     /// # Errors

@@ -506,7 +506,7 @@ fn dial(address: &str) -> io::Result<TcpStream> {
 }
 
 /// Trusts the one certificate, and resumes no session: each client costs what a new one costs.
-fn client_config(
+pub(crate) fn client_config(
     fingerprint: &str,
     version: &'static SupportedProtocolVersion,
 ) -> Outcome<Arc<ClientConfig>> {

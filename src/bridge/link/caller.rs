@@ -1,0 +1,522 @@
+//! One client behind a bridge: a tunnel, or the clear way of old clients.
+//!
+//! Payloads come in, messages come out, and the other way round. It has its own outbox, from which
+//! its link takes when its turn comes: who does not read, or has much to be told, makes no other
+//! caller wait.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls::ServerConfig;
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::super::tunnel::{Broken, Tunnel, decode, encode, head, is_tunnelled};
+use crate::net::{CloseReason, Outbox, Parcel};
+
+/// How a caller takes its leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// Not yet.
+    Stays,
+    /// When what waits has been sent.
+    Leaving,
+    /// Nothing more is to be sent.
+    Gone,
+}
+
+enum Way {
+    Tunnel(Tunnel),
+    Clear {
+        messages: Vec<Zeroizing<String>>,
+        /// From this place of the outbox on both sides speak base64.
+        encoded: Option<u64>,
+        /// The longest payload that the bridge takes, in bytes.
+        longest: usize,
+    },
+}
+
+/// One caller. `P` is what its outbox holds.
+pub struct Caller<P: Parcel> {
+    way: Way,
+    /// What waits to be sent.
+    pub outbox: Outbox<P>,
+    /// The largest message that is taken now, in bytes.
+    pub max_message: usize,
+    /// A message that is being sent, and how much of it was.
+    current: Option<(Rc<[u8]>, usize)>,
+    leave: Leave,
+    /// What is said last.
+    last_words: Option<String>,
+    /// When it has to be gone.
+    due: Option<Instant>,
+    /// How long it may take to leave.
+    patience: Duration,
+}
+
+impl<P: Parcel> Caller<P> {
+    /// One that comes through a tunnel.
+    ///
+    /// # Errors
+    /// TLS cannot begin.
+    pub fn tunnel(
+        config: Arc<ServerConfig>,
+        outbox: Outbox<P>,
+        max_message: usize,
+        patience: Duration,
+    ) -> Result<Caller<P>, rustls::Error> {
+        Ok(Caller::new(Way::Tunnel(Tunnel::server(config)?), outbox, max_message, patience))
+    }
+
+    /// One that speaks in clear, a message a payload; it ends where one of more than `longest` bytes
+    /// would have to be sent.
+    pub fn clear(
+        outbox: Outbox<P>,
+        max_message: usize,
+        patience: Duration,
+        longest: usize,
+    ) -> Caller<P> {
+        let way = Way::Clear { messages: Vec::new(), encoded: None, longest };
+        Caller::new(way, outbox, max_message, patience)
+    }
+
+    fn new(way: Way, outbox: Outbox<P>, max_message: usize, patience: Duration) -> Caller<P> {
+        Caller {
+            way,
+            outbox,
+            max_message,
+            current: None,
+            leave: Leave::Stays,
+            last_words: None,
+            due: None,
+            patience,
+        }
+    }
+
+    /// True for one of whom the bridge sees all.
+    pub fn is_clear(&self) -> bool {
+        matches!(self.way, Way::Clear { .. })
+    }
+
+    /// True while messages go both ways.
+    pub fn is_open(&self) -> bool {
+        self.leave == Leave::Stays
+    }
+
+    /// True where nothing more is to be sent.
+    pub fn is_gone(&self) -> bool {
+        self.leave == Leave::Gone
+    }
+
+    /// True where `payload` is not for this session: its client begins anew.
+    pub fn begins_anew(&self, payload: &str) -> bool {
+        match &self.way {
+            Way::Tunnel(tunnel) => !is_tunnelled(payload) || tunnel.is_another(&head(payload)),
+            Way::Clear { encoded, .. } => {
+                is_tunnelled(payload) || (encoded.is_some() && payload.starts_with('{'))
+            }
+        }
+    }
+
+    /// Takes a payload.
+    ///
+    /// # Errors
+    /// It is none of this session's; the session is over, and what is left to be said of that is
+    /// there to be sent.
+    pub fn receive(&mut self, payload: &str) -> Result<(), Broken> {
+        if !self.is_open() {
+            return Ok(());
+        }
+        let room = 2 * self.max_message;
+        let taken = match &mut self.way {
+            Way::Tunnel(tunnel) => {
+                decode(payload).and_then(|records| tunnel.receive(&records, room))
+            }
+            Way::Clear { messages, encoded, .. } => {
+                let held: usize = messages.iter().map(|message| message.len()).sum();
+                if held + payload.len() > room {
+                    Err(Broken::TooMuch(room))
+                } else if encoded.is_none() {
+                    messages.push(Zeroizing::new(payload.to_owned()));
+                    Ok(())
+                } else {
+                    let text = STANDARD.decode(payload).ok();
+                    match text.and_then(|text| String::from_utf8(text).ok()) {
+                        Some(text) => {
+                            messages.push(Zeroizing::new(text));
+                            Ok(())
+                        }
+                        None => Err(Broken::Garbage("a payload that is no base64 of a text")),
+                    }
+                }
+            }
+        };
+        if taken.is_err() {
+            self.outbox.clear();
+            self.current = None;
+            self.leave = Leave::Leaving;
+        }
+        taken
+    }
+
+    /// The next message; `Err` with its length where it is longer than one may be.
+    pub fn next_message(&mut self) -> Option<Result<Zeroizing<String>, usize>> {
+        if !self.is_open() {
+            return None;
+        }
+        let message = match &mut self.way {
+            Way::Tunnel(tunnel) => {
+                let message = tunnel.next_message();
+                if message.is_none() && tunnel.has_ended() {
+                    self.outbox.clear();
+                    self.leave = Leave::Leaving;
+                }
+                message?
+            }
+            Way::Clear { messages, .. } if messages.is_empty() => return None,
+            Way::Clear { messages, .. } => messages.remove(0),
+        };
+        if message.len() > self.max_message { Some(Err(message.len())) } else { Some(Ok(message)) }
+    }
+
+    /// The next parcel is the last one that is said in clear; what comes has to be encoded.
+    pub fn encode_after_next(&mut self) {
+        let place = self.outbox.next_place() + 1;
+        if let Way::Clear { encoded, .. } = &mut self.way {
+            encoded.get_or_insert(place);
+        }
+    }
+
+    /// True where [`Caller::next_payload`] may have something.
+    pub fn has_something(&self) -> bool {
+        let (is_open, has_records) = match &self.way {
+            Way::Tunnel(tunnel) => (tunnel.is_open(), tunnel.has_records()),
+            Way::Clear { .. } => (true, false),
+        };
+        let is_sending = is_open && (self.current.is_some() || !self.outbox.is_empty());
+        is_sending || has_records || self.leave == Leave::Leaving
+    }
+
+    /// True where the link has all parcels of the outbox that stood before `place`.
+    pub fn has_sent(&self, place: u64) -> bool {
+        self.outbox.has_sent(place) && self.current.is_none()
+    }
+
+    /// True in the middle of a message, of which the rest should come next.
+    pub fn is_midway(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// The next payload for the client.
+    pub fn next_payload(&mut self) -> Option<String> {
+        let payload = match &mut self.way {
+            Way::Tunnel(_) => self.next_of_tunnel(),
+            Way::Clear { .. } => self.next_of_clear(),
+        };
+        if payload.is_none() && self.leave == Leave::Leaving {
+            self.leave = Leave::Gone;
+        }
+        payload
+    }
+
+    fn next_of_tunnel(&mut self) -> Option<String> {
+        let Way::Tunnel(tunnel) = &mut self.way else { return None };
+        if let Some(records) = tunnel.take_records() {
+            return Some(encode(&records));
+        }
+        if !tunnel.is_open() {
+            return None;
+        }
+        if self.current.is_none() {
+            self.current = self.outbox.take().map(|(_, bytes)| (bytes, 0));
+        }
+        match &mut self.current {
+            Some((bytes, sent)) => {
+                *sent += tunnel.send(bytes.get(*sent..).unwrap_or_default());
+                if *sent >= bytes.len() {
+                    tunnel.end_message();
+                    self.current = None;
+                }
+            }
+            None if self.leave == Leave::Leaving => {
+                if let Some(words) = self.last_words.take() {
+                    tunnel.send_short(&words);
+                }
+                tunnel.close();
+            }
+            None => return None,
+        }
+        tunnel.take_records().map(|records| encode(&records))
+    }
+
+    fn next_of_clear(&mut self) -> Option<String> {
+        let Way::Clear { encoded, longest, .. } = &self.way else { return None };
+        let (place, bytes) = self.outbox.take()?;
+        let payload = match encoded {
+            Some(from) if *from <= place => STANDARD.encode(&bytes),
+            Some(_) | None => String::from_utf8_lossy(&bytes).into_owned(),
+        };
+        if payload.len() > *longest {
+            self.outbox.clear();
+            self.leave = Leave::Leaving;
+            return None;
+        }
+        Some(payload)
+    }
+
+    /// Closes at once: what waits is not sent, except for the message that has begun.
+    pub fn close(&mut self, reason: &CloseReason, now: Instant) {
+        self.outbox.clear();
+        self.close_when_sent(reason, now);
+    }
+
+    /// Closes when all that waits is sent. A tunnel is told why, as a WebSocket is in its close
+    /// frame: by a message `rpc/close` before the end.
+    pub fn close_when_sent(&mut self, reason: &CloseReason, now: Instant) {
+        if self.leave == Leave::Stays {
+            let args = json!({ "code": reason.code, "reason": reason.why });
+            let words = json!({ "namespace": "rpc", "name": "close", "id": "", "args": args });
+            self.last_words = Some(words.to_string());
+            self.leave = Leave::Leaving;
+            self.due = Some(now + self.patience);
+        }
+    }
+
+    /// Another time to leave in, from now on.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// When it has to be gone, where it has to.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::tunnel;
+    use crate::net::Total;
+
+    #[derive(Debug)]
+    struct Text(&'static str);
+
+    impl Parcel for Text {
+        type Key = u8;
+        fn weight(&self) -> usize {
+            self.0.len()
+        }
+        fn key(&self) -> Option<u8> {
+            None
+        }
+        fn join(self, newer: Text) -> Text {
+            newer
+        }
+        fn bytes(&self) -> Rc<[u8]> {
+            self.0.as_bytes().into()
+        }
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn clear() -> Caller<Text> {
+        Caller::clear(Outbox::new(1000, Total::default()), 100, PATIENCE, 100)
+    }
+
+    fn heard(caller: &mut Caller<Text>) -> Vec<String> {
+        std::iter::from_fn(|| caller.next_message()).map(|text| text.unwrap().to_string()).collect()
+    }
+
+    fn told(caller: &mut Caller<Text>) -> Vec<String> {
+        std::iter::from_fn(|| caller.next_payload()).collect()
+    }
+
+    #[test]
+    fn an_old_client_speaks_in_clear_and_then_in_base64() {
+        let mut caller = clear();
+        caller.receive("{\"a\":1}").unwrap();
+        assert_eq!(heard(&mut caller), ["{\"a\":1}"]);
+        caller.encode_after_next();
+        caller.outbox.push(Text("{\"b\":2}")).unwrap();
+        caller.outbox.push(Text("{\"c\":3}")).unwrap();
+        assert_eq!(told(&mut caller), ["{\"b\":2}", "eyJjIjozfQ=="]);
+        assert!(!caller.begins_anew("eyJjIjozfQ=="));
+        caller.receive("eyJjIjozfQ==").unwrap();
+        assert_eq!(heard(&mut caller), ["{\"c\":3}"]);
+        assert!(caller.begins_anew("{\"a\":1}") && caller.begins_anew("tls AAAA"));
+    }
+
+    /// Numbers that look random and are the same each time.
+    fn numbers(seed: u64) -> impl FnMut(usize) -> usize {
+        let mut state = seed;
+        move |below| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize % below
+        }
+    }
+
+    #[test]
+    fn no_payload_whatever_is_more_than_an_end() {
+        let (client, config) = tunnel::tests::client_and_config();
+        let hello = encode(&Tunnel::client(client).take_records().unwrap());
+        let good = ["{\"a\":1}", "eyJhIjoxfQ==", "tls FgMB", "", "\n", "tls ", &hello];
+        for seed in 0..300 {
+            let mut next = numbers(seed);
+            let outbox = Outbox::new(1000, Total::default());
+            let mut caller = if seed % 2 == 0 {
+                clear()
+            } else {
+                Caller::tunnel(config.clone(), outbox, 100, PATIENCE).unwrap()
+            };
+            for _ in 0..20 {
+                let mut payload = good[next(good.len())].to_owned().into_bytes();
+                for _ in 0..next(4) {
+                    let at = next(payload.len() + 1);
+                    match next(3) {
+                        0 => payload.insert(at, next(128) as u8),
+                        1 => payload.truncate(at),
+                        _ => payload.extend_from_within(..at),
+                    }
+                }
+                let payload = String::from_utf8(payload).unwrap();
+                let anew = caller.begins_anew(&payload);
+                let was_open = caller.is_open();
+                let taken = caller.receive(&payload);
+                assert!(taken.is_ok() || !caller.is_open(), "{payload:?}");
+                assert!(!anew || was_open || taken.is_ok());
+                while let Some(message) = caller.next_message() {
+                    assert!(message.is_err() || seed % 2 == 0, "nothing comes out of no handshake");
+                }
+                told(&mut caller);
+            }
+            let held = match &caller.way {
+                Way::Tunnel(_) => 0,
+                Way::Clear { messages, .. } => messages.len(),
+            };
+            assert_eq!(held, 0);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_through_the_bridge_ends_the_session_and_not_the_link() {
+        let mut caller = clear();
+        let long: &'static str = Box::leak("x".repeat(76).into_boxed_str());
+        caller.outbox.push(Text(long)).unwrap();
+        assert_eq!(told(&mut caller), [long]);
+        caller.encode_after_next();
+        caller.outbox.push(Text("{}")).unwrap();
+        caller.outbox.push(Text(long)).unwrap();
+        caller.outbox.push(Text("{}")).unwrap();
+        assert_eq!(told(&mut caller), ["{}"], "in base64 it has 104 bytes");
+        assert!(caller.is_gone());
+    }
+
+    #[test]
+    fn only_who_has_something_to_say_is_asked() {
+        let mut caller = clear();
+        assert!(!caller.has_something());
+        caller.outbox.push(Text("{}")).unwrap();
+        assert!(caller.has_something());
+        told(&mut caller);
+        assert!(!caller.has_something());
+        let (client, config) = tunnel::tests::client_and_config();
+        let outbox = Outbox::new(1000, Total::default());
+        let mut caller: Caller<Text> = Caller::tunnel(config, outbox, 100, PATIENCE).unwrap();
+        caller.outbox.push(Text("{}")).unwrap();
+        assert!(!caller.has_something(), "it cannot before the handshake");
+        let hello = Tunnel::client(client).take_records().unwrap();
+        caller.receive(&encode(&hello)).unwrap();
+        assert!(caller.has_something());
+        caller.close(&CloseReason::new(1008, "late"), Instant::now());
+        told(&mut caller);
+        assert!(caller.is_gone());
+    }
+
+    #[test]
+    fn garbage_ends_a_session() {
+        let mut caller = clear();
+        caller.encode_after_next();
+        assert!(caller.receive("%%%").is_err());
+        assert!(!caller.is_open() && heard(&mut caller).is_empty());
+        assert_eq!(told(&mut caller).len(), 0);
+        assert!(caller.is_gone());
+    }
+
+    #[test]
+    fn what_waits_to_be_answered_is_bounded() {
+        let mut caller = clear();
+        let message = format!("{{{}}}", " ".repeat(80));
+        caller.receive(&message).unwrap();
+        caller.receive(&message).unwrap();
+        assert_eq!(caller.receive(&message), Err(Broken::TooMuch(200)));
+        let mut caller = clear();
+        caller.receive(&format!("{{{}}}", " ".repeat(120))).unwrap();
+        assert_eq!(caller.next_message(), Some(Err(122)));
+    }
+
+    #[test]
+    fn what_waits_is_sent_before_the_end_and_the_end_is_bounded() {
+        let mut caller = clear();
+        let now = Instant::now();
+        caller.outbox.push(Text("{}")).unwrap();
+        caller.close_when_sent(&CloseReason::new(1001, "stop"), now);
+        assert_eq!(caller.due(), Some(now + PATIENCE));
+        assert!(caller.receive("{}").is_ok() && heard(&mut caller).is_empty());
+        assert_eq!(told(&mut caller), ["{}"]);
+        assert!(caller.is_gone());
+    }
+
+    #[test]
+    fn a_tunnel_is_told_why_it_ends() {
+        let (client, config) = tunnel::tests::client_and_config();
+        let outbox = Outbox::new(1 << 20, Total::default());
+        let mut caller: Caller<Text> = Caller::tunnel(config, outbox, 100, PATIENCE).unwrap();
+        let mut client = Tunnel::client(client);
+        let to_client = |caller: &mut Caller<Text>, client: &mut Tunnel| {
+            for payload in told(caller) {
+                client.receive(&decode(&payload).unwrap(), 1 << 20).unwrap();
+            }
+        };
+        let long: &'static str = Box::leak("x".repeat(40_000).into_boxed_str());
+        caller.outbox.push(Text(long)).unwrap();
+        for _ in 0..3 {
+            while let Some(records) = client.take_records() {
+                caller.receive(&encode(&records)).unwrap();
+            }
+            to_client(&mut caller, &mut client);
+        }
+        assert_eq!(client.next_message().unwrap().as_str(), long);
+        caller.close_when_sent(&CloseReason::new(1008, "no"), Instant::now());
+        to_client(&mut caller, &mut client);
+        let words = client.next_message().unwrap();
+        assert!(words.contains("\"code\":1008") && client.has_ended() && caller.is_gone());
+    }
+
+    #[test]
+    fn the_end_of_a_tunnel_is_the_end_of_its_session() {
+        let (client, config) = tunnel::tests::client_and_config();
+        let outbox = Outbox::new(1000, Total::default());
+        let mut caller: Caller<Text> = Caller::tunnel(config, outbox, 100, PATIENCE).unwrap();
+        let mut client = Tunnel::client(client);
+        for _ in 0..2 {
+            while let Some(records) = client.take_records() {
+                caller.receive(&encode(&records)).unwrap();
+            }
+            for payload in told(&mut caller) {
+                client.receive(&decode(&payload).unwrap(), 1000).unwrap();
+            }
+        }
+        client.send_short("{}");
+        client.close();
+        while let Some(records) = client.take_records() {
+            caller.receive(&encode(&records)).unwrap();
+        }
+        assert_eq!(heard(&mut caller), ["{}"]);
+        told(&mut caller);
+        assert!(caller.is_gone());
+    }
+}

@@ -1,0 +1,474 @@
+//! The connection to a bridge: TLS with the pinned certificate, the request, then texts.
+//!
+//! It is given a stream when that can be read or written, and what time it is. What waits to be
+//! written is bounded by whoever asks first whether there is room; what comes by the largest frame.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ring::rand::{SecureRandom, SystemRandom};
+use rustls::ClientConnection;
+
+use crate::net::pin::{Digest, Pin};
+use crate::net::{Arrived, Assembler, Masked, NoUpgrade, UpgradeRequest};
+
+/// Why a connection to a bridge is over.
+#[derive(Debug)]
+pub enum Trouble {
+    /// It shows another certificate.
+    WrongCertificate(Digest),
+    /// TLS failed.
+    Tls(String),
+    /// It does not open a WebSocket.
+    NoUpgrade(NoUpgrade),
+    /// It says what it may not say, and how.
+    Protocol(String),
+    /// It closed the connection: code, or 0 for none.
+    Closed(u16),
+    /// It said nothing for too long; what was waited for.
+    Silent(&'static str),
+    /// The socket failed.
+    Socket(io::Error),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::WrongCertificate(shown) => {
+                f.write_str("its certificate is another one, sha256 ")?;
+                shown.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+            Trouble::Tls(why) => write!(f, "TLS: {why}"),
+            Trouble::NoUpgrade(why) => why.fmt(f),
+            Trouble::Protocol(why) => write!(f, "it does not keep to the protocol: {why}"),
+            Trouble::Closed(0) => f.write_str("it closed the connection"),
+            Trouble::Closed(code) => write!(f, "it closed the connection ({code})"),
+            Trouble::Silent(what) => write!(f, "no {what} in time"),
+            Trouble::Socket(error) => error.fmt(f),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The request was or will be sent; the answer so far.
+    Upgrading(UpgradeRequest, Vec<u8>),
+    /// Texts go both ways.
+    Open(Assembler),
+}
+
+/// One connection.
+pub struct Channel {
+    tls: Box<ClientConnection>,
+    pin: Arc<Pin>,
+    stage: Stage,
+    /// Frames that TLS has not taken yet.
+    out: Vec<u8>,
+    /// The largest text that is taken, in bytes.
+    max_text: usize,
+    ping: Duration,
+    ping_due: Instant,
+    heard: Instant,
+    unanswered: u32,
+}
+
+/// Above so many bytes that wait, no more is asked for.
+const OUT: usize = 64 * 1024;
+/// Ciphertext that TLS keeps, in bytes.
+const TLS_OUT: usize = 64 * 1024;
+/// Plaintext taken from TLS in a call.
+const PART: usize = 4096;
+
+impl Channel {
+    /// Over a stream that is connected to `host`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn new(
+        (mut tls, pin): (ClientConnection, Arc<Pin>),
+        host: &str,
+        max_text: usize,
+        ping: Duration,
+        now: Instant,
+    ) -> Result<Channel, Trouble> {
+        tls.set_buffer_limit(Some(TLS_OUT));
+        let request = UpgradeRequest::new().map_err(Trouble::NoUpgrade)?;
+        let out = request.request(host, "/", Some("sysadm-server"));
+        Ok(Channel {
+            tls: Box::new(tls),
+            pin,
+            stage: Stage::Upgrading(request, Vec::new()),
+            out,
+            max_text,
+            ping,
+            ping_due: now + ping,
+            heard: now,
+            unanswered: 0,
+        })
+    }
+
+    /// True once texts go both ways.
+    pub fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open(_))
+    }
+
+    /// What the bridge showed.
+    pub fn certificate(&self) -> Option<Digest> {
+        self.pin.shown()
+    }
+
+    /// Another interval of pings from now on.
+    pub fn set_ping(&mut self, ping: Duration) {
+        self.ping = ping;
+        self.ping_due = self.ping_due.min(self.heard + ping);
+    }
+
+    /// Another bound for a text from now on.
+    pub fn set_max_text(&mut self, bytes: usize) {
+        self.max_text = bytes;
+    }
+
+    /// Reads once. False where nothing more is to be had now.
+    pub fn read(&mut self, stream: &mut dyn Read, now: Instant) -> Result<bool, Trouble> {
+        match self.tls.read_tls(stream) {
+            Ok(0) => return Err(Trouble::Closed(0)),
+            Ok(_) => {}
+            Err(error) if is_not_now(&error) => return Ok(false),
+            Err(error) => return Err(Trouble::Socket(error)),
+        }
+        self.heard = now;
+        if let Err(error) = self.tls.process_new_packets() {
+            return Err(match self.pin.wrong() {
+                Some(shown) => Trouble::WrongCertificate(shown),
+                None => Trouble::Tls(error.to_string()),
+            });
+        }
+        let mut part = [0; PART];
+        while let Ok(n @ 1..) = self.tls.reader().read(&mut part) {
+            let part = part.get(..n).unwrap_or_default();
+            match &mut self.stage {
+                Stage::Upgrading(_, answer) => answer.extend_from_slice(part),
+                Stage::Open(assembler) => assembler.push(part),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The next text that has come. Pings are answered.
+    pub fn next_text(&mut self) -> Result<Option<String>, Trouble> {
+        loop {
+            match &mut self.stage {
+                Stage::Upgrading(request, answer) => {
+                    if answer.is_empty() {
+                        return Ok(None);
+                    }
+                    let Some(end) = request.judge(answer).map_err(Trouble::NoUpgrade)? else {
+                        return Ok(None);
+                    };
+                    let mut assembler = Assembler::of_server();
+                    assembler.push(answer.get(end..).unwrap_or_default());
+                    self.stage = Stage::Open(assembler);
+                }
+                Stage::Open(assembler) => {
+                    match assembler.next(self.max_text) {
+                        Ok(None) => return Ok(None),
+                        Ok(Some(Arrived::Message(text))) => return Ok(Some(text)),
+                        Ok(Some(Arrived::Ping(payload))) => self.pong(&payload),
+                        Ok(Some(Arrived::Pong)) => self.unanswered = 0,
+                        Ok(Some(Arrived::Close(code))) => {
+                            return Err(Trouble::Closed(code.unwrap_or(0)));
+                        }
+                        Err(reason) => return Err(Trouble::Protocol(reason.why)),
+                    };
+                }
+            }
+        }
+    }
+
+    fn pong(&mut self, payload: &[u8]) {
+        // Pings of somebody who does not read are not answered for ever.
+        if self.has_room() {
+            masked().pong(payload, &mut self.out);
+        }
+    }
+
+    /// True where something may be [pushed](Channel::push).
+    pub fn has_room(&self) -> bool {
+        self.is_open() && self.out.len() < OUT
+    }
+
+    /// True where more waits than should, since what has to be said was pushed all the same.
+    pub fn is_overfull(&self) -> bool {
+        self.out.len() > 2 * OUT
+    }
+
+    /// True where the stream has taken all.
+    pub fn is_flushed(&self) -> bool {
+        self.out.is_empty() && !self.tls.wants_write()
+    }
+
+    /// Appends a text.
+    pub fn push(&mut self, text: &str) {
+        masked().text(text.as_bytes(), &mut self.out);
+    }
+
+    /// Appends the end of the conversation.
+    pub fn push_close(&mut self) {
+        if self.is_open() {
+            masked().close(1001, &mut self.out);
+        }
+    }
+
+    /// Writes what the stream takes. False where more is left.
+    pub fn write(&mut self, stream: &mut dyn Write) -> Result<bool, Trouble> {
+        loop {
+            while self.tls.wants_write() {
+                match self.tls.write_tls(stream) {
+                    Ok(0) => return Err(Trouble::Closed(0)),
+                    Ok(_) => {}
+                    Err(error) if is_not_now(&error) => return Ok(false),
+                    Err(error) => return Err(Trouble::Socket(error)),
+                }
+            }
+            if self.out.is_empty() || self.tls.is_handshaking() {
+                return Ok(true);
+            }
+            let taken = self.tls.writer().write(&self.out).map_err(Trouble::Socket)?;
+            self.out.drain(..taken);
+            if self.out.is_empty() {
+                self.out = Vec::new();
+            }
+        }
+    }
+
+    /// When [`Channel::on_deadline`] wants to be called.
+    pub fn due(&self) -> Option<Instant> {
+        self.is_open().then_some(self.ping_due)
+    }
+
+    /// Pings, or finds that two pings were not answered.
+    pub fn on_deadline(&mut self, now: Instant) -> Result<(), Trouble> {
+        if !self.is_open() || self.ping_due > now {
+            return Ok(());
+        }
+        if now.saturating_duration_since(self.heard) < self.ping {
+            self.unanswered = 0;
+            self.ping_due = self.heard + self.ping;
+        } else if self.unanswered >= 2 {
+            return Err(Trouble::Silent("answer to two pings"));
+        } else {
+            self.unanswered += 1;
+            self.ping_due = now + self.ping;
+            // One who does not read what waits does not see a ping behind it either.
+            if self.has_room() {
+                masked().ping(&mut self.out);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A fresh mask. What is masked goes through TLS: without random bits a constant one does.
+fn masked() -> Masked {
+    let mut mask = [0x5a; 4];
+    let _ = SystemRandom::new().fill(&mut mask);
+    Masked { mask }
+}
+
+fn is_not_now(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::tunnel;
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use ring::digest;
+    use rustls::ServerConnection;
+
+    const PING: Duration = Duration::from_secs(30);
+
+    /// Bytes on their way; where there are none a read would block.
+    #[derive(Default)]
+    struct Pipe(Vec<u8>);
+
+    impl Read for Pipe {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let n = self.0.len().min(buffer.len());
+            buffer[..n].copy_from_slice(&self.0[..n]);
+            self.0.drain(..n);
+            Ok(n)
+        }
+    }
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Pair {
+        channel: Channel,
+        bridge: ServerConnection,
+        start: Instant,
+    }
+
+    impl Pair {
+        fn new() -> Pair {
+            let (client, pin, config) = tunnel::tests::pinned_client_and_config();
+            let start = Instant::now();
+            let channel = Channel::new((client, pin), "bridge:12149", 1000, PING, start).unwrap();
+            Pair { channel, bridge: ServerConnection::new(config).unwrap(), start }
+        }
+
+        fn at(&self, seconds: u64) -> Instant {
+            self.start + Duration::from_secs(seconds)
+        }
+
+        /// Carries all that waits, both ways, and gives what the bridge got.
+        fn carry(&mut self, now: Instant) -> Result<Vec<u8>, Trouble> {
+            let mut got = Vec::new();
+            loop {
+                let (mut up, mut down) = (Pipe::default(), Pipe::default());
+                self.channel.write(&mut up)?;
+                let any = !up.0.is_empty();
+                while !up.0.is_empty() {
+                    self.bridge.read_tls(&mut up).unwrap();
+                    let plain =
+                        self.bridge.process_new_packets().unwrap().plaintext_bytes_to_read();
+                    let at = got.len();
+                    got.resize(at + plain, 0);
+                    self.bridge.reader().read_exact(&mut got[at..]).unwrap();
+                }
+                while self.bridge.wants_write() {
+                    self.bridge.write_tls(&mut down).unwrap();
+                }
+                if !any && down.0.is_empty() {
+                    return Ok(got);
+                }
+                while self.channel.read(&mut down, now)? {}
+            }
+        }
+
+        /// The bridge sends this, and it is carried.
+        fn say(&mut self, bytes: &[u8], now: Instant) {
+            self.bridge.writer().write_all(bytes).unwrap();
+            self.carry(now).unwrap();
+        }
+
+        fn open() -> Pair {
+            let mut pair = Pair::new();
+            let now = pair.at(0);
+            let request = String::from_utf8(pair.carry(now).unwrap()).unwrap();
+            assert!(request.starts_with("GET / HTTP/1.1\r\nHost: bridge:12149\r\n"), "{request}");
+            assert!(request.contains("\r\nOrigin: sysadm-server\r\n"), "{request}");
+            assert!(!pair.channel.has_room());
+            let key = request.split("Sec-WebSocket-Key: ").nth(1).unwrap();
+            let key = key.split("\r\n").next().unwrap();
+            // RFC 6455 section 1.3.
+            let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+            let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+            let answer = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+                 Connection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+                STANDARD.encode(hash)
+            );
+            pair.say(answer.as_bytes(), now);
+            assert_eq!(pair.channel.next_text().unwrap(), None);
+            assert!(pair.channel.is_open() && pair.channel.has_room());
+            pair
+        }
+    }
+
+    #[test]
+    fn texts_go_both_ways_and_pings_are_answered() {
+        let mut pair = Pair::open();
+        let now = pair.at(1);
+        pair.say(b"\x81\x02{}\x89\x01p\x81\x03a\nb", now);
+        assert_eq!(pair.channel.next_text().unwrap().as_deref(), Some("{}"));
+        assert_eq!(pair.channel.next_text().unwrap().as_deref(), Some("a\nb"));
+        assert_eq!(pair.channel.next_text().unwrap(), None);
+        pair.channel.push("hello");
+        let got = pair.carry(now).unwrap();
+        let mut assembler = Assembler::default();
+        assembler.push(&got);
+        assert_eq!(assembler.next(100).unwrap(), Some(Arrived::Pong));
+        assert_eq!(assembler.next(100).unwrap(), Some(Arrived::Message("hello".into())));
+        assert!(pair.channel.is_flushed());
+    }
+
+    #[test]
+    fn a_text_too_long_and_a_masked_one_end_it() {
+        let mut pair = Pair::open();
+        pair.say(b"\x81\x7e\x03\xe9", pair.at(1));
+        assert!(matches!(pair.channel.next_text(), Err(Trouble::Protocol(_))));
+        let mut pair = Pair::open();
+        pair.say(b"\x81\x82\x00\x00\x00\x00{}", pair.at(1));
+        assert!(matches!(pair.channel.next_text(), Err(Trouble::Protocol(_))));
+        let mut pair = Pair::open();
+        pair.say(b"\x88\x02\x03\xe9", pair.at(1));
+        assert!(matches!(pair.channel.next_text(), Err(Trouble::Closed(1001))));
+    }
+
+    #[test]
+    fn a_silent_bridge_is_pinged_twice_and_given_up() {
+        let mut pair = Pair::open();
+        assert_eq!(pair.channel.due(), Some(pair.at(30)));
+        for seconds in [30, 60] {
+            let now = pair.at(seconds);
+            pair.channel.on_deadline(now).unwrap();
+            let mut assembler = Assembler::default();
+            let mut up = Pipe::default();
+            pair.channel.write(&mut up).unwrap();
+            pair.bridge.read_tls(&mut up).unwrap();
+            let plain = pair.bridge.process_new_packets().unwrap().plaintext_bytes_to_read();
+            let mut got = vec![0; plain];
+            pair.bridge.reader().read_exact(&mut got).unwrap();
+            assembler.push(&got);
+            assert_eq!(assembler.next(100).unwrap(), Some(Arrived::Ping(vec![])));
+        }
+        let end = pair.channel.on_deadline(pair.at(90));
+        assert!(matches!(end, Err(Trouble::Silent(_))), "{end:?}");
+    }
+
+    #[test]
+    fn a_sign_of_life_puts_the_ping_off() {
+        let mut pair = Pair::open();
+        pair.channel.on_deadline(pair.at(30)).unwrap();
+        pair.say(b"\x8a\x00", pair.at(31));
+        assert_eq!(pair.channel.next_text().unwrap(), None);
+        pair.channel.on_deadline(pair.at(60)).unwrap();
+        assert_eq!(pair.channel.due(), Some(pair.at(61)));
+    }
+
+    #[test]
+    fn another_certificate_is_named() {
+        let mut pair = Pair::new();
+        let (_, _, config) = tunnel::tests::pinned_client_and_config();
+        pair.bridge = ServerConnection::new(config).unwrap();
+        let end = pair.carry(pair.at(0));
+        assert!(matches!(end, Err(Trouble::WrongCertificate(_))), "{end:?}");
+        assert_eq!(pair.channel.certificate(), pair.channel.pin.wrong());
+    }
+
+    #[test]
+    fn what_is_no_websocket_is_told() {
+        let mut pair = Pair::new();
+        pair.carry(pair.at(0)).unwrap();
+        pair.say(b"HTTP/1.1 403 Forbidden\r\n\r\nno\n", pair.at(0));
+        let told = pair.channel.next_text().unwrap_err().to_string();
+        assert!(told.contains("403") && told.contains("no"), "{told}");
+    }
+}

@@ -1,0 +1,391 @@
+//! What a peer and its bridge say to each other (protocol section 5, rules 1 to 5).
+//!
+//! A server proves that it is known there, names the keys of its users, and is told which clients
+//! are there; a client does the same with its own key, and is told of servers. Two questions are
+//! answered and no other, so an old bridge, which takes any further `response` for a list of keys,
+//! is served by the same words.
+
+use serde_json::{Value, json};
+
+use crate::wire::{
+    BridgeFrame, IDENTIFY_ID as IDENT, LIST_KEYS_ID as KEYS, PeerKind, SERVER_AUTH_ID as AUTH,
+};
+
+/// The longest id of a peer, in bytes: ours have 22 characters, the old bridge's 40.
+const LONGEST_ID: usize = 128;
+/// Peers of a list that are looked at; a bridge has at most 1024 where nothing else is configured.
+const MOST_PEERS: usize = 4096;
+/// What an error of the bridge's is cut to, in characters.
+const SHOWN: usize = 200;
+
+/// Something for the owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Sign this, and say it with [`Dialogue::prove`].
+    Challenge(String),
+    /// The bridge knows us.
+    Known,
+    /// All peers that are there, at most 4096; sorted, and never one twice.
+    Available(Vec<String>),
+    /// A peer says something.
+    Payload {
+        /// Its id.
+        from: String,
+        /// What it says.
+        text: String,
+    },
+    /// The bridge does not let us in, and says this.
+    Refused(String),
+    /// The bridge complains of something that we sent.
+    Complaint(String),
+}
+
+/// How we prove who we are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// By a signature, with the id of its key.
+    Signature {
+        /// SHA-256 of the key, base64.
+        key: String,
+        /// base64.
+        signature: String,
+    },
+    /// In the old way: the string as our key "encrypts" it, base64.
+    Encrypted(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Something to sign was asked for.
+    Asking,
+    /// It was signed.
+    Proving,
+    Known,
+}
+
+/// The conversation over one connection.
+#[derive(Debug)]
+pub struct Dialogue {
+    kind: PeerKind,
+    hostname: String,
+    stage: Stage,
+    /// base64(md5(PEM)) of the keys of our users, or of our own.
+    sums: Vec<String>,
+    /// The bridge has asked for them.
+    asked: bool,
+    /// Texts for the bridge.
+    out: Vec<String>,
+}
+
+impl Dialogue {
+    /// Begins; what is to be sent first is there.
+    pub fn new(kind: PeerKind, hostname: &str, sums: Vec<String>) -> Dialogue {
+        let out = vec![request("auth_ssl", AUTH, &json!(""))];
+        let hostname = hostname.to_owned();
+        Dialogue { kind, hostname, stage: Stage::Asking, sums, asked: false, out }
+    }
+
+    /// True once the bridge knows us.
+    pub fn is_known(&self) -> bool {
+        self.stage == Stage::Known
+    }
+
+    /// What is to be sent.
+    pub fn take_texts(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Other sums from now on; the bridge is told if it has asked and if they are others.
+    pub fn set_sums(&mut self, sums: Vec<String>) {
+        if self.sums != sums {
+            self.sums = sums;
+            if self.asked {
+                self.tell_sums();
+            }
+        }
+    }
+
+    fn tell_sums(&mut self) {
+        self.out.push(response(KEYS, &json!({ "md5_keys": self.sums })));
+    }
+
+    /// Answers a challenge.
+    pub fn prove(&mut self, proof: &Proof) {
+        let args = match proof {
+            Proof::Signature { key, signature } => json!({ "key": key, "signature": signature }),
+            Proof::Encrypted(string) => json!({ "encrypted_string": string }),
+        };
+        self.stage = Stage::Proving;
+        self.out.push(request("auth_ssl", AUTH, &args));
+    }
+
+    /// Takes a text from the bridge. What it has no word for is passed over.
+    pub fn take(&mut self, text: &str) -> Option<News> {
+        let object = match BridgeFrame::parse(text) {
+            BridgeFrame::Object(object) => object,
+            BridgeFrame::Routed { peer, payload } => {
+                let sane = self.is_known() && is_id(peer);
+                let (from, text) = (peer.to_owned(), payload.to_owned());
+                return sane.then_some(News::Payload { from, text });
+            }
+            BridgeFrame::Neither => return None,
+        };
+        let frame: Value = serde_json::from_str(object).ok()?;
+        let field = |name| frame.get(name).and_then(Value::as_str).unwrap_or_default();
+        let args = frame.get("args").unwrap_or(&Value::Null);
+        match (field("namespace"), field("name"), field("id")) {
+            ("rpc", "identify", IDENT) => {
+                let args = json!({ "type": self.kind.name(), "hostname": self.hostname });
+                self.out.push(response(IDENT, &args));
+                None
+            }
+            ("rpc", "settings", KEYS) => {
+                self.asked = true;
+                self.tell_sums();
+                None
+            }
+            ("rpc", "response", AUTH) => self.take_answer(args),
+            ("rpc", "error", AUTH) if self.stage != Stage::Known => {
+                Some(News::Refused(complaint(args)))
+            }
+            ("events", "bridge", _) if self.is_known() => {
+                let list = args.get("available_connections").and_then(Value::as_array)?;
+                let ids = list.iter().filter_map(Value::as_str).filter(|id| is_id(id));
+                let mut ids: Vec<String> = ids.take(MOST_PEERS).map(str::to_owned).collect();
+                ids.sort_unstable();
+                ids.dedup();
+                Some(News::Available(ids))
+            }
+            (_, "error", _) => Some(News::Complaint(complaint(args))),
+            _ => None,
+        }
+    }
+
+    fn take_answer(&mut self, args: &Value) -> Option<News> {
+        match self.stage {
+            Stage::Asking => {
+                let string = args.get("test_string").and_then(Value::as_str)?;
+                Some(News::Challenge(string.to_owned()))
+            }
+            Stage::Proving => {
+                self.stage = Stage::Known;
+                Some(News::Known)
+            }
+            Stage::Known => None,
+        }
+    }
+}
+
+/// One line that may be an id of a peer; old bridges have braces in it.
+fn is_id(text: &str) -> bool {
+    let is_sane = |byte: u8| byte.is_ascii_graphic();
+    (1..=LONGEST_ID).contains(&text.len())
+        && text.bytes().all(is_sane)
+        && !text.starts_with(['{', '['])
+}
+
+/// What an error says: an object of ours, or whatever an old bridge sends.
+fn complaint(args: &Value) -> String {
+    let text = match args.get("message").unwrap_or(args) {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    text.chars().filter(|c| !c.is_control()).take(SHOWN).collect()
+}
+
+/// What a server answers to a client that asks in clear who is there.
+pub fn hint(id: &str, hostname: &str) -> String {
+    let args = json!({ "type": "server", "hostname": hostname });
+    format!(r#"{{"namespace":"rpc","name":"response","id":{id},"args":{args}}}"#)
+}
+
+fn request(name: &str, id: &str, args: &Value) -> String {
+    frame("rpc", name, id, args)
+}
+
+fn response(id: &str, args: &Value) -> String {
+    frame("rpc", "response", id, args)
+}
+
+fn frame(namespace: &str, name: &str, id: &str, args: &Value) -> String {
+    json!({ "namespace": namespace, "name": name, "id": id, "args": args }).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SUM: &str = "NRLsKMJakQPEP1GUKedwBw==";
+
+    fn dialogue() -> Dialogue {
+        Dialogue::new(PeerKind::Server, "vm", vec![SUM.to_owned()])
+    }
+
+    fn sent(dialogue: &mut Dialogue) -> Vec<Value> {
+        let texts = dialogue.take_texts();
+        texts.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
+    }
+
+    fn known() -> Dialogue {
+        let mut dialogue = dialogue();
+        let challenge = r#"{"args":{"test_string":"x"},"id":"server_to_bridge_auth","name":"response","namespace":"rpc"}"#;
+        let success =
+            r#"{"args":["t",0],"id":"server_to_bridge_auth","name":"response","namespace":"rpc"}"#;
+        assert_eq!(dialogue.take(challenge), Some(News::Challenge("x".into())));
+        dialogue.prove(&Proof::Encrypted("e".into()));
+        assert_eq!(dialogue.take(success), Some(News::Known));
+        dialogue.take_texts();
+        dialogue
+    }
+
+    /// From the recorded frames of the original server and its bridge: what the bridge said, and
+    /// what the server answered.
+    #[test]
+    fn it_says_what_the_original_server_said() {
+        let mut dialogue = dialogue();
+        let auth = json!({"args": "", "id": "server_to_bridge_auth", "name": "auth_ssl", "namespace": "rpc"});
+        assert_eq!(sent(&mut dialogue), [auth]);
+        let ident =
+            r#"{"args":"","id":"sysadm_bridge_request_ident","name":"identify","namespace":"rpc"}"#;
+        assert_eq!(dialogue.take(ident), None);
+        let who = json!({"args": {"hostname": "vm", "type": "server"}, "id": "sysadm_bridge_request_ident", "name": "response", "namespace": "rpc"});
+        assert_eq!(sent(&mut dialogue), [who]);
+        let challenge = r#"{"args":{"test_string":"66Qigwl2WFnuEWPpFnUJc79K8mi4y6ubZEE8OSpY"},"id":"server_to_bridge_auth","name":"response","namespace":"rpc"}"#;
+        let asked = News::Challenge("66Qigwl2WFnuEWPpFnUJc79K8mi4y6ubZEE8OSpY".into());
+        assert_eq!(dialogue.take(challenge), Some(asked));
+        dialogue.prove(&Proof::Encrypted("AlixBFkM".into()));
+        let proof = json!({"args": {"encrypted_string": "AlixBFkM"}, "id": "server_to_bridge_auth", "name": "auth_ssl", "namespace": "rpc"});
+        assert_eq!(sent(&mut dialogue), [proof]);
+        let success = r#"{"args":["rXnStQVPcRidvPyet6HOo5qo8b11OLvVJ9DFoVGt",0],"id":"server_to_bridge_auth","name":"response","namespace":"rpc"}"#;
+        assert_eq!(dialogue.take(success), Some(News::Known));
+        let keys = r#"{"args":{"action":"list_ssl_checksums"},"id":"bridge_request_list_keys","name":"settings","namespace":"rpc"}"#;
+        assert_eq!(dialogue.take(keys), None);
+        let sums = json!({"args": {"md5_keys": [SUM]}, "id": "bridge_request_list_keys", "name": "response", "namespace": "rpc"});
+        assert_eq!(sent(&mut dialogue), [sums]);
+        let there = r#"{"args":{"available_connections":["::{c3534c43-2eb5-4bf9-b295-8c3ae0e64339}"]},"id":"","name":"bridge","namespace":"events"}"#;
+        let id = "::{c3534c43-2eb5-4bf9-b295-8c3ae0e64339}".to_owned();
+        assert_eq!(dialogue.take(there), Some(News::Available(vec![id.clone()])));
+        let payload = format!("{id}\n{{\"namespace\": \"rpc\"}}");
+        let text = "{\"namespace\": \"rpc\"}".to_owned();
+        assert_eq!(dialogue.take(&payload), Some(News::Payload { from: id, text }));
+        assert!(sent(&mut dialogue).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_taken_from_a_bridge_before_it_knows_us() {
+        let mut dialogue = dialogue();
+        let there = r#"{"args":{"available_connections":["a"]},"id":"","name":"bridge","namespace":"events"}"#;
+        assert_eq!(dialogue.take(there), None);
+        assert_eq!(dialogue.take("a\n{}"), None);
+        let success =
+            r#"{"args":["t",0],"id":"server_to_bridge_auth","name":"response","namespace":"rpc"}"#;
+        assert_eq!(dialogue.take(success), None, "before anything was proved");
+        assert!(!dialogue.is_known());
+    }
+
+    #[test]
+    fn other_keys_are_told_once_the_bridge_has_asked() {
+        let mut dialogue = known();
+        dialogue.set_sums(vec!["one".into()]);
+        assert!(sent(&mut dialogue).is_empty());
+        dialogue.take(r#"{"args":{"action":"list_ssl_checksums"},"id":"bridge_request_list_keys","name":"settings","namespace":"rpc"}"#);
+        assert_eq!(sent(&mut dialogue)[0]["args"]["md5_keys"], json!(["one"]));
+        dialogue.set_sums(vec!["one".into()]);
+        assert!(sent(&mut dialogue).is_empty(), "they are the same");
+        dialogue.set_sums(vec!["two".into()]);
+        assert_eq!(sent(&mut dialogue)[0]["args"]["md5_keys"], json!(["two"]));
+    }
+
+    #[test]
+    fn errors_of_any_type_are_understood() {
+        for (args, told) in [
+            (r#""Unauthorized""#, "Unauthorized"),
+            (r#"{"code":401,"message":"no such key"}"#, "no such key"),
+            ("7", "7"),
+            ("null", "null"),
+            (r#"["a\n"]"#, "[\"a\\n\"]"),
+        ] {
+            let text = format!(
+                r#"{{"namespace":"rpc","name":"error","id":"server_to_bridge_auth","args":{args}}}"#
+            );
+            assert_eq!(dialogue().take(&text), Some(News::Refused(told.into())), "{args}");
+            assert_eq!(known().take(&text), Some(News::Complaint(told.into())), "{args}");
+        }
+    }
+
+    #[test]
+    fn no_other_question_is_answered() {
+        let mut dialogue = known();
+        for text in [
+            "{",
+            "[]",
+            "{}",
+            r#"{"namespace":"rpc","name":"identify","id":"x","args":""}"#,
+            r#"{"namespace":"rpc","name":"dispatcher","id":"x","args":{"action":"run","a":"true"}}"#,
+            r#"{"namespace":"rpc","name":"response","id":"bridge_request_list_keys","args":[]}"#,
+            "no newline",
+            "\n{}",
+            "an id\n{}",
+        ] {
+            assert_eq!(dialogue.take(text), None, "{text}");
+        }
+        assert!(sent(&mut dialogue).is_empty());
+    }
+
+    #[test]
+    fn no_text_of_a_bridge_whatever_makes_it_say_more_than_it_may() {
+        let texts = [
+            r#"{"args":"","id":"sysadm_bridge_request_ident","name":"identify","namespace":"rpc"}"#,
+            r#"{"args":{"test_string":"x"},"id":"server_to_bridge_auth","name":"response","namespace":"rpc"}"#,
+            r#"{"args":["t",0],"id":"server_to_bridge_auth","name":"response","namespace":"rpc"}"#,
+            r#"{"args":{"action":"list_ssl_checksums"},"id":"bridge_request_list_keys","name":"settings","namespace":"rpc"}"#,
+            r#"{"args":{"available_connections":["a"]},"id":"","name":"bridge","namespace":"events"}"#,
+            "a\n{}",
+        ];
+        let mut state: u64 = 1;
+        let mut next = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize % below
+        };
+        for _ in 0..3000 {
+            let mut dialogue = dialogue();
+            for _ in 0..6 {
+                let mut text = texts[next(texts.len())].to_owned().into_bytes();
+                for _ in 0..next(3) {
+                    let at = next(text.len().max(1));
+                    match next(3) {
+                        0 => text.insert(at, next(128) as u8),
+                        1 => text.truncate(at),
+                        _ => text.swap(0, at),
+                    }
+                    if text.is_empty() {
+                        text.push(b'{');
+                    }
+                }
+                let was_known = dialogue.is_known();
+                match dialogue.take(&String::from_utf8(text).unwrap()) {
+                    Some(News::Available(_) | News::Payload { .. }) => assert!(was_known),
+                    Some(News::Challenge(_)) => dialogue.prove(&Proof::Encrypted("e".into())),
+                    Some(News::Known | News::Refused(_) | News::Complaint(_)) | None => {}
+                }
+                for said in sent(&mut dialogue) {
+                    let id = said["id"].as_str().unwrap();
+                    assert!([IDENT, KEYS, AUTH].contains(&id), "{said}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_names_each_client_once_and_no_nonsense() {
+        let list = r#"{"args":{"available_connections":["a","b","a",7,"","c d"]},"id":"","name":"bridge","namespace":"events"}"#;
+        assert_eq!(known().take(list), Some(News::Available(vec!["a".into(), "b".into()])));
+    }
+
+    #[test]
+    fn a_hint_names_the_host_and_keeps_the_id() {
+        let text = hint("7", "a\"b");
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&value["id"], &value["args"]["hostname"]), (&json!(7), &json!("a\"b")));
+    }
+}

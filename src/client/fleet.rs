@@ -1,0 +1,406 @@
+//! All hosts behind a bridge at once: one connection, a tunnel to each, their events as they come.
+//!
+//! A host that comes is joined, one that goes is told, and one that comes again goes on where it
+//! was. Only hosts whose certificate is known are joined: any other is named, and nothing is said to
+//! it.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::feed::Place;
+use super::frame::Message;
+use super::pace::Pace;
+use super::stream::pause;
+use super::target::{Bridge, Fingerprint};
+use super::via::{Far, Hall, Heard, ask_for_name, name_in};
+use super::{ClientError, Frame, Incoming, Reply, Timeouts, Wait, signed};
+
+/// Something of the fleet.
+#[derive(Debug)]
+pub enum FleetNews {
+    /// An event of a host.
+    Event(String, Frame),
+    /// A host is there, and its events are coming.
+    Joined(String),
+    /// A host has gone.
+    Left(String),
+    /// Something is wrong with a host, or with the bridge.
+    Remark(String),
+    /// Nothing; a descriptor of [`Wait::wake`] has something.
+    Woken,
+    /// Nothing; [`Wait::deadline`] has passed.
+    Nothing,
+}
+
+/// How far a host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Handshake,
+    /// Something to sign was asked for.
+    Asking,
+    /// It was signed.
+    Proving,
+    Subscribing,
+    Following,
+    /// It is of no use until it comes anew.
+    Refused,
+    /// It is tried again then.
+    Paused(Instant),
+}
+
+struct Member {
+    id: String,
+    far: Option<Far>,
+    stage: Stage,
+    /// What it calls itself.
+    hint: Option<String>,
+    /// What it is known as, once it has shown its certificate.
+    name: Option<(String, Fingerprint)>,
+    /// It is to be said why it is not joined, once it is known how it calls itself.
+    unknown: Option<Fingerprint>,
+}
+
+/// Before a host is tried again that has sent us away.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// All hosts behind one bridge that are known.
+pub struct Fleet {
+    bridge: Bridge,
+    timeouts: Timeouts,
+    /// Of `events/subscribe`, without `since`.
+    subscription: Map<String, Value>,
+    known: Vec<(String, Fingerprint)>,
+    hall: Option<Hall>,
+    members: Vec<Member>,
+    /// How far each was followed.
+    places: Vec<(Fingerprint, Place)>,
+    news: VecDeque<FleetNews>,
+    pace: Pace,
+}
+
+impl Fleet {
+    /// Connects to the bridge; what fails now is not tried again. `known` are names of hosts and
+    /// what they must show, `subscription` the object form of one.
+    pub fn begin(
+        bridge: Bridge,
+        known: Vec<(String, Fingerprint)>,
+        subscription: Map<String, Value>,
+    ) -> Result<Fleet, ClientError> {
+        let timeouts = Timeouts::default();
+        let hall = Hall::enter(&bridge, timeouts)?;
+        Ok(Fleet {
+            bridge,
+            timeouts,
+            subscription,
+            known,
+            hall: Some(hall),
+            members: Vec::new(),
+            places: Vec::new(),
+            news: VecDeque::new(),
+            pace: Pace::new(),
+        })
+    }
+
+    /// What comes next. Only what no other try can mend is an error.
+    pub fn next(&mut self, wait: &Wait<'_>) -> Result<FleetNews, ClientError> {
+        loop {
+            if let Some(news) = self.news.pop_front() {
+                return Ok(news);
+            }
+            if self.hall.is_none() {
+                if let Some(news) = self.connect_again(wait)? {
+                    return Ok(news);
+                }
+                continue;
+            }
+            match self.go_on(wait) {
+                Ok(Some(news)) => return Ok(news),
+                Ok(None) => {}
+                Err(error) if error.may_pass() => {
+                    self.hall = None;
+                    let there = std::mem::take(&mut self.members);
+                    there.into_iter().for_each(|member| self.tell_of_leaving(&member));
+                    self.pace.is_lost();
+                    self.news.push_back(FleetNews::Remark(format!("{error}; trying to come back")));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn connect_again(&mut self, wait: &Wait<'_>) -> Result<Option<FleetNews>, ClientError> {
+        match pause(wait.wake, [Some(self.pace.retry()), wait.deadline])? {
+            Some(Incoming::Woken) => return Ok(Some(FleetNews::Woken)),
+            Some(_) | None if self.pace.retry() > Instant::now() => {
+                return Ok(Some(FleetNews::Nothing));
+            }
+            Some(_) | None => {}
+        }
+        match Hall::enter(&self.bridge, self.timeouts) {
+            Ok(hall) => {
+                self.hall = Some(hall);
+                self.pace.is_back();
+                Ok(Some(FleetNews::Remark("connected to the bridge again".to_owned())))
+            }
+            Err(error) if error.may_pass() => {
+                self.pace.wait_longer();
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One step with the bridge; an error is the bridge's.
+    fn go_on(&mut self, wait: &Wait<'_>) -> Result<Option<FleetNews>, ClientError> {
+        self.begin_again()?;
+        let Some(hall) = &mut self.hall else { return Ok(None) };
+        let paused = self.members.iter().filter_map(|member| match member.stage {
+            Stage::Paused(until) => Some(until),
+            Stage::Handshake
+            | Stage::Asking
+            | Stage::Proving
+            | Stage::Subscribing
+            | Stage::Following
+            | Stage::Refused => None,
+        });
+        let deadline = paused.chain(wait.deadline).min();
+        match hall.next(&Wait { deadline, wake: wait.wake })? {
+            Heard::Woken => return Ok(Some(FleetNews::Woken)),
+            Heard::Nothing if wait.deadline.is_some_and(|at| at <= Instant::now()) => {
+                return Ok(Some(FleetNews::Nothing));
+            }
+            Heard::Nothing => {}
+            Heard::Available(ids) => self.look_at(&ids)?,
+            Heard::Payload { from, text } => self.take(&from, &text)?,
+        }
+        Ok(None)
+    }
+
+    /// Who is there now.
+    fn look_at(&mut self, ids: &[String]) -> Result<(), ClientError> {
+        let members = std::mem::take(&mut self.members);
+        let (stay, gone): (Vec<Member>, Vec<Member>) =
+            members.into_iter().partition(|member| ids.contains(&member.id));
+        self.members = stay;
+        gone.iter().for_each(|member| self.tell_of_leaving(member));
+        for id in ids {
+            if self.members.iter().all(|member| member.id != *id) {
+                let Some(hall) = &mut self.hall else { return Ok(()) };
+                ask_for_name(id, hall)?;
+                self.members.push(Member {
+                    id: id.clone(),
+                    far: None,
+                    stage: Stage::Paused(Instant::now()),
+                    hint: None,
+                    name: None,
+                    unknown: None,
+                });
+            }
+        }
+        self.begin_again()
+    }
+
+    fn tell_of_leaving(&mut self, member: &Member) {
+        if let (Some((name, _)), Stage::Following) = (&member.name, member.stage) {
+            self.news.push_back(FleetNews::Left(name.clone()));
+        }
+    }
+
+    /// Begins tunnels to those whose time has come.
+    fn begin_again(&mut self) -> Result<(), ClientError> {
+        let Some(hall) = &mut self.hall else { return Ok(()) };
+        let pins: Vec<Fingerprint> = self.known.iter().map(|(_, pin)| *pin).collect();
+        let now = Instant::now();
+        for member in &mut self.members {
+            if matches!(member.stage, Stage::Paused(until) if until <= now) {
+                member.far = Some(Far::begin(&member.id, &pins, hall)?);
+                member.stage = Stage::Handshake;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, from: &str, payload: &str) -> Result<(), ClientError> {
+        let Some(at) = self.members.iter().position(|member| member.id == from) else {
+            return Ok(());
+        };
+        let (Some(hall), Some(member)) = (&mut self.hall, self.members.get_mut(at)) else {
+            return Ok(());
+        };
+        if let Some(hint) = name_in(payload).filter(|_| member.hint.is_none()) {
+            member.hint = Some(hint);
+        }
+        if let Some(far) = &mut member.far {
+            match far.take(payload, hall) {
+                Ok(()) => {}
+                Err(ClientError::Tls(why)) => {
+                    member.stage = Stage::Refused;
+                    match far.wrong() {
+                        Some(shown) => member.unknown = Some(shown),
+                        None => {
+                            let who = member.called();
+                            self.news.push_back(FleetNews::Remark(format!("{who}: TLS: {why}")));
+                        }
+                    }
+                    member.far = None;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let (Some(hint), Some(shown)) =
+            (&member.hint, member.unknown.take_if(|_| member.hint.is_some()))
+        {
+            let remark = format!(
+                "{hint} is there, and its certificate is not known: where \
+                 \"sysadm-events fingerprint\" on it prints the same, add a line \
+                 \"{hint} {shown}\" to known_hosts"
+            );
+            self.news.push_back(FleetNews::Remark(remark));
+        }
+        self.converse(at)
+    }
+
+    /// Says what is to be said to a host, and takes what it says.
+    fn converse(&mut self, at: usize) -> Result<(), ClientError> {
+        loop {
+            let (Some(hall), Some(member)) = (&mut self.hall, self.members.get_mut(at)) else {
+                return Ok(());
+            };
+            let Some(far) = &mut member.far else { return Ok(()) };
+            if member.stage == Stage::Handshake && far.is_open() {
+                let Some(shown) = far.shown() else { return Ok(()) };
+                let name = self.known.iter().find(|(_, pin)| *pin == shown);
+                member.name = name.map(|(name, _)| (name.clone(), shown));
+                far.send(&request("auth_ssl", json!({})), hall)?;
+                member.stage = Stage::Asking;
+            }
+            let message = match far.next_message() {
+                Ok(Some(message)) => message,
+                Ok(None) => return Ok(()),
+                Err(_) => {
+                    self.pause(at, None);
+                    return Ok(());
+                }
+            };
+            match Message::parse(message.as_str().to_owned()) {
+                Ok(Message::Reply(reply)) => self.on_reply(at, reply)?,
+                Ok(Message::Event(frame)) => self.on_event(at, frame),
+                Ok(Message::Close { reason, .. }) => {
+                    self.pause(at, Some(reason));
+                    return Ok(());
+                }
+                Ok(Message::Other) => {}
+                Err(error) => {
+                    self.pause(at, Some(error.to_string()));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// A host is left alone for a while.
+    fn pause(&mut self, at: usize, why: Option<String>) {
+        let Some(member) = self.members.get_mut(at) else { return };
+        let who = member.called();
+        let was_following = member.stage == Stage::Following;
+        member.far = None;
+        member.stage = Stage::Paused(Instant::now() + PAUSE);
+        if let Some(why) = why {
+            self.news.push_back(FleetNews::Remark(format!("{who}: {why}")));
+        }
+        if was_following {
+            self.news.push_back(FleetNews::Left(who));
+        }
+    }
+
+    fn on_reply(&mut self, at: usize, Reply { outcome, .. }: Reply) -> Result<(), ClientError> {
+        let (Some(hall), Some(member)) = (&mut self.hall, self.members.get_mut(at)) else {
+            return Ok(());
+        };
+        let (Some(far), Some((name, shown))) = (&mut member.far, &member.name) else {
+            return Ok(());
+        };
+        let args = match outcome {
+            Ok(args) => args,
+            Err(refused) => {
+                self.news.push_back(FleetNews::Remark(format!("{name}: {refused}")));
+                member.stage = Stage::Refused;
+                return Ok(());
+            }
+        };
+        match member.stage {
+            Stage::Asking => {
+                let proof = signed(&self.bridge.key, &shown.digest(), &args)?;
+                far.send(&request("auth_ssl", proof), hall)?;
+                member.stage = Stage::Proving;
+            }
+            Stage::Proving => {
+                let mut subscription = self.subscription.clone();
+                if let Some((_, place)) = self.places.iter().find(|(of, _)| of == shown) {
+                    let since = json!({ "epoch": place.epoch, "seq": place.seq });
+                    subscription.insert("since".to_owned(), since);
+                }
+                let args = Value::Object(subscription);
+                let frame =
+                    json!({ "namespace": "events", "name": "subscribe", "id": "1", "args": args });
+                far.send(&frame.to_string(), hall)?;
+                member.stage = Stage::Subscribing;
+            }
+            Stage::Subscribing => {
+                member.stage = Stage::Following;
+                let (id, name, shown) = (member.id.clone(), name.clone(), *shown);
+                if let Ok(place) = Place::deserialize(&args)
+                    && self.places.iter().all(|(of, _)| *of != shown)
+                {
+                    self.places.push((shown, place));
+                }
+                // It may have come anew before the bridge saw it go.
+                let is_known = self.leave_older(&id, shown);
+                if !is_known {
+                    self.news.push_back(FleetNews::Joined(name));
+                }
+            }
+            Stage::Handshake | Stage::Following | Stage::Refused | Stage::Paused(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Leaves another connection of a host that has come anew as `id`; true where there was one.
+    fn leave_older(&mut self, id: &str, shown: Fingerprint) -> bool {
+        let is_older = |member: &&mut Member| {
+            let is_it = member.name.as_ref().is_some_and(|(_, of)| *of == shown);
+            member.id != id && is_it && member.stage == Stage::Following
+        };
+        let Some(older) = self.members.iter_mut().find(is_older) else { return false };
+        older.stage = Stage::Refused;
+        if let (Some(mut far), Some(hall)) = (older.far.take(), &mut self.hall) {
+            far.close(hall);
+        }
+        true
+    }
+
+    fn on_event(&mut self, at: usize, frame: Frame) {
+        let Some(Member { name: Some((name, shown)), .. }) = self.members.get(at) else { return };
+        if let Ok(place) = serde_json::from_str::<Place>(frame.text()) {
+            match self.places.iter_mut().find(|(of, _)| of == shown) {
+                Some((_, known)) => *known = place,
+                None => self.places.push((*shown, place)),
+            }
+        }
+        self.news.push_back(FleetNews::Event(name.clone(), frame));
+    }
+}
+
+impl Member {
+    fn called(&self) -> String {
+        let name = self.name.as_ref().map(|(name, _)| name);
+        name.or(self.hint.as_ref()).unwrap_or(&self.id).clone()
+    }
+}
+
+fn request(name: &str, args: Value) -> String {
+    json!({ "namespace": "rpc", "name": name, "id": "1", "args": args }).to_string()
+}

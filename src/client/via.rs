@@ -1,0 +1,374 @@
+//! The way to a host behind a bridge.
+//!
+//! In the [`Hall`] of the bridge we show our key and are told which servers know it too. One of
+//! them is the host that is wanted: what it calls itself is a hint, its certificate is the proof.
+//! What is said to it goes through a tunnel that the bridge cannot look into.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::line::{Got, Line};
+use super::target::{Bridge, Fingerprint, Via};
+use super::{ClientError, MAX_MESSAGE, Refused, Timeouts, Wait, connect};
+use crate::auth::key::{PrivateKey, Purpose};
+use crate::bridge::link::{Dialogue, News, Proof};
+use crate::bridge::tunnel::{self, Tunnel};
+use crate::net::pin::{self, Pin};
+use crate::wire::{PeerKind, routed};
+
+/// Something from the bridge.
+pub(super) enum Heard {
+    /// All servers that are there.
+    Available(Vec<String>),
+    /// One of them says something.
+    Payload { from: String, text: String },
+    /// Nothing; a descriptor of [`Wait::wake`] has something.
+    Woken,
+    /// Nothing; [`Wait::deadline`] has passed.
+    Nothing,
+}
+
+/// A bridge that knows us.
+pub(super) struct Hall {
+    line: Line,
+    dialogue: Dialogue,
+    key: Arc<PrivateKey>,
+    /// Of the bridge.
+    certificate: [u8; 32],
+}
+
+impl Hall {
+    /// Connects to the bridge, and shows it our key.
+    pub(super) fn enter(bridge: &Bridge, timeouts: Timeouts) -> Result<Hall, ClientError> {
+        let opened = connect::open_url(&bridge.url, Some(bridge.fingerprint), &timeouts)
+            .map_err(|error| error.known_at(bridge.known.as_deref()))?;
+        let hostname = nix::unistd::gethostname();
+        let hostname = hostname.map(|name| name.to_string_lossy().into_owned());
+        let sums = vec![bridge.key.public().checksum()];
+        let mut hall = Hall {
+            line: Line::over(opened, timeouts),
+            dialogue: Dialogue::new(PeerKind::Client, &hostname.unwrap_or_default(), sums),
+            key: bridge.key.clone(),
+            certificate: bridge.fingerprint.digest(),
+        };
+        hall.say()?;
+        let deadline = Instant::now() + timeouts.handshake;
+        let wait = Wait { deadline: Some(deadline), wake: &[] };
+        while !hall.dialogue.is_known() {
+            if let Heard::Nothing = hall.next(&wait)? {
+                return Err(hall.line.gave_up(super::Step::Handshake, timeouts.handshake));
+            }
+        }
+        Ok(hall)
+    }
+
+    pub(super) fn line(&self) -> &Line {
+        &self.line
+    }
+
+    /// Host and port of the bridge.
+    pub(super) fn peer(&self) -> &str {
+        self.line.peer()
+    }
+
+    pub(super) fn timeouts(&self) -> &Timeouts {
+        self.line.timeouts()
+    }
+
+    /// Sends a payload to a server.
+    pub(super) fn send(&mut self, to: &str, payload: &str) -> Result<(), ClientError> {
+        self.line.send(routed(to, payload))
+    }
+
+    fn say(&mut self) -> Result<(), ClientError> {
+        self.dialogue.take_texts().into_iter().try_for_each(|text| self.line.send(text))
+    }
+
+    /// What comes next; what is between the bridge and us is done here. A [`Heard::Nothing`] may also
+    /// come where it was for the bridge alone and we are known now.
+    pub(super) fn next(&mut self, wait: &Wait<'_>) -> Result<Heard, ClientError> {
+        loop {
+            let text = match self.line.receive(wait)? {
+                Got::Text(text) => text,
+                Got::Woken => return Ok(Heard::Woken),
+                Got::Nothing => return Ok(Heard::Nothing),
+            };
+            let was_known = self.dialogue.is_known();
+            let news = self.dialogue.take(&text);
+            if let Some(News::Challenge(string)) = &news {
+                let signature = self.key.sign(Purpose::Bridge, &self.certificate, string);
+                let signature = signature
+                    .map_err(|error| ClientError::Lost(io::Error::other(error.to_string())))?;
+                let key = self.key.public().id().to_string();
+                let signature = STANDARD.encode(signature);
+                self.dialogue.prove(&Proof::Signature { key, signature });
+            }
+            self.say()?;
+            match news {
+                Some(News::Available(ids)) => return Ok(Heard::Available(ids)),
+                Some(News::Payload { from, text }) => return Ok(Heard::Payload { from, text }),
+                Some(News::Refused(message)) => {
+                    let message = format!("the bridge does not know the key: {message}");
+                    return Err(ClientError::Refused(Refused { code: Some(403), message }));
+                }
+                Some(News::Challenge(_) | News::Complaint(_) | News::Known) | None => {}
+            }
+            if !was_known && self.dialogue.is_known() {
+                return Ok(Heard::Available(Vec::new()));
+            }
+            // What is only for the bridge and us must not put a deadline off.
+            if wait.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Ok(Heard::Nothing);
+            }
+        }
+    }
+}
+
+/// A server behind the bridge.
+pub(super) struct Far {
+    /// Its id there, as long as it is connected.
+    pub(super) id: String,
+    tunnel: Tunnel,
+    pin: Arc<Pin>,
+}
+
+impl Far {
+    /// Begins a tunnel to it, which must show one of the `expected` certificates.
+    pub(super) fn begin(
+        id: &str,
+        expected: &[Fingerprint],
+        hall: &mut Hall,
+    ) -> Result<Far, ClientError> {
+        let expected = expected.iter().map(|fingerprint| fingerprint.digest()).collect();
+        let (tls, pin) = pin::connect("far", expected, pin::TUNNELS)
+            .map_err(|error| ClientError::Tls(error.to_string()))?;
+        let mut far = Far { id: id.to_owned(), tunnel: Tunnel::client(tls), pin };
+        far.flush(hall)?;
+        Ok(far)
+    }
+
+    /// True once messages go both ways.
+    pub(super) fn is_open(&self) -> bool {
+        self.tunnel.is_open()
+    }
+
+    /// The certificate that it has shown.
+    pub(super) fn shown(&self) -> Option<Fingerprint> {
+        self.pin.shown().map(Fingerprint::new)
+    }
+
+    /// The certificate that it has shown instead of an expected one.
+    pub(super) fn wrong(&self) -> Option<Fingerprint> {
+        self.pin.wrong().map(Fingerprint::new)
+    }
+
+    /// Takes a payload of its. What is not of the tunnel is the bridge's or whose ever, and nothing to
+    /// us.
+    pub(super) fn take(&mut self, payload: &str, hall: &mut Hall) -> Result<(), ClientError> {
+        if !tunnel::is_tunnelled(payload) {
+            return Ok(());
+        }
+        let taken = tunnel::decode(payload)
+            .and_then(|records| self.tunnel.receive(&records, MAX_MESSAGE))
+            .map_err(|broken| ClientError::Tls(broken.to_string()));
+        self.flush(hall)?;
+        taken
+    }
+
+    /// The next message that has come.
+    pub(super) fn next_message(&mut self) -> Result<Option<Zeroizing<String>>, ClientError> {
+        let message = self.tunnel.next_message();
+        if message.is_none() && self.tunnel.has_ended() {
+            return Err(ClientError::ended());
+        }
+        Ok(message)
+    }
+
+    /// Sends a message.
+    pub(super) fn send(&mut self, text: &str, hall: &mut Hall) -> Result<(), ClientError> {
+        let mut rest = text.as_bytes();
+        loop {
+            let sent = self.tunnel.send(rest);
+            rest = rest.get(sent..).unwrap_or_default();
+            if rest.is_empty() {
+                self.tunnel.end_message();
+                return self.flush(hall);
+            }
+            if sent == 0 && !self.tunnel.has_records() {
+                return Err(ClientError::ended());
+            }
+            self.flush(hall)?;
+        }
+    }
+
+    fn flush(&mut self, hall: &mut Hall) -> Result<(), ClientError> {
+        while let Some(records) = self.tunnel.take_records() {
+            hall.send(&self.id, &tunnel::encode(&records))?;
+        }
+        Ok(())
+    }
+
+    /// Says good-bye.
+    pub(super) fn close(&mut self, hall: &mut Hall) {
+        self.tunnel.close();
+        let _ = self.flush(hall);
+    }
+}
+
+/// What a server calls itself that is asked in clear; `None` where that is no answer to it.
+pub(super) fn name_in(payload: &str) -> Option<String> {
+    let answer: Value = serde_json::from_str(payload).ok()?;
+    let is_answer = answer["name"] == "response" && answer["id"] == HINT;
+    answer["args"]["hostname"].as_str().filter(|_| is_answer).map(str::to_owned)
+}
+
+/// Asks a server how it calls itself.
+pub(super) fn ask_for_name(id: &str, hall: &mut Hall) -> Result<(), ClientError> {
+    let question = format!(r#"{{"namespace":"rpc","name":"identify","id":"{HINT}","args":""}}"#);
+    hall.send(id, &question)
+}
+
+const HINT: &str = "who";
+
+/// The search for one host.
+struct Search<'a> {
+    via: &'a Via,
+    /// Ids that are there, and what they call themselves.
+    there: Vec<(String, Option<String>)>,
+    /// To be tried.
+    next: Vec<String>,
+    far: Option<Far>,
+    wrong: Option<Fingerprint>,
+}
+
+/// Waits for the host, and opens a tunnel to it.
+pub(super) fn find(via: &Via, hall: &mut Hall) -> Result<Far, ClientError> {
+    let timeouts = *hall.timeouts();
+    let deadline = Instant::now() + timeouts.connect;
+    let wait = Wait { deadline: Some(deadline), wake: &[] };
+    let mut search = Search { via, there: Vec::new(), next: Vec::new(), far: None, wrong: None };
+    loop {
+        match hall.next(&wait)? {
+            Heard::Available(ids) => search.look_at(&ids, hall)?,
+            Heard::Payload { from, text } => search.take(&from, &text, hall)?,
+            Heard::Woken => {}
+            Heard::Nothing => return Err(search.in_vain(hall.peer())),
+        }
+        match search.far.take_if(|far| far.is_open()) {
+            Some(far) => return Ok(far),
+            None if search.is_over() => return Err(search.in_vain(hall.peer())),
+            None => {}
+        }
+    }
+}
+
+impl Search<'_> {
+    fn look_at(&mut self, ids: &[String], hall: &mut Hall) -> Result<(), ClientError> {
+        self.there.retain(|(id, _)| ids.contains(id));
+        self.next.retain(|id| ids.contains(id));
+        self.far.take_if(|far| !ids.contains(&far.id));
+        for id in ids {
+            if self.there.iter().all(|(known, _)| known != id) {
+                let is_it = *id == self.via.host;
+                self.there.push((id.clone(), is_it.then(|| id.clone())));
+                if is_it {
+                    self.next.push(id.clone());
+                } else {
+                    ask_for_name(id, hall)?;
+                }
+            }
+        }
+        self.try_next(hall)
+    }
+
+    fn take(&mut self, from: &str, payload: &str, hall: &mut Hall) -> Result<(), ClientError> {
+        if let Some(far) = self.far.as_mut().filter(|far| far.id == from) {
+            let taken = far.take(payload, hall);
+            if let (Err(ClientError::Tls(_)), Some(wrong)) = (&taken, far.wrong()) {
+                self.wrong = Some(wrong);
+                self.far = None;
+            } else {
+                taken?;
+            }
+        }
+        if let Some(name) = name_in(payload)
+            && let Some((id, known)) = self.there.iter_mut().find(|(id, _)| id == from)
+            && known.is_none()
+        {
+            if is_called(&name, &self.via.host) {
+                self.next.push(id.clone());
+            }
+            *known = Some(name);
+        }
+        self.try_next(hall)
+    }
+
+    fn try_next(&mut self, hall: &mut Hall) -> Result<(), ClientError> {
+        if self.far.is_none()
+            && let Some(id) = self.next.pop()
+        {
+            self.far = Some(Far::begin(&id, &[self.via.fingerprint], hall)?);
+        }
+        Ok(())
+    }
+
+    /// True where whoever is called so has shown another certificate, and nobody else is there.
+    fn is_over(&self) -> bool {
+        let all_asked = self.there.iter().all(|(_, name)| name.is_some());
+        self.wrong.is_some() && self.far.is_none() && self.next.is_empty() && all_asked
+    }
+
+    fn in_vain(&self, bridge: &str) -> ClientError {
+        if let Some(shown) = self.wrong {
+            let expected = self.via.fingerprint;
+            return ClientError::WrongCertificate { expected, shown, known: None }
+                .known_at(self.via.known.as_deref());
+        }
+        let names: Vec<&str> = self.there.iter().filter_map(|(_, name)| name.as_deref()).collect();
+        let why = match (self.far.is_some(), names.as_slice()) {
+            (true, _) => "it does not complete the handshake".to_owned(),
+            (false, []) => "no host is there that knows the key".to_owned(),
+            (false, names) => format!("no such host is there; there are {}", names.join(", ")),
+        };
+        let who = format!("{} behind {bridge}", self.via.host);
+        ClientError::Unreachable(who, io::Error::new(io::ErrorKind::NotFound, why))
+    }
+}
+
+/// Whether a host is called so: wholly, or by the first part of its name.
+fn is_called(name: &str, wanted: &str) -> bool {
+    let first = name.split('.').next().unwrap_or_default();
+    name.eq_ignore_ascii_case(wanted) || first.eq_ignore_ascii_case(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_called_by_its_name_or_the_first_part_of_it() {
+        assert!(is_called("nas.example.org", "NAS") && is_called("nas", "nas"));
+        assert!(is_called("nas.example.org", "nas.example.org"));
+        assert!(!is_called("nas.example.org", "nas.example") && !is_called("nas2", "nas"));
+    }
+
+    #[test]
+    fn only_the_answer_to_our_question_names_a_host() {
+        let answer = r#"{"namespace":"rpc","name":"response","id":"who","args":{"type":"server","hostname":"nas"}}"#;
+        assert_eq!(name_in(answer).as_deref(), Some("nas"));
+        for other in [
+            answer.replace("who", "7"),
+            answer.replace("response", "error"),
+            answer.replace("hostname", "host"),
+            "tls AAAA".to_owned(),
+        ] {
+            assert_eq!(name_in(&other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Clients behind a bridge: whose a payload is, and what the old ones need.
+//!
+//! Whoever runs the bridge sees what old clients say, and could speak for them. So they are let in
+//! only where the configuration says so, and with no more than it says.
+
+use std::rc::Rc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use log::debug;
+use serde_json::{Value, json};
+
+use super::carrier::Carrier;
+use super::clients::{ClientId, Clients};
+use super::{Phase, Server};
+use crate::auth::Role;
+use crate::bridge::link::{Caller, hint};
+use crate::bridge::tunnel::is_tunnelled;
+use crate::config::LegacyBridgeClients;
+use crate::moment::Moment;
+use crate::net::{CloseReason, Peer, Source};
+use crate::wire::{ErrorCode, Frame, Refusal, Request, error as error_text};
+
+use super::parcel::Parcel;
+
+/// How old clients show themselves: their events have hyphens.
+const QT_CLIENT: &str = "sysadm-client";
+
+/// The longest payload that a bridge takes where nothing else is configured, in bytes: its
+/// `max_message` without the line with the id.
+const PAYLOAD: usize = 256 * 1024 - 256;
+
+/// What stands for the key that the original server made for each exchange: its client looks for
+/// the words " PUBLIC KEY--" in it and for nothing else.
+const NEW_SSL_KEY: &str = "-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
+-----END PUBLIC KEY-----
+";
+
+impl Clients {
+    /// The caller that a client is, and where it is: the link and its number there.
+    pub(super) fn behind(&mut self, id: ClientId) -> Option<(u64, u64)> {
+        match self.get(id)?.peer {
+            Peer::Bridged { source: Source::Caller(link, behind), .. } => Some((link, behind)),
+            Peer::Bridged { .. } | Peer::Remote(_) | Peer::Local(_) => None,
+        }
+    }
+
+    pub(super) fn caller(&mut self, id: ClientId) -> Option<&mut Caller<Parcel>> {
+        match &mut self.get(id)?.connection {
+            Carrier::Bridged(caller) => Some(caller),
+            Carrier::Direct(_) => None,
+        }
+    }
+
+    /// True for a client of whom whoever runs the bridge sees all.
+    pub(super) fn is_in_clear(&mut self, id: ClientId) -> bool {
+        self.caller(id).is_some_and(|caller| caller.is_clear())
+    }
+}
+
+impl Server {
+    /// A client behind a bridge says something.
+    pub(super) fn on_payload(&mut self, link: u64, from: &str, payload: &str, now: Moment) {
+        let Some(line) = self.links.line(link) else { return };
+        let name = line.config.name.clone();
+        let Some(behind) = line.behind.iter().find(|behind| *behind.id == *from) else {
+            // It may have gone this moment.
+            return debug!("link {name}: {from} is not among those that are there");
+        };
+        let (number, known) = (behind.number, behind.client);
+        let source = Source::Caller(link, number);
+        let is_clear = payload.starts_with('{');
+        if is_clear && self.answer_aside(link, from, payload) {
+            if let Some(id) = known
+                && self.clients.is_in_clear(id)
+            {
+                self.end(id, "its client begins anew");
+            }
+            return;
+        }
+        if self.is_blocked(source, now) {
+            return;
+        }
+        let mut client = known;
+        if let Some(id) = client
+            && self.clients.caller(id).is_none_or(|caller| caller.begins_anew(payload))
+        {
+            self.end(id, "its client begins anew");
+            client = None;
+        }
+        let id = match client {
+            Some(id) => id,
+            None if is_clear || is_tunnelled(payload) => {
+                // The name of the link first: what a bridge calls its peers is its own, and could
+                // look like an address in the log.
+                let peer_name = format!("link {name} peer {from}").into();
+                let peer = Peer::Bridged { source, name: peer_name };
+                match self.welcome_caller(link, peer, is_clear, now) {
+                    Some(id) => id,
+                    None => return,
+                }
+            }
+            None => return debug!("link {name}: {from} sends what belongs to no session"),
+        };
+        if let Some(line) = self.links.line(link)
+            && let Some(behind) = line.behind.iter_mut().find(|behind| behind.number == number)
+        {
+            behind.client = Some(id);
+        }
+        if let Some(caller) = self.clients.caller(id)
+            && let Err(broken) = caller.receive(payload)
+        {
+            debug!("client {id}: {from} behind {name}: {broken}");
+            self.hub.leave(id);
+        }
+        self.serve(id, now);
+    }
+
+    /// What anybody is answered in clear, tunnel or not: who is there. And what nobody is. True where
+    /// that is all.
+    fn answer_aside(&mut self, link: u64, to: &str, payload: &str) -> bool {
+        let allowed = self.config.bridge.allow_legacy_bridge_clients;
+        let text = match Request::parse(payload) {
+            Ok(Frame::Answer) => return true,
+            Ok(Frame::Request(request)) if request.is("rpc", "identify") => {
+                hint(request.id.as_json(), &self.hostname)
+            }
+            Ok(Frame::Request(request)) if allowed == LegacyBridgeClients::No => {
+                let why = "this server takes nothing in clear through a bridge \
+                           (allow_legacy_bridge_clients)";
+                error_text(Some(&request), &Refusal::new(ErrorCode::Forbidden, why))
+            }
+            Err(_) if allowed == LegacyBridgeClients::No => return true,
+            Ok(Frame::Request(_)) | Err(_) => return false,
+        };
+        if let Some(line) = self.links.line(link) {
+            line.say_aside(to, &text);
+        }
+        true
+    }
+
+    fn welcome_caller(
+        &mut self,
+        link: u64,
+        peer: Peer,
+        is_clear: bool,
+        now: Moment,
+    ) -> Option<ClientId> {
+        if self.phase != Phase::Serving {
+            return None;
+        }
+        let config = self.tls.as_ref()?.tunnel.clone();
+        self.make_room_for_a_stranger(peer.source());
+        let is_old = self.links.line(link).is_some_and(|line| line.config.legacy);
+        // A bridge of the original kind takes whatever comes.
+        let longest = if is_old { usize::MAX } else { PAYLOAD };
+        let name: Rc<str> = peer.to_string().into();
+        let made = self.clients.add_caller(
+            peer,
+            |outbox, max_message, patience| {
+                if is_clear {
+                    Ok(Caller::clear(outbox, max_message, patience, longest))
+                } else {
+                    Caller::tunnel(config, outbox, max_message, patience)
+                }
+            },
+            now.instant,
+        );
+        let id = made.map_err(|error| log::error!("no tunnel for {name}: {error}")).ok()?;
+        debug!("client {id}: {name} connected by link {link}");
+        let ceiling = self.clear_ceiling();
+        let certificate = self.tls.as_ref().map(|tls| tls.sha256());
+        if let Some(client) = self.clients.get(id) {
+            if is_clear {
+                client.session.set_origin(Some(QT_CLIENT));
+                client.session.set_ceiling(ceiling);
+            } else if let Some(certificate) = certificate {
+                client.session.set_certificate(certificate);
+            }
+        }
+        Some(id)
+    }
+
+    /// Says at each start what `full` means.
+    pub(super) fn warn_of_callers(&self) {
+        let bridge = &self.config.bridge;
+        if bridge.allow_legacy_bridge_clients == LegacyBridgeClients::Full
+            && !bridge.link.is_empty()
+        {
+            log::warn!(
+                "allow_legacy_bridge_clients is full: whoever runs a bridge can do on this host \
+                 whatever a client in clear may"
+            );
+        }
+    }
+
+    fn clear_ceiling(&self) -> Option<Role> {
+        match self.config.bridge.allow_legacy_bridge_clients {
+            LegacyBridgeClients::No | LegacyBridgeClients::Read => Some(Role::Read),
+            LegacyBridgeClients::Full => None,
+        }
+    }
+
+    /// What the configuration says of clients in clear has changed, or may have.
+    pub(super) fn look_at_callers(&mut self, now: Moment) {
+        let allowed = self.config.bridge.allow_legacy_bridge_clients;
+        let ceiling = self.clear_ceiling();
+        for id in self.clients.ids() {
+            if !self.clients.is_in_clear(id) {
+                continue;
+            }
+            if allowed == LegacyBridgeClients::No {
+                self.hub.leave(id);
+                let reason = CloseReason::new(1008, "clients in clear are no longer allowed");
+                self.clients.close(id, &reason, now.instant);
+            } else if let Some(client) = self.clients.get(id) {
+                client.session.set_ceiling(ceiling);
+            }
+        }
+    }
+
+    /// Whether a client in clear may ask that: what it says is seen by whoever runs the bridge.
+    pub(super) fn check_clear(&mut self, id: ClientId, request: &Request) -> Result<(), Refusal> {
+        if !self.clients.is_in_clear(id) {
+            return Ok(());
+        }
+        let is_bounded = self.clear_ceiling().is_some();
+        let is_change = || {
+            let action = request.args.get("action").and_then(Value::as_str).unwrap_or_default();
+            !action.starts_with("list")
+        };
+        let why = if request.is("rpc", "auth") {
+            "no passwords through a bridge in clear; use a key"
+        } else if is_bounded && request.is("rpc", "auth_token") {
+            "no tokens through a bridge in clear; use a key"
+        } else if is_bounded && request.is("rpc", "settings") && is_change() {
+            "no changes of keys through a bridge in clear"
+        } else {
+            return Ok(());
+        };
+        Err(Refusal::new(ErrorCode::Forbidden, why))
+    }
+
+    /// The answer to the first stage of `auth_ssl` as an old client wants it, which encodes all that
+    /// follows.
+    pub(super) fn dress_for_clear(&mut self, id: ClientId, request: &Request, args: &mut Value) {
+        if !request.is("rpc", "auth_ssl") || request.args.get("md5_key").is_none() {
+            return;
+        }
+        let Some(caller) = self.clients.caller(id).filter(|caller| caller.is_clear()) else {
+            return;
+        };
+        if let Some(string) = args.get("test_string").and_then(Value::as_str) {
+            let string = STANDARD.encode(string);
+            *args = json!({ "test_string": string, "new_ssl_key": STANDARD.encode(NEW_SSL_KEY) });
+            caller.encode_after_next();
+        }
+    }
+}

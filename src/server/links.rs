@@ -1,0 +1,313 @@
+//! Links to bridges: the sockets of the machines in `bridge::link`, and who is behind them.
+//!
+//! A link is dialled without waiting (`link_io`), its bridge's name looked up by the accounts
+//! helper. Each client behind it is a client like any other, with a session and an outbox; a link
+//! takes from them in turn, a message at a time, while the bridge takes more.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+use mio::net::TcpStream;
+use serde_json::{Value, json};
+
+use super::clients::ClientId;
+use super::{Key, Server};
+use crate::auth::key::{OwnKey, PrivateKey};
+use crate::bridge::link::{Channel, Dialogue, Schedule};
+use crate::config::{BridgeLink, Config};
+use crate::moment::Moment;
+use crate::reactor::{Reactor, Registered};
+use crate::sys::fork::in_child;
+use crate::wire::{MOST_SUMS, rfc3339, routed};
+
+/// How long the making of a key may take before it is tried again.
+const MAKING: Duration = Duration::from_secs(60);
+/// Answers to questions in clear that wait; of more the newest are forgotten.
+const ASIDES: usize = 64;
+
+/// A link's name in status and log, and how far it is.
+pub(super) enum State {
+    /// Until its deadline.
+    Waiting,
+    LookingUp,
+    Connecting {
+        stream: TcpStream,
+        registered: Registered,
+        rest: VecDeque<IpAddr>,
+        due: Instant,
+    },
+    Talking {
+        stream: TcpStream,
+        registered: Registered,
+        channel: Box<Channel>,
+        dialogue: Box<Dialogue>,
+        /// By when the bridge has to have let us in.
+        due: Option<Instant>,
+    },
+}
+
+/// A client that the bridge says is there.
+pub(super) struct Behind {
+    pub(super) id: Rc<str>,
+    /// Never given twice on one link.
+    pub(super) number: u64,
+    pub(super) client: Option<ClientId>,
+}
+
+/// One link.
+pub(super) struct Line {
+    pub(super) number: u64,
+    pub(super) config: BridgeLink,
+    pub(super) state: State,
+    pub(super) since: Moment,
+    /// Why it was lost, or could not be made.
+    pub(super) error: Option<String>,
+    pub(super) schedule: Schedule,
+    pub(super) behind: Vec<Behind>,
+    pub(super) last_behind: u64,
+    /// Those that have something to say, in turn.
+    pub(super) speaking: VecDeque<ClientId>,
+    /// Whole frames for the bridge that belong to no session.
+    pub(super) asides: VecDeque<String>,
+}
+
+/// All links, and what they need.
+#[derive(Default)]
+pub(super) struct Links {
+    pub(super) lines: Vec<Line>,
+    last: u64,
+    own: Option<PrivateKey>,
+    legacy: Option<PrivateKey>,
+    /// Since when a child makes a key.
+    making: Option<Instant>,
+    /// Of the keys of all users.
+    pub(super) sums: Vec<String>,
+    /// They may be others now; bridges are told at the end of the turn.
+    pub(super) keys_changed: bool,
+}
+
+impl Links {
+    /// With the keys that this configuration needs, made where there are none: for the start.
+    pub(super) fn begin(config: &Config) -> Links {
+        let mut links = Links::default();
+        let is_needed = |legacy| config.bridge.link.iter().any(|link| link.legacy == legacy);
+        let ensure = |which: OwnKey, needed: bool| {
+            let key = needed.then(|| which.ensure(&config.paths.state));
+            key.and_then(|key| key.map_err(|error| warn!("links to bridges: {error}")).ok())
+        };
+        links.own = ensure(OwnKey::Link, is_needed(false));
+        links.legacy = ensure(OwnKey::Legacy, is_needed(true));
+        links
+    }
+
+    /// The key for a bridge; one that was not needed before is read, or made by a child.
+    pub(super) fn key(
+        &mut self,
+        legacy: bool,
+        state: &Path,
+        now: Instant,
+    ) -> Result<&PrivateKey, String> {
+        let which = if legacy { OwnKey::Legacy } else { OwnKey::Link };
+        let slot = if legacy { &mut self.legacy } else { &mut self.own };
+        if slot.is_none() {
+            if which.path(state).exists() {
+                *slot = Some(which.ensure(state).map_err(|error| error.to_string())?);
+                self.making = None;
+            } else {
+                let since = |since| now.saturating_duration_since(since);
+                if self.making.is_none_or(|begun| since(begun) > MAKING) {
+                    let made = in_child(|_| drop(which.ensure(state)));
+                    made.map_err(|error| error.to_string())?;
+                    self.making = Some(now);
+                }
+                return Err("the key of this server is being made".to_owned());
+            }
+        }
+        slot.as_ref().ok_or_else(|| "there is no key".to_owned())
+    }
+
+    pub(super) fn line(&mut self, number: u64) -> Option<&mut Line> {
+        self.lines.iter_mut().find(|line| line.number == number)
+    }
+
+    /// This client is no more.
+    pub(super) fn forget(&mut self, link: u64, behind: u64, client: ClientId) {
+        let Some(line) = self.line(link) else { return };
+        if let Some(behind) = line.behind.iter_mut().find(|it| it.number == behind)
+            && behind.client == Some(client)
+        {
+            behind.client = None;
+        }
+        line.speaking.retain(|id| *id != client);
+    }
+
+    /// True where the system has all that was to be sent.
+    pub(super) fn are_flushed(&self) -> bool {
+        self.lines.iter().all(|line| match &line.state {
+            State::Talking { channel, .. } => channel.is_flushed(),
+            State::Waiting | State::LookingUp | State::Connecting { .. } => true,
+        })
+    }
+
+    /// How they are, for people.
+    pub(super) fn status(&self, user: impl Fn(ClientId) -> Option<String>) -> Value {
+        let line = |line: &Line| {
+            let clients: Vec<Value> = line
+                .behind
+                .iter()
+                .map(|it| json!({ "id": &*it.id, "client": it.client, "user": it.client.and_then(&user) }))
+                .collect();
+            json!({
+                "name": line.config.name,
+                "url": line.config.url.to_string(),
+                "legacy": line.config.legacy,
+                "state": line.state.name(),
+                "since": rfc3339(line.since.wall),
+                "error": line.error,
+                "clients": clients,
+            })
+        };
+        Value::Array(self.lines.iter().map(line).collect())
+    }
+}
+
+impl State {
+    fn name(&self) -> &'static str {
+        match self {
+            State::Waiting => "waiting",
+            State::LookingUp => "looking up",
+            State::Connecting { .. } => "connecting",
+            State::Talking { dialogue, .. } if dialogue.is_known() => "connected",
+            State::Talking { .. } => "authenticating",
+        }
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self {
+            State::Waiting | State::LookingUp => None,
+            State::Connecting { due, .. } => Some(*due),
+            State::Talking { channel, due, .. } => {
+                [channel.due(), *due].into_iter().flatten().min()
+            }
+        }
+    }
+}
+
+impl Line {
+    fn new(number: u64, config: BridgeLink, schedule: Schedule, now: Moment) -> Line {
+        Line {
+            number,
+            config,
+            state: State::Waiting,
+            since: now,
+            error: None,
+            schedule,
+            behind: Vec::new(),
+            last_behind: 0,
+            speaking: VecDeque::new(),
+            asides: VecDeque::new(),
+        }
+    }
+
+    /// Lets the socket go, if there is one.
+    pub(super) fn hang_up(&mut self, reactor: &mut Reactor<Key>) {
+        match std::mem::replace(&mut self.state, State::Waiting) {
+            State::Waiting | State::LookingUp => {}
+            State::Connecting { mut stream, registered, .. } => {
+                reactor.deregister(&mut stream, registered);
+            }
+            State::Talking { mut stream, registered, mut channel, .. } => {
+                channel.push_close();
+                let _ = channel.write(&mut stream);
+                reactor.deregister(&mut stream, registered);
+            }
+        }
+        self.asides.clear();
+        self.speaking.clear();
+    }
+
+    /// Sends a frame that belongs to no session, when its turn comes.
+    pub(super) fn say_aside(&mut self, to: &str, payload: &str) {
+        if self.asides.len() < ASIDES {
+            self.asides.push_back(routed(to, payload));
+        }
+    }
+
+    /// One more has something to say.
+    pub(super) fn speaks(&mut self, client: ClientId) {
+        if !self.speaking.contains(&client) {
+            self.speaking.push_back(client);
+        }
+    }
+}
+
+/// The largest text of a bridge, in bytes: a message in base64, and the id of who sends it.
+pub(super) fn max_text(config: &Config) -> usize {
+    (config.server.max_message / 3 * 4).max(24 * 1024) + 1024
+}
+
+impl Server {
+    /// Makes links what the configuration says: new ones are dialled, those that are as they were
+    /// stay.
+    pub(super) fn configure_links(&mut self, now: Moment) {
+        let wanted = self.config.bridge.link.clone();
+        let (shortest, longest) =
+            (self.config.bridge.shortest_pause, self.config.bridge.longest_pause);
+        let gone = self.links.lines.iter().filter(|line| !wanted.contains(&line.config));
+        let gone: Vec<u64> = gone.map(|line| line.number).collect();
+        for number in gone {
+            self.drop_callers(number, "its link is no longer configured");
+            let Some(at) = self.links.lines.iter().position(|it| it.number == number) else {
+                continue;
+            };
+            let mut line = self.links.lines.remove(at);
+            info!("link {}: no longer configured", line.config.name);
+            line.hang_up(&mut self.reactor);
+            self.reactor.set_deadline(Key::Link(number), None);
+        }
+        let (text, ping) = (max_text(&self.config), self.config.server.ping_interval);
+        for line in &mut self.links.lines {
+            line.schedule.set_bounds(shortest, longest);
+            if let State::Talking { channel, .. } = &mut line.state {
+                channel.set_max_text(text);
+                channel.set_ping(ping);
+            }
+            // What went wrong may have been mended: it is tried at once.
+            let at_once = matches!(line.state, State::Waiting).then_some(now.instant);
+            self.reactor.set_deadline(Key::Link(line.number), line.state.due().or(at_once));
+        }
+        for config in wanted {
+            if self.links.lines.iter().all(|line| line.config != config) {
+                self.links.last += 1;
+                let (number, schedule) = (self.links.last, Schedule::new(shortest, longest));
+                self.links.lines.push(Line::new(number, config, schedule, now));
+                self.dial(number, now);
+            }
+        }
+    }
+
+    /// Bridges are told the sums of the registered keys, where they are others than before. That is
+    /// done last in a turn: who loses a key is told so while the bridge still knows them by it.
+    pub(super) fn tell_sums(&mut self, now: Moment) {
+        let all = self.keys.store.len();
+        let keys = self.keys.store.iter().take(MOST_SUMS);
+        let sums: Vec<String> = keys.map(|entry| entry.key.checksum()).collect();
+        if all > MOST_SUMS && !self.config.bridge.link.is_empty() {
+            warn!("bridges are told of the first {MOST_SUMS} of {all} keys");
+        }
+        for line in &mut self.links.lines {
+            if let State::Talking { dialogue, .. } = &mut line.state {
+                dialogue.set_sums(sums.clone());
+            }
+        }
+        self.links.sums = sums;
+        let numbers: Vec<u64> = self.links.lines.iter().map(|line| line.number).collect();
+        for number in numbers {
+            self.push_dialogue(number, now);
+        }
+    }
+}
