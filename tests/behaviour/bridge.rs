@@ -488,6 +488,33 @@ fn who_sees_many_come_is_not_told_of_each_by_itself() -> Outcome<()> {
     Ok(())
 }
 
+/// Each is held for the other one's sake, and both read.
+#[test]
+fn two_that_flood_each_other_and_read_lose_nothing() -> Outcome<()> {
+    const FRAMES: usize = 2_000;
+    let (bridge, key) = bridge_with(|setup| setup.with("relay.queue", r#""128KiB""#))?;
+    let (mut server, of_client, mut client, of_server) = pair(&bridge, &key, A)?;
+    let play = |peer: &mut BridgePeer, to: &str| -> Outcome<()> {
+        let (mut sent, mut heard) = (0, 0);
+        while heard < FRAMES {
+            // More is on its way than both queues and the sockets hold.
+            while sent < FRAMES && sent < heard + 600 {
+                peer.tell(to, &format!("{sent} {}", "x".repeat(4_000)))?;
+                sent += 1;
+            }
+            let payload = peer.heard()?.1;
+            assert!(payload.starts_with(&format!("{heard} ")), "{}", &payload[..20]);
+            heard += 1;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| play(&mut server, &of_client).map_err(|e| e.to_string()));
+        play(&mut client, &of_server)?;
+        Ok(other.join().map_err(|_| "the server failed")??)
+    })
+}
+
 #[test]
 fn all_queues_together_are_bounded_too() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| {
