@@ -378,7 +378,7 @@ pub struct Relay {
     pub queue_total: usize,
     /// A peer that sends to one with more than half of its queue waiting is not read until that one
     /// has read; nobody waits for one that reads less than 1/64 of its queue in this time, 10 ms to
-    /// 1 h. Default 1 s.
+    /// 1 h, and nobody longer than eight times that. Default 1 s.
     pub pause: Duration,
     /// From the accepted connection to the end of TLS and the WebSocket upgrade. Default 10 s.
     pub handshake_timeout: Duration,

@@ -759,6 +759,7 @@ fn who_fails_too_often_is_not_heard_any_more() -> Outcome<()> {
 #[test]
 fn without_a_descriptor_left_it_serves_on_says_so_once_and_takes_who_comes_later() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| setup.after_shell("ulimit -n 24"))?;
+    bridge.log().wait("24 descriptors are too few for 1024 peers and 64 strangers")?;
     let (mut server, of_client, mut client, _) = pair(&bridge, &key, A)?;
     let mut more = Vec::new();
     while bridge.process().descriptors()? < 24 {

@@ -35,6 +35,7 @@ pub(super) struct Connected {
     pub(super) delayed: Option<String>,
     /// It sends faster than this one reads, and is not read meanwhile.
     held_by: Option<PeerNumber>,
+    held_since: Instant,
     /// What it sent then: one message, like one that has not come to its end.
     pub(super) waiting: Option<Zeroizing<String>>,
     /// Those that are not read because of this one, in the order in which they began to wait.
@@ -222,6 +223,7 @@ impl Connections {
             readable: true,
             delayed: None,
             held_by: None,
+            held_since: now,
             waiting: None,
             holds: VecDeque::new(),
             reading: Reading::default(),
@@ -305,6 +307,7 @@ impl Connections {
     ) {
         let Some(fast) = self.map.get_mut(&sender) else { return };
         fast.held_by = Some(reader);
+        fast.held_since = now;
         fast.waiting = Some(text);
         fast.connection.pause();
         reactor.set_deadline(Key::Held(sender), Some(now + self.limits.pause));
@@ -316,9 +319,15 @@ impl Connections {
     /// A sender was not read for as long as that may be: it is read again, but where the other one
     /// has read enough meanwhile.
     pub(super) fn on_held(&mut self, sender: PeerNumber, reactor: &mut Reactor<Key>, now: Instant) {
-        let Some(reader) = self.map.get(&sender).and_then(|fast| fast.held_by) else { return };
+        let Some(fast) = self.map.get(&sender) else { return };
+        let Some(reader) = fast.held_by else { return };
+        let waited = now.saturating_duration_since(fast.held_since);
         let limits = &self.limits;
-        if self.map.get_mut(&reader).is_some_and(|slow| !slow.is_stuck(limits, now)) {
+        let is_given_up = |slow: &mut Connected| {
+            let sent = slow.connection.sent();
+            slow.reading.is_given_up(waited, sent, limits.queue, limits.pause, now)
+        };
+        if self.map.get_mut(&reader).is_some_and(|slow| !is_given_up(slow)) {
             return reactor.set_deadline(Key::Held(sender), Some(now + limits.pause));
         }
         self.let_all_go(reader, reactor, now);

@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 /// The part of its queue that a peer has to take in a `pause` at least for others to wait for it.
 const SLOWEST: usize = 64;
+/// In as many `pause`s whoever waits has to have had its turn, however many wait: who is not read does
+/// not get its pings answered either, and has others to speak to.
+const LONGEST: u32 = 8;
 
 /// What was seen of it.
 #[derive(Debug, Default)]
@@ -29,6 +32,23 @@ impl Reading {
             self.looked_at = Some((now, sent));
         }
         self.is_stuck
+    }
+
+    /// True where somebody has waited for too long, or is to wait no longer for another reason. Then
+    /// nobody waits for a `pause` at least.
+    pub(super) fn is_given_up(
+        &mut self,
+        waited: Duration,
+        sent: u64,
+        queue: usize,
+        pause: Duration,
+        now: Instant,
+    ) -> bool {
+        if waited >= pause.saturating_mul(LONGEST) {
+            self.looked_at = Some((now, sent));
+            self.is_stuck = true;
+        }
+        self.is_stuck(sent, queue, pause, now)
     }
 
     /// There is room for more.
@@ -61,6 +81,21 @@ mod tests {
             assert!(!reading.is_stuck(5000 + rate, QUEUE, PAUSE, at(1500)));
             assert!(reading.is_stuck(5000 + 2 * rate, QUEUE, PAUSE, at(2000)), "{rate}");
         }
+    }
+
+    #[test]
+    fn nobody_waits_for_ever_where_many_do() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut reading = Reading::default();
+        for second in 0..8 {
+            let waited = Duration::from_secs(second);
+            assert!(!reading.is_given_up(waited, second * 9999, QUEUE, PAUSE, at(second)));
+        }
+        assert!(reading.is_given_up(Duration::from_secs(8), 8 * 9999, QUEUE, PAUSE, at(8)));
+        let later = at(8) + Duration::from_millis(999);
+        assert!(reading.is_stuck(9 * 9999, QUEUE, PAUSE, later), "all of them go on");
+        assert!(!reading.is_stuck(9 * 9999, QUEUE, PAUSE, at(9)));
     }
 
     #[test]

@@ -93,10 +93,11 @@ pub(super) fn start(
     home: Home,
 ) -> Result<Bridge, StartError> {
     prepare(&config);
-    if let Err(error) = descriptors::raise_limit() {
-        warn!("cannot raise the limit of descriptors: {error}");
-    }
     let relay = &config.relay;
+    match descriptors::raise_limit() {
+        Err(error) => warn!("cannot raise the limit of descriptors: {error}"),
+        Ok(limit) => tell_lack(relay, limit.hard),
+    }
     let user = user_to_become(relay)?;
     make_private(&relay.state)?;
     let lock = match &user {
@@ -154,6 +155,20 @@ pub(super) fn start(
         config,
         home,
     })
+}
+
+/// Descriptors beside those of peers and strangers: files, directories, operators.
+const OTHERS: u64 = 64;
+
+/// With fewer descriptors than places strangers could take those of peers.
+fn tell_lack(relay: &Section, limit: u64) {
+    let (peers, strangers) = (relay.max_peers, relay.max_unauthenticated);
+    if limit < (peers + strangers) as u64 + OTHERS {
+        warn!(
+            "{limit} descriptors are too few for {peers} peers and {strangers} strangers \
+             (max_peers, max_unauthenticated)"
+        );
+    }
 }
 
 /// Whom it becomes; `None` where it stays who it is.
