@@ -309,6 +309,23 @@ impl Session {
         self.identity = identity.map(|identity| self.below_ceiling(identity));
     }
 
+    /// Who the peer is by the transport alone, and could become again.
+    pub fn known(&self) -> Option<&Identity> {
+        match &self.known {
+            Known::Somebody(known) => Some(known),
+            Known::Nothing | Known::WithoutRole(_) => None,
+        }
+    }
+
+    /// Something is known anew of that; whoever it is at present stays.
+    pub fn revise_known(&mut self, known: Option<Identity>) {
+        self.known = match (known, &self.known) {
+            (Some(known), _) => Known::Somebody(known),
+            (None, Known::Somebody(before)) => Known::WithoutRole(before.user.clone()),
+            (None, Known::Nothing | Known::WithoutRole(_)) => return,
+        };
+    }
+
     fn auth_token(
         &mut self,
         fields: &Map<String, Value>,

@@ -33,6 +33,8 @@ pub struct Identity {
     pub role: Role,
     /// How they proved it.
     pub proof: Proof,
+    /// From where, as PAM was told and is told again; empty where the kernel proved it.
+    pub from: String,
 }
 
 impl Identity {
@@ -92,7 +94,7 @@ impl Roles {
     pub fn of(&self, peer: &PeerCredentials) -> Option<Identity> {
         let role = self.role(peer.uid, &peer.groups)?;
         let user = if peer.uid == 0 { "root".to_owned() } else { number_as_name(peer.uid) };
-        Some(Identity { user, uid: peer.uid, role, proof: Proof::Kernel })
+        Some(Identity { user, uid: peer.uid, role, proof: Proof::Kernel, from: String::new() })
     }
 
     /// The role of a user who is in these groups.

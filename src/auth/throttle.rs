@@ -37,6 +37,9 @@ struct Record {
     /// When it failed, at most as often as is borne.
     failures: VecDeque<Instant>,
     blocked_until: Option<Instant>,
+    /// When the answers that are held back will be given, whether anybody still waits for them or
+    /// not: who hangs up and comes again is not spared the time.
+    answers_due: Vec<Instant>,
 }
 
 /// All that failed lately. `K` is an origin.
@@ -66,6 +69,12 @@ impl<K: Copy + Ord> Throttle<K> {
         Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
     }
 
+    /// Answers to failures from there that are held back.
+    pub fn pending(&self, origin: K, now: Instant) -> usize {
+        let due = self.records.get(&origin).map_or(&[][..], |record| &record.answers_due);
+        due.iter().filter(|due| **due > now).count()
+    }
+
     /// Something failed that came from there. One that is `exempt` is never blocked.
     pub fn fail(&mut self, origin: K, exempt: bool, now: Instant) -> Consequence {
         if !self.records.contains_key(&origin) {
@@ -79,7 +88,9 @@ impl<K: Copy + Ord> Throttle<K> {
             record.failures.truncate(borne.saturating_sub(1));
             record.failures.push_back(now);
             let delay = SHORTEST_DELAY.saturating_mul(2_u32.saturating_pow(before));
-            return Consequence::Delay(delay.min(LONGEST_DELAY));
+            let delay = delay.min(LONGEST_DELAY);
+            record.answers_due.push(now + delay);
+            return Consequence::Delay(delay);
         }
         if record.failures.len() < borne {
             record.failures.push_back(now);
@@ -118,11 +129,13 @@ impl<K: Copy + Ord> Throttle<K> {
 impl Record {
     fn forget_old(&mut self, window: Duration, now: Instant) {
         self.failures.retain(|at| now.saturating_duration_since(*at) < window);
+        self.answers_due.retain(|due| *due > now);
     }
 
     fn counts(&mut self, window: Duration, now: Instant) -> bool {
         self.forget_old(window, now);
-        !self.failures.is_empty() || self.blocked_until.is_some_and(|until| until > now)
+        let is_blocked = self.blocked_until.is_some_and(|until| until > now);
+        is_blocked || !self.failures.is_empty() || !self.answers_due.is_empty()
     }
 
     /// Those that are blocked before those that are not, then by number of failures, then by time.
@@ -204,5 +217,22 @@ mod tests {
         // When nothing of it counts any more, nothing is kept.
         throttle.fail(1, false, at(5000));
         assert_eq!(throttle.len(), 1);
+    }
+
+    #[test]
+    fn what_is_held_back_is_counted_until_its_time_whoever_waits_for_it() {
+        let at = moments();
+        let mut throttle = Throttle::new(LIMITS);
+        for _ in 0..6 {
+            throttle.fail(1, true, at(0));
+        }
+        // 250 and 500 ms, 1, 2, 4 and 8 s.
+        let pending = [0, 1, 3, 5, 8].map(|second| throttle.pending(1, at(second)));
+        assert_eq!(pending, [6, 3, 2, 1, 0]);
+        throttle.fail(2, false, at(0));
+        assert_eq!(throttle.pending(2, at(0)), 0);
+        assert_eq!(throttle.pending(3, at(0)), 0);
+        throttle.fail(1, true, at(700));
+        assert_eq!(throttle.pending(1, at(700)), 1, "nothing is kept for ever");
     }
 }

@@ -152,7 +152,13 @@ mod tests {
     const TTL: Duration = Duration::from_secs(900);
 
     fn identity(user: &str) -> Identity {
-        Identity { user: user.into(), uid: 1000, role: Role::Read, proof: Proof::Kernel }
+        Identity {
+            user: user.into(),
+            uid: 1000,
+            role: Role::Read,
+            proof: Proof::Kernel,
+            from: String::new(),
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! These commands change files, whether a daemon runs or not; one that runs sees it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -146,20 +146,22 @@ fn generate(file: &Path, rsa: bool) -> Result<u8, Exit> {
     let made = PrivateKey::generate(kind)
         .map_err(|error| Exit::failed(sysexits::UNAVAILABLE, error.to_string()))?;
     put(file, made.to_pem().as_bytes(), 0o600)?;
-    put(&public, made.public().pem().as_bytes(), 0o644)?;
+    put(&public, made.public().pem().as_bytes(), 0o644).inspect_err(|_| {
+        let _ = fs::remove_file(file);
+    })?;
     write(&format!("{}\n", made.public().id()))?;
     Ok(0)
 }
 
-/// Writes a file that must not be there yet: a key that is lost is lost.
+/// Writes a file that must not be there yet: a key that is lost is lost. Half a key is removed.
 fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Exit> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .map_err(|error| file_error("make", path, &error))
+    let failed = |error: io::Error| file_error("make", path, &error);
+    let made = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    let mut file = made.map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|error| {
+        let _ = fs::remove_file(path);
+        failed(error)
+    })
 }
 
 fn add(user: &str, file: &Path, options: &Options) -> Result<u8, Exit> {

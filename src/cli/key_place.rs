@@ -27,13 +27,15 @@ impl<'c> KeyPlace<'c> {
         let (auth, relay) = (&config.auth, &config.relay);
         if bridge {
             let (total, legacy) = (relay.max_keys, relay.max_legacy_keys);
-            let limits = Limits { of_user: total, total, legacy };
+            let limits = Limits { of_user: total, total, legacy, legacy_of_user: legacy };
             return KeyPlace { state: &relay.state, user: relay.user.as_deref(), limits };
         }
         let limits = Limits {
             of_user: auth.max_keys_per_user,
             total: auth.max_keys,
             legacy: auth.max_legacy_keys,
+            // What one may take from the others is for who administers this to say.
+            legacy_of_user: auth.max_legacy_keys,
         };
         KeyPlace { state: &config.paths.state, user: None, limits }
     }

@@ -83,6 +83,7 @@ fn read_auth(mut section: Section<'_, '_>, config: &mut Config) {
     section.key("max_keys", &mut auth.max_keys, count(1..=4096));
     section.key("max_keys_per_user", &mut auth.max_keys_per_user, count(1..=4096));
     section.key("max_legacy_keys", &mut auth.max_legacy_keys, count(1..=256));
+    section.key("max_legacy_keys_per_user", &mut auth.max_legacy_keys_per_user, count(1..=256));
 }
 
 fn read_events(mut section: Section<'_, '_>, config: &mut Config) {

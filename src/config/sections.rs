@@ -103,7 +103,7 @@ pub struct Auth {
     /// Passwords, and accounts of keys, that are checked at a time, 1 to 64; others wait.
     /// Default 4.
     pub max_checks: usize,
-    /// Such checks that wait, 1 to 1024; one more is refused with 429. Default 16.
+    /// Such checks that wait, 1 to 1024 of each kind; one more is refused with 429. Default 16.
     pub max_waiting_checks: usize,
     /// After such a time without a question the accounts helper ends, 100 ms to 1 h.
     /// Default 60 s.
@@ -116,6 +116,9 @@ pub struct Auth {
     /// file: who shows such a key does not say which, so a stranger can have all of them tried.
     /// Default 32.
     pub max_legacy_keys: usize,
+    /// Legacy keys that clients register for one user, 1 to 256, so that nobody takes the places of
+    /// all others; one more is refused with 429. Default 4.
+    pub max_legacy_keys_per_user: usize,
 }
 
 /// `[events]`: the ring and the size of one event.

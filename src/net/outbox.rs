@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::rc::Rc;
 
+use zeroize::Zeroize;
+
 use super::websocket;
 
 /// Something to be sent as one message.
@@ -64,6 +66,15 @@ struct Chunk {
     kind: Kind,
     /// Where it stood among the parcels; of a message only.
     place: u64,
+}
+
+/// Who was sent a token keeps it; nobody else does.
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        if let Some(payload) = Rc::get_mut(&mut self.payload) {
+            payload.zeroize();
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,16 +19,17 @@ use serde_json::{Value, json};
 use super::authentication::Attempt;
 use super::clients::ClientId;
 use super::{Key, Server};
-use crate::auth::{Identity, Proof, Roles};
+use crate::auth::{Identity, Proof, Role, Roles};
 use crate::config::Config;
 use crate::helper::accounts::{
     self, Account, Accounts, Asked, Found, Helper, Outcome, RequestId, Verdict, Who,
 };
 use crate::moment::Moment;
-use crate::net::CloseReason;
+use crate::net::{CloseReason, Source};
 use crate::reactor::{Reactor, Registered};
 use crate::sys::account_state::AccountState;
 use crate::sys::children::Exit;
+use crate::sys::peer_credentials::PeerCredentials;
 
 /// For what a question was asked.
 enum Purpose {
@@ -60,6 +61,19 @@ pub(super) struct AccountsHelper {
     recheck_due: Option<Instant>,
     /// Such look-ups in a row that had no answer.
     unanswered: u32,
+    /// Not all that was asked of groups was answered; it is asked again with the next of these.
+    groups_missing: bool,
+    /// Local users whose accounts allow less than the groups of their processes.
+    ceilings: Vec<Ceiling>,
+}
+
+/// What an account allows a local user. A process keeps the groups that it began with, and the
+/// kernel tells of these; so who has lost a right would have it again with each connection.
+struct Ceiling {
+    uid: u32,
+    role: Option<Role>,
+    /// When the account was last asked about because its user came.
+    asked: Instant,
 }
 
 /// Reads in a turn from the child.
@@ -68,6 +82,10 @@ const READS: usize = 16;
 const RETRY: Duration = Duration::from_secs(60);
 /// Look-ups in a row without an answer after which nobody has a right by an account.
 const MOST_UNANSWERED: u32 = 3;
+/// Ceilings that are kept; the oldest makes room.
+const CEILINGS: usize = 256;
+/// Until an account is asked about again because its user comes again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 impl AccountsHelper {
     pub(super) fn new(limits: accounts::Limits, now: Instant) -> AccountsHelper {
@@ -77,6 +95,8 @@ impl AccountsHelper {
             purposes: BTreeMap::new(),
             recheck_due: None,
             unanswered: 0,
+            groups_missing: false,
+            ceilings: Vec::new(),
         }
     }
 
@@ -98,8 +118,15 @@ impl AccountsHelper {
         true
     }
 
+    /// Groups could not be looked up: that is tried again, and soon.
+    pub(super) fn miss_groups(&mut self, interval: Duration, now: Instant) {
+        let again = now + interval.min(RETRY);
+        self.groups_missing = true;
+        self.recheck_due = Some(self.recheck_due.map_or(again, |due| due.min(again)));
+    }
+
     fn begin(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
-        let begun = accounts::begin().and_then(|(pid, socket)| {
+        let begun = accounts::begin(&mut self.helper).and_then(|(pid, socket)| {
             let mut socket = UnixStream::from_std(socket.into());
             let interest = Interest::READABLE | Interest::WRITABLE;
             match reactor.register(&mut socket, interest, Key::Accounts) {
@@ -154,6 +181,21 @@ impl AccountsHelper {
         reactor.again(Key::Accounts);
     }
 
+    /// This user has that role by the account; to a session the kernel gave `by_kernel`, if any.
+    fn set_ceiling(&mut self, uid: u32, by_kernel: Option<Role>, role: Option<Role>, now: Instant) {
+        match self.ceilings.iter().position(|ceiling| ceiling.uid == uid) {
+            Some(at) if role == Some(Role::Full) => drop(self.ceilings.remove(at)),
+            Some(at) => self.ceilings.iter_mut().skip(at).take(1).for_each(|c| c.role = role),
+            None if role < by_kernel => {
+                if self.ceilings.len() == CEILINGS {
+                    self.ceilings.remove(0);
+                }
+                self.ceilings.push(Ceiling { uid, role, asked: now });
+            }
+            None => {}
+        }
+    }
+
     /// Asks about a password for whoever attempts it.
     pub(super) fn check(
         &mut self,
@@ -177,6 +219,15 @@ impl AccountsHelper {
         let request = self.helper.check_account(service, user, from, now)?;
         self.purposes.insert(request, Purpose::Proof(attempt));
         Ok(())
+    }
+
+    /// Attempts from there that are being checked, or wait for that.
+    pub(super) fn attempts_of(&self, source: Source) -> usize {
+        let is_from_there = |purpose: &&Purpose| match purpose {
+            Purpose::Proof(attempt) => attempt.source() == source,
+            Purpose::Groups | Purpose::Revision(_) | Purpose::Name(_) | Purpose::Host(_) => false,
+        };
+        self.purposes.values().filter(is_from_there).count()
     }
 
     /// Asks where the bridge of a link is.
@@ -222,7 +273,9 @@ pub(super) fn roles(found: &Accounts) -> Roles {
 fn who(identity: &Identity) -> Who {
     match identity.proof {
         Proof::Kernel => Who::Uid(identity.uid),
-        Proof::Password | Proof::Key(_) => Who::Name(identity.user.clone()),
+        Proof::Password | Proof::Key(_) => {
+            Who::Proven { name: identity.user.clone(), from: identity.from.clone() }
+        }
     }
 }
 
@@ -230,12 +283,22 @@ fn who(identity: &Identity) -> Who {
 type Revised = Option<Option<Identity>>;
 
 fn revised(identity: &Identity, found: &Found, roles: &Roles) -> Revised {
+    let role = role_of(identity.uid, found, roles)?;
+    Some(role.map(|role| match found {
+        Found::Account(Account { name, .. }) => {
+            Identity { user: name.clone(), role, ..identity.clone() }
+        }
+        Found::Nobody | Found::Failed(_) => Identity { role, ..identity.clone() },
+    }))
+}
+
+/// The role that the account of this number gives; outside, that it is not known.
+fn role_of(number: u32, found: &Found, roles: &Roles) -> Option<Option<Role>> {
     match found {
-        Found::Account(Account { name, uid, groups, state: AccountState::Usable })
-            if *uid == identity.uid =>
+        Found::Account(Account { uid, groups, state: AccountState::Usable, .. })
+            if *uid == number =>
         {
-            let role = roles.role(*uid, groups);
-            Some(role.map(|role| Identity { user: name.clone(), role, ..identity.clone() }))
+            Some(roles.role(*uid, groups))
         }
         Found::Account(_) | Found::Nobody => Some(None),
         Found::Failed(_) => None,
@@ -273,20 +336,47 @@ impl Server {
         }
     }
 
+    /// What somebody at the local socket may do: what the groups of their process say, and no more
+    /// than their account was last seen to allow.
+    pub(super) fn local_identity(
+        &mut self,
+        peer: &PeerCredentials,
+        now: Moment,
+    ) -> Option<Identity> {
+        let who = self.roles.of(peer)?;
+        let Some(ceiling) = self.accounts.ceilings.iter_mut().find(|c| c.uid == who.uid) else {
+            return Some(who);
+        };
+        let role = ceiling.role;
+        if now.instant.saturating_duration_since(ceiling.asked) >= ASK_AGAIN {
+            ceiling.asked = now.instant;
+            self.ask_for_accounts(vec![Who::Uid(who.uid)], now);
+        }
+        Some(Identity { role: who.role.min(role?), ..who })
+    }
+
+    fn ask_for_accounts(&mut self, users: Vec<Who>, now: Moment) {
+        let service = self.account_service().to_owned();
+        let request = self.accounts.helper.ask_for_users(&service, &users, now.instant);
+        self.accounts.purposes.insert(request, Purpose::Revision(users));
+    }
+
     /// Looks up everybody who is here by an account.
     pub(super) fn recheck(&mut self, now: Moment) {
-        let sessions = self.clients.iter().filter_map(|(_, client)| client.session.identity());
+        let sessions = self.clients.iter().flat_map(|(_, client)| {
+            [client.session.identity(), client.session.known()].into_iter().flatten()
+        });
         let here = sessions.chain(self.tokens.identities());
         let here = here.filter(|identity| !self.roles.is_beyond_accounts(identity));
         let users: BTreeSet<Who> = here.map(who).collect();
         self.accounts.recheck_due = None;
+        if std::mem::take(&mut self.accounts.groups_missing) {
+            self.ask_for_groups(now);
+        }
         // Where another host changes the file the kernel does not tell.
         self.ask_for_keys(now);
         if !users.is_empty() {
-            let users: Vec<Who> = users.into_iter().collect();
-            let service = self.account_service().to_owned();
-            let request = self.accounts.helper.ask_for_users(&service, &users, now.instant);
-            self.accounts.purposes.insert(request, Purpose::Revision(users));
+            self.ask_for_accounts(users.into_iter().collect(), now);
         }
     }
 
@@ -322,8 +412,14 @@ impl Server {
                 Ok(found) => {
                     self.roles = roles(&found);
                     self.recheck(now);
+                    if !found.failed.is_empty() {
+                        self.accounts.miss_groups(self.config.auth.recheck_interval, now.instant);
+                    }
                 }
-                Err(why) => warn!("cannot look up groups: {why}; roles stay as they are"),
+                Err(why) => {
+                    warn!("cannot look up groups: {why}; roles stay as they are until they can be");
+                    self.accounts.miss_groups(self.config.auth.recheck_interval, now.instant);
+                }
             },
             Purpose::Revision(users) => {
                 self.revise(&users, read::<Vec<Found>>(answer), now);
@@ -380,10 +476,24 @@ impl Server {
             }
             revised(identity, known.get(&who(identity))?, roles)
         };
+        for (who, found) in &known {
+            if let Who::Uid(uid) = *who
+                && let Some(role) = role_of(*uid, found, roles)
+            {
+                self.accounts.set_ceiling(*uid, None, role, now.instant);
+            }
+        }
         self.tokens.revise(|identity| judge(identity).unwrap_or_else(|| Some(identity.clone())));
         let mut lost = Vec::new();
         for id in self.clients.ids() {
             let Some(client) = self.clients.get(id) else { continue };
+            if let Some(known) = client.session.known()
+                && let Some(revised) = judge(known)
+            {
+                let role = revised.as_ref().map(|identity| identity.role);
+                self.accounts.set_ceiling(known.uid, Some(known.role), role, now.instant);
+                client.session.revise_known(revised);
+            }
             let Some(identity) = client.session.identity() else { continue };
             let Some(revised) = judge(identity) else { continue };
             if let Some(revised) = &revised

@@ -1,7 +1,7 @@
 //! Somebody says who they are: passwords and keys, and what follows from a wrong one.
 //!
 //! Each failure has one line in the log of a fixed form, and so has each block, for fail2ban(1) and
-//! blocklistd(8): `authentication failure from ADDRESS: …` and `blocked ADDRESS for N s: …`. What a
+//! whatever else reads logs: `authentication failure from ADDRESS: …` and `blocked ADDRESS for N s: …`. What a
 //! stranger chose stands behind the address, in quotes and escaped.
 
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use crate::moment::Moment;
 use crate::net::{CloseReason, Peer, Source};
 use crate::sys::account_state::AccountState;
 use crate::sys::pam;
-use crate::wire::{ErrorCode, Refusal, Request, error as error_text, response};
+use crate::wire::{ErrorCode, Refusal, Request, error as error_text, response, wipe};
 
 /// Somebody who shows a password or a key. It counts even where its client has gone.
 pub(super) struct Attempt {
@@ -36,10 +36,15 @@ impl Attempt {
     pub(super) fn said(&self) -> (&str, &str) {
         (&self.user, &self.from)
     }
+
+    /// Where it came from.
+    pub(super) fn source(&self) -> Source {
+        self.source
+    }
 }
 
-/// Answers to failures that one origin may have pending.
-const DELAYED: usize = 4;
+/// Attempts of one origin that may be pending: being checked, or failed and not answered yet.
+const PENDING: usize = 4;
 /// Bytes of a user's name (utmp and PAM take less).
 const NAME: usize = 255;
 
@@ -49,14 +54,6 @@ fn address_of(peer: &Peer) -> String {
         Peer::Remote(address) => address.ip().to_canonical().to_string(),
         Peer::Local(credentials) => format!("uid {}", credentials.uid),
         Peer::Bridged { name, .. } => name.to_string(),
-    }
-}
-
-/// True for one address, and for all who are behind one bridge: their answers wait together.
-fn is_same_way(one: Source, other: Source) -> bool {
-    match (one, other) {
-        (Source::Caller(link, _), Source::Caller(other, _)) => link == other,
-        (one, other) => one == other,
     }
 }
 
@@ -87,21 +84,35 @@ impl Server {
         self.throttle.blocked(source, now.instant).is_some() && !self.is_exempt(source)
     }
 
-    /// Whether an attempt may be made now.
-    pub(super) fn may_attempt(&mut self, id: ClientId, request: &Request) -> Result<(), Refusal> {
+    /// Whether an attempt may be made now. What counts is what was attempted from there, not what
+    /// has become of the connection: to hang up and come again must not make more attempts of it.
+    pub(super) fn may_attempt(
+        &mut self,
+        id: ClientId,
+        request: &Request,
+        now: Moment,
+    ) -> Result<(), Refusal> {
         if !is_attempt(request) {
             return Ok(());
         }
         let Some(client) = self.clients.get(id) else { return Ok(()) };
         let source = client.peer.source();
-        let delayed = self.clients.iter().filter(|(_, other)| {
-            is_same_way(other.peer.source(), source)
-                && matches!(other.waiting, Some(Wait::Delay { .. }))
-        });
-        if delayed.count() < DELAYED {
+        if self.is_blocked(source, now)
+            && let Some(left) = self.throttle.blocked(source, now.instant)
+        {
+            let why = format!("too many failures; try again in {} s", left.as_secs() + 1);
+            return Err(Refusal::new(ErrorCode::Forbidden, why));
+        }
+        // Each caller of a link comes anew with another number, so these are held back together.
+        let way = match source {
+            Source::Caller(link, _) => Source::Caller(link, 0),
+            Source::Address(_) | Source::User(_) => source,
+        };
+        let delayed = self.throttle.pending(way, now.instant);
+        if delayed + self.accounts.attempts_of(source) < PENDING {
             return Ok(());
         }
-        let why = "answers to failed authentications from there are pending; try again later";
+        let why = "other authentications from there are pending; try again later";
         Err(Refusal::new(ErrorCode::TooMany, why))
     }
 
@@ -237,7 +248,8 @@ impl Server {
             info!("refused: {why}");
             return Err(Refusal::new(ErrorCode::Forbidden, why));
         };
-        let identity = Identity { user: account.name, uid: account.uid, role, proof };
+        let from = attempt.from.clone();
+        let identity = Identity { user: account.name, uid: account.uid, role, proof, from };
         if !self.keys.back(&identity) {
             let why = "the key has been revoked";
             info!("refused {:?} from {}: {why}", identity.user, attempt.from);
@@ -245,8 +257,9 @@ impl Server {
         }
         let Some(client) = self.clients.get(id) else { return Ok(()) };
         let Some(Wait::Proof { request }) = &client.waiting else { return Ok(()) };
-        let args = client.session.become_known(identity, &mut self.tokens, now)?;
+        let mut args = client.session.become_known(identity, &mut self.tokens, now)?;
         let text = response(request, &args);
+        wipe(&mut args);
         self.end_wait(id, text);
         self.look_at_standing(id, now);
         Ok(())

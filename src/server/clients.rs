@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use mio::Interest;
 use serde_json::Value;
+use zeroize::Zeroize;
 
 use super::Key;
 use super::carrier::Carrier;
 use super::parcel::Parcel;
+use crate::auth::Proof;
 use crate::bridge::link::Caller;
 use crate::net::{
     Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Source, Strangers, Total,
@@ -65,6 +67,8 @@ pub(super) struct Client {
     /// By when a stranger has to say who it is.
     auth_due: Option<Instant>,
     admitted: bool,
+    /// Who it was, and how they proved it, when that was last looked at.
+    pub(super) seen_as: Option<(u32, Proof)>,
 }
 
 impl Client {
@@ -267,6 +271,7 @@ impl Clients {
             dirty: false,
             auth_due,
             admitted: false,
+            seen_as: None,
         };
         self.map.insert(id, client);
     }
@@ -323,12 +328,14 @@ impl Clients {
     }
 
     /// Puts an answer into a client's outbox; one that has been told to go gets none.
-    pub(super) fn answer(&mut self, id: ClientId, text: String) -> Result<(), Full> {
+    pub(super) fn answer(&mut self, id: ClientId, mut text: String) -> Result<(), Full> {
         let Some(client) = self.map.get_mut(&id).filter(|client| client.connection.is_open())
         else {
             return Ok(());
         };
-        let pushed = client.connection.outbox_mut().push(Parcel::Answer(text.into_bytes().into()));
+        let pushed = client.connection.outbox_mut().push(Parcel::Answer(text.as_bytes().into()));
+        // It may hold a token.
+        text.zeroize();
         self.touch(id);
         pushed
     }

@@ -79,6 +79,7 @@ pub(super) fn limits(config: &Config) -> Limits {
         of_user: config.auth.max_keys_per_user,
         total: config.auth.max_keys,
         legacy: config.auth.max_legacy_keys,
+        legacy_of_user: config.auth.max_legacy_keys_per_user,
     }
 }
 
@@ -86,9 +87,10 @@ fn code(why: &InsertError) -> ErrorCode {
     match why {
         InsertError::Taken(_) => ErrorCode::Conflict,
         InsertError::NotLegacy => ErrorCode::BadRequest,
-        InsertError::OfUser(_) | InsertError::Total(_) | InsertError::Legacy(_) => {
-            ErrorCode::TooMany
-        }
+        InsertError::OfUser(_)
+        | InsertError::Total(_)
+        | InsertError::Legacy(_)
+        | InsertError::LegacyOfUser(_) => ErrorCode::TooMany,
     }
 }
 

@@ -45,7 +45,9 @@ use crate::reactor::{Reactor, Ready, Registered, Signal};
 use crate::session::{Answer, House, Known};
 use crate::sys::children;
 use crate::system_state::SystemState;
-use crate::wire::{ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response};
+use crate::wire::{
+    ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response, wipe,
+};
 use accounts::AccountsHelper;
 use clients::{ClientId, Clients, Wait};
 use jobs::Jobs;
@@ -337,7 +339,7 @@ impl Server {
         }
         let known = match &accepted.peer {
             Peer::Remote(_) | Peer::Bridged { .. } => Known::Nothing,
-            Peer::Local(credentials) => match self.roles.of(credentials) {
+            Peer::Local(credentials) => match self.local_identity(credentials, now) {
                 Some(identity) => Known::Somebody(identity),
                 None => Known::WithoutRole(format!("uid {}", credentials.uid)),
             },
@@ -367,6 +369,9 @@ impl Server {
                 if has_place {
                     self.clients.admit(id);
                     self.expect_recheck_of(id, now);
+                    if let Some(client) = self.clients.get(id) {
+                        client.seen_as = client.session.identity().map(|who| (who.uid, who.proof));
+                    }
                 }
             }
         }
@@ -448,7 +453,7 @@ impl Server {
             Err(bad) => (bad.request.map(|request| *request), Err(bad.refusal)),
             Ok(Frame::Request(mut request)) => {
                 let may = self.check_clear(id, &request);
-                let may = may.and_then(|()| self.may_attempt(id, &request));
+                let may = may.and_then(|()| self.may_attempt(id, &request, now));
                 let result = may.and_then(|()| self.answer(id, &request, now));
                 if request.is("rpc", "auth") || request.is("rpc", "auth_token") {
                     request.wipe();
@@ -494,6 +499,10 @@ impl Server {
                     killed.iter().for_each(|job| self.audit(id, "killed", job.as_str()));
                 }
                 let text = response(&request, &args);
+                if args.is_array() {
+                    // A token and how long it is valid.
+                    wipe(&mut args);
+                }
                 self.send_answer(id, Some(&request), text);
             }
             Answer::Status => {
@@ -556,7 +565,9 @@ impl Server {
     /// A request may have made a stranger known, or somebody known a stranger.
     fn look_at_standing(&mut self, id: ClientId, now: Moment) {
         let Some(client) = self.clients.get(id) else { return };
-        let is_known = client.session.identity().is_some();
+        let seen = client.session.identity().map(|who| (who.uid, who.proof));
+        let is_another = std::mem::replace(&mut client.seen_as, seen) != seen;
+        let is_known = seen.is_some();
         if is_known && !client.is_admitted() {
             let (name, peer) = (client.name(), client.peer.clone());
             if !self.clients.has_place_for(&peer) {
@@ -569,6 +580,9 @@ impl Server {
                 self.audit(id, "authenticated", None);
                 self.expect_recheck_of(id, now);
             }
+        } else if is_known && is_another {
+            self.audit(id, "authenticated", None);
+            self.expect_recheck_of(id, now);
         } else if !is_known && client.is_admitted() {
             let source = client.peer.source();
             self.make_room_for_a_stranger(source);

@@ -60,16 +60,16 @@ pub(super) fn start(
     let tls = tls(&config, &hostname)?;
     tell_fingerprint(tls.as_ref(), None);
     let epoch = random_hex(8);
-    let found = look_up_now(&accounts::asked(&config), config.auth.lookup_deadline).unwrap_or_else(
-        |error| {
-            warn!("cannot look up groups: {error}; nobody has a role by one");
-            Accounts {
-                user: nix::unistd::geteuid().to_string(),
-                home: "/".into(),
-                ..Accounts::default()
-            }
-        },
-    );
+    let found = look_up_now(&accounts::asked(&config), config.auth.lookup_deadline);
+    let groups_missing = found.as_ref().map_or(true, |found| !found.failed.is_empty());
+    let found = found.unwrap_or_else(|error| {
+        warn!("cannot look up groups: {error}; nobody has a role by one until they can be");
+        Accounts {
+            user: nix::unistd::geteuid().to_string(),
+            home: "/".into(),
+            ..Accounts::default()
+        }
+    });
     let environment = Environment::new(&found.home, &found.user, limit)
         .map_err(|error| StartError::system("open /dev/null", error))?;
     let starter =
@@ -122,6 +122,9 @@ pub(super) fn start(
     }
     server.listen(bound);
     server.find_origins();
+    if groups_missing {
+        server.accounts.miss_groups(server.config.auth.recheck_interval, now.instant);
+    }
     server.reactor.set_deadline(Key::Survivors, Some(now.instant));
     server.system_state.begin(now);
     server.tell_sums(now);

@@ -160,10 +160,10 @@ mod tests {
     use crate::auth::key::{Kind, PrivateKey};
     use crate::auth::{Proof, Role};
 
-    const LIMITS: Limits = Limits { of_user: 2, total: 3, legacy: 1 };
+    const LIMITS: Limits = Limits { of_user: 2, total: 3, legacy: 1, legacy_of_user: 1 };
 
     fn who(user: &str, role: Role) -> Identity {
-        Identity { user: user.into(), uid: 1000, role, proof: Proof::Password }
+        Identity { user: user.into(), uid: 1000, role, proof: Proof::Password, from: String::new() }
     }
 
     fn read(action: &str, fields: Value) -> Result<Settings, Refusal> {

@@ -23,5 +23,5 @@ pub use job_event::{Class, Finished, JobEvent, JobHead, Phase, Pieces, Running};
 pub use json::encoded_len;
 pub use priority::Priority;
 pub use reply::{ErrorCode, Refusal, error, response};
-pub use request::{Frame, Id, Request};
+pub use request::{Frame, Id, Request, wipe};
 pub use time::{parse_rfc3339, rfc3339};

@@ -1,6 +1,6 @@
 //! Answers: a response with what was asked for, or an error that says what is wrong.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use serde_json::{Value, json};
 
@@ -102,9 +102,10 @@ pub fn error(request: Option<&Request>, refusal: &Refusal) -> String {
 }
 
 fn frame(namespace: &str, name: &str, id: &Id, args: &Value) -> String {
-    format!(
-        r#"{{"namespace":{},"name":"{name}","id":{},"args":{args}}}"#,
-        Value::from(namespace),
-        id.as_json(),
-    )
+    let (namespace, id) = (Value::from(namespace).to_string(), id.as_json());
+    // Room for a token: a text that grows leaves a copy behind.
+    let mut text = String::with_capacity(namespace.len() + id.len() + 256);
+    // Nothing fails that is written to a text.
+    let _ = write!(text, r#"{{"namespace":{namespace},"name":"{name}","id":{id},"args":{args}}}"#);
+    text
 }

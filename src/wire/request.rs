@@ -122,18 +122,22 @@ impl Request {
 
     /// Overwrites what stood in `args`, where that was a secret.
     pub fn wipe(&mut self) {
-        if let Value::Object(fields) = &mut self.args {
-            for value in fields.values_mut() {
-                if let Value::String(text) = value {
-                    text.zeroize();
-                }
-            }
-        }
+        wipe(&mut self.args);
     }
 
     /// True where the request is for this name, whatever its case.
     pub fn is(&self, namespace: &str, name: &str) -> bool {
         self.namespace.eq_ignore_ascii_case(namespace) && self.name.eq_ignore_ascii_case(name)
+    }
+}
+
+/// Overwrites the texts that stand in it, where one of them was a secret.
+pub fn wipe(value: &mut Value) {
+    match value {
+        Value::Object(fields) => fields.values_mut().for_each(wipe),
+        Value::Array(list) => list.iter_mut().for_each(wipe),
+        Value::String(text) => text.zeroize(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

@@ -274,6 +274,28 @@ fn keys_that_could_not_be_read_are_read_as_soon_as_they_can() -> Outcome<()> {
 }
 
 #[test]
+fn who_hangs_up_and_comes_again_is_not_spared_the_wait() -> Outcome<()> {
+    let (bridge, _) = bridge()?;
+    let wrong = PeerKey::new()?;
+    // Of one address four strangers are kept, so that most of these are dropped while they wait.
+    let mut dropped = Vec::new();
+    for _ in 0..30 {
+        let mut stranger = BridgePeer::dial(&bridge, "client")?;
+        let stage = stranger.peer.request("rpc", "auth_ssl", &json!(""))?;
+        let string = stage["test_string"].as_str().ok_or("no test_string")?;
+        let proof = wrong.proof("bridge", bridge.fingerprint(), string)?;
+        let shown = json!({ "namespace": "rpc", "name": "auth_ssl", "id": "w", "args": proof });
+        stranger.peer.send(&shown)?;
+        dropped.push(stranger);
+    }
+    let lines = bridge.log().lines();
+    let line = "authentication failure from 127.0.0.1: key";
+    let failures = lines.iter().filter(|l| l.contains(line)).count();
+    assert!((4..12).contains(&failures), "{failures} keys were looked at");
+    Ok(())
+}
+
+#[test]
 fn a_key_that_is_added_is_seen_at_once_and_may_claim_no_more_than_it_is_registered_for()
 -> Outcome<()> {
     let (setup, key) = (Setup::bridge(PROGRAM)?, PeerKey::new()?);

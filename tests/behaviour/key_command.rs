@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::Value;
 use support::{Cli, Daemon, Directory, Finished, Key, Setup};
@@ -55,7 +56,7 @@ fn keys_that_are_made_are_private_never_replaced_and_read_by_openssl() {
         let half = Cli::of(PROGRAM, "key").arg("generate").arg(&file).run().unwrap();
         assert!(half.code() != 0 && !file.exists(), "{}", half.err);
         fs::write(&file, before).unwrap();
-        let read = std::process::Command::new("openssl")
+        let read = Command::new("openssl")
             .args(["pkey", "-check", "-pubout", "-in", text(&file)])
             .output();
         let Ok(read) = read else { return support::skip("there is no openssl") };
@@ -64,6 +65,47 @@ fn keys_that_are_made_are_private_never_replaced_and_read_by_openssl() {
         assert!(String::from_utf8(read.stdout).unwrap().ends_with(&public));
         assert_eq!(id.len(), 44);
     }
+}
+
+#[test]
+fn a_key_for_which_there_is_no_room_leaves_nothing_behind() {
+    let directory = Directory::new().unwrap();
+    let file = directory.join("k");
+    let full = "trap '' XFSZ; ulimit -f 0; exec \"$0\" key generate \"$1\"";
+    let tried = Command::new("sh").args(["-c", full, PROGRAM]).arg(&file).output().unwrap();
+    let said = String::from_utf8_lossy(&tried.stderr);
+    assert!(!tried.status.success() && said.contains("cannot make"), "{said}");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    generate(&directory, "k", &[]);
+}
+
+#[test]
+fn a_full_disk_costs_no_key_that_is_registered() {
+    let setup = setup();
+    let directory = Directory::new().unwrap();
+    let files = ["a", "b", "c", "d", "e"].map(|name| generate(&directory, name, &[]).0);
+    let (last, first) = files.split_last().unwrap();
+    let user = ourselves().0;
+    for file in first {
+        assert_eq!(key(&setup, &["add", &user, text(file)]).code(), 0);
+    }
+    let store = setup.directory().join("state/keys");
+    let before = fs::read_to_string(&store).unwrap() + "junk\n";
+    fs::write(&store, &before).unwrap();
+    let file = setup.file();
+    for _ in 0..2 {
+        // Room for a few hundred bytes, and so for what is put aside.
+        let full = "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\"";
+        let add = ["-c", full, PROGRAM, "key", "-c", text(&file), "add", &user];
+        let tried = Command::new("sh").args(add).arg(last).output().unwrap();
+        let said = String::from_utf8_lossy(&tried.stderr);
+        assert!(!tried.status.success() && said.contains("cannot change"), "{said}");
+        assert_eq!(fs::read_to_string(&store).unwrap(), before);
+    }
+    assert_eq!(key(&setup, &["add", &user, text(last)]).code(), 0);
+    assert_eq!(listed(&setup, &[]).len(), 5);
+    let aside = fs::read_to_string(store.with_extension("damaged")).unwrap();
+    assert_eq!(aside, "junk\n", "the damaged line is kept, and once");
 }
 
 #[test]

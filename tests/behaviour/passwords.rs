@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use support::{
-    Cli, Daemon, Group, Outcome, PamService, Peer, Process, Setup, Transport, User, skip,
+    Cli, Daemon, Directory, Group, Outcome, PamService, Peer, Process, Setup, Transport, User, skip,
 };
 
 use super::PROGRAM;
@@ -223,6 +223,26 @@ fn so_many_passwords_are_checked_at_a_time_and_so_many_wait() {
     assert_eq!(peers[1].frame().unwrap()["name"], "response");
 }
 
+#[test]
+fn who_guesses_does_not_take_the_turns_of_others() {
+    let service = format!("auth optional pam_faildelay.so delay=1000000\n{SERVICE}");
+    let Some(host) = Host::with_service(&service).unwrap() else { return };
+    let setup = host.setup.clone().with("auth.max_checks", 2).with("auth.max_waiting_checks", 6);
+    let daemon = setup.start().unwrap();
+    let user = User::new(&[&host.full]).unwrap();
+    let attempt = json!({ "namespace": "rpc", "name": "auth", "id": "a", "args": credentials(user.name(), "wrong") });
+    let mut guessing = Vec::new();
+    for _ in 0..10 {
+        let mut peer = Peer::connect_from(&daemon, [127, 0, 1, 1].into()).unwrap();
+        peer.send(&attempt).unwrap();
+        // Behind the attempt, so it has been read.
+        Peer::local(&daemon).unwrap().request("rpc", "query", &json!({})).unwrap();
+        guessing.push(peer);
+    }
+    let mut honest = Peer::connect_from(&daemon, [127, 0, 1, 2].into()).unwrap();
+    honest.request("rpc", "auth", &right(&user)).unwrap();
+}
+
 /// Waits until so many questions are on their way to the helper.
 fn helper_is_busy(daemon: &Daemon, questions: u64) -> Outcome<()> {
     let mut local = Peer::local(daemon)?;
@@ -276,6 +296,86 @@ fn who_loses_the_right_loses_the_connection_and_the_token() {
 }
 
 #[test]
+fn who_becomes_somebody_else_on_a_connection_is_logged_and_looked_at_like_anybody() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let daemon = host.setup.clone().with("auth.recheck_interval", r#""1s""#).start().unwrap();
+    let user = User::new(&[&host.read]).unwrap();
+    // Of root nothing is looked at again.
+    let mut peer = Peer::local(&daemon).unwrap();
+    peer.request("rpc", "query", &json!({})).unwrap();
+    peer.request("rpc", "auth", &right(&user)).unwrap();
+    let line = format!("audit: authenticated user={:?} role=read by=\"password\"", user.name());
+    daemon.log().wait(&line).unwrap();
+    let run = json!({ "action": "run", "j": "true" });
+    assert_eq!(peer.refused("rpc", "dispatcher", &run).unwrap().code, 403);
+    user.modify(&["-L"]).unwrap();
+    assert_eq!(peer.closed().unwrap(), 1008);
+}
+
+#[test]
+fn who_lost_the_right_cannot_come_again_with_the_groups_of_an_old_process() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let setup = host.setup.clone().with("auth.recheck_interval", r#""1s""#);
+    let daemon = setup.open_to_all().unwrap().start().unwrap();
+    let users: Vec<User> = (0..2).map(|_| User::new(&[&host.full]).unwrap()).collect();
+    let [leaves, reads] = &users[..] else { unreachable!() };
+    let group = nix::unistd::Group::from_name(host.full.name()).unwrap().unwrap().gid.as_raw();
+    // As processes that were begun before: the kernel knows their groups, and not that they changed.
+    let call = |user: &User, words: &[&str]| {
+        let uid = nix::unistd::User::from_name(user.name()).unwrap().unwrap().uid.as_raw();
+        Cli::to(&daemon, words[0]).args(&words[1..]).as_user(uid, group)
+    };
+    let run = ["run", "--detach", "true"];
+    assert_eq!(call(leaves, &run).run().unwrap().code(), 0);
+    assert_eq!(call(reads, &run).run().unwrap().code(), 0);
+    let watching: Vec<_> =
+        users.iter().map(|user| call(user, &["watch", "--json"]).start().unwrap()).collect();
+    leaves.modify(&["-G", ""]).unwrap();
+    reads.modify(&["-G", host.read.name()]).unwrap();
+    daemon.log().wait("its account has no access any more").unwrap();
+    daemon.log().wait("has read access now").unwrap();
+    for user in [leaves, reads] {
+        let refused = call(user, &run).run().unwrap();
+        assert_ne!(refused.code(), 0, "{}", refused.out);
+    }
+    assert_ne!(call(leaves, &["call", "rpc", "query"]).run().unwrap().code(), 0);
+    assert_eq!(call(reads, &["call", "rpc", "query"]).run().unwrap().code(), 0);
+    // And what is given again counts again.
+    leaves.modify(&["-G", host.full.name()]).unwrap();
+    let began = Instant::now();
+    while call(leaves, &run).run().unwrap().code() != 0 {
+        assert!(began.elapsed() < Duration::from_secs(30), "the right does not come back");
+    }
+    drop(watching);
+}
+
+#[test]
+fn where_pam_lets_somebody_in_from_one_address_only_they_stay_and_others_do_not_come() {
+    let rules = Directory::new().unwrap();
+    let file = rules.join("access.conf");
+    let service =
+        format!("account required pam_access.so accessfile={}\n{SERVICE}", file.display());
+    let Some(host) = Host::with_service(&service).unwrap() else { return };
+    let daemon = host.setup.clone().with("auth.recheck_interval", r#""1s""#).start().unwrap();
+    let [stays, goes] = [(); 2].map(|()| User::new(&[&host.full]).unwrap());
+    let allowed = |user: &User| format!("+:{}:127.0.1.7\n", user.name());
+    fs::write(&file, format!("{}{}-:ALL:ALL\n", allowed(&stays), allowed(&goes))).unwrap();
+    let mut elsewhere = Peer::connect_from(&daemon, [127, 0, 1, 8].into()).unwrap();
+    assert_eq!(elsewhere.refused("rpc", "auth", &right(&stays)).unwrap().code, 403);
+    let mut peers = [&stays, &goes].map(|user| {
+        let mut peer = Peer::connect_from(&daemon, [127, 0, 1, 7].into()).unwrap();
+        peer.request("rpc", "auth", &right(user)).unwrap();
+        peer
+    });
+    // Longer than three looks that find nothing out, or one that finds out something wrong.
+    peers[0].idle(Duration::from_secs(6)).unwrap();
+    peers[0].request("rpc", "query", &json!({})).unwrap();
+    fs::write(&file, format!("{}-:ALL:ALL\n", allowed(&stays))).unwrap();
+    assert_eq!(peers[1].closed().unwrap(), 1008);
+    peers[0].request("rpc", "query", &json!({})).unwrap();
+}
+
+#[test]
 fn a_helper_that_hangs_lets_nobody_in_and_is_replaced() {
     let Some(host) = Host::new().unwrap() else { return };
     let setup = host
@@ -302,6 +402,23 @@ fn a_helper_that_hangs_lets_nobody_in_and_is_replaced() {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     while helper(&daemon).unwrap() == Some(pid) {}
     known(&daemon, &user).unwrap();
+}
+
+#[test]
+fn groups_that_could_not_be_looked_up_are_looked_up_again() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let mut setup = host.setup.clone().with("auth.lookup_deadline", r#""1s""#);
+    setup.set("auth.recheck_interval", r#""5s""#);
+    let daemon = setup.start().unwrap();
+    let user = User::new(&[&host.full]).unwrap();
+    let mut peer = known(&daemon, &user).unwrap();
+    let pid = helper(&daemon).unwrap().unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    setup.set("auth.full_access_groups", "[]");
+    setup.write().unwrap();
+    daemon.reload().unwrap();
+    daemon.log().wait("cannot look up groups").unwrap();
+    assert_eq!(peer.closed().unwrap(), 1008);
 }
 
 #[test]
@@ -342,6 +459,61 @@ fn a_password_stands_in_no_log_at_any_level_nor_on_any_command_line() {
         assert!(!lines.contains(secret), "{secret} in: {lines}");
     }
     assert!(lines.contains("authentication failure from 127.0.0.1: token"), "{lines}");
+}
+
+/// How often these bytes stand in the memory of a process, by what each place is.
+fn places_in_memory(pid: u32, wanted: &[u8]) -> Outcome<Vec<String>> {
+    use std::io::{Seek, SeekFrom};
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let mut memory = fs::File::open(format!("/proc/{pid}/mem"))?;
+    let mut found = Vec::new();
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (range, rest) = line.split_once(' ').ok_or("no range")?;
+        let (from, to) = range.split_once('-').ok_or("no range")?;
+        let (from, to) = (u64::from_str_radix(from, 16)?, u64::from_str_radix(to, 16)?);
+        let mut bytes = vec![0; usize::try_from(to - from)?];
+        memory.seek(SeekFrom::Start(from))?;
+        if memory.read_exact(&mut bytes).is_err() {
+            continue;
+        }
+        for at in bytes.windows(wanted.len()).enumerate().filter(|(_, w)| *w == wanted).map(|w| w.0)
+        {
+            let about = &bytes[at.saturating_sub(48)..(at + wanted.len() + 24).min(bytes.len())];
+            found.push(format!("{rest}: {}", String::from_utf8_lossy(about)));
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn passwords_and_tokens_are_not_left_in_memory() {
+    if !cfg!(target_os = "linux") {
+        return skip("memory is read in /proc");
+    }
+    let Some(host) = Host::new().unwrap() else { return };
+    let daemon = host.setup.start().unwrap();
+    let user = User::new(&[&host.full]).unwrap();
+    let mut peers = Vec::new();
+    let mut tokens = Vec::new();
+    for transport in Transport::ALL {
+        let mut peer = Peer::connect(&daemon, transport).unwrap();
+        let wrong = credentials(user.name(), "not-the-passw0rd-x");
+        assert_eq!(peer.refused("rpc", "auth", &wrong).unwrap().code, 401);
+        let token = peer.request("rpc", "auth", &right(&user)).unwrap();
+        tokens.push(token[0].as_str().unwrap().to_owned());
+        peers.push(peer);
+    }
+    let pids = [daemon.process().0, helper(&daemon).unwrap().unwrap().unsigned_abs()];
+    for pid in pids {
+        for secret in ["not-the-passw0rd-x", r#"\"w0rd"#, "\u{e9}: \"w0rd"] {
+            let places = places_in_memory(pid, secret.as_bytes()).unwrap();
+            assert!(places.is_empty(), "{pid}: {places:#?}");
+        }
+        for token in &tokens {
+            let places = places_in_memory(pid, token.as_bytes()).unwrap();
+            assert!(places.is_empty(), "{pid}: {places:#?}");
+        }
+    }
 }
 
 /// A command to the daemon over TLS, as that user.

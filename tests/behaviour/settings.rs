@@ -202,6 +202,31 @@ fn each_manages_own_keys_and_full_access_all() {
 }
 
 #[test]
+fn nobody_takes_the_places_of_all_legacy_keys() {
+    let setup = Setup::new(PROGRAM).unwrap().with("auth.pam", false);
+    let setup = setup.with("auth.max_legacy_keys_per_user", 1);
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    let keys: Option<Vec<Key>> = (0..2).map(|_| Key::rsa().unwrap()).collect();
+    let Some(keys) = keys else { return };
+    let key = |at: usize| json!({ "pub_key": keys[at].encoded().unwrap() });
+    ask(&mut peer, "register_ssl_cert", key(0)).unwrap();
+    // The same once more is no second one.
+    ask(&mut peer, "register_ssl_cert", key(0)).unwrap();
+    let (code, message) = refused(&mut peer, "register_ssl_cert", key(1));
+    assert_eq!(code, 429);
+    assert!(message.contains("max_legacy_keys_per_user"), "{message}");
+    // As a key of our own form it takes no such place.
+    let mut strict = key(1);
+    strict["legacy"] = false.into();
+    ask(&mut peer, "register_ssl_cert", strict).unwrap();
+    let add = Cli::of(PROGRAM, "key").args(["add", &ourselves().0]).arg(keys[1].public());
+    // Who administers the host may.
+    let added = add.arg("--legacy").arg("-c").arg(setup.file()).run().unwrap();
+    assert_eq!(added.code(), 0, "{}", added.err);
+}
+
+#[test]
 fn whom_the_local_socket_knows_by_number_is_registered_by_name() {
     let Some(service) =
         PamService::new(include_str!("../../etc/pam.d/sysadm-events.linux")).unwrap()

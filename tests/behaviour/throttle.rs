@@ -138,3 +138,46 @@ fn loopback_is_never_blocked_but_answered_later_and_later_and_four_wait_at_most(
     }
     peers[4].request("rpc", "auth_token", &token).unwrap();
 }
+
+#[test]
+fn who_hangs_up_and_comes_again_is_not_spared_the_wait() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let attempt = json!({ "namespace": "rpc", "name": "auth_token", "id": "w", "args": wrong() });
+    // Of one address four strangers are kept, so that most of these are dropped while they wait.
+    let mut peers: Vec<Peer> = Vec::new();
+    for _ in 0..40 {
+        let mut peer = Peer::connect(&daemon, Transport::Plain).unwrap();
+        peer.send(&attempt).unwrap();
+        // Behind the attempt, as above.
+        Peer::local(&daemon).unwrap().request("rpc", "query", &json!({})).unwrap();
+        peers.push(peer);
+    }
+    let lines = daemon.log().lines();
+    let is_failure = |line: &&String| line.contains("authentication failure from 127.0.0.1");
+    let failures = lines.iter().filter(is_failure).count();
+    // In ten seconds, and this takes less than one, their answers leave room for eight.
+    assert!((4..12).contains(&failures), "{failures} attempts were taken");
+    let mut late = Peer::connect(&daemon, Transport::Plain).unwrap();
+    assert_eq!(late.refused("rpc", "auth_token", &wrong()).unwrap().code, 429);
+}
+
+#[test]
+fn who_is_known_can_guess_no_more_than_strangers_of_that_address() {
+    let daemon = setup().start().unwrap();
+    let token = json!({ "token": Peer::token(&daemon).unwrap() });
+    let mut known: Vec<Peer> = Vec::new();
+    for _ in 0..2 {
+        let mut peer = Peer::connect_from(&daemon, address(1)).unwrap();
+        peer.request("rpc", "auth_token", &token).unwrap();
+        known.push(peer);
+    }
+    for _ in 0..5 {
+        assert_eq!(known[0].refused("rpc", "auth_token", &wrong()).unwrap().code, 401);
+    }
+    assert_eq!(known[0].refused("rpc", "auth_token", &wrong()).unwrap().code, 403);
+    let refused = known[1].refused("rpc", "auth_token", &wrong()).unwrap();
+    assert_eq!(refused.code, 403);
+    assert!(refused.message.contains("try again in 3600 s"), "{}", refused.message);
+    assert_eq!(known[1].refused("rpc", "auth_token", &token).unwrap().code, 403);
+    known[1].request("rpc", "query", &json!({})).unwrap();
+}

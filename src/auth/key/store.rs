@@ -135,6 +135,8 @@ pub struct Limits {
     pub total: usize,
     /// Legacy ones, of all: who shows such a key does not say which, so all of them are tried.
     pub legacy: usize,
+    /// Legacy ones of one user, who must not take the places of all others.
+    pub legacy_of_user: usize,
 }
 
 /// Why a key is not taken.
@@ -148,6 +150,8 @@ pub enum InsertError {
     Total(usize),
     /// The same of legacy ones.
     Legacy(usize),
+    /// Its user has as many legacy ones as one may have.
+    LegacyOfUser(usize),
     /// It is no RSA key, or one that takes too long to be tried.
     NotLegacy,
 }
@@ -166,6 +170,10 @@ impl fmt::Display for InsertError {
             InsertError::Legacy(most) => {
                 write!(f, "there are {most} legacy keys already (max_legacy_keys)")
             }
+            InsertError::LegacyOfUser(most) => write!(
+                f,
+                "there are {most} legacy keys of this user already (max_legacy_keys_per_user)"
+            ),
             InsertError::NotLegacy => {
                 f.write_str("only an RSA key of at most 4096 bits can be a legacy key")
             }
@@ -304,6 +312,12 @@ impl KeyStore {
     }
 
     fn write(&self, path: &Path, folder: &Path, damaged: &[Damaged]) -> io::Result<()> {
+        let new = path.with_extension("new");
+        let _ = fs::remove_file(&new);
+        let mut file = open(&new, OpenOptions::new().write(true).create_new(true))?;
+        file.write_all(&self.to_bytes())?;
+        file.sync_all()?;
+        // When the rest has found its place: what fails is tried again, and these are kept once.
         if !damaged.is_empty() {
             let aside = path.with_extension("damaged");
             let mut file = open(&aside, OpenOptions::new().append(true).create(true))?;
@@ -313,11 +327,6 @@ impl KeyStore {
             }
             file.sync_all()?;
         }
-        let new = path.with_extension("new");
-        let _ = fs::remove_file(&new);
-        let mut file = open(&new, OpenOptions::new().write(true).create_new(true))?;
-        file.write_all(&self.to_bytes())?;
-        file.sync_all()?;
         fs::rename(&new, path)?;
         File::open(folder)?.sync_all()
     }
@@ -366,8 +375,14 @@ impl KeyStore {
             return Err(InsertError::Taken(known.user.clone()));
         }
         let was_legacy = known.is_some_and(|known| known.legacy);
-        if entry.legacy && !was_legacy && self.legacy().count() >= limits.legacy {
-            return Err(InsertError::Legacy(limits.legacy));
+        if entry.legacy && !was_legacy {
+            let of_user = self.legacy().filter(|other| other.user == entry.user).count();
+            if of_user >= limits.legacy_of_user {
+                return Err(InsertError::LegacyOfUser(limits.legacy_of_user));
+            }
+            if self.legacy().count() >= limits.legacy {
+                return Err(InsertError::Legacy(limits.legacy));
+            }
         }
         if let Some(known) = at.and_then(|at| self.entries.get_mut(at)) {
             *known = entry;

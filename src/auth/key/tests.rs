@@ -190,7 +190,7 @@ mod file {
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
 
-    const LIMITS: Limits = Limits { of_user: 3, total: 5, legacy: 2 };
+    const LIMITS: Limits = Limits { of_user: 3, total: 5, legacy: 2, legacy_of_user: 2 };
 
     struct Folder(PathBuf);
 
@@ -280,7 +280,7 @@ mod file {
     fn changes_at_the_same_time_lose_nothing() {
         let folder = Folder::new("together");
         let path = KeyStore::path(&folder.0);
-        let limits = Limits { of_user: 100, total: 100, legacy: 1 };
+        let limits = Limits { of_user: 100, total: 100, legacy: 1, legacy_of_user: 1 };
         std::thread::scope(|scope| {
             for user in 0..8 {
                 let (path, limits) = (&path, &limits);

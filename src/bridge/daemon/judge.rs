@@ -1,7 +1,7 @@
 //! Peers show their keys, and what follows from a wrong one.
 //!
 //! The lines in the log have the server's form (`authentication failure from ADDRESS: …`, `blocked
-//! ADDRESS for N s: …`), so that one rule of fail2ban(1) or blocklistd(8) serves both.
+//! ADDRESS for N s: …`), so that one rule of fail2ban(1) serves both.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -50,11 +50,8 @@ impl Bridge {
     ) {
         let Some(connected) = self.connections.get(number) else { return };
         let (source, certificate) = (connected.origin.source(), connected.certificate);
-        let delayed = self
-            .connections
-            .iter()
-            .filter(|(_, other)| other.origin.source() == source && other.delayed.is_some());
-        if delayed.count() >= DELAYED {
+        // Whether anybody still waits for them or not: to hang up and come again spares no time.
+        if self.throttle.pending(source, now.instant) >= DELAYED {
             let why = "answers to failed authentications from there are pending; try again later";
             return self.refuse(number, &request, ErrorCode::TooMany, why);
         }

@@ -42,7 +42,7 @@ pub struct Limits {
     pub check: Duration,
     /// Password checks at once.
     pub at_once: usize,
-    /// Password checks that may wait.
+    /// Password checks that may wait, and so many of accounts of keys.
     pub waiting: usize,
     /// After such a time without a question the helper ends.
     pub idle: Duration,
@@ -84,15 +84,13 @@ pub enum Who {
     Uid(u32),
     /// By name.
     Name(String),
-}
-
-impl Who {
-    fn name(&self) -> &str {
-        match self {
-            Who::Name(name) => name,
-            Who::Uid(_) => "",
-        }
-    }
+    /// By name, and PAM's account checks count too.
+    Proven {
+        /// The name.
+        name: String,
+        /// Where they proved it, for PAM: it may let somebody in from there and not from elsewhere.
+        from: String,
+    },
 }
 
 /// What is asked of users.
@@ -190,6 +188,17 @@ enum Condition {
     Ending,
 }
 
+/// A check that waits for its turn.
+#[derive(Debug)]
+struct Waiting {
+    request: RequestId,
+    frame: Frame,
+    end: Instant,
+    /// Whoever it is for showed a key. Strangers can ask for as many passwords to be checked as they
+    /// like, and who has a key does not wait behind them.
+    is_proven: bool,
+}
+
 /// The loop's end of the helper.
 #[derive(Debug)]
 pub struct Helper {
@@ -201,8 +210,8 @@ pub struct Helper {
     incoming: Vec<u8>,
     /// Look-ups and checks that are on their way, by number, with what they are and their end.
     questions: BTreeMap<RequestId, (Kind, Instant)>,
-    /// Checks that wait for their turn.
-    waiting: VecDeque<(RequestId, Frame, Instant)>,
+    /// Checks that wait for their turn: those of keys, then those of passwords.
+    waiting: VecDeque<Waiting>,
     last_request: RequestId,
     /// When something was asked or answered last.
     busy: Instant,
@@ -212,10 +221,15 @@ pub struct Helper {
 const NO_RESOLVER: &str = "the name service does not answer";
 const SILENT: &str = "the accounts of this host do not answer";
 
-/// Starts the child.
-pub fn begin() -> std::io::Result<(Pid, OwnedFd)> {
+/// Starts the child of this helper.
+pub fn begin(helper: &mut Helper) -> std::io::Result<(Pid, OwnedFd)> {
     let nothing = std::fs::File::open("/dev/null")?;
-    with_socket(c"sysadm-accounts", nothing.into(), |socket, _| worker::run(socket.into()))
+    with_socket(c"sysadm-accounts", nothing.into(), |socket, _| {
+        // Copies of passwords that wait to be sent, of which the child needs none.
+        helper.outgoing.clear();
+        helper.waiting.clear();
+        worker::run(socket.into());
+    })
 }
 
 impl Helper {
@@ -251,8 +265,7 @@ impl Helper {
         self.look_up(Kind::Groups, &asked, now)
     }
 
-    /// Asks for users; the answer is a list of [`Found`]. Of those that are given by name PAM's
-    /// account checks count too, unless `service` is empty.
+    /// Asks for users; the answer is a list of [`Found`]. PAM is not asked where `service` is empty.
     pub fn ask_for_users(&mut self, service: &str, users: &[Who], now: Instant) -> RequestId {
         let question = UsersQuestion { service: service.to_owned(), users: users.to_vec() };
         let question = serde_json::to_vec(&question).unwrap_or_default();
@@ -276,7 +289,7 @@ impl Helper {
     pub fn check(&mut self, password: &Password, now: Instant) -> Result<RequestId, TooMany> {
         let Password { service, user, secret, from } = password;
         let (service, user, from) = (service.as_bytes(), user.as_bytes(), from.as_bytes());
-        self.check_parts(&[service, b"\0", user, b"\0", from, b"\0", secret.as_bytes()], now)
+        self.check_parts(&[service, b"\0", user, b"\0", from, b"\0", secret.as_bytes()], false, now)
     }
 
     /// Asks whether an account may be used, for somebody who proved in another way who they are;
@@ -289,12 +302,19 @@ impl Helper {
         now: Instant,
     ) -> Result<RequestId, TooMany> {
         let parts = [service.as_bytes(), b"\0", user.as_bytes(), b"\0", from.as_bytes()];
-        self.check_parts(&parts, now)
+        self.check_parts(&parts, true, now)
     }
 
-    fn check_parts(&mut self, parts: &[&[u8]], now: Instant) -> Result<RequestId, TooMany> {
+    fn check_parts(
+        &mut self,
+        parts: &[&[u8]],
+        is_proven: bool,
+        now: Instant,
+    ) -> Result<RequestId, TooMany> {
         let takes_turn = self.checking() < self.limits.at_once;
-        if !takes_turn && self.waiting.len() >= self.limits.waiting {
+        let proven = self.waiting.iter().take_while(|other| other.is_proven).count();
+        let of_kind = if is_proven { proven } else { self.waiting.len() - proven };
+        if !takes_turn && of_kind >= self.limits.waiting {
             return Err(TooMany);
         }
         let request = self.number();
@@ -303,7 +323,8 @@ impl Helper {
         if takes_turn {
             self.order(Kind::Check, request, frame, end, now);
         } else {
-            self.waiting.push_back((request, frame, end));
+            let at = if is_proven { proven } else { self.waiting.len() };
+            self.waiting.insert(at, Waiting { request, frame, end, is_proven });
         }
         Ok(request)
     }
@@ -329,7 +350,7 @@ impl Helper {
 
     fn next_check(&mut self, now: Instant) {
         while self.checking() < self.limits.at_once
-            && let Some((request, frame, end)) = self.waiting.pop_front()
+            && let Some(Waiting { request, frame, end, .. }) = self.waiting.pop_front()
         {
             self.order(Kind::Check, request, frame, end, now);
         }
@@ -410,7 +431,7 @@ impl Helper {
     /// When [`Helper::on_deadline`] wants to be called.
     pub fn due(&self) -> Option<Instant> {
         let asked = self.questions.values().map(|(_, end)| *end);
-        let ends = asked.chain(self.waiting.iter().map(|(.., end)| *end));
+        let ends = asked.chain(self.waiting.iter().map(|waiting| waiting.end));
         match (ends.min(), self.condition) {
             (None, Condition::Working) => Some(self.busy + self.limits.idle),
             (end, _) => end,
@@ -420,9 +441,9 @@ impl Helper {
     /// Does what is due.
     pub fn on_deadline(&mut self, now: Instant) {
         let is_over = |end: &Instant| *end <= now;
-        let late = self.waiting.iter().filter(|(.., end)| is_over(end)).map(|(id, ..)| *id);
-        for request in late.collect::<BTreeSet<_>>() {
-            self.waiting.retain(|(other, ..)| *other != request);
+        let late = self.waiting.iter().filter(|waiting| is_over(&waiting.end));
+        for request in late.map(|waiting| waiting.request).collect::<BTreeSet<_>>() {
+            self.waiting.retain(|other| other.request != request);
             let why = "too many authentications wait".to_owned();
             self.outcomes.push_back(Outcome::NoAnswer(request, why));
         }

@@ -154,6 +154,25 @@ fn passwords_are_checked_a_few_at_a_time_and_few_wait() {
 }
 
 #[test]
+fn who_showed_a_key_does_not_wait_behind_passwords() {
+    let mut bench = Bench::new();
+    let guesses: Vec<RequestId> = (0..4).map(|_| bench.check().unwrap()).collect();
+    assert_eq!(bench.check(), Err(TooMany));
+    let mut show = || bench.helper.check_account("s", "u", "f", bench.now);
+    let (first, second) = (show().unwrap(), show().unwrap());
+    assert_eq!(show(), Err(TooMany), "they are bounded too");
+    bench.helper.begun();
+    let mut turns = Vec::new();
+    for _ in 0..6 {
+        for (_, request) in bench.read() {
+            turns.push(request);
+            bench.helper.received(&report(request, b"\"Wrong\""), bench.now);
+        }
+    }
+    assert_eq!(turns, [guesses[0], guesses[1], first, second, guesses[2], guesses[3]]);
+}
+
+#[test]
 fn a_password_that_hangs_is_given_up_alone() {
     let mut bench = Bench::new();
     let asked: Vec<RequestId> = (0..3).map(|_| bench.check().unwrap()).collect();

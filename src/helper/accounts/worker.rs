@@ -146,16 +146,21 @@ fn users(body: &[u8]) -> Vec<u8> {
         Err(error) => return to_json(&error.to_string()),
     };
     let service = CString::new(question.service).unwrap_or_default();
-    let found = question.users.iter().map(|who| match (who, CString::new(who.name())) {
+    let found = question.users.iter().map(|who| {
         // Who came by the local socket was not let in by PAM.
-        (Who::Name(_), Ok(name)) if !service.is_empty() => {
-            match pam::check(&service, &name, c"", None) {
-                Judgement::Good(name) => look_up_user(&Who::Name(name)),
-                Judgement::Wrong | Judgement::Refused(_) => Found::Nobody,
-                Judgement::Failed(why) => Found::Failed(why),
-            }
+        let Who::Proven { name, from } = who else { return look_up_user(who) };
+        let (Ok(name), Ok(from)) = (CString::new(name.as_str()), CString::new(from.as_str()))
+        else {
+            return Found::Nobody;
+        };
+        if service.is_empty() {
+            return look_up_user(who);
         }
-        (Who::Name(_) | Who::Uid(_), _) => look_up_user(who),
+        match pam::check(&service, &name, &from, None) {
+            Judgement::Good(name) => look_up_user(&Who::Name(name)),
+            Judgement::Wrong | Judgement::Refused(_) => Found::Nobody,
+            Judgement::Failed(why) => Found::Failed(why),
+        }
     });
     to_json(&found.collect::<Vec<Found>>())
 }
@@ -209,7 +214,7 @@ fn addresses(host: &[u8]) -> Addresses {
 fn look_up_user(who: &Who) -> Found {
     let found = match who {
         Who::Uid(uid) => User::from_uid(Uid::from_raw(*uid)),
-        Who::Name(name) => User::from_name(name),
+        Who::Name(name) | Who::Proven { name, .. } => User::from_name(name),
     };
     let user = match found {
         Ok(Some(user)) => user,
