@@ -32,7 +32,7 @@ use crate::net::certificate::{self, CertificateError, ServerSide};
 use crate::net::{self, AllowedOrigins, Listener, Transport};
 use crate::reactor::{Reactor, Watch};
 use crate::sys::confinement::{self, Right};
-use crate::sys::{descriptors, privileges};
+use crate::sys::{descriptors, memory, privileges};
 
 /// The certificate that is shown, and its key.
 pub(super) struct Identity {
@@ -133,6 +133,7 @@ pub(super) fn start(
     let origins = origins(&config, &hostname, &bound);
     let listeners = register(bound, &mut reactor)?;
     info!("{} keys are registered", keys.len());
+    memory::give_back_code();
     info!("ready, pid {}", std::process::id());
     Ok(Bridge {
         relay: Relay::new(&hostname),
