@@ -4,8 +4,9 @@
 //! lines, never time. How many were lost is said as soon as there is room again.
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -26,10 +27,10 @@ const SOCKETS: [&str; 2] = ["/dev/log", "/var/run/log"];
 /// `LOG_DAEMON` of syslog(3), shifted as the wire has it.
 const DAEMON: u8 = 3 << 3;
 
-/// Where syslogd's socket is, for who cannot open paths any more.
+/// Where syslogd's socket is or may come, for who cannot open paths any more.
 struct Way {
     directory: File,
-    /// As it was named.
+    /// Where that was then.
     folder: PathBuf,
     name: String,
 }
@@ -42,7 +43,7 @@ thread_local! {
     /// There is one thread.
     static SYSLOG: RefCell<Option<UnixDatagram>> = const { RefCell::new(None) };
     static TO_SYSLOG: RefCell<bool> = const { RefCell::new(false) };
-    static WAY: RefCell<Option<Way>> = const { RefCell::new(None) };
+    static WAYS: RefCell<Vec<Way>> = const { RefCell::new(Vec::new()) };
 }
 
 static LOGGER: Logger = Logger { lost: AtomicU64::new(0) };
@@ -50,7 +51,7 @@ static LOGGER: Logger = Logger { lost: AtomicU64::new(0) };
 /// Begins to log; may be called again with another level.
 pub fn begin(level: LevelFilter, target: LogTarget) {
     let syslog = match target {
-        LogTarget::Auto => !std::io::stderr().is_terminal(),
+        LogTarget::Auto => !io::stderr().is_terminal(),
         LogTarget::Stderr => false,
         LogTarget::Syslog => true,
     };
@@ -65,19 +66,28 @@ pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// Keeps the way to syslogd open for a process that is about to give up paths.
-pub fn keep_way() {
+/// Keeps the ways to syslogd open for a process that is about to give up paths; it may be started
+/// later than we are, or again.
+pub fn keep_ways() {
     if !TO_SYSLOG.with_borrow(|to| *to) {
         return;
     }
-    let way = SOCKETS.iter().map(Path::new).find(|path| path.exists()).and_then(|path| {
-        let (folder, name) = (path.parent()?, path.file_name()?.to_str()?);
-        let directory = File::open(folder).ok()?;
-        confinement::limit(directory.as_fd(), Right::ConnectBelow).ok()?;
-        Some(Way { directory, folder: folder.to_owned(), name: name.to_owned() })
-    });
-    WAY.with_borrow_mut(|kept| *kept = way);
+    let ways = SOCKETS.iter().filter_map(|path| way(Path::new(path)).ok()).collect();
+    WAYS.with_borrow_mut(|kept| *kept = ways);
     SYSLOG.with_borrow_mut(|socket| *socket = connect());
+}
+
+/// The directory where a socket really is: below one that is open no link may lead out of it, and
+/// rc.d/syslogd of FreeBSD makes `/dev/log` a link to `/var/run/log`.
+fn way(path: &Path) -> io::Result<Way> {
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let (Some(folder), Some(name)) = (real.parent(), real.file_name().and_then(OsStr::to_str))
+    else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let directory = File::open(folder)?;
+    confinement::limit(directory.as_fd(), Right::ConnectBelow)?;
+    Ok(Way { directory, folder: folder.to_owned(), name: name.to_owned() })
 }
 
 impl Log for Logger {
@@ -145,7 +155,7 @@ fn to_syslog(level: Level, text: &str) -> bool {
             }
             match socket.as_ref().map(|socket| socket.send(line.as_bytes())) {
                 Some(Ok(_)) => return true,
-                Some(Err(error)) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
+                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 // syslogd was restarted: once more with a new socket.
                 Some(Err(_)) => *socket = None,
                 None => return false,
@@ -158,11 +168,13 @@ fn to_syslog(level: Level, text: &str) -> bool {
 fn connect() -> Option<UnixDatagram> {
     let socket = UnixDatagram::unbound().ok()?;
     socket.set_nonblocking(true).ok()?;
-    let is_connected = WAY.with_borrow(|way| match way {
-        Some(Way { directory, folder, name }) => {
-            confinement::connect_below(directory.as_fd(), folder, name, &socket).is_ok()
+    let is_connected = WAYS.with_borrow(|ways| {
+        if ways.is_empty() {
+            return SOCKETS.iter().any(|path| socket.connect(path).is_ok());
         }
-        None => SOCKETS.iter().any(|path| socket.connect(path).is_ok()),
+        ways.iter().any(|Way { directory, folder, name }| {
+            confinement::connect_below(directory.as_fd(), folder, name, &socket).is_ok()
+        })
     });
     is_connected.then_some(socket)
 }
@@ -176,5 +188,24 @@ mod tests {
         assert_eq!(harmless("a\nb\x1b[31m"), "a\\nb\\u{1b}[31m");
         let long = harmless(&"ä".repeat(5000));
         assert!(long.len() < LINE && long.ends_with('…'));
+    }
+
+    #[test]
+    fn the_way_to_a_socket_leads_through_no_link_and_is_kept_where_there_is_none_yet() {
+        let folder = std::env::temp_dir().join(format!("se-logger-{}", std::process::id()));
+        let (dev, run) = (folder.join("dev"), folder.join("run"));
+        for made in [&dev, &run] {
+            std::fs::create_dir_all(made).unwrap();
+        }
+        std::os::unix::fs::symlink(run.join("log"), dev.join("log")).unwrap();
+        let ends = |path: &Path| {
+            let Way { folder, name, .. } = way(path).unwrap();
+            (folder.file_name().unwrap().to_str().unwrap().to_owned(), name)
+        };
+        assert_eq!(ends(&run.join("log")), ("run".to_owned(), "log".to_owned()));
+        let _syslogd = UnixDatagram::bind(run.join("log")).unwrap();
+        assert_eq!(ends(&dev.join("log")), ("run".to_owned(), "log".to_owned()));
+        assert!(way(&folder.join("none/log")).is_err());
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

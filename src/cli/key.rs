@@ -24,7 +24,7 @@ use crate::auth::key::{
 };
 use crate::client::sysexits;
 use crate::config::{Config, Home};
-use crate::wire::rfc3339;
+use crate::wire::{Sum, rfc3339};
 
 pub(super) const COMMAND: Command = Command {
     name: "key",
@@ -167,6 +167,10 @@ fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Exit> {
 fn add(user: &str, file: &Path, options: &Options) -> Result<u8, Exit> {
     if !options.sums.is_empty() && !options.bridge {
         return Err(Exit::usage("--sum goes with --bridge"));
+    }
+    // One that is none would leave its owner nothing to claim, and nobody would say why.
+    if let Some(wrong) = options.sums.iter().find(|sum| Sum::parse(sum).is_none()) {
+        return Err(Exit::usage(format!("{wrong:?} is no checksum: 24 characters of base64")));
     }
     let key = read_key(file)?;
     let is_account = || User::from_name(user).is_ok_and(|user| user.is_some());
@@ -349,6 +353,7 @@ mod tests {
         assert!(refused(&["list", "--rsa"]).contains("--rsa does not go with list"));
         assert!(refused(&["export", "--bridge"]).contains("--bridge does not go with export"));
         assert!(refused(&["add", "u", "f", "--sum", "s"]).contains("--bridge"));
+        assert!(refused(&["add", "u", "f", "--bridge", "--sum", "junk"]).contains("no checksum"));
         assert!(refused(&["add", "root", "/nothing/here"]).contains("/nothing/here"));
         assert!(refused(&["list", "--jsn"]).contains("--jsn"));
     }

@@ -373,14 +373,15 @@ pub struct Relay {
     /// One incoming message, 32 KiB to 64 MiB; a larger one closes its connection with 1009.
     /// Default 256 KiB.
     pub max_message: usize,
-    /// What waits for one peer, 128 KiB to 1 GiB; a peer for which there is more is closed with
-    /// 1013. Default 4 MiB.
+    /// What waits for one peer, 128 KiB to 1 GiB, and twice `max_message` at least; a peer for which
+    /// there is more is closed with 1013. Default 4 MiB.
     pub queue: usize,
     /// The same for all peers together, 128 KiB to 1 GiB: above it, the one for which the most waits
     /// is closed. Default 64 MiB.
     pub queue_total: usize,
-    /// How long a peer is not read that sends to one with more than half of its queue waiting,
-    /// 10 ms to 1 h; that starts anew as long as the other one goes on reading. Default 1 s.
+    /// A peer that sends to one with more than half of its queue waiting is not read until that one
+    /// has read; nobody waits for one that reads less than 1/64 of its queue in this time, 10 ms to
+    /// 1 h, and nobody longer than eight times that. Default 1 s.
     pub pause: Duration,
     /// From the accepted connection to the end of TLS and the WebSocket upgrade. Default 10 s.
     pub handshake_timeout: Duration,

@@ -131,6 +131,7 @@ pub(super) fn start(
     server.configure_links(now);
     server.warn_of_callers();
     server.settle(now);
+    memory::give_back_code();
     info!("ready, pid {}, epoch {epoch}", std::process::id());
     Ok(server)
 }

@@ -252,6 +252,27 @@ fn who_shows_no_registered_key_learns_nothing() -> Outcome<()> {
     Ok(())
 }
 
+/// A file that cannot be read for a while must not keep a key that is revoked.
+#[test]
+fn keys_that_could_not_be_read_are_read_as_soon_as_they_can() -> Outcome<()> {
+    let (bridge, key) = bridge()?;
+    let mut server = BridgePeer::join(&bridge, "server", &key, &[A])?;
+    let (state, elsewhere) =
+        (bridge.directory().join("state"), bridge.directory().join("elsewhere"));
+    // A change there wakes nobody.
+    std::fs::create_dir_all(elsewhere.join("keys"))?;
+    std::os::unix::fs::symlink(elsewhere.join("keys"), state.join("keys.made"))?;
+    std::fs::rename(state.join("keys.made"), state.join("keys"))?;
+    bridge.log().wait("cannot read the registered keys, those from before hold: ")?;
+    assert_eq!(server.so_far()?, [""; 0]);
+    std::fs::remove_dir(elsewhere.join("keys"))?;
+    std::fs::write(elsewhere.join("keys"), "")?;
+    assert_eq!(server.peer.closed()?, 1008);
+    let tried = bridge.log().lines().iter().filter(|l| l.contains("cannot read the reg")).count();
+    assert_eq!(tried, 1, "it is said once");
+    Ok(())
+}
+
 #[test]
 fn who_hangs_up_and_comes_again_is_not_spared_the_wait() -> Outcome<()> {
     let (bridge, _) = bridge()?;
@@ -365,6 +386,155 @@ fn who_reads_gets_all_that_a_faster_one_sends() -> Outcome<()> {
     let mut server = flood.join().map_err(|_| "the server failed")??;
     assert_eq!(server.so_far()?, [""; 0]);
     Ok(())
+}
+
+/// Each of them may send much at once, and together that is far more than may wait.
+#[test]
+fn who_reads_gets_all_that_many_send_at_once() -> Outcome<()> {
+    const SERVERS: usize = 24;
+    const FRAMES: usize = 40;
+    let (bridge, key) = bridge_with(|setup| setup.with("relay.queue", r#""128KiB""#))?;
+    let mut servers = Vec::new();
+    for _ in 0..SERVERS {
+        let mut server = BridgePeer::join(&bridge, "server", &key, &[A])?;
+        server.so_far()?;
+        servers.push(server);
+    }
+    let mut client = BridgePeer::join(&bridge, "client", &key, &[A])?;
+    let of_servers = client.list()?;
+    let floods: Vec<_> = servers
+        .into_iter()
+        .map(|mut server| {
+            let of_client = server.list()?.pop().ok_or("it sees nobody")?;
+            Ok(std::thread::spawn(move || {
+                for number in 0..FRAMES {
+                    let payload = format!("{number} {}", "x".repeat(30_000));
+                    server.tell(&of_client, &payload).map_err(|error| error.to_string())?;
+                }
+                Ok::<_, String>(server)
+            }))
+        })
+        .collect::<Outcome<_>>()?;
+    let mut numbers = [0; SERVERS];
+    let (mut first_done, mut last_begun) = (SERVERS * FRAMES, 0);
+    for count in 0..SERVERS * FRAMES {
+        let (from, payload) = client.heard()?;
+        let at = of_servers.iter().position(|id| *id == from).ok_or("from whom?")?;
+        assert!(payload.starts_with(&format!("{} ", numbers[at])), "{}", &payload[..20]);
+        if numbers[at] == 0 {
+            last_begun = count;
+        }
+        numbers[at] += 1;
+        if numbers[at] == FRAMES {
+            first_done = first_done.min(count);
+        }
+    }
+    assert!(last_begun < first_done, "one had to wait until another had sent all");
+    for flood in floods {
+        let mut server = flood.join().map_err(|_| "a server failed")??;
+        assert_eq!(server.so_far()?, [""; 0]);
+    }
+    Ok(())
+}
+
+/// A message may be larger than what else may wait for a peer.
+#[test]
+fn a_message_of_any_size_that_is_taken_reaches_who_reads() -> Outcome<()> {
+    let (bridge, key) = bridge_with(|setup| setup.with("relay.queue", r#""128KiB""#))?;
+    let (mut server, of_client, mut client, of_server) = pair(&bridge, &key, A)?;
+    let payload = "x".repeat(250_000);
+    for _ in 0..8 {
+        server.tell(&of_client, &payload)?;
+    }
+    for _ in 0..8 {
+        assert_eq!(client.heard()?, (of_server.clone(), payload.clone()));
+    }
+    Ok(())
+}
+
+/// What a small message takes beside its bytes counts too.
+#[test]
+fn many_small_messages_take_no_more_memory_than_few_large_ones() -> Outcome<()> {
+    let (bridge, key) = bridge_with(|setup| setup.with("relay.queue", r#""8MiB""#))?;
+    let (mut server, deaf, _unread, _) = pair(&bridge, &key, A)?;
+    let before = bridge.process().peak().ok_or("no peak")?;
+    let mut frame = Vec::new();
+    for _ in 0..1000 {
+        // Not masked with zeros alone, which would be the same bytes.
+        let text = format!("{deaf}\nx");
+        let mask = [1, 2, 3, 4];
+        frame.extend_from_slice(&[0x81, 0x80 | text.len() as u8]);
+        frame.extend_from_slice(&mask);
+        frame.extend(text.bytes().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    }
+    let mut rounds = 0;
+    while !bridge.log().lines().iter().any(|line| line.contains("it does not read")) {
+        assert!(rounds < 5_000, "it is not closed");
+        std::io::Write::write_all(server.peer.stream(), &frame)?;
+        rounds += 1;
+    }
+    let more = bridge.process().peak().ok_or("no peak")?.saturating_sub(before);
+    assert!(more < 12 << 20, "{more} bytes");
+    Ok(())
+}
+
+/// Each list is told whole: it must not be as many as there are peers, times as many.
+#[test]
+fn who_sees_many_come_is_not_told_of_each_by_itself() -> Outcome<()> {
+    const CLIENTS: usize = 120;
+    let (bridge, key) = bridge()?;
+    let mut server = BridgePeer::join(&bridge, "server", &key, &[A])?;
+    server.so_far()?;
+    let mut flapping = BridgePeer::join(&bridge, "client", &key, &[A])?;
+    let mut clients = Vec::new();
+    for _ in 1..CLIENTS {
+        clients.push(BridgePeer::join(&bridge, "client", &key, &[A])?);
+    }
+    let begun = Instant::now();
+    while server.list()?.len() < CLIENTS {}
+    for _ in 0..500 {
+        flapping.claim(&[])?;
+        flapping.claim(&[A])?;
+        flapping.so_far()?;
+    }
+    let mut ids = 0;
+    for text in server.so_far()? {
+        let frame: Value = serde_json::from_str(&text)?;
+        ids += frame["args"]["available_connections"].as_array().ok_or("no list")?.len();
+    }
+    let most = begun.elapsed().as_millis() as usize + 3 * CLIENTS;
+    assert!(ids <= most, "{ids} of {most}");
+    // How it is in the end it hears without asking.
+    flapping.claim(&[])?;
+    while server.list()?.len() == CLIENTS {}
+    Ok(())
+}
+
+/// Each is held for the other one's sake, and both read.
+#[test]
+fn two_that_flood_each_other_and_read_lose_nothing() -> Outcome<()> {
+    const FRAMES: usize = 2_000;
+    let (bridge, key) = bridge_with(|setup| setup.with("relay.queue", r#""128KiB""#))?;
+    let (mut server, of_client, mut client, of_server) = pair(&bridge, &key, A)?;
+    let play = |peer: &mut BridgePeer, to: &str| -> Outcome<()> {
+        let (mut sent, mut heard) = (0, 0);
+        while heard < FRAMES {
+            // More is on its way than both queues and the sockets hold.
+            while sent < FRAMES && sent < heard + 600 {
+                peer.tell(to, &format!("{sent} {}", "x".repeat(4_000)))?;
+                sent += 1;
+            }
+            let payload = peer.heard()?.1;
+            assert!(payload.starts_with(&format!("{heard} ")), "{}", &payload[..20]);
+            heard += 1;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| play(&mut server, &of_client).map_err(|e| e.to_string()));
+        play(&mut client, &of_server)?;
+        Ok(other.join().map_err(|_| "the server failed")??)
+    })
 }
 
 #[test]
@@ -605,6 +775,35 @@ fn who_fails_too_often_is_not_heard_any_more() -> Outcome<()> {
     bridge.log().wait("blocked 127.0.0.1 for 3600 s: too many failures")?;
     assert!(BridgePeer::dial(&bridge, "client").is_err());
     assert_eq!(known.so_far()?, [""; 0]);
+    Ok(())
+}
+
+#[test]
+fn without_a_descriptor_left_it_serves_on_says_so_once_and_takes_who_comes_later() -> Outcome<()> {
+    let (bridge, key) = bridge_with(|setup| setup.after_shell("ulimit -n 24"))?;
+    bridge.log().wait("24 descriptors are too few for 1024 peers and 64 strangers")?;
+    let (mut server, of_client, mut client, _) = pair(&bridge, &key, A)?;
+    let mut more = Vec::new();
+    while bridge.process().descriptors()? < 24 {
+        more.push(BridgePeer::join(&bridge, "client", &key, &[B])?);
+    }
+    let waiting: Vec<_> =
+        (0..20).map(|_| std::net::TcpStream::connect(bridge.tls())).collect::<Result<_, _>>()?;
+    bridge.log().wait("cannot accept on wss://")?;
+    let before = bridge.process().cpu()?;
+    for round in 0..4 {
+        // Longer than until it tries again.
+        server.peer.idle(Duration::from_millis(500))?;
+        server.tell(&of_client, &format!("{round}"))?;
+        assert_eq!(client.heard()?.1, format!("{round}"));
+    }
+    let cpu = bridge.process().cpu()?.saturating_sub(before);
+    assert!(cpu < Duration::from_millis(200), "{cpu:?}");
+    let said = |what: &str| bridge.log().lines().iter().filter(|l| l.contains(what)).count();
+    assert_eq!(said("cannot accept on"), 1);
+    drop((waiting, more));
+    let mut late = BridgePeer::join(&bridge, "client", &key, &[A])?;
+    assert_eq!(late.list()?.len(), 1);
     Ok(())
 }
 

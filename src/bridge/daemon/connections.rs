@@ -2,15 +2,17 @@
 //!
 //! What waits for a peer is bounded, and a peer for which there is more is closed: no other waits
 //! for it. Only who sends faster than a peer reads that does read is itself not read for a while,
-//! so that a burst costs nobody their connection.
+//! so that a burst costs nobody their connection. Those that wait for one take turns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mio::Interest;
+use zeroize::Zeroizing;
 
 use super::Key;
+use super::reading::Reading;
 use super::words::Words;
 use crate::bridge::relay::PeerNumber;
 use crate::net::{
@@ -33,12 +35,12 @@ pub(super) struct Connected {
     pub(super) delayed: Option<String>,
     /// It sends faster than this one reads, and is not read meanwhile.
     held_by: Option<PeerNumber>,
-    /// Those that are not read because of this one.
-    holds: Vec<PeerNumber>,
-    /// Bytes that its socket had taken when somebody was last held because of it.
-    taken: u64,
-    /// It has taken none since: nobody waits for it.
-    is_stuck: bool,
+    held_since: Instant,
+    /// What it sent then: one message, like one that has not come to its end.
+    pub(super) waiting: Option<Zeroizing<String>>,
+    /// Those that are not read because of this one, in the order in which they began to wait.
+    holds: VecDeque<PeerNumber>,
+    reading: Reading,
     dirty: bool,
     /// By when it has to say who it is.
     auth_due: Option<Instant>,
@@ -57,6 +59,11 @@ impl Connected {
     /// True while it is to be read.
     pub(super) fn is_heard(&self) -> bool {
         self.delayed.is_none() && self.held_by.is_none()
+    }
+
+    /// True where it takes so little of what waits for it that nobody should wait too.
+    fn is_stuck(&mut self, limits: &ConnectionLimits, now: Instant) -> bool {
+        self.reading.is_stuck(self.connection.sent(), limits.queue, limits.pause, now)
     }
 
     fn due(&self) -> Option<Instant> {
@@ -216,9 +223,10 @@ impl Connections {
             readable: true,
             delayed: None,
             held_by: None,
-            holds: Vec::new(),
-            taken: 0,
-            is_stuck: false,
+            held_since: now,
+            waiting: None,
+            holds: VecDeque::new(),
+            reading: Reading::default(),
             dirty: false,
             auth_due: (!is_local).then_some(now + self.limits.auth),
             admitted: is_local,
@@ -264,80 +272,108 @@ impl Connections {
             reactor.deregister(connected.connection.socket(), registered);
         }
         for held in std::mem::take(&mut connected.holds) {
-            self.let_go(held, reactor, now);
+            self.let_go(held, number, reactor, now);
         }
         Some(connected)
     }
 
-    /// Puts a message into a peer's queue; one that has been told to go gets none. True where more
-    /// than half of what may wait for it does.
-    pub(super) fn push(&mut self, number: PeerNumber, text: String) -> bool {
+    /// Puts a message into a peer's queue; one that has been told to go gets none.
+    pub(super) fn push(&mut self, number: PeerNumber, text: String) {
         let Some(connected) = self.map.get_mut(&number).filter(|c| c.connection.is_open()) else {
-            return false;
+            return;
         };
-        let outbox = &mut connected.connection.outbox;
-        if let Err(Full) = outbox.push(Words(Rc::from(text.into_bytes()))) {
+        if let Err(Full) = connected.connection.outbox.push(Words(Rc::from(text.into_bytes()))) {
             self.overflowing.push(number);
         }
-        let is_far = !outbox.is_below_half();
         self.touch(number);
-        is_far
     }
 
-    /// `sender` is not read for a while: much waits for `reader`, which reads.
+    /// True where much waits for a peer, and it reads.
+    pub(super) fn is_to_be_waited_for(&mut self, reader: PeerNumber, now: Instant) -> bool {
+        let limits = &self.limits;
+        let reader = self.map.get_mut(&reader);
+        reader.is_some_and(|r| !r.connection.outbox.is_below_half() && !r.is_stuck(limits, now))
+    }
+
+    /// `sender` is not read for a while, and what it said waits with it: `reader` is to be waited
+    /// for.
     pub(super) fn hold(
         &mut self,
         sender: PeerNumber,
+        text: Zeroizing<String>,
+        reader: PeerNumber,
+        reactor: &mut Reactor<Key>,
+        now: Instant,
+    ) {
+        let Some(fast) = self.map.get_mut(&sender) else { return };
+        fast.held_by = Some(reader);
+        fast.held_since = now;
+        fast.waiting = Some(text);
+        fast.connection.pause();
+        reactor.set_deadline(Key::Held(sender), Some(now + self.limits.pause));
+        if let Some(slow) = self.map.get_mut(&reader) {
+            slow.holds.push_back(sender);
+        }
+    }
+
+    /// A sender was not read for as long as that may be: it is read again, but where the other one
+    /// has read enough meanwhile.
+    pub(super) fn on_held(&mut self, sender: PeerNumber, reactor: &mut Reactor<Key>, now: Instant) {
+        let Some(fast) = self.map.get(&sender) else { return };
+        let Some(reader) = fast.held_by else { return };
+        let waited = now.saturating_duration_since(fast.held_since);
+        let limits = &self.limits;
+        let is_given_up = |slow: &mut Connected| {
+            let sent = slow.connection.sent();
+            slow.reading.is_given_up(waited, sent, limits.queue, limits.pause, now)
+        };
+        if self.map.get_mut(&reader).is_some_and(|slow| !is_given_up(slow)) {
+            return reactor.set_deadline(Key::Held(sender), Some(now + limits.pause));
+        }
+        self.let_all_go(reader, reactor, now);
+    }
+
+    /// Nobody is held because of this one any more.
+    pub(super) fn let_all_go(
+        &mut self,
         reader: PeerNumber,
         reactor: &mut Reactor<Key>,
         now: Instant,
     ) {
         let Some(slow) = self.map.get_mut(&reader) else { return };
-        let sent = slow.connection.sent();
-        slow.is_stuck &= sent == slow.taken;
-        if slow.is_stuck {
-            return;
-        }
-        if slow.holds.is_empty() {
-            slow.taken = sent;
-        }
-        if let Some(fast) = self.map.get_mut(&sender).filter(|fast| fast.held_by.is_none()) {
-            fast.held_by = Some(reader);
-            fast.connection.pause();
-            reactor.set_deadline(Key::Held(sender), Some(now + self.limits.pause));
-            if let Some(slow) = self.map.get_mut(&reader) {
-                slow.holds.push(sender);
-            }
-        }
-    }
-
-    /// A sender was not read for as long as that may be: it is read again, but where the other one
-    /// has read something meanwhile.
-    pub(super) fn on_held(&mut self, sender: PeerNumber, reactor: &mut Reactor<Key>, now: Instant) {
-        let Some(reader) = self.map.get(&sender).and_then(|fast| fast.held_by) else { return };
-        let Some(slow) = self.map.get_mut(&reader) else { return };
-        let sent = slow.connection.sent();
-        if sent > slow.taken {
-            slow.taken = sent;
-            let again = now + self.limits.pause;
-            for held in &slow.holds {
-                reactor.set_deadline(Key::Held(*held), Some(again));
-            }
-            return;
-        }
-        slow.is_stuck = true;
         for held in std::mem::take(&mut slow.holds) {
-            self.let_go(held, reactor, now);
+            self.let_go(held, reader, reactor, now);
         }
     }
 
-    fn let_go(&mut self, sender: PeerNumber, reactor: &mut Reactor<Key>, now: Instant) {
-        if let Some(fast) = self.map.get_mut(&sender) {
-            fast.held_by = None;
-            fast.connection.excuse(now);
-            reactor.set_deadline(Key::Held(sender), None);
-            reactor.again(Key::Peer(sender));
+    /// The one that has waited longest goes on; the next one in the turn after that.
+    fn let_first_go(&mut self, reader: PeerNumber, reactor: &mut Reactor<Key>, now: Instant) {
+        while let Some(slow) = self.map.get_mut(&reader)
+            && let Some(first) = slow.holds.pop_front()
+        {
+            if self.let_go(first, reader, reactor, now) {
+                return self.touch(reader);
+            }
         }
+    }
+
+    /// False where it has gone meanwhile.
+    fn let_go(
+        &mut self,
+        sender: PeerNumber,
+        reader: PeerNumber,
+        reactor: &mut Reactor<Key>,
+        now: Instant,
+    ) -> bool {
+        let Some(fast) = self.map.get_mut(&sender).filter(|fast| fast.held_by == Some(reader))
+        else {
+            return false;
+        };
+        fast.held_by = None;
+        fast.connection.excuse(now);
+        reactor.set_deadline(Key::Held(sender), None);
+        reactor.again(Key::Peer(sender));
+        true
     }
 
     /// Something of this one is to be sent, or its deadline may have changed.
@@ -366,10 +402,8 @@ impl Connections {
             }
             reactor.set_deadline(Key::Peer(number), connected.due());
             if connected.connection.outbox.is_below_half() {
-                connected.is_stuck = false;
-                for held in std::mem::take(&mut connected.holds) {
-                    self.let_go(held, reactor, now);
-                }
+                connected.reading.has_room(connected.connection.outbox.is_empty());
+                self.let_first_go(number, reactor, now);
             }
         }
         over

@@ -8,6 +8,7 @@
 mod connections;
 mod judge;
 mod place;
+mod reading;
 mod reload;
 mod start;
 mod status;
@@ -47,6 +48,8 @@ enum Key {
     Held(PeerNumber),
     /// The file of registered keys.
     Keys,
+    /// A list that was to be told later.
+    News,
     /// The end of an orderly stop.
     Stop,
 }
@@ -55,6 +58,8 @@ enum Key {
 struct Listening {
     listener: Listener,
     registered: Option<Registered>,
+    /// The system had no room for another connection; it is tried again at a deadline.
+    is_full: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +92,8 @@ struct Bridge {
     connections: Connections,
     relay: Relay,
     keys: KeyStore,
+    /// They could not be read when they were to be.
+    keys_are_old: bool,
     /// Of the directory with the file of keys.
     _watch: Option<Watch>,
     forwarded: Forwarded,
@@ -100,10 +107,15 @@ struct Bridge {
 const SCRATCH: usize = 16 * 1024;
 /// Messages of a peer that are taken in a turn.
 const MESSAGES: usize = 16;
+/// Bytes for the bridge itself that count as one more message: it has to read them, and what they
+/// say may concern everybody.
+const OBJECT: usize = 512;
 /// Connections accepted in a turn from one listener.
 const ACCEPTS: usize = 16;
 /// Until a listener is tried again after the system had no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// Until keys that could not be read are read again: one of them may have been revoked.
+const KEYS_PAUSE: Duration = Duration::from_secs(1);
 /// Random bytes of a peer's id: nobody guesses one.
 const ID: usize = 16;
 
@@ -130,12 +142,20 @@ pub fn run(config: Config, file: Option<PathBuf>, home: Home) -> Result<(), Star
     Ok(())
 }
 
+/// Of [`MESSAGES`], how many it counts for.
+fn cost(incoming: &Incoming) -> usize {
+    match incoming {
+        Incoming::Message(text) if text.starts_with('{') => 1 + text.len() / OBJECT,
+        Incoming::Message(_) | Incoming::Upgrade(_) => 1,
+    }
+}
+
 impl Bridge {
     fn on_ready(&mut self, ready: Ready<Key>, now: Moment) {
         match ready {
             Ready::Io { key, readable, writable } => self.on_io(key, readable, writable, now),
             Ready::Again(key) => self.on_io(key, true, false, now),
-            Ready::Changed(_) => self.read_keys(),
+            Ready::Changed(_) => self.read_keys(now),
             Ready::Deadline(key) => self.on_deadline(key, now),
             Ready::Signal(Signal::Stop) => self.stop(now),
             Ready::Signal(Signal::Reload) => self.reload(now),
@@ -147,6 +167,8 @@ impl Bridge {
 
     fn on_io(&mut self, key: Key, readable: bool, writable: bool, now: Moment) {
         match key {
+            // However many knock meanwhile, it is not tried more often for that.
+            Key::Listener(place) if self.listeners.get(place).is_some_and(|l| l.is_full) => {}
             Key::Listener(place) => self.accept(place, now),
             Key::Peer(number) => {
                 if readable {
@@ -159,7 +181,7 @@ impl Bridge {
                     self.connections.touch(number);
                 }
             }
-            Key::Delayed(_) | Key::Held(_) | Key::Keys | Key::Stop => {}
+            Key::Delayed(_) | Key::Held(_) | Key::Keys | Key::News | Key::Stop => {}
         }
     }
 
@@ -172,20 +194,35 @@ impl Bridge {
                 self.connections.on_held(number, &mut self.reactor, now.instant);
             }
             Key::Stop => self.phase = Phase::Over,
-            Key::Keys => {}
+            Key::Keys => self.read_keys(now),
+            // It is told at the end of the turn.
+            Key::News => {}
         }
     }
 
     fn accept(&mut self, place: usize, now: Moment) {
         for _ in 0..ACCEPTS {
-            let Some(listening) = self.listeners.get(place) else { return };
-            match listening.listener.accept() {
+            let Some(listening) = self.listeners.get_mut(place) else { return };
+            let accepted = listening.listener.accept();
+            let has_room = match &accepted {
+                Ok(_) => true,
+                Err(error) => {
+                    error.kind() == std::io::ErrorKind::WouldBlock || is_about_one_connection(error)
+                }
+            };
+            let was_full = std::mem::replace(&mut listening.is_full, !has_room);
+            if was_full && has_room {
+                info!("accepting again on {}", listening.listener.url());
+            }
+            match accepted {
                 Ok(accepted) => self.welcome(accepted, now),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
-                    let url = listening.listener.url();
-                    error!("cannot accept on {url}: {error}; trying again in {ACCEPT_PAUSE:?}");
+                    if !was_full {
+                        let url = listening.listener.url();
+                        error!("cannot accept on {url}: {error}; trying again and again");
+                    }
                     let again = now.instant + ACCEPT_PAUSE;
                     self.reactor.set_deadline(Key::Listener(place), Some(again));
                     return;
@@ -240,14 +277,19 @@ impl Bridge {
             if !connected.is_heard() {
                 break;
             }
-            if messages == MESSAGES {
+            if messages >= MESSAGES {
                 self.reactor.again(Key::Peer(number));
                 break;
+            }
+            if let Some(text) = connected.waiting.take() {
+                messages += 1;
+                self.on_message(number, text, now);
+                continue;
             }
             match connected.connection.next(now.instant) {
                 Err(end) => return self.ended.push((number, end)),
                 Ok(Some(incoming)) => {
-                    messages += 1;
+                    messages += cost(&incoming);
                     self.on_incoming(number, incoming, now);
                     continue;
                 }
@@ -312,9 +354,23 @@ impl Bridge {
                 if connected.is_local() {
                     self.answer_operator(number, &text, now);
                 } else {
-                    self.relay.take(number, &text, now.instant);
-                    self.carry_out_effects(now);
+                    self.on_message(number, text, now);
                 }
+            }
+        }
+    }
+
+    /// A peer says something. What is for one for whom much waits has to wait with its sender.
+    fn on_message(&mut self, number: PeerNumber, text: Zeroizing<String>, now: Moment) {
+        let recipient = self.relay.recipient(number, &text);
+        match recipient.filter(|reader| self.connections.is_to_be_waited_for(*reader, now.instant))
+        {
+            Some(reader) => {
+                self.connections.hold(number, text, reader, &mut self.reactor, now.instant);
+            }
+            None => {
+                self.relay.take(number, &text, now.instant);
+                self.carry_out_effects(now);
             }
         }
     }
@@ -358,13 +414,10 @@ impl Bridge {
                 Effect::Send { to, text } => {
                     self.connections.push(to, text);
                 }
-                Effect::Forward { from, to, frame } => {
+                Effect::Forward { to, frame, .. } => {
                     self.forwarded.frames += 1;
                     self.forwarded.bytes += frame.len() as u64;
-                    if self.connections.push(to, frame) {
-                        let reactor = &mut self.reactor;
-                        self.connections.hold(from, to, reactor, now.instant);
-                    }
+                    self.connections.push(to, frame);
                 }
                 Effect::Judge { peer, request, test_string, proof } => {
                     self.judge(peer, *request, test_string, &proof, now);
@@ -417,6 +470,7 @@ impl Bridge {
     ) {
         self.take_out(number);
         self.connections.close(number, reason, what_waits_too, now.instant);
+        self.connections.let_all_go(number, &mut self.reactor, now.instant);
     }
 
     fn on_peer_deadline(&mut self, number: PeerNumber, now: Moment) {
@@ -438,12 +492,13 @@ impl Bridge {
     /// Does what follows from what happened, until nothing does.
     fn settle(&mut self, now: Moment) {
         loop {
-            self.relay.tell_news(|number| self.connections.has_room_for(number));
+            let at = now.instant;
+            self.relay.tell_news(at, |number| self.connections.has_room_for(number));
             self.carry_out_effects(now);
             self.close_overflowing(now);
             let over = self.connections.flush(&mut self.reactor, now.instant);
             self.ended.extend(over);
-            let has_news = self.relay.has_news(|number| self.connections.has_room_for(number));
+            let has_news = self.relay.has_news(at, |number| self.connections.has_room_for(number));
             if self.ended.is_empty() && !has_news {
                 break;
             }
@@ -451,6 +506,7 @@ impl Bridge {
                 self.end(number, &end.to_string(), now);
             }
         }
+        self.reactor.set_deadline(Key::News, self.relay.news_due(now.instant));
         if self.phase == Phase::Leaving && self.connections.is_empty() {
             self.phase = Phase::Over;
         }
@@ -513,5 +569,20 @@ impl Bridge {
             }
             Phase::Leaving | Phase::Over => self.phase = Phase::Over,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_makes_the_bridge_think_has_less_of_a_turn_than_who_has_it_pass_on() {
+        let message = |text: String| cost(&Incoming::Message(text));
+        assert_eq!(message(format!("id\n{}", "x".repeat(200_000))), 1);
+        assert_eq!(message(r#"{"namespace":"rpc","name":"identify"}"#.to_owned()), 1);
+        // As many keys as a list may have.
+        let sums = "\"AAAAAAAAAAAAAAAAAAAAAA==\",".repeat(crate::wire::MOST_SUMS);
+        assert!(message(format!("{{{sums}}}")) > MESSAGES / 2);
     }
 }

@@ -4,7 +4,7 @@
 use log::{error, info, warn};
 
 use super::judge::registration;
-use super::{Bridge, start};
+use super::{Bridge, KEYS_PAUSE, Key, start};
 use crate::config::{Config, MAX_FILE, relay_needs_restart};
 use crate::daemon::tell_fingerprint;
 use crate::moment::Moment;
@@ -13,7 +13,7 @@ impl Bridge {
     /// Reads all files again. With an error in one of them nothing changes, but the registered keys
     /// are looked at in any case.
     pub(super) fn reload(&mut self, now: Moment) {
-        self.read_keys();
+        self.read_keys(now);
         let shown = self.places.config.as_ref();
         let shown = shown.map_or("built-in defaults".into(), |p| p.path.display().to_string());
         match self.try_reload(now) {
@@ -59,14 +59,22 @@ impl Bridge {
     }
 
     /// The file of registered keys may be another.
-    pub(super) fn read_keys(&mut self) {
+    pub(super) fn read_keys(&mut self, now: Moment) {
         let keys = match self.places.keys() {
-            Ok(keys) if keys == self.keys => return,
             Ok(keys) => keys,
             Err(error) => {
-                return error!("cannot read the registered keys, those from before hold: {error}");
+                self.reactor.set_deadline(Key::Keys, Some(now.instant + KEYS_PAUSE));
+                if !std::mem::replace(&mut self.keys_are_old, true) {
+                    error!("cannot read the registered keys, those from before hold: {error}");
+                }
+                return;
             }
         };
+        self.reactor.set_deadline(Key::Keys, None);
+        self.keys_are_old = false;
+        if keys == self.keys {
+            return;
+        }
         info!("{} keys are registered", keys.len());
         self.relay.revise(|before| {
             let entry = keys.find(&before.key)?;

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::connections::{ConnectionLimits, Connections};
 use super::place::Place;
+use super::words::BESIDE;
 use super::{Bridge, Forwarded, Key, Listening, Phase, SCRATCH};
 use crate::auth::key::KeyStore;
 use crate::auth::{self, Throttle};
@@ -31,7 +32,7 @@ use crate::net::certificate::{self, CertificateError, ServerSide};
 use crate::net::{self, AllowedOrigins, Listener, Transport};
 use crate::reactor::{Reactor, Watch};
 use crate::sys::confinement::{self, Right};
-use crate::sys::{descriptors, privileges};
+use crate::sys::{descriptors, memory, privileges};
 
 /// The certificate that is shown, and its key.
 pub(super) struct Identity {
@@ -92,10 +93,11 @@ pub(super) fn start(
     home: Home,
 ) -> Result<Bridge, StartError> {
     prepare(&config);
-    if let Err(error) = descriptors::raise_limit() {
-        warn!("cannot raise the limit of descriptors: {error}");
-    }
     let relay = &config.relay;
+    match descriptors::raise_limit() {
+        Err(error) => warn!("cannot raise the limit of descriptors: {error}"),
+        Ok(limit) => tell_lack(relay, limit.hard),
+    }
     let user = user_to_become(relay)?;
     make_private(&relay.state)?;
     let lock = match &user {
@@ -115,7 +117,7 @@ pub(super) fn start(
     let places = places(&config, file.as_deref(), lock)?;
     let identity = places.identity().map_err(StartError::Certificate)?;
     tell_fingerprint(Some(&identity.tls), None);
-    crate::logger::keep_way();
+    crate::logger::keep_ways();
 
     if let Some(user) = &user {
         privileges::become_user(user)
@@ -131,6 +133,7 @@ pub(super) fn start(
     let origins = origins(&config, &hostname, &bound);
     let listeners = register(bound, &mut reactor)?;
     info!("{} keys are registered", keys.len());
+    memory::give_back_code();
     info!("ready, pid {}", std::process::id());
     Ok(Bridge {
         relay: Relay::new(&hostname),
@@ -144,6 +147,7 @@ pub(super) fn start(
         throttle: Throttle::new(throttle_limits(&config)),
         connections: Connections::new(connection_limits(&config)),
         keys,
+        keys_are_old: false,
         _watch: watch,
         forwarded: Forwarded::default(),
         phase: Phase::Serving,
@@ -152,6 +156,20 @@ pub(super) fn start(
         config,
         home,
     })
+}
+
+/// Descriptors beside those of peers and strangers: files, directories, operators.
+const OTHERS: u64 = 64;
+
+/// With fewer descriptors than places strangers could take those of peers.
+fn tell_lack(relay: &Section, limit: u64) {
+    let (peers, strangers) = (relay.max_peers, relay.max_unauthenticated);
+    if limit < (peers + strangers) as u64 + OTHERS {
+        warn!(
+            "{limit} descriptors are too few for {peers} peers and {strangers} strangers \
+             (max_peers, max_unauthenticated)"
+        );
+    }
 }
 
 /// Whom it becomes; `None` where it stays who it is.
@@ -240,7 +258,7 @@ fn register(
             .register(listener.source(), Interest::READABLE, key)
             .map_err(|error| StartError::Listen(listener.url(), error))?;
         info!("listening on {}", listener.url());
-        listeners.push(Listening { listener, registered: Some(registered) });
+        listeners.push(Listening { listener, registered: Some(registered), is_full: false });
     }
     Ok(listeners)
 }
@@ -308,7 +326,8 @@ pub(super) fn connection_limits(config: &Config) -> ConnectionLimits {
         max_peers: relay.max_peers,
         max_strangers: relay.max_unauthenticated,
         max_message: relay.max_message,
-        queue: relay.queue,
+        // One that waits for nothing takes any message, whatever was configured.
+        queue: relay.queue.max(2 * (relay.max_message + BESIDE)),
         queue_total: relay.queue_total,
         pause: relay.pause,
         auth: relay.auth_timeout,

@@ -9,11 +9,14 @@ use crate::net::Parcel;
 #[derive(Debug)]
 pub(super) struct Words(pub(super) Rc<[u8]>);
 
+/// Bytes that a message takes beside its own, about: its place, its counters, what the allocator adds.
+pub(super) const BESIDE: usize = 64;
+
 impl Parcel for Words {
     type Key = ();
 
     fn weight(&self) -> usize {
-        self.0.len()
+        self.0.len() + BESIDE
     }
 
     fn key(&self) -> Option<()> {

@@ -7,8 +7,10 @@
 //!
 //! Peers are found by the sums that they claim, so that a peer that comes, goes or changes its keys
 //! costs in proportion to those it shares one with. What changed for a peer is told at the end of
-//! a turn, or before anything else is said to it, whichever comes first; only if its list is another
-//! than the one it was told last.
+//! a turn, or before the bridge says anything else to it or somebody new speaks to it, whichever
+//! comes first; only if its list is another than the one it was told last. A long list is not told
+//! again at once: it is told whole each time, and somebody who comes and goes all the time must not
+//! make the bridge send all its lists all the time.
 
 mod availability;
 mod peer;
@@ -16,7 +18,7 @@ mod peer;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::{debug, warn};
 use ring::rand::SystemRandom;
@@ -94,6 +96,11 @@ pub enum Effect {
 /// Characters of a host name that are kept: RFC 1035 section 2.3.4.
 const HOSTNAME: usize = 255;
 
+/// Peers in a list that may be told again at once.
+const SHORT_LIST: usize = 16;
+/// For each peer in a longer one, until the next: so that the lists of one peer have 1,000 a second.
+const PACE: Duration = Duration::from_millis(1);
+
 /// All peers.
 pub struct Relay {
     hostname: String,
@@ -138,6 +145,14 @@ impl Relay {
         self.news.remove(&number);
         if let Some(peer) = self.peers.remove(&number) {
             self.by_id.remove(&peer.id);
+        }
+    }
+
+    /// Whom a frame of a peer is for, if it would be passed on now.
+    pub fn recipient(&self, from: PeerNumber, text: &str) -> Option<PeerNumber> {
+        match BridgeFrame::parse(text) {
+            BridgeFrame::Routed { peer, .. } => self.introduced(from, peer),
+            BridgeFrame::Object(_) | BridgeFrame::Neither => None,
         }
     }
 
@@ -196,17 +211,34 @@ impl Relay {
 
     /// Tells those whose list has changed and who are ready for it; at the end of a turn. Who has
     /// much waiting is told later, and then only how it is by then.
-    pub fn tell_news(&mut self, is_ready: impl Fn(PeerNumber) -> bool) {
-        let ready: Vec<PeerNumber> =
-            self.news.iter().copied().filter(|number| is_ready(*number)).collect();
+    pub fn tell_news(&mut self, now: Instant, is_ready: impl Fn(PeerNumber) -> bool) {
+        let is_due = |number: &PeerNumber| self.next_list(*number).is_none_or(|due| due <= now);
+        let news = self.news.iter().copied().filter(is_due);
+        let ready: Vec<PeerNumber> = news.filter(|number| is_ready(*number)).collect();
         for number in ready {
             self.tell(number);
+            if let Some(peer) = self.peers.get_mut(&number) {
+                let length = peer.told.len();
+                let count = u32::try_from(length).unwrap_or(u32::MAX);
+                peer.next_list = (length > SHORT_LIST).then(|| now + PACE.saturating_mul(count));
+            }
         }
     }
 
     /// Whether there is somebody whom [`Relay::tell_news`] would tell something.
-    pub fn has_news(&self, is_ready: impl Fn(PeerNumber) -> bool) -> bool {
-        self.news.iter().any(|number| is_ready(*number))
+    pub fn has_news(&self, now: Instant, is_ready: impl Fn(PeerNumber) -> bool) -> bool {
+        let is_due = |number: PeerNumber| self.next_list(number).is_none_or(|due| due <= now);
+        self.news.iter().any(|number| is_due(*number) && is_ready(*number))
+    }
+
+    /// When the next list is told that has to wait until then.
+    pub fn news_due(&self, now: Instant) -> Option<Instant> {
+        let due = self.news.iter().filter_map(|number| self.next_list(*number));
+        due.filter(|due| *due > now).min()
+    }
+
+    fn next_list(&self, number: PeerNumber) -> Option<Instant> {
+        self.peers.get(&number)?.next_list
     }
 
     /// A peer, to be shown.
@@ -230,16 +262,24 @@ impl Relay {
             let why = "authenticate first, by auth_ssl";
             return self.refuse(from, None, ErrorCode::Unauthorized, why);
         }
-        let found = self.by_id.get(to).copied();
-        let Some(to) = found.filter(|to| sender.available.binary_search(to).is_ok()) else {
+        let Some(to) = self.introduced(from, to) else {
             // The same whether it is not there or only not available.
             let why = "no such connection is available to you";
             return self.refuse(from, None, ErrorCode::NotFound, why);
         };
         let frame = routed(&sender.id, payload);
         // It knows the sender before it hears from it.
-        self.tell(to);
+        let knows = |peer: &Peer| peer.told.binary_search(&from).is_ok();
+        if !self.peers.get(&to).is_some_and(knows) {
+            self.tell(to);
+        }
         self.effects.push_back(Effect::Forward { from, to, frame });
+    }
+
+    /// The peer of that id, if it is available to this one.
+    fn introduced(&self, from: PeerNumber, to: &str) -> Option<PeerNumber> {
+        let (sender, to) = (self.peers.get(&from)?, *self.by_id.get(to)?);
+        sender.available.binary_search(&to).is_ok().then_some(to)
     }
 
     fn take_answer(&mut self, number: PeerNumber, text: &str) {
@@ -358,6 +398,9 @@ impl Relay {
     fn set_sums(&mut self, number: PeerNumber, sums: Vec<Sum>) {
         let Some(peer) = self.peers.get_mut(&number) else { return };
         let Some(kind) = peer.kind else { return };
+        if peer.sums == sums {
+            return;
+        }
         let before = std::mem::replace(&mut peer.sums, sums);
         self.claims.replace(kind, number, &before, &peer.sums);
         let wanted = self.claims.available(kind, &peer.sums);

@@ -1,5 +1,7 @@
 //! One peer, as the relay knows it.
 
+use std::time::Instant;
+
 use super::PeerNumber;
 use crate::auth::key::{Challenge, KeyId};
 use crate::wire::{PeerKind, Sum};
@@ -60,6 +62,8 @@ pub struct Peer {
     pub(super) available: Vec<PeerNumber>,
     /// Who was, when it was last told.
     pub(super) told: Vec<PeerNumber>,
+    /// It is told nothing new before that, if it need not be.
+    pub(super) next_list: Option<Instant>,
 }
 
 impl Peer {
@@ -75,6 +79,7 @@ impl Peer {
             sums: Vec::new(),
             available: Vec::new(),
             told: Vec::new(),
+            next_list: None,
         }
     }
 

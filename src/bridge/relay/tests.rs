@@ -32,11 +32,14 @@ fn sums(texts: &[&str]) -> Vec<Sum> {
 struct Desk {
     relay: Relay,
     now: Instant,
+    /// When the turn ends; long after the one before.
+    end: Instant,
 }
 
 impl Desk {
     fn new() -> Desk {
-        Desk { relay: Relay::new("bridge.example.org"), now: Instant::now() }
+        let now = Instant::now();
+        Desk { relay: Relay::new("bridge.example.org"), now, end: now }
     }
 
     fn say(&mut self, number: PeerNumber, text: &str) {
@@ -50,7 +53,13 @@ impl Desk {
 
     /// The same where only some are ready for news.
     fn told_to(&mut self, is_ready: impl Fn(PeerNumber) -> bool) -> Vec<String> {
-        self.relay.tell_news(is_ready);
+        self.end += Duration::from_secs(60);
+        self.relay.tell_news(self.end, is_ready);
+        self.effects()
+    }
+
+    /// What has come of it by now, as short texts.
+    fn effects(&mut self) -> Vec<String> {
         let mut told = Vec::new();
         while let Some(effect) = self.relay.next_effect() {
             told.push(match effect {
@@ -165,7 +174,8 @@ fn who_has_much_waiting_is_told_later_what_holds_then_but_before_any_frame() {
     desk.join(1, "server", &[A]);
     desk.join(2, "client", &[A]);
     assert_eq!(desk.told_to(|number| number != 1), ["2 list id1"]);
-    assert!(!desk.relay.has_news(|number| number != 1) && desk.relay.has_news(|_| true));
+    let has_news = |ready: fn(PeerNumber) -> bool| desk.relay.has_news(desk.end, ready);
+    assert!(!has_news(|number| number != 1) && has_news(|_| true));
     desk.join(3, "client", &[A]);
     desk.relay.disconnect(2);
     assert_eq!(desk.told_to(|number| number != 1), ["3 list id1"]);
@@ -206,6 +216,47 @@ fn a_peer_knows_the_sender_before_it_hears_from_it() {
     desk.join(2, "client", &[A]);
     desk.say(2, "id1\nhello");
     assert_eq!(desk.told(), ["1 list id2", "2>1 id2\nhello", "2 list id1"]);
+}
+
+/// Who flaps makes everybody's list another one all the time, and each is told whole.
+#[test]
+fn a_long_list_is_not_told_again_at_once_and_then_as_it_is_by_then() {
+    let mut desk = Desk::new();
+    desk.join(1, "server", &[A]);
+    for number in 2..42 {
+        desk.join(number, "client", &[A]);
+    }
+    let of_server = |told: Vec<String>| told.iter().filter(|text| text.starts_with("1 ")).count();
+    assert_eq!(of_server(desk.told()), 1);
+    let told = desk.end;
+    let at = |millis| told + Duration::from_millis(millis);
+    for flap in 0..39 {
+        desk.claim(2, if flap % 2 == 0 { &[] } else { &[A] });
+        desk.relay.tell_news(at(flap), |_| true);
+        assert_eq!(of_server(desk.effects()), 0);
+        // Who is known to it can speak to it all the same, and makes it hear no list.
+        desk.say(3, "id1\nx");
+        assert_eq!(desk.effects(), ["3>1 id3\nx"]);
+    }
+    assert_eq!(desk.relay.news_due(at(39)), Some(at(40)));
+    assert!(!desk.relay.has_news(at(39), |number| number == 1));
+    assert!(desk.relay.has_news(at(40), |number| number == 1));
+    desk.relay.tell_news(at(40), |_| true);
+    let list = (3..42).map(|number| format!("id{number}")).collect::<Vec<_>>().join(" ");
+    assert_eq!(
+        desk.effects().iter().find(|text| text.starts_with("1 ")),
+        Some(&format!("1 list {list}"))
+    );
+    assert_eq!(desk.relay.news_due(at(40)), None);
+    // What somebody says who is new to it does not wait, nor what the bridge says.
+    desk.claim(2, &[A]);
+    desk.say(2, "id1\nx");
+    let told = desk.effects();
+    assert!(told[0].starts_with("1 list id2 id3 ") && told[1] == "2>1 id2\nx", "{told:?}");
+    desk.claim(2, &[]);
+    desk.say(1, r#"{"namespace":"rpc","name":"identify","id":1}"#);
+    let told = desk.effects();
+    assert!(told[0].starts_with("1 list id3 ") && told[1].starts_with("1 response "), "{told:?}");
 }
 
 #[test]
