@@ -45,15 +45,22 @@ fn take(directory: &Path) -> io::Result<File> {
         .write(true)
         .mode(0o600)
         .open(directory.join("lock"))?;
+    if lock_patiently(&file)? {
+        return Ok(file);
+    }
+    let why = "another daemon uses it, or what one left has not ended";
+    Err(io::Error::new(io::ErrorKind::WouldBlock, why))
+}
+
+/// Locks a file for this process; false where somebody else holds it longer than what a daemon
+/// leaves behind is given to end.
+pub(super) fn lock_patiently(file: &File) -> io::Result<bool> {
     let due = Instant::now() + PATIENCE;
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(file),
+            Ok(()) => return Ok(true),
             Err(TryLockError::Error(error)) => return Err(error),
-            Err(TryLockError::WouldBlock) if Instant::now() >= due => {
-                let why = "another daemon uses it, or what one left has not ended";
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, why));
-            }
+            Err(TryLockError::WouldBlock) if Instant::now() >= due => return Ok(false),
             Err(TryLockError::WouldBlock) => {
                 let _ = poll(&mut [], PollTimeout::from(20_u8));
             }

@@ -4,6 +4,7 @@
 mod address;
 mod directory;
 mod error;
+mod pid_file;
 
 use std::path::Path;
 
@@ -18,6 +19,7 @@ use crate::sys::{descriptors, memory, signals};
 pub use address::{Address, bind};
 pub use directory::{lock, make_private};
 pub use error::StartError;
+pub use pid_file::PidFile;
 
 /// Makes a daemon of the process, whatever started it. To be called first.
 pub fn prepare(config: &Config) {

@@ -15,7 +15,6 @@ mod life_preserver;
 mod link_io;
 mod links;
 mod parcel;
-mod pid_file;
 mod reload;
 mod start;
 mod status;

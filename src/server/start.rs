@@ -12,14 +12,13 @@ use super::jobs::Jobs;
 use super::keys::Keys;
 use super::life_preserver::Logs;
 use super::links::Links;
-use super::pid_file::PidFile;
 use super::storage::Storage;
 use super::system_state::{self, Probes};
 use super::{Key, Listening, Phase, SCRATCH, Server};
 use crate::auth::{self, Throttle, Tokens};
 use crate::config::{Config, Home};
 use crate::daemon::{
-    Address, StartError, bind, hostname, lock, make_private, random_hex, tell_fingerprint,
+    Address, PidFile, StartError, bind, hostname, lock, make_private, random_hex, tell_fingerprint,
 };
 use crate::dispatcher::{self, Dispatcher, Environment};
 use crate::helper::accounts::{Accounts, look_up_now};

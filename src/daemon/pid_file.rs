@@ -4,35 +4,36 @@
 //! It is locked as long as the daemon lives, as daemon(8) locks its own, so that a number that a
 //! dead daemon left behind is not taken for one that runs, and two daemons never share a file.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use log::warn;
 
+use super::directory::lock_patiently;
+
 /// A locked file with our number in it.
 #[derive(Debug)]
-pub(super) struct PidFile {
+pub struct PidFile {
     path: PathBuf,
     file: File,
 }
 
 impl PidFile {
     /// Makes the file, or takes over what a daemon that died has left, and writes our number.
-    /// Anybody may read it.
+    /// Anybody may read it. Waits a little for what that daemon left behind: a child that was about
+    /// to become a job holds the file for a moment longer.
     ///
     /// # Errors
     /// It cannot be made or written, or somebody holds it: who, as far as the file says.
-    pub(super) fn write(path: &Path) -> io::Result<PidFile> {
+    pub fn write(path: &Path) -> io::Result<PidFile> {
         let mut options = OpenOptions::new();
         let options = options.create(true).truncate(false).read(true).write(true);
         loop {
             let mut file = options.mode(0o644).custom_flags(libc::O_NOFOLLOW).open(path)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::Error(error)) => return Err(error),
-                Err(TryLockError::WouldBlock) => return Err(held(&mut file)),
+            if !lock_patiently(&file)? {
+                return Err(held(&mut file));
             }
             // Its holder may have removed it between the two calls.
             if !is_at(&file, path) {
@@ -45,7 +46,7 @@ impl PidFile {
     }
 
     /// Removes it: the daemon has ended in order.
-    pub(super) fn remove(self) {
+    pub fn remove(self) {
         if !is_at(&self.file, &self.path) {
             return;
         }
