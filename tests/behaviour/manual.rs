@@ -56,7 +56,7 @@ fn the_example_in_sh_tells_the_state_and_the_ends_of_jobs() {
     let run = Cli::to(&daemon, "run").args(["--id", "first", "true"]).run().unwrap();
     assert_eq!(run.code(), 0, "{}", run.err);
     script.out.wait("ended: first").unwrap();
-    script.signal(Signal::SIGTERM).unwrap();
+    script.signal_all(Signal::SIGTERM).unwrap();
     daemon.stop().unwrap();
 }
 

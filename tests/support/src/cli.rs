@@ -84,8 +84,9 @@ impl Cli {
         self
     }
 
-    /// Starts it; nothing can be typed to it.
+    /// Starts it, in a process group of its own; nothing can be typed to it.
     pub fn start(mut self) -> Outcome<Running> {
+        self.0.process_group(0);
         self.0.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.0.spawn()?;
         let out = Log::of(child.stdout.take().ok_or("no standard output")?);
@@ -139,6 +140,12 @@ impl Running {
         Ok(())
     }
 
+    /// Sends it and all that it has started a signal. To be called while it runs.
+    pub fn signal_all(&self, signal: Signal) -> Outcome<()> {
+        kill(Pid::from_raw(-i32::try_from(self.child.id())?), signal)?;
+        Ok(())
+    }
+
     /// The process to look at.
     pub fn process(&self) -> Process {
         Process(self.child.id())
@@ -158,6 +165,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.signal_all(Signal::SIGKILL);
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
