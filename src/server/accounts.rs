@@ -6,17 +6,16 @@
 //! right by an account any more. This is the shell around [`Helper`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
-use mio::Interest;
-use mio::net::UnixStream;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde_json::{Value, json};
 
 use super::authentication::Attempt;
+use super::child::Child;
 use super::clients::ClientId;
 use super::{Key, Server};
 use crate::auth::{Identity, Proof, Role, Roles};
@@ -26,7 +25,7 @@ use crate::helper::accounts::{
 };
 use crate::moment::Moment;
 use crate::net::{CloseReason, Source};
-use crate::reactor::{Reactor, Registered};
+use crate::reactor::Reactor;
 use crate::sys::account_state::AccountState;
 use crate::sys::children::Exit;
 use crate::sys::peer_credentials::PeerCredentials;
@@ -43,13 +42,6 @@ enum Purpose {
     Proof(Attempt),
     /// How a client is called.
     Name(ClientId),
-}
-
-/// The child.
-struct Child {
-    pid: Pid,
-    socket: UnixStream,
-    registered: Registered,
 }
 
 /// The helper and what belongs to it.
@@ -76,8 +68,6 @@ struct Ceiling {
     asked: Instant,
 }
 
-/// Reads in a turn from the child.
-const READS: usize = 16;
 /// Until a look-up without an answer is tried again.
 const RETRY: Duration = Duration::from_secs(60);
 /// Look-ups in a row without an answer after which nobody has a right by an account.
@@ -108,12 +98,8 @@ impl AccountsHelper {
         reactor: &mut Reactor<Key>,
         now: Instant,
     ) -> bool {
-        let Some(mut child) = self.child.take_if(|child| child.pid == pid) else { return false };
-        reactor.deregister(&mut child.socket, child.registered);
-        let how = match exit {
-            Exit::Code(code) => format!("exit code {code}"),
-            Exit::Signal(signal) => format!("signal {signal}"),
-        };
+        let ended = Child::take_ended(&mut self.child, pid, exit, reactor);
+        let Some(how) = ended else { return false };
         self.helper.ended(&how, now);
         true
     }
@@ -126,17 +112,8 @@ impl AccountsHelper {
     }
 
     fn begin(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
-        let begun = accounts::begin(&mut self.helper).and_then(|(pid, socket)| {
-            let mut socket = UnixStream::from_std(socket.into());
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            match reactor.register(&mut socket, interest, Key::Accounts) {
-                Ok(registered) => Ok(Child { pid, socket, registered }),
-                Err(error) => {
-                    let _ = kill(pid, Signal::SIGKILL);
-                    Err(error)
-                }
-            }
-        });
+        let begun = accounts::begin(&mut self.helper)
+            .and_then(|begun| Child::watch(begun, Key::Accounts, reactor));
         match begun {
             Ok(child) => {
                 self.child = Some(child);
@@ -169,16 +146,10 @@ impl AccountsHelper {
 
     /// Reads what the child says.
     pub(super) fn read(&mut self, scratch: &mut [u8], reactor: &mut Reactor<Key>, now: Instant) {
-        for _ in 0..READS {
-            let Some(child) = &mut self.child else { return };
-            match child.socket.read(scratch) {
-                Ok(0) => return,
-                Ok(n) => self.helper.received(scratch.get(..n).unwrap_or_default(), now),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return,
-            }
+        let Some(child) = &mut self.child else { return };
+        if child.read(scratch, |bytes| self.helper.received(bytes, now)) {
+            reactor.again(Key::Accounts);
         }
-        reactor.again(Key::Accounts);
     }
 
     /// This user has that role by the account; to a session the kernel gave `by_kernel`, if any.

@@ -8,6 +8,7 @@ mod accounts;
 mod authentication;
 mod callers;
 mod carrier;
+mod child;
 mod clients;
 mod jobs;
 mod keys;

@@ -7,19 +7,18 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
-use mio::Interest;
-use mio::net::UnixStream;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use super::child::Child;
 use super::clients::{ClientId, Wait};
 use super::{Key, Server};
 use crate::dispatcher::{Serial, Step, Ticket};
 use crate::helper::store::{self, KeysQuestion, Outcome, Part, Place, RequestId, Store};
 use crate::moment::Moment;
-use crate::reactor::{Reactor, Registered};
+use crate::reactor::Reactor;
 use crate::sys::children::Exit;
 use crate::wire::{ErrorCode, Event, Excerpt, Refusal, error as error_text, response};
 
@@ -38,13 +37,6 @@ enum Purpose {
     Keys(Option<(ClientId, String)>),
 }
 
-/// The child.
-struct Child {
-    pid: Pid,
-    socket: UnixStream,
-    registered: Registered,
-}
-
 /// The store and what belongs to it.
 pub(super) struct Storage {
     pub(super) store: Store<Ticket>,
@@ -57,9 +49,6 @@ pub(super) struct Storage {
     /// Jobs whose output is not read until their log has room.
     held: BTreeSet<Serial>,
 }
-
-/// Reads in a turn from the child.
-const READS: usize = 16;
 
 impl Storage {
     pub(super) fn new(place: Place, limits: store::Limits, lock: File, now: Instant) -> Storage {
@@ -96,12 +85,8 @@ impl Storage {
         reactor: &mut Reactor<Key>,
         now: Instant,
     ) -> bool {
-        let Some(mut child) = self.child.take_if(|child| child.pid == pid) else { return false };
-        reactor.deregister(&mut child.socket, child.registered);
-        let how = match exit {
-            Exit::Code(code) => format!("exit code {code}"),
-            Exit::Signal(signal) => format!("signal {signal}"),
-        };
+        let ended = Child::take_ended(&mut self.child, pid, exit, reactor);
+        let Some(how) = ended else { return false };
         self.store.ended(&how, now);
         true
     }
@@ -117,16 +102,8 @@ impl Storage {
 
     fn begin(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
         let begun = self.lock.try_clone().and_then(|lock| {
-            let (pid, socket) = store::begin(&self.place, OwnedFd::from(lock))?;
-            let mut socket = UnixStream::from_std(socket.into());
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            match reactor.register(&mut socket, interest, Key::Store) {
-                Ok(registered) => Ok(Child { pid, socket, registered }),
-                Err(error) => {
-                    let _ = kill(pid, Signal::SIGKILL);
-                    Err(error)
-                }
-            }
+            let begun = store::begin(&self.place, OwnedFd::from(lock))?;
+            Child::watch(begun, Key::Store, reactor)
         });
         match begun {
             Ok(child) => {
@@ -164,16 +141,10 @@ impl Storage {
 
     /// Reads what the child says.
     pub(super) fn read(&mut self, scratch: &mut [u8], reactor: &mut Reactor<Key>, now: Instant) {
-        for _ in 0..READS {
-            let Some(child) = &mut self.child else { return };
-            match child.socket.read(scratch) {
-                Ok(0) => return,
-                Ok(n) => self.store.received(&scratch[..n], now),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return,
-            }
+        let Some(child) = &mut self.child else { return };
+        if child.read(scratch, |bytes| self.store.received(bytes, now)) {
+            reactor.again(Key::Store);
         }
-        reactor.again(Key::Store);
     }
 
     /// After the loop: the child is told that nothing more comes, and its end is waited for a
