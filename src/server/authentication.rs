@@ -1,10 +1,8 @@
 //! Somebody says who they are: passwords and keys, and what follows from a wrong one.
 //!
 //! Each failure has one line in the log of a fixed form, and so has each block, for fail2ban(1) and
-//! whatever else reads logs: `authentication failure from ADDRESS: …` and `blocked ADDRESS for N s: …`. What a
-//! stranger chose stands behind the address, in quotes and escaped.
-
-use std::net::IpAddr;
+//! whatever else reads logs: `authentication failure from ADDRESS: …` and `blocked ADDRESS for N s:
+//! …`. What a stranger chose stands behind the address, in quotes and escaped.
 
 use log::{info, warn};
 use nix::unistd::geteuid;
@@ -16,7 +14,7 @@ use crate::auth::key::KeyId;
 use crate::auth::{Consequence, Identity, Proof};
 use crate::helper::accounts::{Account, Password, TooMany, Verdict};
 use crate::moment::Moment;
-use crate::net::{CloseReason, Peer, Source};
+use crate::net::{CloseReason, Source};
 use crate::sys::account_state::AccountState;
 use crate::sys::pam;
 use crate::wire::{ErrorCode, Refusal, Request, error as error_text, response, wipe};
@@ -48,15 +46,6 @@ const PENDING: usize = 4;
 /// Bytes of a user's name (utmp and PAM take less).
 const NAME: usize = 255;
 
-/// The address of a peer, as it stands in the log.
-fn address_of(peer: &Peer) -> String {
-    match peer {
-        Peer::Remote(address) => address.ip().to_canonical().to_string(),
-        Peer::Local(credentials) => format!("uid {}", credentials.uid),
-        Peer::Bridged { name, .. } => name.to_string(),
-    }
-}
-
 /// True for a request that shows a secret, right or wrong.
 fn is_attempt(request: &Request) -> bool {
     let has = |key| request.args.get(key).is_some();
@@ -67,16 +56,8 @@ fn is_attempt(request: &Request) -> bool {
 
 impl Server {
     fn is_exempt(&self, source: Source) -> bool {
-        match source {
-            Source::User(_) => true,
-            Source::Caller(..) => false,
-            Source::Address(IpAddr::V4(ip)) => {
-                ip.is_loopback() && !self.config.auth.throttle_loopback
-            }
-            Source::Address(IpAddr::V6(ip)) => {
-                ip.is_loopback() && !self.config.auth.throttle_loopback
-            }
-        }
+        source.is_of_this_host()
+            && (matches!(source, Source::User(_)) || !self.config.auth.throttle_loopback)
     }
 
     /// True where nothing is taken from there, not even the beginning of TLS.
@@ -126,7 +107,7 @@ impl Server {
         now: Moment,
     ) {
         let Some(client) = self.clients.get(id) else { return };
-        let (source, from) = (client.peer.source(), address_of(&client.peer));
+        let (source, from) = (client.peer.source(), client.peer.place());
         let refuse = |code, why: &str| Refusal::new(code, why);
         let refusal = if !self.config.auth.pam {
             Some(refuse(ErrorCode::Forbidden, "passwords are switched off here (pam = false)"))
@@ -176,7 +157,7 @@ impl Server {
         now: Moment,
     ) {
         let Some(client) = self.clients.get(id) else { return };
-        let (source, from) = (client.peer.source(), address_of(&client.peer));
+        let (source, from) = (client.peer.source(), client.peer.place());
         client.waiting = Some(Wait::Proof { request });
         let attempt = Attempt { client: id, source, from, user, proof: Proof::Key(key) };
         let service = self.account_service().to_owned();
@@ -340,7 +321,7 @@ impl Server {
         now: Moment,
     ) {
         let Some(client) = self.clients.get(id) else { return };
-        let (source, from) = (client.peer.source(), address_of(&client.peer));
+        let (source, from) = (client.peer.source(), client.peer.place());
         self.on_failure(id, source, &from, what, Some(request), why, now);
     }
 
