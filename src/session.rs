@@ -151,8 +151,10 @@ impl Session {
     }
 
     fn below_ceiling(&self, identity: Identity) -> Identity {
-        let role = self.ceiling.map_or(identity.role, |ceiling| ceiling.min(identity.role));
-        Identity { role, ..identity }
+        match self.ceiling {
+            Some(ceiling) => identity.with_at_most(ceiling),
+            None => identity,
+        }
     }
 
     /// Who it is, once that is known.

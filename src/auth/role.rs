@@ -44,6 +44,11 @@ impl Identity {
         self.role >= Role::Full || self.user == user
     }
 
+    /// The same identity with at most that role.
+    pub fn with_at_most(self, role: Role) -> Identity {
+        Identity { role: self.role.min(role), ..self }
+    }
+
     /// False while only their number is known.
     pub fn is_named(&self) -> bool {
         self.proof != Proof::Kernel || self.user != number_as_name(self.uid)

@@ -250,17 +250,17 @@ fn who(identity: &Identity) -> Who {
     }
 }
 
-/// What a look-up says of somebody; `None` where it says nothing.
-type Revised = Option<Option<Identity>>;
-
-fn revised(identity: &Identity, found: &Found, roles: &Roles) -> Revised {
+/// The identity after a re-check: the inner `None` has lost all access, the outer `None` could not
+/// be re-checked. A re-check lowers a role and never raises it: the account can have groups that the
+/// kernel did not grant to the process that connected.
+fn recheck(identity: &Identity, found: &Found, roles: &Roles) -> Option<Option<Identity>> {
     let role = role_of(identity.uid, found, roles)?;
-    Some(role.map(|role| match found {
-        Found::Account(Account { name, .. }) => {
-            Identity { user: name.clone(), role, ..identity.clone() }
-        }
-        Found::Nobody | Found::Failed(_) => Identity { role, ..identity.clone() },
-    }))
+    let user = match found {
+        Found::Account(Account { name, .. }) => name,
+        Found::Nobody | Found::Failed(_) => &identity.user,
+    };
+    let identity = Identity { user: user.clone(), ..identity.clone() };
+    Some(role.map(|role| identity.with_at_most(role)))
 }
 
 /// The role that the account of this number gives; outside, that it is not known.
@@ -441,12 +441,13 @@ impl Server {
             }
         }
         let roles = &self.roles;
-        let judge = |identity: &Identity| -> Revised {
+        let found_of = |identity: &Identity| -> Option<&Found> {
             if roles.is_beyond_accounts(identity) {
                 return None;
             }
-            revised(identity, known.get(&who(identity))?, roles)
+            known.get(&who(identity)).copied()
         };
+        let judge = |identity: &Identity| recheck(identity, found_of(identity)?, roles);
         for (who, found) in &known {
             if let Who::Uid(uid) = *who
                 && let Some(role) = role_of(*uid, found, roles)
@@ -459,10 +460,11 @@ impl Server {
         for id in self.clients.ids() {
             let Some(client) = self.clients.get(id) else { continue };
             if let Some(known) = client.session.known()
-                && let Some(revised) = judge(known)
+                && let Some(found) = found_of(known)
+                && let Some(role) = role_of(known.uid, found, roles)
             {
-                let role = revised.as_ref().map(|identity| identity.role);
                 self.accounts.set_ceiling(known.uid, Some(known.role), role, now.instant);
+                let revised = recheck(known, found, roles).flatten();
                 client.session.revise_known(revised);
             }
             let Some(identity) = client.session.identity() else { continue };
@@ -488,4 +490,53 @@ impl Server {
 
 fn read<T: serde::de::DeserializeOwned>(answer: Result<Vec<u8>, String>) -> Result<T, String> {
     answer.and_then(|answer| serde_json::from_slice(&answer).map_err(|error| error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::key::{Kind, PrivateKey};
+
+    fn roles() -> Roles {
+        Roles { full: vec![10], read: vec![20], own_uid: None }
+    }
+
+    fn account(groups: &[u32]) -> Found {
+        let (name, groups) = ("ann".to_owned(), groups.to_vec());
+        Found::Account(Account { name, uid: 1000, groups, state: AccountState::Usable })
+    }
+
+    #[test]
+    fn recheck_lowers_a_role_and_never_raises_it() {
+        let key = PrivateKey::generate(Kind::Ed25519).unwrap().public().id();
+        for proof in [Proof::Kernel, Proof::Password, Proof::Key(key)] {
+            let from = String::new();
+            let with =
+                |role| Identity { user: "ann".into(), uid: 1000, role, proof, from: from.clone() };
+            let after = |role, groups: &[u32]| {
+                let rechecked = recheck(&with(role), &account(groups), &roles()).unwrap();
+                rechecked.map(|identity| identity.role)
+            };
+            assert_eq!(after(Role::Read, &[10, 20]), Some(Role::Read));
+            assert_eq!(after(Role::Full, &[10, 20]), Some(Role::Full));
+            assert_eq!(after(Role::Full, &[20]), Some(Role::Read));
+            assert_eq!(after(Role::Read, &[]), None);
+            // A role that was lowered stays so, whatever the account has later.
+            let lowered = recheck(&with(Role::Full), &account(&[20]), &roles()).unwrap().unwrap();
+            let later = recheck(&lowered, &account(&[10]), &roles()).unwrap().unwrap();
+            assert_eq!(later.role, Role::Read);
+        }
+    }
+
+    #[test]
+    fn recheck_without_an_answer_says_nothing() {
+        let from = String::new();
+        let proof = Proof::Kernel;
+        let ann = Identity { user: "uid 1000".into(), uid: 1000, role: Role::Read, proof, from };
+        assert_eq!(recheck(&ann, &Found::Failed("down".into()), &roles()), None);
+        assert_eq!(recheck(&ann, &Found::Nobody, &roles()), Some(None));
+        // The name of another account may have become that of this number.
+        let other = Identity { uid: 1001, ..ann };
+        assert_eq!(recheck(&other, &account(&[10]), &roles()), Some(None));
+    }
 }

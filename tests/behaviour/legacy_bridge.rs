@@ -35,8 +35,11 @@ impl Scene {
     fn new(allowed: &str) -> Outcome<Option<Scene>> {
         let Some(key) = Key::rsa()? else { return Ok(None) };
         let bridge = Bridge::start_legacy()?;
+        // The accounts helper ends between two re-checks, so each of these has a helper of its own.
         let setup = Setup::new(PROGRAM)?
             .with("auth.pam", false)
+            .with("auth.helper_idle", r#""100ms""#)
+            .with("auth.recheck_interval", r#""1s""#)
             .with("bridge.allow_legacy_bridge_clients", format!("{allowed:?}"))
             .with_lines(&bridge.link("office"));
         setup.write()?;
@@ -206,6 +209,22 @@ fn a_reload_takes_the_leave_away() {
         let status = Peer::local(&scene.daemon).unwrap().request("rpc", "status", &json!({}));
         status.unwrap()["links"][0]["clients"][0]["client"].is_null()
     });
+}
+
+#[test]
+fn recheck_of_session_limited_to_read_raises_no_role() {
+    let Some(scene) = Scene::new("read").unwrap() else { return };
+    let (client, _) = scene.known("far");
+    let mut local = Peer::local(&scene.daemon).unwrap();
+    let mut helpers = std::collections::BTreeSet::new();
+    until("two re-checks are over", || {
+        let status = local.request("rpc", "status", &json!({})).unwrap();
+        helpers.extend(status["accounts"]["pid"].as_u64());
+        helpers.len() > 3
+    });
+    assert_eq!(scene.encoded(&client, QUERY)["args"]["rpc/dispatcher"], "read");
+    let lines = scene.daemon.log().lines();
+    assert!(!lines.iter().any(|line| line.contains("access now")), "{lines:#?}");
 }
 
 #[test]

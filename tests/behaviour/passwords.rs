@@ -350,6 +350,53 @@ fn who_lost_the_right_cannot_come_again_with_the_groups_of_an_old_process() {
 }
 
 #[test]
+fn recheck_of_account_with_more_groups_raises_no_role() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let setup = host.setup.clone().with("auth.recheck_interval", r#""1s""#);
+    let daemon = setup.open_to_all().unwrap().start().unwrap();
+    let number = |name: &str| nix::unistd::Group::from_name(name).unwrap().unwrap().gid.as_raw();
+    // The account is in both groups; its process has dropped the one with full access.
+    let dropped = User::new(&[&host.full, &host.read]).unwrap();
+    let uid = nix::unistd::User::from_name(dropped.name()).unwrap().unwrap().uid.as_raw();
+    let as_dropped = |words: &[&str]| {
+        Cli::to(&daemon, words[0]).args(&words[1..]).as_user(uid, number(host.read.name()))
+    };
+    let watching = as_dropped(&["watch", "--json"]).start().unwrap();
+    let issued = as_dropped(&["call", "rpc", "auth"]).run().unwrap();
+    let issued: Value = serde_json::from_str(&issued.out).unwrap();
+    let token_of_process = json!({ "token": issued[0] });
+    // The account of the other one joins the group after it has shown its password.
+    let joins = User::new(&[&host.read]).unwrap();
+    let mut by_password = Peer::connect(&daemon, Transport::Tls).unwrap();
+    let issued = by_password.request("rpc", "auth", &right(&joins)).unwrap();
+    let token_of_password = json!({ "token": issued[0] });
+    joins.modify(&["-G", &format!("{},{}", host.full.name(), host.read.name())]).unwrap();
+    let by_token = |token: &Value| {
+        let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
+        peer.request("rpc", "auth_token", token).unwrap();
+        peer
+    };
+    let mut limited = vec![by_password, by_token(&token_of_process), by_token(&token_of_password)];
+    // All accounts are looked up together: when this one is closed, the others were re-checked.
+    let witness = User::new(&[&host.full]).unwrap();
+    let mut closed = known(&daemon, &witness).unwrap();
+    witness.modify(&["-G", ""]).unwrap();
+    assert_eq!(closed.closed().unwrap(), 1008);
+    limited.extend([by_token(&token_of_process), by_token(&token_of_password)]);
+    let run = json!({ "action": "run", "j": "true" });
+    for (number, peer) in limited.iter_mut().enumerate() {
+        let refused = peer.refused("rpc", "dispatcher", &run).unwrap();
+        assert_eq!(refused.code, 403, "session {number}: {}", refused.message);
+    }
+    let lines = daemon.log().lines();
+    assert!(!lines.iter().any(|line| line.contains("has full access now")), "{lines:#?}");
+    // A new connection with the password has what the account has now.
+    let mut again = known(&daemon, &joins).unwrap();
+    again.request("rpc", "dispatcher", &run).unwrap();
+    drop(watching);
+}
+
+#[test]
 fn where_pam_lets_somebody_in_from_one_address_only_they_stay_and_others_do_not_come() {
     let rules = Directory::new().unwrap();
     let file = rules.join("access.conf");
