@@ -24,7 +24,7 @@ _sysadm_events() {
 		options="--json --since -h --help $target"
 		values="dispatcher life-preserver system-state"
 		;;
-	run) options="--queue --id --timeout --detach -h --help $target" ;;
+	run) options="--sh --queue --id --timeout --detach -h --help $target" ;;
 	jobs) options="--json -h --help $target" ;;
 	status) options="--json --bridge -h --help $target" ;;
 	kill | call) options="-h --help $target" ;;

@@ -38,6 +38,7 @@ complete -c sysadm-events -n '__fish_seen_subcommand_from watch jobs status' -l 
 complete -c sysadm-events -n '__fish_seen_subcommand_from status fingerprint' -l bridge -d 'the bridge of this host'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -l since -x -d 'begin behind the event of this number'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -a 'dispatcher life-preserver system-state'
+complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l sh -d 'each command is a script'
 complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l queue -x -d 'wait for the jobs of this queue'
 complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l id -x -d 'name the job'
 complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l timeout -x -d 'end the job after so long'

@@ -26,13 +26,16 @@ Runs commands one after the other, until one fails, as one job of the daemon;
 shows their output as it comes and exits with the last return code.
 
 Usage: sysadm-events run [TARGET] [OPTIONS] COMMAND [COMMAND...]
+       sysadm-events run [TARGET] [OPTIONS] -- PROGRAM [ARGUMENT...]
 
 Each COMMAND is one argument: a program and its arguments, in quotes. It is
-split into words like a shell does, but run without one: no pipes, no variables,
-no wildcards; say sh -c '...' where they are wanted. A job runs in / with an
-environment of its own, and nothing to read from.
+split into words as a shell does, but run without one: no pipes, no variables,
+no wildcards. A line break or an unquoted operator such as | or > is refused.
+Behind -- stands one command, word by word. A job runs in / with an environment
+of its own, and nothing to read from.
 
 Options:
+  --sh           each COMMAND is a script: run it with sh -c
   --queue Q      wait for the jobs of this queue that came before; without it
                  the job starts at once
   --id ID        name the job; without it the name is random
@@ -51,7 +54,8 @@ when the daemon died.
 Examples:
   sysadm-events run 'pkg update' 'pkg upgrade -y'
   sysadm-events run --queue backup --timeout 2h 'tar -cf /b/home.tar /home'
-  sysadm-events run 'sh -c \"df -h | sort\"'
+  sysadm-events run -- tar -cf /b/home.tar /home
+  sysadm-events run --sh 'df -h | sort'
 "
     ),
     main,
@@ -59,7 +63,11 @@ Examples:
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Arguments {
-    commands: Vec<String>,
+    /// As they go to the daemon: a line, or a list of words.
+    commands: Vec<Value>,
+    sh: bool,
+    /// Words behind `--`, of which one command is made.
+    words: Vec<String>,
     queue: Option<String>,
     id: Option<String>,
     timeout: Option<Duration>,
@@ -105,6 +113,7 @@ fn parse(mut words: Words) -> Result<Arguments, Exit> {
             Word::Option(name) if name == "--queue" => arguments.queue = Some(words.value()?),
             Word::Option(name) if name == "--id" => arguments.id = Some(words.value()?),
             Word::Option(name) if name == "--detach" => arguments.detach = true,
+            Word::Option(name) if name == "--sh" => arguments.sh = true,
             Word::Option(name) if name == "--timeout" => {
                 let given = words.value()?;
                 let wrong =
@@ -114,11 +123,27 @@ fn parse(mut words: Words) -> Result<Arguments, Exit> {
             Word::Option(_) if !arguments.commands.is_empty() => {
                 let Exit::Usage(said) = unexpected(&word) else { return Err(unexpected(&word)) };
                 return Err(Exit::usage(format!(
-                    "{said} (a command and its arguments are one word: quote them)"
+                    "{said} (quote a command with its arguments, or write -- before it)"
                 )));
             }
             Word::Option(_) => return Err(unexpected(&word)),
-            Word::Value(command) => arguments.commands.push(text(command)?),
+            Word::Value(word) if words.is_separated() => arguments.words.push(text(word)?),
+            Word::Value(command) => arguments.commands.push(text(command)?.into()),
+        }
+    }
+    if !arguments.words.is_empty() {
+        let words = std::mem::take(&mut arguments.words);
+        if !arguments.commands.is_empty() {
+            return Err(Exit::usage("write all of the command behind --, or quote every command"));
+        }
+        match arguments.sh {
+            true => arguments.commands.extend(words.into_iter().map(Value::from)),
+            false => arguments.commands.push(words.into()),
+        }
+    }
+    if arguments.sh {
+        for command in &mut arguments.commands {
+            *command = json!(["sh", "-c", command]);
         }
     }
     if arguments.commands.is_empty() {
@@ -305,6 +330,16 @@ impl Job {
         if io::stderr().is_terminal() {
             complain(&format!("job {} finished: {}", self.id, event.verdict().how));
         }
+        if let Some(MinusOne::NotRun(_)) = minus_one
+            && let [first, .., last] = event.commands.as_slice()
+        {
+            complain(&format!(
+                "{} commands were run one after the other, from {first:?} to {last:?}; one command \
+                 of several words is quoted, or stands behind --: run -- {} ...",
+                event.commands.len(),
+                first.split(' ').next().unwrap_or_default(),
+            ));
+        }
         Ok(Some(exit_code(&event.codes(), event.commands.len(), minus_one)))
     }
 
@@ -404,17 +439,20 @@ mod tests {
         );
         assert_eq!(arguments.id.as_deref(), Some("j"));
         assert!(arguments.detach);
-        let plain = parse(words(&["--", "--odd"])).unwrap();
-        assert_eq!(
-            submission(&plain, "x"),
-            json!({"action": "submit", "id": "x", "commands": ["--odd"]})
-        );
+        for (line, commands) in [
+            (&["--", "--odd", "a b"][..], json!([["--odd", "a b"]])),
+            (&["--sh", "a | b", "c"], json!([["sh", "-c", "a | b"], ["sh", "-c", "c"]])),
+            (&["--sh", "--", "-x"], json!([["sh", "-c", "-x"]])),
+        ] {
+            assert_eq!(submission(&parse(words(line)).unwrap(), "x")["commands"], commands);
+        }
     }
 
     #[test]
     fn what_is_wrong_is_said() {
         assert!(refused(&[]).contains("which command"));
-        assert!(refused(&["ls", "-l"]).contains("quote"));
+        assert!(refused(&["ls", "-l"]).contains("-- before"));
+        assert!(refused(&["ls", "--", "-l"]).contains("behind --"));
         assert_eq!(refused(&["--qeue", "x", "ls"]), "unknown option --qeue");
         assert!(refused(&["--timeout", "soon", "ls"]).contains("soon"));
         assert!(refused(&["--timeout", "0", "ls"]).contains("seconds"));

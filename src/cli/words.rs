@@ -21,16 +21,21 @@ pub(super) enum Word {
 pub(super) struct Words {
     parser: lexopt::Parser,
     help: &'static str,
+    /// The word `--` has been passed.
+    separated: bool,
 }
 
 impl Words {
     /// `help` is what `--help` shows.
     pub(super) fn new(parser: lexopt::Parser, help: &'static str) -> Words {
-        Words { parser, help }
+        Words { parser, help, separated: false }
     }
 
     /// The next word; `--help` ends the command here.
     pub(super) fn next(&mut self) -> Result<Option<Word>, Exit> {
+        if let Some(rest) = self.parser.try_raw_args() {
+            self.separated |= rest.peek().is_some_and(|word| word == "--");
+        }
         let word = match self.parser.next().map_err(wrong)? {
             None => return Ok(None),
             Some(lexopt::Arg::Long("help") | lexopt::Arg::Short('h')) => {
@@ -41,6 +46,11 @@ impl Words {
             Some(lexopt::Arg::Value(value)) => Word::Value(value),
         };
         Ok(Some(word))
+    }
+
+    /// True where the last word stands behind `--`.
+    pub(super) fn is_separated(&self) -> bool {
+        self.separated
     }
 
     /// The value of the option that came last.
@@ -88,7 +98,9 @@ mod tests {
         assert_eq!(w.next().unwrap(), Some(Word::Value("b".into())));
         assert_eq!(w.next().unwrap(), Some(Word::Option("-c".into())));
         assert_eq!(w.path().unwrap(), PathBuf::from("file"));
+        assert!(!w.is_separated());
         assert_eq!(w.next().unwrap(), Some(Word::Value("--help".into())));
+        assert!(w.is_separated());
         assert_eq!(w.next().unwrap(), None);
     }
 

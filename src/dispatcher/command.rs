@@ -1,8 +1,9 @@
-//! A command as it was asked for, and the words that it consists of.
+//! A command as it was submitted, and the words that it consists of.
 //!
-//! It is split as a shell does, and then no shell runs it: no pipes, no variables, no wildcards,
-//! so that nothing in a file name or an argument can become a command of its own. Who wants a
-//! shell says `sh -c '…'`.
+//! A line is split as a shell does, and then no shell runs it: no pipes, no variables, no wildcards,
+//! so that nothing in a file name or an argument can become a command of its own. A line that only a
+//! shell would understand is refused, since it would run as something that its author does not mean;
+//! `sh -c '…'` or a list of words says what is meant.
 
 use crate::wire::Refusal;
 
@@ -16,8 +17,28 @@ pub struct Command {
 }
 
 impl Command {
-    /// From a line; `None` for one without words.
+    /// From a line; `None` for one without words. Refuses a line break and an unquoted operator of
+    /// the shell.
     pub fn from_line(line: &str) -> Result<Option<Command>, Refusal> {
+        let why = if line.trim_ascii().is_empty() {
+            None
+        } else if line.contains('\n') {
+            Some("a line break does not separate commands: submit a list of commands".to_owned())
+        } else {
+            unquoted_operator(line).map(|word| format!("{word:?} is an operator of the shell"))
+        };
+        match why {
+            None => Command::from_recorded(line),
+            Some(why) => Err(Refusal::bad_request(format!(
+                "command {line:?}: {why}; no shell runs a command: write sh -c '...' (run --sh) for \
+                 a script, or a list of words for exactly these arguments"
+            ))),
+        }
+    }
+
+    /// From a line of the journal, which may hold what [`Command::from_line`] refuses: a list of
+    /// words is recorded as a line.
+    pub(super) fn from_recorded(line: &str) -> Result<Option<Command>, Refusal> {
         let refuse = |why: &str| Refusal::bad_request(format!("command {line:?}: {why}"));
         let words = shell_words::split(line).map_err(|_| refuse("a quote is not closed"))?;
         Command::checked(line.to_owned(), words).map_err(|why| refuse(&why))
@@ -42,6 +63,45 @@ impl Command {
     }
 }
 
+/// The first word of a line that is an operator of the shell: a control operator (`|`, `&&`, `;`), a
+/// redirection (`>`, `2>&1`, `<file`), or a word that a control operator ends (`a;`). Quoted
+/// characters are never part of an operator.
+fn unquoted_operator(line: &str) -> Option<String> {
+    // Each word with quoted characters replaced by one that no operator has.
+    let mut words = vec![String::new()];
+    let (mut characters, mut quote) = (line.chars(), None);
+    while let Some(character) = characters.next() {
+        let word = words.last_mut()?;
+        match (quote, character) {
+            (None, ' ' | '\t') => words.push(String::new()),
+            (None, '#') if word.is_empty() => break,
+            (None, '\'' | '"') => {
+                quote = Some(character);
+                word.push(QUOTED);
+            }
+            (None, '\\') | (Some('"'), '\\') => {
+                characters.next();
+                word.push(QUOTED);
+            }
+            (None, character) => word.push(character),
+            (Some(open), character) if open == character => quote = None,
+            (Some(_), _) => {}
+        }
+    }
+    words.into_iter().find(|word| is_operator(word))
+}
+
+const QUOTED: char = '\u{fffd}';
+
+fn is_operator(word: &str) -> bool {
+    let redirection = word.trim_start_matches(|c: char| c.is_ascii_digit() || c == '&');
+    let all_of = |characters: &[char]| word.chars().all(|c| characters.contains(&c));
+    !word.is_empty()
+        && (redirection.starts_with(['<', '>'])
+            || all_of(&['|', '&', ';', '(', ')'])
+            || word.ends_with([';', '|', '&']))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,8 +113,51 @@ mod tests {
     #[test]
     fn a_line_is_split_as_a_shell_does_but_nothing_is_expanded() {
         assert_eq!(words(r#"sh -c "echo 'a b'; exit 1""#), ["sh", "-c", "echo 'a b'; exit 1"]);
-        assert_eq!(words(r"a\ b $HOME * | x"), ["a b", "$HOME", "*", "|", "x"]);
+        assert_eq!(words(r"a\ b $HOME * '|' x"), ["a b", "$HOME", "*", "|", "x"]);
         assert_eq!(words("a '' b"), ["a", "", "b"]);
+    }
+
+    #[test]
+    fn line_with_line_break_is_refused() {
+        for line in ["rm -rf D\nls F", "a\r\nb", "a\n", "sh -c 'a\nb'"] {
+            let refusal = Command::from_line(line).unwrap_err();
+            assert!(refusal.why.contains("sh -c"), "{}", refusal.why);
+        }
+        let words = vec!["sh".to_owned(), "-c".to_owned(), "a\nb".to_owned()];
+        let command = Command::from_words(words).unwrap().unwrap();
+        assert_eq!(Command::from_recorded(&command.shown).unwrap().unwrap(), command);
+    }
+
+    #[test]
+    fn unquoted_operator_of_the_shell_is_refused() {
+        for operator in ["|", "||", ">", ">>", "<", "<<", "&", "&&", ";", ";;", "(", ")", "2>&1"] {
+            for line in [format!("a {operator} b"), format!("a {operator}"), operator.to_owned()] {
+                let refusal = Command::from_line(&line).unwrap_err();
+                assert!(refusal.why.contains(&format!("{operator:?}")), "{}", refusal.why);
+            }
+        }
+        for line in ["a >f", "a 2>/dev/null", "a &>f", "a >&2", "a; b", "a& b", "a| b", "'a'; b"] {
+            assert!(Command::from_line(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn quoted_operator_and_operator_inside_a_word_are_arguments() {
+        for (line, argument) in [
+            ("a '|' b", "|"),
+            (r#"a ">" b"#, ">"),
+            (r"find -exec b \;", ";"),
+            (r"a \& b", "&"),
+            ("a 'b;'", "b;"),
+            ("a x'>'y", "x>y"),
+            ("a http://h/?a=1&b=2", "http://h/?a=1&b=2"),
+            ("a b>=1.0", "b>=1.0"),
+            ("grep x|y", "x|y"),
+            ("a x # > y", "x"),
+            (r#"a "x \" | y""#, "x \" | y"),
+        ] {
+            assert!(words(line).iter().any(|word| word == argument), "{line}");
+        }
     }
 
     #[test]

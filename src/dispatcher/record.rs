@@ -19,7 +19,7 @@ pub(super) struct JobRecord {
     pub(super) serial: u64,
     pub(super) is: Kind,
     pub(super) id: String,
-    /// As lines: [`Command::from_line`] gives the same words again.
+    /// As lines: [`Command::from_recorded`] gives the same words again.
     pub(super) commands: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) queue: Option<String>,
@@ -92,7 +92,7 @@ impl JobRecord {
 
     /// What it was asked to be; `None` where that makes no sense any more.
     pub(super) fn submission(&self) -> Option<Submission> {
-        let commands = self.commands.iter().map(|line| Command::from_line(line).ok().flatten());
+        let commands = self.commands.iter().map(|line| Command::from_recorded(line).ok().flatten());
         Some(Submission {
             id: self.id.clone(),
             commands: commands.collect::<Option<Vec<Command>>>().filter(|list| !list.is_empty())?,

@@ -67,7 +67,25 @@ fn a_command_that_could_not_be_run_is_127_and_the_reason_is_no_output() {
     let ran = run(&daemon, &["echo first", "/nowhere/program x", "echo never"]);
     assert_eq!((ran.code(), &*ran.out), (127, "first\n"));
     assert!(ran.err.starts_with("sysadm-events: cannot run /nowhere/program: "), "{}", ran.err);
-    assert_eq!(ran.err.lines().count(), 1);
+    let hint = ran.err.lines().nth(1).unwrap();
+    assert!(hint.contains("3 commands") && hint.contains("run -- echo"), "{hint}");
+    assert_eq!(ran.err.lines().count(), 2);
+    let ran = run(&daemon, &["/nowhere/program x"]);
+    assert_eq!((ran.code(), ran.err.lines().count()), (127, 1), "{}", ran.err);
+}
+
+#[test]
+fn words_behind_the_separator_are_one_command() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let ran = run(&daemon, &["--", "printf", "%s.", "a b", "|", "-x", "l\n2"]);
+    assert_eq!((ran.code(), &*ran.out, &*ran.err), (0, "a b.|.-x.l\n2.", ""));
+}
+
+#[test]
+fn sh_runs_each_command_as_a_script() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let ran = run(&daemon, &["--sh", "echo a b | wc -w | tr -d ' '", "echo c; exit 3\ntrue"]);
+    assert_eq!((ran.code(), &*ran.out, &*ran.err), (3, "2\nc\n", ""));
 }
 
 #[test]
@@ -305,6 +323,8 @@ fn what_cannot_be_run_is_told_before_anything_is() {
     for (words, code, said) in [
         (&[][..], 64, "which command"),
         (&["ls", "-l"], 64, "quote"),
+        (&["echo a | wc"], 64, "run --sh"),
+        (&["rm -rf D\nls F"], 64, "line break"),
         (&["--qeue", "q", "true"], 64, "unknown option --qeue"),
         (&["--timeout", "soon", "true"], 64, "soon"),
         (&["--timeout"], 64, "--timeout"),

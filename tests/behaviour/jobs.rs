@@ -262,7 +262,7 @@ fn an_action_is_needed_and_an_unknown_one_is_told_which_there_are() {
 fn a_command_is_split_as_a_shell_does_and_run_without_one() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
-    let command = r#"printf '%s\n' 'a b' "c'd" e\ f '' $HOME ~ * | ; > /dev/null && x # y"#;
+    let command = r#"printf '%s\n' 'a b' "c'd" e\ f '' $HOME ~ * '|' \; ">" /dev/null "&&" x # y"#;
     Peer::local(&daemon).unwrap().run(&json!({ "j": command })).unwrap();
     let finished = watcher.finished("j").unwrap();
     let expected = "a b\nc'd\ne f\n\n$HOME\n~\n*\n|\n;\n>\n/dev/null\n&&\nx\n";
@@ -443,4 +443,24 @@ fn a_chain_runs_in_order_to_its_end() {
         assert_eq!(finished[format!("return_codes/{command}")], "0");
         assert_eq!(finished[&**command].as_str().unwrap().trim(), (number + 1).to_string());
     }
+}
+
+#[test]
+fn command_that_only_a_shell_understands_is_refused() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    for command in ["echo first\necho second", "echo a | wc", "echo a; ls", "ls 2>&1", "a && b"] {
+        for job in [json!({ "j": command }), json!({ "j": ["true", command] })] {
+            let refused = peer.run_refused(&job).unwrap();
+            assert_eq!(refused.code, 400, "{command}");
+            assert!(refused.message.contains("sh -c"), "{}", refused.message);
+        }
+        let refused = peer.submit_refused(&json!({ "commands": [command] })).unwrap();
+        assert_eq!(refused.code, 400, "{command}");
+    }
+    assert_eq!(peer.list().unwrap(), json!({ "no_queue": {} }));
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    peer.submit(&json!({"id": "j", "commands": [["printf", "%s.", "a\nb", "|", ";"]]})).unwrap();
+    watcher.finished("j").unwrap();
+    assert_eq!(peer.whole_log("j").unwrap(), "a\nb.|.;.");
 }
