@@ -396,6 +396,29 @@ fn the_groups_of_a_local_user_say_what_they_may_do() {
 }
 
 #[test]
+fn local_user_outside_group_zero_has_no_role_where_it_is_full() {
+    if cannot_become_others() {
+        return;
+    }
+    // As the default has it on FreeBSD. 0 is also what the kernel writes where there is no group.
+    let zero = Group::from_gid(0.into()).unwrap().unwrap().name;
+    let setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with("auth.full_access_groups", json!([zero]))
+        .open_to_all()
+        .unwrap();
+    let daemon = setup.start().unwrap();
+    let run = ["rpc", "dispatcher", r#"{"action":"run","j":"id"}"#];
+    for group in [number_of("daemon"), SOMEBODY, u32::MAX - 7] {
+        let refused = call(&daemon, SOMEBODY, group, &run);
+        assert_eq!(refused.code(), 1, "group {group}: {}", refused.out);
+        assert!(refused.err.contains("403"), "{}", refused.err);
+    }
+    assert_eq!(Peer::local(&daemon).unwrap().list().unwrap(), json!({ "no_queue": {} }));
+    assert_eq!(call(&daemon, SOMEBODY, 0, &run).code(), 0);
+}
+
+#[test]
 fn a_daemon_that_is_not_root_serves_its_own_user_and_root() {
     if cannot_become_others() {
         return;
