@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use super::terminal::{Terminal, Tone};
+use crate::wire::decimal;
 
 /// Lines that are shown; of more the ones that had news last.
 const LINES: usize = 8;
@@ -149,7 +150,7 @@ fn read(message: &str, heard: SystemTime) -> Option<Bar> {
 fn tenths(percent: &str) -> Option<usize> {
     let number = percent.strip_suffix('%')?;
     let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
-    let (whole, part) = (whole.parse::<usize>().ok()?, part.parse::<usize>().ok()?);
+    let (whole, part) = (decimal::<usize>(whole)?, decimal::<usize>(part)?);
     (whole <= 100 && part <= 9).then(|| (whole * 10 + part).min(1000))
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::wire::decimal;
+
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
@@ -16,11 +18,7 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
         "d" => DAY,
         _ => return None,
     };
-    // `parse` alone would take a sign.
-    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let seconds = digits.parse::<u64>().ok()?.checked_mul(unit)?;
+    let seconds = decimal::<u64>(digits)?.checked_mul(unit)?;
     (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 

@@ -18,7 +18,7 @@ use crate::client::{Client, Feed, Frame, Incoming, News, Place, Target, Wait};
 use crate::config::Home;
 use crate::sys::local_time::local_time;
 use crate::sys::window;
-use crate::wire::EventName;
+use crate::wire::{EventName, decimal};
 
 pub(super) const COMMAND: Command = Command {
     name: "watch",
@@ -135,7 +135,7 @@ fn parse(mut words: Words) -> Result<Arguments, Exit> {
                     Some((epoch, seq)) => (Some(epoch.to_owned()), seq),
                     None => (None, number.as_str()),
                 };
-                let seq = seq.parse().map_err(|_| wrong())?;
+                let seq = decimal(seq).ok_or_else(wrong)?;
                 arguments.since = Some(Since { epoch, seq });
             }
             Word::Option(_) => return Err(unexpected(&word)),

@@ -7,6 +7,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::error::{ClientError, Refused};
+use crate::wire::decimal;
 
 /// An event as it stood on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +107,7 @@ fn on_one_line(text: String) -> Result<String, ClientError> {
 /// The old server sends a string, ours a code and a message.
 fn refused(args: &Value) -> Refused {
     let code = &args["code"];
-    let code = code.as_i64().or_else(|| code.as_str().and_then(|code| code.parse().ok()));
+    let code = code.as_i64().or_else(|| code.as_str().and_then(decimal));
     let message = match (args, args["message"].as_str()) {
         (_, Some(message)) => message.to_owned(),
         (Value::String(message), None) => message.clone(),

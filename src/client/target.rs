@@ -13,6 +13,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::auth::key::PrivateKey;
+use crate::wire::decimal;
 
 /// The port of a daemon where a URL names none.
 pub const DEFAULT_PORT: u16 = 12150;
@@ -261,9 +262,9 @@ impl FromStr for Url {
         let (host, port) = split_authority(authority).map_err(wrong)?;
         let port = match port {
             None | Some("") => DEFAULT_PORT,
-            Some(port) => match port.parse() {
-                Ok(port @ 1..) => port,
-                Ok(0) | Err(_) => return Err(wrong("the port must be a number from 1 to 65535")),
+            Some(port) => match decimal(port) {
+                Some(port @ 1..) => port,
+                Some(0) | None => return Err(wrong("the port must be a number from 1 to 65535")),
             },
         };
         let url = Url { tls, host: host.to_owned(), port, path };

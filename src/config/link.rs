@@ -4,6 +4,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::wire::decimal;
+
 /// The port of a bridge where a URL names none.
 const BRIDGE_PORT: u16 = 12149;
 
@@ -111,8 +113,7 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
 }
 
 fn port_number(digits: &str) -> Option<u16> {
-    let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse().ok().filter(|port| plain && *port > 0)
+    decimal(digits).filter(|port| *port > 0)
 }
 
 #[cfg(test)]

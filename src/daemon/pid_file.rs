@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use log::warn;
 
 use super::directory::lock_patiently;
+use crate::wire::decimal;
 
 /// A locked file with our number in it.
 #[derive(Debug)]
@@ -71,9 +72,9 @@ fn held(file: &mut File) -> io::Error {
     let mut text = String::new();
     let _ = file.rewind();
     let _ = file.take(NUMBER).read_to_string(&mut text);
-    let why = match text.trim().parse::<u32>() {
-        Ok(pid) => format!("the process {pid} holds this pid file"),
-        Err(_) => "another process holds this pid file".to_owned(),
+    let why = match decimal::<u32>(text.trim()) {
+        Some(pid) => format!("the process {pid} holds this pid file"),
+        None => "another process holds this pid file".to_owned(),
     };
     io::Error::new(io::ErrorKind::WouldBlock, why)
 }

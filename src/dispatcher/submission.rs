@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::class;
 use super::command::Command;
 use crate::sys::spawn::RunAs;
-use crate::wire::{ErrorCode, Refusal, encoded_len};
+use crate::wire::{ErrorCode, Refusal, decimal, encoded_len};
 
 /// A job that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,24 +185,31 @@ fn read_timeout(args: &Map<String, Value>) -> Result<Option<Duration>, Refusal> 
     }
 }
 
-/// A name, or a number as such or in digits.
+/// Reads `user`: a name, or a number that is a JSON number or a string of decimal digits without
+/// leading zeros. Digits are never a name, and a sign or a blank makes neither.
 fn read_user(args: &Map<String, Value>) -> Result<Option<RunAs>, Refusal> {
-    let refuse = || Refusal::bad_request("user must be the name or the number of a user");
     let number = match args.get("user") {
         None | Some(Value::Null) => return Ok(None),
-        Some(Value::Number(number)) => number.as_u64().ok_or_else(refuse)?,
-        Some(Value::String(text)) => match text.parse() {
-            Ok(number) => number,
-            Err(_) => {
-                check_name("user", text)?;
-                return Ok(Some(RunAs::Name(text.clone())));
-            }
-        },
-        Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => return Err(refuse()),
+        Some(Value::Number(number)) => number.as_u64().and_then(|number| number.try_into().ok()),
+        Some(Value::String(text)) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+            decimal(text).filter(|number: &u32| number.to_string() == *text)
+        }
+        Some(Value::String(name)) if is_user_name(name) => {
+            return Ok(Some(RunAs::Name(name.clone())));
+        }
+        Some(Value::String(_) | Value::Bool(_) | Value::Array(_) | Value::Object(_)) => None,
     };
-    // All bits set means "nobody in particular" to the system calls.
-    let number = u32::try_from(number).ok().filter(|number| *number != u32::MAX);
-    Ok(Some(RunAs::Number(number.ok_or_else(refuse)?)))
+    // All bits set means "no change" to setuid(2) and its relatives.
+    let number = number.filter(|number| *number != u32::MAX);
+    let why = "user must be the name of a user, or its number in plain decimal digits";
+    number.map(|number| Some(RunAs::Number(number))).ok_or_else(|| Refusal::bad_request(why))
+}
+
+/// True for a name that a file of accounts can hold: passwd(5) has colons between fields and gives a
+/// first `+` or `-` another meaning.
+fn is_user_name(name: &str) -> bool {
+    let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !":/,".contains(c);
+    check_name("user", name).is_ok() && !name.starts_with(['+', '-']) && name.chars().all(is_plain)
 }
 
 fn read_env(args: &Map<String, Value>) -> Result<BTreeMap<String, String>, Refusal> {
@@ -303,10 +310,50 @@ mod tests {
             json!({"commands": ["a"], "user": 4294967295u32}),
             json!({"commands": ["a"], "user": true}),
             json!({"commands": ["a"], "user": -1}),
+            json!({"commands": ["a"], "user": -0.0}),
+            json!({"commands": ["a"], "user": 0.0}),
+            json!({"commands": ["a"], "user": 4294967296u64}),
             json!({"commands": "a"}),
             json!({"commands": ["a"], "queue": ""}),
         ] {
             assert_eq!(submit(bad.clone()).unwrap_err().code, ErrorCode::BadRequest, "{bad}");
+        }
+    }
+
+    #[test]
+    fn user_is_a_name_or_plain_decimal_digits() {
+        let user =
+            |user: &str| submit(json!({"commands": ["a"], "user": user})).map(|job| job.user);
+        for (text, number) in [("0", 0), ("1000", 1000), ("4294967294", u32::MAX - 1)] {
+            assert_eq!(user(text).unwrap(), Some(RunAs::Number(number)));
+        }
+        for name in
+            ["root", "4dm", "www-data", "a.b_c$", "DOMAIN\\ann", "ann@example.org", "j\u{f6}rg"]
+        {
+            assert_eq!(user(name).unwrap(), Some(RunAs::Name(name.into())));
+        }
+        for bad in [
+            "",
+            "+0",
+            "-0",
+            "+root",
+            "-1",
+            " 0",
+            "0 ",
+            "\t0",
+            "0\n",
+            "00",
+            "007",
+            "4294967295",
+            "4294967296",
+            "18446744073709551616",
+            "\u{a0}0",
+            "a b",
+            "a:b",
+            "../a",
+            "a\0",
+        ] {
+            assert_eq!(user(bad).unwrap_err().code, ErrorCode::BadRequest, "{bad:?}");
         }
     }
 

@@ -1,11 +1,12 @@
 //! Opening, looking at and reading log files: the calls, and no judgement.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use super::tail::{Identity, Print};
+use crate::sys::guarded_path::{open_regular, stat_regular};
 
 /// Names in a log's directory that are looked at when a file with its rest is searched.
 const NAMES: usize = 4096;
@@ -25,32 +26,21 @@ pub(super) enum Named {
 /// # Errors
 /// It is no regular file, or the system does not say.
 pub(super) fn named(path: &Path) -> io::Result<Named> {
-    match fs::metadata(path) {
-        Ok(about) => regular(&about).map(Named::File),
+    match stat_regular(path) {
+        Ok(about) => Ok(Named::File(Identity { device: about.st_dev, inode: about.st_ino })),
         Err(error) if is_absence(&error) => Ok(Named::Absent),
         Err(error) => Err(error),
     }
 }
 
-/// Opens a regular file. Of anything else (a FIFO, a tape) the opening alone could wait, or do
-/// something: it is asked about first.
+/// Opens a regular file; see [`open_regular`] for the links that are followed.
 ///
 /// # Errors
 /// It is not there, is no regular file, or cannot be opened.
 pub(super) fn open(path: &Path) -> io::Result<(File, Identity)> {
-    regular(&fs::metadata(path)?)?;
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let identity = regular(&file.metadata()?)?;
+    let file = open_regular(path)?;
+    let identity = identity(&file.metadata()?);
     Ok((file, identity))
-}
-
-fn regular(about: &Metadata) -> io::Result<Identity> {
-    if about.is_file() {
-        Ok(identity(about))
-    } else {
-        Err(io::Error::other("it is not a regular file"))
-    }
 }
 
 pub(super) fn identity(about: &Metadata) -> Identity {

@@ -6,6 +6,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::wire::decimal;
+
 /// Host names and addresses that an origin may have.
 #[derive(Clone, Debug, Default)]
 pub struct AllowedOrigins {
@@ -61,7 +63,7 @@ fn is_bare_word(text: &str) -> bool {
 
 /// Nothing, or a colon and digits.
 fn is_port(text: &str) -> bool {
-    text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok())
+    text.is_empty() || text.strip_prefix(':').is_some_and(|port| decimal::<u16>(port).is_some())
 }
 
 #[cfg(test)]
@@ -92,6 +94,9 @@ mod tests {
             "https://evil.example/nas",
             "https://nas@evil.example",
             "https://evil.example:nas",
+            "https://nas:+443",
+            "http://[::1]:+99",
+            "https://nas:99999",
             "http://0.0.0.0",
             "http://[::1].evil.example",
             "http://localhost",

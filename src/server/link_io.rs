@@ -403,7 +403,7 @@ fn chance() -> u8 {
     random[0]
 }
 
-/// The fingerprint of the configuration, which has been checked there.
+/// The fingerprint of the configuration, whose hex digits have been checked there.
 fn digest(hex: &str) -> pin::Digest {
     let byte = |at: usize| hex.get(2 * at..2 * at + 2).and_then(|d| u8::from_str_radix(d, 16).ok());
     std::array::from_fn(|at| byte(at).unwrap_or(0))

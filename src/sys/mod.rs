@@ -7,6 +7,7 @@ pub mod children;
 pub mod confinement;
 pub mod descriptors;
 pub mod fork;
+pub mod guarded_path;
 pub mod ipv6_only;
 pub mod local_time;
 mod login_class;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::columns::{CAPACITY, HEALTH};
-use crate::wire::Priority;
+use crate::wire::{Priority, decimal};
 
 /// A pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,5 +97,5 @@ impl Pool {
 
 /// Reads `12%`.
 pub(super) fn per_cent(text: &str) -> Option<usize> {
-    text.strip_suffix('%')?.parse().ok()
+    decimal(text.strip_suffix('%')?)
 }

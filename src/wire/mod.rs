@@ -4,6 +4,7 @@
 //! clock, no other room of the house. So the protocol can be read, and tested, in one place.
 
 mod bridge;
+mod decimal;
 mod event;
 mod excerpt;
 mod job_event;
@@ -17,6 +18,7 @@ pub use bridge::{
     BridgeFrame, IDENTIFY_ID, LIST_KEYS_ID, MOST_SUMS, PeerAnswer, PeerKind, SERVER_AUTH_ID, Sum,
     bridge_event, identify_request, is_peer_id, list_keys_request, routed,
 };
+pub use decimal::decimal;
 pub use event::{Event, EventName, LifePreserverEvent, Published, Spelling, SystemStateEvent, gap};
 pub use excerpt::{Excerpt, left_out_marker};
 pub use job_event::{Class, Finished, JobEvent, JobHead, Phase, Pieces, Running};

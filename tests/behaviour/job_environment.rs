@@ -243,9 +243,10 @@ fn a_job_runs_as_the_user_that_it_is_told_to() {
     }
     let (code, text) = ran(&daemon, json!("id"), json!({ "user": "no-such-user" })).unwrap();
     assert_eq!((&*code, &*text), ("-1", "there is no user no-such-user\n"));
-    for bad in
-        [json!(""), json!("a\nb"), json!(-1), json!(1.5), json!(4_294_967_295_u32), json!(true)]
-    {
+    // A sign, a blank and a leading zero make neither a name nor a number.
+    let texts = ["", "a\nb", "+0", "-0", " 0", "0 ", "00", "+root", "4294967295", "4294967296"];
+    let others = [json!(-1), json!(1.5), json!(4_294_967_295_u32), json!(true), json!(["root"])];
+    for bad in texts.map(|text| json!(text)).into_iter().chain(others) {
         let job = json!({ "commands": ["id"], "user": bad });
         assert_eq!(Peer::local(&daemon).unwrap().submit_refused(&job).unwrap().code, 400, "{bad}");
     }

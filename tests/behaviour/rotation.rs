@@ -2,10 +2,11 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::{chown, symlink};
 
 use serde_json::json;
 use support::{
-    Outcome, Peer, Setup, Signal, append, snapshot, snapshot_told, snapshots, snapshots_told,
+    Outcome, Peer, Setup, Signal, append, skip, snapshot, snapshot_told, snapshots, snapshots_told,
 };
 
 use super::PROGRAM;
@@ -180,5 +181,55 @@ fn another_file_may_take_the_name_or_nothing_for_a_while() -> Outcome<()> {
     assert_eq!(peer.messages(5)?, snapshots_told(15..20));
     append(&elsewhere, snapshot(20))?;
     assert_eq!(peer.message()?, snapshot_told(20));
+    Ok(())
+}
+
+#[test]
+fn log_in_directory_of_another_user_is_not_followed_through_links() -> Outcome<()> {
+    if !nix::unistd::geteuid().is_root() {
+        skip("only root can make a directory of another user");
+        return Ok(());
+    }
+    const OTHER: u32 = 54_321;
+    let setup = Setup::following(PROGRAM)?;
+    let (log, secret) = (setup.log(), setup.directory().join("secret"));
+    let theirs = log.parent().ok_or("no directory")?.to_owned();
+    fs::write(&secret, snapshots(0..1))?;
+    fs::create_dir(&theirs)?;
+    chown(&theirs, Some(OTHER), Some(OTHER))?;
+    append(&log, "")?;
+    chown(&log, Some(OTHER), Some(OTHER))?;
+    let daemon = setup.start()?;
+    let mut peer = Peer::reader(&daemon)?;
+    append(&log, snapshots(1..2))?;
+    assert_eq!(peer.message()?, snapshot_told(1));
+    // The user puts others' files in its place, one after the other.
+    let fifo = theirs.join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)?;
+    symlink(&secret, theirs.join("link"))?;
+    fs::hard_link(&secret, theirs.join("hard"))?;
+    for (planted, why) in [
+        (
+            "link",
+            "cannot be followed: there is a symbolic link in a directory of uid 54321, where links are not followed",
+        ),
+        ("hard", "it belongs to uid 0 in a directory of uid 54321"),
+        ("fifo", "it is not a regular file"),
+    ] {
+        fs::rename(theirs.join(planted), &log)?;
+        daemon.log().wait(why)?;
+    }
+    fs::remove_file(&log)?;
+    append(&log, snapshots(2..3))?;
+    chown(&log, Some(OTHER), Some(OTHER))?;
+    // Nothing of the secret came before it.
+    assert_eq!(peer.message()?, snapshot_told(2));
+    // Where the directory is above the log's own, nothing below it may be a link either.
+    fs::rename(&theirs, theirs.with_extension("before"))?;
+    symlink(setup.directory().join("real"), &theirs)?;
+    fs::create_dir(setup.directory().join("real"))?;
+    append(&setup.directory().join("real/lp.log"), snapshots(3..4))?;
+    // This one is root's, in root's directory.
+    assert_eq!(peer.message()?, snapshot_told(3));
     Ok(())
 }

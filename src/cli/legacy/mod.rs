@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::auth::key::PublicKey;
 use crate::config::BridgeUrl;
 use crate::sys::local_time::LocalTime;
+use crate::wire::decimal;
 
 /// All that was understood of a file.
 #[derive(Debug, Default)]
@@ -139,13 +140,13 @@ impl Legacy {
         let (name, value) = (name.trim(), value.trim());
         let at = (line, name);
         match name {
-            "PORT" => match value.parse::<u16>() {
+            "PORT" => match decimal::<u16>(value) {
                 // That one listened on all addresses.
-                Ok(port @ 1..) => {
+                Some(port @ 1..) => {
                     let listen = format!("[\"0.0.0.0:{port}\", \"[::]:{port}\"]");
                     self.set(at, "server", "listen", listen);
                 }
-                Ok(0) | Err(_) => self.remark(line, format!("PORT: {value:?} is no port")),
+                Some(0) | None => self.remark(line, format!("PORT: {value:?} is no port")),
             },
             ONLY_BRIDGES => match value.to_ascii_lowercase().as_str() {
                 "true" => self.only_bridges = Some(line),
@@ -163,16 +164,16 @@ impl Legacy {
     }
 
     fn minutes(&mut self, at: (usize, &str), key: &'static str, value: &str) {
-        match value.parse::<u32>() {
-            Ok(minutes) => self.set(at, "auth", key, format!("\"{minutes}m\"")),
-            Err(_) => self.remark(at.0, format!("{}: {value:?} is no number of minutes", at.1)),
+        match decimal::<u32>(value) {
+            Some(minutes) => self.set(at, "auth", key, format!("\"{minutes}m\"")),
+            None => self.remark(at.0, format!("{}: {value:?} is no number of minutes", at.1)),
         }
     }
 
     fn number(&mut self, at: (usize, &str), key: &'static str, value: &str) {
-        match value.parse::<u32>() {
-            Ok(number) => self.set(at, "auth", key, number.to_string()),
-            Err(_) => self.remark(at.0, format!("{}: {value:?} is no number", at.1)),
+        match decimal::<u32>(value) {
+            Some(number) => self.set(at, "auth", key, number.to_string()),
+            None => self.remark(at.0, format!("{}: {value:?} is no number", at.1)),
         }
     }
 
@@ -253,9 +254,9 @@ fn date(text: &str) -> Option<LocalTime> {
     let (day, time) = text.split_once('T')?;
     let mut day = day.split('-');
     let mut time = time.split(':');
-    let small = |text: Option<&str>| text?.parse::<u8>().ok();
+    let small = |text: Option<&str>| decimal::<u8>(text?);
     let date = LocalTime {
-        year: day.next()?.parse().ok()?,
+        year: decimal(day.next()?)?,
         month: small(day.next())?,
         day: small(day.next())?,
         hour: small(time.next())?,

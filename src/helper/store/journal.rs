@@ -17,6 +17,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ring::digest;
 use serde::{Deserialize, Serialize};
 
+use crate::wire::decimal;
+
 /// The form of the file that this program writes and reads.
 const VERSION: u64 = 1;
 /// The longest line that is taken for one, in bytes: far above what the limits of jobs allow.
@@ -264,7 +266,7 @@ fn forget_oldest_aside(path: &Path) {
     let aside = |name: &str| {
         let word = name.strip_prefix(&begin)?;
         let (_, seconds) = word.rsplit_once('-')?;
-        seconds.parse::<u64>().ok()
+        decimal::<u64>(seconds)
     };
     let Ok(entries) = fs::read_dir(folder) else { return };
     let mut old: Vec<(u64, PathBuf)> = entries

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::wire::{Excerpt, left_out_marker};
+use crate::wire::{Excerpt, decimal, left_out_marker};
 
 /// A file of a log: where it begins, and its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -341,7 +341,7 @@ pub(super) fn remove_unknown(directory: &Path, known: impl Fn(u64) -> bool) -> i
 
 fn parse(name: &str) -> Option<(u64, u64)> {
     let (serial, start) = name.split_once('.')?;
-    Some((serial.parse().ok()?, start.parse().ok()?))
+    Some((decimal(serial)?, decimal(start)?))
 }
 
 fn is_continuation(byte: u8) -> bool {
