@@ -13,6 +13,7 @@
 //! * [`system_state`]: host name and pools, watched, as a state machine and the shell around it.
 //! * [`helper`]: what may hang, in children of our own.
 //! * [`life_preserver`]: snapshots and replications, read from growing logs.
+//! * [`literals`]: literals that a regular expression requires.
 //! * [`pattern`]: what the configuration says about lines of a log.
 //! * [`hub`]: who wants which events.
 //! * [`session`]: one conversation: a request in, an answer out.
@@ -34,6 +35,7 @@ pub mod dispatcher;
 pub mod helper;
 pub mod hub;
 pub mod life_preserver;
+pub mod literals;
 pub mod logger;
 pub mod moment;
 pub mod net;

@@ -8,6 +8,8 @@ use std::fmt;
 
 use regex_lite::{Captures, Regex, RegexBuilder};
 
+use crate::literals;
+
 /// A compiled pattern takes at most so many bytes.
 const COMPILED: usize = 256 * 1024;
 /// The group that a message begins with, where it takes part.
@@ -17,7 +19,11 @@ const LINE: &str = "line";
 
 /// A regular expression. Two are equal where their texts are.
 #[derive(Clone)]
-pub struct Pattern(Regex);
+pub struct Pattern {
+    regex: Regex,
+    /// Every line that matches contains these, in this order.
+    literals: Vec<String>,
+}
 
 impl Pattern {
     /// Reads one.
@@ -26,22 +32,27 @@ impl Pattern {
     /// What is wrong with it, to be shown behind the text.
     pub fn parse(text: &str) -> Result<Pattern, String> {
         let read = RegexBuilder::new(text).size_limit(COMPILED).build();
-        read.map(Pattern).map_err(|error| format!("is not a regular expression: {error}"))
+        let regex = read.map_err(|error| format!("is not a regular expression: {error}"))?;
+        Ok(Pattern { regex, literals: literals::required(text) })
     }
 
-    /// What matched in `line`.
+    /// What matched in `line`. A line without the literals that the pattern requires costs no more
+    /// than the search for them.
     pub fn captures<'l>(&self, line: &'l str) -> Option<Captures<'l>> {
-        self.0.captures(line)
+        if !literals::contains_in_order(line, &self.literals) {
+            return None;
+        }
+        self.regex.captures(line)
     }
 
     fn has_group(&self, name: &str) -> bool {
-        self.0.capture_names().flatten().any(|group| group == name)
+        self.regex.capture_names().flatten().any(|group| group == name)
     }
 }
 
 impl PartialEq for Pattern {
     fn eq(&self, other: &Pattern) -> bool {
-        self.0.as_str() == other.0.as_str()
+        self.regex.as_str() == other.regex.as_str()
     }
 }
 
@@ -49,7 +60,7 @@ impl Eq for Pattern {}
 
 impl fmt::Debug for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.0.as_str(), f)
+        fmt::Debug::fmt(self.regex.as_str(), f)
     }
 }
 

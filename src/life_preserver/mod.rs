@@ -30,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime};
 use log::{debug, info, warn};
 use serde_json::{Value, json};
 
-use crate::moment::Moment;
+use crate::moment::{Budget, Moment};
 use crate::wire::LifePreserverEvent;
 use follower::{Follower, Former, Found, Looking};
 use kept::{Last, Memory};
@@ -344,11 +344,21 @@ impl LifePreserver {
     }
 
     /// What comes next. At most one slice is read in a turn, and of logs none where `may_read`
-    /// says so.
-    pub fn next(&mut self, may_read: bool, watching: &mut dyn Watching, now: Moment) -> Next {
+    /// says so. Where `budget` ends within the slice, the rest of it waits for the next call; each
+    /// call reads one line at least.
+    pub fn next(
+        &mut self,
+        may_read: bool,
+        budget: Budget,
+        watching: &mut dyn Watching,
+        now: Moment,
+    ) -> Next {
         loop {
-            if let Some(event) = self.next_in_slice(watching, now) {
+            if let Some(event) = self.next_in_slice(budget, watching, now) {
                 return Next::Event(event);
+            }
+            if self.slice.of.is_some() {
+                return Next::More;
             }
             // The newest: not before the files that may have it were looked at.
             if self.marked.iter().all(|id| self.is_log(*id))
@@ -406,13 +416,19 @@ impl LifePreserver {
         }
     }
 
-    /// The event of the next line in the slice that is known.
+    /// The event of the next line in the slice that is known. `None` at the end of the slice, and
+    /// where `budget` is spent.
     fn next_in_slice(
         &mut self,
+        budget: Budget,
         watching: &mut dyn Watching,
         now: Moment,
     ) -> Option<LifePreserverEvent> {
+        let mut unknown = 0;
         while let Some((id, index)) = self.slice.of {
+            if unknown > 0 && budget.is_spent() {
+                break;
+            }
             let log = self.logs.iter_mut().find(|log| log.follower.id == id);
             let Some(log) = log else {
                 self.slice.of = None;
@@ -447,6 +463,7 @@ impl LifePreserver {
             let Some(mut news) = log.readers.iter().find_map(|reader| reader.read(&line.text))
             else {
                 debug!("{}: not known: {}", log.follower.path.display(), line.text);
+                unknown += 1;
                 continue;
             };
             news.event.message = bounded(news.event.message, self.limits.max_line, line.cut);

@@ -87,7 +87,7 @@ impl House {
         it.mark_all(now.instant);
         let mut told = Vec::new();
         loop {
-            match it.next(true, &mut Blind, now) {
+            match it.next(true, Budget::endless(), &mut Blind, now) {
                 Next::Event(event) => {
                     told.push(event.message.trim_start_matches("now: ").to_owned());
                 }
@@ -425,7 +425,7 @@ fn one_slice_is_read_in_a_turn() {
     loop {
         let before = it.consumed();
         let in_turn = loop {
-            match it.next(true, &mut Blind, now) {
+            match it.next(true, Budget::endless(), &mut Blind, now) {
                 Next::Event(_) => events += 1,
                 other => break other,
             }
@@ -443,6 +443,24 @@ fn one_slice_is_read_in_a_turn() {
 }
 
 #[test]
+fn spent_budget_leaves_rest_of_slice_for_next_turn() {
+    let mut house = House::new("budget");
+    append(&house.log, "");
+    house.start(None);
+    append(&house.log, "of no interest\n".repeat(20) + &snapshots(0, 1));
+    let now = house.now;
+    let it = house.it();
+    it.mark_all(now.instant);
+    let spent = Budget::of(Duration::ZERO);
+    for line in 1..=20 {
+        assert_eq!(it.next(true, spent, &mut Blind, now), Next::More);
+        assert_eq!(it.consumed(), line * "of no interest\n".len() as u64);
+        it.begin_turn();
+    }
+    assert!(matches!(it.next(true, spent, &mut Blind, now), Next::Event(_)));
+}
+
+#[test]
 fn where_logs_may_not_be_read_nothing_is_lost() {
     let mut house = House::new("waiting");
     append(&house.log, "");
@@ -451,10 +469,10 @@ fn where_logs_may_not_be_read_nothing_is_lost() {
     let now = house.now;
     let it = house.it();
     it.mark_all(now.instant);
-    assert_eq!(it.next(false, &mut Blind, now), Next::Waiting);
-    assert_eq!(it.next(false, &mut Blind, now), Next::Waiting);
-    assert!(matches!(it.next(true, &mut Blind, now), Next::Event(_)));
-    assert_eq!(it.next(true, &mut Blind, now), Next::More);
+    assert_eq!(it.next(false, Budget::endless(), &mut Blind, now), Next::Waiting);
+    assert_eq!(it.next(false, Budget::endless(), &mut Blind, now), Next::Waiting);
+    assert!(matches!(it.next(true, Budget::endless(), &mut Blind, now), Next::Event(_)));
+    assert_eq!(it.next(true, Budget::endless(), &mut Blind, now), Next::More);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
@@ -25,7 +25,7 @@ use crate::life_preserver::{
     FollowId, LifePreserver, Limits, Next, Program, REPLICATION, Reader, Rule, SNAPSHOT, Source,
     Watching,
 };
-use crate::moment::Moment;
+use crate::moment::{Budget, Moment};
 use crate::reactor::{Reactor, Watch};
 use crate::wire::{Event, EventName, LifePreserverEvent, Priority};
 
@@ -35,6 +35,9 @@ const FILE: &str = "life_preserver.json";
 const LARGEST: u64 = 4 * 1024 * 1024;
 /// Events to subscribers in a turn; then the others have their turn.
 const DELIVERIES: usize = 4096;
+
+/// The time that the lines of logs may take of a turn.
+const LINES: Duration = Duration::from_millis(3);
 
 /// The logs, and what holds their reading back.
 pub(super) struct Logs {
@@ -131,8 +134,9 @@ impl Server {
         self.logs.awake = false;
         self.logs.room.begin_turn();
         let mut left = (DELIVERIES / (self.hub.subscribers() + 1)).max(1);
+        let (most, budget) = (left, Budget::of(LINES));
         let due = loop {
-            if left == 0 {
+            if left == 0 || (left < most && budget.is_spent()) {
                 self.reactor.again(Key::Logs);
                 break None;
             }
@@ -141,7 +145,7 @@ impl Server {
             }
             let may_read = self.logs_may_be_read();
             let mut kernel = Kernel(&mut self.reactor);
-            match self.logs.room.next(may_read, &mut kernel, now) {
+            match self.logs.room.next(may_read, budget, &mut kernel, now) {
                 Next::Event(event) => {
                     left -= 1;
                     self.publish_news(event, now);
