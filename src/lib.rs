@@ -15,6 +15,7 @@
 //! * [`life_preserver`]: snapshots and replications, read from growing logs.
 //! * [`literals`]: literals that a regular expression requires.
 //! * [`pattern`]: what the configuration says about lines of a log.
+//! * [`seal`]: checksums of lines in the files of the state directory.
 //! * [`hub`]: who wants which events.
 //! * [`session`]: one conversation: a request in, an answer out.
 //! * [`bridge`]: hosts and clients that cannot reach each other, introduced.
@@ -41,6 +42,7 @@ pub mod moment;
 pub mod net;
 pub mod pattern;
 pub mod reactor;
+pub mod seal;
 pub mod server;
 pub mod session;
 pub mod sys;

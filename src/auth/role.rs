@@ -1,10 +1,13 @@
 //! Roles, who has which, and the one table that says what each may do.
 
+use serde::{Deserialize, Serialize};
+
 use super::key::KeyId;
 use crate::sys::peer_credentials::PeerCredentials;
 
 /// What somebody may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Subscribe, list and read logs: command lines and output of all jobs.
     Read,

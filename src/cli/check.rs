@@ -1,17 +1,27 @@
 //! `check`: says what is wrong with a configuration before the daemon has to.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::geteuid;
 
 use super::exit::Exit;
 use super::words::{Word, Words, unexpected};
 use super::{Command, complain, write};
+use crate::auth::key::{Damaged, KeyStore};
 use crate::config::{Config, Home};
+use crate::helper::accounts::{Asked, look_up_now};
+use crate::sys::guarded_path::stat_regular;
+use crate::system_state::is_found;
 
 pub(super) const COMMAND: Command = Command {
     name: "check",
     summary: "say what is wrong with the configuration",
     help: "\
 Reads the configuration and says all that is wrong with it, as FILE:LINE: why.
+Of a configuration that is right it warns where this host lacks what is named
+there (a group, the zpool command, a log), and where a line of the registered
+keys is damaged.
 
 Usage: sysadm-events check [-c FILE]
 
@@ -19,7 +29,7 @@ Options:
   -c FILE     the file; without it the one that \"serve\" would take
   -h, --help  this text
 
-Exits 0 where nothing is wrong, else 1.
+Exits 0 where nothing is wrong, else 1. Warnings do not count.
 
 Example:
   sysadm-events check -c new.toml && mv new.toml sysadm-events.toml
@@ -36,13 +46,97 @@ fn main(mut words: Words) -> Result<u8, Exit> {
             other => return Err(unexpected(&other)),
         }
     }
-    match Config::load(file.as_deref(), &Home::of_this_process()) {
-        Ok((_, Some(file))) => write(&format!("{}: ok\n", file.display()))?,
-        Ok((_, None)) => write("no configuration file, the built-in defaults: ok\n")?,
+    let home = Home::of_this_process();
+    let (config, file) = match Config::load(file.as_deref(), &home) {
+        Ok(loaded) => loaded,
         Err(errors) => {
             complain(&errors.to_string());
             return Ok(1);
         }
+    };
+    for warning in warnings(&config, &Config::defaults(&home)) {
+        complain(&format!("warning: {warning}"));
+    }
+    match file {
+        Some(file) => write(&format!("{}: ok\n", file.display()))?,
+        None => write("no configuration file, the built-in defaults: ok\n")?,
     }
     Ok(0)
+}
+
+/// What the configuration names and this host lacks.
+fn warnings(config: &Config, defaults: &Config) -> Vec<String> {
+    let mut found = groups(config, defaults);
+    let zpool = &config.system_state.zpool;
+    if !is_found(zpool) {
+        let zpool = zpool.display();
+        found.push(format!("{zpool} not found: pools are not watched (system_state.zpool)"));
+    }
+    found.extend(logs(config, defaults));
+    for state in [&config.paths.state, &config.relay.state] {
+        found.extend(keys(&KeyStore::path(state)));
+    }
+    found
+}
+
+/// The default is for several systems, which do not have all of its groups.
+fn groups(config: &Config, defaults: &Config) -> Vec<String> {
+    let (auth, default) = (&config.auth, &defaults.auth);
+    let asked =
+        Asked { full: auth.full_access_groups.clone(), read: auth.read_only_groups.clone() };
+    let found = match look_up_now(&asked, auth.lookup_deadline) {
+        Ok(found) => found,
+        Err(why) => return vec![format!("cannot look up groups: {why}")],
+    };
+    let mut said: Vec<String> =
+        found.failed.iter().map(|why| format!("cannot look up a group: {why}")).collect();
+    for (key, names, default) in [
+        ("full_access_groups", &asked.full, &default.full_access_groups),
+        ("read_only_groups", &asked.read, &default.read_only_groups),
+    ] {
+        let missing: Vec<&String> =
+            names.iter().filter(|name| found.unknown.contains(name)).collect();
+        if names != default || missing.len() == names.len() {
+            let say = |name| format!("there is no group {name:?} on this host (auth.{key})");
+            said.extend(missing.into_iter().map(say));
+        }
+    }
+    said
+}
+
+/// The default log is missed only where the program that writes it seems to be there.
+fn logs(config: &Config, defaults: &Config) -> Vec<String> {
+    let logs = &config.life_preserver;
+    let default = defaults.life_preserver.log.as_ref();
+    let is_expected = |log: &&PathBuf| {
+        Some(*log) != default || log.parent().is_some_and(|directory| directory.is_dir())
+    };
+    let sources = logs.source.iter().map(|source| &source.log);
+    let mut said = Vec::new();
+    for log in logs.log.iter().filter(is_expected).chain(sources) {
+        let why = match stat_regular(log) {
+            Ok(_) => continue,
+            Err(error) if error.kind() == ErrorKind::NotFound => "is not there (yet)".to_owned(),
+            Err(error) => format!("cannot be followed: {error}"),
+        };
+        let said_of_it = format!("the log {} {why}", log.display());
+        if !said.contains(&said_of_it) {
+            said.push(said_of_it);
+        }
+    }
+    said
+}
+
+fn keys(path: &Path) -> Vec<String> {
+    match KeyStore::read(path) {
+        Ok((_, damaged)) => damaged
+            .iter()
+            .map(|Damaged { line, why, .. }| format!("{}:{line}: {why}", path.display()))
+            .collect(),
+        // It is for root and the daemon alone.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && !geteuid().is_root() => {
+            Vec::new()
+        }
+        Err(error) => vec![format!("cannot read {}: {error}", path.display())],
+    }
 }

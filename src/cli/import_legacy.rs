@@ -16,6 +16,7 @@ use super::key_place::{KeyPlace, file_error};
 use super::legacy::{Dialled, Legacy, Of, Registered, Setting, read};
 use super::words::{Word, Words, unexpected};
 use super::{Command, complain, write};
+use crate::auth::Role;
 use crate::auth::key::{ChangeError, Entry, KeyStore, check_text};
 use crate::client::sysexits;
 use crate::config::{Config, Home};
@@ -259,6 +260,7 @@ fn entry(registered: &Registered) -> Entry {
         added: rfc3339(added),
         // The Qt client knows no other way.
         legacy: key.is_rsa(),
+        role: Role::Full,
         sums: Vec::new(),
     }
 }

@@ -18,6 +18,7 @@ use super::table::table;
 use super::terminal::Terminal;
 use super::words::{Word, Words, text, unexpected};
 use super::{Command, complain, escape, write};
+use crate::auth::Role;
 use crate::auth::key::{
     ChangeError, Damaged, Entry, InsertError, KeyStore, Kind, OwnKey, OwnKeyError, PrivateKey,
     PublicKey,
@@ -226,10 +227,11 @@ fn list(options: &Options) -> Result<u8, Exit> {
         .iter()
         .map(|entry| {
             let legacy = if entry.legacy { " legacy" } else { "" };
+            let role = if entry.role == Role::Read { " read only" } else { "" };
             [
                 entry.key.id().to_string().chars().take(SHOWN).collect(),
                 escape::line(&entry.user, terminal.unicode),
-                format!("{}{legacy}", entry.key.algorithm()),
+                format!("{}{legacy}{role}", entry.key.algorithm()),
                 escape::line(&entry.added, terminal.unicode),
                 escape::line(&entry.nickname, terminal.unicode),
             ]
@@ -249,6 +251,7 @@ fn as_json(entry: &Entry) -> Value {
         "user": entry.user,
         "kind": entry.key.algorithm(),
         "legacy": entry.legacy,
+        "role": entry.role,
         "nickname": entry.nickname,
         "email": entry.email,
         "added": entry.added,

@@ -229,6 +229,7 @@ impl Server {
             info!("refused: {why}");
             return Err(Refusal::new(ErrorCode::Forbidden, why));
         };
+        let role = self.keys.role_of(&proof).map_or(role, |most| role.min(most));
         let from = attempt.from.clone();
         let identity = Identity { user: account.name, uid: account.uid, role, proof, from };
         if !self.keys.back(&identity) {

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::clients::{ClientId, Wait};
 use super::{Key, Server};
 use crate::auth::key::{Damaged, InsertError, KeyStore, Limits};
-use crate::auth::{Identity, Proof};
+use crate::auth::{Identity, Proof, Role};
 use crate::config::Config;
 use crate::daemon::tell_damaged;
 use crate::helper::accounts::{Account, Found};
@@ -64,11 +64,23 @@ impl Keys {
         Keys { store, stamp: None, watch: watch.ok(), asked: false, again: false, failing: false }
     }
 
-    /// False where somebody came by a key that is not theirs any more.
+    /// False where an identity rests on a key that is not its user's any more, or has less now than
+    /// that role.
     pub(super) fn back(&self, identity: &Identity) -> bool {
         match identity.proof {
-            Proof::Key(id) => self.store.find(&id).is_some_and(|key| key.user == identity.user),
+            Proof::Key(id) => self
+                .store
+                .find(&id)
+                .is_some_and(|key| key.user == identity.user && key.role >= identity.role),
             Proof::Kernel | Proof::Password => true,
+        }
+    }
+
+    /// The role that this proof gives at most, where there is such a bound.
+    pub(super) fn role_of(&self, proof: &Proof) -> Option<Role> {
+        match proof {
+            Proof::Key(id) => self.store.find(id).map(|key| key.role),
+            Proof::Kernel | Proof::Password => None,
         }
     }
 }

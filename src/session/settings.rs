@@ -7,10 +7,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use crate::auth::Identity;
 use crate::auth::key::{
     Entry, InsertError, KeyChange, KeyId, KeyStore, Limits, PublicKey, check_text,
 };
+use crate::auth::{Identity, Role};
 use crate::wire::{ErrorCode, Refusal};
 
 /// The actions, each with its longer name.
@@ -68,8 +68,9 @@ impl Settings {
                 return Err(Refusal::bad_request(InsertError::NotLegacy.to_string()));
             }
             let (nickname, email) = (text(fields, "nickname")?, text(fields, "email")?);
-            let (user, sums) = (String::new(), Vec::new());
-            let entry = Entry { user, key, nickname, email, added, legacy, sums };
+            // Whose it is, and with which role, follows from the session.
+            let (user, role, sums) = (String::new(), Role::Read, Vec::new());
+            let entry = Entry { user, key, nickname, email, added, legacy, role, sums };
             Ok(Settings::Register(Box::new(entry)))
         } else {
             // The table of `auth` lets nothing by but `revoke_ssl_cert`, by either name.
@@ -108,7 +109,7 @@ impl Settings {
                 Ok(Settled::Answer(json!({ "md5_keys": sums })))
             }
             Settings::Register(mut entry) => {
-                entry.user = who.user.clone();
+                (entry.user, entry.role) = (who.user.clone(), who.role);
                 let did = format!("registered key=\"{}\"", entry.key.id());
                 Ok(Settled::Change(KeyChange::Insert(entry, limits), did))
             }
@@ -157,8 +158,8 @@ fn text(fields: &Map<String, Value>, name: &str) -> Result<String, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Proof;
     use crate::auth::key::{Kind, PrivateKey};
-    use crate::auth::{Proof, Role};
 
     const LIMITS: Limits = Limits { of_user: 2, total: 3, legacy: 1, legacy_of_user: 1 };
 
@@ -182,7 +183,9 @@ mod tests {
             let (nickname, email) = ("mine".to_owned(), "me@example.org".to_owned());
             let (added, sums) = ("2026-11-23T17:59:04Z".to_owned(), Vec::new());
             let legacy = key.is_rsa();
-            let entry = Entry { user: user.into(), key, nickname, email, added, legacy, sums };
+            let role = Role::Full;
+            let entry =
+                Entry { user: user.into(), key, nickname, email, added, legacy, role, sums };
             store.insert(entry, &LIMITS).unwrap();
         }
         store
@@ -236,6 +239,7 @@ mod tests {
             panic!("no change")
         };
         assert_eq!((entry.user.as_str(), entry.nickname.as_str()), ("eve", "n"));
+        assert_eq!(entry.role, Role::Read, "a key has no more than who registers it");
         assert_eq!(did, "registered key=\"Q1mNoZp8dqafa1IQ/ga4oRQqTUkaHGrejcxYgzKUx1c=\"");
     }
 

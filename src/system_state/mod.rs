@@ -41,7 +41,7 @@ use watching::Watching;
 pub use devd::Devd;
 pub use feed::Feed;
 pub use probe::Complaint;
-pub use process::{Process, Starter, drain};
+pub use process::{Process, Starter, drain, is_found};
 
 /// The limits of the configuration that concern the state of the system.
 #[derive(Clone, Copy, Debug)]

@@ -62,6 +62,11 @@ impl Starter {
     }
 }
 
+/// Whether this program would be found, by its path or by its name.
+pub fn is_found(zpool: &Path) -> bool {
+    candidates(zpool).iter().any(|candidate| candidate.is_file())
+}
+
 fn candidates(zpool: &Path) -> Vec<PathBuf> {
     if zpool.is_absolute() {
         return vec![zpool.to_owned()];

@@ -235,8 +235,14 @@ fn check_says_what_is_wrong_with_file_and_line_and_what_was_meant() {
         ran(Cli::of(PROGRAM, "check").arg("-c").arg(&file))
     };
     let name = file.display().to_string();
-    let good =
-        check("[server]\nlisten = [\"127.0.0.1:12150\"]\n[dispatcher]\nkill_grace = \"5s\"\n");
+    // What every host has, and a state of its own.
+    let state = directory.join("state");
+    let there = format!(
+        "[server]\nlisten = [\"127.0.0.1:12150\"]\n[auth]\nfull_access_groups = [\"daemon\"]\n\
+         read_only_groups = []\n[life_preserver]\nlog = \"{name}\"\n[system_state]\nzpool = \"/bin/sh\"\n\
+         [paths]\nstate = {state:?}\n[relay]\nstate = \"{name}.relay\"\n"
+    );
+    let good = check(&there);
     assert_eq!((good.code(), good.out, &*good.err), (0, format!("{name}: ok\n"), ""));
     assert_eq!(check("").code(), 0);
     for (text, said) in [
@@ -258,6 +264,29 @@ fn check_says_what_is_wrong_with_file_and_line_and_what_was_meant() {
     let none = ran(Cli::of(PROGRAM, "check").arg("-c").arg(directory.join("none.toml")));
     assert_eq!(none.code(), 1);
     assert!(none.err.contains("none.toml") && none.err.contains("cannot be read"), "{}", none.err);
+}
+
+#[test]
+fn check_warns_of_what_the_host_lacks_and_exits_0() {
+    let directory = Directory::new().unwrap();
+    let file = directory.join("c.toml");
+    let text = "[auth]\nfull_access_groups = [\"daemon\", \"no-such-group-1\"]\n\
+                read_only_groups = [\"no-such-group-2\"]\n[system_state]\nzpool = \"/nothing/zpool\"\n\
+                [life_preserver]\nlog = \"/nothing/lp.log\"\n[[life_preserver.source]]\n\
+                log = \"/dev/null\"\nrule = \"sanoid\"\n";
+    std::fs::write(&file, text).unwrap();
+    let checked = ran(Cli::of(PROGRAM, "check").arg("-c").arg(&file));
+    assert_eq!((checked.code(), checked.out), (0, format!("{}: ok\n", file.display())));
+    for warning in [
+        "there is no group \"no-such-group-1\" on this host (auth.full_access_groups)",
+        "there is no group \"no-such-group-2\" on this host (auth.read_only_groups)",
+        "/nothing/zpool not found",
+        "the log /nothing/lp.log is not there",
+        "the log /dev/null cannot be followed: it is not a regular file",
+    ] {
+        assert!(checked.err.contains(&format!("warning: {warning}")), "{warning}: {}", checked.err);
+    }
+    assert!(!checked.err.contains("\"daemon\""), "{}", checked.err);
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Cli, Daemon, Group, Key, Outcome, PamService, Peer, Setup, Transport, User, base64};
+use support::{
+    Cli, Daemon, Group, Key, Outcome, PamService, Peer, Setup, Transport, User, base64, until,
+};
 
 use super::{PROGRAM, ourselves};
 
@@ -328,6 +330,67 @@ fn a_damaged_line_costs_that_key_and_no_other_and_sighup_reads_again() {
     let aside = fs::read_to_string(setup.directory().join("state/keys.damaged")).unwrap();
     assert_eq!(aside, "rubbish\n");
     daemon.log().wait("3 keys are registered").unwrap();
+}
+
+#[test]
+fn key_line_with_a_flipped_byte_lets_nobody_in_and_is_named() {
+    let setup = setup();
+    let Some([first, second]) = both(&setup) else { return };
+    let file = setup.directory().join("state/keys");
+    let whole = fs::read(&file).unwrap();
+    let text = String::from_utf8(whole.clone()).unwrap();
+    let daemon = setup.start().unwrap();
+    let user = text.find(&format!("\"user\":\"{}\"", ourselves().0)).unwrap() + 8;
+    let key = text.find("-----BEGIN PUBLIC KEY-----").unwrap() + 40;
+    let sum = text.find("\"sum\":\"").unwrap() + 7;
+    for (flip, place) in [user, key, sum].into_iter().enumerate() {
+        let mut flipped = whole.clone();
+        flipped[place] ^= 1;
+        fs::write(&file, flipped).unwrap();
+        daemon.reload().unwrap();
+        until("the daemon has seen it", || {
+            let lines = daemon.log().lines();
+            lines.iter().filter(|line| line.contains("state/keys:1: left out: ")).count() > flip
+        });
+        let mut peer = stranger(&daemon);
+        peer.key_refused(&first, &daemon, Transport::Tls).unwrap();
+        peer.show_key(&second, &daemon, Transport::Tls).unwrap();
+        let listed = key_command(&setup).arg("list").run().unwrap();
+        assert!(listed.err.contains("state/keys:1: "), "{}", listed.err);
+        assert!(!listed.out.contains(&first.id().unwrap()[..8]), "{}", listed.out);
+        let checked = Cli::of(PROGRAM, "check").arg("-c").arg(setup.file()).run().unwrap();
+        assert_eq!(checked.code(), 0, "{}", checked.err);
+        let warning = format!("warning: {}:1: ", file.display());
+        assert!(checked.err.contains(&warning), "{}", checked.err);
+    }
+}
+
+#[test]
+fn key_registered_by_a_limited_session_gives_no_more() {
+    let Some(host) = Host::new() else { return };
+    let Some(key) = Key::ed25519().unwrap() else { return };
+    let daemon = host.setup.clone().open_to_all().unwrap().start().unwrap();
+    // The account is in both groups, its process in one.
+    let user = User::new(&[&host.full, &host.read]).unwrap();
+    let uid = nix::unistd::User::from_name(user.name()).unwrap().unwrap().uid.as_raw();
+    let number = |name: &str| nix::unistd::Group::from_name(name).unwrap().unwrap().gid.as_raw();
+    let register = |group: &Group| {
+        let args = json!({ "action": "register_ssl_cert", "pub_key": key.encoded().unwrap() });
+        let call = Cli::to(&daemon, "call").args(["rpc", "settings", &args.to_string()]);
+        let called = call.as_user(uid, number(group.name())).run().unwrap();
+        assert_eq!(called.code(), 0, "{}", called.err);
+    };
+    let access = || {
+        let mut peer = stranger(&daemon);
+        peer.show_key(&key, &daemon, Transport::Tls).unwrap();
+        peer.request("rpc", "query", &json!({})).unwrap()["rpc/dispatcher"].clone()
+    };
+    for (group, given) in
+        [(&host.read, "read"), (&host.full, "read/write"), (&host.read, "read/write")]
+    {
+        register(group);
+        assert_eq!(access(), given);
+    }
 }
 
 #[test]

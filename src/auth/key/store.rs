@@ -3,6 +3,9 @@
 //! The daemon and the command line both change it. So a change is made under a lock, from what
 //! stands there then, and takes the file's place in one step; whoever only reads needs no lock. A
 //! line that cannot be read costs that key and no other, and is kept for whoever can mend it.
+//!
+//! Each line has a checksum: a byte that a bad disk has changed could make it another user's key.
+//! Lines without one are of an older version, and get theirs with the next change.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -14,6 +17,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::{KeyId, PublicKey};
+use crate::auth::Role;
+use crate::seal::{has_checksum, seal, unseal};
+use crate::sys::guarded_path::open_regular;
 
 /// A key that is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +37,9 @@ pub struct Entry {
     pub added: String,
     /// It may be shown by a string that is encrypted as it is.
     pub legacy: bool,
+    /// The role of a session that shows it, at most. A session registers no key that has more than
+    /// the session itself.
+    pub role: Role,
     /// At a bridge, the checksums that it may claim; empty: any.
     pub sums: Vec<String>,
 }
@@ -49,15 +58,25 @@ struct Line {
     added: String,
     #[serde(default)]
     legacy: bool,
+    #[serde(default = "full", skip_serializing_if = "is_full")]
+    role: Role,
     #[serde(default)]
     sums: Vec<String>,
+}
+
+fn full() -> Role {
+    Role::Full
+}
+
+fn is_full(role: &Role) -> bool {
+    *role == Role::Full
 }
 
 impl From<Entry> for Line {
     fn from(entry: Entry) -> Line {
         let key = entry.key.pem();
-        let Entry { user, nickname, email, added, legacy, sums, .. } = entry;
-        Line { user, key, nickname, email, added, legacy, sums }
+        let Entry { user, nickname, email, added, legacy, role, sums, .. } = entry;
+        Line { user, key, nickname, email, added, legacy, role, sums }
     }
 }
 
@@ -79,8 +98,8 @@ impl TryFrom<Line> for Entry {
         if line.sums.len() > MOST_SUMS {
             return Err(format!("there are more than {MOST_SUMS} sums"));
         }
-        let Line { user, nickname, email, added, legacy, sums, .. } = line;
-        Ok(Entry { user, key, nickname, email, added, legacy, sums })
+        let Line { user, nickname, email, added, legacy, role, sums, .. } = line;
+        Ok(Entry { user, key, nickname, email, added, legacy, role, sums })
     }
 }
 
@@ -244,7 +263,7 @@ impl KeyStore {
     /// # Errors
     /// As [`read`](KeyStore::read).
     pub fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
-        let file = match File::open(path) {
+        let file = match open_regular(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
@@ -265,8 +284,7 @@ impl KeyStore {
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let entry = serde_json::from_slice::<Entry>(line).map_err(|error| error.to_string());
-            let entry = entry.and_then(|entry| match store.find(&entry.key.id()) {
+            let entry = read_line(line).and_then(|entry| match store.find(&entry.key.id()) {
                 _ if store.len() == MOST => Err(format!("there are more than {MOST} keys")),
                 Some(first) => Err(format!("the key stands there twice, first for {}", first.user)),
                 None => Ok(entry),
@@ -283,9 +301,8 @@ impl KeyStore {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for entry in &self.entries {
-            if let Ok(line) = serde_json::to_vec(entry) {
-                bytes.extend_from_slice(&line);
-                bytes.push(b'\n');
+            if let Ok(object) = serde_json::to_string(entry) {
+                bytes.extend_from_slice(seal(&object).as_bytes());
             }
         }
         bytes
@@ -385,7 +402,9 @@ impl KeyStore {
             }
         }
         if let Some(known) = at.and_then(|at| self.entries.get_mut(at)) {
-            *known = entry;
+            // To describe a key anew takes nothing from it.
+            let role = known.role.max(entry.role);
+            *known = Entry { role, ..entry };
             return Ok(());
         }
         if self.of(&entry.user).count() >= limits.of_user {
@@ -404,6 +423,20 @@ impl KeyStore {
         self.entries.retain(|entry| entry.user != user || entry.key.id() != *id);
         self.entries.len() < before
     }
+}
+
+fn read_line(line: &[u8]) -> Result<Entry, String> {
+    let line = std::str::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned())?;
+    let object = match unseal(line) {
+        Some(object) => object,
+        None if has_checksum(line) => {
+            return Err(
+                "its checksum is wrong: the line was damaged, or changed by hand".to_owned()
+            );
+        }
+        None => line.to_owned(),
+    };
+    serde_json::from_str(&object).map_err(|error| error.to_string())
 }
 
 fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {

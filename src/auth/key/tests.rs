@@ -185,6 +185,7 @@ fn keys_that_are_made_here_are_whole() {
 
 mod file {
     use super::*;
+    use crate::auth::Role;
     use std::convert::Infallible;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
@@ -216,6 +217,7 @@ mod file {
             email: String::new(),
             added: "2026-11-24T20:00:00Z".into(),
             legacy,
+            role: Role::Full,
             sums: vec!["NRLsKMJakQPEP1GUKedwBw==".into()],
         }
     }
@@ -274,6 +276,61 @@ mod file {
         assert_eq!((store.len(), damaged.len()), (2, 0));
         let aside = fs::read(folder.0.join("keys.damaged")).unwrap();
         assert!(aside.starts_with(b"{\"user\": \"b\"\n\xff\xfe\n"));
+    }
+
+    #[test]
+    fn line_with_any_byte_changed_is_damaged_and_no_key() {
+        let mut store = KeyStore::default();
+        for (user, role) in [("ann", Role::Read), ("bob", Role::Full)] {
+            add(&mut store, Entry { role, ..entry(user, new_key(), false) }).unwrap();
+        }
+        let bytes = store.to_bytes();
+        assert_eq!(KeyStore::parse(&bytes), (store.clone(), Vec::new()));
+        let first = bytes.iter().position(|byte| *byte == b'\n').unwrap();
+        let [_, bob] = &store.iter().collect::<Vec<_>>()[..] else { panic!() };
+        for at in 0..bytes.len() {
+            for bits in [0x01, 0x02, 0x08, 0x20, 0x80] {
+                let mut changed = bytes.clone();
+                changed[at] ^= bits;
+                let (read, damaged) = KeyStore::parse(&changed);
+                assert!(!damaged.is_empty(), "byte {at}");
+                assert!(read.iter().all(|key| store.iter().any(|known| known == key)), "byte {at}");
+                if at < first {
+                    assert_eq!(read.iter().collect::<Vec<_>>(), [*bob], "byte {at}");
+                    assert_eq!(damaged[0].line, 1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lines_without_checksum_are_read_and_get_one_with_a_change() {
+        let folder = Folder::new("old");
+        let path = KeyStore::path(&folder.0);
+        let old = entry("a", new_key(), false);
+        let line = serde_json::to_string(&old).unwrap();
+        assert!(!line.contains("\"sum\"") && !line.contains("role"));
+        fs::write(&path, format!("{line}\n")).unwrap();
+        let (store, damaged) = KeyStore::read(&path).unwrap();
+        assert_eq!((store.iter().next(), damaged.len()), (Some(&old), 0));
+        KeyStore::change(&path, |store| add(store, entry("b", new_key(), false))).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().filter(|line| line.contains(",\"sum\":\"")).count(), 2, "{text}");
+        fs::write(&path, text.replacen("\"a\"", "\"c\"", 1)).unwrap();
+        let (store, damaged) = KeyStore::read(&path).unwrap();
+        assert_eq!((store.len(), damaged.len()), (1, 1));
+        assert!(damaged[0].why.contains("checksum"), "{}", damaged[0].why);
+    }
+
+    #[test]
+    fn key_described_anew_loses_no_role_and_gains_what_is_given() {
+        let (mut store, key) = (KeyStore::default(), new_key());
+        for (role, then) in
+            [(Role::Read, Role::Read), (Role::Full, Role::Full), (Role::Read, Role::Full)]
+        {
+            add(&mut store, Entry { role, ..entry("a", key.clone(), false) }).unwrap();
+            assert_eq!(store.find(&key.id()).unwrap().role, then);
+        }
     }
 
     #[test]

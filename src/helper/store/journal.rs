@@ -14,9 +14,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ring::digest;
 use serde::{Deserialize, Serialize};
 
+use crate::seal::{has_checksum, seal, unseal};
 use crate::wire::decimal;
 
 /// The form of the file that this program writes and reads.
@@ -67,27 +67,6 @@ pub struct Record {
     pub text: String,
 }
 
-const SUM: &str = ",\"sum\":\"";
-const SUM_DIGITS: usize = 16;
-
-/// The object with its sum as the last member, and a line end.
-pub(super) fn seal(object: &str) -> String {
-    let open = object.strip_suffix('}').unwrap_or(object);
-    format!("{open}{SUM}{}\"}}\n", sum(open))
-}
-
-/// The object without its sum, if that is right.
-fn unseal(line: &str) -> Option<String> {
-    let (open, rest) = line.rsplit_once(SUM)?;
-    (rest.strip_suffix("\"}")? == sum(open)).then(|| format!("{open}}}"))
-}
-
-/// Half of SHA-256 would do for much more than this; sixteen digits keep the lines short.
-fn sum(text: &str) -> String {
-    let digest = digest::digest(&digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().take(SUM_DIGITS / 2).map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// One line of the file.
 enum Line {
     Header(Header),
@@ -125,7 +104,7 @@ fn scan(file: &mut impl BufRead, mut each: impl FnMut(u64, u64, Line)) -> io::Re
 /// True where nothing is missing but the line end: then it was not cut short, but changed.
 fn is_complete(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
-    text.rsplit_once(SUM).is_some_and(|(_, rest)| rest.len() >= SUM_DIGITS + 2)
+    has_checksum(&text)
 }
 
 fn read_line(text: &str) -> Option<Line> {
