@@ -59,7 +59,9 @@ impl Descendants {
         Descendants(system::Descendants::now(is_leader))
     }
 
-    /// Living processes of a tree (zombies are not, but for its leader), in no order.
+    /// Living processes of a tree (zombies are not, but for its leader). The leader is the first, and
+    /// a process stands before those that it started: signalled in this order, a shell is not woken
+    /// by the end of its child before it has its own signal.
     pub fn of(&self, roots: &Roots) -> Vec<Pid> {
         self.0.of(roots)
     }
@@ -116,6 +118,8 @@ mod system {
                     tree.extend(descendants(info.pid));
                 }
             }
+            // Stable: the others stay in the order of their age.
+            tree.sort_by_key(|info| roots.leader.map(Pid::as_raw) != Some(info.pid));
             let living = tree.iter().filter(|info| info.flags & ZOMBIE == 0);
             living.map(|info| Pid::from_raw(info.pid)).collect()
         }
@@ -134,6 +138,7 @@ mod system {
         }
     }
 
+    /// Oldest first.
     fn descendants(reaper: libc::pid_t) -> Vec<PidInfo> {
         let mut room = 64;
         loop {
@@ -151,11 +156,53 @@ mod system {
             if status == -1 {
                 return Vec::new();
             }
+            // The kernel does not write the count back: an entry that it filled has this flag.
             infos.retain(|info| info.flags & VALID != 0);
             if infos.len() < room {
+                // fork1() of kern_fork.c puts the youngest at the head of the list.
+                infos.reverse();
                 return infos;
             }
             room *= 2;
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        fn info(pid: i32, subtree: i32) -> PidInfo {
+            PidInfo { pid, subtree, flags: VALID, ..PidInfo::default() }
+        }
+
+        #[test]
+        fn tree_lists_leader_first_then_by_age() {
+            let descendants =
+                Descendants(vec![info(7, 7), info(90, 90), info(5, 90), info(91, 90)]);
+            let leader = |pid| Roots { leader: Some(Pid::from_raw(pid)), ..Roots::default() };
+            let pids = |roots: Roots| -> Vec<i32> {
+                descendants.of(&roots).into_iter().map(Pid::as_raw).collect()
+            };
+            assert_eq!(pids(leader(90)), [90, 5, 91]);
+            let after = Roots { ended: vec![Pid::from_raw(90)], ..leader(7) };
+            assert_eq!(pids(after), [7]);
+        }
+
+        #[test]
+        fn own_descendants_are_listed_oldest_first() {
+            // A reaper is reported by the root of its tree, and we need not be one.
+            super::super::become_reaper().unwrap();
+            let mut children =
+                [(); 3].map(|()| std::process::Command::new("sleep").arg("1000").spawn().unwrap());
+            let pids = children.each_ref().map(|child| child.id() as libc::pid_t);
+            let listed = descendants(std::process::id() as libc::pid_t);
+            let ours = listed.iter().map(|info| info.pid).filter(|pid| pids.contains(pid));
+            let ours: Vec<libc::pid_t> = ours.collect();
+            for child in &mut children {
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
+            assert_eq!(ours, pids);
         }
     }
 }
@@ -194,13 +241,14 @@ mod system {
         }
 
         pub(super) fn of(&self, roots: &Roots) -> Vec<Pid> {
-            let orphans = self.orphans(roots).map(|orphan| orphan.pid);
-            let mut tree: BTreeSet<i32> =
-                orphans.chain(roots.leader.map(|leader| leader.as_raw())).collect();
-            let mut unasked: Vec<i32> = tree.iter().copied().collect();
-            while let Some(parent) = unasked.pop() {
-                unasked
-                    .extend(self.children.of(parent).into_iter().filter(|pid| tree.insert(*pid)));
+            let leader = roots.leader.map(Pid::as_raw).into_iter();
+            let mut tree: Vec<i32> =
+                leader.chain(self.orphans(roots).map(|orphan| orphan.pid)).collect();
+            let mut seen: BTreeSet<i32> = tree.iter().copied().collect();
+            let mut asked = 0;
+            while let Some(parent) = tree.get(asked).copied() {
+                asked += 1;
+                tree.extend(self.children.of(parent).into_iter().filter(|pid| seen.insert(*pid)));
             }
             tree.into_iter().map(Pid::from_raw).collect()
         }
@@ -333,14 +381,15 @@ mod system {
                 ended: pids(ended),
                 mark: MARK.to_owned(),
             };
-            let found = BTreeMap::from([(10, vec![11]), (11, vec![12, 13]), (50, vec![51])]);
+            // The numbers of processes begin anew now and then: 11 has started 3.
+            let found = BTreeMap::from([(10, vec![11]), (11, vec![12, 3]), (50, vec![51])]);
             let descendants = Descendants { orphans, children: Children::Found(found) };
             descendants.of(&roots).into_iter().map(Pid::as_raw).collect()
         }
 
         #[test]
-        fn a_leader_and_all_below_it_belong_to_the_tree() {
-            assert_eq!(members(vec![], Some(10), &[]), [10, 11, 12, 13]);
+        fn tree_lists_leader_first_and_parents_before_children() {
+            assert_eq!(members(vec![], Some(10), &[]), [10, 11, 12, 3]);
         }
 
         #[test]
@@ -349,7 +398,7 @@ mod system {
             assert_eq!(members(vec![marked], None, &[10]), [50, 51]);
             let cleared = || orphan(50, 10, "A=1\0");
             assert_eq!(members(vec![cleared()], None, &[10]), [50, 51]);
-            assert_eq!(members(vec![cleared()], Some(10), &[]), [10, 11, 12, 13, 50, 51]);
+            assert_eq!(members(vec![cleared()], Some(10), &[]), [10, 50, 11, 51, 12, 3]);
             assert!(members(vec![cleared()], None, &[9]).is_empty());
         }
 

@@ -5,7 +5,7 @@
 //! that its parent or its session's leader is such a one. Of others nothing is assumed: to end a
 //! stranger's process would be worse than to leave one of our own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nix::unistd::Pid;
 
@@ -20,7 +20,7 @@ pub struct Traces {
     pub mark: String,
 }
 
-/// Those that are alive, in no order.
+/// Those that are alive; a process stands before those that it started.
 pub fn survivors(traces: &Traces) -> Vec<Pid> {
     let processes = process_table::all();
     let marked = |pid| !traces.mark.is_empty() && process_table::has_variable(pid, &traces.mark);
@@ -67,8 +67,20 @@ fn among(
         }
         found.extend(children);
     }
-    let alive = processes.iter().filter(|entry| !entry.zombie && found.contains(&entry.pid));
-    alive.map(|entry| Pid::from_raw(entry.pid)).collect()
+    let found: BTreeMap<i32, &Entry> = processes
+        .iter()
+        .filter(|entry| found.contains(&entry.pid))
+        .map(|entry| (entry.pid, entry))
+        .collect();
+    let depth = |entry: &Entry| {
+        let above =
+            std::iter::successors(found.get(&entry.parent), |above| found.get(&above.parent));
+        // The kernel's list is not of one moment, so that there may be a circle in it.
+        above.take(found.len()).count()
+    };
+    let mut alive: Vec<&Entry> = found.values().copied().filter(|entry| !entry.zombie).collect();
+    alive.sort_by_cached_key(|entry| depth(entry));
+    alive.into_iter().map(|entry| Pid::from_raw(entry.pid)).collect()
 }
 
 #[cfg(test)]
@@ -94,8 +106,17 @@ mod tests {
             entry(13, 1, 10, "d"),
             entry(20, 1, 20, "e"),
         ];
-        assert_eq!(found(&processes, &[(10, "a")], &[]), [10, 11, 12, 13]);
+        assert_eq!(found(&processes, &[(10, "a")], &[]), [10, 13, 11, 12]);
         assert_eq!(found(&processes, &[(10, "other")], &[]), Vec::<i32>::new());
+    }
+
+    #[test]
+    fn survivors_list_parents_before_children() {
+        // Numbers begin anew now and then, and the kernel's list has its own order.
+        let processes = [entry(2, 91, 90, "d"), entry(90, 1, 90, "a"), entry(91, 90, 90, "b")];
+        assert_eq!(found(&processes, &[(90, "a")], &[]), [90, 91, 2]);
+        let circle = [entry(10, 11, 10, "a"), entry(11, 10, 10, "b")];
+        assert_eq!(found(&circle, &[(10, "a")], &[]), [10, 11]);
     }
 
     #[test]

@@ -161,6 +161,24 @@ fn a_job_that_would_succeed_when_it_is_killed_does_not_go_on() {
 }
 
 #[test]
+fn killed_shell_gets_sigterm_before_its_child_ends() {
+    const JOBS: usize = 20;
+    let mut scene = Scene::new(setup());
+    let directory = Directory::new().unwrap();
+    for round in 0..JOBS {
+        let went_on = directory.join(&round.to_string());
+        let script = format!("echo ready; sleep 1000; echo next >{}", went_on.display());
+        let id = format!("shell-{round}");
+        scene.run(&id, &sh(&script));
+        scene.kill(&id);
+    }
+    // What a shell does next it does before it ends, and all of a job has ended by now.
+    let went_on: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
+    assert!(went_on.is_empty(), "{went_on:?}");
+    scene.assert_clean();
+}
+
+#[test]
 fn grandchildren_are_ended_too() {
     let mut scene = Scene::new(setup());
     let pids = Pids::new(scene.daemon.directory());
