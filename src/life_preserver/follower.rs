@@ -16,7 +16,7 @@ use super::file::{self, Named};
 use super::lines;
 use super::tail::{BEFORE, HEAD};
 use super::tail::{Candidate, Identity, Kept, Print, Strand, Tail, Verdict, choose};
-use crate::reactor::{Watch, is_local};
+use crate::reactor::{REPORTS_WRITE_AFTER_TRUNCATION, Watch, is_local};
 
 /// So many directories may come and go while one is looked for; then it is left to the next look.
 const LEVELS: usize = 64;
@@ -41,6 +41,10 @@ pub trait Watching {
     fn is_watched(&self, watch: &Watch) -> bool;
     /// Lets a watch go.
     fn unwatch(&mut self, watch: Watch);
+    /// Whether the first write to a watched file after its truncation is reported.
+    fn reports_write_after_truncation(&self) -> bool {
+        REPORTS_WRITE_AFTER_TRUNCATION
+    }
 }
 
 /// What becomes of a file that had the name before.
@@ -66,6 +70,8 @@ pub(super) struct Follower {
     /// Why the kernel does not tell of changes of the file, or of its directory, where it does not.
     file_unwatched: Option<String>,
     directory_unwatched: Option<String>,
+    /// The next write may not be reported, since the file was truncated.
+    awaits_unreported: bool,
     /// What cannot be done, said once.
     trouble: Option<String>,
 }
@@ -115,6 +121,7 @@ impl Follower {
             directory_watches: Vec::new(),
             file_unwatched: None,
             directory_unwatched: None,
+            awaits_unreported: false,
             trouble: None,
         }
     }
@@ -122,6 +129,11 @@ impl Follower {
     /// Why it has to be looked at without being told, if it has to.
     pub(super) fn unwatched(&self) -> Option<&str> {
         self.file_unwatched.as_deref().or(self.directory_unwatched.as_deref())
+    }
+
+    /// Whether it is to be looked at often: the kernel does not report every change of it.
+    pub(super) fn is_polled(&self) -> bool {
+        self.unwatched().is_some() || self.awaits_unreported
     }
 
     /// What cannot be done, at present.
@@ -190,7 +202,11 @@ impl Follower {
                     })
                 }
                 Some(Verdict::Shortened | Verdict::Rewritten) | None => {
-                    at_last_line(file, identity, end, looking.max_line, now)
+                    let strand = at_last_line(file, identity, end, looking.max_line, now);
+                    strand.map(|mut strand| {
+                        strand.had_length(kept.position);
+                        strand
+                    })
                 }
             };
             match strand {
@@ -235,6 +251,8 @@ impl Follower {
                 found => return found,
             }
         }
+        let is_unreported = self.tail.iter().any(Strand::is_shorter_than_before);
+        self.awaits_unreported = is_unreported && !watching.reports_write_after_truncation();
         let strands = self.tail.len();
         self.tail.retire(looking.rotation_wait, now);
         if self.tail.len() != strands {
@@ -324,8 +342,9 @@ impl Follower {
             at_last_line(file, strand.identity, size, looking.max_line, now)
         });
         match shortened {
-            Ok(shortened) => {
+            Ok(mut shortened) => {
                 let position = shortened.position();
+                shortened.had_length(strand.longest());
                 *strand = shortened;
                 warn!(
                     "{}: its end was taken away; it is read on from byte {position}",

@@ -331,8 +331,9 @@ impl LifePreserver {
         let files = self.files.iter().filter(|file| self.replications.want(&file.follower.path));
         let mut followers =
             self.logs.iter().map(|log| &log.follower).chain(files.map(|file| &file.follower));
-        let blind = followers.any(|follower| follower.unwatched().is_some());
-        let interval = if blind { self.limits.poll_interval } else { self.limits.check_interval };
+        let is_polled = followers.any(Follower::is_polled);
+        let interval =
+            if is_polled { self.limits.poll_interval } else { self.limits.check_interval };
         let former = |log: &Log| log.follower.tail.due(self.limits.rotation_wait);
         let former = self.logs.iter().filter_map(former).min();
         [Some(self.checked + interval), former, self.replications.due()].into_iter().flatten().min()

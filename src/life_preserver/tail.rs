@@ -66,6 +66,9 @@ pub(super) struct Strand<H> {
     pub(super) cut: bool,
     /// As far as it was looked at: from the position to here is no whole line.
     looked: u64,
+    /// Length of the file before it was truncated, in bytes: some kernels report no write that ends
+    /// below.
+    unreported_below: u64,
     print: Print,
     /// When there was last something new in it.
     active: Instant,
@@ -86,7 +89,16 @@ impl<H> Strand<H> {
         print: Print,
         now: Instant,
     ) -> Strand<H> {
-        Strand { handle, identity, position, cut, looked: position, print, active: now }
+        Strand {
+            handle,
+            identity,
+            position,
+            cut,
+            looked: position,
+            unreported_below: 0,
+            print,
+            active: now,
+        }
     }
 
     pub(super) fn position(&self) -> u64 {
@@ -128,8 +140,25 @@ impl<H> Strand<H> {
         self.cut = cut;
     }
 
+    /// The file had this length once, in bytes, and may have been truncated since.
+    pub(super) fn had_length(&mut self, length: u64) {
+        self.unreported_below = self.unreported_below.max(length);
+    }
+
+    /// The longest that the file is known to have been, in bytes.
+    pub(super) fn longest(&self) -> u64 {
+        self.unreported_below.max(self.looked)
+    }
+
+    /// Whether the file was truncated and is still shorter than before: its next write may not be
+    /// reported by the kernel.
+    pub(super) fn is_shorter_than_before(&self) -> bool {
+        self.looked < self.unreported_below
+    }
+
     /// Reads the file from its beginning from now on.
     pub(super) fn start_over(&mut self, now: Instant) {
+        self.had_length(self.looked);
         (self.position, self.looked, self.cut) = (0, 0, false);
         (self.print, self.active) = (Print::default(), now);
     }

@@ -6,7 +6,35 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::reactor::Watch;
+use crate::reactor::{Reactor, Watch};
+
+/// A kernel that reports all changes, but for the first write after a truncation if so.
+struct Seeing {
+    reactor: Reactor<FollowId>,
+    reports_write_after_truncation: bool,
+}
+
+impl Watching for Seeing {
+    fn file(&mut self, file: &File, id: FollowId) -> io::Result<Watch> {
+        self.reactor.watch_file(file, id)
+    }
+
+    fn directory(&mut self, path: &Path, name: &OsStr, id: FollowId) -> io::Result<Watch> {
+        self.reactor.watch_directory(path, name, id)
+    }
+
+    fn is_watched(&self, watch: &Watch) -> bool {
+        self.reactor.is_watched(watch)
+    }
+
+    fn unwatch(&mut self, watch: Watch) {
+        self.reactor.unwatch(watch);
+    }
+
+    fn reports_write_after_truncation(&self) -> bool {
+        self.reports_write_after_truncation
+    }
+}
 
 /// A kernel that tells nothing.
 struct Blind;
@@ -636,6 +664,43 @@ fn blind_it_looks_often_and_else_seldom() {
     house.told();
     let now = house.now.instant;
     assert_eq!(house.it().due(), Some(now + poll));
+}
+
+#[test]
+fn truncated_log_is_polled_until_longer_than_before() {
+    for reports_write_after_truncation in [false, true] {
+        let mut house = House::new("truncated");
+        let reactor = Reactor::new().unwrap();
+        let mut kernel = Seeing { reactor, reports_write_after_truncation };
+        append(&house.log, snapshots(0, 5));
+        let (source, now, limits) = (house.source(), house.now, house.limits);
+        let begun = LifePreserver::begin(limits, vec![source], None, &mut kernel, now);
+        house.it = Some(begun.0);
+        let log = house.log.clone();
+        // How long until the next look after this one, in seconds.
+        let mut look = || {
+            house.it().mark_all(now.instant);
+            loop {
+                match house.it().next(true, &mut kernel, now) {
+                    Next::Event(_) => {}
+                    Next::More => house.it().begin_turn(),
+                    Next::Waiting => panic!("it may read"),
+                    Next::Idle => break,
+                }
+            }
+            house.it().begin_turn();
+            house.it().due().unwrap().saturating_duration_since(now.instant).as_secs()
+        };
+        let after_truncation = if reports_write_after_truncation { 60 } else { 5 };
+        assert_eq!(look(), 60);
+        OpenOptions::new().write(true).truncate(true).open(&log).unwrap();
+        assert_eq!(look(), after_truncation);
+        // Another writer may still have its old offset.
+        append(&log, snapshots(5, 4));
+        assert_eq!(look(), after_truncation);
+        append(&log, snapshots(9, 2));
+        assert_eq!(look(), 60);
+    }
 }
 
 #[test]

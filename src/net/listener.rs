@@ -3,19 +3,22 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use mio::event::Source;
 use mio::net::{TcpListener, UnixListener, UnixStream};
+use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind,
     setsockopt, shutdown, sockopt,
 };
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::socket::{Peer, Socket};
+use crate::sys::confinement::{Right, limit};
 use crate::sys::ipv6_only::set_ipv6_only;
 use crate::sys::peer_credentials::peer_credentials;
 
@@ -34,7 +37,15 @@ pub enum Listener {
     /// On the network.
     Tcp(TcpListener, Transport, SocketAddr),
     /// On this host, by a path.
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a Unix socket.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// `None` where it may not be opened.
+    directory: Option<OwnedFd>,
 }
 
 /// A connection that came in.
@@ -102,7 +113,7 @@ impl Listener {
         umask(usual);
         let listener = listener?;
         fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-        Ok(Listener::Unix(listener, path.to_owned()))
+        Ok(Listener::Unix(listener, SocketFile::of(path)))
     }
 
     /// What clients are told to connect to.
@@ -110,7 +121,7 @@ impl Listener {
         match self {
             Listener::Tcp(_, Transport::Tls, address) => format!("wss://{address}"),
             Listener::Tcp(_, Transport::Plain, address) => format!("ws://{address}"),
-            Listener::Unix(_, path) => format!("unix:{}", path.display()),
+            Listener::Unix(_, file) => format!("unix:{}", file.path.display()),
         }
     }
 
@@ -135,8 +146,23 @@ impl Listener {
         }
     }
 
+    /// Limits its descriptors to their purpose: from now on connections are accepted, and the socket
+    /// file can be removed, also where no path can be opened.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn confine(&self) -> io::Result<()> {
+        limit(self.as_fd(), Right::Accept)?;
+        match self {
+            Listener::Unix(_, SocketFile { directory: Some(directory), .. }) => {
+                limit(directory.as_fd(), Right::RemoveBelow)
+            }
+            Listener::Unix(..) | Listener::Tcp(..) => Ok(()),
+        }
+    }
+
     /// Its descriptor.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Listener::Tcp(listener, ..) => listener.as_fd(),
             Listener::Unix(listener, _) => listener.as_fd(),
@@ -159,10 +185,28 @@ impl Listener {
             Listener::Tcp(listener, ..) => {
                 let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
             }
-            Listener::Unix(_, path) => {
-                let _ = fs::remove_file(path);
-            }
+            Listener::Unix(_, file) => file.remove(),
         }
+    }
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> SocketFile {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = open(folder.unwrap_or(Path::new(".")), flags, Mode::empty()).ok();
+        SocketFile { path: path.to_owned(), directory }
+    }
+
+    /// Removes it by its directory, since in capability mode no path leads to it. It stays where this
+    /// process may not write to the directory; the next daemon replaces it.
+    fn remove(&self) {
+        let _ = match (&self.directory, self.path.file_name()) {
+            (Some(directory), Some(name)) => {
+                unlinkat(directory, name, UnlinkatFlags::NoRemoveDir).map_err(io::Error::from)
+            }
+            (None, _) | (_, None) => fs::remove_file(&self.path),
+        };
     }
 }
 
@@ -171,4 +215,26 @@ pub fn is_about_one_connection(error: &io::Error) -> bool {
     use ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
         || error.raw_os_error() == Some(libc::EPROTO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn confined_listener_accepts_and_removes_its_socket_file() {
+        let parent = std::env::temp_dir().join(format!("se-listener-{}", std::process::id()));
+        let (before, after) = (parent.join("before"), parent.join("after"));
+        let listener = Listener::unix(&before.join("socket"), 0o600).unwrap();
+        listener.confine().unwrap();
+        let client = std::os::unix::net::UnixStream::connect(before.join("socket")).unwrap();
+        assert!(matches!(listener.accept().unwrap().peer, Peer::Local(_)));
+        drop(client);
+        // Now its path leads to nothing, as every path does in capability mode.
+        fs::rename(&before, &after).unwrap();
+        assert!(after.join("socket").symlink_metadata().is_ok());
+        listener.end();
+        assert!(after.join("socket").symlink_metadata().is_err());
+        fs::remove_dir_all(&parent).unwrap();
+    }
 }

@@ -24,7 +24,7 @@ use watch::Watches;
 
 pub use deadlines::Deadlines;
 pub use signals::{Signal, Signals};
-pub use watch::{Watch, is_local};
+pub use watch::{REPORTS_WRITE_AFTER_TRUNCATION, Watch, is_local};
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

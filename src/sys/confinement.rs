@@ -18,6 +18,10 @@ pub enum Right {
     ReadBelow,
     /// To reach a socket in a directory.
     ConnectBelow,
+    /// To remove files in a directory.
+    RemoveBelow,
+    /// To be watched for changes.
+    Watch,
     /// To be open, for a lock.
     Hold,
     /// To be written to.
@@ -53,6 +57,8 @@ pub fn limit(descriptor: BorrowedFd<'_>, right: Right) -> io::Result<()> {
             libc::CAP_SEEK,
         ],
         Right::ConnectBelow => &[libc::CAP_CONNECTAT],
+        Right::RemoveBelow => &[libc::CAP_UNLINKAT],
+        Right::Watch => &[libc::CAP_EVENT],
         Right::Hold => &[libc::CAP_FLOCK, libc::CAP_FSTAT],
         Right::Write => &[libc::CAP_EVENT, libc::CAP_FCNTL, libc::CAP_FSTAT, libc::CAP_WRITE],
     };

@@ -83,6 +83,18 @@ fn started_as_root_it_becomes_its_user_for_good_and_serves_as_before() -> Outcom
 }
 
 #[test]
+fn relay_stopped_leaves_no_socket_file() -> Outcome<()> {
+    let bridge = Setup::bridge(PROGRAM)?.start()?;
+    let socket = bridge.directory().join("socket");
+    assert!(socket.exists());
+    bridge.signal(Signal::SIGTERM)?;
+    bridge.log().wait("stopping: ")?;
+    support::until("the socket file is gone", || socket.symlink_metadata().is_err());
+    bridge.stop_was_asked()?;
+    Ok(())
+}
+
+#[test]
 fn keys_that_the_user_cannot_read_are_a_reason_not_to_start() -> Outcome<()> {
     let Some(user) = nobody() else { return Ok(()) };
     let setup = Setup::bridge(PROGRAM)?.with("relay.user", r#""nobody""#).open_to_all()?;

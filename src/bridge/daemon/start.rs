@@ -292,7 +292,7 @@ fn places(config: &Config, file: Option<&Path>, lock: File) -> Result<Places, St
 /// Gives up what is not needed any more.
 fn confine(places: &Places, bound: &[Listener]) -> io::Result<()> {
     for listener in bound {
-        confinement::limit(listener.as_fd(), Right::Accept)?;
+        listener.confine()?;
     }
     let all = [&places.certificate, &places.private_key, &places.keys];
     all.into_iter().chain(&places.config).try_for_each(Place::confine)?;

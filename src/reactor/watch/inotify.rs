@@ -110,6 +110,9 @@ impl Kernel {
     }
 }
 
+/// inotify(7) reports every write.
+pub const REPORTS_WRITE_AFTER_TRUNCATION: bool = true;
+
 /// False where other hosts can change the file without this kernel knowing. By the numbers of
 /// `linux/magic.h`, and of the file systems' own headers.
 pub fn is_local(file: &File) -> bool {

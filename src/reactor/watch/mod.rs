@@ -21,7 +21,7 @@ use std::path::Path;
 
 use kernel::Kernel;
 
-pub use kernel::is_local;
+pub use kernel::{REPORTS_WRITE_AFTER_TRUNCATION, is_local};
 
 /// What is watched: give it back to let it go.
 #[derive(Debug, PartialEq, Eq)]

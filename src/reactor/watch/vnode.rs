@@ -16,6 +16,8 @@ use nix::errno::Errno;
 use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
 use nix::sys::statfs::fstatfs;
 
+use crate::sys::confinement::{Right, limit};
+
 /// Events taken at once, and so often in a turn; more wait for the next one.
 const EVENTS: usize = 64;
 const READS: usize = 16;
@@ -51,6 +53,8 @@ impl Kernel {
     }
 
     fn begin(&mut self, file: File, changes: FilterFlag, number: u64) -> io::Result<()> {
+        // In capability mode a directory with all rights would lead to every file below it.
+        limit(file.as_fd(), Right::Watch)?;
         let ends = FilterFlag::NOTE_DELETE | FilterFlag::NOTE_RENAME | FilterFlag::NOTE_REVOKE;
         let event = KEvent::new(
             file.as_raw_fd() as usize,
@@ -96,6 +100,12 @@ impl Kernel {
         true
     }
 }
+
+/// The first write of a descriptor that appends is not reported if the file was truncated by another
+/// one: a write is reported if it ends beyond the descriptor's old offset (vop_write_post() of
+/// FreeBSD's sys/vnode.h), which the truncation did not move. NOTE_EXTEND hangs on the same condition,
+/// and NOTE_ATTRIB is not of a write at all.
+pub const REPORTS_WRITE_AFTER_TRUNCATION: bool = false;
 
 /// Nothing will be told of it any more. A file that is removed while it is open may still be
 /// written to, but then its name leads elsewhere or nowhere, and its owner looks by itself.
