@@ -4,6 +4,8 @@
 //! (`passwd -l` and `usermod -L` put `!` before it). Who is not root, and may not look, sees none.
 
 use nix::unistd::User;
+#[cfg(target_os = "freebsd")]
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 /// See the page.
@@ -29,32 +31,42 @@ pub fn of(user: &User) -> AccountState {
     }
 }
 
+/// Whether the account has an empty password. False where that cannot be found out.
+pub fn has_empty_password(user: &User) -> bool {
+    #[cfg(target_os = "freebsd")]
+    return geteuid().is_root() && user.passwd.is_empty();
+    #[cfg(target_os = "linux")]
+    shadow(user).is_some_and(|(hash, _)| hash.is_empty())
+}
+
 /// The state of this account.
 #[cfg(target_os = "linux")]
 pub fn of(user: &User) -> AccountState {
-    use std::ffi::{CStr, CString};
     const DAY: i64 = 24 * 3600;
-    let Ok(name) = CString::new(user.name.as_str()) else { return AccountState::Usable };
-    // SAFETY: the name is a C string; the entry is the C library's own and stays as it is until the
-    // next such call, of which there is none before we are done with it.
-    let Some(entry) = (unsafe { libc::getspnam(name.as_ptr()).as_ref() }) else {
-        return AccountState::Usable;
-    };
-    let hash = if entry.sp_pwdp.is_null() {
-        &[]
-    } else {
-        // SAFETY: not null, so a C string of that entry.
-        unsafe { CStr::from_ptr(entry.sp_pwdp) }.to_bytes()
-    };
-    #[allow(clippy::useless_conversion, reason = "c_long has 32 bits on some")]
-    let expires = i64::from(entry.sp_expire);
-    if is_locked(hash) {
+    let Some((hash, expires)) = shadow(user) else { return AccountState::Usable };
+    if is_locked(&hash) {
         AccountState::Locked
     } else if expires >= 0 && expires.saturating_mul(DAY) <= now() {
         AccountState::Expired
     } else {
         AccountState::Usable
     }
+}
+
+/// Hash of the password, and the day since 1970 on which the account expires, negative for none.
+#[cfg(target_os = "linux")]
+fn shadow(user: &User) -> Option<(Vec<u8>, i64)> {
+    use std::ffi::{CStr, CString};
+    let name = CString::new(user.name.as_str()).ok()?;
+    // SAFETY: the name is a C string; the entry is the C library's own and stays as it is until the
+    // next such call, of which there is none before we are done with it.
+    let entry = unsafe { libc::getspnam(name.as_ptr()).as_ref() }?;
+    let hash = (!entry.sp_pwdp.is_null()).then(|| {
+        // SAFETY: not null, so a C string of that entry.
+        unsafe { CStr::from_ptr(entry.sp_pwdp) }.to_bytes().to_vec()
+    })?;
+    #[allow(clippy::useless_conversion, reason = "c_long has 32 bits on some")]
+    Some((hash, i64::from(entry.sp_expire)))
 }
 
 /// A password was there and is locked; an account that never had one (`!`, `!!`, `*`) is used with

@@ -80,6 +80,20 @@ mod system {
     }
 }
 
+/// Makes `name` the login name of this process's session, as getlogin(2) of FreeBSD reports it; an
+/// empty one is none. Linux keeps no such name. To be called by the leader of a session of its own,
+/// while it is root's: login(1) does it between the groups and the login class.
+pub(super) fn set_login_name(name: &CStr) -> Result<(), Errno> {
+    #[cfg(target_os = "freebsd")]
+    // SAFETY: reads a C string.
+    return Errno::result(unsafe { libc::setlogin(name.as_ptr()) }).map(drop);
+    #[cfg(not(target_os = "freebsd"))]
+    {
+        let _ = name;
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,15 +5,18 @@
 //! hang with it. Here the child is forked and everything that may hang happens in it; whether the
 //! program could be started is told through a small pipe that is read when the child has ended.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::unistd::{ForkResult, Gid, Pid, Uid, User, fork, getpid, pipe2, setgid, setuid};
+use nix::unistd::{
+    ForkResult, Gid, Pid, Uid, User, fork, getgrouplist, getpid, pipe2, setgid, setgroups, setuid,
+};
 
 use super::descriptors::DescriptorLimit;
+use super::login_class::set_login_name;
 use super::parent_death;
 
 /// Whom a program runs as.
@@ -220,7 +223,8 @@ fn variable(name: &str, value: &[u8]) -> Option<CString> {
     CString::new([name.as_bytes(), b"=", value].concat()).ok()
 }
 
-/// Login class and groups first, the user last: after that nothing can be changed any more.
+/// Becomes a user, in a session of its own: groups, login name and login class as login(1) of FreeBSD
+/// sets them, the user last. After that nothing can be changed any more.
 fn become_user(who: &RunAs) -> Result<Option<User>, Errno> {
     let account = match who {
         RunAs::Name(name) => Some(User::from_name(name)?.ok_or(Errno::ENOENT)?),
@@ -229,15 +233,17 @@ fn become_user(who: &RunAs) -> Result<Option<User>, Errno> {
     match (&account, who) {
         (Some(account), _) => {
             let name = CString::new(account.name.as_str()).map_err(|_| Errno::EINVAL)?;
-            super::login_class::enter(&name)?;
             init_groups(&name, account.gid)?;
             setgid(account.gid)?;
+            set_login_name(&name)?;
+            super::login_class::enter(&name)?;
             setuid(account.uid)?;
         }
         (None, RunAs::Number(number)) => {
             let gid = Gid::from_raw(*number);
-            set_groups(gid)?;
+            set_groups(gid, vec![gid])?;
             setgid(gid)?;
+            set_login_name(c"")?;
             setuid(Uid::from_raw(*number))?;
         }
         (None, RunAs::Name(_)) => return Err(Errno::ENOENT),
@@ -245,15 +251,20 @@ fn become_user(who: &RunAs) -> Result<Option<User>, Errno> {
     Ok(account)
 }
 
-pub(super) fn init_groups(name: &CString, gid: Gid) -> Result<(), Errno> {
-    // SAFETY: a C string of ours and a number.
-    Errno::result(unsafe { libc::initgroups(name.as_ptr(), gid.as_raw() as _) }).map(drop)
+/// Takes the groups of a user: `gid`, and those that the group database has for `name`.
+pub(super) fn init_groups(name: &CStr, gid: Gid) -> Result<(), Errno> {
+    set_groups(gid, getgrouplist(name, gid)?)
 }
 
-fn set_groups(only: Gid) -> Result<(), Errno> {
-    let groups = [only.as_raw()];
-    // SAFETY: an array of ours with its true length.
-    Errno::result(unsafe { libc::setgroups(1, groups.as_ptr()) }).map(drop)
+/// Takes `gid` as the effective group and `groups` as the supplementary ones, of which `gid` is one.
+///
+/// On FreeBSD initgroups(3) and setgroups(2) have two meanings: up to 14 the first group becomes the
+/// effective one and is not supplementary, since 15 all are supplementary. A program gets the meaning
+/// of the release that it was linked for, while id(1) and the kernel's checks are of the release that
+/// it runs on. With the effective group before the others, and among them, the result is the same.
+fn set_groups(gid: Gid, groups: Vec<Gid>) -> Result<(), Errno> {
+    let first = cfg!(target_os = "freebsd").then_some(gid);
+    setgroups(&first.into_iter().chain(groups).collect::<Vec<Gid>>())
 }
 
 /// Tries each candidate as execvp(3) does, and returns the error that says most.
@@ -294,7 +305,7 @@ fn is_seen(file: &CString) -> bool {
 /// # Safety
 /// As [`exec`].
 unsafe fn exec_script(script: &CString, argv: &[*const libc::c_char], env: &[*const libc::c_char]) {
-    const SHELL: &std::ffi::CStr = c"/bin/sh";
+    const SHELL: &CStr = c"/bin/sh";
     let arguments = argv.iter().copied().skip(1).filter(|argument| !argument.is_null());
     let with_shell: Vec<_> = [SHELL.as_ptr(), script.as_ptr()]
         .into_iter()

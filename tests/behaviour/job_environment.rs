@@ -268,6 +268,16 @@ fn a_job_runs_as_the_user_that_it_is_told_to() {
     let (code, text) =
         ran(&daemon, json!("sh -c 'id -u; id -g; id -G'"), json!({ "user": 54321 })).unwrap();
     assert_eq!((&*code, &*text), ("0", "54321\n54321\n54321\n"));
+    if cfg!(target_os = "freebsd") {
+        // A shell of FreeBSD has it as its user everywhere, not only in the environment.
+        for (user, login) in [(json!("nobody"), "nobody\n"), (json!(54321), "")] {
+            let (_, text) = ran(&daemon, json!("logname"), json!({ "user": user })).unwrap();
+            assert!(
+                if login.is_empty() { !text.contains("root") } else { text == login },
+                "{text}"
+            );
+        }
+    }
     // The directory is entered as that user.
     let private = daemon.directory().path();
     let (code, text) =

@@ -547,16 +547,26 @@ fn a_key_has_the_role_of_its_users_groups_and_none_without() {
 #[test]
 fn a_key_of_an_account_that_may_not_be_used_opens_nothing() {
     let Some(host) = Host::new() else { return };
-    let (Some(locked), Some(expired), Some(gone)) =
-        (host.user(&[&host.full]), host.user(&[&host.full]), host.user(&[&host.full]))
+    let users: Option<Vec<_>> = (0..5).map(|_| host.user(&[&host.full])).collect();
+    let Ok([locked, expired, aged, open, gone]) = <[_; 5]>::try_from(users.unwrap_or_default())
     else {
         return;
     };
     locked.0.modify(&["-L"]).unwrap();
     expired.0.modify(&["-e", "1"]).unwrap();
+    aged.0.age(&["-d", "0"]).unwrap();
+    // PAM says the same of both.
+    open.0.age(&["-d", "0"]).unwrap();
+    open.0.without_password().unwrap();
     drop(gone.0);
     let daemon = host.setup.start().unwrap();
-    for (key, why) in [(&locked.1, "locked"), (&expired.1, "expired"), (&gone.1, "")] {
+    for (key, why) in [
+        (&locked.1, "locked"),
+        (&expired.1, "expired"),
+        (&aged.1, "its password has expired"),
+        (&open.1, "its password is empty, and empty passwords are refused"),
+        (&gone.1, ""),
+    ] {
         let mut peer = stranger(&daemon);
         let refused = peer.key_refused(key, &daemon, Transport::Tls).unwrap();
         assert_eq!(refused.code, 403, "{}", refused.message);

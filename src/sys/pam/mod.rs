@@ -15,10 +15,14 @@ mod openpam;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 
+use nix::unistd::User;
+
 #[cfg(target_os = "linux")]
 use linux_pam as numbers;
 #[cfg(target_os = "freebsd")]
 use openpam as numbers;
+
+use super::account_state;
 
 /// What PAM says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,13 +141,19 @@ pub fn check(service: &CStr, user: &CStr, from: &CStr, secret: Option<&[u8]>) ->
     if started != SUCCESS || handle.is_null() {
         return Judgement::Failed(format!("PAM does not start for the service {service:?}"));
     }
-    let (status, judgement) = talk(&library, handle, from, secret.is_some());
+    let (status, judgement) = talk(&library, handle, user, from, secret.is_some());
     // SAFETY: a handle that was started, and is not used any more.
     unsafe { (library.end)(handle, status) };
     judgement
 }
 
-fn talk(library: &Library, handle: Handle, from: &CStr, by_password: bool) -> (c_int, Judgement) {
+fn talk(
+    library: &Library,
+    handle: Handle,
+    user: &CStr,
+    from: &CStr,
+    by_password: bool,
+) -> (c_int, Judgement) {
     // SAFETY: the handle is started; a C string, which is copied.
     let mut status = unsafe { (library.set_item)(handle, RHOST, from.as_ptr().cast()) };
     if status == SUCCESS && by_password {
@@ -163,7 +173,7 @@ fn talk(library: &Library, handle: Handle, from: &CStr, by_password: bool) -> (c
     let judgement = match status {
         SUCCESS => name_in(library, handle),
         numbers::NEW_AUTHTOK_REQD | numbers::AUTHTOK_EXPIRED => {
-            Judgement::Refused("its password has expired".to_owned())
+            Judgement::Refused(why_new_password(user).to_owned())
         }
         numbers::ACCT_EXPIRED => Judgement::Refused("the account has expired".to_owned()),
         _ if wrong.contains(&status) => {
@@ -172,6 +182,17 @@ fn talk(library: &Library, handle: Handle, from: &CStr, by_password: bool) -> (c
         _ => Judgement::Failed(explain(library, handle, status)),
     };
     (status, judgement)
+}
+
+/// Why PAM wants a new password: pam_unix(8) of FreeBSD says of an empty one what it says of one that
+/// has expired.
+fn why_new_password(user: &CStr) -> &'static str {
+    let user = user.to_str().ok().and_then(|name| User::from_name(name).ok().flatten());
+    if user.as_ref().is_some_and(account_state::has_empty_password) {
+        "its password is empty, and empty passwords are refused: set one with passwd(1)"
+    } else {
+        "its password has expired"
+    }
 }
 
 /// The user's name; a module may have changed it.
