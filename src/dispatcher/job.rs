@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -103,6 +103,8 @@ pub(super) struct Job {
     pub(super) finished_seq: Option<u64>,
     time_started: Option<Rc<str>>,
     time_finished: Option<Rc<str>>,
+    /// Seconds that the daemons of this journal had run when it ended.
+    uptime: u64,
     /// Fields of the class, as last told.
     fields: Vec<(&'static str, Value)>,
     /// Something is to be told.
@@ -140,6 +142,7 @@ impl Job {
             finished_seq: None,
             time_started: None,
             time_finished: None,
+            uptime: 0,
             fields: Vec::new(),
             news: false,
             next_tell: None,
@@ -330,8 +333,10 @@ impl Job {
         JobEvent { job: self.head.clone(), phase, fields: self.fields.clone() }
     }
 
-    /// It is over. The event that tells it is told when that is durable.
-    pub(super) fn end(&mut self, now: Moment) {
+    /// Ends the job, `uptime` seconds after the first daemon of this journal began to run. The
+    /// finished event is published when that is durable.
+    pub(super) fn end(&mut self, uptime: u64, now: Moment) {
+        self.uptime = uptime;
         let time_finished: Rc<str> = rfc3339(now.wall).into();
         self.time_finished = Some(time_finished);
         let told_total = self.told_total;
@@ -468,6 +473,7 @@ impl Job {
         };
         let outcome = (is == Kind::Finished).then(|| OutcomeRecord {
             time_finished: self.time_finished.as_deref().unwrap_or_default().to_owned(),
+            uptime: self.uptime,
             total: self.total,
             told: self.told_total,
             fields: self
@@ -517,6 +523,7 @@ impl Job {
                 // Told by another daemon, before any event of this one.
                 job.finished_seq = Some(0);
                 job.time_finished = text(&outcome.time_finished);
+                job.uptime = outcome.uptime;
                 (job.total, job.told_total) = (outcome.total, outcome.told);
                 job.fields = class::known_fields(outcome.fields);
                 job.state = State::Finished;
@@ -538,9 +545,14 @@ impl Job {
         self.state = State::Running { current, ending: Some(ending) };
     }
 
-    /// When it ended, as it stands in events.
-    pub(super) fn time_finished(&self) -> Option<&str> {
-        self.time_finished.as_deref()
+    /// The latest time of the job that events state.
+    pub(super) fn latest_time(&self) -> Option<&str> {
+        self.time_finished.as_deref().or(self.time_started.as_deref())
+    }
+
+    /// How long the job is over, as the running time of daemons.
+    pub(super) fn age(&self, uptime: u64) -> Duration {
+        Duration::from_secs(uptime.saturating_sub(self.uptime))
     }
 }
 

@@ -93,6 +93,10 @@ const KILLS: u32 = 3;
 /// How long a daemon that stops waits for the end of a job to be durable: time enough for a store
 /// that hangs to be replaced.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// A clock that is farther from the times of the journal is logged. A host may well be off for a
+/// season, but no time runs back.
+const CLOCK_AHEAD: Duration = Duration::from_secs(366 * 86_400);
+const CLOCK_BEHIND: Duration = Duration::from_secs(60);
 /// The most that `log` gives at once, in bytes.
 const LOG_PART: u64 = 64 * 1024;
 
@@ -256,6 +260,10 @@ pub struct Dispatcher {
     no_storage: Option<String>,
     /// Jobs that are over and whose outcome could not be kept.
     unkept: BTreeSet<Serial>,
+    /// Seconds that the daemons before this one ran, as far as the journal says, and when this one
+    /// took over.
+    uptime_before: u64,
+    began: Instant,
 }
 
 impl Dispatcher {
@@ -278,6 +286,8 @@ impl Dispatcher {
             timers: Deadlines::new(),
             effects: VecDeque::new(),
             stopping: false,
+            uptime_before: 0,
+            began: Instant::now(),
         }
     }
 
@@ -750,7 +760,7 @@ impl Dispatcher {
             self.remark(serial, remark(cause));
         }
         let Some(job) = self.jobs.get_mut(&serial) else { return };
-        job.end(now);
+        job.end(self.uptime_before + (now.instant - self.began).as_secs(), now);
         for timer in [Timer::Tell, Timer::Timeout, Timer::Grace] {
             self.timers.set((serial, timer), None);
         }
@@ -893,11 +903,19 @@ impl Dispatcher {
                 last.insert(record.serial, record);
             }
         }
+        let outcomes = last.values().filter_map(|record| record.outcome.as_ref());
+        self.uptime_before = outcomes.map(|outcome| outcome.uptime).max().unwrap_or(0);
+        self.began = now.instant;
         let mut interrupted = Vec::new();
         for (serial, record) in last {
-            let (ran, traces) = (record.starts || record.progress.is_some(), record.traces());
-            let is_over = record.outcome.is_some();
-            let Some(job) = Job::restore(record, self.limits.logs(), log_end(serial)) else {
+            let traces = record.traces();
+            let (is_over, end) = (record.outcome.is_some(), log_end(serial));
+            // Any trace of a start counts: the record of it may be the one that is lost.
+            let ran = record.starts
+                || record.progress.is_some()
+                || loaded.departed.contains(&serial)
+                || end.total > 0;
+            let Some(job) = Job::restore(record, self.limits.logs(), end) else {
                 self.effects.push_back(Effect::Forget { serial });
                 continue;
             };
@@ -920,18 +938,34 @@ impl Dispatcher {
                 self.effects.push_back(Effect::Publish(job.pending_event()));
             }
         }
+        self.warn_of_clock(now);
         self.forget_surplus();
         self.start_what_may();
         interrupted
     }
 
+    /// Logs a clock that stands far from the times of the journal. Nothing is forgotten for it.
+    fn warn_of_clock(&self, now: Moment) {
+        let times = self.jobs.values().filter_map(|job| parse_rfc3339(job.latest_time()?));
+        let Some(newest) = times.max() else { return };
+        let days = |span: Duration| span.as_secs() / 86_400;
+        match now.wall.duration_since(newest) {
+            Ok(ahead) if ahead > CLOCK_AHEAD => {
+                log::warn!("the clock is {} days ahead of the last job's end", days(ahead));
+            }
+            Ok(_) => {}
+            Err(behind) if behind.duration() > CLOCK_BEHIND => {
+                let behind = behind.duration();
+                let (days, seconds) = (days(behind), behind.as_secs() % 86_400);
+                log::warn!("the clock is {days} days and {seconds} s behind the last job's end");
+            }
+            Err(_) => {}
+        }
+    }
+
     fn restore_finished(&mut self, job: Job, now: Moment) {
         let serial = job.head.serial;
-        let age = job
-            .time_finished()
-            .and_then(parse_rfc3339)
-            .and_then(|time| now.wall.duration_since(time).ok())
-            .unwrap_or_default();
+        let age = job.age(self.uptime_before);
         let left = self.limits.retain_time.saturating_sub(age);
         let known = self.ids.insert(job.head.id.clone(), serial);
         self.jobs.insert(serial, job);

@@ -76,6 +76,10 @@ pub(super) struct Progress {
 pub(super) struct OutcomeRecord {
     /// RFC 3339.
     pub(super) time_finished: String,
+    /// Running time of the daemons of this journal until then, in seconds: unlike `time_finished` it
+    /// says how old the outcome is whatever the clock does.
+    #[serde(default)]
+    pub(super) uptime: u64,
     /// Bytes that it printed.
     pub(super) total: u64,
     /// Of those, told by running events.

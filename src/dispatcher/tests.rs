@@ -8,6 +8,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 struct Driver {
     dispatcher: Dispatcher,
     start: Instant,
+    /// What the clock shows at the start.
+    epoch: SystemTime,
     elapsed: Duration,
     /// What was to be done and has not been looked at.
     done: Vec<Effect>,
@@ -38,6 +40,7 @@ impl Driver {
         Driver {
             dispatcher: Dispatcher::new(limits(), true),
             start: Instant::now(),
+            epoch: UNIX_EPOCH + Duration::from_secs(1_795_456_247),
             elapsed: Duration::ZERO,
             done: vec![],
             keeps: true,
@@ -47,16 +50,28 @@ impl Driver {
 
     /// A daemon that finds these records in its journal.
     fn restarted(records: &[Value], damaged: bool) -> (Driver, Vec<Interrupted>) {
-        let mut driver = Driver::new();
+        Driver::restarted_with(records, Loaded { damaged, ..Loaded::default() }, Driver::new())
+    }
+
+    fn restarted_with(
+        records: &[Value],
+        loaded: Loaded,
+        mut driver: Driver,
+    ) -> (Driver, Vec<Interrupted>) {
         let records = records.iter().map(|record| Record {
             serial: record["serial"].as_u64().unwrap(),
             kind: serde_json::from_value(record["is"].clone()).unwrap(),
             text: record.to_string(),
         });
-        let loaded = Loaded { records: records.collect(), damaged, ..Loaded::default() };
+        let loaded = Loaded { records: records.collect(), ..loaded };
         let now = driver.now();
-        let interrupted =
-            driver.dispatcher.restore(&loaded, |_| LogEnd { total: 10, midway: true }, now);
+        // Jobs that ran have printed something.
+        let ran = |serial| {
+            let of_job = loaded.records.iter().filter(|record| record.serial == serial);
+            of_job.into_iter().any(|record| record.kind != Kind::Filed)
+        };
+        let end = |serial| LogEnd { total: if ran(serial) { 10 } else { 0 }, midway: true };
+        let interrupted = driver.dispatcher.restore(&loaded, end, now);
         driver.settle();
         (driver, interrupted)
     }
@@ -79,8 +94,7 @@ impl Driver {
     }
 
     fn now(&self) -> Moment {
-        let wall: SystemTime = UNIX_EPOCH + Duration::from_secs(1_795_456_247) + self.elapsed;
-        Moment { instant: self.start + self.elapsed, wall }
+        Moment { instant: self.start + self.elapsed, wall: self.epoch + self.elapsed }
     }
 
     fn pass(&mut self, milliseconds: u64) {
@@ -748,6 +762,48 @@ fn finished_jobs_are_kept_by_number_and_by_age() {
     d.pass(100_000);
     assert_eq!(d.dispatcher.list(), json!({"jobs": {"no_queue": {}}}));
     assert_eq!(d.dispatcher.log_question("d", 0, None).unwrap_err().code, ErrorCode::NotFound);
+}
+
+#[test]
+fn retention_after_a_restart_follows_running_time_not_the_clock() {
+    let mut d = Driver::new();
+    // The first daemon has run for a while, and another one before it.
+    d.dispatcher.uptime_before = 1000;
+    d.pass(10_000);
+    for (id, serial) in [("a", 1), ("b", 2)] {
+        d.run(json!({ id: "x" })).unwrap();
+        d.pass(40_000);
+        d.exit(serial, 0);
+    }
+    const YEARS: Duration = Duration::from_secs(20 * 366 * 86_400);
+    let epoch = d.epoch;
+    for clock in [epoch, epoch + YEARS, epoch - YEARS, UNIX_EPOCH] {
+        let fresh = Driver { epoch: clock, ..Driver::new() };
+        let (mut d, _) = Driver::restarted_with(&d.records, Loaded::default(), fresh);
+        assert_eq!(d.dispatcher.counts().finished, 2, "clock at {clock:?}");
+        // "a" was over for 40 s when "b" ended, of the 100 s that it is kept.
+        d.pass(59_999);
+        assert_eq!(d.dispatcher.counts().finished, 2, "clock at {clock:?}");
+        d.pass(1);
+        assert_eq!(d.dispatcher.counts().finished, 1, "clock at {clock:?}");
+        d.pass(40_000);
+        assert_eq!(d.dispatcher.counts().finished, 0, "clock at {clock:?}");
+    }
+}
+
+#[test]
+fn a_filed_job_with_any_trace_of_a_start_is_interrupted() {
+    let mut d = Driver::new();
+    d.run(json!({"a": "x", "b": "x", "c": "x", "d": "x"})).unwrap();
+    let filed = d.records.iter().filter(|record| record["is"] == "filed" && record["serial"] != 1);
+    let filed: Vec<Value> = filed.filter(|record| record["starts"] != true).cloned().collect();
+    assert_eq!(filed.len(), 2, "two waited");
+    let loaded = Loaded { departed: [3].into(), ..Loaded::default() };
+    let (mut d, interrupted) = Driver::restarted_with(&filed, loaded, Driver::new());
+    assert_eq!(interrupted.iter().map(|job| job.serial).collect::<Vec<_>>(), [3]);
+    assert!(d.effects().contains(&"start 4.0".to_owned()), "the other one waited");
+    d.gone(3);
+    assert!(d.logged().contains("[interrupted: "), "{}", d.logged());
 }
 
 #[test]

@@ -646,7 +646,7 @@ impl Server {
                 }
                 Effect::Note { record } => self.storage.store.note(record, now.instant),
                 Effect::Log { serial, at, limit, text } => {
-                    self.storage.store.log(serial, at, limit, &text, now.instant);
+                    self.storage.store.log(serial, at, limit, text, now.instant);
                 }
                 Effect::Forget { serial } => self.storage.store.forget(serial, now.instant),
                 Effect::Start { serial, command } => {

@@ -74,12 +74,13 @@ pub(super) fn start(
     let starter =
         Starter::new(limit).map_err(|error| StartError::system("open /dev/null", error))?;
     let now = Moment::now();
-    let place =
-        store::Place { directory: config.paths.state.clone(), journal: config.store.journal };
+    let state = &config.paths.state;
+    let (place, directory) = store::Place::open(state, config.store.journal)
+        .map_err(|error| StartError::Directory(state.clone(), error.to_string()))?;
     let mut dispatcher = Dispatcher::new(job_limits(&config), place.journal);
     let mut jobs = Jobs::new(environment, &epoch, config.dispatcher.output_grace);
     take_over(&place, &mut dispatcher, &mut jobs, now)?;
-    let mut storage = Storage::new(place, store_limits(&config), lock, now.instant);
+    let mut storage = Storage::new(place, store_limits(&config), (lock, directory), now.instant);
     storage.begin_early(&mut reactor, now.instant);
     let links = Links::begin(&config);
     let logs = Logs::begin(&config, &mut reactor, now);

@@ -42,6 +42,8 @@ pub(super) struct Storage {
     pub(super) store: Store<Ticket>,
     place: Place,
     lock: File,
+    /// The state directory: open, so that its identity is nobody else's.
+    _directory: File,
     child: Option<Child>,
     questions: BTreeMap<RequestId, Purpose>,
     /// Who waits for the jobs to be durable.
@@ -51,11 +53,17 @@ pub(super) struct Storage {
 }
 
 impl Storage {
-    pub(super) fn new(place: Place, limits: store::Limits, lock: File, now: Instant) -> Storage {
+    pub(super) fn new(
+        place: Place,
+        limits: store::Limits,
+        (lock, directory): (File, File),
+        now: Instant,
+    ) -> Storage {
         Storage {
             store: Store::new(limits, now),
             place,
             lock,
+            _directory: directory,
             child: None,
             questions: BTreeMap::new(),
             filing: BTreeMap::new(),

@@ -7,15 +7,16 @@
 //! A record is one of four kinds. `filed`: the job was taken in. `started`: it was decided to run
 //! it, or where it stands since. `finished`: its outcome, complete in itself. `forgotten`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::departed::{self, Departed};
 use crate::seal::{has_checksum, seal, unseal};
 use crate::wire::decimal;
 
@@ -125,12 +126,22 @@ pub struct Loaded {
     pub last_serial: u64,
     /// Lines that cannot be read were among them: what is missing is not known.
     pub damaged: bool,
+    /// Jobs that no longer waited at some time, whatever the records say: they may have run.
+    pub departed: BTreeSet<u64>,
     /// What was found and done about it, for the log.
     pub remarks: Vec<String>,
 }
 
-/// Reads the journal and leaves it in order: what cannot be read is set aside, and said.
+/// Reads the journal and leaves it in order: a file that cannot be read is set aside, with a remark.
 pub fn load(path: &Path) -> Loaded {
+    let mut loaded = load_journal(path);
+    loaded.departed = departed::read(path);
+    let last = loaded.departed.last().copied().unwrap_or(0);
+    loaded.last_serial = loaded.last_serial.max(last);
+    loaded
+}
+
+fn load_journal(path: &Path) -> Loaded {
     let mut loaded = Loaded::default();
     let file = match open_to_read(path) {
         Ok(Some(file)) => file,
@@ -295,7 +306,7 @@ pub(super) fn put_in_place(path: &Path, bytes: &[u8]) -> io::Result<File> {
 }
 
 /// The same up to the rename, after which `path` is the new file whatever comes of its directory.
-fn rename_into_place(path: &Path, bytes: &[u8]) -> io::Result<File> {
+pub(super) fn rename_into_place(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new = path.with_file_name(name);
@@ -348,6 +359,7 @@ pub(super) struct Journal {
     /// Lines that are to be written with the next commit, and what they are.
     pending: Vec<u8>,
     pending_keys: Vec<(Key, Place)>,
+    departed: Departed,
 }
 
 impl Journal {
@@ -373,6 +385,8 @@ impl Journal {
         file.set_len(length)?;
         file.seek(SeekFrom::Start(length))?;
         let (pending, pending_keys) = (Vec::new(), Vec::new());
+        let departed = Departed::open(path)?;
+        last_serial = last_serial.max(departed.last());
         let path = path.to_owned();
         let at_line_start = true;
         let mut journal = Journal {
@@ -384,6 +398,7 @@ impl Journal {
             at_line_start,
             pending,
             pending_keys,
+            departed,
         };
         journal.at_line_start = length == 0 || journal.last_byte()? == Some(b'\n');
         journal.begin_pending();
@@ -419,17 +434,35 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes what was taken in, `durable` or not. Where that fails, what was taken in is not in the
-    /// file; [`WriteError::Broken`] says that the file is not as it was before, and has to be opened
-    /// anew.
-    pub(super) fn write(&mut self, durable: bool) -> Result<(), WriteError> {
+    /// Writes the pending records, `durable` or not. Where that fails, none of them is in the file;
+    /// [`WriteError::Broken`] says that the file is not as it was before, and has to be opened anew.
+    /// A durable write ends with a journal that is found under its name: where the file was removed
+    /// or replaced, it is written anew from the open one, and `Ok(true)` says so.
+    pub(super) fn write(&mut self, durable: bool) -> Result<bool, WriteError> {
         self.try_write(durable).map_err(|error| {
-            self.begin_pending();
-            match self.file.set_len(self.length) {
+            self.drop_pending();
+            match self.file.set_len(self.length).and_then(|()| self.departed.undo()) {
                 Ok(()) => WriteError::AsBefore(error),
                 Err(_) => WriteError::Broken(error),
             }
-        })
+        })?;
+        let is_lost = durable && !self.is_in_place();
+        if is_lost {
+            self.rewrite().map_err(WriteError::Broken)?;
+        }
+        Ok(is_lost)
+    }
+
+    /// The pending records are never written.
+    pub(super) fn drop_pending(&mut self) {
+        self.begin_pending();
+    }
+
+    /// Whether the open file is the one that its name leads to.
+    fn is_in_place(&self) -> bool {
+        let identity = |about: fs::Metadata| (about.dev(), about.ino());
+        let (named, open) = (fs::metadata(&self.path), self.file.metadata());
+        named.is_ok_and(|named| open.is_ok_and(|open| identity(named) == identity(open)))
     }
 
     fn try_write(&mut self, durable: bool) -> io::Result<()> {
@@ -437,9 +470,14 @@ impl Journal {
             self.file.seek(SeekFrom::Start(self.length))?;
             self.file.write_all(&self.pending)?;
         }
+        let departs = |(key, _): &&(Key, Place)| key.is != Kind::Filed;
+        let departed = self.pending_keys.iter().filter(departs).map(|(key, _)| key.serial);
+        let departed: BTreeSet<u64> = departed.collect();
+        self.departed.append(&departed)?;
         if durable {
             self.file.sync_data()?;
         }
+        self.departed.confirm(departed);
         self.length += self.pending.len() as u64;
         self.at_line_start |= !self.pending.is_empty();
         self.pending.clear();
@@ -459,6 +497,11 @@ impl Journal {
         if self.length <= SLACK || self.length <= SLACK + 2 * self.wanted() {
             return Ok(());
         }
+        self.rewrite()
+    }
+
+    /// Writes a new file of the records that are wanted, in place of what has the name.
+    fn rewrite(&mut self) -> io::Result<()> {
         let mut bytes = header(self.last_serial).into_bytes();
         let mut index = Index::new();
         for (serial, of_job) in &self.index {
@@ -471,6 +514,8 @@ impl Journal {
         }
         self.file = rename_into_place(&self.path, &bytes)?;
         (self.index, self.length) = (index, bytes.len() as u64);
+        self.at_line_start = true;
+        self.departed.rewrite(|serial| self.index.contains_key(&serial))?;
         sync_directory_of(&self.path)
     }
 }
@@ -581,6 +626,31 @@ mod tests {
     }
 
     #[test]
+    fn departed_jobs_are_known_wherever_the_journal_is_cut() {
+        let place = Place::new("departed");
+        let path = place.path();
+        let mut records: Vec<String> = (1..=5).map(|serial| record(serial, "filed", "")).collect();
+        records.extend([record(2, "started", ""), record(2, "finished", "")]);
+        records.extend([record(3, "started", ""), record(4, "finished", "")]);
+        records.push(record(4, "forgotten", ""));
+        write(&path, &records);
+        let whole = fs::read(&path).unwrap();
+        for cut in 0..=whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let loaded = load(&path);
+            assert_eq!(loaded.departed, [2, 3, 4].into(), "cut at {cut}");
+            assert!(loaded.last_serial >= 4, "no number is given twice, cut at {cut}");
+        }
+        // A torn or changed line of the other file costs that line alone.
+        let departed = place.0.join("departed");
+        let lines = fs::read(&departed).unwrap();
+        fs::write(&departed, &lines[..lines.len() - 5]).unwrap();
+        assert_eq!(load(&path).departed, [2, 3].into());
+        write(&path, &[record(5, "started", "")]);
+        assert_eq!(load(&path).departed, [2, 3, 5].into());
+    }
+
+    #[test]
     fn a_byte_that_flipped_costs_its_record_alone_and_is_set_aside_and_said() {
         let place = Place::new("flip");
         let path = place.path();
@@ -645,6 +715,7 @@ mod tests {
             journal.compact().unwrap();
         }
         assert!(fs::metadata(&path).unwrap().len() < 2 * SLACK);
+        assert!(fs::metadata(place.0.join("departed")).unwrap().len() < SLACK);
         let loaded = load(&path);
         assert_eq!(loaded.records.len(), 10);
         assert_eq!((loaded.last_serial, loaded.damaged), (3000, false));

@@ -40,6 +40,8 @@ pub(super) enum Report {
     NoAnswer { request: u64, why: String },
     /// Something for the daemon's log.
     Remark(String),
+    /// So many [`Order::Log`]s were carried out since the store began.
+    Logged(u64),
 }
 
 /// The head of a message: length of what follows it, then the kind.
@@ -141,6 +143,7 @@ impl Report {
             Report::Answer { request, answer } => put(out, 3, &[*request], answer),
             Report::NoAnswer { request, why } => put(out, 4, &[*request], why.as_bytes()),
             Report::Remark(remark) => put(out, 5, &[0], remark.as_bytes()),
+            Report::Logged(count) => put(out, 6, &[*count], &[]),
         }
     }
 
@@ -153,6 +156,7 @@ impl Report {
             3 => Some(Report::Answer { request: first, answer: rest.to_vec() }),
             4 => Some(Report::NoAnswer { request: first, why: text(rest) }),
             5 => Some(Report::Remark(text(rest))),
+            6 => Some(Report::Logged(first)),
             _ => None,
         });
         Some((report, length))
@@ -192,6 +196,7 @@ mod tests {
             Report::Answer { request: 9, answer: b"[]".to_vec() },
             Report::NoAnswer { request: 10, why: "gone".into() },
             Report::Remark("set aside".into()),
+            Report::Logged(11),
         ];
         for report in reports {
             let mut bytes = Vec::new();

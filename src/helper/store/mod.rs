@@ -8,6 +8,7 @@
 //!
 //! [`Store`] is a state machine: bytes, exits and time come in, bytes and [`Outcome`]s go out.
 
+mod departed;
 mod journal;
 mod keys;
 mod message;
@@ -95,6 +96,16 @@ struct Waiting<K> {
     commit: Option<u64>,
 }
 
+/// A part of a job's log that no child has acknowledged: a new child gets it again, and skips what
+/// is in the file already.
+#[derive(Debug)]
+struct LogText {
+    serial: u64,
+    at: u64,
+    limit: u64,
+    text: String,
+}
+
 /// The loop's end of the store. `K` is what tickets are.
 #[derive(Debug)]
 pub struct Store<K> {
@@ -103,6 +114,11 @@ pub struct Store<K> {
     outgoing: VecDeque<u8>,
     incoming: Vec<u8>,
     waiting: VecDeque<Waiting<K>>,
+    logs: VecDeque<LogText>,
+    /// Bytes of text in `logs`.
+    logs_held: usize,
+    /// Log orders that this child has acknowledged.
+    logged: u64,
     questions: BTreeMap<RequestId, (Order, Instant)>,
     last_request: RequestId,
     last_commit: u64,
@@ -131,6 +147,12 @@ pub fn begin(place: &Place, lock: OwnedFd) -> std::io::Result<(Pid, OwnedFd)> {
     with_socket(c"sysadm-store", lock, |socket, _lock| worker::run(UnixStream::from(socket), place))
 }
 
+impl LogText {
+    fn put(&self, out: &mut VecDeque<u8>) {
+        put_log(out, self.serial, self.at, self.limit, &self.text);
+    }
+}
+
 impl<K: Copy> Store<K> {
     /// A store without a child: [`Outcome::Begin`] is the first thing that it wants.
     pub fn new(limits: Limits, now: Instant) -> Store<K> {
@@ -140,6 +162,9 @@ impl<K: Copy> Store<K> {
             outgoing: VecDeque::new(),
             incoming: Vec::new(),
             waiting: VecDeque::new(),
+            logs: VecDeque::new(),
+            logs_held: 0,
+            logged: 0,
             questions: BTreeMap::new(),
             last_request: 0,
             last_commit: 0,
@@ -224,20 +249,30 @@ impl<K: Copy> Store<K> {
         }
     }
 
-    /// True while the log of a job can be taken without leaving something out. Where the store does
-    /// not answer nothing is held back for it.
+    /// True while the log of a job can be taken without leaving something out. Output is held back
+    /// for a store that is slow or is being restarted, never for one that cannot write.
     pub fn has_room(&self) -> bool {
-        self.outgoing.len() < self.limits.backlog || self.standing().is_err()
+        self.has_log_room() || self.announced || matches!(self.condition, Condition::Killed { .. })
+    }
+
+    fn has_log_room(&self) -> bool {
+        self.outgoing.len().max(self.logs_held) < self.limits.backlog
     }
 
     /// Appends to a job's log; `at` is where it stands in all that the job printed, `limit` is of
-    /// the whole log in bytes. Where nobody takes it, it is left out.
-    pub fn log(&mut self, serial: u64, at: u64, limit: usize, text: &str, now: Instant) {
-        let room = || self.outgoing.len() < self.limits.backlog;
-        if self.standing().is_ok() || (self.hears() && room()) {
-            self.begin_to_move(now);
-            put_log(&mut self.outgoing, serial, at, limit as u64, text);
+    /// the whole log in bytes. Held until a child acknowledges it; left out where a store that
+    /// cannot write has filled the backlog.
+    pub fn log(&mut self, serial: u64, at: u64, limit: usize, text: String, now: Instant) {
+        if !self.has_log_room() && self.has_room() {
+            return;
         }
+        let log = LogText { serial, at, limit: limit as u64, text };
+        if self.hears() {
+            self.begin_to_move(now);
+            log.put(&mut self.outgoing);
+        }
+        self.logs_held += log.text.len();
+        self.logs.push_back(log);
     }
 
     /// No more of that job's log comes.
@@ -249,6 +284,10 @@ impl<K: Copy> Store<K> {
 
     /// Nobody wants to know of the job any more.
     pub fn forget(&mut self, serial: u64, now: Instant) {
+        // Its place in the order stays, for a child that has it.
+        for log in self.logs.iter_mut().filter(|log| log.serial == serial) {
+            self.logs_held -= std::mem::take(&mut log.text).len();
+        }
         self.forgotten.insert(serial, None);
         if self.hears() {
             self.forget_again(now);
@@ -400,6 +439,16 @@ impl<K: Copy> Store<K> {
                 }
             }
             Report::Remark(remark) => self.outcomes.push_back(Outcome::Remark(remark)),
+            Report::Logged(count) => {
+                while self.logged < count {
+                    self.logged += 1;
+                    let done = self.logs.pop_front();
+                    self.logs_held -= done.map_or(0, |log| log.text.len());
+                }
+                if self.logs.is_empty() {
+                    self.logs.shrink_to(16);
+                }
+            }
         }
     }
 
@@ -421,11 +470,15 @@ impl<K: Copy> Store<K> {
         pause
     }
 
-    /// A child runs: it gets all that is not durable yet.
+    /// A child runs: it gets all that is not written or not durable yet.
     pub fn begun(&mut self, now: Instant) {
         let Condition::Gone { why, .. } = &self.condition else { return };
         self.condition = Condition::Trying { why: why.clone() };
         let commit = self.last_commit + 1;
+        self.begin_to_move(now);
+        self.logged = 0;
+        self.logs.retain(|log| !log.text.is_empty());
+        self.logs.iter().for_each(|log| log.put(&mut self.outgoing));
         let mut orders: Vec<Order> = Vec::new();
         for waiting in &mut self.waiting {
             waiting.commit = Some(commit);

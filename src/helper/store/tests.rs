@@ -159,7 +159,7 @@ fn a_child_that_hangs_is_killed_and_nobody_waits_for_it() {
     d.say(Report::Kept(1));
     let request = d.ask();
     assert_eq!(d.outcomes(), [Outcome::NoAnswer(request, silent)]);
-    d.store.log(1, 0, 100, "text", d.now());
+    d.store.log(1, 0, 100, "text".into(), d.now());
     assert_eq!(d.orders(), Vec::<String>::new());
     assert!(d.store.due().is_none(), "its end is waited for, however long that takes");
     d.store.ended("signal 9", d.now());
@@ -167,7 +167,8 @@ fn a_child_that_hangs_is_killed_and_nobody_waits_for_it() {
     d.store.begun(d.now());
     assert_eq!(d.outcomes(), [Outcome::Retry]);
     d.store.end_of_turn(d.now());
-    assert_eq!(d.orders(), ["commit 2"], "a commit of nothing tells whether it is back");
+    let orders = ["log 1 at 0", "commit 2"];
+    assert_eq!(d.orders(), orders, "a commit of nothing tells whether it is back");
     d.say(Report::Kept(2));
     assert_eq!(d.outcomes(), [Outcome::Available]);
     assert_eq!(d.store.standing(), Ok(()));
@@ -176,7 +177,7 @@ fn a_child_that_hangs_is_killed_and_nobody_waits_for_it() {
 #[test]
 fn a_child_that_takes_no_bytes_hangs_too() {
     let mut d = Driver::new();
-    d.store.log(1, 0, 100, "text", d.now());
+    d.store.log(1, 0, 100, "text".into(), d.now());
     d.pass(5000);
     assert!(d.outcomes().contains(&Outcome::Kill));
 }
@@ -233,7 +234,7 @@ fn a_child_that_cannot_be_started_is_tried_again_and_what_waits_fails_in_time() 
 fn logs_are_held_back_while_they_are_not_taken_and_left_out_where_nothing_is_written() {
     let mut d = Driver::new();
     let log = |d: &mut Driver, at: u64| {
-        d.store.log(1, 100 * at, 10_000, &"x".repeat(100), d.now());
+        d.store.log(1, 100 * at, 10_000, "x".repeat(100), d.now());
     };
     for at in 0..8 {
         assert!(d.store.has_room(), "{at}");
@@ -250,6 +251,43 @@ fn logs_are_held_back_while_they_are_not_taken_and_left_out_where_nothing_is_wri
         log(&mut d, at);
     }
     assert!(d.store.outgoing() < 1200, "{}", d.store.outgoing());
+}
+
+#[test]
+fn log_text_not_acknowledged_goes_to_the_next_child() {
+    let mut d = Driver::new();
+    for at in 0..4 {
+        d.store.log(at % 2, 10 * at, 100, format!("text {at}"), d.now());
+    }
+    assert_eq!(d.orders().len(), 4);
+    d.say(Report::Logged(2));
+    d.store.ended("signal 9", d.now());
+    // Printed while no child is there.
+    d.store.log(1, 40, 100, "text 4".into(), d.now());
+    d.store.begun(d.now());
+    assert_eq!(d.orders(), ["log 0 at 20", "log 1 at 30", "log 1 at 40"]);
+    d.say(Report::Logged(1));
+    d.store.forget(1, d.now());
+    d.store.ended("signal 9", d.now());
+    d.pass(1000);
+    d.store.begun(d.now());
+    assert_eq!(d.orders(), ["Forget(1)"], "no text of a forgotten job");
+    assert_eq!(d.store.logs_held, 0);
+}
+
+#[test]
+fn log_text_beyond_the_backlog_waits_for_the_next_child() {
+    let mut d = Driver::new();
+    d.store.ended("signal 9", d.now());
+    for at in 0..10 {
+        assert!(d.store.has_room(), "{at}");
+        d.store.log(1, 100 * at, 10_000, "x".repeat(100), d.now());
+    }
+    assert!(!d.store.has_room(), "the child is being replaced");
+    d.store.begun(d.now());
+    assert_eq!(d.orders().len(), 10);
+    d.say(Report::Logged(10));
+    assert!(d.store.has_room());
 }
 
 #[test]
@@ -301,7 +339,8 @@ impl Child {
     fn new(name: &str) -> Child {
         let directory =
             std::env::temp_dir().join(format!("se-store-{}-{name}", std::process::id()));
-        let place = Place { directory, journal: true };
+        std::fs::create_dir_all(&directory).unwrap();
+        let (place, _) = Place::open(&directory, true).unwrap();
         prepare(&place, |_| true).unwrap();
         Child::on(place)
     }
@@ -322,12 +361,15 @@ impl Child {
         self.socket.write_all(&bytes).unwrap();
     }
 
+    /// The next report; those that acknowledge log texts come as they come.
     fn report(&mut self) -> Report {
         use std::io::Read;
         let mut bytes = Vec::new();
         loop {
-            if let Some((report, _)) = Report::take(&bytes) {
-                return report.unwrap();
+            match Report::take(&bytes) {
+                Some((Some(Report::Logged(_)), _)) => bytes.clear(),
+                Some((report, _)) => return report.unwrap(),
+                None => {}
             }
             let mut byte = [0];
             self.socket.read_exact(&mut byte).unwrap();
@@ -414,5 +456,64 @@ fn a_child_that_cannot_write_says_why_and_goes_on_when_it_can() {
     let place = child.end();
     let loaded = load(&place.journal());
     assert_eq!((loaded.records.len(), loaded.damaged), (1, false), "{:?}", loaded.remarks);
+    std::fs::remove_dir_all(&place.directory).unwrap();
+}
+
+#[test]
+fn a_child_in_another_directory_acknowledges_nothing() {
+    let mut child = Child::new("moved");
+    child.order(&[line(1, "filed"), Order::Commit(1)]);
+    assert_eq!(child.report(), Report::Kept(1));
+    let directory = child.place.directory.clone();
+    let away = directory.with_extension("away");
+    std::fs::rename(&directory, &away).unwrap();
+    let keep = Order::Keep { request: 1, name: "tail".into(), bytes: b"17".to_vec() };
+    for (commit, is_replaced) in [(2, false), (3, true)] {
+        if is_replaced {
+            std::fs::create_dir(&directory).unwrap();
+        }
+        child.order(&[line(commit, "filed"), Order::Commit(commit)]);
+        let report = child.report();
+        assert!(
+            matches!(&report, Report::Failed { commit: of, .. } if *of == commit),
+            "{report:?}"
+        );
+        child.order(std::slice::from_ref(&keep));
+        let report = child.report();
+        assert!(matches!(report, Report::NoAnswer { request: 1, .. }), "{report:?}");
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
+    std::fs::rename(&away, &directory).unwrap();
+    child.order(&[line(4, "filed"), Order::Commit(4)]);
+    assert_eq!(child.report(), Report::Kept(4), "the directory is back");
+    let place = child.end();
+    let serials: Vec<u64> = load(&place.journal()).records.iter().map(|r| r.serial).collect();
+    assert_eq!(serials, [1, 4]);
+    std::fs::remove_dir_all(&place.directory).unwrap();
+}
+
+#[test]
+fn a_journal_removed_from_its_directory_is_written_anew() {
+    let mut child = Child::new("unlinked");
+    child.order(&[line(1, "filed"), line(2, "filed"), line(2, "started"), Order::Commit(1)]);
+    assert_eq!(child.report(), Report::Kept(1));
+    for name in ["journal", "departed"] {
+        std::fs::remove_file(child.place.directory.join(name)).unwrap();
+    }
+    std::fs::remove_dir(child.place.logs()).unwrap();
+    let text = Order::Log { serial: 3, at: 0, limit: 1000, text: b"out\n".to_vec() };
+    child.order(&[text, line(3, "filed"), Order::Commit(2)]);
+    loop {
+        match child.report() {
+            Report::Kept(2) => break,
+            Report::Remark(remark) => assert!(remark.contains("written anew"), "{remark}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let place = child.end();
+    let loaded = load(&place.journal());
+    let serials: Vec<u64> = loaded.records.iter().map(|record| record.serial).collect();
+    assert_eq!((serials, loaded.departed), (vec![1, 2, 2, 3], [2].into()));
+    assert_eq!(std::fs::read(place.logs().join("3.0")).unwrap(), b"out\n");
     std::fs::remove_dir_all(&place.directory).unwrap();
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -20,16 +21,41 @@ use super::segments::{JobLog, LogEnd, ends, remove_unknown};
 use crate::auth::key::KeyStore;
 use crate::wire::Excerpt;
 
-/// Where the store keeps things.
+/// Where the store writes.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// The state directory.
     pub directory: PathBuf,
     /// Whether there is a journal; without one nothing outlives the daemon.
     pub journal: bool,
+    /// Device and inode of the directory at the start of the daemon.
+    identity: (u64, u64),
+}
+
+fn identity(about: &fs::Metadata) -> (u64, u64) {
+    (about.dev(), about.ino())
 }
 
 impl Place {
+    /// A state directory that exists. While the file that comes back is open, no other directory
+    /// can get the same identity.
+    pub fn open(directory: &Path, journal: bool) -> std::io::Result<(Place, fs::File)> {
+        let file = fs::File::open(directory)?;
+        let identity = identity(&file.metadata()?);
+        Ok((Place { directory: directory.to_owned(), journal, identity }, file))
+    }
+
+    /// Whether the path still leads to the directory with which the daemon began: a file written
+    /// into another one, or into a removed one, is not there after a restart.
+    fn verify(&self) -> Result<(), String> {
+        let name = self.directory.display();
+        match fs::metadata(&self.directory) {
+            Ok(about) if identity(&about) == self.identity => Ok(()),
+            Ok(_) => Err(format!("{name} is another directory than at the start of the daemon")),
+            Err(error) => Err(format!("the state directory is lost: {name}: {error}")),
+        }
+    }
+
     /// The file of the journal.
     pub fn journal(&self) -> PathBuf {
         self.directory.join("journal")
@@ -69,6 +95,8 @@ pub(super) struct PiecesQuestion {
 
 /// Read at once, in bytes: what a socket holds.
 const READ: usize = 64 * 1024;
+/// Bytes of log texts that are acknowledged at the latest; less than half of the smallest backlog.
+const UNREPORTED: usize = 16 * 1024;
 
 /// Does orders from `socket` until its other end is closed.
 pub(super) fn run(mut socket: UnixStream, place: &Place) {
@@ -96,6 +124,7 @@ pub(super) fn run(mut socket: UnixStream, place: &Place) {
         }
         bytes.drain(..done);
         worker.commit();
+        worker.report_logged();
     }
     worker.commit();
 }
@@ -105,6 +134,9 @@ struct Worker<'p> {
     /// Why there is none, where there should be one.
     journal: Result<Option<Journal>, String>,
     logs: BTreeMap<u64, JobLog>,
+    /// Orders to append to a log that were carried out, and their bytes since the last report.
+    logged: u64,
+    unreported: usize,
     /// Jobs whose log could not be written, and that was said.
     failed_logs: BTreeSet<u64>,
     /// The number of the last commit that is asked for.
@@ -125,6 +157,8 @@ impl Worker<'_> {
             place,
             journal: Ok(None),
             logs: BTreeMap::new(),
+            logged: 0,
+            unreported: 0,
             failed_logs: BTreeSet::new(),
             asked: None,
             uncovered: false,
@@ -139,8 +173,9 @@ impl Worker<'_> {
 
     fn open_journal(&mut self) {
         if self.place.journal {
-            let opened = Journal::open(&self.place.journal());
-            self.journal = opened.map(Some).map_err(|error| error.to_string());
+            self.journal = self.place.verify().and_then(|()| {
+                Journal::open(&self.place.journal()).map(Some).map_err(|error| error.to_string())
+            });
         }
     }
 
@@ -169,10 +204,11 @@ impl Worker<'_> {
             Order::Forget(serial) => self.forget(serial),
             Order::Keep { request, name, bytes } => {
                 let path = self.place.directory.join(&name);
-                match put_in_place(&path, &bytes) {
-                    Ok(_) => self.report(&Report::Answer { request, answer: Vec::new() }),
-                    Err(error) => {
-                        let why = format!("cannot write {}: {error}", path.display());
+                let put = put_in_place(&path, &bytes).map_err(|error| error.to_string());
+                match put.and_then(|_| self.place.verify()) {
+                    Ok(()) => self.report(&Report::Answer { request, answer: Vec::new() }),
+                    Err(why) => {
+                        let why = format!("cannot write {}: {why}", path.display());
                         self.report(&Report::NoAnswer { request, why });
                     }
                 }
@@ -200,9 +236,10 @@ impl Worker<'_> {
 
     fn report_keys(&mut self, request: u64, question: &[u8]) {
         let path = KeyStore::path(&self.place.directory);
-        let report = match keys::answer(&path, question) {
+        let answer = keys::answer(&path, question).map_err(|e| format!("{}: {e}", path.display()));
+        let report = match answer.and_then(|answer| self.place.verify().map(|()| answer)) {
             Ok(answer) => Report::Answer { request, answer },
-            Err(error) => Report::NoAnswer { request, why: format!("{}: {error}", path.display()) },
+            Err(why) => Report::NoAnswer { request, why },
         };
         self.report(&report);
     }
@@ -226,7 +263,20 @@ impl Worker<'_> {
         self.report(&Report::Remark(remark));
     }
 
+    /// Acknowledges log texts, with another report or by itself when they are many bytes: a few of
+    /// them cost the daemon less memory than a wake-up for each would cost it time.
+    fn report_logged(&mut self) {
+        let is_worth_it = !self.reports.is_empty() || self.unreported >= UNREPORTED;
+        if self.unreported > 0 && is_worth_it {
+            self.unreported = 0;
+            self.report(&Report::Logged(self.logged));
+        }
+    }
+
+    /// A text that cannot be appended is acknowledged too: it would fail again.
     fn append(&mut self, serial: u64, at: u64, limit: u64, text: &[u8]) {
+        self.logged += 1;
+        self.unreported += text.len();
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let logs = self.place.logs();
         let appended = self.log(serial, &logs).and_then(|log| log.append(at, text, limit));
@@ -243,7 +293,18 @@ impl Worker<'_> {
         use std::collections::btree_map::Entry;
         match self.logs.entry(serial) {
             Entry::Occupied(open) => Ok(open.into_mut()),
-            Entry::Vacant(none) => Ok(none.insert(JobLog::open(logs, serial)?)),
+            Entry::Vacant(none) => {
+                let opened = JobLog::open(logs, serial).or_else(|error| {
+                    // Somebody removed the directory of logs alone.
+                    let is_missing = error.kind() == std::io::ErrorKind::NotFound;
+                    if !is_missing || self.place.verify().is_err() {
+                        return Err(error);
+                    }
+                    fs::DirBuilder::new().mode(0o700).create(logs)?;
+                    JobLog::open(logs, serial)
+                });
+                Ok(none.insert(opened?))
+            }
         }
     }
 
@@ -274,24 +335,41 @@ impl Worker<'_> {
         self.report(&report);
     }
 
+    /// Writes the pending records, and makes them durable in the state directory itself where that
+    /// was asked for.
+    fn write(&mut self, durable: bool) -> Result<(), String> {
+        let journal = match &mut self.journal {
+            Err(why) => return Err(why.clone()),
+            Ok(None) => return Ok(()),
+            Ok(Some(journal)) => journal,
+        };
+        if let Some(why) = self.place.verify().err().filter(|_| durable) {
+            journal.drop_pending();
+            return Err(why);
+        }
+        match journal.write(durable) {
+            Ok(false) => {}
+            Ok(true) => {
+                let name = self.place.journal();
+                self.remark(format!("{} was lost and is written anew", name.display()));
+            }
+            Err(WriteError::AsBefore(error)) => return Err(error.to_string()),
+            Err(WriteError::Broken(error)) => {
+                self.journal = Err(error.to_string());
+                return Err(error.to_string());
+            }
+        }
+        // Again: it may have been removed meanwhile.
+        if durable { self.place.verify() } else { Ok(()) }
+    }
+
     /// Writes what was taken in, and makes it durable if that was asked for.
     fn commit(&mut self) {
         let asked = self.asked.take();
         if self.journal.is_err() && asked.is_some() {
             self.open_journal();
         }
-        let written = match &mut self.journal {
-            Err(why) => Err(why.clone()),
-            Ok(None) => Ok(()),
-            Ok(Some(journal)) => match journal.write(asked.is_some()) {
-                Ok(()) => Ok(()),
-                Err(WriteError::AsBefore(error)) => Err(error.to_string()),
-                Err(WriteError::Broken(error)) => {
-                    self.journal = Err(error.to_string());
-                    Err(error.to_string())
-                }
-            },
-        };
+        let written = self.write(asked.is_some());
         // What is lost behind the last commit, or was before, is told by the next one.
         let before = self.lost.take_if(|_| asked.is_some());
         if std::mem::take(&mut self.uncovered) {
@@ -327,7 +405,6 @@ pub fn log_ends(place: &Place) -> BTreeMap<u64, LogEnd> {
 /// Makes the directories, and takes away logs of jobs that nobody knows any more. For the start,
 /// before there is a loop to be held up.
 pub fn prepare(place: &Place, known: impl Fn(u64) -> bool) -> std::io::Result<usize> {
-    use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(place.logs())?;
     remove_unknown(&place.logs(), known)
 }
