@@ -91,7 +91,7 @@ impl Driver {
 
 fn records(table: &mut Table) -> Outcome<()> {
     let directory = Directory::new()?;
-    let place = Place { directory: directory.path().to_owned(), journal: true };
+    let (place, _identity) = Place::open(directory.path(), true)?;
     store::prepare(&place, |_| true)?;
     let lock = fs::File::create(directory.join("lock"))?;
     let (pid, socket) = store::begin(&place, lock.into())?;
