@@ -681,7 +681,7 @@ fn truncated_log_is_polled_until_longer_than_before() {
         let mut look = || {
             house.it().mark_all(now.instant);
             loop {
-                match house.it().next(true, &mut kernel, now) {
+                match house.it().next(true, Budget::endless(), &mut kernel, now) {
                     Next::Event(_) => {}
                     Next::More => house.it().begin_turn(),
                     Next::Waiting => panic!("it may read"),
