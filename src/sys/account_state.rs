@@ -4,6 +4,10 @@
 //! (`passwd -l` and `usermod -L` put `!` before it). Who is not root, and may not look, sees none.
 
 use nix::unistd::User;
+use std::io;
+
+#[cfg(target_os = "linux")]
+use nix::errno::Errno;
 #[cfg(target_os = "freebsd")]
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
@@ -20,15 +24,18 @@ pub enum AccountState {
 }
 
 /// The state of this account.
+///
+/// # Errors
+/// None: the entry that was looked up has it all.
 #[cfg(target_os = "freebsd")]
-pub fn of(user: &User) -> AccountState {
-    if user.passwd.as_bytes().starts_with(b"*LOCKED*") {
+pub fn of(user: &User) -> io::Result<AccountState> {
+    Ok(if user.passwd.as_bytes().starts_with(b"*LOCKED*") {
         AccountState::Locked
     } else if user.expire > 0 && user.expire <= now() {
         AccountState::Expired
     } else {
         AccountState::Usable
-    }
+    })
 }
 
 /// Whether the account has an empty password. False where that cannot be found out.
@@ -36,37 +43,63 @@ pub fn has_empty_password(user: &User) -> bool {
     #[cfg(target_os = "freebsd")]
     return geteuid().is_root() && user.passwd.is_empty();
     #[cfg(target_os = "linux")]
-    shadow(user).is_some_and(|(hash, _)| hash.is_empty())
+    matches!(shadow(user), Ok(Some((hash, _))) if hash.is_empty())
 }
 
 /// The state of this account.
+///
+/// # Errors
+/// The name service fails: then nothing is known for the account.
 #[cfg(target_os = "linux")]
-pub fn of(user: &User) -> AccountState {
+pub fn of(user: &User) -> io::Result<AccountState> {
     const DAY: i64 = 24 * 3600;
-    let Some((hash, expires)) = shadow(user) else { return AccountState::Usable };
-    if is_locked(&hash) {
+    let Some((hash, expires)) = shadow(user)? else { return Ok(AccountState::Usable) };
+    Ok(if is_locked(&hash) {
         AccountState::Locked
     } else if expires >= 0 && expires.saturating_mul(DAY) <= now() {
         AccountState::Expired
     } else {
         AccountState::Usable
-    }
+    })
 }
 
 /// Hash of the password, and the day since 1970 on which the account expires, negative for none.
+/// `None` where the account has no such entry, or only root may look.
 #[cfg(target_os = "linux")]
-fn shadow(user: &User) -> Option<(Vec<u8>, i64)> {
+fn shadow(user: &User) -> io::Result<Option<(Vec<u8>, i64)>> {
     use std::ffi::{CStr, CString};
-    let name = CString::new(user.name.as_str()).ok()?;
+    let name = CString::new(user.name.as_str())?;
+    Errno::clear();
     // SAFETY: the name is a C string; the entry is the C library's own and stays as it is until the
     // next such call, of which there is none before we are done with it.
-    let entry = unsafe { libc::getspnam(name.as_ptr()).as_ref() }?;
-    let hash = (!entry.sp_pwdp.is_null()).then(|| {
+    let Some(entry) = (unsafe { libc::getspnam(name.as_ptr()).as_ref() }) else {
+        return lack_of_entry(Errno::last()).map(|()| None);
+    };
+    let hash = if entry.sp_pwdp.is_null() {
+        Vec::new()
+    } else {
         // SAFETY: not null, so a C string of that entry.
         unsafe { CStr::from_ptr(entry.sp_pwdp) }.to_bytes().to_vec()
-    })?;
+    };
     #[allow(clippy::useless_conversion, reason = "c_long has 32 bits on some")]
-    Some((hash, i64::from(entry.sp_expire)))
+    Ok(Some((hash, i64::from(entry.sp_expire))))
+}
+
+/// What it means that there is no entry: nothing, or that the look-up failed (getspnam(3) has one
+/// return value for both; the C library leaves ENOENT, and more, of files and services that are not
+/// there).
+#[cfg(target_os = "linux")]
+fn lack_of_entry(errno: Errno) -> io::Result<()> {
+    let has_failed = [
+        Errno::EIO,
+        Errno::EMFILE,
+        Errno::ENFILE,
+        Errno::ENOMEM,
+        Errno::EINTR,
+        Errno::EAGAIN,
+        Errno::ETIMEDOUT,
+    ];
+    if has_failed.contains(&errno) { Err(errno.into()) } else { Ok(()) }
 }
 
 /// A password was there and is locked; an account that never had one (`!`, `!!`, `*`) is used with
@@ -84,6 +117,15 @@ fn now() -> i64 {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn account_state_after_failed_look_up_is_an_error() {
+        for errno in [Errno::from_raw(0), Errno::ENOENT, Errno::EACCES] {
+            assert!(lack_of_entry(errno).is_ok(), "{errno}");
+        }
+        assert!(lack_of_entry(Errno::EIO).is_err());
+        assert!(lack_of_entry(Errno::EMFILE).is_err());
+    }
 
     #[test]
     fn a_password_that_was_locked_is_told_from_none() {

@@ -62,7 +62,7 @@ mod system {
             parent: number(1)?,
             session: number(3)?,
             zombie: matches!(*fields.first()?, "Z" | "X"),
-            start: format!("{}.{}", boot(), fields.get(19)?),
+            start: start_in(boot(), fields.get(19)?)?,
         })
     }
 
@@ -70,13 +70,29 @@ mod system {
         fs::read(format!("/proc/{pid}/environ")).ok()
     }
 
-    /// random(4): another one at each boot.
+    /// Unknown where the boot is: after another boot it might be another process's.
+    fn start_in(boot: &str, ticks: &str) -> Option<String> {
+        (!boot.is_empty()).then(|| format!("{boot}.{ticks}"))
+    }
+
+    /// random(4): another one at each boot; empty where it cannot be read.
     fn boot() -> &'static str {
         static BOOT: OnceLock<String> = OnceLock::new();
         BOOT.get_or_init(|| {
             let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
             id.trim().to_owned()
         })
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn start_in_unknown_boot_is_unknown() {
+            assert_eq!(start_in("b", "7").as_deref(), Some("b.7"));
+            assert_eq!(start_in("", "7"), None);
+        }
     }
 }
 
@@ -105,10 +121,11 @@ mod system {
 
     fn entries(name: &[libc::c_int]) -> Vec<Entry> {
         let Some(bytes) = ask(name) else { return Vec::new() };
-        bytes.chunks_exact(size_of::<libc::kinfo_proc>()).map(read).collect()
+        bytes.chunks_exact(size_of::<libc::kinfo_proc>()).map_while(read).collect()
     }
 
-    fn read(bytes: &[u8]) -> Entry {
+    /// `None` where the kernel's structure is not ours.
+    fn read(bytes: &[u8]) -> Option<Entry> {
         let mut info = MaybeUninit::<libc::kinfo_proc>::uninit();
         // SAFETY: the kernel wrote a whole structure there, any bits are a value of it, and the
         // slice has just its length.
@@ -116,14 +133,17 @@ mod system {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), info.as_mut_ptr().cast(), bytes.len());
             info.assume_init()
         };
-        Entry {
+        if usize::try_from(info.ki_structsize).ok()? != bytes.len() {
+            return None;
+        }
+        Some(Entry {
             pid: info.ki_pid,
             parent: info.ki_ppid,
             session: info.ki_sid,
             zombie: info.ki_stat == ZOMBIE,
             // By the wall clock, to the microsecond, fixed when the process began.
             start: format!("{}.{:06}", info.ki_start.tv_sec, info.ki_start.tv_usec),
-        }
+        })
     }
 
     /// sysctl(3), with more room until the answer fits.

@@ -121,7 +121,12 @@ mod system {
             // Stable: the others stay in the order of their age.
             tree.sort_by_key(|info| roots.leader.map(Pid::as_raw) != Some(info.pid));
             let living = tree.iter().filter(|info| info.flags & ZOMBIE == 0);
-            living.map(|info| Pid::from_raw(info.pid)).collect()
+            let living = living.map(|info| Pid::from_raw(info.pid));
+            // Ours until it is reaped, also where the kernel has given no list.
+            let unlisted = roots
+                .leader
+                .filter(|leader| !self.0.iter().any(|info| info.pid == leader.as_raw()));
+            unlisted.into_iter().chain(living).collect()
         }
 
         pub(super) fn are_gone(&self, roots: &Roots) -> bool {
@@ -186,6 +191,7 @@ mod system {
             assert_eq!(pids(leader(90)), [90, 5, 91]);
             let after = Roots { ended: vec![Pid::from_raw(90)], ..leader(7) };
             assert_eq!(pids(after), [7]);
+            assert_eq!(pids(leader(8)), [8]);
         }
 
         #[test]

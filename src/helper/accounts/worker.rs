@@ -224,14 +224,15 @@ fn look_up_user(who: &Who) -> Found {
     let groups = CString::new(user.name.as_str())
         .map_err(|_| nix::errno::Errno::EINVAL)
         .and_then(|name| getgrouplist(&name, user.gid));
-    match groups {
-        Ok(groups) => Found::Account(Account {
+    match (groups, account_state::of(&user)) {
+        (Ok(groups), Ok(state)) => Found::Account(Account {
             uid: user.uid.as_raw(),
             groups: groups.into_iter().map(Gid::as_raw).collect(),
-            state: account_state::of(&user),
+            state,
             name: user.name,
         }),
-        Err(error) => Found::Failed(error.to_string()),
+        (Err(error), _) => Found::Failed(error.to_string()),
+        (_, Err(error)) => Found::Failed(error.to_string()),
     }
 }
 
