@@ -1,7 +1,20 @@
 #!/bin/sh
-# Sees to it that the named commands are there. Root on Debian: installs their packages. Anybody
-# else: is told what is missing and how to get it, and goes on; the step that needs it will say so.
+# Provides the named commands. Root on Debian: installs their packages. Otherwise, and on FreeBSD:
+# names what is missing and how to get it, and goes on; the step that needs it fails by itself.
 set -eu
+
+system=$(uname -s)
+
+# The package of a command on FreeBSD; nothing where it has no use there or is of the base system.
+pkg_of() {
+	case $1 in
+	cargo) echo rust ;;
+	pip) echo py311-pip ;;
+	shellcheck) echo hs-ShellCheck ;;
+	cc | bmake | ip | mandoc | openssl | readelf | useradd | zfs-fuse) ;;
+	*) echo "$1" ;;
+	esac
+}
 
 package_of() {
 	case $1 in
@@ -16,15 +29,15 @@ package_of() {
 
 advice_on() {
 	case $1 in
-	cargo) echo "Rust 1.89 or newer: https://rustup.rs, or on FreeBSD: pkg install rust" ;;
+	cargo) echo "Rust 1.89 or newer: https://rustup.rs" ;;
 	cc) echo "a C compiler (a library has C in it): apt-get install gcc libc6-dev" ;;
 	useradd) echo "Tests of real passwords are skipped without it; on Debian: apt-get install passwd libpam-modules" ;;
 	zfs-fuse) echo "Tests on real pools are skipped without it; on Debian: apt-get install zfs-fuse, as root" ;;
 	ip) echo "Tests of a bridge between two networks are skipped without it; on Debian: apt-get install iproute2" ;;
 	pip) echo "apt-get install python3-pip" ;;
 	readelf) echo "apt-get install binutils" ;;
-	bmake) echo "BSD make: apt-get install bmake (FreeBSD's make is one)" ;;
-	*) echo "apt-get install $1, or on FreeBSD: pkg install $1" ;;
+	bmake) echo "BSD make: apt-get install bmake" ;;
+	*) echo "apt-get install $1" ;;
 	esac
 }
 
@@ -38,6 +51,10 @@ for command in "$@"; do
 	if is_there "$command"; then
 		continue
 	fi
+	if [ "$system" = FreeBSD ]; then
+		packages="$packages${packages:+ }$(pkg_of "$command")"
+		continue
+	fi
 	# Debian's own cargo is too old, so that one is never installed from there.
 	if [ "$command" != cargo ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 		packages="$packages $(package_of "$command")"
@@ -45,6 +62,14 @@ for command in "$@"; do
 		echo "missing: $command. $(advice_on "$command")" >&2
 	fi
 done
+
+if [ "$system" = FreeBSD ]; then
+	# Words: one that has no package there is an empty one.
+	# shellcheck disable=SC2086
+	set -- $packages
+	[ $# = 0 ] || echo "missing; as root: pkg install $*" >&2
+	exit 0
+fi
 
 if [ -n "$packages" ]; then
 	echo "installing:$packages" >&2

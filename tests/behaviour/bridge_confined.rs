@@ -31,8 +31,9 @@ fn nobody() -> Option<User> {
 
 /// All ids of a process as ps(1) says them: real, effective and saved user, and group.
 fn ids(pid: u32) -> Outcome<Vec<u32>> {
-    let columns = "ruid=,uid=,svuid=,rgid=,gid=,svgid=";
-    let output = Command::new("ps").args(["-o", columns, "-p", &pid.to_string()]).output()?;
+    let columns = ["ruid=", "uid=", "svuid=", "rgid=", "gid=", "svgid="];
+    let columns = columns.iter().flat_map(|column| ["-o", column]);
+    let output = Command::new("ps").args(columns).args(["-p", &pid.to_string()]).output()?;
     let text = String::from_utf8(output.stdout)?;
     Ok(text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?)
 }
@@ -49,7 +50,8 @@ fn started_as_root_it_becomes_its_user_for_good_and_serves_as_before() -> Outcom
     bridge.log().wait("running as nobody")?;
     let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
     assert_eq!(ids(bridge.process().0)?, [uid, uid, uid, gid, gid, gid]);
-    if let Ok(status) = fs::read_to_string(format!("/proc/{}/status", bridge.process().0)) {
+    if cfg!(target_os = "linux") {
+        let status = fs::read_to_string(format!("/proc/{}/status", bridge.process().0))?;
         let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
         assert_eq!(line("NoNewPrivs:").map(str::trim), Some("1"), "{status}");
         assert_eq!(line("CapEff:").map(str::trim), Some("0000000000000000"), "{status}");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -27,6 +28,33 @@ fn make(arguments: &[&str]) -> String {
     let said = String::from_utf8(said).unwrap();
     assert!(output.status.success(), "make {arguments:?}: {said}");
     said
+}
+
+#[test]
+fn missing_tools_on_freebsd_are_named_as_packages() {
+    // A FreeBSD on which nothing is installed, as far as the script can see.
+    let directory = Directory::new().unwrap();
+    let uname = directory.join("uname");
+    fs::write(&uname, "#!/bin/sh\necho FreeBSD\n").unwrap();
+    fs::set_permissions(&uname, fs::Permissions::from_mode(0o755)).unwrap();
+    let makefile = fs::read_to_string(Path::new(ROOT).join("Makefile")).unwrap();
+    let line = |of: &str| {
+        let rest = makefile.split_once(of).unwrap().1;
+        rest.split_once("provide.sh ").unwrap().1.lines().next().unwrap().to_owned()
+    };
+    for (target, expected) in [
+        ("\ntest:", "missing; as root: pkg install rust bash python3\n"),
+        ("\nlint:", "missing; as root: pkg install rust hs-ShellCheck bash zsh fish\n"),
+    ] {
+        let output = Command::new("/bin/sh")
+            .arg(Path::new(ROOT).join("scripts/provide.sh"))
+            .args(line(target).split_whitespace())
+            .env("PATH", directory.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);
+    }
 }
 
 /// All files under a directory, relative to it.

@@ -196,7 +196,12 @@ struct FullDisk(std::path::PathBuf);
 impl FullDisk {
     fn over(setup: &Setup) -> Outcome<Option<FullDisk>> {
         let state = setup.directory().join("state");
-        let kept = fs::read(setup.directory().join(STATE))?;
+        let before: Vec<_> = fs::read_dir(&state)?
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                Some((fs::read(entry.path()).ok()?, entry.file_name()))
+            })
+            .collect();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs"])
             .arg(&state)
@@ -205,7 +210,10 @@ impl FullDisk {
             return Ok(None);
         }
         let full = FullDisk(state);
-        fs::write(full.0.join("life_preserver.json"), kept)?;
+        // The lock too: on FreeBSD a full one has no room for an empty file either.
+        for (content, name) in before {
+            fs::write(full.0.join(name), content)?;
+        }
         let mut filler = fs::File::create(full.0.join("filler"))?;
         while std::io::Write::write_all(&mut filler, &[0; 4096]).is_ok() {}
         Ok(Some(full))
@@ -218,7 +226,8 @@ impl FullDisk {
 
 impl Drop for FullDisk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+        let at_once = if cfg!(target_os = "linux") { "-l" } else { "-f" };
+        let _ = Command::new("umount").arg(at_once).arg(&self.0).output();
     }
 }
 

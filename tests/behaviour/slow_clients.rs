@@ -368,16 +368,22 @@ fn a_message_that_we_do_not_read_to_its_end_is_not_late() {
         .with("server.message_timeout", r#""1s""#);
     let (daemon, mut watcher) = daemon_with_a_list(&setup);
     let mut peer = Peer::watcher(&daemon).unwrap();
-    // It has begun, and something waits; then so much waits that it is not read any more.
+    // It begins when almost so much waits that it is not read any more, and soon that much does.
     back_up(&mut peer, &mut watcher, 1);
+    let patience = Instant::now() + PATIENCE;
+    let wait_for = |bytes: u64, watcher: &mut Peer| {
+        while fullest(watcher) < bytes {
+            assert!(Instant::now() < patience, "its outbox does not fill");
+            watcher.run(&json!({ "j": "sh -c 'head -c 25000 /dev/zero | tr \"\\0\" y'" })).unwrap();
+            watcher.finished("j").unwrap();
+        }
+    };
+    wait_for(130 * 1024, &mut watcher);
     let request = json!({ "namespace": "rpc", "name": "query", "id": "split" }).to_string();
     let frame = client_frame(0x81, request.as_bytes());
     let (begin, end) = frame.split_at(20);
     peer.stream().send(begin).unwrap();
-    while fullest(&mut watcher) < 192 * 1024 {
-        watcher.run(&json!({ "j": "sh -c 'head -c 25000 /dev/zero | tr \"\\0\" y'" })).unwrap();
-        watcher.finished("j").unwrap();
-    }
+    wait_for(192 * 1024, &mut watcher);
     peer.stream().send(end).unwrap();
     watcher.idle(Duration::from_millis(1300)).unwrap();
     let read = peer.frames_until(|frame| frame["id"] == "split").unwrap();

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::Pid;
 
 use crate::{Daemon, Log, Outcome, Process, Pty};
@@ -48,6 +48,11 @@ impl Cli {
         let mut cli = Command::new(program);
         // What a terminal of whoever runs the tests would say must not matter.
         cli.arg(command).env_remove("NO_COLOR").env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
+        // What a shell starts behind its prompt ignores SIGINT, and so would the command.
+        // SAFETY: between fork and exec only one system call is made.
+        unsafe {
+            cli.pre_exec(|| Ok(signal(Signal::SIGINT, SigHandler::SigDfl).map(drop)?));
+        }
         Cli(cli)
     }
 

@@ -41,14 +41,16 @@ pub use pty::Pty;
 pub use raw::{client_frame, client_header, upgrade_request};
 pub use recorder::{Bridge, BridgeIdentity, FarClient, FarTunnel, Meddler, Routed};
 pub use scene::{Person, register_server};
-pub use skip::skip;
+pub use skip::{has_loopback_addresses, skip};
 pub use zfs::Zfs;
 
 /// What every step returns; any error ends the test or the section.
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// No answer is ever this late, unless something is broken.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// No answer is ever this late, unless something is broken. Longer in a build with `SLOW_HOST` in its
+/// environment, for an emulated processor.
+pub const PATIENCE: Duration =
+    Duration::from_secs(if option_env!("SLOW_HOST").is_some() { 300 } else { 30 });
 
 /// Asks again and again until `is_so`: for what nothing tells by itself. It panics where that never
 /// comes; `what` says what was waited for.

@@ -84,7 +84,8 @@ impl Process {
 
     /// Processes that have it as their parent, by their numbers.
     pub fn children(self) -> Outcome<Vec<u32>> {
-        let output = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output()?;
+        // With one -o the ps of BSD takes all behind the first = for one title.
+        let output = Command::new("ps").args(["-A", "-o", "pid=", "-o", "ppid="]).output()?;
         let text = String::from_utf8(output.stdout)?;
         let pairs = text.lines().filter_map(|line| {
             let mut numbers = line.split_whitespace().filter_map(|word| word.parse().ok());
