@@ -14,6 +14,7 @@
 //! * [`helper`]: what may hang, in children of our own.
 //! * [`life_preserver`]: snapshots and replications, read from growing logs.
 //! * [`literals`]: literals that a regular expression requires.
+//! * [`rules`]: what lines of logs mean: data, one file per program, and what applies it.
 //! * [`pattern`]: what the configuration says about lines of a log.
 //! * [`seal`]: checksums of lines in the files of the state directory.
 //! * [`hub`]: who wants which events.
@@ -42,6 +43,7 @@ pub mod moment;
 pub mod net;
 pub mod pattern;
 pub mod reactor;
+pub mod rules;
 pub mod seal;
 pub mod server;
 pub mod session;

@@ -4,6 +4,7 @@
 //! Both are judged when the file is read, with its line, and used later without another judgement:
 //! so one type serves the room that reads the file and the room that reads the log.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use regex_lite::{Captures, Regex, RegexBuilder};
@@ -14,6 +15,10 @@ use crate::literals;
 const COMPILED: usize = 256 * 1024;
 /// The group that a message begins with, where it takes part.
 const STAMP: &str = "stamp";
+/// The same for a message that has a place `{text}`: there the text has its level and the like.
+pub(crate) const STAMP_OF_TEXT: &str = "stamp of text";
+/// Stands for the message of a line with its level.
+const TEXT: &str = "text";
 /// Stands for the whole line in a message.
 const LINE: &str = "line";
 
@@ -45,7 +50,8 @@ impl Pattern {
         self.regex.captures(line)
     }
 
-    fn has_group(&self, name: &str) -> bool {
+    /// Whether it has a group of that name.
+    pub fn has_group(&self, name: &str) -> bool {
         self.regex.capture_names().flatten().any(|group| group == name)
     }
 }
@@ -64,21 +70,31 @@ impl fmt::Debug for Pattern {
     }
 }
 
-/// A message with places for what matched: `New snapshot of {dataset}`. A brace that is meant as
-/// such is written twice.
+/// A message with places for what matched: `New snapshot of {dataset}`. Words before the name in the
+/// braces stand there only where the place is filled: `failed{ for dataset}`. A brace that is meant
+/// as such is written twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message(Vec<Part>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Text(String),
-    Place(String),
+    Place { before: String, name: String },
 }
 
 impl Message {
     /// The whole line.
     pub fn line() -> Message {
-        Message(vec![Part::Place(LINE.to_owned())])
+        Message::place(LINE)
+    }
+
+    /// The message of a line, with its level.
+    pub fn text() -> Message {
+        Message::place(TEXT)
+    }
+
+    fn place(name: &str) -> Message {
+        Message(vec![Part::Place { before: String::new(), name: name.to_owned() }])
     }
 
     /// Reads one.
@@ -98,11 +114,13 @@ impl Message {
                 rest = behind;
                 continue;
             }
-            let place = behind.split_once('}').filter(|(name, _)| is_name(name));
+            let place = behind.split_once('}').filter(|(place, _)| !name_in(place).is_empty());
             match (brace, place) {
-                ("{", Some((name, behind))) => {
+                ("{", Some((place, behind))) => {
+                    let name = name_in(place);
+                    let before = place[..place.len() - name.len()].to_owned();
                     parts.push(Part::Text(std::mem::take(&mut plain)));
-                    parts.push(Part::Place(name.to_owned()));
+                    parts.push(Part::Place { before, name: name.to_owned() });
                     rest = behind;
                 }
                 ("{", None) => {
@@ -125,38 +143,53 @@ impl Message {
         self.places().find(|name| *name != LINE && !pattern.has_group(name))
     }
 
-    /// The message for what matched in `line`. A group named `stamp` that took part stands before
-    /// it, unless the message has its own place for it.
-    pub fn fill(&self, line: &str, matched: &Captures<'_>) -> String {
-        let group = |name: &str| matched.name(name).map(|found| found.as_str());
+    /// The message, with what `place` gives for the name of each place. A stamp that it gives
+    /// stands before the message, unless the message has its own place for it.
+    pub fn fill<'v>(&self, place: &dyn Fn(&str) -> Option<Cow<'v, str>>) -> String {
+        let has = |wanted: &str| self.places().any(|name| name == wanted);
+        let stamp = if has(STAMP) || has(LINE) {
+            None
+        } else {
+            place(if has(TEXT) { STAMP_OF_TEXT } else { STAMP })
+        };
         let mut text = String::new();
-        if let Some(stamp) = group(STAMP).filter(|stamp| !stamp.is_empty())
-            && !self.places().any(|name| name == STAMP || name == LINE)
-        {
-            text.push_str(stamp);
-            text.push_str(": ");
+        if let Some(stamp) = stamp.filter(|stamp| !stamp.is_empty()) {
+            text.extend([&*stamp, ": "]);
         }
         for part in &self.0 {
-            text.push_str(match part {
-                Part::Text(plain) => plain,
-                Part::Place(name) if name == LINE => line,
-                Part::Place(name) => group(name).unwrap_or(""),
-            });
+            match part {
+                Part::Text(plain) => text.push_str(plain),
+                Part::Place { before, name } => {
+                    if let Some(value) = place(name).filter(|value| !value.is_empty()) {
+                        text.extend([before, &*value]);
+                    }
+                }
+            }
         }
         text
     }
 
-    fn places(&self) -> impl Iterator<Item = &str> {
+    /// The names of its places that no words stand before: what it cannot do without.
+    pub fn required_places(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|part| match part {
-            Part::Place(name) => Some(name.as_str()),
+            Part::Place { before, name } if before.is_empty() => Some(name.as_str()),
+            Part::Place { .. } | Part::Text(_) => None,
+        })
+    }
+
+    /// The names of its places.
+    pub fn places(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Place { name, .. } => Some(name.as_str()),
             Part::Text(_) => None,
         })
     }
 }
 
-/// Of a group in a pattern.
-fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || c == '_')
+/// The name at the end of what stands in braces.
+fn name_in(place: &str) -> &str {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    &place[place.trim_end_matches(is_name).len()..]
 }
 
 #[cfg(test)]
@@ -166,7 +199,11 @@ mod tests {
     fn filled(pattern: &str, message: &str, line: &str) -> Option<String> {
         let pattern = Pattern::parse(pattern).unwrap();
         let matched = pattern.captures(line)?;
-        Some(Message::parse(message).unwrap().fill(line, &matched))
+        let group = |name: &str| match name {
+            "line" => Some(Cow::Borrowed(line)),
+            _ => matched.name(name).map(|found| Cow::Borrowed(found.as_str())),
+        };
+        Some(Message::parse(message).unwrap().fill(&group))
     }
 
     #[test]
@@ -178,6 +215,16 @@ mod tests {
             "tank/Home has one, {so}: a snapshot of tank/Home"
         );
         assert_eq!(filled(pattern, "{line}", "nothing"), None);
+    }
+
+    #[test]
+    fn words_before_a_place_need_its_value() {
+        let pattern = "failed(?: for (?P<dataset>.+))?";
+        assert_eq!(
+            filled(pattern, "it failed{ for dataset}", "failed for x").unwrap(),
+            "it failed for x"
+        );
+        assert_eq!(filled(pattern, "it failed{ for dataset}", "failed").unwrap(), "it failed");
     }
 
     #[test]
@@ -193,7 +240,7 @@ mod tests {
     fn what_cannot_be_is_refused() {
         let refused = |text| Message::parse(text).unwrap_err();
         assert_eq!(refused(""), "is empty");
-        for text in ["{", "{}", "{a b}", "a{", "{x", "{{{"] {
+        for text in ["{", "{}", "{a }", "a{", "{x", "{{{"] {
             assert!(refused(text).contains("write {{"), "{text}");
         }
         assert!(refused("a}").contains("write }}"));

@@ -18,7 +18,8 @@ _sysadm_events() {
 		;;
 	serve) options="-c --pid-file -h --help" ;;
 	import-legacy) options="-c --bridge --dry-run -h --help" ;;
-	bridge | check) options="-c -h --help" ;;
+	bridge) options="-c -h --help" ;;
+	check) options="-c --try --rule --json -h --help" ;;
 	fingerprint) options="--bridge -c -h --help" ;;
 	watch)
 		options="--json --since -h --help $target"

@@ -5,7 +5,7 @@ complete -c sysadm-events -f
 set -l none __fish_use_subcommand
 complete -c sysadm-events -n $none -a serve -d 'the daemon, in the foreground'
 complete -c sysadm-events -n $none -a bridge -d 'the relay for hosts behind address translation'
-complete -c sysadm-events -n $none -a check -d 'say what is wrong with the configuration'
+complete -c sysadm-events -n $none -a check -d 'say what is wrong with the configuration, or what a log means'
 complete -c sysadm-events -n $none -a fingerprint -d "this host's certificate fingerprint, for remote clients"
 complete -c sysadm-events -n $none -a watch -d 'follow events'
 complete -c sysadm-events -n $none -a run -d 'run a job, show its output, exit with its code'
@@ -34,6 +34,9 @@ complete -c sysadm-events -n $target -l via -x -d 'a host behind the bridge at t
 complete -c sysadm-events -n $target -l bridge-fingerprint -x -d 'SHA-256 of the certificate of the bridge'
 
 complete -c sysadm-events -n '__fish_seen_subcommand_from serve' -l pid-file -r -F -d 'where its number is written'
+complete -c sysadm-events -n '__fish_seen_subcommand_from check' -l try -r -F -d 'what the lines of this log give'
+complete -c sysadm-events -n '__fish_seen_subcommand_from check' -l rule -x -a 'lpreserver pyznap sanoid syncoid zettarepl zfs-auto-snapshot zfsnap znapzend zrepl zxfer' -d 'by this rule set'
+complete -c sysadm-events -n '__fish_seen_subcommand_from check' -l json -d 'one object a line'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch jobs status' -l json -d 'as the daemon sends it'
 complete -c sysadm-events -n '__fish_seen_subcommand_from status fingerprint' -l bridge -d 'the bridge of this host'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -l since -x -d 'begin behind the event of this number'

@@ -1,4 +1,5 @@
-//! `check`: says what is wrong with a configuration before the daemon has to.
+//! `check`: says what is wrong with a configuration before the daemon has to, and what the lines of
+//! a log mean by the rules.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use nix::unistd::geteuid;
 
 use super::exit::Exit;
 use super::words::{Word, Words, unexpected};
-use super::{Command, complain, write};
+use super::{Command, complain, try_log, write};
 use crate::auth::key::{Damaged, KeyStore};
 use crate::config::{Config, Home};
 use crate::helper::accounts::{Asked, look_up_now};
@@ -16,35 +17,52 @@ use crate::system_state::is_found;
 
 pub(super) const COMMAND: Command = Command {
     name: "check",
-    summary: "say what is wrong with the configuration",
+    summary: "say what is wrong with the configuration, or what a log means",
     help: "\
 Reads the configuration and says all that is wrong with it, as FILE:LINE: why.
 Of a configuration that is right it warns where this host lacks what is named
 there (a group, the zpool command, a log), and where a line of the registered
 keys is damaged.
+With --try, shows what each line of a log gives, and which lines look like
+errors that no rule knows.
 
 Usage: sysadm-events check [-c FILE]
+       sysadm-events check [-c FILE] --try LOG [--rule NAME]... [--json]
 
 Options:
-  -c FILE     the file; without it the one that \"serve\" would take
-  -h, --help  this text
+  -c FILE      the file; without it the one that \"serve\" would take
+  --try LOG    the log; - is standard input
+  --rule NAME  the rule set, in place of what the configuration says of LOG;
+               without either, the one that knows most lines
+  --json       one JSON object a line, then one with the sums
+  -h, --help   this text
 
-Exits 0 where nothing is wrong, else 1. Warnings do not count.
+Exits 0 where nothing is wrong, else 1; warnings do not count. With --try: 1
+where a line looks like an error that no rule knows, 2 where no line matched a
+rule, else 0; 66 where the log cannot be read.
 
-Example:
+Examples:
   sysadm-events check -c new.toml && mv new.toml sysadm-events.toml
+  journalctl -u zrepl | sysadm-events check --try - --rule zrepl
 ",
     main,
 };
 
 fn main(mut words: Words) -> Result<u8, Exit> {
     let mut file: Option<PathBuf> = None;
+    let (mut log, mut names, mut json): (Option<PathBuf>, Vec<String>, bool) = Default::default();
     while let Some(word) = words.next()? {
         match word {
             Word::Option(name) if name == "-c" || name == "--config" => file = Some(words.path()?),
+            Word::Option(name) if name == "--try" => log = Some(words.path()?),
+            Word::Option(name) if name == "--rule" => names.push(words.value()?),
+            Word::Option(name) if name == "--json" => json = true,
             Word::Value(value) if file.is_none() => file = Some(value.into()),
             other => return Err(unexpected(&other)),
         }
+    }
+    if log.is_none() && (json || !names.is_empty()) {
+        return Err(Exit::usage("--rule and --json need --try LOG"));
     }
     let home = Home::of_this_process();
     let (config, file) = match Config::load(file.as_deref(), &home) {
@@ -54,6 +72,9 @@ fn main(mut words: Words) -> Result<u8, Exit> {
             return Ok(1);
         }
     };
+    if let Some(log) = log {
+        return try_log::run(&config.life_preserver, &log, &names, json);
+    }
     for warning in warnings(&config, &Config::defaults(&home)) {
         complain(&format!("warning: {warning}"));
     }

@@ -83,6 +83,7 @@ fn the_page_names_every_exit_code() {
     let codes = items(under(PAGE, "Sh", "EXIT STATUS"), "");
     let named = [
         sysexits::USAGE,
+        sysexits::NO_INPUT,
         sysexits::UNAVAILABLE,
         sysexits::IO,
         sysexits::PROTOCOL,

@@ -33,6 +33,7 @@ mod target;
 mod terminal;
 mod told;
 mod trust;
+mod try_log;
 mod watch;
 mod words;
 

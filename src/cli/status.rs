@@ -110,6 +110,9 @@ fn page(status: &Value, terminal: Terminal) -> String {
         let progress = escape::line(progress, terminal.unicode);
         line("", format!("running: {}, {progress}", text(&running["dataset"])));
     }
+    for log in logs["logs"].as_array().into_iter().flatten() {
+        line("log", log_line(log, terminal));
+    }
     if let Some(queues) = jobs_in_queues(status, terminal) {
         line("queues", queues);
     }
@@ -221,6 +224,50 @@ fn jobs_in_queues(status: &Value, terminal: Terminal) -> Option<String> {
     Some(queues.iter().map(one).collect::<Vec<_>>().join(", "))
 }
 
+/// How much of a log was read and known; a log whose rules know nothing is named.
+fn log_line(log: &Value, terminal: Terminal) -> String {
+    let text = |value: &Value| escape::line(value.as_str().unwrap_or("?"), terminal.unicode);
+    let count = |name: &str| log[name].as_u64().unwrap_or(0);
+    let number = |name: &str| thousands(count(name));
+    let mut shown = text(&log["log"]);
+    let rules: Vec<String> = log["rules"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|name| format!("\"{}\"", text(name)))
+        .collect();
+    if count("lines") > 0 && count("matched") == 0 {
+        let (lines, rules) = (number("lines"), rules.join(", "));
+        let _ = write!(shown, ": nothing in {lines} lines matched rule {rules}");
+    } else {
+        let (lines, matched) = (number("lines"), number("matched"));
+        let _ = write!(shown, ": {lines} lines, {matched} matched");
+    }
+    if count("unknown") > 0 {
+        let _ = write!(shown, ", {} errors and warnings that no rule knows", number("unknown"));
+    }
+    if let Some(last) = log["last_match"].as_str() {
+        let _ = write!(shown, ", last event {}", escape::line(last, terminal.unicode));
+    }
+    if let Some(trouble) = log["trouble"].as_str() {
+        let _ = write!(shown, "; {}", escape::line(trouble, terminal.unicode));
+    }
+    shown
+}
+
+/// A number with commas: `1,240`.
+pub(super) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut shown = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            shown.push(',');
+        }
+        shown.push(digit);
+    }
+    shown
+}
+
 /// In the largest unit of which there is at least one.
 pub(super) fn size(bytes: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
@@ -245,7 +292,11 @@ mod tests {
                 "snapshot": {"message": "Mon: New snapshot of tank", "priority": "1 - Information", "age": 125},
                 "replication": {"message": "Tue: Replication Failed for tank\nLogfile available at: /f",
                                 "priority": "7 - Critical", "age": 7200},
-                "running": [{"dataset": "pool", "progress": "1M/2M (50%)"}, {"dataset": "a\u{1b}", "progress": null}]},
+                "running": [{"dataset": "pool", "progress": "1M/2M (50%)"}, {"dataset": "a\u{1b}", "progress": null}],
+                "logs": [
+                    {"log": "/a", "rules": ["zrepl"], "lines": 1240, "matched": 0, "unknown": 0, "last_match": null, "trouble": null},
+                    {"log": "/b\u{1b}", "rules": ["sanoid"], "lines": 7, "matched": 3, "unknown": 2,
+                     "last_match": "2026-11-24T20:00:00Z", "trouble": "cannot be read: x"}]},
             "seq": 12, "subscribers": 1, "outbox_total": 1536, "memory": {"peak_resident": 3_500_000},
             "jobs": {"running": 1, "pending": 0, "finished": 2}, "queues": {"pkg": 1},
             "store": {"state": "state storage does not answer"},
@@ -278,6 +329,8 @@ snapshot  2 m 05 s ago, 1 - Information: Mon: New snapshot of tank
 replica   2 h 00 m ago, 7 - Critical: Tue: Replication Failed for tank
           running: pool, 1M/2M (50%)
           running: a^[, just begun
+log       /a: nothing in 1,240 lines matched rule \"zrepl\"
+log       /b^[: 7 lines, 3 matched, 2 errors and warnings that no rule knows, last event 2026-11-24T20:00:00Z; cannot be read: x
 queues    pkg 1
 store     state storage does not answer
 events    12 since its start, epoch e1

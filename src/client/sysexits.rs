@@ -4,6 +4,8 @@
 
 /// The command line is wrong, or the daemon says that the request is.
 pub const USAGE: u8 = 64;
+/// An input file cannot be read.
+pub const NO_INPUT: u8 = 66;
 /// No daemon answers, or it went away.
 pub const UNAVAILABLE: u8 = 69;
 /// What we read or write locally cannot be read or written.

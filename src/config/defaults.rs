@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::units::{DAY, KIB, MIB, MINUTE};
 use super::{
     Auth, Bridge, Config, Dispatcher, Events, Home, LegacyBridgeClients, LifePreserver, Log,
-    LogTarget, Paths, Relay, Server, Store, SystemState, ZpoolWhen,
+    LogTarget, Paths, Relay, Rules, Server, Store, SystemState, ZpoolWhen,
 };
 
 impl Config {
@@ -104,6 +104,8 @@ fn dispatcher() -> Dispatcher {
 fn life_preserver() -> LifePreserver {
     LifePreserver {
         log: Some(PathBuf::from("/var/log/lpreserver/lpreserver.log")),
+        rules_dir: None,
+        rules: Rules::default(),
         source: Vec::new(),
         max_line: 4 * KIB,
         slice: 64 * KIB,

@@ -76,6 +76,11 @@ impl ConfigErrors {
         ConfigErrors(vec![ConfigError { file: file.to_path_buf(), line: Some(line), message }])
     }
 
+    /// Faults of several files; `None` without one.
+    pub(super) fn of_files(faults: Vec<ConfigError>) -> Option<ConfigErrors> {
+        (!faults.is_empty()).then_some(ConfigErrors(faults))
+    }
+
     /// The faults, one by one.
     pub fn iter(&self) -> std::slice::Iter<'_, ConfigError> {
         self.0.iter()

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use super::error::ConfigError;
 use super::link::{fingerprint, host_name};
 use super::reader::Reader;
+use super::rules::Rules;
 use super::section::Section;
 use super::source::read_source;
 use super::units::{DAY, GIB, HOUR, KIB, MIB};
@@ -26,13 +28,14 @@ const SECOND: Duration = Duration::from_secs(1);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Takes into `config` what the file says. A key that is faulty leaves its field as it was.
-pub(super) fn read(reader: &mut Reader<'_>, config: &mut Config) {
+/// `elsewhere` gets what is wrong with files that it names.
+pub(super) fn read(reader: &mut Reader<'_>, config: &mut Config, elsewhere: &mut Vec<ConfigError>) {
     read_server(reader.section("server"), config);
     read_auth(reader.section("auth"), config);
     read_events(reader.section("events"), config);
     read_dispatcher(reader.section("dispatcher"), config);
     read_store(reader.section("store"), config);
-    read_life_preserver(reader.section("life_preserver"), config);
+    read_life_preserver(reader.section("life_preserver"), config, elsewhere);
     read_system_state(reader.section("system_state"), config);
     read_bridge(reader.section("bridge"), config);
     read_relay(reader.section("relay"), config);
@@ -114,10 +117,30 @@ fn read_store(mut section: Section<'_, '_>, config: &mut Config) {
     section.key("backlog", &mut store.backlog, size(64 * KIB..=64 * MIB));
 }
 
-fn read_life_preserver(mut section: Section<'_, '_>, config: &mut Config) {
+fn read_life_preserver(
+    mut section: Section<'_, '_>,
+    config: &mut Config,
+    elsewhere: &mut Vec<ConfigError>,
+) {
     let logs = &mut config.life_preserver;
     section.key("log", &mut logs.log, optional(absolute_path));
-    section.tables("source", "life_preserver.source", &mut logs.source, read_source);
+    section.key("rules_dir", &mut logs.rules_dir, optional(absolute_path));
+    if let Some(directory) = &logs.rules_dir {
+        match Rules::of_directory(directory) {
+            Ok((rules, faults)) => {
+                logs.rules = rules;
+                elsewhere.extend(faults);
+            }
+            Err(why) => {
+                let message = format!("life_preserver.rules_dir: {} {why}", directory.display());
+                section.complain(Some("rules_dir"), message);
+            }
+        }
+    }
+    let rules = logs.rules.clone();
+    section.tables("source", "life_preserver.source", &mut logs.source, |source| {
+        read_source(source, &rules)
+    });
     section.key("max_line", &mut logs.max_line, size(256..=8 * KIB));
     section.key("slice", &mut logs.slice, size(4 * KIB..=MIB));
     section.key("poll_interval", &mut logs.poll_interval, duration(TICK..=HOUR));

@@ -19,6 +19,7 @@ mod home;
 mod keys;
 mod link;
 mod reader;
+mod rules;
 mod section;
 mod sections;
 mod source;
@@ -39,10 +40,10 @@ use reader::Reader;
 pub use error::{ConfigError, ConfigErrors};
 pub use home::Home;
 pub use link::{BridgeUrl, fingerprint};
+pub use rules::Rules;
 pub use sections::{
     Auth, Bridge, BridgeLink, Dispatcher, Events, LegacyBridgeClients, LifePreserver, Log,
-    LogClass, LogProgram, LogRule, LogSource, LogTarget, Paths, Relay, Server, Store, SystemState,
-    ZpoolWhen,
+    LogSource, LogTarget, Paths, Relay, Server, Store, SystemState, ZpoolWhen,
 };
 
 /// A configuration file has at most this many bytes.
@@ -84,12 +85,17 @@ impl Config {
         let mut config = Config::defaults(home);
         let (document, syntax) = toml::de::DeTable::parse_recoverable(text);
         let mut reader = Reader::new(text, document.get_ref(), &syntax);
-        keys::read(&mut reader, &mut config);
+        let mut elsewhere = Vec::new();
+        keys::read(&mut reader, &mut config, &mut elsewhere);
         reader.report_unknown();
         checks::check(&config, &mut reader);
         let lines = Lines::of(text);
         let faults = reader.into_faults(&lines);
-        if faults.is_empty() { Ok(config) } else { Err(ConfigErrors::new(file, &lines, faults)) }
+        if !faults.is_empty() {
+            let errors = ConfigErrors::new(file, &lines, faults);
+            elsewhere.splice(0..0, errors.iter().cloned());
+        }
+        ConfigErrors::of_files(elsewhere).map_or(Ok(config), Err)
     }
 
     /// Reads `file`; without one the file of `home` where it exists, else the defaults.

@@ -68,6 +68,12 @@ impl<'t> Reader<'t> {
         self.open(name, table)
     }
 
+    /// The file itself, for lists of tables at its top.
+    pub(super) fn root(&mut self) -> Section<'_, 't> {
+        let table = Some(self.root);
+        Section { reader: self, name: "", table, at: 0 }
+    }
+
     /// Table of a section, whose keys are to be known as those of `name`.
     pub(super) fn open(
         &mut self,
@@ -149,7 +155,8 @@ impl<'t> Reader<'t> {
 
     /// Those that stand at the top of the file.
     fn sections(&self) -> impl Iterator<Item = &'static str> {
-        self.keys.iter().map(|key| key.section).filter(|section| !section.contains('.'))
+        let is_section = |section: &&str| !section.is_empty() && !section.contains('.');
+        self.keys.iter().map(|key| key.section).filter(is_section)
     }
 
     /// What may have been meant, to be shown behind the complaint.
@@ -205,7 +212,8 @@ impl fmt::Display for Unknown<'_> {
 
 /// As the section's line in the file.
 pub(super) fn heading(section: &str) -> String {
-    if section.contains('.') { format!("[[{section}]]") } else { format!("[{section}]") }
+    let is_list = section.contains('.') || section == "rule";
+    if is_list { format!("[[{section}]]") } else { format!("[{section}]") }
 }
 
 fn fault_of_syntax(text: &str, error: &toml::de::Error) -> Fault {

@@ -6,10 +6,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::link::BridgeUrl;
-use crate::pattern::{Message, Pattern};
+use super::rules::Rules;
+use crate::rules::RuleSet;
 
 /// `[server]`: listeners, clients and their limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,6 +182,11 @@ pub struct LifePreserver {
     /// The log that is followed, an absolute path; `None` (`""`) for off.
     /// Default `/var/log/lpreserver/lpreserver.log`.
     pub log: Option<PathBuf>,
+    /// Directory with further files of log rules, an absolute path; `None` (`""`) for none. A file
+    /// replaces the embedded rules of its name. Default: none.
+    pub rules_dir: Option<PathBuf>,
+    /// The rules of that directory, and the embedded ones.
+    pub rules: Rules,
     /// `[[life_preserver.source]]`, at most 64: further logs. Default: none.
     pub source: Vec<LogSource>,
     /// The longest line, 256 B to 8 KiB; a longer one is cut, and that is logged. Default 4 KiB.
@@ -216,46 +223,8 @@ pub struct LifePreserver {
 pub struct LogSource {
     /// Its path.
     pub log: PathBuf,
-    /// What its lines tell.
-    pub rule: LogRule,
-}
-
-/// What the lines of a log tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogRule {
-    /// By the ready rules for a program.
-    Ready(LogProgram),
-    /// By a pattern.
-    Own {
-        /// What a line has to match.
-        pattern: Pattern,
-        /// What it is news of.
-        class: LogClass,
-        /// 0 to 10. Default 1.
-        priority: usize,
-        /// The text of the event. Default: the line.
-        message: Message,
-    },
-}
-
-/// A program with ready rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogProgram {
-    /// sanoid: snapshots.
-    Sanoid,
-    /// syncoid: replications.
-    Syncoid,
-    /// zrepl: both.
-    Zrepl,
-}
-
-/// What a line is news of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogClass {
-    /// A snapshot.
-    Snapshot,
-    /// A replication.
-    Replication,
+    /// What its lines mean: `rule`, or a set of one rule for `match`.
+    pub rules: Arc<RuleSet>,
 }
 
 /// `[system_state]`: pools and the host name.

@@ -2,24 +2,22 @@
 
 use super::section::Section;
 use super::values::{absolute_path, count, one_of, quoted, text};
-use super::{LogClass, LogProgram, LogRule, LogSource};
-use crate::pattern::{Message, Pattern};
+use std::sync::Arc;
 
-/// As `LogRule::Own` has it where the file does not say.
+use super::LogSource;
+use super::rules::{CLASSES, Rules};
+use crate::pattern::{Message, Pattern};
+use crate::rules::RuleSet;
+
+/// Of a pattern whose section does not say it.
 const PRIORITY: usize = 1;
 
 /// Reads one entry; what is wrong with it is said.
-pub(super) fn read_source(section: &mut Section<'_, '_>) -> Option<LogSource> {
-    let programs = [
-        ("sanoid", LogProgram::Sanoid),
-        ("syncoid", LogProgram::Syncoid),
-        ("zrepl", LogProgram::Zrepl),
-    ];
-    let classes = [("snapshot", LogClass::Snapshot), ("replication", LogClass::Replication)];
+pub(super) fn read_source(section: &mut Section<'_, '_>, rules: &Rules) -> Option<LogSource> {
     let faults = section.reader.faults.len();
     let log = section.required("log", text(absolute_path));
-    let program = section.optional("rule", text(one_of(programs)));
-    let class = section.optional("class", text(one_of(classes)));
+    let program = section.optional("rule", text(|name| rules.named(name)));
+    let class = section.optional("class", text(one_of(CLASSES)));
     let pattern = section.optional("match", text(Pattern::parse));
     let priority = section.optional("priority", count(0..=10));
     let message = section.optional("message", text(Message::parse));
@@ -27,7 +25,7 @@ pub(super) fn read_source(section: &mut Section<'_, '_>) -> Option<LogSource> {
     if section.reader.faults.len() > faults {
         return None;
     }
-    let rule = match (program, class, pattern) {
+    let rules = match (program, class, pattern) {
         (Some(program), None, None) => {
             let more = [("priority", priority.is_some()), ("message", message.is_some())];
             if let Some((name, _)) = more.into_iter().find(|(_, written)| *written) {
@@ -37,7 +35,7 @@ pub(super) fn read_source(section: &mut Section<'_, '_>) -> Option<LogSource> {
                 );
                 return None;
             }
-            LogRule::Ready(program)
+            program
         }
         (None, Some(class), Some(pattern)) => {
             let message = message.unwrap_or_else(Message::line);
@@ -51,7 +49,8 @@ pub(super) fn read_source(section: &mut Section<'_, '_>) -> Option<LogSource> {
                 );
                 return None;
             }
-            LogRule::Own { pattern, class, priority: priority.unwrap_or(PRIORITY), message }
+            let priority = u8::try_from(priority.unwrap_or(PRIORITY)).unwrap_or(u8::MAX);
+            Arc::new(RuleSet::of_pattern(pattern, class, priority, message))
         }
         (None, None, None) if section.table.is_none() => return None,
         (_, class, pattern) => {
@@ -67,5 +66,5 @@ pub(super) fn read_source(section: &mut Section<'_, '_>) -> Option<LogSource> {
             return None;
         }
     };
-    Some(LogSource { log: log?, rule })
+    Some(LogSource { log: log?, rules })
 }

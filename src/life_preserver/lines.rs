@@ -2,7 +2,8 @@
 //!
 //! A line that has not ended yet is not kept: it is read again when there is more of it, so that
 //! the position up to which a log was read is always that of a line, and can be kept as one number.
-//! Only a line longer than the limit is given before its end, cut, and the rest of it passed over.
+//! Of a line longer than the limit both ends are given. One that is longer than several limits is
+//! given before its end, and the rest of it passed over.
 
 use std::borrow::Cow;
 
@@ -14,6 +15,11 @@ pub(super) struct Line<'b> {
     /// It was longer than the limit.
     pub(super) cut: bool,
 }
+
+/// A line of up to so many limits is waited for; a slice holds as much.
+pub(super) const WAITED: usize = 4;
+/// Stands for the middle of a line that was too long.
+const GAP: &str = " … ";
 
 /// What stands at the beginning of some bytes.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,7 +33,7 @@ pub(super) enum Taken<'b> {
 }
 
 /// Takes the next line. `cut` is whether the bytes begin in the middle of a line that was cut, and
-/// says the same of what follows; a line has at most `limit` bytes.
+/// says the same of what follows; a line has at most `limit` bytes and the mark of a gap.
 pub(super) fn take<'b>(bytes: &'b [u8], cut: &mut bool, limit: usize) -> Taken<'b> {
     // No more is looked at than is of interest: it may all be one line.
     let end = bytes.iter().position(|byte| *byte == b'\n');
@@ -38,14 +44,24 @@ pub(super) fn take<'b>(bytes: &'b [u8], cut: &mut bool, limit: usize) -> Taken<'
             length => Taken::Rest(length),
         };
     }
+    let most = limit.saturating_mul(WAITED);
     match end {
         Some(end) if end <= limit => Taken::Line(line(&bytes[..end], false), end + 1),
-        None if bytes.len() <= limit => Taken::Nothing,
+        Some(end) if end <= most => Taken::Line(both_ends(&bytes[..end], limit), end + 1),
+        None if bytes.len() < most => Taken::Nothing,
         Some(_) | None => {
             *cut = true;
-            Taken::Line(line(&bytes[..limit], true), limit)
+            Taken::Line(both_ends(&bytes[..most], limit), most)
         }
     }
+}
+
+/// What fits of a line that is too long: three quarters from its beginning, the rest from its end.
+fn both_ends(bytes: &[u8], limit: usize) -> Line<'_> {
+    let tail = limit / 4;
+    let head = line(&bytes[..limit - tail], true).text.into_owned();
+    let tail = line(&bytes[bytes.len() - tail..], true).text;
+    Line { text: Cow::Owned(head + GAP + &tail), cut: true }
 }
 
 /// Of a log that was copied and emptied under a writer the first line may begin with zeros.
@@ -92,19 +108,20 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_too_long_is_cut_once_and_the_rest_passed_over() {
-        let text = b"abcdefghij\nxyz\nabcdefgh\nabcdefghi";
+    fn line_longer_than_the_limit_gives_both_ends() {
+        let text = b"abcdefghij\nxyz\nabcdefgh\nabcdefghijklmnopqrstuvwxyzabcdef\nz\n";
         for piece in 1..=text.len() {
             let (lines, left) = lines(text, piece, 8);
-            assert_eq!(lines, ["abcdefgh…", "xyz", "abcdefgh", "abcdefgh…"], "{piece}");
+            assert_eq!(lines, ["abcdef … ij…", "xyz", "abcdefgh", "abcdef … ef…", "z"], "{piece}");
             assert_eq!(left, 0);
         }
     }
 
     #[test]
-    fn a_cut_needs_no_end() {
+    fn line_without_an_end_is_cut_after_several_limits() {
         let mut cut = false;
-        assert!(matches!(take(&[b'x'; 9], &mut cut, 8), Taken::Line(Line { cut: true, .. }, 8)));
+        assert_eq!(take(&[b'x'; 31], &mut cut, 8), Taken::Nothing);
+        assert!(matches!(take(&[b'x'; 33], &mut cut, 8), Taken::Line(Line { cut: true, .. }, 32)));
         assert!(cut);
         assert_eq!(take(b"xxx", &mut cut, 8), Taken::Rest(3));
         assert_eq!(take(b"x\nnew\n", &mut cut, 8), Taken::Rest(2));

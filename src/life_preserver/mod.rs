@@ -4,7 +4,7 @@
 //! they do. Each log is followed by its name; a line that is known becomes an event, and the start
 //! of a replication makes the file with its progress be followed too.
 //!
-//! * [`grammar`] knows the lines of Life Preserver, [`rule`] those of other programs;
+//! * [`rules`](crate::rules) say what a line means;
 //! * [`lines`] makes lines of bytes, [`tail`] judges whether a file is still the one that was read,
 //!   [`progress`] and [`replications`] know how far a `zfs send` is: all without I/O;
 //! * [`follower`] and [`file`] are the thin shell around them; [`kept`] is what a restart finds.
@@ -14,24 +14,24 @@
 
 mod file;
 mod follower;
-mod grammar;
 mod kept;
 mod lines;
 mod progress;
 mod replications;
-mod rule;
 mod size;
 mod tail;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{debug, info, warn};
 use serde_json::{Value, json};
 
 use crate::moment::{Budget, Moment};
-use crate::wire::LifePreserverEvent;
+use crate::rules::{Outcome, Reader, Reading, RuleSet, Run};
+use crate::wire::{LifePreserverEvent, Priority, rfc3339};
 use follower::{Follower, Former, Found, Looking};
 use kept::{Last, Memory};
 use lines::Taken;
@@ -39,12 +39,9 @@ use progress::{Heard, Progress};
 use replications::Replications;
 
 pub use follower::{FollowId, Watching};
-pub use rule::{Program, Rule};
 
-/// The class of events of snapshots.
-pub const SNAPSHOT: &str = "snapshot";
 /// The class of events of replications.
-pub const REPLICATION: &str = "replication";
+const REPLICATION: &str = "replication";
 
 /// The limits of the configuration that concern this room.
 #[derive(Clone, Copy, Debug)]
@@ -82,54 +79,13 @@ impl Limits {
     }
 }
 
-/// A log, and who reads its lines: the first who knows one has it.
+/// A log, and the rules for its lines: the first rule set that knows a line has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// Its path.
     pub log: PathBuf,
     /// In the order in which they are asked.
-    pub readers: Vec<Reader>,
-}
-
-/// Who knows lines.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reader {
-    /// The grammar of Life Preserver's own log.
-    LifePreserver,
-    /// A rule for another program's.
-    Rule(Rule),
-}
-
-impl Reader {
-    fn read(&self, line: &str) -> Option<News> {
-        match self {
-            Reader::LifePreserver => grammar::read(line),
-            Reader::Rule(rule) => rule.read(line).map(|event| News { event, turn: None }),
-        }
-    }
-}
-
-/// What a line tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct News {
-    event: LifePreserverEvent,
-    turn: Option<Turn>,
-}
-
-/// A replication begins or ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Turn {
-    /// Of this dataset; the file has its progress, if it is named.
-    Started {
-        /// What is replicated.
-        dataset: String,
-        /// Where its progress is.
-        file: Option<PathBuf>,
-    },
-    /// Of this dataset.
-    Ended(String),
-    /// Of the dataset whose replication began last.
-    LastEnded,
+    pub rules: Vec<Arc<RuleSet>>,
 }
 
 /// What comes next.
@@ -172,7 +128,9 @@ pub struct LifePreserver {
 #[derive(Debug)]
 struct Log {
     follower: Follower,
-    readers: Vec<Reader>,
+    reader: Reader,
+    /// When a line was last an event.
+    last_match: Option<SystemTime>,
     /// When it was last said that a line was cut.
     cut_said: Option<Instant>,
 }
@@ -236,7 +194,7 @@ impl LifePreserver {
             if let Some((_, strands)) = known {
                 follower.resume(strands, limits.looking(), now.instant);
             }
-            life_preserver.add(follower, source.readers, watching, now.instant);
+            life_preserver.add(follower, source.rules, watching, now.instant);
         }
         for running in memory.running {
             if life_preserver.logs.iter().any(|log| log.follower.path == running.log) {
@@ -255,7 +213,7 @@ impl LifePreserver {
     fn add(
         &mut self,
         mut follower: Follower,
-        readers: Vec<Reader>,
+        rules: Vec<Arc<RuleSet>>,
         watching: &mut dyn Watching,
         now: Instant,
     ) {
@@ -266,7 +224,8 @@ impl LifePreserver {
             None => info!("following {path}, which is not there yet"),
         }
         self.marked.push_back(follower.id);
-        self.logs.push(Log { follower, readers, cut_said: None });
+        let reader = Reader::new(rules);
+        self.logs.push(Log { follower, reader, last_match: None, cut_said: None });
     }
 
     /// Another configuration. A log that is in it as before goes on where it is; a new one is
@@ -284,12 +243,13 @@ impl LifePreserver {
         for source in sources {
             match before.iter().position(|log| log.follower.path == source.log) {
                 Some(at) => {
-                    let log = before.remove(at);
-                    self.logs.push(Log { readers: source.readers, ..log });
+                    let mut log = before.remove(at);
+                    log.reader.set_rules(source.rules);
+                    self.logs.push(log);
                 }
                 None => {
                     let follower = self.follower(source.log, true);
-                    self.add(follower, source.readers, watching, now);
+                    self.add(follower, source.rules, watching, now);
                 }
             }
         }
@@ -461,36 +421,43 @@ impl LifePreserver {
                     "{path}: a line is longer than {most} bytes (life_preserver.max_line) and is cut"
                 );
             }
-            let Some(mut news) = log.readers.iter().find_map(|reader| reader.read(&line.text))
-            else {
-                debug!("{}: not known: {}", log.follower.path.display(), line.text);
-                unknown += 1;
-                continue;
+            let mut reading = match log.reader.read(&line.text) {
+                Outcome::Known(reading) | Outcome::Unknown(reading) => reading,
+                Outcome::Ignored | Outcome::Foreign | Outcome::Nothing => {
+                    debug!("{}: not known: {}", log.follower.path.display(), line.text);
+                    unknown += 1;
+                    continue;
+                }
             };
-            news.event.message = bounded(news.event.message, self.limits.max_line, line.cut);
+            reading.message = bounded(reading.message, self.limits.max_line, line.cut);
+            log.last_match = Some(now.wall);
             let path = log.follower.path.clone();
-            return Some(self.take_news(news, &path, watching, now));
+            return Some(self.take_reading(reading, &path, watching, now));
         }
         None
     }
 
-    fn take_news(
+    fn take_reading(
         &mut self,
-        news: News,
+        reading: Reading,
         log: &Path,
         watching: &mut dyn Watching,
         now: Moment,
     ) -> LifePreserverEvent {
-        match news.turn {
+        match reading.run {
             None => {}
-            Some(Turn::Started { dataset, file }) => {
+            Some(Run::Begin(dataset, file)) => {
                 self.start_replication(dataset, file, log, now.instant);
             }
-            Some(Turn::Ended(dataset)) => self.replications.end(&dataset, log),
-            Some(Turn::LastEnded) => self.replications.end_last(log),
+            Some(Run::End(dataset)) => self.replications.end(&dataset, log),
+            Some(Run::EndLast) => self.replications.end_last(log),
         }
         self.let_files_rest(watching);
-        let event = news.event;
+        let event = LifePreserverEvent {
+            message: reading.message,
+            priority: Priority::new(reading.priority),
+            class: reading.class.name(),
+        };
         let last = Last {
             class: event.class.to_owned(),
             message: event.message.clone(),
@@ -617,11 +584,17 @@ impl LifePreserver {
             .iter()
             .map(|log| {
                 let current = log.follower.tail.current();
+                let counts = log.reader.counts();
                 json!({
                     "log": log.follower.path.to_string_lossy(),
                     "position": current.map(|strand| strand.position()),
                     "unwatched": log.follower.unwatched(),
                     "trouble": log.follower.trouble(),
+                    "rules": log.reader.names().collect::<Vec<_>>(),
+                    "lines": counts.lines,
+                    "matched": counts.matched,
+                    "unknown": counts.unknown,
+                    "last_match": log.last_match.map(rfc3339),
                 })
             })
             .collect();
@@ -673,6 +646,27 @@ impl ProgressFile {
         }
         Some((news?, self.progress.told()?))
     }
+}
+
+/// The lines of a whole log, as the daemon reads them; the last needs no end.
+pub fn whole_lines(bytes: &[u8], max_line: usize) -> impl Iterator<Item = String> {
+    let (mut at, mut cut) = (0, false);
+    let mut bytes = bytes.to_vec();
+    if bytes.last().is_some_and(|last| *last != b'\n') {
+        bytes.push(b'\n');
+    }
+    std::iter::from_fn(move || {
+        loop {
+            match lines::take(bytes.get(at..)?, &mut cut, max_line) {
+                Taken::Line(line, length) => {
+                    at += length;
+                    return Some(line.text.into_owned());
+                }
+                Taken::Rest(length) => at += length,
+                Taken::Nothing => return None,
+            }
+        }
+    })
 }
 
 /// A message of the longest line's length and a little, so that an event stays small.

@@ -10,16 +10,18 @@ pub(super) struct Size {
 /// Behind the first is one of these for each further factor of 1024 (`zfs_nicenum_format` of
 /// OpenZFS, `lib/libzutil/zutil_nicenum.c`).
 const SUFFIXES: &[u8; 7] = b"BKMGTPE";
+/// What stands before the fraction: zfs(8) asks the locale.
+const POINTS: [char; 2] = ['.', ','];
 /// More digits before the point than any size has.
 const DIGITS: usize = 20;
 
 impl Size {
     /// Reads a size; `None` for anything else.
     pub(super) fn parse(text: &str) -> Option<Size> {
-        let number_ends = text.find(|c: char| !c.is_ascii_digit() && c != '.');
+        let number_ends = text.find(|c: char| !c.is_ascii_digit() && !POINTS.contains(&c));
         let (number, suffix) = text.split_at(number_ends.unwrap_or(text.len()));
-        let (whole, part) = number.split_once('.').unwrap_or((number, ""));
-        if whole.is_empty() || whole.len() > DIGITS || part.contains('.') {
+        let (whole, part) = number.split_once(POINTS).unwrap_or((number, ""));
+        if whole.is_empty() || whole.len() > DIGITS || part.contains(POINTS) {
             return None;
         }
         let power = match suffix.as_bytes() {
@@ -93,6 +95,7 @@ mod tests {
         assert_eq!(bytes("1.50K"), Some(1536));
         assert_eq!(bytes("12.3M"), Some(12_897_484));
         assert_eq!(bytes("1.23G"), Some(1_320_702_443));
+        assert_eq!(bytes("1,23G"), Some(1_320_702_443));
         assert_eq!(bytes("2T"), Some(2 << 40));
         assert_eq!(bytes("2P"), Some(2 << 50));
         assert_eq!(bytes("15.9E"), Some(18_331_451_923_248_866_918));
@@ -103,9 +106,10 @@ mod tests {
     #[test]
     fn anything_else_is_none() {
         let long = "9".repeat(21);
-        for text in
-            ["", "B", "M", "-", "-1", "1.2.3M", ".5M", "1Q", "1MM", "1BB", "1 M", "x", &long]
-        {
+        for text in [
+            "", "B", "M", "-", "-1", "1.2.3M", "1,2.3M", ".5M", "1Q", "1MM", "1BB", "1 M", "x",
+            &long,
+        ] {
             assert_eq!(Size::parse(text), None, "{text:?}");
         }
     }

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::config::Rules;
 use crate::reactor::{Reactor, Watch};
 
 /// A kernel that reports all changes, but for the first write after a truncation if so.
@@ -55,11 +56,15 @@ impl Watching for Blind {
     fn unwatch(&mut self, _: Watch) {}
 }
 
+fn rules(name: &str) -> Arc<RuleSet> {
+    Rules::default().get(name).unwrap()
+}
+
 struct House {
     directory: PathBuf,
     log: PathBuf,
     limits: Limits,
-    readers: Vec<Reader>,
+    rules: Vec<Arc<RuleSet>>,
     it: Option<LifePreserver>,
     now: Moment,
 }
@@ -80,12 +85,12 @@ impl House {
             progress_interval: Duration::from_secs(1),
             progress_timeout: Duration::from_secs(1000),
         };
-        let (log, readers) = (directory.join("lp.log"), vec![Reader::LifePreserver]);
-        House { directory, log, limits, readers, it: None, now: Moment::now() }
+        let (log, rules) = (directory.join("lp.log"), vec![rules("lpreserver")]);
+        House { directory, log, limits, rules, it: None, now: Moment::now() }
     }
 
     fn source(&self) -> Source {
-        Source { log: self.log.clone(), readers: self.readers.clone() }
+        Source { log: self.log.clone(), rules: self.rules.clone() }
     }
 
     fn start(&mut self, kept: Option<&[u8]>) -> Option<String> {
@@ -599,14 +604,14 @@ fn of_files_with_progress_only_so_many_are_open() {
 #[test]
 fn other_programs_have_their_rules() {
     let mut house = House::new("rules");
-    house.readers.extend(Program::Sanoid.rules().into_iter().map(Reader::Rule));
+    house.rules.push(rules("sanoid"));
     append(&house.log, "");
     house.start(None);
     append(
         &house.log,
         snapshots(0, 1) + "INFO: taking snapshots...\ntaking snapshot tank/1@autosnap_x\n",
     );
-    assert_eq!(house.told(), news(0, 2));
+    assert_eq!(house.told(), ["New snapshot of tank/0", "Taking snapshot of tank/1"]);
 }
 
 #[test]
@@ -618,12 +623,12 @@ fn another_configuration_keeps_what_is_followed() {
     let other = house.path("other.log");
     append(&other, snapshots(90, 1));
     let sources =
-        vec![house.source(), Source { log: other.clone(), readers: vec![Reader::LifePreserver] }];
+        vec![house.source(), Source { log: other.clone(), rules: vec![rules("lpreserver")] }];
     let (limits, now) = (house.limits, house.now.instant);
     house.it().configure(limits, sources, &mut Blind, now);
     append(&other, snapshots(1, 1));
     assert_eq!(house.told(), news(0, 2), "a new log is followed from its end");
-    let sources = vec![Source { log: other.clone(), readers: vec![Reader::LifePreserver] }];
+    let sources = vec![Source { log: other.clone(), rules: vec![rules("lpreserver")] }];
     house.it().configure(limits, sources, &mut Blind, now);
     append(&house.log, snapshots(2, 1));
     append(&other, snapshots(3, 1));

@@ -14,20 +14,19 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
 use super::clients::ClientId;
 use super::{Key, Phase, Server};
-use crate::config::{self, Config, LogClass, LogProgram, LogRule};
-use crate::life_preserver::{
-    FollowId, LifePreserver, Limits, Next, Program, REPLICATION, Reader, Rule, SNAPSHOT, Source,
-    Watching,
-};
+use crate::config::{self, Config};
+use crate::life_preserver::{FollowId, LifePreserver, Limits, Next, Source, Watching};
 use crate::moment::{Budget, Moment};
 use crate::reactor::{Reactor, Watch};
-use crate::wire::{Event, EventName, LifePreserverEvent, Priority};
+use crate::rules::RuleSet;
+use crate::wire::{Event, EventName, LifePreserverEvent};
 
 /// Its name in the state directory.
 const FILE: &str = "life_preserver.json";
@@ -395,36 +394,20 @@ fn limits(config: &Config) -> Limits {
 
 /// One source a log: rules for the same one are asked in their order.
 fn sources(config: &Config) -> Vec<Source> {
+    let logs = &config.life_preserver;
     let mut sources: Vec<Source> = Vec::new();
-    let mut add = |log: &PathBuf, readers: Vec<Reader>| match sources
+    let mut add = |log: &PathBuf, rules: Arc<RuleSet>| match sources
         .iter_mut()
         .find(|source| source.log == *log)
     {
-        Some(source) => source.readers.extend(readers),
-        None => sources.push(Source { log: log.clone(), readers }),
+        Some(source) => source.rules.push(rules),
+        None => sources.push(Source { log: log.clone(), rules: vec![rules] }),
     };
-    if let Some(log) = &config.life_preserver.log {
-        add(log, vec![Reader::LifePreserver]);
+    if let (Some(log), Some(rules)) = (&logs.log, logs.rules.get("lpreserver")) {
+        add(log, rules);
     }
-    for config::LogSource { log, rule } in &config.life_preserver.source {
-        add(log, rules(rule).into_iter().map(Reader::Rule).collect());
+    for config::LogSource { log, rules } in &logs.source {
+        add(log, Arc::clone(rules));
     }
     sources
-}
-
-fn rules(rule: &LogRule) -> Vec<Rule> {
-    match rule {
-        LogRule::Ready(LogProgram::Sanoid) => Program::Sanoid.rules(),
-        LogRule::Ready(LogProgram::Syncoid) => Program::Syncoid.rules(),
-        LogRule::Ready(LogProgram::Zrepl) => Program::Zrepl.rules(),
-        LogRule::Own { pattern, class, priority, message } => vec![Rule {
-            pattern: pattern.clone(),
-            class: match class {
-                LogClass::Snapshot => SNAPSHOT,
-                LogClass::Replication => REPLICATION,
-            },
-            priority: Priority::new(u8::try_from(*priority).unwrap_or(u8::MAX)),
-            message: message.clone(),
-        }],
-    }
 }

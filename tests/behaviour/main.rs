@@ -29,6 +29,7 @@ mod link;
 mod live_bars;
 mod log_burst;
 mod log_restart;
+mod log_rules;
 mod lost_state;
 mod manual;
 mod merciless;

@@ -1,7 +1,7 @@
 //! Logs of other programs, `[[life_preserver.source]]`.
 
 use super::*;
-use crate::pattern::Message;
+use crate::rules::{Class, Outcome, Reader, Reading};
 
 /// The faults of one entry that consists of `lines` and a log.
 fn entry(lines: &str) -> Vec<String> {
@@ -15,13 +15,14 @@ fn one_has_a_ready_rule_or_a_pattern() {
                 [[life_preserver.source]]\nlog = \"/b\"\nclass = \"snapshot\"\nmatch = 'x'\npriority = 10\nmessage = \"{line}!\"\n";
     let sources = good(text).life_preserver.source;
     let [zrepl, sent, x] = &sources[..] else { panic!("{sources:?}") };
-    assert_eq!((&*zrepl.log, &zrepl.rule), (Path::new("/a"), &LogRule::Ready(LogProgram::Zrepl)));
-    let LogRule::Own { pattern, class, priority, message } = &sent.rule else { panic!("{sent:?}") };
-    assert_eq!((class, priority, message), (&LogClass::Replication, &1, &Message::line()));
-    assert!(pattern.captures("sent all").is_some() && pattern.captures("unsent").is_none());
-    let LogRule::Own { class, priority, message, .. } = &x.rule else { panic!("{x:?}") };
-    assert_eq!((class, priority), (&LogClass::Snapshot, &10));
-    assert_eq!(message, &Message::parse("{line}!").unwrap());
+    assert_eq!((&*zrepl.log, &*zrepl.rules.name), (Path::new("/a"), "zrepl"));
+    let read = |source: &LogSource, line: &str| Reader::new(vec![source.rules.clone()]).read(line);
+    let known = |class, priority, message: &str| {
+        Outcome::Known(Reading { class, priority, message: message.to_owned(), run: None })
+    };
+    assert_eq!(read(sent, "sent all"), known(Class::Replication, 1, "sent all"));
+    assert_eq!(read(sent, "ERROR: unsent"), Outcome::Nothing);
+    assert_eq!(read(x, "an x"), known(Class::Snapshot, 10, "an x!"));
 }
 
 #[test]

@@ -1,0 +1,238 @@
+//! Lines of programs that log fields: JSON, logfmt, the text of Go's slog, and the format `human` of
+//! zrepl, which is a message with `key="value"` behind it.
+//!
+//! A line that was longer than the limit has a gap in it: what can be read of such a line counts,
+//! so nothing here wants it to be well formed.
+
+use std::borrow::Cow;
+
+/// Fields of a line; more of them are left out.
+const FIELDS: usize = 64;
+
+/// A message and its fields.
+#[derive(Debug, Default)]
+pub(super) struct Record<'l> {
+    /// The message, of which its own fields are taken off.
+    pub(super) message: Cow<'l, str>,
+    fields: Vec<(&'l str, Cow<'l, str>)>,
+}
+
+impl<'l> Record<'l> {
+    /// Reads a JSON object; `None` for anything else.
+    pub(super) fn of_json(text: &'l str) -> Option<Record<'l>> {
+        const MESSAGES: [&str; 4] = ["msg", "message", "MESSAGE", "log"];
+        let inside = text.strip_prefix('{')?;
+        let record = Record { fields: json(inside), ..Record::default() };
+        let message = MESSAGES.iter().find_map(|name| record.get(name))?.to_owned();
+        Some(Record { message: message.into(), ..record })
+    }
+
+    /// Reads logfmt with a `msg`, or a message with fields behind it.
+    pub(super) fn of_text(text: &'l str) -> Record<'l> {
+        let (fields, _) = pairs(text);
+        if let Some((_, message)) = fields.iter().find(|(name, _)| *name == "msg") {
+            return Record { message: message.clone(), fields };
+        }
+        let (end, fields) = trailing(text);
+        let message = text.get(..end).unwrap_or_default().trim_end();
+        Record { message: message.into(), fields }
+    }
+
+    /// A field by its name.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(known, _)| *known == name).map(|(_, value)| &**value)
+    }
+}
+
+/// The fields behind a message: where the message ends, and what they are. Each place where fields
+/// might begin is tried once, from left to right, up to the first that is none.
+fn trailing(text: &str) -> (usize, Vec<(&str, Cow<'_, str>)>) {
+    let mut from = 0;
+    while let Some(blank) = text.get(from..).and_then(|rest| rest.find(' ')) {
+        let start = from + blank;
+        let rest = text.get(start + 1..).unwrap_or_default();
+        let (fields, length) = pairs(rest);
+        if !fields.is_empty() && rest.get(length..).unwrap_or_default().trim().is_empty() {
+            return (start, fields);
+        }
+        from = start + 1 + length;
+    }
+    (text.len(), Vec::new())
+}
+
+/// `key=value key="value"` from the beginning of a text on, and how long they are together.
+fn pairs(text: &str) -> (Vec<(&str, Cow<'_, str>)>, usize) {
+    let (mut fields, mut at) = (Vec::new(), 0);
+    while let Some((name, value, length)) = text.get(at..).and_then(pair) {
+        if fields.len() < FIELDS {
+            fields.push((name, value));
+        }
+        at += length;
+        at += text.get(at..).map_or(0, |rest| rest.len() - rest.trim_start_matches(' ').len());
+    }
+    (fields, at)
+}
+
+fn pair(text: &str) -> Option<(&str, Cow<'_, str>, usize)> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    let end = text.find(|c| !is_name(c))?;
+    let name = text.get(..end).filter(|name| !name.is_empty())?;
+    let value = text.get(end..)?.strip_prefix('=')?;
+    let begin = end + 1;
+    if let Some(inside) = value.strip_prefix('"') {
+        let (value, length) = quoted(inside);
+        return Some((name, value, begin + 1 + length));
+    }
+    let length = value.find(' ').unwrap_or(value.len());
+    Some((name, Cow::Borrowed(&value[..length]), begin + length))
+}
+
+/// Members of a JSON object, of the objects in it too: strings, numbers and the like by their text.
+fn json(text: &str) -> Vec<(&str, Cow<'_, str>)> {
+    let (mut fields, mut rest) = (Vec::new(), text);
+    while let Some(quote) = rest.find('"') {
+        if fields.len() == FIELDS {
+            break;
+        }
+        let inside = &rest[quote + 1..];
+        let (_, length) = quoted(inside);
+        let name = inside.get(..length.saturating_sub(1)).unwrap_or_default();
+        rest = inside.get(length..).unwrap_or_default().trim_start();
+        let Some(value) = rest.strip_prefix(':') else { continue };
+        let value = value.trim_start();
+        if let Some(inside) = value.strip_prefix('"') {
+            let (value, length) = quoted(inside);
+            fields.push((name, value));
+            rest = inside.get(length..).unwrap_or_default();
+        } else if !value.starts_with(['{', '[']) {
+            let end = value.find([',', '}', ']']).unwrap_or(value.len());
+            fields.push((name, Cow::Borrowed(value[..end].trim_end())));
+            rest = &value[end..];
+        } else {
+            rest = value;
+        }
+    }
+    fields
+}
+
+/// A text up to its closing quote, its escapes decoded as JSON and Go write them; and the length
+/// with that quote. Without a closing quote all is taken.
+fn quoted(text: &str) -> (Cow<'_, str>, usize) {
+    let end = text.find(['"', '\\']).unwrap_or(text.len());
+    if text.as_bytes().get(end) != Some(&b'\\') {
+        return (Cow::Borrowed(&text[..end]), (end + 1).min(text.len()));
+    }
+    let mut decoded = text[..end].to_owned();
+    let mut chars = text[end..].char_indices();
+    let mut surrogate = None;
+    while let Some((at, c)) = chars.next() {
+        if c == '"' {
+            return (Cow::Owned(decoded), end + at + 1);
+        }
+        if c != '\\' {
+            decoded.push(c);
+            continue;
+        }
+        let Some((at, c)) = chars.next() else { break };
+        let digits = match c {
+            'u' => 4,
+            'U' => 8,
+            'x' => 2,
+            _ => 0,
+        };
+        let from = end + at + 1;
+        let code = (digits > 0)
+            .then(|| text.get(from..from + digits))
+            .flatten()
+            .and_then(|hex| u32::from_str_radix(hex, 16).ok());
+        if let Some(code) = code {
+            for _ in 0..digits {
+                chars.next();
+            }
+            match (surrogate.take(), code) {
+                (_, 0xd800..=0xdbff) => surrogate = Some(code),
+                (Some(high), 0xdc00..=0xdfff) => {
+                    let code = 0x1_0000 + ((high - 0xd800) << 10) + (code - 0xdc00);
+                    decoded.push(char::from_u32(code).unwrap_or('\u{fffd}'));
+                }
+                _ => decoded.push(char::from_u32(code).unwrap_or('\u{fffd}')),
+            }
+            continue;
+        }
+        decoded.push(match c {
+            'n' => '\n',
+            't' => '\t',
+            'r' => '\r',
+            'b' | 'f' | 'a' | 'v' => ' ',
+            other => other,
+        });
+    }
+    (Cow::Owned(decoded), text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_read_with_its_escapes_and_in_any_order() {
+        let text = r#"{"time":"t","level":"ERROR","msg":"a \"b\"","fs":"tank\/\u00e9\ud83d\ude00","n":12, "ok" : true,"g":{"err":"x\ny"}}"#;
+        let record = Record::of_json(text).unwrap();
+        assert_eq!(record.message, "a \"b\"");
+        assert_eq!(record.get("fs"), Some("tank/é😀"));
+        assert_eq!((record.get("n"), record.get("ok")), (Some("12"), Some("true")));
+        assert_eq!(record.get("err"), Some("x\ny"));
+        assert!(Record::of_json("{}").is_none());
+        assert!(Record::of_json("msg").is_none());
+    }
+
+    #[test]
+    fn json_with_a_gap_gives_what_both_ends_have() {
+        let text = r#"{"err":"zfs exited … stderr","fs":"tank/a","msg":"cannot create snap"#;
+        let record = Record::of_json(text).unwrap();
+        assert_eq!((&*record.message, record.get("fs")), ("cannot create snap", Some("tank/a")));
+    }
+
+    #[test]
+    fn logfmt_slog_and_human_lines_are_read() {
+        let record = Record::of_text(r#"job=prod subsystem=repl msg="receive finished" fs=tank/a"#);
+        assert_eq!((&*record.message, record.get("fs")), ("receive finished", Some("tank/a")));
+        assert_eq!(record.get("subsystem"), Some("repl"));
+
+        let text = r#"cannot do x= y filesystem="tank/my \"data\"" err="a\nb""#;
+        let record = Record::of_text(text);
+        assert_eq!(record.message, "cannot do x= y");
+        assert_eq!(record.get("filesystem"), Some("tank/my \"data\""));
+        assert_eq!(record.get("err"), Some("a\nb"));
+
+        let record = Record::of_text("receive failed (might be x) job=j err=*fmt.wrapError");
+        assert_eq!(record.message, "receive failed (might be x)");
+        assert_eq!(record.get("err"), Some("*fmt.wrapError"));
+    }
+
+    #[test]
+    fn a_message_without_fields_stays_whole() {
+        for text in ["", "a b=c d", "[", "[]", "no fields here", "a=", "\""] {
+            let record = Record::of_text(text);
+            assert!(text.ends_with(&*record.message), "{text:?}: {record:?}");
+        }
+        let record = Record::of_text(r#"x err="cut of"#);
+        assert_eq!((&*record.message, record.get("err")), ("x", Some("cut of")));
+    }
+
+    #[test]
+    fn no_line_makes_it_panic() {
+        let pieces = ["{", "}", "\"", "\\", "u00", "=", " a=", "[", "]: ", "é", ":", "\\ud800"];
+        for a in pieces {
+            for b in pieces {
+                for c in pieces {
+                    for d in pieces {
+                        let text = format!("{a}{b}{c}{d}");
+                        Record::of_json(&text);
+                        Record::of_text(&text);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Log rules: what the lines of a program's log mean.
+//!
+//! A rule set is data, one file per program under `etc/rules/`, embedded in the executable by
+//! `build.rs`; the operator's own replace or extend them. This module applies them:
+//!
+//! * [`prefix`] recognises what stands before a message, for all programs alike;
+//! * [`level`] reads severities, [`fields`] messages with fields, [`template`] the rules' lines;
+//! * [`Reader`] holds the rule sets of one log and what it remembers between two lines.
+//!
+//! A line that no rule knows is not silent if the program says that it is an error or a warning:
+//! every rule set ends with a catch-all. Behind a syslog prefix only the rule set's own programs
+//! count; where there is none, the file is taken to be the program's.
+
+mod fields;
+mod level;
+mod line;
+pub mod prefix;
+mod set;
+mod template;
+
+pub use level::Level;
+pub use line::clean;
+pub use set::{Class, Matcher, Reading, Rule, RuleSet, Run, RunKey};
+pub use template::Template;
+
+use std::sync::Arc;
+
+use line::Line;
+use set::Verdict;
+
+/// A reason is at most so long, in bytes.
+const REASON: usize = 240;
+
+/// The embedded rule sets, by name, without their comments and samples.
+pub fn embedded() -> &'static [(&'static str, &'static str)] {
+    include!(concat!(env!("OUT_DIR"), "/rules.rs"))
+}
+
+/// What a line of a log is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An event, by a rule.
+    Known(Reading),
+    /// An event by the catch-all: an error or a warning that no rule knows.
+    Unknown(Reading),
+    /// A rule knows it, and it is no event.
+    Ignored,
+    /// Another program wrote it.
+    Foreign,
+    /// Nothing that a rule or the catch-all knows.
+    Nothing,
+}
+
+/// Reads the lines of one log: the first rule set that knows one has it.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    sets: Vec<Arc<RuleSet>>,
+    /// The last line that may be the reason of the next failure, and how likely it is.
+    hint: Option<(u8, String)>,
+    counts: Counts,
+}
+
+/// How many lines of a log were read since the daemon began to follow it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All lines.
+    pub lines: u64,
+    /// Lines that a rule knew.
+    pub matched: u64,
+    /// Errors and warnings that only the catch-all knew.
+    pub unknown: u64,
+}
+
+impl Reader {
+    /// A reader by these rule sets.
+    pub fn new(sets: Vec<Arc<RuleSet>>) -> Reader {
+        Reader { sets, hint: None, counts: Counts::default() }
+    }
+
+    /// Continues with other rule sets.
+    pub fn set_rules(&mut self, sets: Vec<Arc<RuleSet>>) {
+        self.sets = sets;
+    }
+
+    /// The names of its rule sets.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.sets.iter().map(|set| &*set.name)
+    }
+
+    /// How much was read.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Reads one line, without its end.
+    pub fn read(&mut self, text: &str) -> Outcome {
+        let text = clean(text);
+        let line = Line::of(&text);
+        let outcome = self.judge(&line);
+        self.counts.lines += 1;
+        match &outcome {
+            Outcome::Known(_) | Outcome::Ignored => self.counts.matched += 1,
+            Outcome::Unknown(_) => self.counts.unknown += 1,
+            Outcome::Foreign | Outcome::Nothing => {}
+        }
+        // What another command in the same log says may be the reason of what follows.
+        let rank = line.hint_rank();
+        let is_event = matches!(outcome, Outcome::Known(_));
+        match rank.filter(|rank| !is_event || *rank == line::ZFS) {
+            Some(rank) if self.hint.as_ref().is_none_or(|(before, _)| *before <= rank) => {
+                self.hint = Some((rank, shorten(line.hint(), REASON)));
+            }
+            None if is_event => self.hint = None,
+            Some(_) | None => {}
+        }
+        outcome
+    }
+
+    fn judge(&self, line: &Line<'_>) -> Outcome {
+        let hint = self.hint.as_ref().map(|(_, text)| &**text);
+        let mut is_foreign = !self.sets.is_empty();
+        for set in &self.sets {
+            match set.known(line, hint) {
+                Verdict::Event(reading) => return Outcome::Known(reading),
+                Verdict::Ignored => return Outcome::Ignored,
+                Verdict::Nothing => is_foreign = false,
+                Verdict::Foreign => {}
+            }
+        }
+        if is_foreign {
+            return Outcome::Foreign;
+        }
+        let unknown = self.sets.iter().find_map(|set| set.catch_all(line));
+        unknown.map_or(Outcome::Nothing, Outcome::Unknown)
+    }
+}
+
+/// Whether a line looks like the report of a failure, for a person who looks for what no rule
+/// knows.
+pub fn mentions_failure(text: &str) -> bool {
+    level::mentions_failure(text)
+}
+
+/// A text on one line, of at most `longest` bytes; of a longer one both ends.
+fn shorten(text: &str, longest: usize) -> String {
+    let mut short = String::new();
+    for word in text.split_whitespace() {
+        if !short.is_empty() {
+            short.push(' ');
+        }
+        short.push_str(word);
+    }
+    if short.len() > longest {
+        let third = longest / 3;
+        let is_boundary = |at: &usize| short.is_char_boundary(*at);
+        let from = short.len() - (longest - third - " … ".len());
+        let head = (0..=third).rev().find(is_boundary).unwrap_or(0);
+        let tail = (from..=short.len()).find(is_boundary).unwrap_or(short.len());
+        short = format!("{} … {}", &short[..head], &short[tail..]);
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests;

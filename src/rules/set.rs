@@ -1,0 +1,462 @@
+//! The rules of one program, and how they judge a line.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use super::fields::Record;
+use super::level::{Level, begins_like_failure};
+use super::line::{Line, Start};
+use super::template::{Captures, Template};
+use super::{REASON, shorten};
+use crate::pattern::{Message, Pattern, STAMP_OF_TEXT};
+
+/// What a line reports on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// A snapshot.
+    Snapshot,
+    /// A replication.
+    Replication,
+}
+
+impl Class {
+    /// As the protocol has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Snapshot => "snapshot",
+            Class::Replication => "replication",
+        }
+    }
+
+    /// By the first word that belongs to one of them.
+    fn of_words(text: &str) -> Option<Class> {
+        const WORDS: [(&[u8], Class); 10] = [
+            (b"snap", Class::Snapshot),
+            (b"prun", Class::Snapshot),
+            (b"hook", Class::Snapshot),
+            (b"retention", Class::Snapshot),
+            (b"repl", Class::Replication),
+            (b"remote", Class::Replication),
+            (b"receiv", Class::Replication),
+            (b"send", Class::Replication),
+            (b"endpoint", Class::Replication),
+            (b"ssh", Class::Replication),
+        ];
+        let bytes = text.as_bytes();
+        (0..bytes.len()).find_map(|at| {
+            let is_here = |word: &[u8]| {
+                let here = bytes.get(at..at + word.len());
+                here.is_some_and(|here| here.eq_ignore_ascii_case(word))
+            };
+            WORDS.iter().find(|(word, _)| is_here(word)).map(|(_, class)| *class)
+        })
+    }
+}
+
+/// What a line means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// What it reports on.
+    pub class: Class,
+    /// How much it matters, 0 to 10.
+    pub priority: u8,
+    /// The text of the event.
+    pub message: String,
+    /// The begin or end of a replication.
+    pub run: Option<Run>,
+}
+
+/// A replication begins or ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// Of this dataset; the file has its progress, if the line names one.
+    Begin(String, Option<PathBuf>),
+    /// Of this dataset.
+    End(String),
+    /// Of the dataset whose replication began last.
+    EndLast,
+}
+
+/// The key `run` of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunKey {
+    /// `begin`.
+    Begin,
+    /// `end`.
+    End,
+    /// `end-last`.
+    EndLast,
+}
+
+/// How a rule recognises a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Matcher {
+    /// By a template for its message.
+    Template(Template),
+    /// By a regular expression for the whole line.
+    Pattern(Pattern),
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The first that matches counts.
+    pub matchers: Vec<Matcher>,
+    /// The level that the line has to have, if any.
+    pub level: Option<Level>,
+    /// Otherwise that of the set, or by the words of the line.
+    pub class: Option<Class>,
+    /// 0 to 10; `None` for no event.
+    pub priority: Option<u8>,
+    /// The text of the event.
+    pub message: Message,
+    /// Whether a replication begins or ends.
+    pub run: Option<RunKey>,
+}
+
+/// The rules of one program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleSet {
+    /// Name of the file, without its extension.
+    pub name: String,
+    /// The program's names in syslog; one may end with `*`.
+    pub programs: Vec<String>,
+    /// Class of events whose rule has none.
+    pub class: Option<Class>,
+    /// Its lines have fields.
+    pub has_fields: bool,
+    /// Fields that stand for a place in a message: `dataset` for `fs` or `filesystem`.
+    pub aliases: Vec<(String, Vec<String>)>,
+    /// Tried in this order.
+    pub rules: Vec<Rule>,
+    /// Errors and warnings that no rule knows are events.
+    pub catches_all: bool,
+}
+
+/// What a set says of a line.
+pub(super) enum Verdict {
+    Event(Reading),
+    Ignored,
+    Foreign,
+    Nothing,
+}
+
+/// A line and one of the places where its message may begin.
+struct View<'l> {
+    line: &'l Line<'l>,
+    start: Start<'l>,
+    /// Its message and fields, unless it is JSON.
+    record: Option<Record<'l>>,
+    /// Here the line says that its message begins.
+    is_first: bool,
+}
+
+impl RuleSet {
+    /// A set of one rule, which is the operator's own pattern.
+    pub fn of_pattern(pattern: Pattern, class: Class, priority: u8, message: Message) -> RuleSet {
+        let rule = Rule {
+            matchers: vec![Matcher::Pattern(pattern)],
+            level: None,
+            class: Some(class),
+            priority: Some(priority),
+            message,
+            run: None,
+        };
+        RuleSet { name: "match".to_owned(), rules: vec![rule], ..RuleSet::default() }
+    }
+
+    /// A place of a message that nothing fills: one that a line of the rule lacks, or that all of
+    /// them lack if words stand before it.
+    pub fn place_without_meaning<'m>(
+        &self,
+        message: &'m Message,
+        matchers: &[Matcher],
+    ) -> Option<&'m str> {
+        const ALWAYS: [&str; 4] = ["line", "text", "message", "reason"];
+        let has = |matcher: &Matcher, place: &str| match matcher {
+            Matcher::Pattern(pattern) => place == "line" || pattern.has_group(place),
+            Matcher::Template(template) => {
+                self.has_fields
+                    || ALWAYS.contains(&place)
+                    || template.names().any(|name| name == place)
+            }
+        };
+        let lacks_one = |place: &&str| !matchers.iter().all(|it| has(it, place));
+        let lacks_all = |place: &&str| !matchers.iter().any(|it| has(it, place));
+        message.required_places().find(lacks_one).or_else(|| message.places().find(lacks_all))
+    }
+
+    /// What a rule knows of the line. `hint` is what was said before it.
+    pub(super) fn known(&self, line: &Line<'_>, hint: Option<&str>) -> Verdict {
+        if self.is_foreign(line) {
+            return Verdict::Foreign;
+        }
+        if !self.has_fields
+            && let Some(json) = &line.json
+        {
+            // journalctl -o json, or a container's log.
+            let verdict = self.known(&Line::of(&json.message), hint);
+            return match verdict {
+                Verdict::Foreign => Verdict::Nothing,
+                verdict => verdict,
+            };
+        }
+        let doubtful = line.prefix.is_doubtful && !self.is_own(line);
+        let begin = if doubtful { line.prefix.bare } else { line.prefix.message };
+        let verdict = self.known_at(line, begin, hint);
+        if !matches!(verdict, Verdict::Nothing) {
+            return verdict;
+        }
+        if doubtful {
+            return Verdict::Foreign;
+        }
+        if line.prefix.program.is_none() {
+            for at in line.places() {
+                let verdict = self.known_at(line, at, hint);
+                if !matches!(verdict, Verdict::Nothing) {
+                    return verdict;
+                }
+            }
+        }
+        self.known_as_whole(line)
+    }
+
+    /// An error or a warning of the program.
+    pub(super) fn catch_all(&self, line: &Line<'_>) -> Option<Reading> {
+        if !self.catches_all
+            || self.is_foreign(line)
+            || (line.prefix.is_doubtful && !self.is_own(line))
+        {
+            return None;
+        }
+        let view = self.view(line, line.prefix.message);
+        let level = view.level();
+        let stated = |at: usize| {
+            let start = Start::of(line.text.get(at..)?);
+            start.level.or(start.body.starts_with("FAILED ").then_some(Level::Error))
+        };
+        let places = || line.places().find_map(stated);
+        let level = match level {
+            Some(level) => level,
+            None if line.prefix.program.is_none() => places()?,
+            None => return None,
+        };
+        let priority = match level {
+            Level::Info => return None,
+            Level::Warning => 3,
+            Level::Error | Level::Critical => 6,
+        };
+        let class = self.class_of(&view);
+        let message = Message::text().fill(&|name| self.place(name, &view, &Vec::new(), None));
+        Some(Reading { class, priority, message, run: None })
+    }
+
+    fn is_own(&self, line: &Line<'_>) -> bool {
+        line.program().is_some_and(|program| {
+            let bare = [".pl", ".py", ".sh", ".service"]
+                .iter()
+                .find_map(|extension| program.strip_suffix(extension))
+                .unwrap_or(program);
+            self.programs.iter().any(|name| match name.strip_suffix('*') {
+                Some(start) => bare.starts_with(start),
+                None => bare.eq_ignore_ascii_case(name),
+            })
+        })
+    }
+
+    /// Whether another program certainly wrote the line.
+    fn is_foreign(&self, line: &Line<'_>) -> bool {
+        let is_certain = line.program().is_some() && !line.prefix.is_doubtful;
+        is_certain && !self.programs.is_empty() && !self.is_own(line)
+    }
+
+    /// By the patterns for whole lines.
+    fn known_as_whole(&self, line: &Line<'_>) -> Verdict {
+        for rule in &self.rules {
+            for matcher in &rule.matchers {
+                if let Matcher::Pattern(pattern) = matcher
+                    && let Some(matched) = pattern.captures(line.text)
+                {
+                    let Some(priority) = rule.priority else { return Verdict::Ignored };
+                    let group = |name: &str| match name {
+                        "line" => Some(Cow::Borrowed(line.text)),
+                        STAMP_OF_TEXT => matched.name("stamp").map(|it| Cow::Borrowed(it.as_str())),
+                        _ => matched.name(name).map(|found| Cow::Borrowed(found.as_str())),
+                    };
+                    let class = rule.class.or(self.class).or_else(|| Class::of_words(line.text));
+                    return Verdict::Event(Reading {
+                        class: class.unwrap_or(Class::Snapshot),
+                        priority,
+                        message: rule.message.fill(&group),
+                        run: None,
+                    });
+                }
+            }
+        }
+        Verdict::Nothing
+    }
+
+    fn known_at(&self, line: &Line<'_>, at: usize, hint: Option<&str>) -> Verdict {
+        let text = line.text.get(at..).unwrap_or_default();
+        // The rest of a line is only read where a rule may begin.
+        if !is_first(line, at) && !self.may_begin(text) {
+            return Verdict::Nothing;
+        }
+        let view = self.view(line, at);
+        let level = view.level();
+        let texts = [view.message(), view.start.body, text];
+        for rule in &self.rules {
+            if rule.level.is_some() && rule.level != level {
+                continue;
+            }
+            for matcher in &rule.matchers {
+                let Matcher::Template(template) = matcher else { continue };
+                let Some(found) = texts.iter().find_map(|text| template.captures(text)) else {
+                    continue;
+                };
+                return self.verdict(rule, &view, &found, hint);
+            }
+        }
+        Verdict::Nothing
+    }
+
+    /// Whether a template may match here, by its first byte.
+    fn may_begin(&self, text: &str) -> bool {
+        let begins = |text: &str| {
+            let Some(first) = text.bytes().next() else { return false };
+            self.rules.iter().flat_map(|rule| &rule.matchers).any(|matcher| match matcher {
+                Matcher::Template(it) => {
+                    it.first_byte().is_none_or(|byte| byte.eq_ignore_ascii_case(&first))
+                }
+                Matcher::Pattern(_) => false,
+            })
+        };
+        begins(text) || Level::at_start(text).1 > 0
+    }
+
+    fn verdict(
+        &self,
+        rule: &Rule,
+        view: &View<'_>,
+        found: &Captures<'_, '_>,
+        hint: Option<&str>,
+    ) -> Verdict {
+        let Some(priority) = rule.priority else { return Verdict::Ignored };
+        let place = |name: &str| self.place(name, view, found, hint);
+        let own = |name: &str| place(name).map(Cow::into_owned);
+        let run = match rule.run {
+            Some(RunKey::Begin) => {
+                let file = own("file").map(PathBuf::from);
+                own("dataset").map(|dataset| Run::Begin(dataset, file))
+            }
+            Some(RunKey::End) => own("dataset").map(Run::End),
+            Some(RunKey::EndLast) => Some(Run::EndLast),
+            None => None,
+        };
+        let class = rule.class.unwrap_or_else(|| self.class_of(view));
+        let message = rule.message.fill(&place);
+        Verdict::Event(Reading { class, priority, message, run })
+    }
+
+    fn class_of(&self, view: &View<'_>) -> Class {
+        let subsystem = view.field("subsystem").and_then(Class::of_words);
+        self.class
+            .or(subsystem)
+            .or_else(|| Class::of_words(view.message()))
+            .unwrap_or(if self.has_fields { Class::Replication } else { Class::Snapshot })
+    }
+
+    fn view<'l>(&self, line: &'l Line<'l>, at: usize) -> View<'l> {
+        let start = Start::of(line.text.get(at..).unwrap_or_default());
+        let is_record = self.has_fields && line.json.is_none();
+        let record = is_record.then(|| Record::of_text(start.body));
+        View { line, start, record, is_first: is_first(line, at) }
+    }
+
+    /// What a place of a message stands for.
+    fn place<'v>(
+        &self,
+        name: &str,
+        view: &'v View<'_>,
+        found: &Captures<'_, 'v>,
+        hint: Option<&'v str>,
+    ) -> Option<Cow<'v, str>> {
+        if let Some((_, value)) = found.iter().find(|(known, _)| *known == name) {
+            return Some(bounded(name, Cow::Borrowed(*value)));
+        }
+        let given = match name {
+            "line" => Some(Cow::Borrowed(view.line.text)),
+            "text" => Some(Cow::Borrowed(view.text())),
+            "message" => Some(Cow::Borrowed(view.message())),
+            "stamp" => view.stamp(view.start.brackets.is_empty()),
+            STAMP_OF_TEXT => view.stamp(true),
+            _ => None,
+        };
+        let aliases = self.aliases.iter().find(|(known, _)| known == name);
+        let fields = aliases.into_iter().flat_map(|(_, fields)| fields).map(String::as_str);
+        given
+            .or_else(|| fields.chain([name]).find_map(|field| view.field(field)).map(Cow::Borrowed))
+            .or_else(|| hint.filter(|_| name == "reason").map(Cow::Borrowed))
+            .map(|value| bounded(name, value))
+    }
+}
+
+impl View<'_> {
+    fn record(&self) -> Option<&Record<'_>> {
+        self.record.as_ref().or(self.line.json.as_ref())
+    }
+
+    /// The message with the words of its level.
+    fn text(&self) -> &str {
+        self.line.json.as_ref().map_or(self.start.text, |json| &json.message)
+    }
+
+    /// The message alone.
+    fn message(&self) -> &str {
+        self.record().map_or(self.start.body, |record| &record.message)
+    }
+
+    fn field(&self, name: &str) -> Option<&str> {
+        // zrepl, format human.
+        let bracket = ["job", "subsystem", "span"].iter().position(|known| *known == name);
+        let bracket = bracket.filter(|_| self.start.is_labelled);
+        let bracket = bracket.and_then(|at| self.start.brackets.get(at)).copied();
+        bracket.or_else(|| self.record()?.get(name))
+    }
+
+    fn level(&self) -> Option<Level> {
+        let words = self.start.level.filter(|_| self.line.json.is_none());
+        let field = || ["level", "PRIORITY", "severity"].into_iter().find_map(|it| self.field(it));
+        let stated = words.or_else(|| field().and_then(Level::of_field));
+        let syslog = self.line.prefix.level.filter(|_| self.is_first);
+        match stated.or(syslog) {
+            // syslogd's own level is often that of all lines of a program.
+            Some(Level::Info) | None
+                if stated.is_none() && self.is_first && begins_like_failure(self.message()) =>
+            {
+                Some(Level::Error)
+            }
+            level => level,
+        }
+    }
+
+    /// What stands before the message; `is_whole` where the message has its brackets and level.
+    fn stamp(&self, is_whole: bool) -> Option<Cow<'_, str>> {
+        let text = if is_whole { self.start.text } else { self.start.body };
+        let shown = self.line.prefix.shown(self.line.text, self.line.text.len() - text.len());
+        if !shown.is_empty() {
+            return Some(shown.into());
+        }
+        let time = ["time", "ts", "timestamp"].into_iter().find_map(|name| self.field(name));
+        time.map(Cow::Borrowed)
+    }
+}
+
+fn is_first(line: &Line<'_>, at: usize) -> bool {
+    at == line.prefix.message || at == line.prefix.bare
+}
+
+/// A reason on one line, and not too long.
+fn bounded<'v>(name: &str, value: Cow<'v, str>) -> Cow<'v, str> {
+    if name == "reason" { Cow::Owned(shorten(&value, REASON)) } else { value }
+}

@@ -1,0 +1,215 @@
+//! Templates of log lines: literal texts with places between them, `taking snapshot {dataset}@{}`.
+//!
+//! A place takes as little as there is up to the next literal; what it took is never revised, so a
+//! line is read once, whatever stands in it. `{name}` takes at least one character and keeps it,
+//! `{}` any number. `{name@}` is a snapshot or bookmark without what follows its last `@` or `#`;
+//! `{name'}` what follows the last ` '`. A template matches from the beginning of the message on;
+//! where it does not end with a place, anything may follow. `{{` and `}}` are braces.
+
+/// A line with places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    pieces: Vec<Piece>,
+    ignores_case: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Literal(Box<str>),
+    Place { name: Box<str>, cut: Cut },
+}
+
+/// What is cut off what a place took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    Nothing,
+    /// From the last `@` or `#` on, which must be there.
+    Snapshot,
+    /// Up to the last ` '`.
+    Quote,
+}
+
+/// What the places of a template took, by name.
+pub(super) type Captures<'r, 'l> = Vec<(&'r str, &'l str)>;
+
+impl Template {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// What is wrong with it, to be shown behind the text.
+    pub fn parse(text: &str, ignores_case: bool) -> Result<Template, String> {
+        let mut pieces: Vec<Piece> = Vec::new();
+        let (mut literal, mut rest) = (String::new(), text);
+        while let Some(at) = rest.find(['{', '}']) {
+            literal.push_str(&rest[..at]);
+            let (brace, behind) = rest[at..].split_at(1);
+            if let Some(behind) = behind.strip_prefix(brace) {
+                literal.push_str(brace);
+                rest = behind;
+                continue;
+            }
+            let place = behind.split_once('}').filter(|_| brace == "{");
+            let Some((name, behind)) = place else {
+                return Err("has a lone brace: write {{ or }} for one".to_owned());
+            };
+            let (name, cut) = match name.as_bytes().last() {
+                Some(b'@') => (&name[..name.len() - 1], Cut::Snapshot),
+                Some(b'\'') => (&name[..name.len() - 1], Cut::Quote),
+                _ => (name, Cut::Nothing),
+            };
+            if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+                return Err(format!("has a place {{{name}}} whose name is no word"));
+            }
+            if !literal.is_empty() {
+                pieces.push(Piece::Literal(std::mem::take(&mut literal).into()));
+            }
+            if matches!(pieces.last(), Some(Piece::Place { .. })) {
+                return Err("has two places without a text between them".to_owned());
+            }
+            pieces.push(Piece::Place { name: name.into(), cut });
+            rest = behind;
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() {
+            pieces.push(Piece::Literal(literal.into()));
+        }
+        if pieces.is_empty() {
+            return Err("is empty".to_owned());
+        }
+        Ok(Template { pieces, ignores_case })
+    }
+
+    /// The byte that a matching text begins with, as it is written; `None` for any.
+    pub(super) fn first_byte(&self) -> Option<u8> {
+        match self.pieces.first() {
+            Some(Piece::Literal(text)) => text.bytes().next(),
+            Some(Piece::Place { .. }) | None => None,
+        }
+    }
+
+    /// The names of its places.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Place { name, .. } if !name.is_empty() => Some(&**name),
+            Piece::Place { .. } | Piece::Literal(_) => None,
+        })
+    }
+
+    /// What the places take in a text that matches.
+    pub(super) fn captures<'r, 'l>(&'r self, text: &'l str) -> Option<Captures<'r, 'l>> {
+        let mut found = Vec::new();
+        let mut rest = text;
+        let mut open: Option<(&str, Cut)> = None;
+        for piece in &self.pieces {
+            match piece {
+                Piece::Place { name, cut } => open = Some((name, *cut)),
+                Piece::Literal(literal) => {
+                    // A place that has a name takes one character at least.
+                    let least = match open {
+                        Some((name, _)) if !name.is_empty() => rest.chars().next()?.len_utf8(),
+                        Some(_) | None => 0,
+                    };
+                    let at = match open {
+                        Some(_) => least + self.find(rest.get(least..)?, literal)?,
+                        None => self.starts(rest, literal).then_some(0)?,
+                    };
+                    let (taken, behind) = (rest.get(..at)?, rest.get(at + literal.len()..)?);
+                    if let Some((name, cut)) = open.take() {
+                        take(&mut found, name, cut, taken)?;
+                    }
+                    rest = behind;
+                }
+            }
+        }
+        if let Some((name, cut)) = open {
+            take(&mut found, name, cut, rest.trim_end())?;
+        }
+        Some(found)
+    }
+
+    fn starts(&self, text: &str, literal: &str) -> bool {
+        let start = text.as_bytes().get(..literal.len());
+        start.is_some_and(|start| {
+            if self.ignores_case {
+                start.eq_ignore_ascii_case(literal.as_bytes())
+            } else {
+                start == literal.as_bytes()
+            }
+        })
+    }
+
+    fn find(&self, text: &str, literal: &str) -> Option<usize> {
+        if !self.ignores_case {
+            return text.find(literal);
+        }
+        let literal = literal.as_bytes();
+        text.as_bytes().windows(literal.len()).position(|it| it.eq_ignore_ascii_case(literal))
+    }
+}
+
+fn take<'r, 'l>(
+    found: &mut Captures<'r, 'l>,
+    name: &'r str,
+    cut: Cut,
+    taken: &'l str,
+) -> Option<()> {
+    if name.is_empty() {
+        return Some(());
+    }
+    let taken = match cut {
+        Cut::Nothing => taken,
+        Cut::Snapshot => &taken[..taken.rfind(['@', '#'])?],
+        Cut::Quote => match taken.rsplit_once(" '") {
+            Some((_, quoted)) => quoted,
+            None => taken.trim_start_matches('\''),
+        },
+    };
+    let taken = taken.trim();
+    found.push((name, Some(taken).filter(|taken| !taken.is_empty())?));
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matched(template: &str, text: &str) -> Option<String> {
+        let template = Template::parse(template, template.starts_with('C')).unwrap();
+        let found = template.captures(text)?;
+        Some(found.iter().map(|(name, value)| format!("{name}={value};")).collect())
+    }
+
+    #[test]
+    fn places_take_what_stands_between_the_literals() {
+        let rows = [
+            ("taking {dataset}@{}", "taking tank/my data@x", Some("dataset=tank/my data;")),
+            ("taking {dataset}@{}", "taking @x", None),
+            ("taking {dataset}", "taking tank  ", Some("dataset=tank;")),
+            ("taking {dataset}", "not taking tank", None),
+            ("{} failed: {why}", "a b failed: c", Some("why=c;")),
+            ("a{{b}}", "a{b} more", Some("")),
+            ("Sending {dataset@} ... {}", "Sending u@h:a b@x ... y", Some("dataset=u@h:a b;")),
+            ("Sending {dataset@} ... {}", "Sending a ... y", None),
+            ("send {dataset'}'@'", "send -o 'x=y' 'tank/a'@'b'", Some("dataset=tank/a;")),
+            ("CREATING {dataset}", "creating Tank", Some("dataset=Tank;")),
+            ("Cé {x} é", "cé é é", Some("x=é;")),
+        ];
+        for (template, text, wanted) in rows {
+            assert_eq!(matched(template, text).as_deref(), wanted, "{template}: {text}");
+        }
+    }
+
+    #[test]
+    fn templates_that_cannot_be_are_refused() {
+        for (text, why) in [
+            ("", "is empty"),
+            ("a{", "lone brace"),
+            ("a}", "lone brace"),
+            ("{a}{b}", "without a text between"),
+            ("{a b}", "no word"),
+        ] {
+            let refused = Template::parse(text, false).unwrap_err();
+            assert!(refused.contains(why), "{text}: {refused}");
+        }
+    }
+}
