@@ -69,6 +69,19 @@ fn settings_are_printed_as_a_configuration_that_the_daemon_takes() {
 }
 
 #[test]
+fn import_of_default_conf_exits_with_0() {
+    let place = Place::new();
+    let file = place.directory.join("sysadm.conf");
+    let text = "# - Connections to bridges (WebSocket \nonly)\nPORT=12150\nPORT_REST=12151\n\
+                BRIDGE_CONNECTIONS_ONLY=false #[true/false]\n\n#   (Note: of failures)\n\
+                BLACKLIST_AUTH_FAIL_LIMIT=5\n\n";
+    fs::write(&file, text).unwrap();
+    let imported = place.import(&[], &[&file]);
+    assert_eq!(imported.code(), 0, "{}", imported.err);
+    assert!(imported.out.contains("12150") && imported.out.contains("fail_limit = 5"));
+}
+
+#[test]
 fn a_value_that_no_daemon_takes_is_left_out_and_named() {
     let place = Place::new();
     let file = place.directory.join("sysadm.conf");

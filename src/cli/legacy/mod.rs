@@ -93,7 +93,14 @@ pub(super) fn read(bytes: &[u8], of: Of) -> Legacy {
             legacy.take_entry(&entry, of);
         }
     } else {
+        let mut after_comment = false;
         for (at, line) in lines().enumerate() {
+            // The file that the Qt sysadm installs has a comment that runs on into the next line.
+            if after_comment && !line.is_empty() && !line.contains(&b'=') {
+                legacy.note(at + 1, "read as the rest of the comment above it");
+                continue;
+            }
+            after_comment = line.starts_with(b"#");
             legacy.take_line(at + 1, &String::from_utf8_lossy(line));
         }
     }
@@ -137,7 +144,9 @@ impl Legacy {
         let Some((name, value)) = text.split_once('=') else {
             return self.remark(line, format!("{text:?} is not KEY=VALUE"));
         };
-        let (name, value) = (name.trim(), value.trim());
+        let name = name.trim();
+        let (value, comment) = value.split_once('#').unwrap_or((value, ""));
+        let value = value.trim();
         let at = (line, name);
         match name {
             "PORT" => match decimal::<u16>(value) {
@@ -149,7 +158,14 @@ impl Legacy {
                 Some(0) | None => self.remark(line, format!("PORT: {value:?} is no port")),
             },
             ONLY_BRIDGES => match value.to_ascii_lowercase().as_str() {
-                "true" => self.only_bridges = Some(line),
+                "true" => {
+                    self.only_bridges = Some(line);
+                    if !comment.is_empty() {
+                        let why = "the Qt sysadm took the comment for a part of the value and \
+                                   listened; this daemon does not listen";
+                        self.note(line, &format!("{name}: {why}"));
+                    }
+                }
                 "false" => {}
                 _ => self.remark(line, format!("{name}: {value:?} is neither true nor false")),
             },
@@ -300,6 +316,28 @@ mod tests {
             remarks(&legacy),
             ["7: PORT_REST: there is no REST server here, only WebSocket"]
         );
+    }
+
+    /// The form of the file that the Qt sysadm installs: a comment that runs on into the next line,
+    /// and one behind a value.
+    const DEFAULT: &str = "# Connections of bridges (WebSocket\nonly)\n\
+                           BRIDGE_CONNECTIONS_ONLY=false #[true/false]\n\n# Port\nPORT=12150 # two\n";
+
+    #[test]
+    fn comments_of_the_default_conf_are_no_faults() {
+        let legacy = read(DEFAULT.as_bytes(), Of::Server);
+        let listen = ("server", "listen", r#"["0.0.0.0:12150", "[::]:12150"]"#);
+        assert_eq!(settings(&legacy), [listen]);
+        assert_eq!(remarks(&legacy), ["2: read as the rest of the comment above it"]);
+        assert!(legacy.remarks.iter().all(|remark| !remark.is_fault));
+        let only = DEFAULT.replace("=false", "=true");
+        let legacy = read(only.as_bytes(), Of::Server);
+        assert_eq!(settings(&legacy), [("server", "listen", "[]")]);
+        assert!(remarks(&legacy)[1].starts_with("3: BRIDGE_CONNECTIONS_ONLY: the Qt sysadm took"));
+        // A line behind an empty line or a value is none of a comment.
+        for text in ["# a\n\nhello\n", "PORT=1\nhello\n"] {
+            assert!(read(text.as_bytes(), Of::Server).remarks[0].is_fault, "{text}");
+        }
     }
 
     #[test]
