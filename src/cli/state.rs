@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::escape;
 use super::terminal::Terminal;
 
-/// A pool on its line: name, health, priority, capacity, status.
+/// A pool on its line: name, health, priority, capacity, and what is to be said of it.
 pub(super) type Row = [String; 5];
 
 /// What is to be shown of an event.
@@ -23,7 +23,10 @@ pub(super) struct Shown {
 /// What is new in `args` since the event `before`.
 pub(super) fn news(before: Option<&Value>, args: &Value, terminal: Terminal) -> Shown {
     let pools: Vec<Row> = match before {
-        None => pools(args).map(|(name, pool)| row(name, None, Some(pool), terminal)).collect(),
+        None => {
+            let there = pools(args).map(|(name, pool)| row(name, None, Some(pool), terminal));
+            there.chain(gone(args, terminal)).collect()
+        }
         Some(before) => changes(before, args, terminal),
     };
     let mut notes = Vec::new();
@@ -34,7 +37,9 @@ pub(super) fn news(before: Option<&Value>, args: &Value, terminal: Terminal) -> 
         notes.push("zpool answers again".to_owned());
     }
     if args["hostnamechanged"] == "true" {
-        notes.push("the host name changed".to_owned());
+        let was = args["hostname_was"].as_str().map(|was| escape::line(was, terminal.unicode));
+        let was = was.map_or(String::new(), |was| format!(", was {was}"));
+        notes.push(format!("the host name changed{was}"));
     }
     if before.is_none_or(|before| before["zpools"].is_object() != args["zpools"].is_object()) {
         if args["zpool_error"].is_null() {
@@ -64,16 +69,37 @@ pub(super) fn count(args: &Value) -> String {
     }
 }
 
+/// The keys of a pool whose change is shown.
+const SHOWN: [&str; 8] =
+    ["health", "priority", "capacity", "status", "errors", "devices", "scan", "action"];
+
 fn changes(before: &Value, args: &Value, terminal: Terminal) -> Vec<Row> {
     let known = |name: &String| before["zpools"].get(name);
     let is_new = |(name, pool): &(&String, &Value)| {
         let same = |key| known(name).is_some_and(|known| known[key] == pool[key]);
-        !["health", "priority", "capacity", "status"].into_iter().all(same)
+        !SHOWN.into_iter().all(same)
     };
     let changed =
         pools(args).filter(is_new).map(|(name, pool)| row(name, known(name), Some(pool), terminal));
     let gone = pools(before).filter(|(name, _)| args["zpools"].get(name).is_none());
-    changed.chain(gone.map(|(name, pool)| row(name, Some(pool), None, terminal))).collect()
+    let gone = gone.map(|(name, pool)| match args["zpools_gone"].get(name) {
+        Some(gone) => gone_row(name, gone, terminal),
+        None => row(name, Some(pool), None, terminal),
+    });
+    changed.chain(gone).collect()
+}
+
+/// Pools that are gone, each on its line.
+pub(super) fn gone(args: &Value, terminal: Terminal) -> impl Iterator<Item = Row> {
+    let gone = args["zpools_gone"].as_object().into_iter().flatten();
+    gone.map(move |(name, gone)| gone_row(name, gone, terminal))
+}
+
+fn gone_row(name: &str, gone: &Value, terminal: Terminal) -> Row {
+    let text = |key: &str| escape::line(gone[key].as_str().unwrap_or("?"), terminal.unicode);
+    let health = format!("{}{}gone", text("health"), terminal.either(" → ", " -> "));
+    let name = escape::line(name, terminal.unicode);
+    [name, health, text("priority"), String::new(), text("how")]
 }
 
 fn row(name: &str, before: Option<&Value>, pool: Option<&Value>, terminal: Terminal) -> Row {
@@ -88,13 +114,65 @@ fn row(name: &str, before: Option<&Value>, pool: Option<&Value>, terminal: Termi
         _ => cell(pool, key),
     };
     let name = escape::line(name, terminal.unicode);
-    let Some(_) = pool else {
+    let Some(pool) = pool else {
         let gone = format!("{}{arrow}gone", cell(before, "health"));
         return [name, gone, String::new(), String::new(), String::new()];
     };
-    let status = if cell(before, "status") == cell(pool, "status") { None } else { pool };
     let capacity = format!("cap {}", from_to("capacity"));
-    [name, from_to("health"), cell(pool, "priority"), capacity, cell(status, "status")]
+    let remarks = remarks(pool, before, terminal);
+    [name, from_to("health"), cell(Some(pool), "priority"), capacity, remarks]
+}
+
+/// What is to be said of a pool beside its figures, as far as that was not so `before`.
+pub(super) fn remarks(pool: &Value, before: Option<&Value>, terminal: Terminal) -> String {
+    let is_new = |key: &&str| before.is_none_or(|before| before[*key] != pool[*key]);
+    let said = |key: &str| match key {
+        "devices" => devices(&pool[key]),
+        "scan" => scan(&pool[key]),
+        "action" => pool[key].as_str().map(|action| format!("action: {action}")),
+        _ => pool[key].as_str().map(str::to_owned),
+    };
+    let keys = ["status", "errors", "devices", "scan", "action"].into_iter().filter(is_new);
+    let said = keys.filter_map(said).map(|text| escape::line(&text, terminal.unicode));
+    said.collect::<Vec<_>>().join("; ")
+}
+
+/// `sda1 ONLINE 0/0/442 (resilvering), sdb1 REMOVED`.
+fn devices(devices: &Value) -> Option<String> {
+    const NAMED: usize = 8;
+    let devices = devices.as_array()?;
+    let one = |device: &Value| {
+        let text = |key: &str| device[key].as_str().unwrap_or("").to_owned();
+        let mut shown = format!("{} {}", text("name"), text("state"));
+        let counts = ["read", "write", "cksum"].map(text);
+        if counts.iter().any(|count| !matches!(count.as_str(), "" | "0")) {
+            shown.push_str(&format!(" {}", counts.join("/")));
+        }
+        match text("note") {
+            note if note.is_empty() || note.starts_with('(') => format!("{shown} {note}"),
+            note => format!("{shown} ({note})"),
+        }
+        .trim_end()
+        .to_owned()
+    };
+    let mut shown: Vec<String> = devices.iter().take(NAMED).map(one).collect();
+    if devices.len() > NAMED {
+        shown.push(format!("{} more", devices.len() - NAMED));
+    }
+    Some(shown.join(", "))
+}
+
+/// `scrub running, 41.10% done, repaired 0B`; `scrub finished, repaired 0B, 0 errors`.
+fn scan(scan: &Value) -> Option<String> {
+    let mut shown = format!("{} {}", scan["function"].as_str()?, scan["state"].as_str()?);
+    for (before, key, after) in
+        [("", "done", " done"), ("repaired ", "repaired", ""), ("", "errors", " errors")]
+    {
+        if let Some(value) = scan[key].as_str() {
+            shown.push_str(&format!(", {before}{value}{after}"));
+        }
+    }
+    Some(shown)
 }
 
 #[cfg(test)]
@@ -142,6 +220,48 @@ mod tests {
     }
 
     #[test]
+    fn pool_line_names_devices_scan_and_action() {
+        let fine = json!({"zpools": {"tank": pool("ONLINE", "0 - Information", "12%")}});
+        let mut now = fine.clone();
+        let tank = &mut now["zpools"]["tank"];
+        tank["status"] = "One or more devices".into();
+        tank["devices"] = json!([
+            {"name": "/v/a b", "state": "ONLINE", "read": "0", "write": "0", "cksum": "442"},
+            {"name": "sdb\u{1b}", "state": "UNAVAIL", "read": "0", "write": "0", "cksum": "0",
+             "note": "was /dev/sdb1"},
+            {"name": "sdc", "state": "ONLINE", "note": "(resilvering)"}]);
+        tank["scan"] = json!({"function": "scrub", "state": "running", "done": "1.50%",
+                              "repaired": "4K"});
+        tank["action"] = "Replace it.".into();
+        let said = "tank  ONLINE  0 - Information  cap 12%  One or more devices; /v/a b ONLINE \
+                    0/0/442, sdb^[ UNAVAIL (was /dev/sdb1), sdc ONLINE (resilvering); scrub \
+                    running, 1.50% done, repaired 4K; action: Replace it.";
+        assert_eq!(told(Some(&fine), &now), [said]);
+        // Only what is new of it.
+        let mut later = now.clone();
+        later["zpools"]["tank"]["scan"] =
+            json!({"function": "scrub", "state": "finished", "repaired": "4K", "errors": "0"});
+        assert_eq!(
+            told(Some(&now), &later),
+            ["tank  ONLINE  0 - Information  cap 12%  scrub finished, repaired 4K, 0 errors"]
+        );
+    }
+
+    #[test]
+    fn gone_pool_is_shown_with_how_it_left() {
+        let one = json!({"zpools": {"a b": pool("ONLINE", "0 - Information", "0%")}});
+        let gone = |how: &str, priority: &str| {
+            json!({"zpools": {}, "zpools_gone": {"a b": {
+                "how": how, "health": "ONLINE", "priority": priority}}})
+        };
+        let vanished = gone("vanished", "7 - Critical");
+        let said = "a b  ONLINE → gone  7 - Critical    vanished";
+        assert_eq!(told(Some(&one), &vanished), [said]);
+        assert_eq!(told(None, &vanished), ["no pools", said]);
+        assert_eq!(told(Some(&vanished), &vanished), ["no pools, nothing new"]);
+    }
+
+    #[test]
     fn pools_come_and_go() {
         let fine = pool("ONLINE", "0 - Information", "0%");
         let (none, one) = (json!({"zpools": {}}), json!({"zpools": {"a b": fine}}));
@@ -171,5 +291,7 @@ mod tests {
         let mut renamed = fine.clone();
         renamed["hostnamechanged"] = "true".into();
         assert_eq!(told(Some(&fine), &renamed), ["the host name changed"]);
+        renamed["hostname_was"] = "nas\n".into();
+        assert_eq!(told(Some(&fine), &renamed), ["the host name changed, was nas\\n"]);
     }
 }

@@ -200,11 +200,14 @@ fn pools(state: &Value, terminal: Terminal) -> String {
     let rows: Vec<[String; 7]> = state::pools(state)
         .map(|(name, pool)| {
             let name = escape::line(name, terminal.unicode);
-            let [health, capacity, size, free, priority, status] =
-                ["health", "capacity", "size", "free", "priority", "status"]
-                    .map(|k| text(&pool[k]));
-            [name, health, capacity, size, free, priority, status]
+            let [health, capacity, size, free, priority] =
+                ["health", "capacity", "size", "free", "priority"].map(|k| text(&pool[k]));
+            [name, health, capacity, size, free, priority, state::remarks(pool, None, terminal)]
         })
+        .chain(state::gone(state, terminal).map(|[name, health, priority, _, how]| {
+            let [capacity, size, free] = [(); 3].map(|()| String::new());
+            [name, health, capacity, size, free, priority, how]
+        }))
         .collect();
     if !rows.is_empty() {
         page.push_str(&table(

@@ -193,7 +193,7 @@ fn the_last_event_is_told_to_who_comes_late_unless_a_newer_one_was() {
         Event::SystemState(crate::wire::SystemStateEvent {
             args: serde_json::Map::from_iter([("hostname".to_owned(), host.into())]),
             priority: Priority::new(0),
-            hostname_changed: false,
+            news: crate::wire::StateNews::default(),
         })
     };
     h.hub.publish(state("old"), Moment::now(), |_, _, _| panic!("nobody is there"));

@@ -5,6 +5,7 @@
 //! waits in the pipe meanwhile. Only one that takes longer has its pipe watched, so that it is not
 //! held up by a full one.
 
+use std::path::Path;
 use std::time::Duration;
 
 use log::{error, log};
@@ -152,7 +153,15 @@ impl Server {
                     };
                     self.system_state.looked(hostname(), zfs, now);
                 }
-                Effect::Ask(arguments) => self.ask_zpool(&arguments, now),
+                Effect::Ask(arguments) => {
+                    let zpool = self.config.system_state.zpool.clone();
+                    self.ask_program(&zpool, &arguments, now);
+                }
+                Effect::AskLabel(arguments) => {
+                    // That of the same ZFS.
+                    let zdb = self.config.system_state.zpool.with_file_name("zdb");
+                    self.ask_program(&zdb, &arguments, now);
+                }
                 Effect::Kill => {
                     if let Some(process) = self.probes.take_asked(&mut self.reactor) {
                         process.kill();
@@ -173,14 +182,14 @@ impl Server {
         }
     }
 
-    fn ask_zpool(&mut self, arguments: &[String], now: Moment) {
-        match self.probes.starter.start(&self.config.system_state.zpool, arguments) {
+    fn ask_program(&mut self, program: &Path, arguments: &[String], now: Moment) {
+        match self.probes.starter.start(program, arguments) {
             Ok(process) => {
                 self.probes.asked = Some(Asked { process, output: None, errors: None });
                 let key = Key::SystemState(Part::Output);
                 self.reactor.set_deadline(key, Some(now.instant + UNWATCHED));
             }
-            Err(error) => self.system_state.not_started(&error),
+            Err(error) => self.system_state.not_started(&error, now),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The kernel's own events, as text: from devd, or from `zpool events` that is followed.
 //!
-//! They only wake: what has become of the pools is then asked of `zpool`. So nothing is read from
-//! them but whether they can mean a change. Most of them cannot: a `history_event` follows each
+//! They wake: what has become of the pools is then asked of `zpool`. Besides whether they can mean a
+//! change, only the export or destruction of a pool is read from them ([`super::gone`]). Most of them cannot: a `history_event` follows each
 //! snapshot, and devd tells of everything else on the host too.
 
 use std::io;
@@ -64,20 +64,28 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Takes what came from a feed. True where it may mean that a pool has changed.
-    pub(super) fn take(&mut self, feed: Feed, bytes: &[u8]) -> bool {
+    /// Takes what came from a feed, and hands each line to `read`. True where it may mean that a
+    /// pool has changed.
+    pub(super) fn take(&mut self, feed: Feed, bytes: &[u8], mut read: impl FnMut(&str)) -> bool {
         let mut matters = false;
+        let mut line_matters = |line: &[u8]| {
+            let matters = line_matters(feed, line);
+            if matters {
+                read(&String::from_utf8_lossy(line));
+            }
+            matters
+        };
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let room = LINE.saturating_sub(self.begun.len());
             self.begun.extend_from_slice(&piece[..piece.len().min(room)]);
             if piece.ends_with(b"\n") {
-                matters |= line_matters(feed, &self.begun);
+                matters |= line_matters(&self.begun);
                 self.begun.clear();
             }
         }
         if feed == Feed::Devd && !self.begun.is_empty() {
             // A packet is whole, even without its line end.
-            matters |= line_matters(feed, &self.begun);
+            matters |= line_matters(&self.begun);
             self.begun.clear();
         }
         matters
@@ -118,7 +126,7 @@ mod tests {
     }
 
     fn matters(text: &str) -> bool {
-        Lines::default().take(Feed::Events, text.as_bytes())
+        Lines::default().take(Feed::Events, text.as_bytes(), |_| ())
     }
 
     #[test]
@@ -180,20 +188,20 @@ mod tests {
         for at in 0..text.len() {
             let (first, second) = text.as_bytes().split_at(at);
             let mut lines = Lines::default();
-            let early = lines.take(Feed::Events, first);
-            assert!(!early && lines.take(Feed::Events, second), "{at}");
+            let early = lines.take(Feed::Events, first, |_| ());
+            assert!(!early && lines.take(Feed::Events, second, |_| ()), "{at}");
         }
         let mut lines = Lines::default();
         for _ in 0..1000 {
-            assert!(!lines.take(Feed::Events, &[b'x'; 1000]));
+            assert!(!lines.take(Feed::Events, &[b'x'; 1000], |_| ()));
         }
         assert!(lines.begun.len() <= LINE);
-        assert!(lines.take(Feed::Events, b"\n"));
+        assert!(lines.take(Feed::Events, b"\n", |_| ()));
     }
 
     #[test]
     fn of_devd_only_what_zfs_says() {
-        let matters = |packet: &str| Lines::default().take(Feed::Devd, packet.as_bytes());
+        let matters = |packet: &str| Lines::default().take(Feed::Devd, packet.as_bytes(), |_| ());
         // From the unit test of FreeBSD's zfsd, and as kern_devctl(9) and OpenZFS compose it.
         assert!(matters(
             "!system=ZFS subsystem=ZFS type=misc.fs.zfs.vdev_remove pool_name=foo \

@@ -35,7 +35,7 @@ fn parse_line(line: &str, columns: &Columns) -> Result<Pool, String> {
     if values.len() != wanted {
         return Err(format!("{} columns, not {wanted}, in {}", values.len(), quoted(line)));
     }
-    let mut pool = Pool { name: String::new(), cells: Vec::new(), status: None };
+    let mut pool = Pool { name: String::new(), cells: Vec::new(), page: None };
     for (column, value) in columns.iter().zip(values) {
         let key = column.key;
         if value.is_empty() {

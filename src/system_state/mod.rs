@@ -11,12 +11,16 @@
 
 mod columns;
 mod devd;
+mod device;
 mod feed;
+mod gone;
+mod kind;
 mod list;
 mod pacing;
 mod pool;
 mod probe;
 mod process;
+mod scan;
 mod status;
 mod telling;
 mod watching;
@@ -32,9 +36,11 @@ use crate::sys::children::Exit;
 use crate::sys::spawn::Step;
 use crate::wire::Event;
 use columns::Columns;
+use gone::{Gone, How};
 use pacing::Pacing;
 use pool::Pool;
-use probe::{Probe, Question, Trouble};
+use probe::{Probe, Question, Trouble, USAGE};
+use status::Page;
 use telling::Told;
 use watching::Watching;
 
@@ -67,6 +73,9 @@ pub struct Limits {
 /// So many checks ask for the list alone before one asks for more without a reason.
 const LISTS: u64 = 5;
 
+/// Pools that have left and are remembered.
+const GONE: usize = 256;
+
 /// How long a killed process may take to be gone, before it is looked at whether it is.
 const GOING: Duration = Duration::from_secs(1);
 
@@ -77,6 +86,8 @@ pub enum Effect {
     Look,
     /// Start `zpool` with these arguments; [`SystemState::not_started`] where that fails.
     Ask(Vec<String>),
+    /// The same with `zdb`.
+    AskLabel(Vec<String>),
     /// End the `zpool` that was asked, and do not listen to it any more. That it ended is still to
     /// be told with [`SystemState::ended`].
     Kill,
@@ -97,7 +108,11 @@ pub enum Effect {
 #[derive(Debug)]
 struct Check {
     begun: Moment,
-    hostname_changed: bool,
+    hostname_was: Option<String>,
+    /// Devices that are still to be asked what became of a pool, each with that pool.
+    labels: VecDeque<(String, String)>,
+    /// The first of them is being asked.
+    is_asking_labels: bool,
     /// Ask also what is wrong, whatever the list says.
     thorough: bool,
     /// Something other than the timer caused it.
@@ -123,8 +138,14 @@ pub struct SystemState {
     pools: Option<Vec<Pool>>,
     /// When.
     read: Option<Moment>,
+    /// Pools that left, see [`Gone`].
+    gone: Vec<Gone>,
     /// Why the last check could not read them.
     trouble: Option<String>,
+    /// It is that this user may not, and no pool was ever seen.
+    is_refused: bool,
+    /// This `zpool` is asked for the pages of wounded pools alone.
+    is_brief: bool,
     check: Option<Check>,
     checks: u64,
     /// How many checks ago it was asked what is wrong.
@@ -154,7 +175,10 @@ impl SystemState {
             is_learned: true,
             pools: None,
             read: None,
+            gone: Vec::new(),
             trouble: None,
+            is_refused: false,
+            is_brief: false,
             check: None,
             checks: 0,
             lists: LISTS,
@@ -176,13 +200,14 @@ impl SystemState {
     }
 
     /// Other limits from now on, and perhaps another `zpool`: what was learned of the old one is
-    /// forgotten. A check follows.
+    /// forgotten, and so are pools that vanished. A check follows.
     pub fn reload(&mut self, limits: Limits, now: Moment) {
         self.limits = limits;
         self.pacing.set_limits(limits.event_delay, limits.event_pause);
         self.is_learned = false;
         self.detach();
         self.watching = Watching::default();
+        self.gone.clear();
         self.next = Some(now.instant);
     }
 
@@ -242,6 +267,7 @@ impl SystemState {
     fn begin_check(&mut self, now: Moment) {
         if !std::mem::replace(&mut self.is_learned, true) {
             self.columns = Columns::all();
+            self.is_brief = false;
             self.lists = LISTS;
         }
         let was_caused = !self.is_outstanding && self.pacing.begin(now.instant);
@@ -249,16 +275,24 @@ impl SystemState {
         let thorough = was_caused || self.trouble.is_some() || self.lists >= LISTS;
         self.next = Some(now.instant + self.limits.interval);
         let stage = Stage::Looking;
-        let hostname_changed = false;
-        self.check = Some(Check { begun: now, hostname_changed, thorough, was_caused, stage });
+        let (hostname_was, labels) = (None, VecDeque::new());
+        self.check = Some(Check {
+            begun: now,
+            hostname_was,
+            labels,
+            is_asking_labels: false,
+            thorough,
+            was_caused,
+            stage,
+        });
         self.effects.push_back(Effect::Look);
     }
 
     /// The look that was asked for: the host's name, and whether `zpool` may be asked.
     pub fn looked(&mut self, hostname: String, zfs: bool, now: Moment) {
         let Some(check) = &mut self.check else { return };
-        check.hostname_changed = hostname != self.hostname;
-        self.hostname = hostname;
+        let was = std::mem::replace(&mut self.hostname, hostname);
+        check.hostname_was = Some(was).filter(|was| *was != self.hostname);
         if self.is_outstanding {
             if !self.was_skipped {
                 let text = "zpool cannot be ended; pools are asked for again when it is gone";
@@ -269,7 +303,7 @@ impl SystemState {
         } else if zfs {
             self.ask(Question::List, now);
         } else {
-            self.there_is_no_zfs();
+            self.there_is_no_zfs(now);
         }
     }
 
@@ -278,18 +312,32 @@ impl SystemState {
         let due = now.instant + self.limits.zpool_deadline;
         check.stage = Stage::Asking(Probe::new(question, due, self.limits.zpool_output));
         self.is_outstanding = true;
-        self.effects.push_back(Effect::Ask(match question {
-            Question::List => self.columns.question(),
-            Question::Status => vec!["status".to_owned(), "-x".to_owned()],
-        }));
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        self.effects.push_back(match question {
+            Question::List => Effect::Ask(self.columns.question()),
+            Question::Status if self.is_brief => Effect::Ask(words(&["status", "-x"])),
+            Question::Status => Effect::Ask(words(&["status"])),
+            Question::Label => {
+                let device = check.labels.front().map_or("", |(_, device)| device);
+                Effect::AskLabel(words(&["-l", device]))
+            }
+        });
     }
 
     /// The `zpool` that was to be asked could not be.
-    pub fn not_started(&mut self, error: &io::Error) {
+    pub fn not_started(&mut self, error: &io::Error, now: Moment) {
         self.is_outstanding = false;
-        if let Some(Check { stage: Stage::Asking(probe), .. }) = &self.check {
-            let question = probe.question;
-            self.fail(question, &Trouble::NotStarted(error.to_string()));
+        match &self.check {
+            Some(Check { stage: Stage::Asking(probe), .. })
+                if probe.question == Question::Label =>
+            {
+                self.next_question(now, None);
+            }
+            Some(Check { stage: Stage::Asking(probe), .. }) => {
+                let question = probe.question;
+                self.fail(question, &Trouble::NotStarted(error.to_string()));
+            }
+            Some(Check { stage: Stage::Looking, .. }) | None => {}
         }
     }
 
@@ -324,69 +372,153 @@ impl SystemState {
             return;
         };
         let question = probe.question;
-        match probe.end(exit, failure).and_then(|answer| self.understand(question, &answer)) {
-            Ok(()) if question == Question::List && self.is_thorough() => {
-                self.ask(Question::Status, now);
-            }
+        let answer = probe.end(exit, failure);
+        if question == Question::Label {
+            return self.next_question(now, answer.ok());
+        }
+        match answer.and_then(|answer| self.understand(question, &answer, now)) {
+            Ok(()) if question == Question::List => self.next_question(now, None),
             Ok(()) => self.conclude(),
-            Err(Trouble::NoZfs) => self.there_is_no_zfs(),
+            Err(Trouble::NoZfs) => self.there_is_no_zfs(now),
             Err(trouble) if question == Question::List && self.columns.give_up(&trouble) => {
                 self.ask(Question::List, now);
+            }
+            Err(Trouble::Exit(Exit::Code(USAGE), _))
+                if question == Question::Status && !self.is_brief =>
+            {
+                self.is_brief = true;
+                self.ask(Question::Status, now);
             }
             Err(trouble) => self.fail(question, &trouble),
         }
     }
 
-    fn understand(&mut self, question: Question, answer: &[u8]) -> Result<(), Trouble> {
+    fn understand(
+        &mut self,
+        question: Question,
+        answer: &[u8],
+        now: Moment,
+    ) -> Result<(), Trouble> {
         match question {
             Question::List => {
                 let mut pools = list::parse(answer, &self.columns).map_err(Trouble::Unreadable)?;
                 for pool in &mut pools {
                     // Until it is asked again.
                     let before = self.pools.iter().flatten().find(|other| other.name == pool.name);
-                    pool.status = before.and_then(|before| before.status.clone());
+                    pool.page = before.and_then(|before| before.page.clone());
                 }
-                self.pools = Some(pools);
+                let before = self.pools.replace(pools);
+                self.find_gone(before.unwrap_or_default(), now);
                 self.read = self.check.as_ref().map(|check| check.begun);
             }
             Question::Status => {
-                let named = status::parse(answer).map_err(Trouble::Unreadable)?;
+                let mut pages = status::parse(answer).map_err(Trouble::Unreadable)?;
                 for pool in self.pools.iter_mut().flatten() {
-                    let named = named.iter().find(|named| named.name == pool.name);
-                    pool.status = named.map(|named| named.status.clone());
+                    let at = pages.iter().position(|page| page.name == pool.name);
+                    pool.page = at.map(|at| pages.swap_remove(at));
                 }
                 self.lists = 0;
             }
+            Question::Label => {}
         }
-        self.trouble = None;
+        (self.trouble, self.is_refused) = (None, false);
         Ok(())
+    }
+
+    /// Finds out which pools have left since the last list, and which have come back.
+    fn find_gone(&mut self, before: Vec<Pool>, now: Moment) {
+        let Some(check) = &mut self.check else { return };
+        let pools = self.pools.as_deref().unwrap_or_default();
+        let is_there = |name: &str| pools.iter().any(|pool| pool.name == name);
+        self.gone.retain(|gone| !is_there(&gone.name));
+        for pool in before.iter().filter(|pool| !is_there(&pool.name)) {
+            if self.gone.len() < GONE {
+                self.gone.push(Gone::new(&pool.name, pool.health(), pool.is_online()));
+            }
+        }
+        for gone in self.gone.iter_mut().filter(|gone| gone.how == How::Vanished) {
+            if let Some(how) = self.watching.departures.explain(&gone.name, now.instant) {
+                gone.how = how;
+            } else if let Some(pool) = before.iter().find(|pool| pool.name == gone.name)
+                && gone.is_open()
+            {
+                let devices = pool.page.iter().flat_map(|page| &page.readable);
+                check.labels.extend(devices.map(|device| (gone.name.clone(), device.clone())));
+            }
+        }
+    }
+
+    /// After the list: asks the devices of pools that have left, one by one; then for the status,
+    /// where that is due. `answer` is that of the device that was asked last.
+    fn next_question(&mut self, now: Moment, answer: Option<Vec<u8>>) {
+        let Some(check) = &mut self.check else { return };
+        if let Some(answer) = answer
+            && let Some((name, _)) = check.labels.front()
+            && let Some(how) = gone::read_label(&answer, name)
+            && let Some(gone) = self.gone.iter_mut().find(|gone| gone.name == *name)
+        {
+            gone.how = how;
+        }
+        // The answer is that of the first; before the first question there is none to be dropped.
+        if check.is_asking_labels {
+            check.labels.pop_front();
+        }
+        let gone = &self.gone;
+        let is_open = |name: &str| gone.iter().any(|gone| gone.name == name && gone.is_open());
+        while check.labels.front().is_some_and(|(name, _)| !is_open(name)) {
+            check.labels.pop_front();
+        }
+        check.is_asking_labels = !check.labels.is_empty();
+        if check.is_asking_labels {
+            self.ask(Question::Label, now);
+        } else if self.is_thorough() {
+            self.ask(Question::Status, now);
+        } else {
+            self.conclude();
+        }
     }
 
     /// After the list: whether it is to be asked too what is wrong.
     fn is_thorough(&self) -> bool {
         let pools = self.pools.as_deref().unwrap_or_default();
-        let is_known = pools.iter().any(|pool| pool.status.is_some());
+        let is_known = pools.iter().any(|pool| pool.page.as_ref().is_some_and(Page::is_watched));
         let has_changed = || self.told.as_ref().is_none_or(|told| told.pools != self.essence());
         let is_due = self.check.as_ref().is_some_and(|check| check.thorough);
         !pools.is_empty() && (is_due || is_known || has_changed())
     }
 
-    fn there_is_no_zfs(&mut self) {
-        (self.pools, self.read, self.trouble) = (None, None, None);
+    fn there_is_no_zfs(&mut self, now: Moment) {
+        let before = self.pools.take().unwrap_or_default();
+        (self.read, self.trouble, self.is_refused) = (None, None, false);
+        self.find_gone(before, now);
         self.detach();
-        self.conclude();
+        self.next_question(now, None);
     }
 
     /// Stops waiting for the process that was asked.
     fn give_up(&mut self, trouble: Trouble) {
-        if let Some(Check { stage: Stage::Asking(probe), .. }) = &self.check {
-            let question = probe.question;
-            self.effects.push_back(Effect::Kill);
-            self.fail(question, &trouble);
+        let Some(Check { stage: Stage::Asking(probe), .. }) = &self.check else { return };
+        let question = probe.question;
+        self.effects.push_back(Effect::Kill);
+        match trouble {
+            // A device that does not answer is no witness.
+            _ if question == Question::Label => self.conclude(),
+            Trouble::TooLong(limit) if question == Question::Status && !self.is_brief => {
+                let text = format!(
+                    "zpool status prints more than {limit} bytes (system_state.zpool_output): pages \
+                     of healthy pools, and so their scrubs, are not read any more"
+                );
+                self.effects.push_back(Effect::Say(Level::Warn, text));
+                // A check follows when the process has ended.
+                (self.is_brief, self.check, self.lists) = (true, None, LISTS);
+                self.was_skipped = true;
+            }
+            trouble => self.fail(question, &trouble),
         }
     }
 
     fn fail(&mut self, question: Question, trouble: &Trouble) {
+        self.is_refused = self.pools.is_none() && trouble.is_refusal();
         self.trouble = Some(format!("{question} {trouble}"));
         self.conclude();
     }
@@ -394,5 +526,7 @@ impl SystemState {
 
 #[cfg(test)]
 mod captures;
+#[cfg(test)]
+mod page_tests;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,11 @@
-//! One pool: what `zpool` says of it, and how much that matters.
+//! One pool: what `zpool` says of it, and its priority.
 
 use serde_json::{Map, Value};
 
 use super::columns::{CAPACITY, HEALTH};
+use super::device::Device;
+use super::scan::Scan;
+use super::status::Page;
 use crate::wire::{Priority, decimal};
 
 /// A pool.
@@ -11,33 +14,37 @@ pub(super) struct Pool {
     pub(super) name: String,
     /// By the keys of an event, as `zpool list` prints them.
     pub(super) cells: Vec<(&'static str, String)>,
-    /// What `zpool status -x` says is wrong with it, on one line.
-    pub(super) status: Option<String>,
+    /// Its page of `zpool status`, as of the last time that was asked.
+    pub(super) page: Option<Page>,
 }
 
-/// What of a pool makes an event when it changes.
+/// The part of a pool whose change makes an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Essence {
     pub(super) name: String,
     health: String,
     capacity: String,
     status: Option<String>,
+    has_errors: bool,
+    devices: Vec<(String, String, bool)>,
+    scan: Option<Scan>,
     pub(super) priority: Priority,
 }
 
 impl Essence {
-    /// Nothing has changed but how full it is, and that not over the limit.
-    pub(super) fn is_as_well_as(&self, other: &Essence) -> bool {
-        self.health == other.health
-            && self.priority == other.priority
-            && self.status == other.status
+    /// The line of the log about its health where that is another than before.
+    pub(super) fn news(&self, before: Option<&Essence>) -> bool {
+        before.is_none_or(|before| {
+            (&before.health, before.priority, &before.status, before.has_errors, &before.devices)
+                != (&self.health, self.priority, &self.status, self.has_errors, &self.devices)
+        })
     }
 
-    /// For the log.
-    pub(super) fn line(&self) -> String {
-        let Essence { name, health, capacity, status, priority } = self;
-        let status = status.as_ref().map_or(String::new(), |status| format!(": {status}"));
-        format!("pool {name:?} is {health}, {capacity} full, {priority}{status}")
+    /// The line of the log about its scan where that has begun or ended.
+    pub(super) fn scan_news(&self, before: Option<&Essence>) -> Option<String> {
+        let scan = self.scan.as_ref()?;
+        let is_news = before.is_some_and(|before| before.scan.as_ref() != Some(scan));
+        is_news.then(|| format!("pool {:?}: {}", self.name, scan.line()))
     }
 }
 
@@ -53,42 +60,92 @@ impl Pool {
         self.cell(HEALTH)
     }
 
-    /// Its devices do not answer, and whoever touches its files waits.
-    pub(super) fn is_suspended(&self) -> bool {
-        self.health() == SUSPENDED
+    pub(super) fn is_online(&self) -> bool {
+        self.health() == FINE && !self.is_suspended()
     }
 
-    /// By the table of protocol section 2.3; `warning` in per cent.
+    /// Its devices do not answer, and programs that use its files wait.
+    pub(super) fn is_suspended(&self) -> bool {
+        self.health() == SUSPENDED || self.page.as_ref().is_some_and(Page::is_suspended)
+    }
+
+    fn scan(&self) -> Option<&Scan> {
+        self.page.as_ref()?.scan()
+    }
+
+    /// How far its scan is, while that runs.
+    pub(super) fn progress(&self) -> Option<&str> {
+        self.scan()?.done.as_deref()
+    }
+
+    /// By the table of sysadm-events-protocol(7); `warning` in per cent.
     pub(super) fn priority(&self, warning: usize) -> Priority {
         // A pool that cannot be opened has no capacity.
         let capacity = per_cent(self.cell(CAPACITY)).unwrap_or(0);
-        Priority::new(if self.health() != FINE {
-            9
-        } else if self.status.is_some() {
-            7
-        } else if capacity > warning {
-            6
-        } else {
-            0
-        })
+        let health = if self.health() == FINE { 0 } else { 9 };
+        let full = if capacity > warning { 6 } else { 0 };
+        let page = self.page.as_ref().map_or(0, Page::priority);
+        Priority::new(health.max(full).max(page))
     }
 
     pub(super) fn essence(&self, warning: usize) -> Essence {
+        let page = self.page.as_ref();
         Essence {
             name: self.name.clone(),
             health: self.health().to_owned(),
             capacity: self.cell(CAPACITY).to_owned(),
-            status: self.status.clone(),
+            status: page.and_then(Page::status),
+            has_errors: page.is_some_and(|page| page.errors.is_some()),
+            devices: page
+                .map_or_else(Vec::new, |page| page.devices.iter().map(Device::essence).collect()),
+            scan: self.scan().map(Scan::essence),
             priority: self.priority(warning),
         }
     }
 
-    /// As it stands in an event.
-    pub(super) fn entry(&self, warning: usize) -> Value {
+    /// For the log.
+    pub(super) fn line(&self, warning: usize) -> String {
+        let page = self.page.as_ref();
+        let mut line = format!(
+            "pool {:?} is {}, {} full, {}",
+            self.name,
+            self.health(),
+            self.cell(CAPACITY),
+            self.priority(warning)
+        );
+        let devices = page.into_iter().flat_map(|page| &page.devices).take(3).map(Device::line);
+        let devices = devices.collect::<Vec<_>>().join(", ");
+        let errors = page.and_then(|page| page.errors.clone()).unwrap_or_default();
+        let status = page.and_then(Page::status).unwrap_or_default();
+        for part in [status, errors, devices].iter().filter(|part| !part.is_empty()) {
+            line.push_str(": ");
+            line.push_str(part);
+        }
+        line
+    }
+
+    /// As it stands in an event; without its devices where the event has no room for them.
+    pub(super) fn entry(&self, warning: usize, with_devices: bool) -> Value {
         let cells = self.cells.iter().map(|(key, cell)| ((*key).to_owned(), cell.clone().into()));
         let mut entry: Map<String, Value> = cells.collect();
-        if let Some(status) = &self.status {
-            entry.insert("status".into(), status.clone().into());
+        if let Some(page) = &self.page {
+            let texts = [
+                ("status", page.status()),
+                ("action", page.action.clone()),
+                ("errors", page.errors.clone()),
+            ];
+            for (key, text) in texts {
+                if let Some(text) = text {
+                    entry.insert(key.into(), text.into());
+                }
+            }
+            if !page.devices.is_empty() && with_devices {
+                let devices = page.devices.iter().map(Device::entry).collect();
+                entry.insert("devices".into(), Value::Array(devices));
+            }
+            if let Some(scan) = page.scan() {
+                entry.insert("scan".into(), scan.entry());
+            }
         }
         entry.insert("priority".into(), self.priority(warning).to_string().into());
         Value::Object(entry)

@@ -13,8 +13,10 @@ use crate::sys::spawn::Step;
 pub(super) enum Question {
     /// Which pools there are: `zpool list`.
     List,
-    /// What is wrong with them: `zpool status -x`.
+    /// How they are: `zpool status`.
     Status,
+    /// What became of a pool that has left: `zdb -l` of one of its devices.
+    Label,
 }
 
 impl fmt::Display for Question {
@@ -22,6 +24,7 @@ impl fmt::Display for Question {
         f.write_str(match self {
             Question::List => "zpool list",
             Question::Status => "zpool status",
+            Question::Label => "zdb",
         })
     }
 }
@@ -58,6 +61,18 @@ impl fmt::Display for Trouble {
             Trouble::Unreadable(why) => write!(f, "printed what cannot be read: {why}"),
             Trouble::NoZfs => f.write_str("is not there"),
         }
+    }
+}
+
+impl Trouble {
+    /// ZFS refuses this user: OpenZFS ("the ZFS utilities must be run as root"), zfs-fuse, and a
+    /// device node that this user may not open.
+    pub(super) fn is_refusal(&self) -> bool {
+        const REFUSALS: [&str; 4] =
+            ["permission denied", "must be run as root", "operation not permitted", "privilege"];
+        let (Trouble::Exit(_, said) | Trouble::NotStarted(said)) = self else { return false };
+        let said = said.to_ascii_lowercase();
+        REFUSALS.iter().any(|refusal| said.contains(refusal))
     }
 }
 

@@ -1,76 +1,211 @@
-//! What `zpool status -x` prints: a page for each pool with which something is wrong.
+//! What `zpool status` prints: a page for each pool.
 //!
-//! ONLINE does not mean healthy: damaged data and, with OpenZFS 2.1, even a suspended pool are told
-//! here alone. Of a page the name and the status text are read; its counters are not, since they
-//! change with every error.
+//! ONLINE does not mean healthy: damaged data, errors of devices and, with OpenZFS 2.1, even a
+//! suspended pool stand here alone. Of a page everything is read that has to do with its health.
 
+use super::device::{self, Device, Table};
+use super::kind::{self, Kind};
 use super::list::quoted;
+use super::scan::Scan;
 
-/// A pool that was named, and what is wrong with it on one line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Named {
+/// The page of a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Page {
     pub(super) name: String,
-    pub(super) status: String,
+    pub(super) state: String,
+    /// What `zpool` says of the pool and what it advises, each on one line.
+    pub(super) status: Option<String>,
+    pub(super) action: Option<String>,
+    /// The identifier of the page that explains the status, as `ZFS-8000-EY`.
+    id: Option<String>,
+    pub(super) scans: Vec<Scan>,
+    /// The `errors:` line, if there are any.
+    pub(super) errors: Option<String>,
+    /// Devices to be named, see [`device::judge`].
+    pub(super) devices: Vec<Device>,
+    /// Devices that can be asked what became of the pool if it is gone.
+    pub(super) readable: Vec<String>,
+    /// The highest of its devices.
+    devices_priority: u8,
 }
 
 /// What a page begins with; the rest of the line, blanks included, is the name.
 const POOL: &str = "  pool: ";
-const STATE: &str = " state: ";
-const STATUS: &str = "status: ";
-/// The longest status that is kept, in bytes. Those of OpenZFS have some 200.
-const STATUS_LENGTH: usize = 500;
+/// The longest text of one field, in bytes. Those of OpenZFS have at most 400, but for lists of
+/// features.
+const TEXT: usize = 500;
+/// Scans of a page; OpenZFS prints one for each group that is being rebuilt.
+const SCANS: usize = 16;
+/// Devices of a pool that are asked what became of it.
+const READABLE: usize = 3;
 
 /// Reads the answer. An error says what is wrong with it.
-pub(super) fn parse(answer: &[u8]) -> Result<Vec<Named>, String> {
+pub(super) fn parse(answer: &[u8]) -> Result<Vec<Page>, String> {
     let text = String::from_utf8_lossy(answer);
     if !text.is_empty() && !text.ends_with('\n') {
         return Err("the last line breaks off".to_owned());
     }
-    let mut pages: Vec<Named> = Vec::new();
-    let mut in_status = false;
+    let mut pages = Vec::new();
+    let mut reader: Option<Reader> = None;
     for line in text.lines() {
-        let continues = in_status && line.starts_with('\t');
-        in_status = false;
         if let Some(name) = line.strip_prefix(POOL) {
-            pages.push(Named { name: name.to_owned(), status: String::new() });
-            continue;
-        }
-        let Some(page) = pages.last_mut() else {
-            // Without a pool that is wounded it is one sentence, or nothing.
-            let is_sentence = line.ends_with(" healthy") || line == "no pools available";
-            if is_sentence {
-                continue;
-            } else {
-                return Err(format!("no pool in {}", quoted(line)));
-            };
-        };
-        if let Some(status) = line.strip_prefix(STATUS) {
-            page.status = String::new();
-            append(&mut page.status, status);
-            in_status = true;
-        } else if continues {
-            append(&mut page.status, line);
-            in_status = true;
-        } else if let Some(state) = line.strip_prefix(STATE)
-            && page.status.is_empty()
-        {
-            // Stands in for a status that is missing.
-            page.status = format!("state {}", state.trim());
+            pages.extend(reader.take().map(Reader::end));
+            reader = Some(Reader::of(name));
+        } else if let Some(reader) = &mut reader {
+            reader.take(line);
+        } else if !is_sentence(line) {
+            return Err(format!("no pool in {}", quoted(line)));
         }
     }
-    for page in &mut pages {
-        let end = (0..=STATUS_LENGTH.min(page.status.len())).rev();
-        let end = end.into_iter().find(|at| page.status.is_char_boundary(*at)).unwrap_or(0);
-        page.status.truncate(end);
-    }
+    pages.extend(reader.map(Reader::end));
     Ok(pages)
 }
 
-fn append(status: &mut String, line: &str) {
-    for word in line.split_whitespace() {
-        if !status.is_empty() {
-            status.push(' ');
+/// Without a pool to be shown it is one sentence, or nothing.
+fn is_sentence(line: &str) -> bool {
+    line.is_empty() || line.ends_with(" healthy") || line == "no pools available"
+}
+
+/// At most so many bytes of a text.
+pub(super) fn cut(text: &str, most: usize) -> String {
+    text[..text.floor_char_boundary(most)].to_owned()
+}
+
+/// A page that is being read.
+struct Reader {
+    page: Page,
+    /// The key of the lines that are being read, and their text.
+    key: String,
+    text: String,
+    table: Table,
+}
+
+/// Keys are the whole of what stands before the first colon.
+const KEYS: [&str; 12] = [
+    "state",
+    "status",
+    "action",
+    "see",
+    "scan",
+    "scrub",
+    "scan warning",
+    "remove",
+    "checkpoint",
+    "expand",
+    "config",
+    "errors",
+];
+
+impl Reader {
+    fn of(name: &str) -> Reader {
+        let page = Page { name: name.to_owned(), ..Page::default() };
+        Reader { page, key: String::new(), text: String::new(), table: Table::default() }
+    }
+
+    fn take(&mut self, line: &str) {
+        let field =
+            line.split_once(':').filter(|(key, _)| KEYS.contains(&key.trim_start_matches(' ')));
+        match (field, line.strip_prefix('\t')) {
+            (Some((key, text)), _) => {
+                self.end_field();
+                self.key = key.trim_start().to_owned();
+                self.append(text);
+            }
+            (None, Some(row)) if self.key == "config" => self.table.take(row),
+            (None, Some(more)) => self.append(more),
+            // An empty line, a path with an error, or a key that is not known here.
+            (None, None) if line.contains(':') => self.end_field(),
+            (None, None) => {}
         }
-        status.push_str(word);
+    }
+
+    fn append(&mut self, line: &str) {
+        for word in line.split_whitespace() {
+            // A scan that runs has its figures at the end.
+            if self.text.len() + word.len() > TEXT {
+                break;
+            }
+            if !self.text.is_empty() {
+                self.text.push(' ');
+            }
+            self.text.push_str(word);
+        }
+    }
+
+    fn end_field(&mut self) {
+        let text = std::mem::take(&mut self.text);
+        let page = &mut self.page;
+        match std::mem::take(&mut self.key).as_str() {
+            "state" => page.state = text,
+            "status" => page.status = Some(text),
+            "action" => page.action = Some(text),
+            "see" => page.id = text.rsplit('/').next().map(str::to_owned),
+            "scan" | "scrub" if page.scans.len() < SCANS => page.scans.extend(Scan::parse(&text)),
+            "errors" if is_error(&text) => page.errors = Some(text),
+            _ => {}
+        }
+    }
+
+    fn end(mut self) -> Page {
+        self.end_field();
+        let devices = self.table.devices;
+        self.page.readable = device::readable(&devices, READABLE);
+        (self.page.devices_priority, self.page.devices) = device::judge(devices);
+        self.page
+    }
+}
+
+/// Whether an `errors:` line tells of any: "No known data errors", and for users without the
+/// privilege "List of errors unavailable".
+fn is_error(text: &str) -> bool {
+    !text.is_empty() && !text.starts_with("No known") && !text.contains("unavailable")
+}
+
+/// The state of a pool that works with all its devices.
+const FINE: &str = "ONLINE";
+/// Data that is lost.
+const LOST: u8 = 8;
+/// A higher priority is looked at with each check.
+const SETTLED: u8 = 1;
+
+impl Page {
+    fn kind(&self) -> Option<&'static Kind> {
+        kind::find(self.id.as_deref(), self.status.as_deref()?)
+    }
+
+    pub(super) fn is_suspended(&self) -> bool {
+        self.state == "SUSPENDED" || self.kind().is_some_and(|kind| kind.is_suspended)
+    }
+
+    /// The highest of all that stands on it.
+    pub(super) fn priority(&self) -> u8 {
+        let status = match (&self.status, self.kind()) {
+            (_, Some(kind)) => kind.priority,
+            (Some(_), None) => kind::UNKNOWN,
+            (None, None) => 0,
+        };
+        let state = if self.state.is_empty() || self.state == FINE { 0 } else { 9 };
+        let errors = if self.errors.is_some() { LOST } else { 0 };
+        let scans = self.scans.iter().map(Scan::priority);
+        scans.chain([status, state, errors, self.devices_priority]).max().unwrap_or(0)
+    }
+
+    /// The scan to be shown: one that runs, else the last on the page.
+    pub(super) fn scan(&self) -> Option<&Scan> {
+        self.scans.iter().find(|scan| scan.is_active()).or(self.scans.last())
+    }
+
+    /// Something goes on that each check has to look at.
+    pub(super) fn is_watched(&self) -> bool {
+        self.priority() > SETTLED || self.scans.iter().any(Scan::is_active)
+    }
+
+    /// The status, or the state where there should be one.
+    pub(super) fn status(&self) -> Option<String> {
+        let state = || {
+            let is_worth = !self.state.is_empty() && self.state != FINE;
+            is_worth.then(|| format!("state {}", self.state))
+        };
+        self.status.clone().or_else(state)
     }
 }

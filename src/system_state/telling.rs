@@ -1,15 +1,22 @@
 //! What is told of a check: the event, the lines in the log, and what a status says.
 
+use std::time::Duration;
+
 use log::Level;
 use serde_json::{Map, Value, json};
 
+use super::gone::Gone;
 use super::pool::{Essence, Pool};
 use super::{Effect, SystemState};
 use crate::moment::Moment;
-use crate::wire::{Event, Priority, SystemStateEvent, rfc3339};
+use crate::wire::{Event, Priority, StateNews, SystemStateEvent, rfc3339};
 
-/// What `zpool` counts for when it does not answer.
+/// The priority of a `zpool` that does not answer.
 const TROUBLE: Priority = Priority::new(9);
+/// The priority of another host name.
+const HOSTNAME_CHANGED: Priority = Priority::new(3);
+/// The shortest time between an event and the next whose only news is how far a scan is.
+const PROGRESS: Duration = Duration::from_secs(60);
 /// What matters more than this is a warning in the log.
 const NEWS: Priority = Priority::new(5);
 /// Bytes of an event beside its pools: the frame around it, names, and a line of trouble.
@@ -20,12 +27,27 @@ const EVENT_ROOM: usize = 8 * 1024;
 pub(super) struct Told {
     hostname: String,
     pub(super) pools: Option<Vec<Essence>>,
+    gone: Vec<Gone>,
     trouble: Option<String>,
+    /// How far the scans are; not compared, see [`PROGRESS`].
+    progress: Progress,
 }
+
+/// The pools that are scanned, and how far.
+#[derive(Debug, Default)]
+struct Progress(Vec<(String, String)>);
+
+impl PartialEq for Progress {
+    fn eq(&self, _: &Progress) -> bool {
+        true
+    }
+}
+
+impl Eq for Progress {}
 
 impl Told {
     /// What is different, for the log.
-    fn news(&self, before: Option<&Told>) -> Vec<(Level, String)> {
+    fn news(&self, before: Option<&Told>, line: impl Fn(&str) -> String) -> Vec<(Level, String)> {
         let mut news = Vec::new();
         if let Some(before) = before.filter(|before| before.hostname != self.hostname) {
             let text = format!("the host name is {:?}, was {:?}", self.hostname, before.hostname);
@@ -38,18 +60,22 @@ impl Told {
             (Some(_), None) => news.push((Level::Info, "zpool answers again".to_owned())),
             (Some(_) | None, _) => {}
         }
+        let level = |priority| if priority > NEWS { Level::Warn } else { Level::Info };
+        let was_gone = before.map_or(&[][..], |before| &before.gone);
         let before: Vec<&Essence> = before.into_iter().flat_map(Told::pools).collect();
         for pool in self.pools() {
             let known = before.iter().find(|known| known.name == pool.name);
-            if known.is_none_or(|known| !known.is_as_well_as(pool)) {
-                let level = if pool.priority > NEWS { Level::Warn } else { Level::Info };
-                news.push((level, pool.line()));
+            let known = known.copied();
+            if pool.news(known) {
+                news.push((level(pool.priority), line(&pool.name)));
+            }
+            if let Some(scan) = pool.scan_news(known) {
+                news.push((level(pool.priority), scan));
             }
         }
-        for pool in before {
-            if !self.pools().any(|known| known.name == pool.name) {
-                news.push((Level::Info, format!("pool {:?} is gone", pool.name)));
-            }
+        let was_gone = |gone: &&Gone| was_gone.contains(gone);
+        for gone in self.gone.iter().filter(|gone| !was_gone(gone)) {
+            news.push((level(gone.priority()), gone.line()));
         }
         news
     }
@@ -68,25 +94,37 @@ impl SystemState {
         let now = Told {
             hostname: self.hostname.clone(),
             pools: self.essence(),
+            gone: self.gone.clone(),
             trouble: self.trouble.clone(),
+            progress: self.progress(),
         };
         let begun = check.begun.instant;
         let is_new = self.told.as_ref() != Some(&now);
-        let is_due = self
-            .told_at
-            .is_none_or(|told_at| begun.duration_since(told_at) >= self.limits.report_interval);
+        let since = self.told_at.map(|told_at| begun.duration_since(told_at));
+        let has_moved = || self.told.as_ref().is_some_and(|told| told.progress.0 != now.progress.0);
+        let is_due = since.is_none_or(|since| {
+            since >= self.limits.report_interval || (since >= PROGRESS && has_moved())
+        });
+        let is_first = self.told.as_ref().is_none_or(|told| told.trouble != now.trouble);
         if is_new {
-            let news = now.news(self.told.as_ref());
+            let warning = self.limits.capacity_warning;
+            let line = |name: &str| {
+                let pool = self.pools.iter().flatten().find(|pool| pool.name == name);
+                pool.map_or_else(String::new, |pool| pool.line(warning))
+            };
+            let news = now.news(self.told.as_ref(), line);
             self.effects.extend(news.into_iter().map(|(level, text)| Effect::Say(level, text)));
         }
         if is_new || is_due {
             let event = SystemStateEvent {
                 args: self.args(),
                 priority: self.priority(),
-                hostname_changed: check.hostname_changed,
+                news: self.news(check.hostname_was, is_first),
             };
             self.effects.push_back(Effect::Publish(Event::SystemState(event)));
-            (self.told, self.told_at) = (Some(now), Some(begun));
+            self.gone.retain(|gone| !gone.is_settled());
+            (self.told, self.told_at) =
+                (Some(Told { gone: self.gone.clone(), ..now }), Some(begun));
         }
         self.look_after_feed(check.was_caused);
     }
@@ -98,12 +136,36 @@ impl SystemState {
         Some(pools.iter().map(|pool| pool.essence(warning)).collect())
     }
 
+    /// What is published once.
+    fn news(&self, hostname_was: Option<String>, is_first: bool) -> StateNews {
+        let mut news = StateNews::default();
+        if let Some(was) = hostname_was {
+            news.add("hostnamechanged", "true".into(), HOSTNAME_CHANGED);
+            news.add("hostname_was", was.into(), HOSTNAME_CHANGED);
+        }
+        if let Some(trouble) = self.trouble.as_ref().filter(|_| self.is_refused && is_first) {
+            news.add("zpool_error", trouble.clone().into(), TROUBLE);
+        }
+        for gone in self.gone.iter().filter(|gone| gone.is_settled()) {
+            news.add("zpools_gone", json!({ &gone.name: gone.entry() }), gone.priority());
+        }
+        news
+    }
+
+    fn progress(&self) -> Progress {
+        let pools = self.pools.iter().flatten();
+        let scanned =
+            pools.filter_map(|pool| Some((pool.name.clone(), pool.progress()?.to_owned())));
+        Progress(scanned.collect())
+    }
+
     /// The highest of all that was found.
     pub fn priority(&self) -> Priority {
         let pools = self.pools.iter().flatten();
         let pools = pools.map(|pool| pool.priority(self.limits.capacity_warning));
-        let trouble = self.trouble.iter().map(|_| TROUBLE);
-        pools.chain(trouble).max().unwrap_or(Priority::new(0))
+        let trouble = self.trouble.iter().filter(|_| !self.is_refused).map(|_| TROUBLE);
+        let gone = self.gone.iter().filter(|gone| !gone.is_settled()).map(Gone::priority);
+        pools.chain(trouble).chain(gone).max().unwrap_or(Priority::new(0))
     }
 
     fn args(&self) -> Map<String, Value> {
@@ -115,6 +177,11 @@ impl SystemState {
             if left_out > 0 {
                 args.insert("zpools_left_out".into(), left_out.to_string().into());
             }
+        }
+        let gone = self.gone.iter().filter(|gone| !gone.is_settled());
+        let gone: Map<String, Value> = gone.map(|gone| (gone.name.clone(), gone.entry())).collect();
+        if !gone.is_empty() {
+            args.insert("zpools_gone".into(), Value::Object(gone));
         }
         if let Some(trouble) = &self.trouble {
             args.insert("zpool_error".into(), trouble.clone().into());
@@ -130,11 +197,16 @@ impl SystemState {
         let mut room = self.limits.max_event.saturating_sub(EVENT_ROOM);
         let mut entries: Vec<Option<Value>> = vec![None; pools.len()];
         for at in by_priority {
-            let (name, entry) = (pools[at].name.as_str(), pools[at].entry(warning));
-            let length = json!({ name: entry }).to_string().len();
-            if length <= room {
-                room -= length;
-                entries[at] = Some(entry);
+            // Rather without its devices than not at all.
+            for with_devices in [true, false] {
+                let (name, entry) =
+                    (pools[at].name.as_str(), pools[at].entry(warning, with_devices));
+                let length = json!({ name: entry }).to_string().len();
+                if length <= room {
+                    room -= length;
+                    entries[at] = Some(entry);
+                    break;
+                }
             }
         }
         let left_out = entries.iter().filter(|entry| entry.is_none()).count();

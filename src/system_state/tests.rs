@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::captures::{self, Capture};
 use super::*;
-use crate::wire::{Published, Spelling};
+use crate::wire::{Priority, Published, Spelling};
 
 /// A host with the state of the system, its clock, and what was wanted of it.
 struct Host {
@@ -34,8 +34,11 @@ fn limits() -> Limits {
 
 const LIST: &str = "list -H -o name,size,allocated,free,checkpoint,expandsize,fragmentation,\
                     capacity,dedupratio,health,altroot";
-const STATUS: &str = "status -x";
+const STATUS: &str = "status";
+const BRIEF: &str = "status -x";
 const HEALTHY: &str = "all pools are healthy\n";
+const DAMAGED: &str = "  pool: tank\n state: ONLINE\nstatus: One or more devices has experienced an \
+                       unrecoverable error.\n";
 
 /// A line of `zpool list` as OpenZFS prints it.
 fn line(name: &str, health: &str, capacity: &str) -> String {
@@ -114,6 +117,7 @@ impl Host {
     fn asked(&mut self) -> Vec<String> {
         self.take(|effect| match effect {
             Effect::Ask(arguments) => Some(arguments.join(" ")),
+            Effect::AskLabel(arguments) => Some(format!("zdb {}", arguments.join(" "))),
             _ => None,
         })
     }
@@ -218,7 +222,7 @@ fn made_of(file: &'static str, state: &str) -> String {
     let mut host = Host::new();
     host.replays(find("zpool list -H"));
     if host.asked() == [STATUS] {
-        host.replays(find("zpool status -x"));
+        host.replays(find("zpool status"));
     }
     let args = host.told_once();
     let mut made = format!("{}\n", args["priority"].as_str().unwrap());
@@ -241,6 +245,21 @@ fn made_of(file: &'static str, state: &str) -> String {
                 if let Some(status) = pool.get("status") {
                     let status: String = status.as_str().unwrap().chars().take(50).collect();
                     made.push_str(&format!(" | {}", status.trim_end()));
+                }
+                if let Some(errors) = pool.get("errors") {
+                    made.push_str(&format!(" | {}", errors.as_str().unwrap()));
+                }
+                let words = |object: &Value, keys: &[&str]| {
+                    let words = keys.iter().filter_map(|key| object[*key].as_str());
+                    words.collect::<Vec<_>>().join(" ")
+                };
+                if let Some(scan) = pool.get("scan") {
+                    let keys = ["function", "state", "done", "repaired", "errors"];
+                    made.push_str(&format!(" | {}", words(scan, &keys)));
+                }
+                for device in pool["devices"].as_array().into_iter().flatten() {
+                    let keys = ["class", "name", "state", "read", "write", "cksum", "note"];
+                    made.push_str(&format!("\n  {}", words(device, &keys)));
                 }
                 made.push('\n');
             }
@@ -317,7 +336,11 @@ fn what_this_zpool_does_not_know_is_learned_once() {
         args["zpools"]["tank"],
         json!({"size": "123M", "alloc": "412K", "free": "123M", "frag": "-", "expandsz": "-",
                "dedup": "1.00x", "altroot": "-", "capacity": "0%", "health": "DEGRADED",
-               "status": status, "priority": "9 - Urgent"})
+               "status": status, "priority": "9 - Urgent",
+               "action": "Online the device using 'zpool online' or replace the device with \
+                          'zpool replace'.",
+               "devices": [{"name": "/vdevs/d1", "state": "OFFLINE", "read": "0", "write": "0",
+                            "cksum": "0"}]})
     );
     host.pass(Duration::from_secs(60));
     assert_eq!(host.asked(), [known.clone()]);
@@ -386,11 +409,17 @@ fn no_zfs_is_no_error() {
     let mut host = Host::with_pool();
     host.zfs = false;
     host.pass(Duration::from_secs(60));
-    assert_eq!(host.told_once(), no_zfs);
+    let args = host.told_once();
+    assert_eq!(
+        (args.get("zpools"), &args["zpools_gone"]["tank"]["how"]),
+        (None, &json!("vanished"))
+    );
+    assert_eq!(args["priority"], "7 - Critical");
     host.zfs = true;
     host.pass(Duration::from_secs(60));
-    host.checks("", "");
-    assert_eq!(host.told_once()["zpools"], json!({}));
+    host.checks(&line("tank", "ONLINE", "12%"), "");
+    let args = host.told_once();
+    assert_eq!((args.get("zpools_gone"), &args["priority"]), (None, &json!("0 - Information")));
 }
 
 /// What came of the first check.
@@ -426,7 +455,7 @@ fn failures_are_told_as_they_are() {
     let said = host.told_once()["zpool_error"].as_str().unwrap().to_owned();
     assert!(said.starts_with("zpool list could not be started: Permission denied"), "{said}");
     let mut host = Host::new();
-    host.state.not_started(&io::Error::from_raw_os_error(libc::EAGAIN));
+    host.state.not_started(&io::Error::from_raw_os_error(libc::EAGAIN), host.now());
     assert!(host.told_once()["zpool_error"].is_string());
     // The next check tries again.
     host.pass(Duration::from_secs(60));
@@ -498,7 +527,7 @@ fn what_is_wrong_is_read_or_told_as_unreadable() {
     assert_eq!(args["zpool_error"], "zpool status ended with code 1: cannot open");
     // A page without a status, and one of a pool that is not in the list.
     let args = with("  pool: tank\n state: ONLINE\nconfig:\n\n  pool: other\n", "", Exit::Code(0));
-    assert_eq!(args["zpools"]["tank"]["status"], "state ONLINE");
+    assert_eq!(args["zpools"]["tank"].get("status"), None);
     assert_eq!(args["zpools"].as_object().unwrap().len(), 1);
     // A status has its bound, and is one line.
     let long = format!("  pool: tank\nstatus: a\u{e4}\n{}", "\tb  \u{e4}\n".repeat(1000));
@@ -508,10 +537,10 @@ fn what_is_wrong_is_read_or_told_as_unreadable() {
     // Names are compared whole, with their blanks.
     let mut host = Host::new();
     host.answers(&(line("a", "ONLINE", "1%") + &line("a ", "ONLINE", "1%")));
-    host.answers("  pool: a \n state: ONLINE\nstatus: damaged\n");
+    host.answers("  pool: a \n state: ONLINE\nstatus: new\n");
     let args = host.told_once();
     assert_eq!(args["zpools"]["a"].get("status"), None);
-    assert_eq!(health(&args, "a ").2, "7 - Critical");
+    assert_eq!(health(&args, "a ").2, "6 - Critical");
 }
 
 #[test]
@@ -538,7 +567,6 @@ fn exactly_one_event_a_change() {
         host.checks(list, status);
         host.told()
     };
-    let damaged = "  pool: tank\n state: ONLINE\nstatus: damaged\n";
     let degraded = "  pool: tank\n state: DEGRADED\nstatus: offline\n";
     let online = |capacity| line("tank", "ONLINE", capacity);
     for (list, status, expected, overall) in [
@@ -547,9 +575,10 @@ fn exactly_one_event_a_change() {
         (online("90%"), HEALTHY, ("ONLINE", "90%", "0 - Information"), 0),
         (online("91%"), HEALTHY, ("ONLINE", "91%", "6 - Critical"), 6),
         (online("91%") + &line("b", "ONLINE", "0%"), HEALTHY, ("ONLINE", "91%", "6 - Critical"), 6),
-        (online("91%"), HEALTHY, ("ONLINE", "91%", "6 - Critical"), 6),
-        (online("95%"), damaged, ("ONLINE", "95%", "7 - Critical"), 7),
-        (online("95%"), "  pool: tank\nstatus: more\n", ("ONLINE", "95%", "7 - Critical"), 7),
+        // The other one vanishes, and that lasts.
+        (online("91%"), HEALTHY, ("ONLINE", "91%", "6 - Critical"), 7),
+        (online("95%"), DAMAGED, ("ONLINE", "95%", "7 - Critical"), 7),
+        (online("9%"), "  pool: tank\nstatus: new\n", ("ONLINE", "9%", "6 - Critical"), 7),
         (line("tank", "BOGUS", "1%"), HEALTHY, ("BOGUS", "1%", "9 - Urgent"), 9),
     ] {
         let told = check(&list, status);
@@ -563,6 +592,260 @@ fn exactly_one_event_a_change() {
     assert_eq!((gone.len(), &gone[0]["zpools"]), (1, &json!({})));
 }
 
+/// A page of `zpool status` of a pool on the devices `a` and `b c`, with these lines before its
+/// table.
+fn page(pool: &str, lines: &str) -> String {
+    format!(
+        "  pool: {pool}\n state: ONLINE\n{lines}config:\n\n\tNAME        STATE     READ WRITE CKSUM\n\t\
+         {pool:<10}  ONLINE       0     0     0\n\t  mirror-0  ONLINE       0     0     0\n\t    \
+         /v/a    ONLINE       0     0     0\n\t    /v/b c  ONLINE       0     0     0\n\n\
+         errors: No known data errors\n"
+    )
+}
+
+/// A host whose pool `tank` is on `/v/a` and `/v/b c`.
+fn host_with_devices() -> Host {
+    let mut host = Host::new();
+    host.answers(&line("tank", "ONLINE", "12%"));
+    assert_eq!(host.asked(), [STATUS]);
+    host.answers(&page("tank", ""));
+    assert_eq!(host.told_once()["priority"], "0 - Information");
+    host
+}
+
+fn label(pool: &str, state: u8) -> String {
+    format!("LABEL 0\n    version: 23\n    name: '{pool}'\n    state: {state}\n    txg: 11\n")
+}
+
+#[test]
+fn pool_gone_is_explained_by_labels_of_its_devices() {
+    for (answers, how, priority) in [
+        (vec![label("tank", 1)], "exported", "1 - Information"),
+        (vec![label("tank", 2)], "destroyed", "1 - Information"),
+        (vec![label("other", 0)], "renamed", "1 - Information"),
+        (
+            vec!["failed to unpack label 0\n".to_owned(), label("tank", 1)],
+            "exported",
+            "1 - Information",
+        ),
+        (vec![label("tank", 0), label("tank", 0)], "vanished", "7 - Critical"),
+        (vec![String::new(), String::new()], "vanished", "7 - Critical"),
+    ] {
+        let mut host = host_with_devices();
+        host.pass(Duration::from_secs(60));
+        assert_eq!(host.asked(), [LIST]);
+        host.answers("");
+        for (device, answer) in ["/v/a", "/v/b c"].into_iter().zip(&answers) {
+            assert_eq!(host.asked(), [format!("zdb -l {device}")]);
+            host.answers(answer);
+        }
+        let args = host.told_once();
+        let expected = json!({"tank": {"how": how, "health": "ONLINE", "priority": priority}});
+        assert_eq!((&args["zpools_gone"], &args["priority"]), (&expected, &json!(priority)));
+        // One that vanished stays until it is back or the configuration is read again.
+        host.pass(Duration::from_secs(60));
+        host.checks("", "");
+        assert_eq!(host.told(), Vec::<Value>::new());
+        assert_eq!(host.state.priority(), Priority::new(if how == "vanished" { 7 } else { 0 }));
+        host.state.reload(limits(), host.now());
+        host.pass(Duration::ZERO);
+        host.checks("", "");
+        assert_eq!(host.told().len(), usize::from(how == "vanished"));
+        assert_eq!(host.state.priority(), Priority::new(0));
+    }
+}
+
+#[test]
+fn pool_gone_while_not_online_is_critical() {
+    for (health, page) in [("DEGRADED", HEALTHY), ("SUSPENDED", HEALTHY)] {
+        let mut host = Host::new();
+        host.answers(&line("tank", health, "12%"));
+        assert_eq!(host.asked(), [STATUS]);
+        host.answers(page);
+        host.told();
+        host.state.attached(Some(Feed::Events), host.now());
+        host.state.heard(b"Nov 23 2026 18:09:22.6\tsysevent.fs.zfs.pool_export\n", host.now());
+        host.pass(Duration::from_secs(1));
+        host.checks("", "");
+        let args = host.told_once();
+        let gone = json!({"how": "exported", "health": health, "priority": "7 - Critical"});
+        assert_eq!(args["zpools_gone"]["tank"], gone);
+        assert_eq!(args["priority"], "7 - Critical");
+    }
+}
+
+#[test]
+fn pool_gone_is_explained_by_the_feed_without_a_label() {
+    let mut host = host_with_devices();
+    host.state.attached(Some(Feed::Devd), host.now());
+    host.pass(Duration::from_millis(200));
+    host.checks(&line("tank", "ONLINE", "12%"), &page("tank", ""));
+    let event =
+        b"!system=ZFS subsystem=ZFS type=sysevent.fs.zfs.pool_export  pool=tank pool_guid=1\n";
+    host.state.heard(event, host.now());
+    host.pass(Duration::from_secs(1));
+    assert_eq!(host.asked(), [LIST]);
+    host.answers("");
+    assert_eq!(host.asked(), Vec::<String>::new());
+    assert_eq!(host.told_once()["zpools_gone"]["tank"]["how"], "exported");
+}
+
+#[test]
+fn device_that_does_not_answer_is_no_witness() {
+    let mut host = host_with_devices();
+    host.pass(Duration::from_secs(60));
+    assert_eq!(host.asked(), [LIST]);
+    host.answers("");
+    assert_eq!(host.asked(), ["zdb -l /v/a"]);
+    host.pass(Duration::from_secs(10));
+    assert!(host.was_killed());
+    let args = host.told_once();
+    assert_eq!(args["zpools_gone"]["tank"]["how"], "vanished");
+    assert_eq!(args.get("zpool_error"), None);
+    host.state.ended(Exit::Signal(9), None, host.now());
+    // No `zdb` at all.
+    let mut host = host_with_devices();
+    host.pass(Duration::from_secs(60));
+    assert_eq!(host.asked(), [LIST]);
+    host.answers("");
+    for device in ["/v/a", "/v/b c"] {
+        assert_eq!(host.asked(), [format!("zdb -l {device}")]);
+        host.state.not_started(&io::Error::from_raw_os_error(libc::ENOENT), host.now());
+    }
+    assert_eq!(host.told_once()["zpools_gone"]["tank"]["how"], "vanished");
+}
+
+#[test]
+fn refusal_is_reported_once_and_is_no_lasting_failure() {
+    for errors in [
+        "Permission denied the ZFS utilities must be run as root.\n",
+        "connect: Permission denied\ninternal error: failed to initialize ZFS library\n",
+        "Unable to open /dev/zfs: Operation not permitted.\n",
+    ] {
+        let mut host = Host::new();
+        host.ends("", errors, Exit::Code(1));
+        let args = host.told_once();
+        assert!(args["zpool_error"].is_string());
+        assert_eq!(args["priority"], "9 - Urgent");
+        assert_eq!(host.state.priority(), Priority::new(0));
+        for minute in 1..=30 {
+            host.pass(Duration::from_secs(60));
+            assert_eq!(host.asked(), [LIST]);
+            host.ends("", errors, Exit::Code(1));
+            for args in host.told() {
+                assert_eq!((minute % 15, &args["priority"]), (0, &json!("0 - Information")));
+            }
+        }
+        assert_eq!(host.said().iter().filter(|text| text.contains("zpool list ended")).count(), 1);
+        // The pools can be seen after all.
+        host.pass(Duration::from_secs(60));
+        host.checks(&line("tank", "ONLINE", "12%"), HEALTHY);
+        assert_eq!(host.told_once().get("zpool_error"), None);
+        // Pools that were seen, and are not any more, are no matter of privileges.
+        host.pass(Duration::from_secs(60));
+        host.ends("", errors, Exit::Code(1));
+        assert_eq!(host.told_once()["priority"], "9 - Urgent");
+    }
+}
+
+fn scanning(done: &str) -> String {
+    format!(
+        "  scan: scrub in progress since Mon Nov 23 18:11:47 2026\n\t1M / 2M scanned, 1M / 2M \
+         issued\n\t0B repaired, {done} done, no estimated completion time\n"
+    )
+}
+
+#[test]
+fn scrub_is_an_event_at_its_begin_each_minute_and_at_its_end() {
+    let mut short = limits();
+    short.interval = Duration::from_secs(10);
+    let mut host = Host::with(short);
+    host.state.begin(host.now());
+    host.checks(&line("tank", "ONLINE", "12%"), &page("tank", ""));
+    assert_eq!(host.told().len(), 1);
+    host.said();
+    host.state.request(host.now());
+    host.pass(Duration::ZERO);
+    host.checks(&line("tank", "ONLINE", "12%"), &page("tank", &scanning("0.00%")));
+    let scan = &host.told_once()["zpools"]["tank"]["scan"];
+    assert_eq!((&scan["state"], &scan["done"]), (&json!("running"), &json!("0.00%")));
+    let mut done = Vec::new();
+    for tick in 1..=30 {
+        host.pass(Duration::from_secs(10));
+        host.checks(
+            &line("tank", "ONLINE", "12%"),
+            &page("tank", &scanning(&format!("{tick}.00%"))),
+        );
+        done.extend(host.told().iter().map(|args| {
+            assert_eq!(args["priority"], "0 - Information");
+            args["zpools"]["tank"]["scan"]["done"].as_str().unwrap().to_owned()
+        }));
+    }
+    assert_eq!(done, ["6.00%", "12.00%", "18.00%", "24.00%", "30.00%"]);
+    assert_eq!(host.said()[0], "pool \"tank\": scrub running");
+    let ended = |errors: &str| {
+        let date = "Mon Nov 23 18:20:00 2026";
+        format!("  scan: scrub repaired 1.5M in 00:08:13 with {errors} errors on {date}\n")
+    };
+    for (errors, priority) in [("0", "0 - Information"), ("3", "7 - Critical")] {
+        host.pass(Duration::from_secs(10));
+        host.checks(&line("tank", "ONLINE", "12%"), &page("tank", &ended(errors)));
+        let args = host.told_once();
+        assert_eq!(args["priority"], priority);
+        assert_eq!(
+            args["zpools"]["tank"]["scan"],
+            json!({"function": "scrub", "state": "finished", "time": "Mon Nov 23 18:20:00 2026",
+                   "repaired": "1.5M", "errors": errors})
+        );
+        let ended = format!("pool \"tank\": scrub finished, repaired 1.5M, {errors} errors");
+        assert!(host.said().contains(&ended));
+        host.pass(Duration::from_secs(10));
+        host.answers(&line("tank", "ONLINE", "12%"));
+        if errors == "0" {
+            assert_eq!(host.asked(), [LIST], "a scrub that has ended is not watched");
+            host.state.request(host.now());
+            host.pass(Duration::from_secs(1));
+            host.checks(&line("tank", "ONLINE", "12%"), &page("tank", &scanning("0.00%")));
+            host.told();
+        }
+    }
+}
+
+#[test]
+fn status_too_long_is_asked_for_wounded_pools_alone() {
+    let mut host = Host::new();
+    host.answers(&line("tank", "ONLINE", "12%"));
+    assert_eq!(host.asked(), [STATUS]);
+    while host.state.printed(page("tank", "").as_bytes()) {}
+    assert!(host.was_killed());
+    assert_eq!(host.told(), Vec::<Value>::new(), "nothing is known yet");
+    host.state.ended(Exit::Signal(9), None, host.now());
+    host.pass(Duration::ZERO);
+    assert_eq!(host.asked(), [LIST]);
+    host.answers(&line("tank", "ONLINE", "12%"));
+    assert_eq!(host.asked(), [BRIEF]);
+    host.answers(DAMAGED);
+    let args = host.told_once();
+    assert_eq!((&args["priority"], args.get("zpool_error")), (&json!("7 - Critical"), None));
+    assert_eq!(host.said().iter().filter(|text| text.contains("zpool_output")).count(), 1);
+    // That, too, has its limit.
+    host.pass(Duration::from_secs(60));
+    host.answers(&line("tank", "ONLINE", "12%"));
+    while host.state.printed(DAMAGED.as_bytes()) {}
+    assert_eq!(host.told_once()["zpool_error"], "zpool status printed more than 65536 bytes");
+}
+
+#[test]
+fn status_that_is_refused_without_x_is_asked_with_it() {
+    let mut host = Host::new();
+    host.answers(&line("tank", "ONLINE", "12%"));
+    assert_eq!(host.asked(), [STATUS]);
+    host.ends("", "usage:\n", Exit::Code(2));
+    assert_eq!(host.asked(), [BRIEF]);
+    host.answers(HEALTHY);
+    assert_eq!(host.told_once()["priority"], "0 - Information");
+}
+
 #[test]
 fn another_host_name_is_told_once() {
     let mut host = Host::with_pool();
@@ -571,17 +854,23 @@ fn another_host_name_is_told_once() {
     host.checks(&line("tank", "ONLINE", "12%"), HEALTHY);
     let args = host.told_once();
     assert_eq!((&args["hostname"], &args["hostnamechanged"]), (&json!("nas2"), &json!("true")));
+    assert_eq!(args["hostname_was"], "nas");
     assert_eq!(args["priority"], "3 - Warning");
     assert_eq!(host.state.hostname(), "nas2");
     host.pass(Duration::from_secs(60));
     host.checks(&line("tank", "DEGRADED", "12%"), HEALTHY);
     let args = host.told_once();
     assert_eq!((args.get("hostnamechanged"), &args["priority"]), (None, &json!("9 - Urgent")));
-    // Without ZFS too, and a pool in need counts for more.
+    assert_eq!(args.get("hostname_was"), None);
+    // Without ZFS too.
+    let mut host = Host::with(limits());
     host.zfs = false;
+    host.state.begin(host.now());
+    assert_eq!(host.told().len(), 1);
     host.hostname = "nas3".to_owned();
     host.pass(Duration::from_secs(60));
-    assert_eq!(host.told_once()["priority"], "3 - Warning");
+    let args = host.told_once();
+    assert_eq!((&args["priority"], &args["hostname_was"]), (&json!("3 - Warning"), &json!("nas")));
 }
 
 #[test]
@@ -692,7 +981,7 @@ fn what_is_wrong_is_asked_when_there_is_a_reason_and_every_few_checks() {
     }
     assert_eq!(asked_status, [5, 10]);
     // While something is wrong each check asks, so that its end is seen.
-    let damaged = "  pool: tank\nstatus: damaged\n";
+    let damaged = DAMAGED;
     host.state.heard(b"", host.now());
     host.state.request(host.now());
     host.pass(Duration::ZERO);

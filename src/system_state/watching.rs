@@ -5,6 +5,7 @@ use std::io;
 use log::Level;
 
 use super::feed::{self, Feed, Lines};
+use super::gone::Departures;
 use super::pool::Pool;
 use super::probe::Complaint;
 use super::{Effect, SystemState};
@@ -17,6 +18,8 @@ use crate::sys::spawn::Step;
 pub(super) struct Watching {
     feed: Option<Feed>,
     lines: Lines,
+    /// Pools that left, as the feed says.
+    pub(super) departures: Departures,
     /// Why this host's `zpool` has no events.
     no_events: Option<String>,
     /// What the log has of it: `Some(None)` is that there is none.
@@ -75,8 +78,9 @@ impl SystemState {
 
     /// Something came from the feed.
     pub fn heard(&mut self, bytes: &[u8], now: Moment) {
-        if let Some(feed) = self.watching.feed
-            && self.watching.lines.take(feed, bytes)
+        let Watching { feed, lines, departures, .. } = &mut self.watching;
+        if let Some(feed) = *feed
+            && lines.take(feed, bytes, |line| departures.take(line, now.instant))
         {
             self.pacing.event(now.instant);
         }

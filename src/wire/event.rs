@@ -77,27 +77,69 @@ pub struct LifePreserverEvent {
 /// The state of the system, whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SystemStateEvent {
-    /// As section 2.3 of the protocol has them, but for the overall priority and the news of
-    /// another host name.
+    /// As section 2.3 of the protocol has them, but for the overall priority and the news.
     pub args: Map<String, Value>,
     /// The highest in it.
     pub priority: Priority,
-    /// It has another host name than the event before: news, which is told once.
-    pub hostname_changed: bool,
+    /// What is published once: a later client gets the state without it.
+    pub news: StateNews,
 }
 
-/// What another host name counts for.
-const HOSTNAME_CHANGED: Priority = Priority::new(3);
+/// News in a state: further `args`, and the priority of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateNews {
+    args: Map<String, Value>,
+    priority: Priority,
+}
+
+impl Default for StateNews {
+    fn default() -> StateNews {
+        StateNews { args: Map::new(), priority: Priority::new(0) }
+    }
+}
+
+impl StateNews {
+    /// Adds a key; two objects of one key become one.
+    pub fn add(&mut self, key: &str, value: Value, priority: Priority) {
+        merge(&mut self.args, key, value);
+        self.priority = self.priority.max(priority);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.args.is_empty()
+    }
+
+    /// This one, and a newer one added to it.
+    fn joined(&self, newer: &StateNews) -> StateNews {
+        let mut joined = self.clone();
+        for (key, value) in &newer.args {
+            // A host that had two other names since has the oldest.
+            if key != "hostname_was" || !joined.args.contains_key(key) {
+                joined.add(key, value.clone(), newer.priority);
+            }
+        }
+        joined
+    }
+}
+
+fn merge(args: &mut Map<String, Value>, key: &str, value: Value) {
+    match (args.get_mut(key), value) {
+        (Some(Value::Object(known)), Value::Object(more)) => known.extend(more),
+        (_, value) => {
+            args.insert(key.to_owned(), value);
+        }
+    }
+}
 
 impl SystemStateEvent {
     fn priority(&self) -> Priority {
-        if self.hostname_changed { self.priority.max(HOSTNAME_CHANGED) } else { self.priority }
+        self.priority.max(self.news.priority)
     }
 
     fn args(&self) -> Value {
         let mut args = self.args.clone();
-        if self.hostname_changed {
-            args.insert("hostnamechanged".into(), "true".into());
+        for (key, value) in &self.news.args {
+            merge(&mut args, key, value.clone());
         }
         args.insert("priority".into(), self.priority().to_string().into());
         Value::Object(args)
@@ -127,7 +169,7 @@ impl Event {
     pub fn present(&self) -> Event {
         match self {
             Event::SystemState(event) => {
-                Event::SystemState(SystemStateEvent { hostname_changed: false, ..event.clone() })
+                Event::SystemState(SystemStateEvent { news: StateNews::default(), ..event.clone() })
             }
             Event::Job(_) | Event::LifePreserver(_) => self.clone(),
         }
@@ -214,8 +256,9 @@ impl Published {
                 joined.join(theirs.clone()).ok()?;
                 Event::Job(joined)
             }
-            (Event::SystemState(mine), Event::SystemState(theirs)) if mine.hostname_changed => {
-                Event::SystemState(SystemStateEvent { hostname_changed: true, ..theirs.clone() })
+            (Event::SystemState(mine), Event::SystemState(theirs)) if !mine.news.is_empty() => {
+                let news = mine.news.joined(&theirs.news);
+                Event::SystemState(SystemStateEvent { news, ..theirs.clone() })
             }
             (Event::Job(_) | Event::SystemState(_) | Event::LifePreserver(_), _) => return None,
         };
@@ -319,7 +362,11 @@ mod tests {
     fn state(host: &str, hostname_changed: bool) -> Published {
         let args = Map::from_iter([("hostname".to_owned(), host.into())]);
         let priority = Priority::new(0);
-        let event = Event::SystemState(SystemStateEvent { args, priority, hostname_changed });
+        let mut news = StateNews::default();
+        if hostname_changed {
+            news.add("hostnamechanged", "true".into(), Priority::new(3));
+        }
+        let event = Event::SystemState(SystemStateEvent { args, priority, news });
         Published::new(event, 8, "e1".into(), "2026-11-23T17:50:47Z".into(), 1024)
     }
 

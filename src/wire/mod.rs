@@ -19,7 +19,9 @@ pub use bridge::{
     bridge_event, identify_request, is_peer_id, list_keys_request, routed,
 };
 pub use decimal::decimal;
-pub use event::{Event, EventName, LifePreserverEvent, Published, Spelling, SystemStateEvent, gap};
+pub use event::{
+    Event, EventName, LifePreserverEvent, Published, Spelling, StateNews, SystemStateEvent, gap,
+};
 pub use excerpt::{Excerpt, left_out_marker};
 pub use job_event::{Class, Finished, JobEvent, JobHead, Phase, Pieces, Running};
 pub use json::encoded_len;

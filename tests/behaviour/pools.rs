@@ -81,7 +81,8 @@ fn each_change_of_a_pool_is_one_event_within_two_checks() {
     let back = watcher.after(|| zfs.zpool(&["online", "tank", b])).unwrap();
     assert_eq!(pool(&back, "tank"), ("ONLINE", "0 - Information"));
     let gone = watcher.after(|| zfs.zpool(&["destroy", "tank"])).unwrap();
-    assert_eq!((&gone["zpools"], &gone["priority"]), (&json!({}), &json!("0 - Information")));
+    assert_eq!((&gone["zpools"], &gone["priority"]), (&json!({}), &json!("1 - Information")));
+    assert_eq!(gone["zpools_gone"]["tank"]["how"], "destroyed");
     assert_eq!(next_state(&mut late).unwrap(), back);
     assert_eq!(next_state(&mut late).unwrap(), gone);
     // There was nothing in between, and nothing comes behind.
@@ -89,6 +90,48 @@ fn each_change_of_a_pool_is_one_event_within_two_checks() {
     let status = watcher.peer.request("rpc", "status", &Value::Null).unwrap();
     assert_eq!(status["seq"], 5);
     assert!(!daemon.log().lines().iter().any(|line| line.contains("ERROR")));
+}
+
+#[test]
+fn exported_pool_is_news_and_vanished_pool_is_critical() {
+    let Some(zfs) = Zfs::start().unwrap() else { return };
+    let setup = zfs.setup(PROGRAM).unwrap().with("system_state.interval", r#""2s""#);
+    let daemon = setup.start().unwrap();
+    let mut watcher = Watcher::of(&daemon).unwrap();
+    let device = zfs.device("a b", 64).unwrap();
+    watcher.after(|| zfs.zpool(&["create", "-m", "none", "my pool", text(&device)])).unwrap();
+    let gone = watcher.after(|| zfs.zpool(&["export", "my pool"])).unwrap();
+    let entry = |how: &str, priority: &str| json!({"my pool": {"how": how, "health": "ONLINE", "priority": priority}});
+    assert_eq!(gone["zpools_gone"], entry("exported", "1 - Information"));
+    let directory = text(zfs.directory()).to_owned();
+    let back = watcher.after(|| zfs.zpool(&["import", "-d", &directory, "my pool"])).unwrap();
+    assert_eq!(pool(&back, "my pool"), ("ONLINE", "0 - Information"));
+    assert_eq!(back.get("zpools_gone"), None);
+    // zfs-fuse dies, and the pool with it.
+    let vanished = watcher.after(|| zfs.kill().map(|()| String::new())).unwrap();
+    assert_eq!(vanished["zpools_gone"], entry("vanished", "7 - Critical"));
+    assert_eq!((vanished.get("zpools"), &vanished["priority"]), (None, &json!("7 - Critical")));
+}
+
+#[test]
+fn scrub_of_a_real_pool_is_told_with_its_end() {
+    let Some(zfs) = Zfs::start().unwrap() else { return };
+    let device = zfs.device("a", 64).unwrap();
+    zfs.zpool(&["create", "-m", "none", "tank", text(&device)]).unwrap();
+    let daemon = zfs.setup(PROGRAM).unwrap().start().unwrap();
+    let mut peer = subscribed(&daemon).unwrap();
+    assert_eq!(next_state(&mut peer).unwrap()["zpools"]["tank"].get("scan"), None);
+    zfs.zpool(&["scrub", "tank"]).unwrap();
+    // It may have ended before the check.
+    loop {
+        peer.request("rpc", "system_state", &json!({"action": "check"})).unwrap();
+        let scan = next_state(&mut peer).unwrap()["zpools"]["tank"]["scan"].take();
+        assert_eq!(scan["function"], "scrub");
+        if scan["state"] == "finished" {
+            assert_eq!(scan["errors"], "0");
+            break;
+        }
+    }
 }
 
 #[test]

@@ -199,6 +199,149 @@ fn a_check_can_be_asked_for() {
     assert_eq!(refused.code, 401);
 }
 
+/// What `zpool status` prints of a pool that is ONLINE, with these lines before its table.
+fn page(pool: &str, lines: &str) -> String {
+    format!(
+        "  pool: {pool}\n state: ONLINE\n{lines}config:\n\n\tNAME        STATE     READ WRITE CKSUM\n\t\
+         {pool:<10}  ONLINE       0     0     0\n\t  /no/disk  ONLINE       0     0     0\n\n\
+         errors: No known data errors\n"
+    )
+}
+
+#[test]
+fn pool_with_only_a_remark_is_at_most_a_warning() {
+    let stand_in = StandIn::new();
+    let (daemon, mut peer) = stand_in.start();
+    next_state(&mut peer).unwrap();
+    for (status, see) in [
+        ("Mismatch between pool hostid and system hostid on imported pool.", "ZFS-8000-EY"),
+        ("One or more devices are configured to use a non-native block size.", ""),
+        ("The pool is formatted using a legacy on-disk format.  The pool can\n\tstill be used", ""),
+        ("Some supported and requested features are not enabled on the pool.", ""),
+        ("One or more devices is currently being resilvered.  The pool will", ""),
+    ] {
+        let see = format!("   see: https://openzfs.github.io/openzfs-docs/msg/{see}\n");
+        let lines = format!("status: {status}\naction: Do\n\tsomething.\n{see}");
+        stand_in.writes("status", &page("my pool", &lines));
+        check(&daemon);
+        let state = next_state(&mut peer).unwrap();
+        let pool = &state["zpools"]["my pool"];
+        let priority = pool["priority"].as_str().unwrap();
+        assert!("0123".contains(&priority[..1]), "{status}: {priority}");
+        assert_eq!(
+            (&state["priority"], &pool["action"]),
+            (&pool["priority"], &json!("Do something."))
+        );
+    }
+    // The same pool, with an error counted; its device is named, here and for people.
+    let counted = page("my pool", "")
+        .replace("/no/disk  ONLINE       0     0     0", "/no/disk  ONLINE       0     0    17");
+    stand_in.writes("status", &counted);
+    check(&daemon);
+    let state = next_state(&mut peer).unwrap();
+    let pool = &state["zpools"]["my pool"];
+    assert_eq!(pool["priority"], "7 - Critical");
+    assert_eq!(
+        pool["devices"],
+        json!([{"name": "/no/disk", "state": "ONLINE", "read": "0", "write": "0", "cksum": "17"}])
+    );
+    let shown = Cli::to(&daemon, "status").run().unwrap().out;
+    assert!(shown.contains("/no/disk ONLINE 0/0/17"), "{shown}");
+}
+
+#[test]
+fn suspended_pool_is_urgent_whatever_its_health() {
+    let stand_in = StandIn::new();
+    let lines = "status: One or more devices are faulted in response to IO failures.\n   \
+                 see: https://openzfs.github.io/openzfs-docs/msg/ZFS-8000-JQ\n";
+    stand_in.writes("status", &page("tank", lines));
+    let (_daemon, mut peer) = stand_in.start();
+    let state = next_state(&mut peer).unwrap();
+    assert_eq!(state["zpools"]["tank"]["health"], "ONLINE");
+    assert_eq!(state["zpools"]["tank"]["priority"], "9 - Urgent");
+    assert_eq!(state["zpools"]["my pool"]["priority"], "0 - Information");
+}
+
+#[test]
+fn scrub_with_errors_is_critical_at_its_end() {
+    let stand_in = StandIn::new();
+    let (daemon, mut peer) = stand_in.start();
+    next_state(&mut peer).unwrap();
+    let mut scan = |line: &str| {
+        stand_in
+            .writes("status", &page("tank", &format!("  scan: {line} Mon Nov 23 18:11:47 2026\n")));
+        check(&daemon);
+        next_state(&mut peer).unwrap()
+    };
+    let begun = scan("scrub in progress since");
+    assert_eq!(begun["zpools"]["tank"]["scan"]["state"], "running");
+    assert_eq!(begun["priority"], "0 - Information");
+    let ended = scan("scrub repaired 4K in 00:10:00 with 2 errors on");
+    let scan = &ended["zpools"]["tank"]["scan"];
+    assert_eq!((&scan["repaired"], &scan["errors"]), (&json!("4K"), &json!("2")));
+    assert_eq!((&scan["state"], &ended["priority"]), (&json!("finished"), &json!("7 - Critical")));
+}
+
+#[test]
+fn pool_that_vanishes_is_critical_until_it_is_back() {
+    let stand_in = StandIn::new();
+    stand_in.writes("status", &(page("tank", "") + "\n" + &page("my pool", "")));
+    let (daemon, mut peer) = stand_in.start();
+    next_state(&mut peer).unwrap();
+    let both = pools("ONLINE");
+    stand_in.says(both.lines().next_back().map(|line| format!("{line}\n")).unwrap().as_str());
+    check(&daemon);
+    let state = next_state(&mut peer).unwrap();
+    let gone = json!({"how": "vanished", "health": "ONLINE", "priority": "7 - Critical"});
+    assert_eq!(
+        (&state["zpools_gone"]["tank"], &state["priority"]),
+        (&gone, &json!("7 - Critical"))
+    );
+    let mut late = subscribed(&daemon).unwrap();
+    assert_eq!(next_state(&mut late).unwrap()["zpools_gone"]["tank"], gone);
+    let shown = Cli::to(&daemon, "status").run().unwrap().out;
+    assert!(shown.contains("vanished"), "{shown}");
+    stand_in.says(&both);
+    check(&daemon);
+    let state = next_state(&mut peer).unwrap();
+    assert_eq!((state.get("zpools_gone"), &state["priority"]), (None, &json!("0 - Information")));
+}
+
+#[test]
+fn pool_exported_as_an_event_says_is_news_of_priority_1() {
+    let stand_in = with_events();
+    let (daemon, mut peer) = stand_in.start();
+    next_state(&mut peer).unwrap();
+    // Opens when the follower does.
+    let mut events = fs::OpenOptions::new().write(true).open(stand_in.path("events")).unwrap();
+    daemon.log().wait("pools are checked when zpool events tells of them").unwrap();
+    stand_in.says(&pools("ONLINE").lines().next().map(|line| format!("{line}\n")).unwrap());
+    events.write_all(b"Nov 23 2026 18:09:22.623999690\tsysevent.fs.zfs.pool_export\n").unwrap();
+    let state = next_state(&mut peer).unwrap();
+    let gone =
+        json!({"my pool": {"how": "exported", "health": "ONLINE", "priority": "1 - Information"}});
+    assert_eq!((&state["zpools_gone"], &state["priority"]), (&gone, &json!("1 - Information")));
+    // Later clients do not get the news.
+    let state = next_state(&mut subscribed(&daemon).unwrap()).unwrap();
+    assert_eq!((state.get("zpools_gone"), &state["priority"]), (None, &json!("0 - Information")));
+}
+
+#[test]
+fn zfs_that_refuses_the_user_is_reported_once() {
+    let stand_in = StandIn::running(
+        "echo 'Permission denied the ZFS utilities must be run as root.' >&2; exit 1",
+    );
+    let (daemon, mut peer) =
+        stand_in.with("report_interval", "100ms").with("interval", "100ms").start();
+    let refused = next_state(&mut peer).unwrap();
+    assert!(refused["zpool_error"].as_str().unwrap().contains("must be run as root"), "{refused}");
+    for _ in 0..3 {
+        assert_eq!(next_state(&mut peer).unwrap()["priority"], "0 - Information");
+    }
+    let of = |line: &&String| line.contains("must be run as root");
+    assert_eq!(daemon.log().lines().iter().filter(of).count(), 1);
+}
+
 #[test]
 fn a_sighup_makes_a_check_under_the_new_limits() {
     let mut stand_in = StandIn::new();
@@ -566,7 +709,10 @@ fn another_host_name_is_told_once() {
     let mut renamed = next_state(&mut peer).unwrap();
     assert_eq!(renamed["hostname"], "renamed");
     assert_eq!(renamed["hostnamechanged"], "true");
-    assert_eq!(renamed["priority"], "3 - Warning");
+    assert_eq!(
+        (&renamed["hostname_was"], &renamed["priority"]),
+        (&before["hostname"], &json!("3 - Warning"))
+    );
     assert_eq!(renamed["zpools"], before["zpools"]);
     let identity = peer.request("rpc", "identify", &Value::Null).unwrap();
     assert_eq!(identity["hostname"], "renamed");
@@ -574,6 +720,7 @@ fn another_host_name_is_told_once() {
     let late = next_state(&mut subscribed(&daemon).unwrap()).unwrap();
     let args = renamed.as_object_mut().unwrap();
     args.remove("hostnamechanged");
+    args.remove("hostname_was");
     args.insert("priority".to_owned(), json!("0 - Information"));
     assert_eq!(late, renamed);
     assert_ne!(nix::unistd::gethostname().unwrap(), "renamed");

@@ -115,6 +115,11 @@ impl Zfs {
         self.signal(Signal::SIGCONT)
     }
 
+    /// Kills it; its pools vanish.
+    pub fn kill(&self) -> Outcome<()> {
+        self.signal(Signal::SIGKILL)
+    }
+
     fn signal(&self, signal: Signal) -> Outcome<()> {
         kill(Pid::from_raw(i32::try_from(self.fuse.id())?), signal)?;
         Ok(())
