@@ -46,9 +46,11 @@ impl Scan {
             Progress::Paused
         } else if has(" canceled") || has(" cancelled") || has(" stopped") {
             Progress::Canceled
-        } else if has(" repaired") || has(" completed") || words.first() == Some(&"scrubbed") {
-            Progress::Finished
-        } else if is_resilver && has(" with ") {
+        } else if has(" repaired")
+            || has(" completed")
+            || words.first() == Some(&"scrubbed")
+            || (is_resilver && has(" with "))
+        {
             Progress::Finished
         } else {
             return None;

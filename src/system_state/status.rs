@@ -68,7 +68,8 @@ fn is_sentence(line: &str) -> bool {
 
 /// At most so many bytes of a text.
 pub(super) fn cut(text: &str, most: usize) -> String {
-    text[..text.floor_char_boundary(most)].to_owned()
+    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text[..end.unwrap_or(0)].to_owned()
 }
 
 /// A page that is being read.
