@@ -21,7 +21,9 @@ use crate::moment::Moment;
 use crate::reactor::{Reactor, Registered};
 use crate::sys::children::Exit;
 use crate::sys::zfs;
-use crate::system_state::{Complaint, Devd, Effect, Feed, Limits, Process, Starter, drain};
+use crate::system_state::{
+    Complaint, Devd, Effect, Feed, Limits, Process, Starter, drain, zdb_beside,
+};
 
 /// What of it the reactor is asked to watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,8 +160,7 @@ impl Server {
                     self.ask_program(&zpool, &arguments, now);
                 }
                 Effect::AskLabel(arguments) => {
-                    // That of the same ZFS.
-                    let zdb = self.config.system_state.zpool.with_file_name("zdb");
+                    let zdb = zdb_beside(&self.config.system_state.zpool);
                     self.ask_program(&zdb, &arguments, now);
                 }
                 Effect::Kill => {

@@ -33,12 +33,19 @@ pub(super) struct Gone {
     pub(super) health: String,
     was_online: bool,
     pub(super) how: How,
+    noticed: Instant,
 }
 
 impl Gone {
-    pub(super) fn new(name: &str, health: &str, was_online: bool) -> Gone {
+    pub(super) fn new(name: &str, health: &str, was_online: bool, noticed: Instant) -> Gone {
         let (name, health) = (name.to_owned(), health.to_owned());
-        Gone { name, health, was_online, how: How::Vanished }
+        Gone { name, health, was_online, how: How::Vanished, noticed }
+    }
+
+    /// An event can still explain it: an export is announced before it is done, but what the feed
+    /// says may be read later.
+    pub(super) fn is_recent(&self, now: Instant) -> bool {
+        self.how == How::Vanished && now.saturating_duration_since(self.noticed) <= LASTS
     }
 
     /// Somebody took away a pool that was well: news, which is published once. Anything else lasts

@@ -36,7 +36,7 @@ use crate::sys::children::Exit;
 use crate::sys::spawn::Step;
 use crate::wire::Event;
 use columns::Columns;
-use gone::{Gone, How};
+use gone::Gone;
 use pacing::Pacing;
 use pool::Pool;
 use probe::{Probe, Question, Trouble, USAGE};
@@ -73,8 +73,8 @@ pub struct Limits {
 /// So many checks ask for the list alone before one asks for more without a reason.
 const LISTS: u64 = 5;
 
-/// Pools that have left and are remembered.
-const GONE: usize = 256;
+/// Pools that have left and are remembered; an event has room for them.
+const GONE: usize = 16;
 
 /// How long a killed process may take to be gone, before it is looked at whether it is.
 const GOING: Duration = Duration::from_secs(1);
@@ -433,10 +433,12 @@ impl SystemState {
         self.gone.retain(|gone| !is_there(&gone.name));
         for pool in before.iter().filter(|pool| !is_there(&pool.name)) {
             if self.gone.len() < GONE {
-                self.gone.push(Gone::new(&pool.name, pool.health(), pool.is_online()));
+                let is_online = pool.is_online();
+                self.gone.push(Gone::new(&pool.name, pool.health(), is_online, now.instant));
             }
         }
-        for gone in self.gone.iter_mut().filter(|gone| gone.how == How::Vanished) {
+        // The newest first: an event without a name is about the pool that has just left.
+        for gone in self.gone.iter_mut().rev().filter(|gone| gone.is_recent(now.instant)) {
             if let Some(how) = self.watching.departures.explain(&gone.name, now.instant) {
                 gone.how = how;
             } else if let Some(pool) = before.iter().find(|pool| pool.name == gone.name)

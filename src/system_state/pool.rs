@@ -32,8 +32,8 @@ pub(super) struct Essence {
 }
 
 impl Essence {
-    /// The line of the log about its health where that is another than before.
-    pub(super) fn news(&self, before: Option<&Essence>) -> bool {
+    /// Whether its health, and what explains it, is another than before.
+    pub(super) fn is_news(&self, before: Option<&Essence>) -> bool {
         before.is_none_or(|before| {
             (&before.health, before.priority, &before.status, before.has_errors, &before.devices)
                 != (&self.health, self.priority, &self.status, self.has_errors, &self.devices)

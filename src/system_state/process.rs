@@ -67,6 +67,16 @@ pub fn is_found(zpool: &Path) -> bool {
     candidates(zpool).iter().any(|candidate| candidate.is_file())
 }
 
+/// The `zdb` of the same ZFS: beside a `zpool` that is not the system's, else looked up by its name,
+/// since FreeBSD has `zpool` in `/sbin` and `zdb` in `/usr/sbin`.
+pub fn zdb_beside(zpool: &Path) -> PathBuf {
+    let of_the_system = |folder: &Path| FOLDERS.iter().any(|known| folder == Path::new(known));
+    match zpool.parent() {
+        Some(folder) if zpool.is_absolute() && !of_the_system(folder) => folder.join("zdb"),
+        Some(_) | None => PathBuf::from("zdb"),
+    }
+}
+
 fn candidates(zpool: &Path) -> Vec<PathBuf> {
     if zpool.is_absolute() {
         return vec![zpool.to_owned()];
@@ -131,6 +141,18 @@ pub fn drain(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zdb_is_that_of_the_same_zfs() {
+        for (zpool, zdb) in [
+            ("zpool", "zdb"),
+            ("/sbin/zpool", "zdb"),
+            ("/usr/local/sbin/zpool", "zdb"),
+            ("/opt/zfs/bin/zpool", "/opt/zfs/bin/zdb"),
+        ] {
+            assert_eq!(zdb_beside(Path::new(zpool)), Path::new(zdb));
+        }
+    }
 
     #[test]
     fn a_name_is_looked_up_and_a_path_is_not() {

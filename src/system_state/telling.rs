@@ -66,7 +66,7 @@ impl Told {
         for pool in self.pools() {
             let known = before.iter().find(|known| known.name == pool.name);
             let known = known.copied();
-            if pool.news(known) {
+            if pool.is_news(known) {
                 news.push((level(pool.priority), line(&pool.name)));
             }
             if let Some(scan) = pool.scan_news(known) {

@@ -691,6 +691,30 @@ fn pool_gone_is_explained_by_the_feed_without_a_label() {
 }
 
 #[test]
+fn event_without_a_name_explains_the_pool_that_has_just_left() {
+    let (tank, other) = (line("tank", "ONLINE", "12%"), line("other", "ONLINE", "1%"));
+    let mut host = Host::new();
+    host.answers(&(tank.clone() + &other));
+    assert_eq!(host.asked(), [STATUS]);
+    host.answers(HEALTHY);
+    host.state.attached(Some(Feed::Events), host.now());
+    host.pass(Duration::from_secs(1));
+    host.checks(&(tank.clone() + &other), HEALTHY);
+    host.told();
+    host.pass(Duration::from_secs(60));
+    host.checks(&other, HEALTHY);
+    assert_eq!(host.told_once()["zpools_gone"]["tank"]["how"], "vanished");
+    host.state.heard(b"Nov 23 2026 18:09:22.6\tsysevent.fs.zfs.pool_export\n", host.now());
+    host.pass(Duration::from_secs(5));
+    host.checks("", HEALTHY);
+    let gone = &host.told_once()["zpools_gone"];
+    assert_eq!(
+        (&gone["tank"]["how"], &gone["other"]["how"]),
+        (&json!("vanished"), &json!("exported"))
+    );
+}
+
+#[test]
 fn device_that_does_not_answer_is_no_witness() {
     let mut host = host_with_devices();
     host.pass(Duration::from_secs(60));
