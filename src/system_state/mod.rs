@@ -47,7 +47,7 @@ use watching::Watching;
 pub use devd::Devd;
 pub use feed::Feed;
 pub use probe::Complaint;
-pub use process::{Process, Starter, drain, is_found};
+pub use process::{Process, Starter, drain, is_found, zdb_beside};
 
 /// The limits of the configuration that concern the state of the system.
 #[derive(Clone, Copy, Debug)]
