@@ -115,6 +115,23 @@ impl ClientError {
         }
     }
 
+    /// True where a connection was refused, or dropped, since too many authenticate at present.
+    pub(super) fn is_for_want_of_room(&self) -> bool {
+        match self {
+            ClientError::NotUpgraded { status, .. } => *status == 503,
+            ClientError::Refused(refused) => refused.code == Some(429),
+            ClientError::Lost(_) => true,
+            ClientError::NoDaemon(_)
+            | ClientError::Unreachable(..)
+            | ClientError::TimedOut { .. }
+            | ClientError::TooManyEvents(_)
+            | ClientError::Closed { .. }
+            | ClientError::WrongCertificate { .. }
+            | ClientError::Tls(_)
+            | ClientError::Protocol(_) => false,
+        }
+    }
+
     /// The connection ended without a word.
     pub(super) fn ended() -> ClientError {
         let why = io::Error::new(io::ErrorKind::UnexpectedEof, "it ended without a word");

@@ -27,12 +27,13 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use nix::poll::PollFd;
+use nix::poll::{PollFd, PollTimeout, poll};
 use serde_json::{Map, Value, json};
 
 use connect::{Opened, Patience};
 use frame::Message;
 use line::{Got, Line};
+use pace::Pace;
 use via::{Far, Hall, Heard};
 
 use crate::auth::key::{self, PrivateKey, Purpose};
@@ -79,6 +80,10 @@ impl Default for Timeouts {
 const MAX_MESSAGE: usize = 64 << 20;
 /// Bytes of events that are kept while a reply is waited for.
 const MAX_QUEUED: usize = 64 << 20;
+
+/// Times that a connection is made again which broke before its credential was accepted: a daemon
+/// under many connects drops some.
+const LOST: u32 = 2;
 
 /// What to wait for beside messages.
 #[derive(Default)]
@@ -171,8 +176,29 @@ impl Client {
         Client::connect_within(target, Timeouts::default())
     }
 
-    /// The same with other time-outs.
+    /// The same with other time-outs. A daemon that has no place at present is asked again, at
+    /// growing intervals, for as long as a connection may take.
     pub fn connect_within(target: &Target, timeouts: Timeouts) -> Result<Client, ClientError> {
+        let deadline = Instant::now() + timeouts.connect;
+        let mut pace = Pace::new();
+        let mut lost = 0;
+        loop {
+            let error = match Client::connect_once(target, timeouts) {
+                Err(error) if Instant::now() < deadline => error,
+                result => return result,
+            };
+            lost += u32::from(matches!(error, ClientError::Lost(_)));
+            if !error.is_for_want_of_room() || lost > LOST {
+                return Err(error);
+            }
+            pace.wait_longer();
+            let pause = pace.retry().saturating_duration_since(Instant::now());
+            // A signal ends the pause.
+            let _ = poll(&mut [], PollTimeout::try_from(pause).unwrap_or(PollTimeout::MAX));
+        }
+    }
+
+    fn connect_once(target: &Target, timeouts: Timeouts) -> Result<Client, ClientError> {
         let direct = |opened: Opened| Carrier::Direct(Box::new(Line::over(opened, timeouts)));
         let (carrier, credential, certificate) = match target {
             Target::Sockets(paths) => {

@@ -7,6 +7,7 @@ mod error;
 mod pid_file;
 
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use log::{info, warn};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -49,6 +50,18 @@ pub fn tell_damaged(path: &Path, damaged: &[Damaged]) {
     }
     if damaged.len() > NAMED {
         warn!("{}: {} more lines are left out", path.display(), damaged.len() - NAMED);
+    }
+}
+
+/// A number that nobody foresees; the clock where the system gives no random bits, so it is not for
+/// secrets.
+pub fn random_number() -> u64 {
+    let mut bytes = [0; 8];
+    match SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => u64::from_ne_bytes(bytes),
+        Err(_) => SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| u64::from(time.subsec_nanos())),
     }
 }
 

@@ -92,6 +92,8 @@ pub struct Connection<P: Parcel> {
     ping_due: Option<Instant>,
     /// When the peer last gave a sign of life: bytes, or room for ours where there was none.
     heard: Instant,
+    /// The peer has sent nothing yet.
+    is_silent: bool,
     pings_unanswered: u32,
     /// Bytes that the socket took so far.
     sent: u64,
@@ -125,6 +127,7 @@ impl<P: Parcel> Connection<P> {
             message_due: None,
             ping_due: None,
             heard: now,
+            is_silent: true,
             pings_unanswered: 0,
             sent: 0,
             blocked: false,
@@ -139,6 +142,16 @@ impl<P: Parcel> Connection<P> {
     /// True while messages go both ways.
     pub fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Open(_))
+    }
+
+    /// True while the peer has sent nothing.
+    pub fn is_silent(&self) -> bool {
+        self.is_silent
+    }
+
+    /// True where the first bytes of the peer wait to be read.
+    pub fn has_unread_start(&self) -> bool {
+        self.is_silent && self.socket.has_input()
     }
 
     /// Bytes that its socket took so far.
@@ -195,7 +208,7 @@ impl<P: Parcel> Connection<P> {
                             Some(n) => take(&mut self.stage, &scratch[..n]),
                         }
                     }
-                    self.heard = now;
+                    (self.heard, self.is_silent) = (now, false);
                     return Ok(true);
                 }
             },
@@ -204,7 +217,7 @@ impl<P: Parcel> Connection<P> {
             None => Ok(false),
             Some(0) => Err(End::Closed),
             Some(n) => {
-                self.heard = now;
+                (self.heard, self.is_silent) = (now, false);
                 take(&mut self.stage, &scratch[..n]);
                 Ok(true)
             }

@@ -53,6 +53,8 @@ pub enum Answer {
     UpgradeRequired,
     /// 431
     TooLarge,
+    /// 503: too many connections authenticate at present.
+    Busy,
 }
 
 impl Answer {
@@ -71,6 +73,11 @@ impl Answer {
             Answer::TooLarge => {
                 ("431 Request Header Fields Too Large", "", "too many header fields\n")
             }
+            Answer::Busy => (
+                "503 Service Unavailable",
+                "Retry-After: 1\r\n",
+                "too many connections authenticate at present; try again\n",
+            ),
         };
         format!(
             "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\

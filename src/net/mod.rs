@@ -9,7 +9,7 @@ mod origin;
 mod outbox;
 pub mod pin;
 mod socket;
-mod strangers;
+mod unauthenticated;
 mod upgrade;
 mod websocket;
 
@@ -19,6 +19,6 @@ pub use listener::{Accepted, Listener, Transport, is_about_one_connection};
 pub use origin::AllowedOrigins;
 pub use outbox::{Full, Outbox, Parcel, Total};
 pub use socket::{Peer, Socket, Source};
-pub use strangers::Strangers;
+pub use unauthenticated::{Room, Unauthenticated};
 pub use upgrade::{NoUpgrade, UpgradeRequest};
 pub use websocket::{Arrived, Assembler, CloseReason, Masked};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::rc::Rc;
 
 use mio::event;
@@ -87,6 +87,14 @@ pub enum Source {
 }
 
 impl Source {
+    /// The same with all addresses of loopback as one, since whoever has one of them has all.
+    pub fn with_loopback_as_one(self) -> Source {
+        match self {
+            Source::Address(ip) if ip.is_loopback() => Source::Address(Ipv4Addr::LOCALHOST.into()),
+            Source::Address(_) | Source::User(_) | Source::Caller(..) => self,
+        }
+    }
+
     /// True for this host: a user of it, or loopback.
     pub fn is_of_this_host(self) -> bool {
         match self {
@@ -98,6 +106,14 @@ impl Source {
 }
 
 impl Socket {
+    /// True where bytes of a TCP peer wait to be read.
+    pub fn has_input(&self) -> bool {
+        match self {
+            Socket::Tcp(stream) => stream.peek(&mut [0]).is_ok_and(|length| length > 0),
+            Socket::Unix(_) => false,
+        }
+    }
+
     /// Says that nothing more will be sent.
     pub fn shutdown_write(&self) {
         // It fails only where the peer is gone already.
@@ -182,5 +198,10 @@ mod tests {
         assert_eq!(origin("[2001:db8:1:2::1]:1"), origin("[2001:db8:1:2:ffff::9]:1"));
         assert_ne!(origin("[2001:db8:1:2::1]:1"), origin("[2001:db8:1:3::1]:1"));
         assert_eq!(origin("[::ffff:192.0.2.1]:1"), origin("192.0.2.1:9"));
+        let one = |address| origin(address).with_loopback_as_one();
+        for address in ["127.0.0.1:1", "127.1.2.3:1", "[::1]:1", "[::ffff:127.0.0.9]:1"] {
+            assert_eq!(one(address), origin("127.0.0.1:1"), "{address}");
+        }
+        assert_eq!(one("192.0.2.1:1"), origin("192.0.2.1:1"));
     }
 }

@@ -192,13 +192,13 @@ impl AccountsHelper {
         Ok(())
     }
 
-    /// Attempts from there that are being checked, or wait for that.
-    pub(super) fn attempts_of(&self, source: Source) -> usize {
-        let is_from_there = |purpose: &&Purpose| match purpose {
-            Purpose::Proof(attempt) => attempt.source() == source,
+    /// Passwords from origins that `is_there` accepts that are being checked, or wait for that.
+    pub(super) fn passwords_of(&self, is_there: impl Fn(Source) -> bool) -> usize {
+        let is_counted = |purpose: &&Purpose| match purpose {
+            Purpose::Proof(attempt) => attempt.is_password() && is_there(attempt.source()),
             Purpose::Groups | Purpose::Revision(_) | Purpose::Name(_) | Purpose::Host(_) => false,
         };
-        self.purposes.values().filter(is_from_there).count()
+        self.purposes.values().filter(is_counted).count()
     }
 
     /// Asks where the bridge of a link is.

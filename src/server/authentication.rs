@@ -39,6 +39,10 @@ impl Attempt {
     pub(super) fn source(&self) -> Source {
         self.source
     }
+
+    pub(super) fn is_password(&self) -> bool {
+        self.proof == Proof::Password
+    }
 }
 
 /// Attempts of one origin that may be pending: being checked, or failed and not answered yet.
@@ -46,12 +50,37 @@ const PENDING: usize = 4;
 /// Bytes of a user's name (utmp and PAM take less).
 const NAME: usize = 255;
 
-/// True for a request that shows a secret, right or wrong.
-fn is_attempt(request: &Request) -> bool {
+/// What a request shows, by what it costs to find out whether it is right.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// A token, or a signature with the name of its key.
+    Cheap,
+    /// A signature without the name of its key: all legacy keys are tried.
+    Legacy,
+    /// A password, about which the system is asked.
+    Password,
+}
+
+fn shown(request: &Request) -> Option<Shown> {
     let has = |key| request.args.get(key).is_some();
-    request.is("rpc", "auth_token")
-        || (request.is("rpc", "auth_ssl") && (has("signature") || has("encrypted_string")))
-        || (request.is("rpc", "auth") && (has("username") || has("password")))
+    if request.is("rpc", "auth") && (has("username") || has("password")) {
+        Some(Shown::Password)
+    } else if request.is("rpc", "auth_ssl") && has("encrypted_string") {
+        Some(Shown::Legacy)
+    } else if request.is("rpc", "auth_token") || (request.is("rpc", "auth_ssl") && has("signature"))
+    {
+        Some(Shown::Cheap)
+    } else {
+        None
+    }
+}
+
+/// Each caller of a link comes anew with another number, so these are held back together.
+fn origin(source: Source) -> Source {
+    match source {
+        Source::Caller(link, _) => Source::Caller(link, 0),
+        Source::Address(_) | Source::User(_) => source,
+    }
 }
 
 impl Server {
@@ -65,32 +94,41 @@ impl Server {
         self.throttle.blocked(source, now.instant).is_some() && !self.is_exempt(source)
     }
 
-    /// Whether an attempt may be made now. What counts is what was attempted from there, not what
-    /// has become of the connection: to hang up and come again must not make more attempts of it.
+    /// Whether an attempt may be made now. A token or a signature always may: to find out whether it
+    /// is right costs little, nobody guesses one, and failures of others must not keep its owner
+    /// out. What was attempted from there counts, not what has become of the connection: to hang up
+    /// and come again must not make more attempts of it.
     pub(super) fn may_attempt(
         &mut self,
         id: ClientId,
         request: &Request,
         now: Moment,
     ) -> Result<(), Refusal> {
-        if !is_attempt(request) {
-            return Ok(());
-        }
+        let Some(shown) = shown(request) else { return Ok(()) };
         let Some(client) = self.clients.get(id) else { return Ok(()) };
-        let source = client.peer.source();
-        if self.is_blocked(source, now)
-            && let Some(left) = self.throttle.blocked(source, now.instant)
+        let peer = client.peer.clone();
+        match (shown, self.check_throttle(self.clients.source_of(&peer), now)) {
+            (Shown::Cheap, _) | (_, Ok(())) => Ok(()),
+            (Shown::Password, Err(refusal)) => Err(refusal),
+            (Shown::Legacy, Err(refusal)) => {
+                let count = self.keys.store.legacy().count().min(self.config.auth.max_legacy_keys);
+                if self.keys.may_try_legacy(count, now.instant) { Ok(()) } else { Err(refusal) }
+            }
+        }
+    }
+
+    /// The refusal of a wrong secret, or of one about which the system would have to be asked, while
+    /// others from there are pending or the origin is blocked.
+    fn check_throttle(&self, source: Source, now: Moment) -> Result<(), Refusal> {
+        if let Some(left) = self.throttle.blocked(source, now.instant)
+            && !self.is_exempt(source)
         {
             let why = format!("too many failures; try again in {} s", left.as_secs() + 1);
             return Err(Refusal::new(ErrorCode::Forbidden, why));
         }
-        // Each caller of a link comes anew with another number, so these are held back together.
-        let way = match source {
-            Source::Caller(link, _) => Source::Caller(link, 0),
-            Source::Address(_) | Source::User(_) => source,
-        };
-        let delayed = self.throttle.pending(way, now.instant);
-        if delayed + self.accounts.attempts_of(source) < PENDING {
+        let from = origin(source);
+        let checked = self.accounts.passwords_of(|other| origin(other) == from);
+        if self.throttle.pending(from, now.instant) + checked < PENDING {
             return Ok(());
         }
         let why = "other authentications from there are pending; try again later";
@@ -107,7 +145,8 @@ impl Server {
         now: Moment,
     ) {
         let Some(client) = self.clients.get(id) else { return };
-        let (source, from) = (client.peer.source(), client.peer.place());
+        let (peer, from) = (client.peer.clone(), client.peer.place());
+        let source = self.clients.source_of(&peer);
         let refuse = |code, why: &str| Refusal::new(code, why);
         let refusal = if !self.config.auth.pam {
             Some(refuse(ErrorCode::Forbidden, "passwords are switched off here (pam = false)"))
@@ -157,8 +196,11 @@ impl Server {
         now: Moment,
     ) {
         let Some(client) = self.clients.get(id) else { return };
-        let (source, from) = (client.peer.source(), client.peer.place());
-        client.waiting = Some(Wait::Proof { request });
+        let (peer, from) = (client.peer.clone(), client.peer.place());
+        let source = self.clients.source_of(&peer);
+        if let Some(client) = self.clients.get(id) {
+            client.waiting = Some(Wait::Proof { request });
+        }
         let attempt = Attempt { client: id, source, from, user, proof: Proof::Key(key) };
         let service = self.account_service().to_owned();
         if let Err(TooMany) = self.accounts.check_account(attempt, &service, now.instant) {
@@ -293,7 +335,9 @@ impl Server {
                     .clients
                     .iter()
                     .filter(|(other, client)| {
-                        **other != id && client.peer.source() == source && !client.is_admitted()
+                        **other != id
+                            && self.clients.source_of(&client.peer) == source
+                            && !client.is_admitted()
                     })
                     .map(|(other, _)| *other)
                     .collect();
@@ -322,7 +366,12 @@ impl Server {
         now: Moment,
     ) {
         let Some(client) = self.clients.get(id) else { return };
-        let (source, from) = (client.peer.source(), client.peer.place());
+        let (peer, from) = (client.peer.clone(), client.peer.place());
+        let source = self.clients.source_of(&peer);
+        if let Err(refusal) = self.check_throttle(source, now) {
+            let text = error_text(Some(&request), &refusal);
+            return self.send_answer(id, Some(&request), text);
+        }
         self.on_failure(id, source, &from, what, Some(request), why, now);
     }
 

@@ -154,7 +154,7 @@ impl Server {
             return None;
         }
         let config = self.tls.as_ref()?.tunnel.clone();
-        self.make_room_for_a_stranger(peer.source());
+        self.make_room_for_new(peer.source(), now);
         let is_old = self.links.line(link).is_some_and(|line| line.config.legacy);
         // A bridge of the original kind takes whatever comes.
         let longest = if is_old { usize::MAX } else { PAYLOAD };
@@ -172,6 +172,7 @@ impl Server {
         );
         let id = made.map_err(|error| log::error!("no tunnel for {name}: {error}")).ok()?;
         debug!("client {id}: {name} connected by link {link}");
+        self.clients.note_progress(id, now.instant);
         let ceiling = self.clear_ceiling();
         let certificate = self.tls.as_ref().map(|tls| tls.sha256());
         if let Some(client) = self.clients.get(id) {

@@ -61,6 +61,22 @@ impl Carrier {
         }
     }
 
+    /// True while the peer has sent nothing; one behind a bridge is known by what it has sent.
+    pub(super) fn is_silent(&self) -> bool {
+        match self {
+            Carrier::Direct(connection) => connection.is_silent(),
+            Carrier::Bridged(_) => false,
+        }
+    }
+
+    /// True where the first bytes of the peer wait to be read.
+    pub(super) fn has_unread_start(&self) -> bool {
+        match self {
+            Carrier::Direct(connection) => connection.has_unread_start(),
+            Carrier::Bridged(_) => false,
+        }
+    }
+
     /// It will not be read for a while.
     pub(super) fn pause(&mut self) {
         match self {

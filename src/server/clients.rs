@@ -1,7 +1,7 @@
 //! Everybody who is connected: strangers in a pool of their own, and those who proved who they are.
 //!
-//! A stranger can never take an authenticated client's place: when the pool is full, the oldest
-//! stranger goes. And no client can make another wait: each is read a little at a time, and what
+//! An unauthenticated connection never has an authenticated client's place; see
+//! [`Unauthenticated`] for the places of these. And no client can make another wait: each is read a little at a time, and what
 //! is not read by a client stays in its own outbox until that is full.
 
 use std::collections::BTreeMap;
@@ -17,8 +17,10 @@ use super::carrier::Carrier;
 use super::parcel::Parcel;
 use crate::auth::Proof;
 use crate::bridge::link::Caller;
+use crate::daemon::random_number;
 use crate::net::{
-    Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Source, Strangers, Total,
+    Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Room, Source, Total,
+    Unauthenticated,
 };
 use crate::reactor::{Reactor, Registered};
 use crate::session::{Known, Session, Settings};
@@ -103,6 +105,8 @@ impl Client {
 pub(super) struct ClientLimits {
     pub(super) max_clients: usize,
     pub(super) max_strangers: usize,
+    /// Addresses of loopback count as one origin.
+    pub(super) loopback_is_one: bool,
     pub(super) max_message: usize,
     pub(super) outbox: usize,
     pub(super) outbox_total: usize,
@@ -123,7 +127,7 @@ pub(super) struct Clients {
     pub(super) limits: ClientLimits,
     map: BTreeMap<ClientId, Client>,
     last_id: ClientId,
-    strangers: Strangers<ClientId>,
+    strangers: Unauthenticated<ClientId>,
     total: Total,
     dirty: Vec<ClientId>,
     /// Clients whose outbox was full when something was to be put into it.
@@ -138,7 +142,7 @@ impl Clients {
             limits,
             map: BTreeMap::new(),
             last_id: 0,
-            strangers: Strangers::new(),
+            strangers: Unauthenticated::new(limits.auth),
             total: Total::default(),
             dirty: Vec::new(),
             overflowing: Vec::new(),
@@ -148,6 +152,7 @@ impl Clients {
 
     pub(super) fn set_limits(&mut self, limits: ClientLimits, now: Instant) {
         self.limits = limits;
+        self.strangers.set_time(limits.auth);
         for client in self.map.values_mut() {
             client.connection.set_limits(limits.connection, now);
             if client.admitted {
@@ -193,9 +198,61 @@ impl Clients {
         self.map.len() - self.strangers.len()
     }
 
-    /// Who has to go so that a stranger of that origin may come.
-    pub(super) fn in_the_way(&self, source: Source) -> Option<ClientId> {
-        self.strangers.in_the_way(source, self.limits.max_strangers)
+    /// What counts as one origin of failures and of connections.
+    pub(super) fn source_of(&self, peer: &Peer) -> Source {
+        let source = peer.source();
+        if self.limits.loopback_is_one { source.with_loopback_as_one() } else { source }
+    }
+
+    /// Whether there is room for one more unauthenticated connection of that origin.
+    pub(super) fn room_for_new(&mut self, source: Source, now: Instant) -> Room<ClientId> {
+        let most = self.limits.max_strangers;
+        loop {
+            let room = self.strangers.room_for_new(source, most, random_number(), now);
+            // What a connection has sent may not have been read yet.
+            match room {
+                Room::Instead(id)
+                    if self
+                        .map
+                        .get(&id)
+                        .is_some_and(|other| other.connection.has_unread_start()) =>
+                {
+                    if !self.strangers.begin(id, now) {
+                        return room;
+                    }
+                }
+                Room::Free | Room::Instead(_) | Room::None => return room,
+            }
+        }
+    }
+
+    /// The same for one whose handshake is over.
+    pub(super) fn room_for_ready(&self, source: Source, now: Instant) -> Room<ClientId> {
+        let is_held_up = |id| {
+            let client = self.map.get(&id);
+            client.is_some_and(|client| matches!(client.waiting, Some(Wait::Proof { .. })))
+        };
+        let most = self.limits.max_strangers;
+        self.strangers.room_for_ready(source, most, random_number(), is_held_up, now)
+    }
+
+    /// Counts a connection that had no place; how many there were, where that is to be logged.
+    pub(super) fn count_shortage(&mut self, now: Instant) -> Option<u64> {
+        self.strangers.count_shortage(now)
+    }
+
+    /// An unauthenticated connection was read.
+    pub(super) fn note_progress(&mut self, id: ClientId, now: Instant) {
+        if let Some(client) = self.map.get(&id)
+            && !client.connection.is_silent()
+        {
+            self.strangers.begin(id, now);
+        }
+    }
+
+    /// The handshake of an unauthenticated connection is over, and it has a place.
+    pub(super) fn end_handshake(&mut self, id: ClientId, now: Instant) {
+        self.strangers.end_handshake(id, now);
     }
 
     /// Takes a connection in; `tls` comes with the SHA-256 of the certificate that is shown. One
@@ -256,7 +313,7 @@ impl Clients {
         peer: Peer,
         now: Instant,
     ) {
-        self.strangers.add(id, peer.source());
+        self.strangers.add(id, self.source_of(&peer), now);
         let auth_due = Some(now + self.limits.auth);
         let client = Client {
             connection: carrier,
@@ -300,7 +357,8 @@ impl Clients {
             client.admitted = false;
             client.auth_due = Some(now + self.limits.auth);
             client.connection.set_bounds(STRANGER_MESSAGE, STRANGER_OUTBOX);
-            self.strangers.add(id, client.peer.source());
+            let peer = client.peer.clone();
+            self.strangers.add_ready(id, self.source_of(&peer), now);
         }
     }
 

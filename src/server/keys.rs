@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 use serde_json::json;
@@ -28,6 +28,8 @@ use crate::wire::{ErrorCode, Refusal, Request, error as error_text, response};
 
 /// Until what could not be read is asked for again.
 const RETRY: Duration = Duration::from_secs(10);
+/// About what it takes to try one legacy key, of 4096 bits.
+const LEGACY_KEY: Duration = Duration::from_millis(1);
 
 /// What is known of them.
 pub(super) struct Keys {
@@ -41,6 +43,8 @@ pub(super) struct Keys {
     again: bool,
     /// That it cannot be read has been said.
     failing: bool,
+    /// While an origin is held back, its legacy keys are not tried before then.
+    legacy_due: Option<Instant>,
 }
 
 impl Keys {
@@ -61,7 +65,15 @@ impl Keys {
                 KeyStore::default()
             }
         };
-        Keys { store, stamp: None, watch: watch.ok(), asked: false, again: false, failing: false }
+        Keys {
+            store,
+            stamp: None,
+            watch: watch.ok(),
+            asked: false,
+            again: false,
+            failing: false,
+            legacy_due: None,
+        }
     }
 
     /// False where an identity rests on a key that is not its user's any more, or has less now than
@@ -74,6 +86,17 @@ impl Keys {
                 .is_some_and(|key| key.user == identity.user && key.role >= identity.role),
             Proof::Kernel | Proof::Password => true,
         }
+    }
+
+    /// Whether so many legacy keys may be tried for an origin that is held back: that may take a
+    /// fifth of the time, since it is work that anybody can ask for.
+    pub(super) fn may_try_legacy(&mut self, count: usize, now: Instant) -> bool {
+        if self.legacy_due.is_some_and(|due| now < due) {
+            return false;
+        }
+        let each = u32::try_from(count).unwrap_or(u32::MAX);
+        self.legacy_due = Some(now + 5 * LEGACY_KEY.saturating_mul(each));
+        true
     }
 
     /// The role that this proof gives at most, where there is such a bound.

@@ -39,7 +39,7 @@ use crate::moment::Moment;
 use crate::net::certificate::ServerSide;
 use crate::net::{
     Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Full, Incoming, Listener,
-    Peer, Source, is_about_one_connection,
+    Peer, Room, Source, is_about_one_connection,
 };
 use crate::reactor::{Reactor, Ready, Registered, Signal};
 use crate::session::{Answer, House, Known};
@@ -334,7 +334,8 @@ impl Server {
     }
 
     fn welcome(&mut self, accepted: Accepted, now: Moment) {
-        if self.is_blocked(accepted.peer.source(), now) {
+        let source = self.clients.source_of(&accepted.peer);
+        if self.is_blocked(source, now) {
             return;
         }
         let known = match &accepted.peer {
@@ -359,7 +360,7 @@ impl Server {
         // Who is known and has no place is told so when it can be: till then it is a stranger.
         let has_place = is_known && self.clients.has_place_for(&accepted.peer);
         if !has_place {
-            self.make_room_for_a_stranger(accepted.peer.source());
+            self.make_room_for_new(source, now);
         }
         let peer = accepted.peer.to_string();
         match self.clients.add(accepted, tls, known, &mut self.reactor, now.instant) {
@@ -377,10 +378,26 @@ impl Server {
         }
     }
 
-    fn make_room_for_a_stranger(&mut self, source: Source) {
-        if let Some(oldest) = self.clients.in_the_way(source) {
-            self.end(oldest, "it was a stranger, and its place was needed");
+    fn make_room_for_new(&mut self, source: Source, now: Moment) {
+        let room = self.clients.room_for_new(source, now.instant);
+        self.make_room(room, now);
+    }
+
+    /// False where there is none.
+    fn make_room(&mut self, room: Room<ClientId>, now: Moment) -> bool {
+        if room == Room::Free {
+            return true;
         }
+        if let Some(count) = self.clients.count_shortage(now.instant) {
+            info!(
+                "connections that had not authenticated were refused or dropped: {count}, since \
+                 others needed their places (max_unauthenticated)"
+            );
+        }
+        if let Room::Instead(other) = room {
+            self.end(other, "its place was needed before it had authenticated");
+        }
+        room != Room::None
     }
 
     /// Reads from a client and answers it, a little.
@@ -423,6 +440,7 @@ impl Server {
             if !client.is_admitted() {
                 // A secret may have stood there.
                 self.scratch[..CLIENT_READ].zeroize();
+                self.clients.note_progress(id, now.instant);
             }
         }
         self.clients.touch(id);
@@ -434,6 +452,10 @@ impl Server {
             Incoming::Upgrade(upgrade) => {
                 let origin = upgrade.origin.as_deref();
                 if self.origins.allows(origin) {
+                    if !self.give_place(id, now) {
+                        return;
+                    }
+                    let Some(client) = self.clients.get(id) else { return };
                     client.session.set_origin(origin);
                     client.connection.accept(now.instant);
                     self.look_at_standing(id, now);
@@ -445,6 +467,25 @@ impl Server {
             }
             Incoming::Message(text) => self.on_message(id, &Zeroizing::new(text), now),
         }
+    }
+
+    /// Gives a place to a connection whose handshake is over, or refuses it with 503.
+    fn give_place(&mut self, id: ClientId, now: Moment) -> bool {
+        let Some(client) = self.clients.get(id) else { return false };
+        if client.is_admitted() {
+            return true;
+        }
+        let peer = client.peer.clone();
+        let source = self.clients.source_of(&peer);
+        let room = self.clients.room_for_ready(source, now.instant);
+        if self.make_room(room, now) {
+            self.clients.end_handshake(id, now.instant);
+            return true;
+        }
+        if let Some(client) = self.clients.get(id) {
+            client.connection.answer(HttpAnswer::Busy, now.instant);
+        }
+        false
     }
 
     fn on_message(&mut self, id: ClientId, text: &str, now: Moment) {
@@ -584,9 +625,13 @@ impl Server {
             self.audit(id, "authenticated", None);
             self.expect_recheck_of(id, now);
         } else if !is_known && client.is_admitted() {
-            let source = client.peer.source();
-            self.make_room_for_a_stranger(source);
-            self.clients.make_stranger(id, now.instant);
+            let peer = client.peer.clone();
+            let room = self.clients.room_for_ready(self.clients.source_of(&peer), now.instant);
+            if self.make_room(room, now) {
+                self.clients.make_stranger(id, now.instant);
+            } else {
+                self.end(id, "it gave up its identity, and there was no place for it without one");
+            }
         }
     }
 

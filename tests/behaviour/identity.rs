@@ -7,6 +7,7 @@ use nix::unistd::{Group, geteuid};
 use serde_json::{Value, json};
 use support::{
     Cli, Daemon, Finished, Gate, Peer, Setup, Stream, Transport, client_frame, skip, until,
+    upgrade_request,
 };
 
 use super::PROGRAM;
@@ -181,66 +182,86 @@ fn who_does_not_say_who_they_are_is_closed_at_auth_timeout() {
     }
 }
 
-#[test]
-fn of_one_address_four_strangers_are_kept_and_the_oldest_goes() {
-    let daemon = Daemon::start(PROGRAM).unwrap();
-    let mut known = Peer::known(&daemon, Transport::Plain).unwrap();
-    let mut strangers: Vec<Peer> = Vec::new();
-    for _ in 0..6 {
-        strangers.push(Peer::connect(&daemon, Transport::Plain).unwrap());
-    }
-    for gone in &mut strangers[..2] {
-        assert_eq!(gone.closed().unwrap(), 1006);
-    }
-    // Who authenticates leaves its place to another.
-    for stranger in &mut strangers[2..] {
-        stranger.request("rpc", "identify", &json!("")).unwrap();
-    }
-    let token = json!({ "token": Peer::token(&daemon).unwrap() });
-    strangers[2].request("rpc", "auth_token", &token).unwrap();
-    strangers.push(Peer::connect(&daemon, Transport::Tls).unwrap());
-    for stranger in &mut strangers[2..] {
-        stranger.request("rpc", "identify", &json!("")).unwrap();
-    }
-    known.request("rpc", "query", &json!({})).unwrap();
+/// A pool in which no connection dawdles while a test runs.
+fn small_pool(places: usize) -> Daemon {
+    let setup = Setup::new(PROGRAM).unwrap().with("server.max_unauthenticated", places);
+    setup.with("server.auth_timeout", r#""1h""#).start().unwrap()
+}
 
-    // The same holds for who gives up its authority.
-    let mut cleared: Vec<Peer> = (0..6).map(|_| Peer::local(&daemon).unwrap()).collect();
-    for peer in &mut cleared {
-        peer.post("rpc", "auth_clear", &json!({})).unwrap();
-        // It is a stranger when this has been answered.
+#[test]
+fn connections_of_one_address_that_get_on_are_not_limited() {
+    let daemon = small_pool(64);
+    let token = json!({ "token": Peer::token(&daemon).unwrap() });
+    let mut peers: Vec<Peer> =
+        (0..48).map(|n| Peer::connect(&daemon, REMOTE[n % 3]).unwrap()).collect();
+    for peer in &mut peers {
         peer.request("rpc", "identify", &json!("")).unwrap();
     }
-    for gone in &mut cleared[..2] {
-        assert_eq!(gone.closed().unwrap(), 1006);
-    }
-    for stranger in &mut cleared[2..] {
-        stranger.request("rpc", "identify", &json!("")).unwrap();
+    for peer in &mut peers {
+        peer.request("rpc", "auth_token", &token).unwrap();
     }
 }
 
 #[test]
-fn a_full_pool_of_strangers_lets_the_oldest_go_and_nobody_who_is_known() {
-    let setup = Setup::new(PROGRAM).unwrap().with("server.max_unauthenticated", 2);
-    let daemon = setup.start().unwrap();
+fn full_pool_refuses_the_newest_with_503_and_drops_nobody() {
+    let daemon = small_pool(4);
     let mut known = [
         Peer::known(&daemon, Transport::Plain).unwrap(),
         Peer::known(&daemon, Transport::Tls).unwrap(),
         Peer::local(&daemon).unwrap(),
     ];
-    let mut first = Peer::connect(&daemon, Transport::Plain).unwrap();
-    let mut second = Peer::local(&daemon).unwrap();
-    second.post("rpc", "auth_clear", &json!({})).unwrap();
-    second.request("rpc", "identify", &json!("")).unwrap();
-    first.request("rpc", "identify", &json!("")).unwrap();
-    let mut third = Peer::connect(&daemon, Transport::Tls).unwrap();
-    assert_eq!(first.closed().unwrap(), 1006);
-    for peer in known.iter_mut().chain([&mut second, &mut third]) {
+    let mut peers: Vec<Peer> = (0..3).map(|n| Peer::connect(&daemon, REMOTE[n]).unwrap()).collect();
+    // One that gives up its identity has such a place too.
+    let mut local = Peer::local(&daemon).unwrap();
+    local.post("rpc", "auth_clear", &json!({})).unwrap();
+    local.request("rpc", "identify", &json!("")).unwrap();
+    peers.push(local);
+    for transport in REMOTE {
+        let mut stream = Stream::dial(&daemon, transport).unwrap();
+        stream.send(upgrade_request("").as_bytes()).unwrap();
+        let refused = String::from_utf8(stream.read_all().unwrap()).unwrap();
+        assert!(refused.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{refused}");
+        assert!(refused.contains("\r\nRetry-After: 1\r\n"), "{refused}");
+    }
+    let of = |text: &str| daemon.log().lines().iter().filter(|l| l.contains(text)).count();
+    assert_eq!(of("connections that had not authenticated were refused or dropped: 1"), 1);
+    for peer in known.iter_mut().chain(&mut peers) {
         peer.request("rpc", "identify", &json!("")).unwrap();
     }
+    // A command waits for a place, which the next one leaves.
+    let url = format!("wss://{}", daemon.tls());
+    let token = daemon.directory().join("token");
+    std::fs::write(&token, Peer::token(&daemon).unwrap()).unwrap();
+    let command = Cli::of(PROGRAM, "jobs").args(["--url", &url, "--fingerprint"]);
+    let command = command.arg(daemon.fingerprint()).arg("--token-file").arg(&token);
+    let running = command.start().unwrap();
+    let of_503 = "connections that had not authenticated";
+    assert_eq!(of(of_503), 1, "one line a minute");
+    let token = json!({ "token": Peer::token(&daemon).unwrap() });
+    peers[0].request("rpc", "auth_token", &token).unwrap();
+    let finished = running.wait().unwrap();
+    assert_eq!(finished.code(), 0, "{}", finished.err);
     for known in &mut known {
         known.request("rpc", "query", &json!({})).unwrap();
     }
+}
+
+#[test]
+fn silent_connects_take_no_place_of_a_handshake() {
+    let daemon = small_pool(4);
+    let mut begun = Stream::dial(&daemon, Transport::Plain).unwrap();
+    let request = upgrade_request("");
+    let (first, rest) = request.split_at(20);
+    begun.send(first.as_bytes()).unwrap();
+    // Its beginning has been read when this is answered, which is accepted later.
+    Peer::connect(&daemon, Transport::Plain).unwrap();
+    let address = daemon.plain();
+    let silent: Vec<_> = (0..40).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    // Of the same listener, so it is accepted behind them.
+    Peer::connect(&daemon, Transport::Plain).unwrap();
+    begun.send(rest.as_bytes()).unwrap();
+    assert!(begun.read_head().unwrap().starts_with("HTTP/1.1 101"));
+    drop(silent);
 }
 
 #[test]

@@ -228,6 +228,8 @@ fn who_guesses_does_not_take_the_turns_of_others() {
     let service = format!("auth optional pam_faildelay.so delay=1000000\n{SERVICE}");
     let Some(host) = Host::with_service(&service).unwrap() else { return };
     let setup = host.setup.clone().with("auth.max_checks", 2).with("auth.max_waiting_checks", 6);
+    // The two addresses of loopback are to be two origins.
+    let setup = setup.with("auth.throttle_loopback", true).with("auth.fail_limit", 100);
     let daemon = setup.start().unwrap();
     let user = User::new(&[&host.full]).unwrap();
     let attempt = json!({ "namespace": "rpc", "name": "auth", "id": "a", "args": credentials(user.name(), "wrong") });

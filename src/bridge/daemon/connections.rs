@@ -15,8 +15,10 @@ use super::Key;
 use super::reading::Reading;
 use super::words::Words;
 use crate::bridge::relay::PeerNumber;
+use crate::daemon::random_number;
 use crate::net::{
-    Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Source, Strangers, Total,
+    Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Room, Source, Total,
+    Unauthenticated,
 };
 use crate::reactor::{Reactor, Registered};
 
@@ -82,6 +84,8 @@ impl Connected {
 pub(super) struct ConnectionLimits {
     pub(super) max_peers: usize,
     pub(super) max_strangers: usize,
+    /// Addresses of loopback count as one origin.
+    pub(super) loopback_is_one: bool,
     pub(super) max_message: usize,
     pub(super) queue: usize,
     pub(super) queue_total: usize,
@@ -102,7 +106,7 @@ pub(super) struct Connections {
     pub(super) limits: ConnectionLimits,
     map: BTreeMap<PeerNumber, Connected>,
     last: PeerNumber,
-    strangers: Strangers<PeerNumber>,
+    strangers: Unauthenticated<PeerNumber>,
     locals: usize,
     total: Total,
     dirty: Vec<PeerNumber>,
@@ -116,7 +120,7 @@ impl Connections {
             limits,
             map: BTreeMap::new(),
             last: 0,
-            strangers: Strangers::new(),
+            strangers: Unauthenticated::new(limits.auth),
             locals: 0,
             total: Total::default(),
             dirty: Vec::new(),
@@ -126,6 +130,7 @@ impl Connections {
 
     pub(super) fn set_limits(&mut self, limits: ConnectionLimits, now: Instant) {
         self.limits = limits;
+        self.strangers.set_time(limits.auth);
         for connected in self.map.values_mut() {
             connected.connection.set_limits(limits.connection, now);
             if connected.admitted {
@@ -177,9 +182,57 @@ impl Connections {
         self.total.get()
     }
 
-    /// Who has to go so that a stranger of that origin may come.
-    pub(super) fn in_the_way(&self, source: Source) -> Option<PeerNumber> {
-        self.strangers.in_the_way(source, self.limits.max_strangers)
+    /// What counts as one origin of failures and of connections.
+    pub(super) fn source_of(&self, peer: &Peer) -> Source {
+        let source = peer.source();
+        if self.limits.loopback_is_one { source.with_loopback_as_one() } else { source }
+    }
+
+    /// Whether there is room for one more unauthenticated connection of that origin.
+    pub(super) fn room_for_new(&mut self, source: Source, now: Instant) -> Room<PeerNumber> {
+        let most = self.limits.max_strangers;
+        loop {
+            let room = self.strangers.room_for_new(source, most, random_number(), now);
+            // What a connection has sent may not have been read yet.
+            match room {
+                Room::Instead(id)
+                    if self
+                        .map
+                        .get(&id)
+                        .is_some_and(|other| other.connection.has_unread_start()) =>
+                {
+                    if !self.strangers.begin(id, now) {
+                        return room;
+                    }
+                }
+                Room::Free | Room::Instead(_) | Room::None => return room,
+            }
+        }
+    }
+
+    /// The same for one whose handshake is over.
+    pub(super) fn room_for_ready(&self, source: Source, now: Instant) -> Room<PeerNumber> {
+        let most = self.limits.max_strangers;
+        self.strangers.room_for_ready(source, most, random_number(), |_| false, now)
+    }
+
+    /// Counts a connection that had no place; how many there were, where that is to be logged.
+    pub(super) fn count_shortage(&mut self, now: Instant) -> Option<u64> {
+        self.strangers.count_shortage(now)
+    }
+
+    /// An unauthenticated connection was read.
+    pub(super) fn note_progress(&mut self, number: PeerNumber, now: Instant) {
+        if let Some(connected) = self.map.get(&number)
+            && !connected.connection.is_silent()
+        {
+            self.strangers.begin(number, now);
+        }
+    }
+
+    /// The handshake of an unauthenticated connection is over, and it has a place.
+    pub(super) fn end_handshake(&mut self, number: PeerNumber, now: Instant) {
+        self.strangers.end_handshake(number, now);
     }
 
     pub(super) fn has_place_for_local(&self) -> bool {
@@ -212,7 +265,7 @@ impl Connections {
             self.locals += 1;
             connection.outbox.set_limit(self.limits.queue);
         } else {
-            self.strangers.add(number, origin.source());
+            self.strangers.add(number, self.source_of(&origin), now);
         }
         let connected = Connected {
             connection,
@@ -252,7 +305,8 @@ impl Connections {
             connected.auth_due = Some(now + self.limits.auth);
             connected.connection.outbox.set_limit(STRANGER_QUEUE);
             connected.connection.max_message = STRANGER_MESSAGE;
-            self.strangers.add(number, connected.origin.source());
+            let origin = connected.origin.clone();
+            self.strangers.add_ready(number, self.source_of(&origin), now);
         }
     }
 

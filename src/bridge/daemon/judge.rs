@@ -49,17 +49,13 @@ impl Bridge {
         now: Moment,
     ) {
         let Some(connected) = self.connections.get(number) else { return };
-        let (source, certificate) = (connected.origin.source(), connected.certificate);
-        // Whether anybody still waits for them or not: to hang up and come again spares no time.
-        if self.throttle.pending(source, now.instant) >= DELAYED {
-            let why = "answers to failed authentications from there are pending; try again later";
-            return self.refuse(number, &request, ErrorCode::TooMany, why);
-        }
+        let certificate = connected.certificate;
         let Some(test_string) = test_string else {
             let why = "ask for a test_string first; one is good for one try, and for 30 s";
             return self.refuse(number, &request, ErrorCode::Unauthorized, why);
         };
         match self.find(proof, &test_string, &certificate) {
+            // A right key is taken whatever failed before: failures of others must not keep it out.
             Some(registration) => self.let_in(number, &request, registration, now),
             None => self.on_failure(number, request, now),
         }
@@ -121,7 +117,13 @@ impl Bridge {
     /// What a peer showed is wrong.
     fn on_failure(&mut self, number: PeerNumber, request: Request, now: Moment) {
         let Some(connected) = self.connections.get(number) else { return };
-        let (source, from) = (connected.origin.source(), connected.origin.place());
+        let (origin, from) = (connected.origin.clone(), connected.origin.place());
+        let source = self.connections.source_of(&origin);
+        // Whether anybody still waits for them or not: to hang up and come again spares no time.
+        if self.throttle.pending(source, now.instant) >= DELAYED {
+            let why = "answers to failed authentications from there are pending; try again later";
+            return self.refuse(number, &request, ErrorCode::TooMany, why);
+        }
         warn!("authentication failure from {from}: key");
         let why = "this key is not registered here, or the signature is wrong";
         match self.throttle.fail(source, self.is_exempt(source), now.instant) {
@@ -139,7 +141,7 @@ impl Bridge {
                 warn!("blocked {from} for {seconds} s: too many failures");
                 let strangers = self.connections.iter().filter(|(other, connected)| {
                     *other != number
-                        && connected.origin.source() == source
+                        && self.connections.source_of(&connected.origin) == source
                         && !connected.is_admitted()
                 });
                 for stranger in strangers.map(|(other, _)| other).collect::<Vec<_>>() {

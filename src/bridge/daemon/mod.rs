@@ -29,7 +29,7 @@ use crate::daemon::{StartError, random_hex};
 use crate::moment::Moment;
 use crate::net::{
     Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Incoming, Listener, Peer,
-    Source, is_about_one_connection,
+    Room, Source, is_about_one_connection,
 };
 use crate::reactor::{Reactor, Ready, Registered, Signal, Watch};
 use crate::wire::{ErrorCode, Frame, Refusal, Request, error as error_text, response};
@@ -233,7 +233,8 @@ impl Bridge {
     }
 
     fn welcome(&mut self, accepted: Accepted, now: Moment) {
-        if self.is_blocked(accepted.peer.source(), now) {
+        let source = self.connections.source_of(&accepted.peer);
+        if self.is_blocked(source, now) {
             return;
         }
         let tls = match &accepted.peer {
@@ -251,7 +252,8 @@ impl Bridge {
             }
         };
         if let Peer::Remote(_) = accepted.peer {
-            self.make_room_for_a_stranger(accepted.peer.source(), now);
+            let room = self.connections.room_for_new(source, now.instant);
+            self.make_room(room, now);
         }
         let origin = accepted.peer.to_string();
         let certificate = self.identity.sha256;
@@ -262,10 +264,40 @@ impl Bridge {
         }
     }
 
-    fn make_room_for_a_stranger(&mut self, source: Source, now: Moment) {
-        if let Some(oldest) = self.connections.in_the_way(source) {
-            self.end(oldest, "it was a stranger, and its place was needed", now);
+    /// False where there is none.
+    fn make_room(&mut self, room: Room<PeerNumber>, now: Moment) -> bool {
+        if room == Room::Free {
+            return true;
         }
+        if let Some(count) = self.connections.count_shortage(now.instant) {
+            info!(
+                "connections that had not authenticated were refused or dropped: {count}, since \
+                 others needed their places (max_unauthenticated)"
+            );
+        }
+        if let Room::Instead(other) = room {
+            self.end(other, "its place was needed before it had authenticated", now);
+        }
+        room != Room::None
+    }
+
+    /// Gives a place to a connection whose handshake is over, or refuses it with 503.
+    fn give_place(&mut self, number: PeerNumber, now: Moment) -> bool {
+        let Some(connected) = self.connections.get(number) else { return false };
+        if connected.is_admitted() {
+            return true;
+        }
+        let peer = connected.origin.clone();
+        let source = self.connections.source_of(&peer);
+        let room = self.connections.room_for_ready(source, now.instant);
+        if self.make_room(room, now) {
+            self.connections.end_handshake(number, now.instant);
+            return true;
+        }
+        if let Some(connected) = self.connections.get(number) {
+            connected.connection.answer(HttpAnswer::Busy, now.instant);
+        }
+        false
     }
 
     /// Reads from a peer and does what it wants, a little.
@@ -308,6 +340,7 @@ impl Bridge {
             if !connected.is_admitted() {
                 // A secret may have stood there.
                 self.scratch[..].zeroize();
+                self.connections.note_progress(number, now.instant);
             }
         }
         self.look_at_end(number);
@@ -343,6 +376,10 @@ impl Bridge {
                     let (place, origin) = (&connected.origin, origin.unwrap_or_default());
                     return warn!("refused {place}: origin {origin:?} is not ours");
                 }
+                if !self.give_place(number, now) {
+                    return;
+                }
+                let Some(connected) = self.connections.get(number) else { return };
                 connected.connection.accept(now.instant);
                 if !connected.is_local() {
                     self.relay.connect(number, random_hex(ID));
@@ -424,9 +461,15 @@ impl Bridge {
                 }
                 Effect::Estranged(number) => {
                     if let Some(connected) = self.connections.get(number) {
-                        let source = connected.origin.source();
-                        self.make_room_for_a_stranger(source, now);
-                        self.connections.make_stranger(number, now.instant);
+                        let origin = connected.origin.clone();
+                        let source = self.connections.source_of(&origin);
+                        let room = self.connections.room_for_ready(source, now.instant);
+                        if self.make_room(room, now) {
+                            self.connections.make_stranger(number, now.instant);
+                        } else {
+                            let why = "it gave up its identity, and there was no place without one";
+                            self.end(number, why, now);
+                        }
                     }
                 }
                 Effect::Close { peer, reason } => {

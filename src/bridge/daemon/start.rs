@@ -325,6 +325,7 @@ pub(super) fn connection_limits(config: &Config) -> ConnectionLimits {
     ConnectionLimits {
         max_peers: relay.max_peers,
         max_strangers: relay.max_unauthenticated,
+        loopback_is_one: !config.auth.throttle_loopback,
         max_message: relay.max_message,
         // One that waits for nothing takes any message, whatever was configured.
         queue: relay.queue.max(2 * (relay.max_message + BESIDE)),

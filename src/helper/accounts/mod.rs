@@ -42,7 +42,7 @@ pub struct Limits {
     pub check: Duration,
     /// Password checks at once.
     pub at_once: usize,
-    /// Password checks that may wait, and so many of accounts of keys.
+    /// Password checks that may wait, and [`PROVEN`] times as many of accounts of keys.
     pub waiting: usize,
     /// After such a time without a question the helper ends.
     pub idle: Duration,
@@ -218,6 +218,8 @@ pub struct Helper {
     outcomes: VecDeque<Outcome>,
 }
 
+/// So many accounts of keys may wait for each password: only owners of keys can ask for these.
+pub const PROVEN: usize = 16;
 const NO_RESOLVER: &str = "the name service does not answer";
 const SILENT: &str = "the accounts of this host do not answer";
 
@@ -314,7 +316,8 @@ impl Helper {
         let takes_turn = self.checking() < self.limits.at_once;
         let proven = self.waiting.iter().take_while(|other| other.is_proven).count();
         let of_kind = if is_proven { proven } else { self.waiting.len() - proven };
-        if !takes_turn && of_kind >= self.limits.waiting {
+        let most = if is_proven { self.limits.waiting * PROVEN } else { self.limits.waiting };
+        if !takes_turn && of_kind >= most {
             return Err(TooMany);
         }
         let request = self.number();

@@ -1,0 +1,318 @@
+//! The places of connections that have not authenticated yet.
+//!
+//! Three stages: nothing was received, the handshake (TLS and the HTTP request) is under way, and
+//! the handshake is over. The last one has a pool of its own, so a flood of bare connects costs no
+//! place of a peer that has come so far. A place is taken from a connection at random, of the
+//! origin that has the most of them: whichever came first would be known beforehand. Below that,
+//! connections of one origin are limited only where they dawdle; many that authenticate at once
+//! are no attack.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::socket::Source;
+
+/// Connections of one origin that may dawdle in one stage.
+const DAWDLERS: usize = 4;
+/// A connection dawdles that has not got on for one part of so many of the time for authentication.
+const DAWDLE_PART: u32 = 10;
+/// Between two lines in the log on connections that had no place.
+const SHORTAGE_LOG: Duration = Duration::from_secs(60);
+/// All behind one bridge have one part of so many of the places.
+const BRIDGED_PART: usize = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Silent,
+    Handshake,
+    Ready,
+}
+
+#[derive(Debug)]
+struct Entry<I> {
+    id: I,
+    source: Source,
+    stage: Stage,
+    since: Instant,
+}
+
+impl<I> Entry<I> {
+    /// What counts as one origin here: all behind one bridge are one.
+    fn origin(&self) -> Source {
+        origin(self.source)
+    }
+}
+
+fn origin(source: Source) -> Source {
+    match source {
+        Source::Caller(link, _) => Source::Caller(link, 0),
+        Source::Address(_) | Source::User(_) => source,
+    }
+}
+
+/// What follows for a connection that needs a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room<I> {
+    /// It has one.
+    Free,
+    /// It has one as soon as this connection is ended.
+    Instead(I),
+    /// All are taken by connections that get on.
+    None,
+}
+
+/// All of them. `I` is what the owner knows a connection by.
+#[derive(Debug)]
+pub struct Unauthenticated<I> {
+    entries: Vec<Entry<I>>,
+    dawdle: Duration,
+    /// Refused or dropped since the last line in the log, which was written then.
+    short: u64,
+    logged: Option<Instant>,
+}
+
+impl<I: Copy + PartialEq> Unauthenticated<I> {
+    /// None yet; `auth` is the time that each has for authentication.
+    pub fn new(auth: Duration) -> Unauthenticated<I> {
+        let dawdle = auth / DAWDLE_PART;
+        Unauthenticated { entries: Vec::new(), dawdle, short: 0, logged: None }
+    }
+
+    /// Sets the time that each has for authentication from now on.
+    pub fn set_time(&mut self, auth: Duration) {
+        self.dawdle = auth / DAWDLE_PART;
+    }
+
+    fn dawdles(&self, entry: &Entry<I>, now: Instant) -> bool {
+        now.saturating_duration_since(entry.since) >= self.dawdle
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True where there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Takes in a connection that has just been accepted.
+    pub fn add(&mut self, id: I, source: Source, now: Instant) {
+        self.entries.push(Entry { id, source, stage: Stage::Silent, since: now });
+    }
+
+    /// Takes in a connection that has given up its identity.
+    pub fn add_ready(&mut self, id: I, source: Source, now: Instant) {
+        self.entries.push(Entry { id, source, stage: Stage::Ready, since: now });
+    }
+
+    /// The connection has sent something; false where that was known.
+    pub fn begin(&mut self, id: I, now: Instant) -> bool {
+        let Some(entry) = self.entry(id).filter(|entry| entry.stage == Stage::Silent) else {
+            return false;
+        };
+        (entry.stage, entry.since) = (Stage::Handshake, now);
+        true
+    }
+
+    /// The handshake of the connection is over.
+    pub fn end_handshake(&mut self, id: I, now: Instant) {
+        if let Some(entry) = self.entry(id) {
+            (entry.stage, entry.since) = (Stage::Ready, now);
+        }
+    }
+
+    fn entry(&mut self, id: I) -> Option<&mut Entry<I>> {
+        self.entries.iter_mut().find(|entry| entry.id == id)
+    }
+
+    /// The connection has ended, or has authenticated.
+    pub fn remove(&mut self, id: I) {
+        self.entries.retain(|entry| entry.id != id);
+    }
+
+    /// Whether a connection of that origin can be accepted where `most` may be in the stages of the
+    /// handshake. Never [`Room::None`]: what would have to be said needs a handshake.
+    pub fn room_for_new(&self, source: Source, most: usize, random: u64, now: Instant) -> Room<I> {
+        let here: Vec<_> = self.entries.iter().filter(|e| e.stage < Stage::Ready).collect();
+        let of_one: Vec<_> =
+            here.iter().copied().filter(|e| e.origin() == origin(source)).collect();
+        let dawdlers: Vec<_> = of_one.iter().copied().filter(|e| self.dawdles(e, now)).collect();
+        let is_bridged = matches!(source, Source::Caller(..));
+        let victims = if is_bridged && of_one.len() >= part(most) {
+            if dawdlers.is_empty() { of_one } else { dawdlers }
+        } else if !is_bridged && dawdlers.len() >= DAWDLERS {
+            dawdlers
+        } else if here.len() >= most {
+            let silent: Vec<_> =
+                here.iter().copied().filter(|e| e.stage == Stage::Silent).collect();
+            of_fullest_origin(if silent.is_empty() { &here } else { &silent })
+        } else {
+            return Room::Free;
+        };
+        pick(&victims, random).map_or(Room::Free, Room::Instead)
+    }
+
+    /// Whether a connection of that origin, whose handshake is over, can have a place where `most`
+    /// may have one. A connection that waits for its owner, as `is_held_up` says, does not dawdle.
+    pub fn room_for_ready(
+        &self,
+        source: Source,
+        most: usize,
+        random: u64,
+        is_held_up: impl Fn(I) -> bool,
+        now: Instant,
+    ) -> Room<I> {
+        let here: Vec<_> = self.entries.iter().filter(|e| e.stage == Stage::Ready).collect();
+        let dawdlers: Vec<_> =
+            here.iter().copied().filter(|e| self.dawdles(e, now) && !is_held_up(e.id)).collect();
+        let own: Vec<_> =
+            dawdlers.iter().copied().filter(|e| e.origin() == origin(source)).collect();
+        let victims = if own.len() >= DAWDLERS {
+            own
+        } else if here.len() >= most {
+            of_fullest_origin(&dawdlers)
+        } else {
+            return Room::Free;
+        };
+        pick(&victims, random).map_or(Room::None, Room::Instead)
+    }
+
+    /// Counts a connection that was refused or dropped for want of a place. Says how many there
+    /// were since the last line in the log, where one is due: one a minute.
+    pub fn count_shortage(&mut self, now: Instant) -> Option<u64> {
+        self.short += 1;
+        let is_due = |at: Instant| now.saturating_duration_since(at) >= SHORTAGE_LOG;
+        if !self.logged.is_none_or(is_due) {
+            return None;
+        }
+        self.logged = Some(now);
+        Some(std::mem::take(&mut self.short))
+    }
+}
+
+fn part(most: usize) -> usize {
+    (most / BRIDGED_PART).max(DAWDLERS)
+}
+
+/// Those of the origin that has the most of these; of all such origins where there are several.
+fn of_fullest_origin<'e, I>(entries: &[&'e Entry<I>]) -> Vec<&'e Entry<I>> {
+    let mut counts: BTreeMap<Source, usize> = BTreeMap::new();
+    for entry in entries {
+        *counts.entry(entry.origin()).or_default() += 1;
+    }
+    let most = counts.values().copied().max();
+    entries.iter().copied().filter(|e| counts.get(&e.origin()).copied() == most).collect()
+}
+
+fn pick<I: Copy>(entries: &[&Entry<I>], random: u64) -> Option<I> {
+    let at = random.checked_rem(entries.len() as u64)?;
+    entries.get(usize::try_from(at).unwrap_or(0)).map(|entry| entry.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AUTH: Duration = Duration::from_secs(20);
+    const DAWDLE: Duration = Duration::from_secs(2);
+
+    fn at(last: u8) -> Source {
+        Source::Address([192, 0, 2, last].into())
+    }
+
+    #[test]
+    fn connections_of_one_origin_are_limited_only_where_they_dawdle() {
+        let (mut pool, now) = (Unauthenticated::new(AUTH), Instant::now());
+        for id in 0..64 {
+            assert_eq!(pool.room_for_new(at(1), 64, id, now), Room::Free);
+            pool.add(id, at(1), now);
+            pool.begin(id, now);
+            assert_eq!(pool.room_for_ready(at(1), 64, id, |_| false, now), Room::Free);
+            pool.end_handshake(id, now);
+        }
+        // All get on: the newest is refused, and none of these is dropped.
+        assert_eq!(pool.room_for_ready(at(1), 64, 7, |_| false, now), Room::None);
+        assert_eq!(pool.room_for_ready(at(2), 64, 7, |_| false, now), Room::None);
+        let later = now + DAWDLE;
+        assert_eq!(pool.room_for_ready(at(2), 64, 7, |_| false, later), Room::Instead(7));
+        assert_eq!(pool.room_for_ready(at(2), 64, 64 + 9, |_| false, later), Room::Instead(9));
+        // A connection that waits for us does not dawdle.
+        assert_eq!(pool.room_for_ready(at(2), 64, 7, |id| id != 5, later), Room::Instead(5));
+        assert_eq!(pool.room_for_ready(at(2), 64, 7, |_| true, later), Room::None);
+        // The handshake has places of its own.
+        assert_eq!(pool.room_for_new(at(2), 64, 7, later), Room::Free);
+    }
+
+    #[test]
+    fn fifth_dawdler_of_an_origin_takes_the_place_of_one_of_its_own() {
+        let (mut pool, now) = (Unauthenticated::new(AUTH), Instant::now());
+        pool.add(99, at(2), now);
+        for id in 0..4 {
+            pool.add(id, at(1), now);
+        }
+        assert_eq!(pool.room_for_new(at(1), 64, 2, now), Room::Free);
+        assert_eq!(pool.room_for_new(at(1), 64, 2, now + DAWDLE), Room::Instead(2));
+        assert_eq!(pool.room_for_new(at(2), 64, 2, now + DAWDLE), Room::Free);
+        for id in 0..4 {
+            pool.end_handshake(id, now);
+        }
+        assert_eq!(pool.room_for_ready(at(1), 64, 3, |_| false, now + DAWDLE), Room::Instead(3));
+        assert_eq!(pool.room_for_ready(at(2), 64, 3, |_| false, now + DAWDLE), Room::Free);
+    }
+
+    #[test]
+    fn flood_of_silent_connects_drops_no_handshake() {
+        let (mut pool, now) = (Unauthenticated::new(AUTH), Instant::now());
+        pool.add(1000, at(200), now);
+        pool.begin(1000, now);
+        for id in 0..999_u16 {
+            let source = Source::Address([10, 0, 0, u8::try_from(id % 256).unwrap()].into());
+            match pool.room_for_new(source, 64, u64::from(id) * 7919, now) {
+                Room::Free => {}
+                Room::Instead(other) => {
+                    assert_ne!(other, 1000);
+                    pool.remove(other);
+                }
+                Room::None => panic!("nothing could be said"),
+            }
+            pool.add(id, source, now);
+            assert!(pool.len() <= 64);
+        }
+    }
+
+    #[test]
+    fn place_is_taken_at_random_from_the_origin_with_the_most() {
+        let (mut pool, now) = (Unauthenticated::new(AUTH), Instant::now());
+        pool.add(0, at(1), now);
+        for id in 1..4 {
+            pool.add(id, at(2), now);
+        }
+        let victims: Vec<_> = (0..3).map(|r| pool.room_for_new(at(3), 4, r, now)).collect();
+        assert_eq!(victims, [Room::Instead(1), Room::Instead(2), Room::Instead(3)]);
+    }
+
+    #[test]
+    fn those_behind_one_bridge_share_a_quarter() {
+        let (mut pool, now) = (Unauthenticated::new(AUTH), Instant::now());
+        for caller in 0..16 {
+            let source = Source::Caller(1, caller);
+            assert_eq!(pool.room_for_new(source, 64, 0, now), Room::Free);
+            pool.add(caller, source, now);
+        }
+        assert_eq!(pool.room_for_new(Source::Caller(1, 16), 64, 5, now), Room::Instead(5));
+        assert_eq!(pool.room_for_new(Source::Caller(2, 0), 64, 5, now), Room::Free);
+        assert_eq!(pool.room_for_new(Source::User(0), 64, 5, now), Room::Free);
+    }
+
+    #[test]
+    fn shortage_is_logged_once_a_minute_with_its_count() {
+        let (mut pool, now) = (Unauthenticated::<u64>::new(AUTH), Instant::now());
+        assert_eq!(pool.count_shortage(now), Some(1));
+        for second in 1..60 {
+            assert_eq!(pool.count_shortage(now + Duration::from_secs(second)), None);
+        }
+        assert_eq!(pool.count_shortage(now + SHORTAGE_LOG), Some(60));
+    }
+}
