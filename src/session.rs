@@ -198,18 +198,19 @@ impl Session {
             }
             ("rpc", "dispatcher", Some("run")) => {
                 let batch = read_run(fields, house.dispatcher.limits().bounds())?;
-                return submit(batch, house);
+                return self.submit(batch, house);
             }
             ("rpc", "dispatcher", Some("submit")) => {
                 let bounds = house.dispatcher.limits().bounds();
                 let job = read_submit(fields, house.random_id, bounds)?;
-                return submit(vec![job], house);
+                return self.submit(vec![job], house);
             }
             ("rpc", "dispatcher", Some("list")) => house.dispatcher.list(),
             ("rpc", "dispatcher", Some("log")) => return log(fields, house),
             ("rpc", "dispatcher", Some("kill")) => {
                 let ids = one_or_more(fields.get("job_id"), "job_id")?;
-                json!({ "killed": { "jobs": house.dispatcher.kill(&ids, house.now) } })
+                let by = self.identity.as_ref().map(|who| who.user.as_str());
+                json!({ "killed": { "jobs": house.dispatcher.kill(&ids, by, house.now) } })
             }
             ("rpc", "system_state", Some("check")) => {
                 let is_begun = house.system_state.request(house.now);
@@ -418,6 +419,15 @@ impl Session {
         Value::Object(may)
     }
 
+    fn submit(&self, mut batch: Vec<Submission>, house: &mut House<'_>) -> Result<Answer, Refusal> {
+        for job in &mut batch {
+            job.submitted_by = self.identity.as_ref().map(|who| who.user.clone());
+        }
+        let ids: Vec<String> = batch.iter().map(|asked| asked.id.clone()).collect();
+        let serials = house.dispatcher.submit(batch)?;
+        Ok(Answer::WhenKept(json!({ "started": ids }), serials))
+    }
+
     fn subscribe(&mut self, args: &Value, house: &mut House<'_>) -> Result<Value, Refusal> {
         let (names, options) = read_names(args)?;
         let (filter, since) = match options {
@@ -545,12 +555,6 @@ fn one_or_more(value: Option<&Value>, what: &str) -> Result<Vec<String>, Refusal
 
 fn names_reply(what: &str, names: &[EventName]) -> Value {
     json!({ what: names.iter().map(|name| name.canonical()).collect::<Vec<_>>() })
-}
-
-fn submit(batch: Vec<Submission>, house: &mut House<'_>) -> Result<Answer, Refusal> {
-    let ids: Vec<String> = batch.iter().map(|asked| asked.id.clone()).collect();
-    let serials = house.dispatcher.submit(batch)?;
-    Ok(Answer::WhenKept(json!({ "started": ids }), serials))
 }
 
 fn log(fields: &Map<String, Value>, house: &House<'_>) -> Result<Answer, Refusal> {

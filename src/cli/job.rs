@@ -8,13 +8,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::span;
+use super::outcome::{self, Verdict};
 use super::told::Told;
-use crate::wire::parse_rfc3339;
+use crate::wire::{Outcome, is_reserved, parse_rfc3339};
 
-/// Keys of the protocol: a command that equals one is not told live, and only in the list `log`.
-const RESERVED: [&str; 7] =
-    ["state", "cmd_list", "process_id", "time_started", "time_finished", "current_cmd", "log"];
 const RETURN_CODES: &str = "return_codes/";
 /// How the reasons begin why a command could not be run.
 const REASONS: [&str; 5] = [
@@ -146,40 +143,18 @@ impl<'a> JobEvent<'a> {
         })
     }
 
-    /// How a finished job ended, in words.
-    pub(super) fn verdict(&self) -> Verdict {
-        let codes = self.codes();
-        let took =
-            self.duration().map_or(String::new(), |took| format!(" after {}", span::show(took)));
-        let good = codes.len() == self.commands.len() && codes.last() == Some(&0);
-        let how = match (codes.last(), self.commands.len()) {
-            (None, _) => "ended before it started".to_owned(),
-            (Some(0), 0 | 1) if good => format!("ok{took}"),
-            (Some(0), commands) if good => format!("{commands} commands ok{took}"),
-            // Ended between two commands: killed, or out of time.
-            (Some(0), commands) => format!("ended at {} of {commands} commands{took}", codes.len()),
-            (Some(&code), 0 | 1) => format!("{}{took}", self.in_words(code)),
-            (Some(&code), commands) => {
-                format!("command {} of {commands}: {}{took}", codes.len(), self.in_words(code))
-            }
-        };
-        Verdict { good, how }
+    /// How a finished job ended.
+    pub(super) fn outcome(&self) -> Outcome {
+        let fields = Value::Object(self.details.clone());
+        let mut outcome = outcome::outcome(&fields, &self.codes(), self.commands.len());
+        let duration = || Some(self.duration()?.as_secs_f64());
+        outcome.duration = outcome.duration.or_else(duration);
+        outcome
     }
 
-    /// The return code of the last command in words.
-    fn in_words(&self, code: i32) -> String {
-        match (self.minus_one(), code) {
-            (Some(MinusOne::NotRun(_)), _) => "could not be run".to_owned(),
-            (Some(MinusOne::Interrupted), _) => "interrupted when the daemon died".to_owned(),
-            (Some(MinusOne::HungUp) | None, ..=-1) => {
-                let signal = nix::sys::signal::Signal::try_from(-code);
-                signal.map_or_else(
-                    |_| format!("killed by signal {}", -code),
-                    |s| format!("killed by {s}"),
-                )
-            }
-            (Some(MinusOne::HungUp) | None, 0..) => format!("exit {code}"),
-        }
+    /// The same in words.
+    pub(super) fn verdict(&self) -> Verdict {
+        outcome::verdict(&self.outcome(), &self.commands)
     }
 }
 
@@ -192,18 +167,6 @@ pub(super) enum MinusOne<'a> {
     Interrupted,
     /// SIGHUP ended it.
     HungUp,
-}
-
-/// How a job ended.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
-    /// All commands ran and returned 0.
-    pub(super) good: bool,
-    pub(super) how: String,
-}
-
-fn is_reserved(command: &str) -> bool {
-    RESERVED.contains(&command) || command.starts_with(RETURN_CODES)
 }
 
 /// The output of one job, each byte once.
@@ -416,19 +379,18 @@ mod tests {
             json!({"state": "finished", "process_id": "j", "cmd_list": ["true", "a"],
                    "return_codes/true": "0", "return_codes/a": "-1", "a": log})
         };
-        for (log, meaning, how) in [
-            ("cannot run a: No such file\n", MinusOne::NotRun("a"), "could not be run"),
-            ("there is no user x\n", MinusOne::NotRun("a"), "could not be run"),
-            ("", MinusOne::HungUp, "killed by SIGHUP"),
-            ("cannot be read\n", MinusOne::HungUp, "killed by SIGHUP"),
-            ("cannot run a: x\nand more\n", MinusOne::HungUp, "killed by SIGHUP"),
-            ("x\ncannot run a: x\n", MinusOne::HungUp, "killed by SIGHUP"),
-            ("x\n[interrupted: y]\n", MinusOne::Interrupted, "interrupted when the daemon died"),
+        for (log, meaning) in [
+            ("cannot run a: No such file\n", MinusOne::NotRun("a")),
+            ("there is no user x\n", MinusOne::NotRun("a")),
+            ("", MinusOne::HungUp),
+            ("cannot be read\n", MinusOne::HungUp),
+            ("cannot run a: x\nand more\n", MinusOne::HungUp),
+            ("x\ncannot run a: x\n", MinusOne::HungUp),
+            ("x\n[interrupted: y]\n", MinusOne::Interrupted),
         ] {
             let args = event(log);
             let event = JobEvent::read(&args).unwrap();
             assert_eq!(event.minus_one(), Some(meaning), "{log}");
-            assert_eq!(event.verdict().how, format!("command 2 of 2: {how}"), "{log}");
         }
         let list =
             json!([{"command": "log", "output": "cannot run log: x\n", "return_code": "-1"}]);
@@ -441,33 +403,11 @@ mod tests {
     }
 
     #[test]
-    fn verdicts() {
-        let verdict = |commands: &[&str], codes: &[&str], finished: &str| {
-            let mut args = json!({"state": "finished", "process_id": "j", "cmd_list": commands,
-                "time_started": "2026-11-23T17:50:47Z", "time_finished": finished});
-            for (command, code) in commands.iter().zip(codes) {
-                args[format!("return_codes/{command}")] = (*code).into();
-            }
-            let verdict = JobEvent::read(&args).unwrap().verdict();
-            (verdict.good, verdict.how)
-        };
-        let later = "2026-11-23T17:50:50Z";
-        let say = |good, how: &str| (good, how.to_owned());
-        assert_eq!(verdict(&["a"], &["0"], later), say(true, "ok after 3 s"));
-        assert_eq!(verdict(&["a"], &["0"], "?"), say(true, "ok"));
-        assert_eq!(verdict(&["a"], &["3"], later), say(false, "exit 3 after 3 s"));
-        assert_eq!(verdict(&["a"], &["-9"], later), say(false, "killed by SIGKILL after 3 s"));
-        assert_eq!(verdict(&["a"], &["-1"], later), say(false, "killed by SIGHUP after 3 s"));
-        assert_eq!(verdict(&["a", "b"], &["0", "0"], later), say(true, "2 commands ok after 3 s"));
-        assert_eq!(
-            verdict(&["a", "b"], &["1"], later),
-            say(false, "command 1 of 2: exit 1 after 3 s")
-        );
-        assert_eq!(
-            verdict(&["a", "b"], &["0"], later),
-            say(false, "ended at 1 of 2 commands after 3 s")
-        );
-        assert_eq!(verdict(&["a"], &[], later), say(false, "ended before it started"));
-        assert_eq!(verdict(&["a"], &["-99"], later), say(false, "killed by signal 99 after 3 s"));
+    fn verdict_of_an_earlier_daemon_takes_the_time_from_the_stamps() {
+        let args = json!({"state": "finished", "process_id": "j", "cmd_list": ["a", "b"],
+            "time_started": "2026-11-23T17:50:47Z", "time_finished": "2026-11-23T17:50:50Z",
+            "return_codes/a": "0", "return_codes/b": "3"});
+        let verdict = JobEvent::read(&args).unwrap().verdict();
+        assert_eq!((verdict.good, &*verdict.how), (false, "[2/2] b: exit 3 after 3 s"));
     }
 }

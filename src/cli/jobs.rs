@@ -1,7 +1,7 @@
 //! `jobs`: what runs, what waits and what has finished.
 
 use std::io::{self, IsTerminal};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use super::table::table;
 use super::target::{TargetOptions, target_help};
 use super::terminal::Terminal;
 use super::words::{Word, Words, unexpected};
-use super::{Command, escape, span, write};
+use super::{Command, escape, outcome, span, write};
 use crate::wire::parse_rfc3339;
 
 pub(super) const COMMAND: Command = Command {
@@ -22,8 +22,8 @@ Lists the jobs that run, wait or have finished lately.
 
 Usage: sysadm-events jobs [TARGET] [--json]
 
-POS is the place in the queue, STARTED how long ago, CODES the return codes of
-the commands that ended (-N: by signal N).
+POS is the place in the queue, STARTED how long ago, TOOK how long it ran,
+RESULT how it ended and BY the user who submitted it.
 
 Options:
   --json      the daemon's answer as it is
@@ -54,9 +54,12 @@ fn main(mut words: Words) -> Result<u8, Exit> {
     }
     let terminal = Terminal::of_this_process(io::stdout().is_terminal());
     let rows = rows(&list, SystemTime::now(), terminal);
-    write(&table(["ID", "QUEUE", "STATE", "POS", "STARTED", "CODES", "COMMANDS"], &rows))?;
+    write(&table(COLUMNS, &rows))?;
     Ok(0)
 }
+
+const COLUMNS: [&str; 9] =
+    ["ID", "QUEUE", "STATE", "POS", "STARTED", "TOOK", "RESULT", "BY", "COMMANDS"];
 
 /// A job of the list, with what it is sorted by.
 struct Entry<'a> {
@@ -81,7 +84,7 @@ impl Entry<'_> {
     }
 }
 
-fn rows(list: &Value, now: SystemTime, terminal: Terminal) -> Vec<[String; 7]> {
+fn rows(list: &Value, now: SystemTime, terminal: Terminal) -> Vec<[String; COLUMNS.len()]> {
     let queues = list["jobs"].as_object().into_iter().flatten();
     let mut entries: Vec<Entry<'_>> = queues
         .flat_map(|(queue, jobs)| {
@@ -93,15 +96,21 @@ fn rows(list: &Value, now: SystemTime, terminal: Terminal) -> Vec<[String; 7]> {
     entries.iter().map(|entry| row(entry, now, terminal)).collect()
 }
 
-fn row(entry: &Entry<'_>, now: SystemTime, terminal: Terminal) -> [String; 7] {
+fn row(entry: &Entry<'_>, now: SystemTime, terminal: Terminal) -> [String; COLUMNS.len()] {
     let harmless = |text: &str| escape::line(text, terminal.unicode);
-    let joined = |key: &str, between: &str| {
-        let list = entry.job[key].as_array().into_iter().flatten();
-        list.filter_map(Value::as_str).collect::<Vec<_>>().join(between)
-    };
+    let texts =
+        |key: &str| entry.job[key].as_array().into_iter().flatten().filter_map(Value::as_str);
     let started = parse_rfc3339(entry.text("time_started"))
         .and_then(|started| now.duration_since(started).ok())
         .map_or(String::new(), span::show);
+    let codes: Vec<i32> = texts("return_codes").filter_map(|code| code.parse().ok()).collect();
+    let outcome = outcome::outcome(entry.job, &codes, texts("commands").count());
+    let result = match entry.text("state") {
+        "finished" => outcome::event(&outcome),
+        _ => String::new(),
+    };
+    let took = outcome.duration.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let took = took.map_or(String::new(), span::show);
     let queue = if entry.queue == "no_queue" { "-" } else { entry.queue };
     [
         harmless(entry.id),
@@ -109,21 +118,24 @@ fn row(entry: &Entry<'_>, now: SystemTime, terminal: Terminal) -> [String; 7] {
         harmless(entry.text("state")),
         harmless(entry.text("queue_position")),
         started,
-        harmless(&joined("return_codes", " ")),
-        harmless(&joined("commands", " && ")),
+        took,
+        harmless(&result),
+        harmless(entry.text("submitted_by")),
+        harmless(&texts("commands").collect::<Vec<_>>().join(" && ")),
     ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::UNIX_EPOCH;
 
     #[test]
     fn running_before_pending_before_finished() {
         let list = json!({"jobs": {
             "no_queue": {
                 "old": {"state": "finished", "commands": ["a", "b"], "return_codes": ["0", "-15"],
+                        "result": "timed_out", "duration": 5.4, "submitted_by": "root",
                         "time_started": "2026-11-23T17:00:00Z", "time_finished": "2026-11-23T17:00:05Z"},
                 "new": {"state": "finished", "commands": ["c"], "return_codes": ["0"],
                         "time_started": "2026-11-23T17:30:00Z", "time_finished": "2026-11-23T17:30:05Z"},
@@ -134,16 +146,16 @@ mod tests {
                 "second": {"state": "pending", "commands": ["d"], "queue_position": "9"}}}});
         let now = UNIX_EPOCH + Duration::from_secs(1_795_456_247);
         let rows = rows(&list, now, Terminal { colour: false, unicode: true });
-        let shown = table(["ID", "QUEUE", "STATE", "POS", "STARTED", "CODES", "COMMANDS"], &rows);
+        let shown = table(COLUMNS, &rows);
         assert_eq!(
             shown,
             "\
-ID      QUEUE  STATE     POS  STARTED    CODES  COMMANDS
-now     -      running   0    47 s              sh -c \"^[[2J\"
-second  pkg    pending   9                      d
-third   pkg    pending   10                     e
-new     -      finished       20 m 47 s  0      c
-old     -      finished       50 m 47 s  0 -15  a && b
+ID      QUEUE  STATE     POS  STARTED    TOOK  RESULT     BY    COMMANDS
+now     -      running   0    47 s                              sh -c \"^[[2J\"
+second  pkg    pending   9                                      d
+third   pkg    pending   10                                     e
+new     -      finished       20 m 47 s        ok               c
+old     -      finished       50 m 47 s  5 s   timed out  root  a && b
 "
         );
     }

@@ -21,6 +21,7 @@ mod key_place;
 mod kill;
 mod legacy;
 mod log;
+mod outcome;
 mod relay_status;
 mod run;
 mod screen;

@@ -65,7 +65,7 @@ fn a_job_from_beginning_to_end() {
           │ partial
 12:00:04  ▶ running        nightly   [2/2] false
           │ no
-12:00:05  ✖ finished       nightly   command 2 of 2: exit 1 after 4 s
+12:00:05  ✖ finished       nightly   [2/2] false: exit 1 after 4 s
 "
     );
 }

@@ -12,7 +12,10 @@ use super::record::{JobRecord, OutcomeRecord, Progress};
 use super::submission::Submission;
 use crate::helper::store::{Kind, LogEnd, TextQuestion};
 use crate::moment::Moment;
-use crate::wire::{Event, Excerpt, Finished, JobEvent, JobHead, Phase, Pieces, Running, rfc3339};
+use crate::wire::{
+    Event, Excerpt, Finished, JobEvent, JobHead, JobResult, Outcome, Phase, Pieces, Running,
+    parse_rfc3339, rfc3339,
+};
 
 /// Why a job is brought to its end before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +83,14 @@ pub(super) struct Job {
     /// The finished job of the same id, which is forgotten when this one is durable.
     pub(super) replaces: Option<u64>,
     codes: Vec<i32>,
+    /// The last command could not be started.
+    not_startable: bool,
+    /// When its first command was started by this daemon.
+    begun: Option<Instant>,
+    /// User who ended it.
+    pub(super) killed_by: Option<String>,
+    /// How it ended.
+    outcome: Outcome,
     limits: LogLimits,
     /// Output that running events have told, by command.
     told: Pieces,
@@ -128,6 +139,10 @@ impl Job {
             state: State::Filed { recorded: false, chosen: false },
             replaces: None,
             codes: Vec::new(),
+            not_startable: false,
+            begun: None,
+            killed_by: None,
+            outcome: Outcome::default(),
             limits,
             told: Vec::new(),
             fresh: Vec::new(),
@@ -177,6 +192,7 @@ impl Job {
 
     pub(super) fn begin(&mut self, now: Moment) {
         self.time_started = Some(rfc3339(now.wall).into());
+        self.begun = Some(now.instant);
         self.begins.push(self.total);
         self.state = State::Running { current: 0, ending: None };
     }
@@ -247,9 +263,11 @@ impl Job {
         format!("{before}[{text}]\n")
     }
 
-    /// The current command ended so; true where there is another one to be run.
-    pub(super) fn end_command(&mut self, code: i32) -> bool {
+    /// The current command ended with this code, or was never started; true where another one is to
+    /// be run.
+    pub(super) fn end_command(&mut self, code: i32, is_started: bool) -> bool {
         self.codes.push(code);
+        self.not_startable = !is_started;
         self.bound_told();
         let next = self.codes.len();
         let goes_on = code == 0 && next < self.head.commands.len();
@@ -333,12 +351,13 @@ impl Job {
         JobEvent { job: self.head.clone(), phase, fields: self.fields.clone() }
     }
 
-    /// Ends the job, `uptime` seconds after the first daemon of this journal began to run. The
-    /// finished event is published when that is durable.
-    pub(super) fn end(&mut self, uptime: u64, now: Moment) {
+    /// Ends the job, early where there is a cause, `uptime` seconds after the first daemon of this
+    /// journal began to run. Its event is published when that is durable.
+    pub(super) fn end(&mut self, cause: Option<Cause>, uptime: u64, now: Moment) {
         self.uptime = uptime;
         let time_finished: Rc<str> = rfc3339(now.wall).into();
         self.time_finished = Some(time_finished);
+        self.outcome = self.outcome_now(cause, now);
         let told_total = self.told_total;
         let fresh = self.tell();
         self.told_total = told_total;
@@ -360,6 +379,30 @@ impl Job {
         self.state = State::Ended(event);
     }
 
+    fn outcome_now(&self, cause: Option<Cause>, now: Moment) -> Outcome {
+        let has_run = self.time_started.is_some();
+        let early = cause.map(|cause| match cause {
+            Cause::Killed if has_run => JobResult::Killed,
+            Cause::Stopped if has_run => JobResult::Interrupted,
+            Cause::Killed | Cause::Stopped => JobResult::Cancelled,
+            Cause::TimedOut => JobResult::TimedOut,
+            Cause::Interrupted | Cause::Doubtful => JobResult::Interrupted,
+        });
+        let since = |begun| now.instant.saturating_duration_since(begun);
+        let duration = self.begun.map(since).or_else(|| {
+            // Another daemon started it.
+            let begun = parse_rfc3339(self.time_started.as_deref()?)?;
+            now.wall.duration_since(begun).ok()
+        });
+        let milliseconds = duration.and_then(|duration| u32::try_from(duration.as_millis()).ok());
+        Outcome {
+            submitted_by: self.asked.submitted_by.clone(),
+            killed_by: self.killed_by.clone(),
+            duration: milliseconds.map(|milliseconds| f64::from(milliseconds) / 1000.0),
+            ..Outcome::of_codes(&self.codes, self.head.commands.len(), early, !self.not_startable)
+        }
+    }
+
     fn finished(&self, mut output: Pieces, fresh: Pieces) -> JobEvent {
         for index in 0..self.codes.len() {
             if !output.iter().any(|(i, _)| *i == index) {
@@ -372,6 +415,7 @@ impl Job {
             time_started: self.time_started.clone().unwrap_or_else(|| time_finished.clone()),
             time_finished,
             codes: self.codes.clone(),
+            outcome: self.outcome.clone(),
             output,
             fresh,
         });
@@ -447,6 +491,13 @@ impl Job {
             entry["time_finished"] = (**time).into();
         }
         entry["return_codes"] = self.codes.iter().map(i32::to_string).collect();
+        if let Some(fields) = entry.as_object_mut() {
+            let by = self.asked.submitted_by.as_deref();
+            fields.extend(by.map(|by| ("submitted_by".to_owned(), by.into())));
+            if matches!(self.state, State::Finished) {
+                fields.extend(self.outcome.fields());
+            }
+        }
         entry
     }
 
@@ -481,6 +532,7 @@ impl Job {
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), value.clone()))
                 .collect(),
+            outcome: self.outcome.clone(),
         });
         let asked = &self.asked;
         let is_over = is == Kind::Finished;
@@ -494,6 +546,7 @@ impl Job {
             cwd: asked.cwd.clone().filter(|_| !is_over),
             env: if is_over { Default::default() } else { asked.env.clone() },
             user: asked.user.as_ref().filter(|_| !is_over).map(Into::into),
+            submitted_by: asked.submitted_by.clone(),
             log_limit: self.limits.job,
             starts: matches!(self.state, State::Filed { recorded: true, .. }),
             progress: (is != Kind::Filed).then_some(progress),
@@ -526,12 +579,27 @@ impl Job {
                 job.uptime = outcome.uptime;
                 (job.total, job.told_total) = (outcome.total, outcome.told);
                 job.fields = class::known_fields(outcome.fields);
+                job.outcome = outcome.outcome;
+                if job.outcome.result.is_none() {
+                    job.outcome = job.outcome_of_codes();
+                }
                 job.state = State::Finished;
                 job.asked.commands.clear();
             }
             None => job.state = State::Pending,
         }
         Some(job)
+    }
+
+    /// The outcome of a job of an earlier version, as far as its codes say it: a negative code may
+    /// be a signal of any origin.
+    fn outcome_of_codes(&self) -> Outcome {
+        let commands = self.head.commands.len();
+        match self.codes.last() {
+            None => Outcome::of_codes(&[], commands, Some(JobResult::Cancelled), true),
+            Some(0..) => Outcome::of_codes(&self.codes, commands, None, true),
+            Some(..0) => Outcome::default(),
+        }
     }
 
     /// It ran when its daemon died: it is brought to its end.

@@ -614,7 +614,8 @@ impl Dispatcher {
             self.print(serial, format!("{why}\n"));
         }
         let Some(job) = self.jobs.get_mut(&serial) else { return };
-        let goes_on = job.end_command(ended.code());
+        let is_started = !matches!(ended, Ended::NotStarted(_));
+        let goes_on = job.end_command(ended.code(), is_started);
         if goes_on {
             self.effects.push_back(Effect::Start { serial, command: job.current() });
             self.tell_later(serial);
@@ -625,7 +626,7 @@ impl Dispatcher {
             self.effects.push_back(Effect::Signal { serial, kill });
             self.tell_later(serial);
         } else {
-            self.finish(serial, now);
+            self.finish(serial, None, now);
         }
     }
 
@@ -633,21 +634,24 @@ impl Dispatcher {
     /// not been seen to end.
     pub fn tree_is_gone(&mut self, serial: Serial, now: Moment) {
         if let Some(job) = self.jobs.get_mut(&serial)
-            && job.ending().is_some_and(|ending| ending.command_ended)
+            && let Some(Ending { cause, command_ended: true, .. }) = job.ending().copied()
         {
-            self.finish(serial, now);
+            self.finish(serial, Some(cause), now);
         }
     }
 
-    /// Ends jobs; returns the ids of those that were active. Their events follow.
-    pub fn kill(&mut self, ids: &[String], now: Moment) -> Vec<String> {
+    /// Ends jobs for the user `by`; returns the ids of those that were active. Their events follow.
+    pub fn kill(&mut self, ids: &[String], by: Option<&str>, now: Moment) -> Vec<String> {
         let mut active: Vec<String> = Vec::new();
         let mut known = HashSet::new();
         for id in ids {
             if let Some(serial) = self.active(id)
-                && self.jobs.get(&serial).is_some_and(Job::can_be_killed)
+                && let Some(job) = self.jobs.get_mut(&serial).filter(|job| job.can_be_killed())
                 && known.insert(serial)
             {
+                if job.ending().is_none() {
+                    job.killed_by = by.map(str::to_owned);
+                }
                 active.push(id.clone());
                 self.end(serial, Cause::Killed, now);
             }
@@ -661,7 +665,7 @@ impl Dispatcher {
         match &mut job.state {
             State::Pending | State::Starting => {
                 self.remark(serial, remark(cause));
-                self.finish(serial, now);
+                self.finish(serial, Some(cause), now);
             }
             State::Running { ending: ending @ None, .. } => {
                 *ending = Some(Ending { cause, kills: 0, command_ended: false });
@@ -737,12 +741,12 @@ impl Dispatcher {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         let Some(ending) = job.ending() else { return };
         if ending.kills >= KILLS {
-            let command_ended = ending.command_ended;
+            let Ending { cause, command_ended, .. } = *ending;
             self.remark(serial, "a process of this job cannot be ended; it was left behind");
             if let Some(job) = self.jobs.get_mut(&serial).filter(|_| !command_ended) {
-                job.end_command(-libc::SIGKILL);
+                job.end_command(-libc::SIGKILL, true);
             }
-            self.finish(serial, now);
+            self.finish(serial, Some(cause), now);
             return;
         }
         ending.kills += 1;
@@ -750,17 +754,18 @@ impl Dispatcher {
         self.timers.set((serial, Timer::Grace), Some(now.instant + self.limits.kill_grace));
     }
 
-    fn finish(&mut self, serial: Serial, now: Moment) {
+    fn finish(&mut self, serial: Serial, cause: Option<Cause>, now: Moment) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         if let Some(Ending { cause, .. }) = job.ending().copied() {
             if cause == Cause::Interrupted {
                 // Only now: should this daemon die too, the next one finds the job as it was.
-                job.end_command(-1);
+                job.end_command(-1, true);
             }
             self.remark(serial, remark(cause));
         }
         let Some(job) = self.jobs.get_mut(&serial) else { return };
-        job.end(self.uptime_before + (now.instant - self.began).as_secs(), now);
+        let uptime = self.uptime_before + (now.instant - self.began).as_secs();
+        job.end(cause, uptime, now);
         for timer in [Timer::Tell, Timer::Timeout, Timer::Grace] {
             self.timers.set((serial, timer), None);
         }

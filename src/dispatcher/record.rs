@@ -12,6 +12,7 @@ use super::submission::Submission;
 use crate::helper::store::Kind;
 use crate::sys::spawn::RunAs;
 use crate::sys::survivors::Traces;
+use crate::wire::Outcome;
 
 /// One record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,6 +33,9 @@ pub(super) struct JobRecord {
     pub(super) env: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) user: Option<Who>,
+    /// Name of the user who submitted it; absent in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) submitted_by: Option<String>,
     /// Bytes kept of its output.
     pub(super) log_limit: usize,
     /// It was to be run at once: it may have been, even if no record says so.
@@ -87,6 +91,9 @@ pub(super) struct OutcomeRecord {
     /// Fields of its class, as the finished event has them.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub(super) fields: Map<String, Value>,
+    /// Without fields in records of earlier versions.
+    #[serde(default)]
+    pub(super) outcome: Outcome,
 }
 
 impl JobRecord {
@@ -108,6 +115,7 @@ impl JobRecord {
                 Who::Number(number) => RunAs::Number(number),
                 Who::Name(name) => RunAs::Name(name),
             }),
+            submitted_by: self.submitted_by.clone(),
         })
     }
 

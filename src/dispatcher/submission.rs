@@ -27,6 +27,8 @@ pub struct Submission {
     pub env: BTreeMap<String, String>,
     /// Whom it runs as; the daemon's own user where nothing is said.
     pub user: Option<RunAs>,
+    /// Name of the user who submitted it.
+    pub submitted_by: Option<String>,
 }
 
 /// Bounds on what is asked for.
@@ -153,7 +155,16 @@ impl Submission {
         }
         let queue = class::default_queue(&id).map(str::to_owned);
         let env = BTreeMap::new();
-        Ok(Submission { id, commands: chain, queue, timeout: None, cwd: None, env, user: None })
+        Ok(Submission {
+            id,
+            commands: chain,
+            queue,
+            timeout: None,
+            cwd: None,
+            env,
+            user: None,
+            submitted_by: None,
+        })
     }
 }
 

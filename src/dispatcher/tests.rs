@@ -140,7 +140,7 @@ impl Driver {
 
     fn kill(&mut self, id: &str) -> Vec<String> {
         let now = self.now();
-        let killed = self.dispatcher.kill(&[id.to_owned()], now);
+        let killed = self.dispatcher.kill(&[id.to_owned()], Some("root"), now);
         self.settle();
         killed
     }
@@ -855,4 +855,79 @@ fn a_class_travels_in_its_envelope() {
         finished["process_details"]["pkg upgrade -n"],
         "Checking\nYour packages are up to date.\n"
     );
+}
+
+#[test]
+fn finished_event_names_result_and_deciding_command() {
+    let mut d = Driver::new();
+    let mut results = Vec::new();
+    let mut finish = |d: &mut Driver, act: &dyn Fn(&mut Driver, Serial)| {
+        d.run(json!({"j": ["a", "b", "c"]})).unwrap();
+        let serial = d.dispatcher.last_serial;
+        d.pass(1500);
+        act(d, serial);
+        let event = d.events().pop().unwrap();
+        assert_eq!(event["state"], "finished");
+        let list = d.dispatcher.list()["jobs"]["no_queue"]["j"].clone();
+        let keys = ["result", "exit_code", "signal", "failed_command", "killed_by", "duration"];
+        keys.iter().for_each(|key| assert_eq!(event[key], list[key], "{key}"));
+        results.push(json!(keys.map(|key| event[key].clone())));
+    };
+    finish(&mut d, &|d, serial| (0..3).for_each(|_| d.exit(serial, 0)));
+    finish(&mut d, &|d, serial| [0, 5].into_iter().for_each(|code| d.exit(serial, code)));
+    finish(&mut d, &|d, serial| d.ended(serial, &Ended::Exit(Exit::Signal(9)), false));
+    finish(&mut d, &|d, serial| d.ended(serial, &Ended::NotStarted("no".into()), false));
+    finish(&mut d, &|d, serial| {
+        d.kill("j");
+        d.ended(serial, &Ended::Exit(Exit::Signal(15)), false);
+        d.gone(serial);
+    });
+    d.submit(json!({"id": "j", "commands": ["a"], "timeout": 1}));
+    let serial = d.dispatcher.last_serial;
+    d.pass(1000);
+    d.ended(serial, &Ended::Exit(Exit::Signal(15)), false);
+    d.gone(serial);
+    let timed_out = d.events().pop().unwrap();
+    d.run(json!({"x": "a", "y": "a"})).unwrap();
+    d.run(json!({"j": "a"})).unwrap();
+    d.kill("j");
+    let cancelled = d.events().pop().unwrap();
+    assert_eq!(
+        json!(results),
+        json!([
+            ["ok", 0, null, null, null, 1.5],
+            ["failed", 5, null, 1, null, 1.5],
+            ["failed", null, 9, 0, null, 1.5],
+            ["not_startable", null, null, 0, null, 1.5],
+            ["killed", null, 15, 0, "root", 1.5],
+        ])
+    );
+    assert_eq!((&timed_out["result"], &timed_out["signal"]), (&json!("timed_out"), &json!(15)));
+    assert_eq!(
+        (&cancelled["result"], &cancelled["killed_by"], cancelled.get("duration")),
+        (&json!("cancelled"), &json!("root"), None)
+    );
+}
+
+#[test]
+fn outcome_is_in_the_journal_and_older_records_are_still_read() {
+    let mut d = Driver::new();
+    d.run(json!({"new": ["a", "b"], "plain": "a", "signalled": "a"})).unwrap();
+    d.exit(1, 3);
+    d.exit(2, 0);
+    d.ended(3, &Ended::Exit(Exit::Signal(9)), false);
+    let (restarted, _) = Driver::restarted(&d.records.clone(), false);
+    let entry = |d: &Driver, id: &str| d.dispatcher.list()["jobs"]["no_queue"][id].clone();
+    assert_eq!(entry(&restarted, "new"), entry(&d, "new"));
+    assert_eq!(entry(&d, "new")["failed_command"], 0);
+    // As an earlier version wrote them.
+    let mut old = d.records.clone();
+    for outcome in old.iter_mut().filter_map(|record| record["outcome"].as_object_mut()) {
+        outcome.remove("outcome");
+    }
+    let (restarted, _) = Driver::restarted(&old, false);
+    let failed = entry(&restarted, "new");
+    assert_eq!((&failed["result"], &failed["exit_code"]), (&json!("failed"), &json!(3)));
+    assert_eq!(entry(&restarted, "plain")["result"], "ok");
+    assert_eq!(entry(&restarted, "signalled").get("result"), None, "a signal of any origin");
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::excerpt::Excerpt;
 use super::json::encoded_len;
+use super::outcome::{OUTCOME_KEYS, Outcome};
 
 /// Keys of the documented form; a command that equals one never takes its place.
 const RESERVED: [&str; 7] =
@@ -87,6 +88,8 @@ pub struct Finished {
     pub time_finished: Rc<str>,
     /// Codes of the commands that ran, in order.
     pub codes: Vec<i32>,
+    /// How it ended.
+    pub outcome: Outcome,
     /// Whole output, by index of the command, of all that ran.
     pub output: Pieces,
     /// The part of the output that no running event told.
@@ -103,8 +106,11 @@ impl JobHead {
     }
 }
 
-fn is_reserved(command: &str) -> bool {
-    RESERVED.contains(&command) || command.starts_with(RETURN_CODES)
+/// True for a key of the protocol, whose place a command of that name never takes.
+pub fn is_reserved(command: &str) -> bool {
+    RESERVED.contains(&command)
+        || OUTCOME_KEYS.contains(&command)
+        || command.starts_with(RETURN_CODES)
 }
 
 impl JobEvent {
@@ -217,6 +223,7 @@ impl JobEvent {
             Phase::Finished(finished) => {
                 args.insert("time_started".into(), (*finished.time_started).into());
                 args.insert("time_finished".into(), (*finished.time_finished).into());
+                args.extend(finished.outcome.fields());
                 self.tell_commands(&mut args, &finished.codes, logs);
                 if job.is_ambiguous() {
                     args.insert("log".into(), self.list(&finished.codes, logs));
@@ -362,6 +369,7 @@ mod tests {
                 time_started: "S".into(),
                 time_finished: "F".into(),
                 codes: codes.to_vec(),
+                outcome: Outcome::of_codes(codes, commands.len(), None, true),
                 output,
                 fresh: vec![],
             }),
@@ -403,17 +411,20 @@ mod tests {
             args(&finished(&["a", "b"], &["x\n", "y\n"], &[0, -15])),
             json!({"state": "finished", "cmd_list": ["a", "b"], "process_id": "j",
                    "time_started": "S", "time_finished": "F", "a": "x\n", "b": "y\n",
-                   "return_codes/a": "0", "return_codes/b": "-15"})
+                   "return_codes/a": "0", "return_codes/b": "-15", "result": "failed",
+                   "signal": 15, "failed_command": 1})
         );
     }
 
     #[test]
     fn a_reserved_key_wins_over_a_command_and_the_list_tells_all() {
-        for command in RESERVED.iter().copied().chain(["return_codes/true"]) {
+        let keys = RESERVED.iter().chain(&OUTCOME_KEYS).copied();
+        for command in keys.chain(["return_codes/true"]) {
             let got = args(&finished(&["true", command], &["", "out"], &[0, 3]));
             assert_eq!(got["state"], "finished");
             assert_eq!(got["process_id"], "j");
             assert_eq!(got["return_codes/true"], "0");
+            assert_eq!((&got["result"], &got["exit_code"]), (&json!("failed"), &json!(3)));
             assert_eq!(
                 got["log"],
                 json!([{"command": "true", "output": "", "return_code": "0"},

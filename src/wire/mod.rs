@@ -9,6 +9,7 @@ mod event;
 mod excerpt;
 mod job_event;
 mod json;
+mod outcome;
 mod priority;
 mod reply;
 mod request;
@@ -23,8 +24,9 @@ pub use event::{
     Event, EventName, LifePreserverEvent, Published, Spelling, StateNews, SystemStateEvent, gap,
 };
 pub use excerpt::{Excerpt, left_out_marker};
-pub use job_event::{Class, Finished, JobEvent, JobHead, Phase, Pieces, Running};
+pub use job_event::{Class, Finished, JobEvent, JobHead, Phase, Pieces, Running, is_reserved};
 pub use json::encoded_len;
+pub use outcome::{JobResult, Outcome};
 pub use priority::Priority;
 pub use reply::{ErrorCode, Refusal, error, response};
 pub use request::{Frame, Id, Request, wipe};

@@ -84,6 +84,8 @@ fn a_pkg_job_has_its_envelope_and_its_log_is_told_once() {
                  "pkg_log": finished["pkg_log"], "process_details": {
                      "state": "finished", "process_id": id, "cmd_list": commands,
                      "time_started": times["time_started"], "time_finished": times["time_finished"],
+                     "result": "ok", "exit_code": 0, "submitted_by": times["submitted_by"],
+                     "duration": times["duration"],
                      &*first: "p1\n", format!("return_codes/{first}"): "0",
                      "echo p2": "p2\n", "return_codes/echo p2": "0" } })
     );

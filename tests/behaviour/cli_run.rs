@@ -313,7 +313,7 @@ fn on_a_terminal_it_says_how_the_job_finished() {
     let running = running.unwrap();
     let ran = running.wait().unwrap();
     assert_eq!(ran.code(), 1);
-    let expected = "midway\nsysadm-events: job j finished: command 2 of 2: exit 1 after 0 s\n";
+    let expected = "midway\nsysadm-events: job j finished: [2/2] false: exit 1 after 0 s\n";
     assert_eq!(ran.out.replace("after 1 s", "after 0 s"), expected);
 }
 

@@ -152,7 +152,7 @@ hh:mm:ss  ▶ running        nightly   [1/3] {first}
           │ one
           │ two
 hh:mm:ss  ▶ running        nightly   [2/3] {second}
-hh:mm:ss  ✖ finished       nightly   command 2 of 3: exit 1 after 0 s
+hh:mm:ss  ✖ finished       nightly   [2/3] {second}: exit 1 after 0 s
 "
         )
     );

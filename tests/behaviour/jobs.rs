@@ -65,6 +65,8 @@ fn the_three_states_have_their_documented_forms() {
         json!({ "state": "finished", "time_started": started,
                 "time_finished": finished["time_finished"], "cmd_list": ["echo one", second],
                 "process_id": "j", "echo one": "one\n", "return_codes/echo one": "0",
+                "result": "failed", "exit_code": 3, "failed_command": 1,
+                "submitted_by": finished["submitted_by"], "duration": finished["duration"],
                 second.clone(): "two\n", format!("return_codes/{second}"): "3" })
     );
 }
@@ -282,8 +284,22 @@ fn programs(daemon: &Daemon, names: &[&str]) -> String {
     directory.display().to_string()
 }
 
-const RESERVED: [&str; 7] =
-    ["state", "cmd_list", "process_id", "time_started", "time_finished", "current_cmd", "log"];
+const RESERVED: [&str; 14] = [
+    "state",
+    "cmd_list",
+    "process_id",
+    "time_started",
+    "time_finished",
+    "current_cmd",
+    "log",
+    "result",
+    "exit_code",
+    "signal",
+    "failed_command",
+    "submitted_by",
+    "killed_by",
+    "duration",
+];
 
 #[test]
 fn a_command_that_equals_a_key_of_the_protocol_never_takes_its_place() {
@@ -463,4 +479,49 @@ fn command_that_only_a_shell_understands_is_refused() {
     peer.submit(&json!({"id": "j", "commands": [["printf", "%s.", "a\nb", "|", ";"]]})).unwrap();
     watcher.finished("j").unwrap();
     assert_eq!(peer.whole_log("j").unwrap(), "a\nb.|.;.");
+}
+
+#[test]
+fn result_of_a_job_is_in_event_and_list_and_outlives_the_daemon() {
+    let setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.start().unwrap();
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    let me = if nix::unistd::geteuid().is_root() {
+        "root".to_owned()
+    } else {
+        nix::unistd::geteuid().to_string()
+    };
+    peer.submit(&json!({"id": "failed", "commands": ["true", "sh -c 'exit 5'", "true"]})).unwrap();
+    let failed = watcher.finished("failed").unwrap();
+    assert_eq!(failed["result"], "failed");
+    assert_eq!((&failed["exit_code"], &failed["failed_command"]), (&json!(5), &json!(1)));
+    assert!(failed["submitted_by"].as_str().is_some_and(|user| user.contains(&me)), "{failed}");
+    assert!(failed["duration"].as_f64().is_some_and(|seconds| seconds >= 0.0), "{failed}");
+    peer.submit(&json!({"id": "late", "commands": ["sleep 1000"], "timeout": 0.01})).unwrap();
+    let late = watcher.finished("late").unwrap();
+    assert_eq!((&late["result"], &late["signal"]), (&json!("timed_out"), &json!(15)));
+    peer.submit(&json!({"id": "killed", "commands": ["sleep 1000"]})).unwrap();
+    watcher.job_until("killed", |args| args["state"] == "running").unwrap();
+    peer.kill(&json!("killed")).unwrap();
+    let killed = watcher.finished("killed").unwrap();
+    assert_eq!(killed["result"], "killed");
+    assert_eq!(killed["killed_by"], killed["submitted_by"]);
+    peer.submit(&json!({"id": "none", "commands": ["/nowhere/x"]})).unwrap();
+    assert_eq!(watcher.finished("none").unwrap()["result"], "not_startable");
+    peer.submit(&json!({"id": "cut", "commands": ["sleep 1000"]})).unwrap();
+    watcher.job_until("cut", |args| args["state"] == "running").unwrap();
+    daemon.crash().unwrap();
+    let daemon = setup.start().unwrap();
+    let mut watcher = Peer::local(&daemon).unwrap();
+    let cut = json!({"events": ["dispatcher"], "jobs": ["cut"]});
+    watcher.request("events", "subscribe", &cut).unwrap();
+    assert_eq!(watcher.finished("cut").unwrap()["result"], "interrupted");
+    let list = watcher.list().unwrap()["no_queue"].take();
+    let results = ["failed", "late", "killed", "none", "cut"].map(|id| list[id]["result"].clone());
+    assert_eq!(
+        json!(results),
+        json!(["failed", "timed_out", "killed", "not_startable", "interrupted"])
+    );
+    assert_eq!(list["failed"]["duration"], failed["duration"]);
 }
