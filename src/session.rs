@@ -3,6 +3,7 @@
 //! Who is at the other end, what they may do, and what is done for them. Nothing here knows a
 //! socket; the same session serves a WebSocket, and whatever else will carry messages.
 
+mod attach;
 mod settings;
 
 use std::collections::BTreeSet;
@@ -13,6 +14,7 @@ use ring::rand::SystemRandom;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
+pub use attach::Attach;
 pub use settings::{Settings, Settled};
 
 use crate::auth::key::{Challenge, KeyId, KeyStore, NO_CERTIFICATE, Purpose};
@@ -42,8 +44,6 @@ pub struct House<'a> {
     pub keys: &'a KeyStore,
     /// Legacy keys that are tried for somebody who does not say which it is.
     pub max_legacy_keys: usize,
-    /// 128 random bits for a job without a name.
-    pub random_id: &'a dyn Fn() -> String,
 }
 
 /// What is sent back.
@@ -53,8 +53,23 @@ pub enum Answer {
     Response(Value),
     /// A response with the state of the daemon, which only its owner can tell.
     Status,
-    /// A response with these `args` as soon as these jobs are durable.
-    WhenKept(Value, Vec<Serial>),
+    /// A response with these `args` as soon as these jobs are durable; the client is attached to
+    /// the last of them, whose number follows, where it wants that.
+    WhenKept(Value, Vec<Serial>, Serial, Option<Attach>),
+    /// Whatever becomes of attaching the client to this job.
+    Attach(Serial, Attach),
+    /// Nothing: the client has disposed of output.
+    Acknowledge {
+        /// Number of the attachment.
+        stream: Serial,
+        /// Everything before this offset is disposed of.
+        offset: u64,
+    },
+    /// A response; the client wants no more output.
+    Detach {
+        /// Number of the attachment.
+        stream: Serial,
+    },
     /// A response with what the store answers to this question.
     Log(TextQuestion),
     /// Whatever becomes of this password.
@@ -198,15 +213,33 @@ impl Session {
             }
             ("rpc", "dispatcher", Some("run")) => {
                 let batch = read_run(fields, house.dispatcher.limits().bounds())?;
-                return self.submit(batch, house);
+                return self.submit(batch, None, house);
             }
             ("rpc", "dispatcher", Some("submit")) => {
                 let bounds = house.dispatcher.limits().bounds();
-                let job = read_submit(fields, house.random_id, bounds)?;
-                return self.submit(vec![job], house);
+                let new_id = |program: &str| house.dispatcher.new_id(program);
+                let job = read_submit(fields, new_id, bounds)?;
+                let attach = Attach::of_submission(fields)?;
+                return self.submit(vec![job], attach, house);
             }
             ("rpc", "dispatcher", Some("list")) => house.dispatcher.list(),
             ("rpc", "dispatcher", Some("log")) => return log(fields, house),
+            ("rpc", "dispatcher", Some("attach")) => {
+                let (id, attach) = Attach::read(fields)?;
+                if attach.hold && self.identity.as_ref().is_none_or(|who| who.role < Role::Full) {
+                    let why = "to hold a job back needs full access: attach with \"hold\": false";
+                    return Err(Refusal::new(ErrorCode::Forbidden, why));
+                }
+                return Ok(Answer::Attach(house.dispatcher.find(id)?, attach));
+            }
+            ("rpc", "dispatcher", Some("acknowledge")) => {
+                let stream = attach::required(fields, "stream")?;
+                let offset = attach::required(fields, "offset")?;
+                return Ok(Answer::Acknowledge { stream, offset });
+            }
+            ("rpc", "dispatcher", Some("detach")) => {
+                return Ok(Answer::Detach { stream: attach::required(fields, "stream")? });
+            }
             ("rpc", "dispatcher", Some("kill")) => {
                 let ids = one_or_more(fields.get("job_id"), "job_id")?;
                 let by = self.identity.as_ref().map(|who| who.user.as_str());
@@ -419,13 +452,28 @@ impl Session {
         Value::Object(may)
     }
 
-    fn submit(&self, mut batch: Vec<Submission>, house: &mut House<'_>) -> Result<Answer, Refusal> {
+    fn submit(
+        &self,
+        mut batch: Vec<Submission>,
+        attach: Option<Attach>,
+        house: &mut House<'_>,
+    ) -> Result<Answer, Refusal> {
         for job in &mut batch {
             job.submitted_by = self.identity.as_ref().map(|who| who.user.clone());
         }
+        if let [Submission { nonce: Some(nonce), submitted_by, .. }] = batch.as_slice()
+            && let Some((serial, id)) =
+                house.dispatcher.find_submitted(nonce, submitted_by.as_deref())
+        {
+            // It is submitted again because the reply was lost.
+            let reply = json!({ "started": [id] });
+            let filed = house.dispatcher.is_filed(serial).then_some(serial);
+            return Ok(Answer::WhenKept(reply, filed.into_iter().collect(), serial, attach));
+        }
         let ids: Vec<String> = batch.iter().map(|asked| asked.id.clone()).collect();
         let serials = house.dispatcher.submit(batch)?;
-        Ok(Answer::WhenKept(json!({ "started": ids }), serials))
+        let last = serials.last().copied().unwrap_or_default();
+        Ok(Answer::WhenKept(json!({ "started": ids }), serials, last, attach))
     }
 
     fn subscribe(&mut self, args: &Value, house: &mut House<'_>) -> Result<Value, Refusal> {
@@ -561,13 +609,7 @@ fn log(fields: &Map<String, Value>, house: &House<'_>) -> Result<Answer, Refusal
     let Some(id) = fields.get("job_id").and_then(Value::as_str) else {
         return Err(Refusal::bad_request("log needs a job_id"));
     };
-    let number = |key: &str| match fields.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => value
-            .as_u64()
-            .map(Some)
-            .ok_or_else(|| Refusal::bad_request(format!("{key} must be a number of bytes"))),
-    };
+    let number = |key| attach::number(fields, key);
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
     Ok(Answer::Log(house.dispatcher.log_question(id, offset, length)?))
 }

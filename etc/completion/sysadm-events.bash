@@ -14,7 +14,7 @@ _sysadm_events() {
 	case $command in
 	'')
 		options="-h --help -V --version"
-		values="serve bridge check fingerprint watch run jobs kill log status call key import-legacy help"
+		values="serve bridge check fingerprint watch run attach wait jobs kill log status call key import-legacy help"
 		;;
 	serve) options="-c --pid-file -h --help" ;;
 	import-legacy) options="-c --bridge --dry-run -h --help" ;;
@@ -25,11 +25,13 @@ _sysadm_events() {
 		options="--json --since -h --help $target"
 		values="dispatcher life-preserver system-state"
 		;;
-	run) options="--sh --queue --id --timeout --detach -h --help $target" ;;
+	run) options="--sh --queue --id --timeout --cwd --env --as --detach -h --help $target" ;;
 	jobs) options="--json -h --help $target" ;;
 	status) options="--json --bridge -h --help $target" ;;
 	kill | call) options="-h --help $target" ;;
-	log) options="--raw -h --help $target" ;;
+	attach) options="--no-hold -h --help $target" ;;
+	wait) options="--any -h --help $target" ;;
+	log) options="-f --follow --raw -h --help $target" ;;
 	key)
 		options="--rsa --legacy --bridge --sum --json -c -h --help"
 		[ "$COMP_CWORD" -gt 2 ] || values="generate add list revoke export"
@@ -39,7 +41,7 @@ _sysadm_events() {
 			return
 		fi
 		;;
-	help) values="serve bridge check fingerprint watch run jobs kill log status call key import-legacy" ;;
+	help) values="serve bridge check fingerprint watch run attach wait jobs kill log status call key import-legacy" ;;
 	esac
 	case $command:$before in
 	?*:-c | ?*:--socket | ?*:--key | ?*:--token-file | ?*:--password-file | serve:--pid-file)

@@ -9,6 +9,8 @@ complete -c sysadm-events -n $none -a check -d 'say what is wrong with the confi
 complete -c sysadm-events -n $none -a fingerprint -d "this host's certificate fingerprint, for remote clients"
 complete -c sysadm-events -n $none -a watch -d 'follow events'
 complete -c sysadm-events -n $none -a run -d 'run a job, show its output, exit with its code'
+complete -c sysadm-events -n $none -a attach -d "show a job's output so far, then live, exit with its code"
+complete -c sysadm-events -n $none -a wait -d 'wait for the end of jobs'
 complete -c sysadm-events -n $none -a jobs -d 'list jobs'
 complete -c sysadm-events -n $none -a kill -d 'end jobs'
 complete -c sysadm-events -n $none -a log -d "print a job's output"
@@ -19,10 +21,10 @@ complete -c sysadm-events -n $none -a import-legacy -d 'take over settings and k
 complete -c sysadm-events -n $none -s V -l version -d 'the version'
 complete -c sysadm-events -s h -l help -d 'what it does'
 
-set -l any '__fish_seen_subcommand_from serve bridge check fingerprint watch run jobs kill log status call key import-legacy'
+set -l any '__fish_seen_subcommand_from serve bridge check fingerprint watch run attach wait jobs kill log status call key import-legacy'
 complete -c sysadm-events -n $any -s c -r -F -d 'the configuration, or the daemon that it is for'
 
-set -l target '__fish_seen_subcommand_from watch run jobs kill log status call'
+set -l target '__fish_seen_subcommand_from watch run attach wait jobs kill log status call'
 complete -c sysadm-events -n $target -l socket -r -F -d 'the daemon behind this socket'
 complete -c sysadm-events -n $target -l url -x -d 'the daemon of another host'
 complete -c sysadm-events -n $target -l fingerprint -x -d 'SHA-256 of its certificate'
@@ -45,6 +47,12 @@ complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l sh -d 'each co
 complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l queue -x -d 'wait for the jobs of this queue'
 complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l id -x -d 'name the job'
 complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l timeout -x -d 'end the job after so long'
+complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l cwd -x -a '(__fish_complete_directories)' -d 'run it in this directory'
+complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l env -x -d 'a variable, NAME=VALUE'
+complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l as -x -a '(__fish_complete_users)' -d 'run it as this user'
+complete -c sysadm-events -n '__fish_seen_subcommand_from attach' -l no-hold -d 'do not hold the job back'
+complete -c sysadm-events -n '__fish_seen_subcommand_from wait' -l any -d 'until one of them has ended'
+complete -c sysadm-events -n '__fish_seen_subcommand_from log' -s f -l follow -d 'go on until the job ends'
 complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l detach -d "print the job's id and leave it to itself"
 complete -c sysadm-events -n '__fish_seen_subcommand_from log' -l raw -d 'as it is on a terminal too'
 complete -c sysadm-events -n '__fish_seen_subcommand_from key' -a 'generate add list revoke export'

@@ -135,7 +135,7 @@ pub enum Need {
 }
 
 /// Namespace, name, action, need. An action of `None` is any.
-const TABLE: [(&str, &str, Option<&str>, Need); 22] = [
+const TABLE: [(&str, &str, Option<&str>, Need); 25] = [
     ("rpc", "identify", None, Need::Nothing),
     ("rpc", "auth", None, Need::Nothing),
     ("rpc", "auth_token", None, Need::Nothing),
@@ -154,6 +154,10 @@ const TABLE: [(&str, &str, Option<&str>, Need); 22] = [
     ("rpc", "system_state", Some("check"), Need::Role(Role::Read)),
     ("rpc", "dispatcher", Some("list"), Need::Role(Role::Read)),
     ("rpc", "dispatcher", Some("log"), Need::Role(Role::Read)),
+    // To hold the job back needs the full role, see the session.
+    ("rpc", "dispatcher", Some("attach"), Need::Role(Role::Read)),
+    ("rpc", "dispatcher", Some("acknowledge"), Need::Role(Role::Read)),
+    ("rpc", "dispatcher", Some("detach"), Need::Role(Role::Read)),
     ("rpc", "dispatcher", Some("run"), Need::Role(Role::Full)),
     ("rpc", "dispatcher", Some("submit"), Need::Role(Role::Full)),
     ("rpc", "dispatcher", Some("kill"), Need::Role(Role::Full)),
@@ -233,7 +237,7 @@ mod tests {
         assert_eq!(reachable(Some("events"), None), ["subscribe", "unsubscribe"]);
         assert_eq!(
             reachable(Some("rpc"), Some("dispatcher")),
-            ["list", "log", "run", "submit", "kill"]
+            ["list", "log", "attach", "acknowledge", "detach", "run", "submit", "kill"]
         );
         assert_eq!(reachable(Some("junk"), None), Vec::<&str>::new());
     }

@@ -1,4 +1,4 @@
-//! Ctrl-C as something that can be waited for together with a socket.
+//! Ctrl-C and SIGTERM as something that can be waited for together with a socket.
 //!
 //! A flag set by a signal handler is seen only after the next event, and a signal that comes between
 //! a look at the flag and the wait is seen never; a pipe in the same wait knows neither trouble.
@@ -7,8 +7,11 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use signal_hook::consts::SIGINT;
+use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
+
+use super::exit::Exit;
+use crate::client::sysexits;
 
 /// Counts interrupts from now on, instead of ending at the first.
 pub(super) struct Interrupts {
@@ -18,11 +21,24 @@ pub(super) struct Interrupts {
 }
 
 impl Interrupts {
-    pub(super) fn watch() -> io::Result<Interrupts> {
+    pub(super) fn watch() -> Result<Interrupts, Exit> {
+        Interrupts::begin().map_err(|error| {
+            Exit::failed(sysexits::UNAVAILABLE, format!("cannot listen for Ctrl-C: {error}"))
+        })
+    }
+
+    fn begin() -> io::Result<Interrupts> {
         let (receiver, sender) = UnixStream::pair()?;
         receiver.set_nonblocking(true)?;
+        pipe::register(SIGTERM, sender.try_clone()?)?;
         pipe::register(SIGINT, sender)?;
         Ok(Interrupts { receiver, count: 0 })
+    }
+
+    /// True where one came that was not counted.
+    pub(super) fn count_new(&mut self) -> bool {
+        let before = self.count;
+        self.count() > before
     }
 
     /// How many came so far.
@@ -52,7 +68,7 @@ mod tests {
         assert_eq!(interrupts.count(), 0);
         signal_hook::low_level::raise(SIGINT).unwrap();
         assert_eq!(interrupts.count(), 1);
-        signal_hook::low_level::raise(SIGINT).unwrap();
+        signal_hook::low_level::raise(SIGTERM).unwrap();
         assert_eq!(interrupts.count(), 2);
     }
 }

@@ -4,27 +4,16 @@
 //! in an envelope (protocol section 2.1); after this file nobody has to know.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::outcome::{self, Verdict};
-use super::told::Told;
-use crate::wire::{Outcome, is_reserved, parse_rfc3339};
+use crate::wire::{Outcome, Range, is_reserved, left_out_marker, parse_rfc3339};
 
 const RETURN_CODES: &str = "return_codes/";
-/// How the reasons begin why a command could not be run.
-const REASONS: [&str; 5] = [
-    "cannot run ",
-    "cannot start ",
-    "cannot enter the directory ",
-    "cannot become the user",
-    "there is no user ",
-];
-
-/// How the last line begins of what was interrupted.
-const INTERRUPTED: &str = "[interrupted: ";
-
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -97,50 +86,31 @@ impl<'a> JobEvent<'a> {
         (self.state == State::Finished).then(|| self.details.get("log")?.as_array())?
     }
 
-    /// Output by command, in the order of the chain; of equal commands joined.
-    fn texts(&self) -> Vec<(&'a str, Cow<'a, str>)> {
-        let mut texts: Vec<(&str, Cow<'_, str>)> = Vec::new();
-        if let Some(list) = self.list() {
-            for entry in list {
-                let (Some(command), Some(output)) =
-                    (entry["command"].as_str(), entry["output"].as_str())
-                else {
-                    continue;
-                };
-                match texts.iter_mut().find(|(known, _)| *known == command) {
-                    Some((_, text)) => text.to_mut().push_str(output),
-                    None => texts.push((command, output.into())),
+    /// The texts of the ranges that the event holds. Output of equal commands is joined in it, in the
+    /// order of the chain, and that of a command that equals a key of the protocol is in the list
+    /// alone.
+    fn texts(&self, ranges: &[Range]) -> Vec<(&'a str, &'a str)> {
+        let mut taken: Vec<(&str, usize)> = Vec::new();
+        let text_of = |range: &Range| {
+            let command = self.commands.get(range.command).copied().unwrap_or_default();
+            if let Some(list) = self.list() {
+                let entry = list.get(range.command).and_then(|entry| entry["output"].as_str());
+                return (command, entry.unwrap_or_default());
+            }
+            if is_reserved(command) {
+                return (command, "");
+            }
+            let from = match taken.iter_mut().find(|(known, _)| *known == command) {
+                Some((_, end)) => std::mem::replace(end, *end + range.length),
+                None => {
+                    taken.push((command, range.length));
+                    0
                 }
-            }
-            return texts;
-        }
-        for &command in &self.commands {
-            if !is_reserved(command)
-                && !texts.iter().any(|(known, _)| *known == command)
-                && let Some(text) = self.text(command)
-            {
-                texts.push((command, text.into()));
-            }
-        }
-        texts
-    }
-
-    /// What the code -1 of the last command stands for, which only its log tells.
-    pub(super) fn minus_one(&self) -> Option<MinusOne<'a>> {
-        let codes = self.codes();
-        let command = *self.commands.get(codes.len().checked_sub(1)?)?;
-        codes.last().filter(|code| **code == -1)?;
-        let log = match self.list() {
-            Some(list) => list.last().and_then(|entry| entry["output"].as_str()),
-            None => self.text(command).filter(|_| !is_reserved(command)),
+            };
+            let text = self.text(command).and_then(|text| text.get(from..from + range.length));
+            (command, text.unwrap_or_default())
         };
-        let lines: Vec<&str> = log.unwrap_or_default().lines().collect();
-        let is_reason = |line: &&&str| REASONS.iter().any(|begin| line.starts_with(begin));
-        Some(match (lines.first().filter(is_reason), lines.last()) {
-            (Some(_), _) if lines.len() == 1 => MinusOne::NotRun(command),
-            (_, Some(last)) if last.starts_with(INTERRUPTED) => MinusOne::Interrupted,
-            (Some(_) | None, _) => MinusOne::HungUp,
-        })
+        ranges.iter().map(text_of).collect()
     }
 
     /// How a finished job ended.
@@ -158,100 +128,60 @@ impl<'a> JobEvent<'a> {
     }
 }
 
-/// What the code -1 stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum MinusOne<'a> {
-    /// This command could not be run.
-    NotRun(&'a str),
-    /// The daemon died while it ran.
-    Interrupted,
-    /// SIGHUP ended it.
-    HungUp,
-}
-
-/// The output of one job, each byte once.
+/// The output of one job, each byte once: how much of that of each command was shown, in bytes.
 #[derive(Default)]
-pub(super) struct JobOutput {
-    told: Vec<(String, Told)>,
-    /// Pieces were missed: what comes next is known only from an event that is whole.
-    holed: bool,
-}
+pub(super) struct JobOutput(BTreeMap<usize, u64>);
 
 impl JobOutput {
-    /// True where output of this command was new in an event before.
-    pub(super) fn has_told(&self, command: &str) -> bool {
-        self.told.iter().any(|(known, _)| known == command)
-    }
-
-    /// The output of a job of which the beginning may have been missed.
-    pub(super) fn after_gap() -> JobOutput {
-        JobOutput { told: Vec::new(), holed: true }
-    }
-
-    /// Events were missed.
-    pub(super) fn miss(&mut self) {
-        self.holed = true;
-    }
-
-    /// What is new in this event, by command. `present` says that it tells how things stand: what
-    /// it holds is whole, as in a finished event.
+    /// What is new in this event, by command. `ranges` are the event's, as they stand on the wire; a
+    /// daemon of an earlier version sends none: then it is assumed that nothing was missed or cut.
     pub(super) fn fresh<'a>(
         &mut self,
         event: &JobEvent<'a>,
-        present: bool,
-    ) -> Vec<(&'a str, String)> {
-        match event.state {
-            State::Pending => self.holed = false,
-            State::Running if present => {
-                self.holed = false;
-                return self.fresh_of_whole(event);
-            }
-            State::Running if self.holed => return Vec::new(),
-            State::Running | State::Finished => {}
-        }
-        let texts = event.texts().into_iter();
-        let fresh =
-            texts.map(|(command, text)| (command, self.fresh_of(command, &text, event.state)));
+        ranges: &Value,
+    ) -> Vec<(&'a str, Cow<'a, str>)> {
+        let ranges = match Vec::<Range>::deserialize(ranges) {
+            Ok(ranges) => ranges,
+            Err(_) => self.assumed(event),
+        };
+        let texts = event.texts(&ranges).into_iter().zip(&ranges);
+        let fresh = texts.map(|((command, text), range)| (command, self.fresh_of(text, range)));
         fresh.filter(|(_, text)| !text.is_empty()).collect()
     }
 
-    fn fresh_of_whole<'a>(&mut self, event: &JobEvent<'a>) -> Vec<(&'a str, String)> {
-        let mut fresh = Vec::new();
-        for (command, text) in event.texts() {
-            let mut told = Told::new();
-            told.push(&text);
-            let before = self.told.iter().position(|(known, _)| known == command);
-            let rest = match before {
-                Some(at) => std::mem::replace(&mut self.told[at].1, told).rest(&text),
-                None => {
-                    self.told.push((command.to_owned(), told));
-                    text.into_owned()
-                }
-            };
-            if !rest.is_empty() {
-                fresh.push((command, rest));
-            }
-        }
-        fresh
+    fn assumed(&self, event: &JobEvent<'_>) -> Vec<Range> {
+        let range = |(command, name): (usize, &&str)| {
+            let length = event.text(name)?.len();
+            let shown = self.0.get(&command).copied().unwrap_or_default();
+            let from = if event.state == State::Running { shown } else { 0 };
+            Some(Range { command, from, to: from + length as u64, head: length, tail: 0, length })
+        };
+        event.commands.iter().enumerate().filter_map(range).collect()
     }
 
-    fn fresh_of(&mut self, command: &str, text: &str, state: State) -> String {
-        let known = self.told.iter().position(|(known, _)| known == command);
-        match (state, known) {
-            (State::Pending, _) => String::new(),
-            (State::Running, Some(at)) => {
-                self.told[at].1.push(text);
-                text.to_owned()
-            }
-            (State::Running, None) => {
-                let mut told = Told::new();
-                told.push(text);
-                self.told.push((command.to_owned(), told));
-                text.to_owned()
-            }
-            (State::Finished, Some(at)) => self.told[at].1.rest(text),
-            (State::Finished, None) => text.to_owned(),
+    fn fresh_of<'a>(&mut self, text: &'a str, range: &Range) -> Cow<'a, str> {
+        let shown = self.0.entry(range.command).or_default();
+        let before = std::mem::replace(shown, range.to.max(*shown));
+        let (from, to) = (range.from.max(before), range.to);
+        if from >= to {
+            return "".into();
         }
+        // Missed before the event, and left out in it.
+        let missed = range.from.saturating_sub(before);
+        let skip = usize::try_from(from - range.from).unwrap_or(usize::MAX);
+        let tail_from = to - range.tail as u64;
+        let left_out = tail_from.saturating_sub(range.from + range.head as u64);
+        if missed == 0 && (left_out == 0 || skip == 0) {
+            return text.get(skip..).unwrap_or_default().into();
+        }
+        let head = text.get(skip.min(range.head)..range.head).unwrap_or_default();
+        let hidden = tail_from.saturating_sub(from.max(range.from + range.head as u64));
+        let tail = text.len() - range.tail.min(text.len());
+        let into_tail = usize::try_from(from.saturating_sub(tail_from)).unwrap_or(usize::MAX);
+        let tail = text.get(tail.saturating_add(into_tail)..).unwrap_or_default();
+        let marker = |bytes: u64| if bytes > 0 { left_out_marker(bytes) } else { String::new() };
+        let gap = if head.is_empty() || head.ends_with('\n') || hidden == 0 { "" } else { "\n" };
+        format!("{}{head}{gap}{}{tail}", marker(missed), marker(hidden)).into()
     }
 }
 
@@ -260,13 +190,27 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn fresh(output: &mut JobOutput, args: &Value) -> Vec<(String, String)> {
+    type Pieces<'a> = &'a [(usize, u64, &'a str)];
+
+    /// An event with output: index of the command, offset, text; and its ranges.
+    fn event(state: &str, commands: &[&str], output: Pieces<'_>) -> (Value, Value) {
+        let mut args = json!({"state": state, "process_id": "j", "cmd_list": commands});
+        let mut ranges = Vec::new();
+        for (command, from, text) in output {
+            let name = commands[*command];
+            let before = args[name].as_str().unwrap_or_default().to_owned();
+            args[name] = (before + text).into();
+            let (to, length) = (from + text.len() as u64, text.len());
+            let (command, from) = (*command, *from);
+            ranges.push(Range { command, from, to, head: length, tail: 0, length });
+        }
+        (args, json!(ranges))
+    }
+
+    fn fresh(output: &mut JobOutput, (args, ranges): &(Value, Value)) -> Vec<(String, String)> {
         let event = JobEvent::read(args).unwrap();
-        output
-            .fresh(&event, args["present"] == true)
-            .into_iter()
-            .map(|(c, t)| (c.to_owned(), t))
-            .collect()
+        let fresh = output.fresh(&event, ranges).into_iter();
+        fresh.map(|(command, text)| (command.to_owned(), text.into_owned())).collect()
     }
 
     fn pair(command: &str, text: &str) -> (String, String) {
@@ -274,80 +218,111 @@ mod tests {
     }
 
     #[test]
-    fn each_byte_is_fresh_once() {
+    fn output_is_fresh_once_whatever_the_events() {
         let mut output = JobOutput::default();
-        let running = |more: Value| {
-            let mut args = json!({"state": "running", "process_id": "j", "cmd_list": ["a", "b"]});
-            args.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            args
-        };
-        assert_eq!(fresh(&mut output, &running(json!({"current_cmd": "a"}))), []);
-        assert_eq!(fresh(&mut output, &running(json!({"a": "1\n"}))), [pair("a", "1\n")]);
-        let both = running(json!({"b": "3\n", "a": "2\n"}));
+        let ab = ["a", "b"];
+        assert_eq!(fresh(&mut output, &event("running", &ab, &[])), []);
+        assert_eq!(
+            fresh(&mut output, &event("running", &ab, &[(0, 0, "1\n")])),
+            [pair("a", "1\n")]
+        );
+        let both = event("running", &ab, &[(0, 2, "2\n"), (1, 0, "3\n")]);
         assert_eq!(fresh(&mut output, &both), [pair("a", "2\n"), pair("b", "3\n")]);
-        let finished = json!({"state": "finished", "process_id": "j", "cmd_list": ["a", "b"],
-                              "a": "1\n2\n", "b": "3\n4\n", "return_codes/a": "0", "return_codes/b": "1"});
+        assert_eq!(fresh(&mut output, &both), [], "said again");
+        let finished = event("finished", &ab, &[(0, 0, "1\n2\n"), (1, 0, "3\n4\n")]);
         assert_eq!(fresh(&mut output, &finished), [pair("b", "4\n")]);
     }
 
     #[test]
-    fn after_a_gap_only_what_is_whole_tells_what_is_new() {
-        let running = |text: &str, present: bool| {
-            json!({"state": "running", "process_id": "j", "cmd_list": ["a"], "current_cmd": "a",
-                   "a": text, "present": present})
-        };
+    fn output_missed_in_a_gap_is_counted_or_made_good() {
         let mut output = JobOutput::default();
-        assert_eq!(fresh(&mut output, &running("1\n", false)), [pair("a", "1\n")]);
-        output.miss();
-        // A piece behind the hole; then all of it, then a piece that follows.
-        assert_eq!(fresh(&mut output, &running("3\n", false)), []);
-        assert_eq!(fresh(&mut output, &running("1\n2\n3\n", true)), [pair("a", "2\n3\n")]);
-        assert_eq!(fresh(&mut output, &running("4\n", false)), [pair("a", "4\n")]);
-        output.miss();
-        assert_eq!(fresh(&mut output, &running("6\n", false)), []);
-        let finished = json!({"state": "finished", "process_id": "j", "cmd_list": ["a"],
-                              "a": "1\n2\n3\n4\n5\n6\n", "return_codes/a": "0"});
-        assert_eq!(fresh(&mut output, &finished), [pair("a", "5\n6\n")]);
-        let mut unknown = JobOutput::after_gap();
-        assert_eq!(fresh(&mut unknown, &running("6\n", false)), []);
-        assert_eq!(fresh(&mut unknown, &finished), [pair("a", "1\n2\n3\n4\n5\n6\n")]);
+        let a = ["a"];
+        fresh(&mut output, &event("running", &a, &[(0, 0, "1\n")]));
+        let later = event("running", &a, &[(0, 6, "4\n")]);
+        let shown = "[… 4 bytes left out …]\n4\n";
+        assert_eq!(fresh(&mut output, &later), [pair("a", shown)]);
+        let mut output = JobOutput::default();
+        fresh(&mut output, &event("running", &a, &[(0, 0, "1\n")]));
+        let present = event("running", &a, &[(0, 0, "1\n2\n3\n")]);
+        assert_eq!(fresh(&mut output, &present), [pair("a", "2\n3\n")]);
     }
 
     #[test]
-    fn a_command_that_equals_a_reserved_key_is_told_by_the_list() {
+    fn output_that_was_cut_is_shown_behind_what_was_shown() {
+        // "0123456789" with three bytes of each end; what was shown ends in each part in turn.
+        let text = "012\n[… 4 bytes left out …]\n789";
+        let ranges = json!([{"command": 0, "from": 0, "to": 10, "head": 3, "tail": 3,
+                             "length": text.len()}]);
+        let args = json!({"state": "finished", "process_id": "j", "cmd_list": ["a"], "a": text});
+        for (shown, rest) in [
+            (0, text),
+            (1, "12\n[… 4 bytes left out …]\n789"),
+            (3, "[… 4 bytes left out …]\n789"),
+            (5, "[… 2 bytes left out …]\n789"),
+            (7, "789"),
+            (8, "89"),
+            (10, ""),
+        ] {
+            let mut output = JobOutput::default();
+            output.0.insert(0, shown);
+            let fresh = fresh(&mut output, &(args.clone(), ranges.clone()));
+            let text: String = fresh.into_iter().map(|(_, text)| text).collect();
+            assert_eq!(text, rest, "{shown} bytes were shown");
+        }
+    }
+
+    #[test]
+    fn output_of_a_job_that_prints_the_marker_itself_is_whole() {
         let mut output = JobOutput::default();
-        let running = json!({"state": "running", "process_id": "j", "cmd_list": ["state", "process_id", "a"],
-                             "current_cmd": "a", "return_codes/state": "0", "a": "x"});
+        let marker = "[… 5 bytes left out …]\n";
+        let running = event("running", &["a"], &[(0, 0, marker)]);
+        assert_eq!(fresh(&mut output, &running), [pair("a", marker)]);
+        let all = format!("{marker}{marker}x");
+        assert_eq!(
+            fresh(&mut output, &event("finished", &["a"], &[(0, 0, &all)])),
+            [pair("a", &format!("{marker}x"))]
+        );
+    }
+
+    #[test]
+    fn output_of_a_command_named_as_a_key_is_read_from_the_list() {
+        let mut output = JobOutput::default();
+        let commands = ["state", "log", "a"];
+        let running = event("running", &commands, &[(2, 0, "x")]);
         assert_eq!(fresh(&mut output, &running), [pair("a", "x")]);
         let list = json!([{"command": "state", "output": "S\n", "return_code": "0"},
-                          {"command": "process_id", "output": "P\n", "return_code": "0"},
+                          {"command": "log", "output": "P\n", "return_code": "0"},
                           {"command": "a", "output": "xy", "return_code": "-15"}]);
-        let finished = json!({"state": "finished", "process_id": "j", "a": "xy", "log": list,
-                              "cmd_list": ["state", "process_id", "a"]});
-        let told = [pair("state", "S\n"), pair("process_id", "P\n"), pair("a", "y")];
-        assert_eq!(fresh(&mut output, &finished), told);
-        assert_eq!(JobEvent::read(&finished).unwrap().codes(), [0, 0, -15]);
+        let range = |command, length: u64| {
+            json!({"command": command, "from": 0, "to": length, "head": length, "tail": 0,
+                   "length": length})
+        };
+        let args = json!({"state": "finished", "process_id": "j", "a": "xy", "log": list,
+                          "cmd_list": commands});
+        let ranges = json!([range(0, 2), range(1, 2), range(2, 2)]);
+        let shown = [pair("state", "S\n"), pair("log", "P\n"), pair("a", "y")];
+        assert_eq!(fresh(&mut output, &(args.clone(), ranges)), shown);
+        assert_eq!(JobEvent::read(&args).unwrap().codes(), [0, 0, -15]);
     }
 
     #[test]
-    fn the_command_log_is_told_by_the_list_too() {
-        let list = json!([{"command": "log", "output": "L", "return_code": "0"}]);
-        let finished =
-            json!({"state": "finished", "process_id": "j", "cmd_list": ["log"], "log": list});
-        assert_eq!(fresh(&mut JobOutput::default(), &finished), [pair("log", "L")]);
-    }
-
-    #[test]
-    fn equal_commands_are_one_text() {
+    fn output_of_equal_commands_is_told_apart() {
         let mut output = JobOutput::default();
-        let running = |text: &str| json!({"state": "running", "process_id": "j", "cmd_list": ["a", "a"], "a": text});
-        assert_eq!(fresh(&mut output, &running("1")), [pair("a", "1")]);
-        assert_eq!(fresh(&mut output, &running("2")), [pair("a", "2")]);
-        let list = json!([{"command": "a", "output": "1", "return_code": "0"},
-                          {"command": "a", "output": "23", "return_code": "4"}]);
-        let finished = json!({"state": "finished", "process_id": "j", "cmd_list": ["a", "a"], "a": "123", "log": list});
-        assert_eq!(fresh(&mut output, &finished), [pair("a", "3")]);
-        assert_eq!(JobEvent::read(&finished).unwrap().codes(), [0, 4]);
+        let aa = ["a", "a"];
+        assert_eq!(fresh(&mut output, &event("running", &aa, &[(0, 0, "1")])), [pair("a", "1")]);
+        let both = event("running", &aa, &[(0, 1, "2"), (1, 0, "3")]);
+        assert_eq!(fresh(&mut output, &both), [pair("a", "2"), pair("a", "3")]);
+    }
+
+    #[test]
+    fn output_of_an_earlier_daemon_is_what_its_running_events_hold() {
+        let mut output = JobOutput::default();
+        for text in ["1\n", "2\n"] {
+            let (args, _) = event("running", &["a"], &[(0, 0, text)]);
+            assert_eq!(fresh(&mut output, &(args, json!(null))), [pair("a", text)]);
+        }
+        let (args, _) = event("finished", &["a"], &[(0, 0, "1\n2\n")]);
+        assert_eq!(fresh(&mut output, &(args, json!(null))), []);
     }
 
     #[test]
@@ -358,7 +333,9 @@ mod tests {
                           "action": "pkg_update", "process_details": details});
         let event = JobEvent::read(&args).unwrap();
         assert_eq!((event.id, event.current()), ("sysadm_pkg_update", Some("pkg update")));
-        assert_eq!(fresh(&mut JobOutput::default(), &args), [pair("pkg update", "x\n")]);
+        let range = Range { to: 2, head: 2, length: 2, ..Range::default() };
+        let shown = fresh(&mut JobOutput::default(), &(args.clone(), json!([range])));
+        assert_eq!(shown, [pair("pkg update", "x\n")]);
     }
 
     #[test]
@@ -371,35 +348,6 @@ mod tests {
         ] {
             assert!(JobEvent::read(&args).is_none(), "{args}");
         }
-    }
-
-    #[test]
-    fn what_minus_one_stands_for_is_told_by_the_log() {
-        let event = |log: &str| {
-            json!({"state": "finished", "process_id": "j", "cmd_list": ["true", "a"],
-                   "return_codes/true": "0", "return_codes/a": "-1", "a": log})
-        };
-        for (log, meaning) in [
-            ("cannot run a: No such file\n", MinusOne::NotRun("a")),
-            ("there is no user x\n", MinusOne::NotRun("a")),
-            ("", MinusOne::HungUp),
-            ("cannot be read\n", MinusOne::HungUp),
-            ("cannot run a: x\nand more\n", MinusOne::HungUp),
-            ("x\ncannot run a: x\n", MinusOne::HungUp),
-            ("x\n[interrupted: y]\n", MinusOne::Interrupted),
-        ] {
-            let args = event(log);
-            let event = JobEvent::read(&args).unwrap();
-            assert_eq!(event.minus_one(), Some(meaning), "{log}");
-        }
-        let list =
-            json!([{"command": "log", "output": "cannot run log: x\n", "return_code": "-1"}]);
-        let args =
-            json!({"state": "finished", "process_id": "j", "cmd_list": ["log"], "log": list});
-        assert_eq!(JobEvent::read(&args).unwrap().minus_one(), Some(MinusOne::NotRun("log")));
-        let args = json!({"state": "finished", "process_id": "j", "cmd_list": ["a"],
-                          "a": "cannot run a: x\n", "return_codes/a": "1"});
-        assert_eq!(JobEvent::read(&args).unwrap().minus_one(), None);
     }
 
     #[test]

@@ -4,12 +4,15 @@ use std::io::{self, IsTerminal};
 
 use serde_json::json;
 
+use super::Command;
+use super::attached::{Attachment, Happened, INTERRUPTED, Show, attach};
 use super::exit::Exit;
+use super::interrupt::Interrupts;
 use super::target::{TargetOptions, target_help};
 use super::terminal::Terminal;
 use super::words::{Word, Words, text, unexpected};
-use super::{Command, complain, escape, write};
-use crate::client::sysexits;
+use crate::client::Feed;
+use crate::config::Home;
 
 pub(super) const COMMAND: Command = Command {
     name: "log",
@@ -19,12 +22,15 @@ pub(super) const COMMAND: Command = Command {
 Prints what a job has printed, as long as the daemon keeps it; of a job that
 still runs, what there is so far.
 
-Usage: sysadm-events log [TARGET] [--raw] ID
+Usage: sysadm-events log [TARGET] [-f] [--raw] ID
 
-On a terminal control characters are made harmless and colours are dropped; into
-a pipe the output goes as it is.
+On a terminal control characters are made harmless, colours are dropped and the
+commands of a chain are set apart; into a pipe the output goes as it is. What
+is not kept any more (log_limit) is said on standard error.
 
 Options:
+  -f, --follow
+              go on with what the job prints until it ends
   --raw       as it is on a terminal too
   -h, --help  this text
 ",
@@ -41,40 +47,43 @@ Example:
 struct Arguments {
     id: String,
     raw: bool,
+    follow: bool,
     target: TargetOptions,
 }
 
 fn main(words: Words) -> Result<u8, Exit> {
     let arguments = parse(words)?;
-    let mut client = arguments.target.connect()?;
     let is_terminal = io::stdout().is_terminal();
-    let terminal = Terminal::of_this_process(is_terminal);
-    let mut offset = 0;
+    let show = match Terminal::of_this_process(is_terminal) {
+        Terminal { unicode, .. } if is_terminal && !arguments.raw => Show::Harmless { unicode },
+        Terminal { .. } => Show::Log,
+    };
+    let how = json!({ "hold": false, "follow": arguments.follow });
+    let mut interrupts = Interrupts::watch()?;
+    let mut feed = Feed::connect(arguments.target.target(&Home::of_this_process())?)?;
+    let mut attachment = Attachment::new(arguments.id, show);
+    attach(&mut attachment, &mut feed, &how)?;
     loop {
-        let page = json!({ "action": "log", "job_id": arguments.id, "offset": offset });
-        let page = client.call("rpc", "dispatcher", page)?;
-        let (Some(data), Some(next)) = (page["data"].as_str(), page["next"].as_u64()) else {
-            return Err(Exit::failed(
-                sysexits::PROTOCOL,
-                "the daemon's answer holds no part of a log",
-            ));
-        };
-        if is_terminal && !arguments.raw {
-            write(&escape::text(data, terminal.unicode))?;
-        } else {
-            write(data)?;
-        }
-        if page["eof"] == true {
-            return Ok(0);
-        }
-        // No end, and nothing more: it still runs.
-        if next <= offset {
-            if is_terminal {
-                complain("the job still runs; this is its output so far");
+        match attachment.next(&mut feed, &mut interrupts)? {
+            Happened::Ended(end) => {
+                let id = attachment.id.clone();
+                match end.unknown() {
+                    Some("running") if is_terminal => {
+                        attachment.say("the job still runs; this is its output so far");
+                    }
+                    Some("running") => {}
+                    Some(state) => attachment.say(&format!("the job is {state}")),
+                    None if is_terminal => {
+                        attachment.say(&format!("job {id} finished: {}", end.verdict().how));
+                    }
+                    None => {}
+                }
+                return Ok(0);
             }
-            return Ok(0);
+            Happened::Interrupted => return Ok(INTERRUPTED),
+            Happened::Back => attach(&mut attachment, &mut feed, &how)?,
+            Happened::Reply(_) => {}
         }
-        offset = next;
     }
 }
 
@@ -85,6 +94,7 @@ fn parse(mut words: Words) -> Result<Arguments, Exit> {
         match word {
             Word::Option(name) if arguments.target.take(&name, &mut words)? => {}
             Word::Option(name) if name == "--raw" => arguments.raw = true,
+            Word::Option(name) if name == "-f" || name == "--follow" => arguments.follow = true,
             Word::Value(value) if id.is_none() => id = Some(text(value)?),
             other => return Err(unexpected(&other)),
         }
@@ -101,7 +111,8 @@ mod tests {
     #[test]
     fn one_id() {
         let arguments = parse(words(&["--raw", "j"])).unwrap();
-        assert!(arguments.raw && arguments.id == "j");
+        assert!(arguments.raw && !arguments.follow && arguments.id == "j");
+        assert!(parse(words(&["-f", "j"])).unwrap().follow);
         for wrong in [&[][..], &["a", "b"], &["--json", "a"]] {
             assert!(matches!(parse(words(wrong)), Err(Exit::Usage(_))), "{wrong:?}");
         }

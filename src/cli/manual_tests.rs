@@ -86,6 +86,7 @@ fn the_page_names_every_exit_code() {
         sysexits::NO_INPUT,
         sysexits::UNAVAILABLE,
         sysexits::IO,
+        sysexits::TEMPORARY,
         sysexits::PROTOCOL,
         sysexits::NO_PERMISSION,
         sysexits::CONFIGURATION,
@@ -139,8 +140,12 @@ fn bash_completes_every_command_and_option() {
 /// The options in `'…'` or `"…"` of a part of zsh's file.
 fn zsh_options(text: &str) -> Names {
     let quoted = text.lines().filter_map(|line| line.trim().strip_prefix(['\'', '"']));
-    let named = quoted.filter(|text| text.starts_with('-')).filter_map(|text| text.split_once('['));
-    named.map(|(name, _)| name.to_owned()).collect()
+    let named =
+        quoted.filter(|text| text.starts_with(['-', '*'])).filter_map(|text| text.split_once('['));
+    named
+        .map(|(name, _)| name.trim_start_matches('*').to_owned())
+        .filter(|name| name.starts_with('-'))
+        .collect()
 }
 
 #[test]

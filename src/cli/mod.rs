@@ -4,6 +4,8 @@
 //! sysexits(3). Results go to standard output, everything said about them to standard error; a
 //! reader who leaves early is no error.
 
+mod attach;
+mod attached;
 mod bars;
 mod bridge;
 mod call;
@@ -32,9 +34,9 @@ mod status;
 mod table;
 mod target;
 mod terminal;
-mod told;
 mod trust;
 mod try_log;
+mod wait;
 mod watch;
 mod words;
 
@@ -58,13 +60,15 @@ struct Command {
 }
 
 /// In the order of the overview.
-static COMMANDS: [Command; 13] = [
+static COMMANDS: [Command; 15] = [
     serve::COMMAND,
     bridge::COMMAND,
     check::COMMAND,
     fingerprint::COMMAND,
     watch::COMMAND,
     run::COMMAND,
+    attach::COMMAND,
+    wait::COMMAND,
     jobs::COMMAND,
     kill::COMMAND,
     log::COMMAND,
@@ -183,7 +187,8 @@ Options:
   -V, --version  the version
 
 Exit codes, beside those of a command itself: {} usage, {} no daemon answers,
-{} output cannot be written, {} protocol, {} not permitted, {} configuration.
+{} output cannot be written, {} in use, {} protocol, {} not permitted,
+{} configuration.
 
 Examples:
   sysadm-events serve
@@ -193,6 +198,7 @@ Examples:
         sysexits::USAGE,
         sysexits::UNAVAILABLE,
         sysexits::IO,
+        sysexits::TEMPORARY,
         sysexits::PROTOCOL,
         sysexits::NO_PERMISSION,
         sysexits::CONFIGURATION,

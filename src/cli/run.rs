@@ -1,21 +1,20 @@
 //! `run`: a job as if its commands had been run here: its output as it comes, its code at the end.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Map, Value, json};
-use std::os::fd::AsFd;
 
+use super::attached::{Attachment, End, Happened, INTERRUPTED, Show};
 use super::exit::Exit;
 use super::interrupt::Interrupts;
-use super::job::{JobEvent, JobOutput, MinusOne, State};
 use super::target::{TargetOptions, target_help};
 use super::words::{Word, Words, text, unexpected};
 use super::{Command, complain, span, write};
-use crate::client::{Client, ClientError, Feed, Frame, Incoming, News, Reply, Wait, sysexits};
+use crate::client::{Client, ClientError, Feed, Reply, sysexits};
 use crate::config::Home;
+use crate::wire::JobResult;
 
 pub(super) const COMMAND: Command = Command {
     name: "run",
@@ -38,18 +37,26 @@ Options:
   --sh           each COMMAND is a script: run it with sh -c
   --queue Q      wait for the jobs of this queue that came before; without it
                  the job starts at once
-  --id ID        name the job; without it the name is random
+  --id ID        name the job; without it the name is the program and a number
   --timeout T    end the job after so long: seconds, or 10s, 5m, 2h, 1d
+  --cwd DIR      run it in this directory, an absolute path
+  --env K=V      a variable of its environment; may be repeated
+  --as USER      run it as this user, by name or number; only root's daemon can
   --detach       print the job's id and leave it to itself
   -h, --help     this text
 ",
         target_help!(),
         "
-Ctrl-C ends the job, and shows how it ended; a second one leaves at once. Where
-the daemon is restarted meanwhile it is waited for, and told how the job ended.
+The output is all of what the job prints, byte by byte. The job prints only as
+fast as its output is read; a client that reads nothing for attach_timeout
+no longer holds it back. Remarks of the daemon go to standard error.
+
+Ctrl-C or SIGTERM ends the job, and shows how it ended; a second one leaves at
+once. Where the daemon is restarted meanwhile it is waited for.
 Exits with the last return code, 128 + N after signal N, 127 where a command
 could not be run, 143 where the job was ended before its last command ran or
-when the daemon died.
+when the daemon died, 75 where the id is in use, 74 where a part of the output
+was lost.
 
 Examples:
   sysadm-events run 'pkg update' 'pkg upgrade -y'
@@ -71,6 +78,9 @@ struct Arguments {
     queue: Option<String>,
     id: Option<String>,
     timeout: Option<Duration>,
+    cwd: Option<String>,
+    env: Map<String, Value>,
+    user: Option<String>,
     detach: bool,
     target: TargetOptions,
 }
@@ -78,31 +88,19 @@ struct Arguments {
 fn main(words: Words) -> Result<u8, Exit> {
     let arguments = parse(words)?;
     let target = arguments.target.target(&Home::of_this_process())?;
-    let id = match &arguments.id {
-        Some(id) => id.clone(),
-        None => random_id()?,
-    };
-    let submission = submission(&arguments, &id);
+    let mut submission = submission(&arguments);
     if arguments.detach {
-        Client::connect(&target)?.call("rpc", "dispatcher", submission)?;
-        write(&format!("{id}\n"))?;
+        let reply = Client::connect(&target)?.call("rpc", "dispatcher", submission)?;
+        write(&format!("{}\n", started(&reply)?))?;
         return Ok(0);
     }
     // From here on Ctrl-C is the job's, even if it comes before the job runs.
-    let interrupts = Interrupts::watch().map_err(|error| {
-        Exit::failed(sysexits::UNAVAILABLE, format!("cannot listen for Ctrl-C: {error}"))
-    })?;
-    let mut subscription = Map::new();
-    subscription.insert("events".to_owned(), json!(["dispatcher"]));
-    subscription.insert("jobs".to_owned(), json!([id]));
-    let mut feed = Feed::begin(target, subscription, None)?;
-    let bygone = match (&arguments.id, feed.client()) {
-        (Some(id), Some(client)) => entry(client, id)?.and_then(|entry| finished_at(&entry)),
-        (Some(_) | None, _) => None,
-    };
-    let (output, reader) = (JobOutput::default(), Reader::default());
-    let job = Job { id, submission, taken: false, bygone, seen: false, output, reader };
-    job.follow(feed, interrupts)
+    let interrupts = Interrupts::watch()?;
+    submission["nonce"] = nonce()?.into();
+    submission["attach"] = true.into();
+    let feed = Feed::connect(target)?;
+    let attachment = Attachment::new(String::new(), Show::Exactly);
+    Job { submission, attachment }.follow(feed, interrupts)
 }
 
 fn parse(mut words: Words) -> Result<Arguments, Exit> {
@@ -112,6 +110,14 @@ fn parse(mut words: Words) -> Result<Arguments, Exit> {
             Word::Option(name) if arguments.target.take(&name, &mut words)? => {}
             Word::Option(name) if name == "--queue" => arguments.queue = Some(words.value()?),
             Word::Option(name) if name == "--id" => arguments.id = Some(words.value()?),
+            Word::Option(name) if name == "--cwd" => arguments.cwd = Some(words.value()?),
+            Word::Option(name) if name == "--as" => arguments.user = Some(words.value()?),
+            Word::Option(name) if name == "--env" => {
+                let given = words.value()?;
+                let wrong = || Exit::usage(format!("--env {given:?}: write NAME=VALUE"));
+                let (key, value) = given.split_once('=').ok_or_else(wrong)?;
+                arguments.env.insert(key.to_owned(), value.into());
+            }
             Word::Option(name) if name == "--detach" => arguments.detach = true,
             Word::Option(name) if name == "--sh" => arguments.sh = true,
             Word::Option(name) if name == "--timeout" => {
@@ -152,10 +158,16 @@ fn parse(mut words: Words) -> Result<Arguments, Exit> {
     Ok(arguments)
 }
 
-fn submission(arguments: &Arguments, id: &str) -> Value {
-    let mut submission = json!({ "action": "submit", "id": id, "commands": arguments.commands });
-    if let Some(queue) = &arguments.queue {
-        submission["queue"] = queue.as_str().into();
+fn submission(arguments: &Arguments) -> Value {
+    let mut submission = json!({ "action": "submit", "commands": arguments.commands });
+    let texts = [("id", &arguments.id), ("queue", &arguments.queue), ("cwd", &arguments.cwd)];
+    for (key, text) in texts.into_iter().chain([("user", &arguments.user)]) {
+        if let Some(text) = text {
+            submission[key] = text.as_str().into();
+        }
+    }
+    if !arguments.env.is_empty() {
+        submission["env"] = Value::Object(arguments.env.clone());
     }
     if let Some(timeout) = arguments.timeout {
         submission["timeout"] = timeout.as_secs().into();
@@ -163,257 +175,129 @@ fn submission(arguments: &Arguments, id: &str) -> Value {
     submission
 }
 
-fn random_id() -> Result<String, Exit> {
+/// By this the daemon knows the submission again, where the connection is lost before its reply.
+fn nonce() -> Result<String, Exit> {
     let mut random = [0; 8];
     SystemRandom::new()
         .fill(&mut random)
         .map_err(|_| Exit::failed(sysexits::UNAVAILABLE, "the system gives no random numbers"))?;
-    Ok(format!("run-{:016x}", u64::from_be_bytes(random)))
+    Ok(format!("{:016x}", u64::from_be_bytes(random)))
 }
 
-/// What the daemon's list says of the job.
-fn entry(client: &mut Client, id: &str) -> Result<Option<Value>, ClientError> {
-    let list = client.call("rpc", "dispatcher", json!({ "action": "list" }))?;
-    let mut queues = list["jobs"].as_object().into_iter().flatten();
-    Ok(queues.find_map(|(_, jobs)| jobs.get(id)).cloned())
+/// The id that the job has been given.
+fn started(reply: &Value) -> Result<&str, ClientError> {
+    let id = reply["started"][0].as_str();
+    id.ok_or_else(|| ClientError::Protocol("it does not name the job that it took".to_owned()))
 }
 
-/// When a job of the list finished, if it has: who subscribes to an id is told of the last one of
-/// that id too, and must not take it for the new one.
-fn finished_at(entry: &Value) -> Option<String> {
-    let finished = Some(entry).filter(|entry| entry["state"] == "finished")?;
-    finished["time_finished"].as_str().map(str::to_owned)
-}
-
-/// A job that is submitted, and what was shown of it.
+/// A job that is submitted, and the attachment to it; without an id until the daemon took it.
 struct Job {
-    id: String,
     submission: Value,
-    /// The daemon has said that it took the job.
-    taken: bool,
-    bygone: Option<String>,
-    /// An event came that can only be this job's.
-    seen: bool,
-    output: JobOutput,
-    reader: Reader,
+    attachment: Attachment,
 }
 
 impl Job {
     /// Submits the job and shows it until it has finished; the exit code.
     fn follow(mut self, mut feed: Feed, mut interrupts: Interrupts) -> Result<u8, Exit> {
         let mut killed = false;
-        if let Err(error) = self.submit(&mut feed) {
-            self.lost(&mut feed, error)?;
-        }
+        self.connect(&mut feed)?;
         loop {
-            let wake = [PollFd::new(interrupts.as_fd(), PollFlags::POLLIN)];
-            let news = feed.next(&Wait { deadline: None, wake: &wake });
-            match news.map_err(|error| self.unknown(error))? {
-                News::Incoming(Incoming::Event(frame)) => {
-                    if let Some(code) = self.event(&frame)? {
-                        return Ok(code);
+            let happened = self.attachment.next(&mut feed, &mut interrupts);
+            match happened.map_err(|exit| self.unknown(exit))? {
+                Happened::Ended(end) => return Ok(self.ended(&end)),
+                Happened::Back => self.connect(&mut feed)?,
+                Happened::Reply(Reply { outcome: Err(refused), .. }) => {
+                    self.attachment.say(&format!("the job is not ended: {refused}"));
+                }
+                Happened::Reply(_) => {}
+                Happened::Interrupted if killed => return Ok(INTERRUPTED),
+                Happened::Interrupted => {
+                    killed = true;
+                    // Its answer is not waited for: a second Ctrl-C must be heard meanwhile.
+                    let kill = json!({ "action": "kill", "job_id": self.attachment.id });
+                    match feed.client() {
+                        Some(client) => {
+                            client.send("rpc", "dispatcher", kill)?;
+                        }
+                        // The daemon is away: there is nobody who could end it.
+                        None => return Ok(INTERRUPTED),
+                    }
+                    if io::stderr().is_terminal() {
+                        self.attachment.say("ending the job; Ctrl-C again leaves at once");
                     }
                 }
-                News::Incoming(Incoming::Reply(Reply { outcome: Err(refused), .. })) => {
-                    complain(&format!("the job is not ended: {refused}"));
-                }
-                News::Incoming(Incoming::Reply(_) | Incoming::Nothing) => {}
-                News::Lost(error) => {
-                    complain(&format!("{error}; waiting for the daemon to come back"));
-                }
-                News::Back => match self.reconcile(&mut feed) {
-                    Ok(None) => {}
-                    Ok(Some(code)) => return Ok(code),
-                    Err(error) => self.lost(&mut feed, error)?,
-                },
-                News::Incoming(Incoming::Woken) => match interrupts.count() {
-                    0 => {}
-                    1 if !killed => {
-                        killed = true;
-                        // Its answer is not waited for: a second Ctrl-C must be heard meanwhile.
-                        let kill = json!({ "action": "kill", "job_id": self.id });
-                        match feed.client() {
-                            Some(client) => {
-                                client.send("rpc", "dispatcher", kill)?;
-                            }
-                            // The daemon is away: there is nobody who could end it.
-                            None => return Ok(INTERRUPTED),
-                        }
-                        if io::stderr().is_terminal() {
-                            complain("ending the job; Ctrl-C again leaves at once");
-                        }
-                    }
-                    _ => return Ok(INTERRUPTED),
-                },
             }
         }
     }
 
-    fn submit(&mut self, feed: &mut Feed) -> Result<(), ClientError> {
+    /// Submits the job, or attaches to it again after the connection was lost.
+    fn connect(&mut self, feed: &mut Feed) -> Result<(), Exit> {
         let Some(client) = feed.client() else { return Ok(()) };
-        client.call("rpc", "dispatcher", self.submission.clone())?;
-        self.taken = true;
-        Ok(())
-    }
-
-    /// The connection was lost in the middle of a request.
-    fn lost(&self, feed: &mut Feed, error: ClientError) -> Result<(), Exit> {
-        // A daemon that says no is there, and will say it again.
-        if let ClientError::Refused(_) = error {
-            return Err(error.into());
-        }
-        let error = feed.lose(error).map_err(|error| self.unknown(error))?;
-        complain(&format!("{error}; waiting for the daemon to come back"));
-        Ok(())
-    }
-
-    /// There is a daemon again: does it know the job? If it runs or has finished, events tell so.
-    /// The exit code where the job is over and no event will tell it.
-    fn reconcile(&mut self, feed: &mut Feed) -> Result<Option<u8>, ClientError> {
-        let Some(client) = feed.client() else { return Ok(None) };
-        let entry = entry(client, &self.id)?;
-        let is_new = |entry: &Value| self.bygone.is_none() || finished_at(entry) != self.bygone;
-        if entry.filter(is_new).is_some() {
-            self.taken = true;
-            return Ok(None);
-        }
-        if self.taken || self.seen {
-            self.reader.end_line();
-            complain(&format!("the daemon does not know job {} any more", self.id));
-            return Ok(Some(sysexits::UNAVAILABLE));
-        }
-        // Its reply did not come, and a daemon that takes a job keeps it: so it was not taken.
-        self.submit(feed)?;
-        Ok(None)
-    }
-
-    /// The exit code, if the job has finished.
-    fn event(&mut self, frame: &Frame) -> Result<Option<u8>, Exit> {
-        let frame = frame.value()?;
-        if frame["name"] == "gap" {
-            self.output.miss();
-            return Ok(None);
-        }
-        let Some(event) = JobEvent::read(&frame["args"]).filter(|event| event.id == self.id) else {
-            return Ok(None);
-        };
-        let is_bygone = event.state == State::Finished
-            && !self.seen
-            && self.bygone.is_some()
-            && event.time_finished() == self.bygone.as_deref();
-        if is_bygone {
-            self.bygone = None;
-            return Ok(None);
-        }
-        self.seen = true;
-        let minus_one = match event.state {
-            State::Finished => event.minus_one(),
-            State::Pending | State::Running => None,
-        };
-        let reason_of = match minus_one {
-            Some(MinusOne::NotRun(command)) if !self.output.has_told(command) => Some(command),
-            Some(MinusOne::NotRun(_) | MinusOne::Interrupted | MinusOne::HungUp) | None => None,
-        };
-        for (command, text) in self.output.fresh(&event, frame["present"] == true) {
-            if reason_of == Some(command) {
-                // Not output, but the reason why there is none.
-                self.reader.end_line();
-                complain(&text);
-            } else {
-                self.reader.give(&text, &self.id)?;
+        let Err(error) = self.submit_or_attach(client) else { return Ok(()) };
+        match error {
+            ClientError::Refused(refused)
+                if refused.code == Some(404) && !self.attachment.id.is_empty() =>
+            {
+                let id = &self.attachment.id;
+                let message = format!("the daemon does not know job {id} any more");
+                Err(Exit::failed(sysexits::UNAVAILABLE, message))
+            }
+            // A daemon that says no is there, and will say it again.
+            ClientError::Refused(_) => Err(error.into()),
+            error => {
+                let error = feed.lose(error).map_err(|error| self.unknown(error.into()))?;
+                self.attachment.say(&format!("{error}; waiting for the daemon to come back"));
+                Ok(())
             }
         }
-        if event.state != State::Finished {
-            return Ok(None);
+    }
+
+    fn submit_or_attach(&mut self, client: &mut Client) -> Result<(), ClientError> {
+        if !self.attachment.id.is_empty() {
+            return self.attachment.attach(client, json!({}));
         }
-        self.reader.end_line();
-        if io::stderr().is_terminal() {
-            complain(&format!("job {} finished: {}", self.id, event.verdict().how));
+        let reply = client.call("rpc", "dispatcher", self.submission.clone())?;
+        started(&reply)?.clone_into(&mut self.attachment.id);
+        match reply["stream"].as_u64() {
+            Some(_) => self.attachment.begin(&reply),
+            None => self.attachment.attach(client, json!({}))?,
         }
-        if let Some(MinusOne::NotRun(_)) = minus_one
-            && let [first, .., last] = event.commands.as_slice()
+        Ok(())
+    }
+
+    /// Says what there is to say of the end; the exit code.
+    fn ended(&mut self, end: &End) -> u8 {
+        let id = self.attachment.id.clone();
+        if let Some(state) = end.unknown() {
+            self.attachment.say(&format!("how the job {id} ended is not known: it is {state}"));
+        } else if io::stderr().is_terminal() {
+            self.attachment.say(&format!("job {id} finished: {}", end.verdict().how));
+        }
+        if end.outcome.result == Some(JobResult::NotStartable)
+            && let [first, .., last] = end.commands.as_slice()
         {
             complain(&format!(
                 "{} commands were run one after the other, from {first:?} to {last:?}; one command \
                  of several words is quoted, or stands behind --: run -- {} ...",
-                event.commands.len(),
+                end.commands.len(),
                 first.split(' ').next().unwrap_or_default(),
             ));
         }
-        Ok(Some(exit_code(&event.codes(), event.commands.len(), minus_one)))
+        end.exit_code_of_all()
     }
 
     /// Nobody can tell how the job ends.
-    fn unknown(&self, error: ClientError) -> Exit {
-        match Exit::from(error) {
-            Exit::Failed { code, message } => {
-                let id = &self.id;
+    fn unknown(&self, exit: Exit) -> Exit {
+        match exit {
+            Exit::Failed { code, message } if !self.attachment.id.is_empty() => {
+                let id = &self.attachment.id;
                 let message = format!(
                     "{message}\nhow the job {id} ends is not known; \"sysadm-events log {id}\" may tell"
                 );
                 Exit::Failed { code, message }
             }
-            exit @ (Exit::Help(_) | Exit::Usage(_) | Exit::ReaderGone) => exit,
+            exit => exit,
         }
-    }
-}
-
-/// Who reads the output.
-#[derive(Default)]
-struct Reader {
-    gone: bool,
-    /// The output so far does not end with a line end.
-    midway: bool,
-}
-
-impl Reader {
-    /// A reader who leaves does not end the job: half an upgrade is worse than an unread one.
-    fn give(&mut self, text: &str, id: &str) -> Result<(), Exit> {
-        if self.gone {
-            return Ok(());
-        }
-        match write(text) {
-            Err(Exit::ReaderGone) => {
-                self.gone = true;
-                complain(&format!(
-                    "nobody reads the output any more; waiting for job {id}, Ctrl-C ends it"
-                ));
-                Ok(())
-            }
-            written => {
-                self.midway = !text.ends_with('\n');
-                written
-            }
-        }
-    }
-
-    /// On a terminal what we say ourselves begins on a line of its own.
-    fn end_line(&mut self) {
-        if self.midway && io::stdout().is_terminal() && io::stderr().is_terminal() {
-            let _ = io::stderr().write_all(b"\n");
-        }
-        self.midway = false;
-    }
-}
-
-/// Left by a second Ctrl-C: as a shell tells SIGINT.
-const INTERRUPTED: u8 = 130;
-/// A command could not be run: as a shell tells it.
-const NOT_RUN: u8 = 127;
-/// Ended before its last command ran, or while it did by the death of the daemon: as if by the SIGTERM that a running one gets.
-const ENDED_BEFORE: u8 = 143;
-
-/// The exit code that tells how the last of `commands` ended.
-fn exit_code(codes: &[i32], commands: usize, minus_one: Option<MinusOne<'_>>) -> u8 {
-    match (codes.last(), minus_one) {
-        (None, _) | (Some(_), Some(MinusOne::Interrupted)) => ENDED_BEFORE,
-        (Some(_), Some(MinusOne::NotRun(_))) => NOT_RUN,
-        // The chain was cut short between two commands, which is no success.
-        (Some(0), _) if codes.len() < commands => ENDED_BEFORE,
-        (Some(&code @ ..=-1), _) => {
-            u8::try_from(code.unsigned_abs().saturating_add(128)).unwrap_or(u8::MAX)
-        }
-        (Some(&code @ 0..), _) => u8::try_from(code).unwrap_or(u8::MAX),
     }
 }
 
@@ -432,10 +316,13 @@ mod tests {
     #[test]
     fn a_chain_with_its_options() {
         let line = ["--queue", "q", "ls -l", "--id=j", "--timeout", "5m", "--detach", "true"];
+        let more = ["--cwd", "/tmp", "--env", "A=1", "--env=B=x=y", "--as", "eva"];
+        let line: Vec<&str> = more.into_iter().chain(line).collect();
         let arguments = parse(words(&line)).unwrap();
         assert_eq!(
-            submission(&arguments, "j"),
-            json!({"action": "submit", "id": "j", "commands": ["ls -l", "true"], "queue": "q", "timeout": 300})
+            submission(&arguments),
+            json!({"action": "submit", "commands": ["ls -l", "true"], "id": "j", "queue": "q",
+                   "timeout": 300, "cwd": "/tmp", "user": "eva", "env": {"A": "1", "B": "x=y"}})
         );
         assert_eq!(arguments.id.as_deref(), Some("j"));
         assert!(arguments.detach);
@@ -444,7 +331,7 @@ mod tests {
             (&["--sh", "a | b", "c"], json!([["sh", "-c", "a | b"], ["sh", "-c", "c"]])),
             (&["--sh", "--", "-x"], json!([["sh", "-c", "-x"]])),
         ] {
-            assert_eq!(submission(&parse(words(line)).unwrap(), "x")["commands"], commands);
+            assert_eq!(submission(&parse(words(line)).unwrap())["commands"], commands);
         }
     }
 
@@ -456,36 +343,6 @@ mod tests {
         assert_eq!(refused(&["--qeue", "x", "ls"]), "unknown option --qeue");
         assert!(refused(&["--timeout", "soon", "ls"]).contains("soon"));
         assert!(refused(&["--timeout", "0", "ls"]).contains("seconds"));
-    }
-
-    #[test]
-    fn exit_codes_are_a_shells() {
-        let codes = [
-            &[][..],
-            &[0],
-            &[0, 3],
-            &[255],
-            &[-1],
-            &[-2],
-            &[-9],
-            &[-15],
-            &[-127],
-            &[-1000],
-            &[1000],
-        ];
-        let exit = |codes: &[i32]| exit_code(codes, codes.len(), None);
-        assert_eq!(codes.map(exit), [143, 0, 3, 255, 129, 130, 137, 143, 255, 255, 255]);
-        assert_eq!(exit_code(&[0, -1], 2, Some(MinusOne::NotRun("x"))), 127);
-        assert_eq!(exit_code(&[0, -1], 3, Some(MinusOne::NotRun("x"))), 127);
-        assert_eq!(exit_code(&[-1], 1, Some(MinusOne::Interrupted)), 143);
-        assert_eq!(exit_code(&[-1], 1, Some(MinusOne::HungUp)), 129);
-        assert_eq!([exit_code(&[0], 2, None), exit_code(&[3], 2, None)], [143, 3]);
-    }
-
-    #[test]
-    fn random_ids_differ() {
-        let ids = [random_id().unwrap(), random_id().unwrap()];
-        assert!(ids[0].starts_with("run-") && ids[0].len() == 20);
-        assert_ne!(ids[0], ids[1]);
+        assert!(refused(&["--env", "A", "ls"]).contains("NAME=VALUE"));
     }
 }

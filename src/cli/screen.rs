@@ -38,8 +38,6 @@ pub(super) struct Screen {
     jobs: Vec<Job>,
     /// The state of the system that came last.
     state: Option<Value>,
-    /// Events were missed: of a job that is new here the beginning may be among them.
-    gap: bool,
     /// Where the terminal can be drawn over: replications under way.
     bars: Option<Bars>,
 }
@@ -70,8 +68,8 @@ struct Line<'a> {
 impl Screen {
     pub(super) fn new(terminal: Terminal, clock: Clock) -> Screen {
         let (name_width, place) = (*NAME_WIDTH.start(), Place::Free);
-        let (day, jobs, state, gap, bars) = (None, Vec::new(), None, false, None);
-        Screen { terminal, clock, name_width, day, place, jobs, state, gap, bars }
+        let (day, jobs, state, bars) = (None, Vec::new(), None, None);
+        Screen { terminal, clock, name_width, day, place, jobs, state, bars }
     }
 
     /// The same on a terminal whose last lines can be drawn over, so wide as `width` says.
@@ -110,7 +108,7 @@ impl Screen {
         let args = &frame["args"];
         match frame["name"].as_str().unwrap_or("") {
             "dispatcher" => match JobEvent::read(args) {
-                Some(event) => self.job(out, &event, frame["present"] == true, moment),
+                Some(event) => self.job(out, &event, &frame["output"], moment),
                 None => self.unknown(out, frame, moment),
             },
             "life_preserver" | "life-preserver" => self.life_preserver(out, args, moment, now),
@@ -135,11 +133,12 @@ impl Screen {
         out
     }
 
-    fn job(&mut self, out: &mut String, event: &JobEvent<'_>, present: bool, moment: SystemTime) {
+    fn job(&mut self, out: &mut String, event: &JobEvent<'_>, ranges: &Value, moment: SystemTime) {
         let mut job = self.take_job(event.id);
-        let fresh = job.output.fresh(event, present);
+        let fresh = job.output.fresh(event, ranges);
         match event.state {
             State::Pending => {
+                job.output = JobOutput::default();
                 let (sign, chain) = (self.terminal.either("○", "-"), event.commands.join(" && "));
                 self.job_line(
                     out,
@@ -196,10 +195,7 @@ impl Screen {
     fn take_job(&mut self, id: &str) -> Job {
         match self.jobs.iter().position(|job| job.id == id) {
             Some(at) => self.jobs.remove(at),
-            None => {
-                let output = if self.gap { JobOutput::after_gap() } else { JobOutput::default() };
-                Job { id: id.to_owned(), output, announced: None }
-            }
+            None => Job { id: id.to_owned(), output: JobOutput::default(), announced: None },
         }
     }
 
@@ -318,8 +314,6 @@ impl Screen {
     }
 
     fn gap(&mut self, out: &mut String, args: &Value, moment: SystemTime) {
-        self.gap = true;
-        self.jobs.iter_mut().for_each(|job| job.output.miss());
         self.bars.iter_mut().for_each(Bars::miss);
         let text = match args["missed"].as_u64() {
             Some(1) => "1 event was missed".to_owned(),

@@ -89,6 +89,7 @@ impl Refused {
     pub fn exit_code(&self) -> u8 {
         match self.code {
             Some(401 | 403) => sysexits::NO_PERMISSION,
+            Some(409) => sysexits::TEMPORARY,
             Some(429 | 500..) => sysexits::UNAVAILABLE,
             Some(400..=499) => sysexits::USAGE,
             Some(_) | None => sysexits::PROTOCOL,
@@ -299,7 +300,7 @@ mod tests {
         assert_eq!([closed(1001), closed(1013), closed(1000)], [69, 69, 69]);
         assert_eq!([closed(1008), closed(1002), closed(1009)], [77, 76, 76]);
         assert_eq!([refused(Some(401)), refused(Some(403))], [77, 77]);
-        assert_eq!([refused(Some(400)), refused(Some(404)), refused(Some(409))], [64, 64, 64]);
+        assert_eq!([refused(Some(400)), refused(Some(404)), refused(Some(409))], [64, 64, 75]);
         assert_eq!([refused(Some(429)), refused(Some(500))], [69, 69]);
         assert_eq!(refused(None), 76);
     }

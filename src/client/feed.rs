@@ -38,8 +38,8 @@ pub struct Place {
 pub struct Feed {
     target: Target,
     timeouts: Timeouts,
-    /// Of `events/subscribe`, without `since`.
-    subscription: Map<String, Value>,
+    /// Of `events/subscribe`, without `since`; `None` for a conversation without subscription.
+    subscription: Option<Map<String, Value>>,
     place: Option<Place>,
     client: Option<Client>,
     pace: Pace,
@@ -53,18 +53,18 @@ impl Feed {
         subscription: Map<String, Value>,
         since: Option<Place>,
     ) -> Result<Feed, ClientError> {
-        let timeouts = Timeouts::default();
-        let client = Client::connect_within(&target, timeouts)?;
-        let mut feed = Feed {
-            target,
-            timeouts,
-            subscription,
-            place: since,
-            client: Some(client),
-            pace: Pace::new(),
-        };
+        let mut feed = Feed::connect(target)?;
+        (feed.subscription, feed.place) = (Some(subscription), since);
         feed.subscribe()?;
         Ok(feed)
+    }
+
+    /// Connects without a subscription; what fails now is not tried again.
+    pub fn connect(target: Target) -> Result<Feed, ClientError> {
+        let timeouts = Timeouts::default();
+        let client = Some(Client::connect_within(&target, timeouts)?);
+        let (subscription, place) = (None, None);
+        Ok(Feed { target, timeouts, subscription, place, client, pace: Pace::new() })
     }
 
     /// The conversation, while there is one.
@@ -101,7 +101,7 @@ impl Feed {
     }
 
     fn subscribe(&mut self) -> Result<(), ClientError> {
-        let mut subscription = self.subscription.clone();
+        let Some(mut subscription) = self.subscription.clone() else { return Ok(()) };
         if let Some(place) = &self.place {
             let since = json!({ "epoch": place.epoch, "seq": place.seq });
             subscription.insert("since".to_owned(), since);

@@ -11,7 +11,7 @@ use super::stream::{self, Stream, Waited};
 use super::{ClientError, MAX_MESSAGE, Step, Timeouts, Wait};
 
 /// Bytes that are read from the socket at once.
-const READ_BUFFER: usize = 16 * 1024;
+const READ_BUFFER: usize = 64 * 1024;
 
 /// What came.
 pub(super) enum Got {

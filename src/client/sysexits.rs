@@ -10,6 +10,8 @@ pub const NO_INPUT: u8 = 66;
 pub const UNAVAILABLE: u8 = 69;
 /// What we read or write locally cannot be read or written.
 pub const IO: u8 = 74;
+/// Not now: what is asked for is in use.
+pub const TEMPORARY: u8 = 75;
 /// The peer does not speak our protocol, or is not whom it should be.
 pub const PROTOCOL: u8 = 76;
 /// Not permitted.

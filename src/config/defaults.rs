@@ -98,6 +98,7 @@ fn dispatcher() -> Dispatcher {
         output_interval: Duration::from_secs(1),
         output_grace: Duration::from_secs(1),
         kill_grace: Duration::from_secs(10),
+        attach_timeout: Duration::from_secs(5 * 60),
     }
 }
 

@@ -107,6 +107,7 @@ fn read_dispatcher(mut section: Section<'_, '_>, config: &mut Config) {
     section.key("output_interval", &mut dispatcher.output_interval, duration(SHORT..=HOUR));
     section.key("output_grace", &mut dispatcher.output_grace, duration(SHORT..=HOUR));
     section.key("kill_grace", &mut dispatcher.kill_grace, duration(SHORT..=HOUR));
+    section.key("attach_timeout", &mut dispatcher.attach_timeout, duration(SHORT..=HOUR));
 }
 
 fn read_store(mut section: Section<'_, '_>, config: &mut Config) {

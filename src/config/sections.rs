@@ -157,6 +157,9 @@ pub struct Dispatcher {
     pub output_grace: Duration,
     /// From SIGTERM to SIGKILL, 10 ms to 1 h. Default 10 s.
     pub kill_grace: Duration,
+    /// How long an attached client that acknowledges nothing holds a job back, 10 ms to 1 h; after
+    /// that the job goes on, and the client gets what its log still has. Default 5 min.
+    pub attach_timeout: Duration,
 }
 
 /// `[store]`: how the daemon keeps what must outlive it.

@@ -13,8 +13,8 @@ use super::submission::Submission;
 use crate::helper::store::{Kind, LogEnd, TextQuestion};
 use crate::moment::Moment;
 use crate::wire::{
-    Event, Excerpt, Finished, JobEvent, JobHead, JobResult, Outcome, Phase, Pieces, Running,
-    parse_rfc3339, rfc3339,
+    Decoder, Event, Excerpt, Finished, JobEvent, JobHead, JobResult, Outcome, Phase, Pieces,
+    Running, parse_rfc3339, rfc3339,
 };
 
 /// Why a job is brought to its end before its time.
@@ -99,6 +99,11 @@ pub(super) struct Job {
     /// Bytes printed in all, and of those told by running events.
     total: u64,
     told_total: u64,
+    /// Ranges of these bytes that are remarks of the dispatcher, in order.
+    remarks: Vec<Range<u64>>,
+    /// Output of the current command that is in no excerpt yet.
+    unread: Vec<u8>,
+    decoder: Decoder,
     /// Where the output of each command that began begins, in bytes of all output.
     begins: Vec<u64>,
     /// All output, where the class reads it at the end.
@@ -148,6 +153,9 @@ impl Job {
             fresh: Vec::new(),
             total: 0,
             told_total: 0,
+            remarks: Vec::new(),
+            unread: Vec::new(),
+            decoder: Decoder::default(),
             begins: Vec::new(),
             to_be_read,
             at_line_start: true,
@@ -233,18 +241,58 @@ impl Job {
         self.limits.job
     }
 
-    pub(super) fn print(&mut self, text: &str) {
-        if text.is_empty() {
-            return;
-        }
+    /// Takes output of the current command.
+    pub(super) fn print(&mut self, bytes: &[u8]) {
         if self.begins.is_empty() {
             self.begins.push(self.total);
+        }
+        self.unread.extend_from_slice(bytes);
+        self.news = true;
+        if self.unread.len() > self.limits.command {
+            self.read_output();
+        }
+        self.total += bytes.len() as u64;
+        self.at_line_start = bytes.ends_with(b"\n");
+    }
+
+    /// Takes a remark of the dispatcher, which is output that no command printed.
+    pub(super) fn print_remark(&mut self, remark: &str) {
+        let start = self.total;
+        self.print(remark.as_bytes());
+        self.remarks.push(start..self.total);
+    }
+
+    /// Takes what was printed into the excerpts. Of a log that is cut already only as much as its tail
+    /// holds is decoded: a program may print faster than that can be done for all.
+    fn read_output(&mut self) {
+        let mut bytes = std::mem::take(&mut self.unread);
+        let (current, limit) = (self.current(), self.limits.command);
+        let fresh = self.fresh.iter_mut().find(|(index, _)| *index == current);
+        if let Some((_, log)) = fresh.filter(|(_, log)| log.is_cut() && self.to_be_read.is_none())
+            && bytes.len() > limit
+        {
+            let is_continuation = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
+            let skipped = bytes.len() - limit;
+            let rest = bytes.iter().skip(skipped).take(3).take_while(is_continuation).count();
+            bytes.drain(..skipped + rest);
+            log.skip((skipped + rest) as u64);
+            self.decoder = Decoder::default();
+        }
+        let text = self.decoder.decode(&bytes);
+        self.show(&text);
+    }
+
+    fn show(&mut self, text: &str) {
+        if text.is_empty() {
+            return;
         }
         let (current, limit) = (self.current(), self.limits.command);
         match self.fresh.iter_mut().find(|(index, _)| *index == current) {
             Some((_, log)) => log.push(text),
             None => {
-                let mut log = Excerpt::new(limit);
+                let before = self.told.iter().find(|(index, _)| *index == current);
+                let start = before.map_or(0, |(_, log)| log.end());
+                let mut log = Excerpt::starting_at(start, limit);
                 log.push(text);
                 self.fresh.push((current, log));
             }
@@ -252,9 +300,6 @@ impl Job {
         if let Some(all) = &mut self.to_be_read {
             all.push(text);
         }
-        self.total += text.len() as u64;
-        self.at_line_start = text.ends_with('\n');
-        self.news = true;
     }
 
     /// A remark of the dispatcher's own, on a line of its own.
@@ -266,6 +311,9 @@ impl Job {
     /// The current command ended with this code, or was never started; true where another one is to
     /// be run.
     pub(super) fn end_command(&mut self, code: i32, is_started: bool) -> bool {
+        self.read_output();
+        let rest = self.decoder.finish();
+        self.show(&rest);
         self.codes.push(code);
         self.not_startable = !is_started;
         self.bound_told();
@@ -299,6 +347,7 @@ impl Job {
     }
 
     fn tell(&mut self) -> Pieces {
+        self.read_output();
         let fresh = std::mem::take(&mut self.fresh);
         for (index, piece) in &fresh {
             match self.told.iter_mut().find(|(i, _)| i == index) {
@@ -519,6 +568,7 @@ impl Job {
             time_started: self.time_started.as_deref().unwrap_or_default().to_owned(),
             codes: self.codes.clone(),
             begins: self.begins.clone(),
+            remarks: self.remarks.clone(),
             leaders: if is == Kind::Finished { Vec::new() } else { self.leaders.clone() },
             mark: if is == Kind::Finished { String::new() } else { self.mark.clone() },
         };
@@ -547,6 +597,7 @@ impl Job {
             env: if is_over { Default::default() } else { asked.env.clone() },
             user: asked.user.as_ref().filter(|_| !is_over).map(Into::into),
             submitted_by: asked.submitted_by.clone(),
+            nonce: asked.nonce.clone(),
             log_limit: self.limits.job,
             starts: matches!(self.state, State::Filed { recorded: true, .. }),
             progress: (is != Kind::Filed).then_some(progress),
@@ -564,6 +615,7 @@ impl Job {
             job.time_started = text(&progress.time_started);
             job.codes = progress.codes;
             job.begins = progress.begins;
+            job.remarks = progress.remarks;
             job.leaders = progress.leaders;
             job.mark = progress.mark;
         }
@@ -613,6 +665,27 @@ impl Job {
         self.state = State::Running { current, ending: Some(ending) };
     }
 
+    /// What an attached client needs to know of the output and of the end.
+    pub(super) fn output(&self) -> JobOutput<'_> {
+        let end = matches!(self.state, State::Finished).then(|| {
+            let mut end = self.outcome.fields();
+            let codes: Vec<String> = self.codes.iter().map(i32::to_string).collect();
+            end.insert("return_codes".to_owned(), codes.into());
+            end.insert("cmd_list".to_owned(), self.head.commands.clone().into());
+            end
+        });
+        let is_ending = matches!(self.state, State::Running { ending: Some(_), .. });
+        JobOutput {
+            id: &self.head.id,
+            commands: &self.head.commands,
+            total: self.total,
+            begins: &self.begins,
+            remarks: &self.remarks,
+            is_ending,
+            end,
+        }
+    }
+
     /// The latest time of the job that events state.
     pub(super) fn latest_time(&self) -> Option<&str> {
         self.time_finished.as_deref().or(self.time_started.as_deref())
@@ -622,6 +695,25 @@ impl Job {
     pub(super) fn age(&self, uptime: u64) -> Duration {
         Duration::from_secs(uptime.saturating_sub(self.uptime))
     }
+}
+
+/// The output of a job as an attached client sees it.
+#[derive(Debug)]
+pub struct JobOutput<'a> {
+    /// The job.
+    pub id: &'a str,
+    /// Its chain.
+    pub commands: &'a [String],
+    /// Bytes of all output so far.
+    pub total: u64,
+    /// Where the output of each command that began begins.
+    pub begins: &'a [u64],
+    /// Ranges that are remarks of the dispatcher, in order.
+    pub remarks: &'a [Range<u64>],
+    /// The daemon is ending it.
+    pub is_ending: bool,
+    /// The fields that say how it ended, once that was published.
+    pub end: Option<serde_json::Map<String, Value>>,
 }
 
 fn beginning(command: &str, most: usize) -> Cow<'_, str> {

@@ -10,7 +10,6 @@
 
 mod class;
 mod command;
-mod decoder;
 mod job;
 mod process;
 mod record;
@@ -31,6 +30,7 @@ use record::JobRecord;
 
 pub use crate::sys::children::Exit;
 pub use command::Command;
+pub use job::JobOutput;
 pub use process::{Environment, Output, Process};
 pub use submission::{Bounds, Submission, check_name, read_run, read_submit};
 
@@ -39,6 +39,9 @@ pub type Ticket = (Serial, Step);
 
 /// Number of a job in this run of the daemon; one more for each.
 pub type Serial = u64;
+
+/// The most that is read of a job's output at once, in bytes.
+pub const OUTPUT_READ: usize = process::READ;
 
 /// The limits of the configuration that concern jobs.
 #[derive(Clone, Copy, Debug)]
@@ -141,12 +144,12 @@ pub enum Effect {
     Log {
         /// The job.
         serial: Serial,
-        /// Where the text stands in all that the job printed, in bytes.
+        /// Offset of these bytes in all that the job printed.
         at: u64,
         /// What is kept of the log, in bytes.
         limit: usize,
         /// What it printed.
-        text: String,
+        bytes: Vec<u8>,
     },
     /// The job's record and log are of no interest any more.
     Forget {
@@ -567,24 +570,28 @@ impl Dispatcher {
     }
 
     /// The current command of a job printed something.
-    pub fn printed(&mut self, serial: Serial, text: String) {
-        if self.jobs.get(&serial).is_some_and(Job::is_running) {
-            self.print(serial, text);
-            self.tell_later(serial);
+    pub fn printed(&mut self, serial: Serial, bytes: &[u8]) {
+        let Some(job) = self.jobs.get_mut(&serial).filter(|job| job.is_running()) else { return };
+        if bytes.is_empty() {
+            return;
         }
-    }
-
-    fn print(&mut self, serial: Serial, text: String) {
-        let Some(job) = self.jobs.get_mut(&serial).filter(|_| !text.is_empty()) else { return };
         let (at, limit) = (job.total(), job.log_limit());
-        job.print(&text);
-        self.effects.push_back(Effect::Log { serial, at, limit, text });
+        job.print(bytes);
+        self.effects.push_back(Effect::Log { serial, at, limit, bytes: bytes.to_vec() });
+        self.tell_later(serial);
     }
 
     fn remark(&mut self, serial: Serial, text: &str) {
         if let Some(remark) = self.jobs.get(&serial).map(|job| job.remark(text)) {
-            self.print(serial, remark);
+            self.print_remark(serial, remark);
         }
+    }
+
+    fn print_remark(&mut self, serial: Serial, remark: String) {
+        let Some(job) = self.jobs.get_mut(&serial) else { return };
+        let (at, limit) = (job.total(), job.log_limit());
+        job.print_remark(&remark);
+        self.effects.push_back(Effect::Log { serial, at, limit, bytes: remark.into_bytes() });
     }
 
     fn tell_later(&mut self, serial: Serial) {
@@ -611,7 +618,7 @@ impl Dispatcher {
             );
         }
         if let Ended::NotStarted(why) = ended {
-            self.print(serial, format!("{why}\n"));
+            self.print_remark(serial, format!("{why}\n"));
         }
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         let is_started = !matches!(ended, Ended::NotStarted(_));
@@ -1051,13 +1058,54 @@ impl Dispatcher {
         offset: u64,
         length: Option<u64>,
     ) -> Result<TextQuestion, Refusal> {
-        let job = self.ids.get(id).and_then(|serial| self.jobs.get(serial));
-        let Some(job) = job.filter(|job| !matches!(job.state, State::Filed { .. })) else {
-            let why = format!("no job {id:?} is known; \"list\" says which are");
-            return Err(Refusal::new(ErrorCode::NotFound, why));
-        };
+        let serial = self.find(id)?;
+        let gone = || Refusal::new(ErrorCode::NotFound, format!("no job {id:?} is known"));
+        let job = self.jobs.get(&serial).ok_or_else(gone)?;
         let length = length.unwrap_or(LOG_PART).min(LOG_PART);
         Ok(job.log_question(offset, usize::try_from(length).unwrap_or(usize::MAX)))
+    }
+
+    /// A name for a job that was given none: its program and a number that no job has had.
+    pub fn new_id(&self, program: &str) -> String {
+        const MOST: usize = 24;
+        let name = program.rsplit('/').next().unwrap_or_default();
+        let is_plain = |c: &char| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(c);
+        let name: String = name.chars().filter(is_plain).take(MOST).collect();
+        let name = if name.is_empty() { "job" } else { &name };
+        let numbers = self.last_serial.saturating_add(1)..;
+        let mut ids = numbers.map(|number| format!("{name}-{number}"));
+        ids.find(|id| !self.ids.contains_key(id)).unwrap_or_default()
+    }
+
+    /// The job that a user submitted with that nonce before.
+    pub fn find_submitted(&self, nonce: &str, by: Option<&str>) -> Option<(Serial, &str)> {
+        let is_it = |job: &&Job| {
+            job.asked.nonce.as_deref() == Some(nonce) && job.asked.submitted_by.as_deref() == by
+        };
+        self.jobs.values().find(is_it).map(|job| (job.head.serial, job.head.id.as_str()))
+    }
+
+    /// True for a job that is not durable yet.
+    pub fn is_filed(&self, serial: Serial) -> bool {
+        self.jobs.get(&serial).is_some_and(|job| matches!(job.state, State::Filed { .. }))
+    }
+
+    /// The number of the job of that id.
+    pub fn find(&self, id: &str) -> Result<Serial, Refusal> {
+        let serial = self.ids.get(id).copied();
+        let is_filed = |serial: &Serial| {
+            let job = self.jobs.get(serial);
+            job.is_some_and(|job| !matches!(job.state, State::Filed { .. }))
+        };
+        serial.filter(is_filed).ok_or_else(|| {
+            let why = format!("no job {id:?} is known; \"list\" says which are");
+            Refusal::new(ErrorCode::NotFound, why)
+        })
+    }
+
+    /// The output of a job for an attached client.
+    pub fn output(&self, serial: Serial) -> Option<JobOutput<'_>> {
+        self.jobs.get(&serial).map(Job::output)
     }
 
     /// The id of a job.

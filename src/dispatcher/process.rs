@@ -13,7 +13,6 @@ use mio::unix::pipe::Receiver;
 use nix::unistd::Pid;
 
 use super::command::Command;
-use super::decoder::Decoder;
 use super::submission::Submission;
 use crate::sys::children::Exit;
 use crate::sys::descriptors::DescriptorLimit;
@@ -54,7 +53,6 @@ pub struct Process {
     pub pid: Pid,
     output: Option<Receiver>,
     report: Report,
-    decoder: Decoder,
     /// How it ended, once that is known.
     pub exit: Option<Exit>,
 }
@@ -62,16 +60,16 @@ pub struct Process {
 /// What a read of the output gave.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Text; there may be more.
-    Text(String),
+    /// So many bytes, in the buffer; there may be more.
+    Read(usize),
     /// Nothing now.
     Blocked,
-    /// Nobody holds the other end any more; the text that was still begun.
-    End(String),
+    /// Nobody holds the other end any more.
+    End,
 }
 
 /// The most that is read at once, in bytes: what a pipe holds.
-pub(crate) const READ: usize = 64 * 1024;
+pub(super) const READ: usize = 64 * 1024;
 
 impl Process {
     /// Starts a command of a job. An error is the reason why it could not even be tried.
@@ -109,7 +107,7 @@ impl Process {
         });
         let Child { pid, output, errors: _, report } = child.map_err(failed)?;
         let output = Some(Receiver::from(output));
-        Ok(Process { pid, output, report, decoder: Decoder::default(), exit: None })
+        Ok(Process { pid, output, report, exit: None })
     }
 
     /// The pipe, for the reactor, while it is open.
@@ -124,25 +122,20 @@ impl Process {
 
     /// Reads once.
     pub fn read(&mut self, scratch: &mut [u8]) -> Output {
-        let Some(output) = &mut self.output else { return Output::End(String::new()) };
+        let Some(output) = &mut self.output else { return Output::End };
         let room = scratch.len().min(READ);
         match output.read(&mut scratch[..room]) {
-            Ok(0) => Output::End(self.decoder.finish()),
-            Ok(n) => Output::Text(self.decoder.decode(&scratch[..n])),
+            Ok(0) => Output::End,
+            Ok(n) => Output::Read(n),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Output::Blocked,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Output::Text(String::new()),
-            Err(_) => Output::End(self.decoder.finish()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Output::Read(0),
+            Err(_) => Output::End,
         }
     }
 
     /// Gives the pipe away, for it to be let go by whoever registered it.
     pub fn take_output(&mut self) -> Option<Receiver> {
         self.output.take()
-    }
-
-    /// The text that was still begun when the output was given up.
-    pub fn rest(&mut self) -> String {
-        self.decoder.finish()
     }
 
     /// After the end: why the program could not be started, if so.

@@ -36,6 +36,8 @@ pub(super) struct JobRecord {
     /// Name of the user who submitted it; absent in records of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) submitted_by: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) nonce: Option<String>,
     /// Bytes kept of its output.
     pub(super) log_limit: usize,
     /// It was to be run at once: it may have been, even if no record says so.
@@ -67,6 +69,9 @@ pub(super) struct Progress {
     /// Where the output of each command that began begins in all that the job printed, in bytes.
     #[serde(default)]
     pub(super) begins: Vec<u64>,
+    /// Ranges of its output that are remarks of the dispatcher.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) remarks: Vec<std::ops::Range<u64>>,
     /// Number and start of the processes that were started for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) leaders: Vec<(i32, String)>,
@@ -115,6 +120,7 @@ impl JobRecord {
                 Who::Number(number) => RunAs::Number(number),
                 Who::Name(name) => RunAs::Name(name),
             }),
+            nonce: self.nonce.clone(),
             submitted_by: self.submitted_by.clone(),
         })
     }

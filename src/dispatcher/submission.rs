@@ -27,6 +27,8 @@ pub struct Submission {
     pub env: BTreeMap<String, String>,
     /// Whom it runs as; the daemon's own user where nothing is said.
     pub user: Option<RunAs>,
+    /// By which its submitter knows it again: what is submitted twice with it is one job.
+    pub nonce: Option<String>,
     /// Name of the user who submitted it.
     pub submitted_by: Option<String>,
 }
@@ -66,7 +68,7 @@ pub fn read_run(args: &Map<String, Value>, bounds: Bounds) -> Result<Vec<Submiss
                     return Err(Refusal::bad_request(why));
                 }
             };
-            Submission::new(id.clone(), lines, bounds)
+            Submission::new(Some(id.clone()), lines, bounds, |_| String::new())
         })
         .collect::<Result<_, _>>()?;
     if batch.is_empty() {
@@ -77,25 +79,27 @@ pub fn read_run(args: &Map<String, Value>, bounds: Bounds) -> Result<Vec<Submiss
     Ok(batch)
 }
 
-/// Reads `submit`; `random_id` is taken where the client gives none.
+/// Reads `submit`; `new_id` names a job of that program where the client gives no id.
 pub fn read_submit(
     args: &Map<String, Value>,
-    random_id: impl FnOnce() -> String,
+    new_id: impl FnOnce(&str) -> String,
     bounds: Bounds,
 ) -> Result<Submission, Refusal> {
-    const KNOWN: [&str; 8] = ["action", "id", "commands", "queue", "timeout", "cwd", "env", "user"];
+    const KNOWN: [&str; 10] =
+        ["action", "id", "commands", "queue", "timeout", "cwd", "env", "user", "attach", "nonce"];
     if let Some(unknown) = args.keys().find(|key| !KNOWN.contains(&key.as_str())) {
         let why = format!("submit does not know {unknown:?}; it knows {}", KNOWN[1..].join(", "));
         return Err(Refusal::bad_request(why));
     }
-    let id = match text(args, "id")? {
-        Some(id) => id.to_owned(),
-        None => random_id(),
-    };
+    let id = text(args, "id")?.map(str::to_owned);
     let Some(Value::Array(commands)) = args.get("commands") else {
         return Err(Refusal::bad_request("commands must be a list"));
     };
-    let mut submission = Submission::new(id, commands, bounds)?;
+    let mut submission = Submission::new(id, commands, bounds, new_id)?;
+    if let Some(nonce) = text(args, "nonce")? {
+        check_name("nonce", nonce)?;
+        submission.nonce = Some(nonce.to_owned());
+    }
     if let Some(queue) = text(args, "queue")?.filter(|queue| *queue != "no_queue") {
         check_name("queue", queue)?;
         submission.queue = Some(queue.to_owned());
@@ -115,8 +119,16 @@ pub fn read_submit(
 }
 
 impl Submission {
-    fn new(id: String, commands: &[Value], bounds: Bounds) -> Result<Submission, Refusal> {
-        check_name("id", &id)?;
+    fn new(
+        id: Option<String>,
+        commands: &[Value],
+        bounds: Bounds,
+        new_id: impl FnOnce(&str) -> String,
+    ) -> Result<Submission, Refusal> {
+        if let Some(id) = &id {
+            check_name("id", id)?;
+        }
+        let given = id.clone().unwrap_or_else(|| "without id".to_owned());
         let mut chain = Vec::new();
         for command in commands {
             let command = match command {
@@ -126,33 +138,36 @@ impl Submission {
                         words.iter().map(|word| word.as_str().map(str::to_owned)).collect();
                     let words = words.ok_or_else(|| {
                         Refusal::bad_request(format!(
-                            "job {id:?}: the words of a command are strings"
+                            "job {given:?}: the words of a command are strings"
                         ))
                     })?;
                     Command::from_words(words)?
                 }
                 Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
-                    let why = format!("job {id:?}: a command is a string, or a list of its words");
+                    let why =
+                        format!("job {given:?}: a command is a string, or a list of its words");
                     return Err(Refusal::bad_request(why));
                 }
             };
             chain.extend(command);
         }
         if chain.is_empty() {
-            return Err(Refusal::bad_request(format!("job {id:?} has no command")));
+            return Err(Refusal::bad_request(format!("job {given:?} has no command")));
         }
         let too_large = |why: String| Err(Refusal::new(ErrorCode::TooLarge, why));
         if chain.len() > bounds.max_commands {
             let (n, most) = (chain.len(), bounds.max_commands);
-            return too_large(format!("job {id:?} has {n} commands; {most} are allowed"));
+            return too_large(format!("job {given:?} has {n} commands; {most} are allowed"));
         }
         let bytes: usize = chain.iter().map(|command| encoded_len(&command.shown)).sum();
         if bytes > bounds.max_command_bytes {
             let most = bounds.max_command_bytes;
             return too_large(format!(
-                "job {id:?}: its commands take {bytes} bytes; {most} are allowed"
+                "job {given:?}: its commands take {bytes} bytes; {most} are allowed"
             ));
         }
+        let program = chain.first().and_then(|command| command.words.first());
+        let id = id.unwrap_or_else(|| new_id(program.map_or("", String::as_str)));
         let queue = class::default_queue(&id).map(str::to_owned);
         let env = BTreeMap::new();
         Ok(Submission {
@@ -163,6 +178,7 @@ impl Submission {
             cwd: None,
             env,
             user: None,
+            nonce: None,
             submitted_by: None,
         })
     }
@@ -265,7 +281,7 @@ mod tests {
     }
 
     fn submit(value: Value) -> Result<Submission, Refusal> {
-        read_submit(&object(value), || "random".into(), BOUNDS)
+        read_submit(&object(value), |_| "random".into(), BOUNDS)
     }
 
     #[test]

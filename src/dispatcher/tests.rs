@@ -105,7 +105,7 @@ impl Driver {
     }
 
     fn print(&mut self, serial: Serial, text: &str) {
-        self.dispatcher.printed(serial, text.to_owned());
+        self.dispatcher.printed(serial, text.as_bytes());
         self.settle();
     }
 
@@ -121,7 +121,7 @@ impl Driver {
 
     fn submit(&mut self, args: Value) {
         let bounds = self.dispatcher.limits().bounds();
-        let job = read_submit(args.as_object().unwrap(), || "random".into(), bounds).unwrap();
+        let job = read_submit(args.as_object().unwrap(), |_| "random".into(), bounds).unwrap();
         self.dispatcher.submit(vec![job]).unwrap();
         self.settle();
     }
@@ -199,9 +199,9 @@ impl Driver {
     fn logged(&mut self) -> String {
         let mut logged = String::new();
         for effect in self.done.drain(..) {
-            if let Effect::Log { at, text, .. } = effect {
+            if let Effect::Log { at, bytes, .. } = effect {
                 assert_eq!(at, logged.len() as u64, "pieces join");
-                logged += &text;
+                logged += std::str::from_utf8(&bytes).unwrap();
             }
         }
         logged

@@ -89,7 +89,7 @@ impl House {
     }
 
     fn print(&mut self, serial: Serial, text: &str) {
-        self.dispatcher.printed(serial, text.to_owned());
+        self.dispatcher.printed(serial, text.as_bytes());
         self.tell();
     }
 

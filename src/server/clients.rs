@@ -398,6 +398,16 @@ impl Clients {
         pushed
     }
 
+    /// Puts a message into a client's outbox.
+    pub(super) fn send(&mut self, id: ClientId, message: Rc<[u8]>) {
+        if let Some(client) = self.map.get_mut(&id).filter(|client| client.connection.is_open())
+            && let Err(Full) = client.connection.outbox_mut().push(Parcel::Answer(message))
+        {
+            self.overflowing.push(id);
+        }
+        self.touch(id);
+    }
+
     /// Something of this client is to be sent, or its deadline may have changed.
     pub(super) fn touch(&mut self, id: ClientId) {
         if let Some(client) = self.map.get_mut(&id)

@@ -146,13 +146,12 @@ impl Jobs {
         let Some(job) = self.at_work.get_mut(&serial) else { return };
         let Some((process, registered)) = &mut job.process else { return };
         match process.read(scratch) {
-            Output::Text(text) => {
-                dispatcher.printed(serial, text);
+            Output::Read(length) => {
+                dispatcher.printed(serial, scratch.get(..length).unwrap_or_default());
                 reactor.again(Key::Output(serial));
             }
             Output::Blocked => {}
-            Output::End(rest) => {
-                dispatcher.printed(serial, rest);
+            Output::End => {
                 if let (Some(mut output), Some(registered)) =
                     (process.take_output(), registered.take())
                 {
@@ -178,7 +177,6 @@ impl Jobs {
         if process.exit.is_none() || !process.is_open() {
             return;
         }
-        dispatcher.printed(serial, process.rest());
         if let (Some(mut output), Some(registered)) = (process.take_output(), registered.take()) {
             reactor.deregister(&mut output, registered);
             self.keep_leftover(output, reactor);

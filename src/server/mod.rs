@@ -5,6 +5,7 @@
 //! follows any more; and what is to be sent is sent. Nothing in a turn waits.
 
 mod accounts;
+mod attachments;
 mod authentication;
 mod callers;
 mod carrier;
@@ -49,6 +50,7 @@ use crate::wire::{
     ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response, wipe,
 };
 use accounts::AccountsHelper;
+use attachments::Attachments;
 use clients::{ClientId, Clients, Wait};
 use jobs::Jobs;
 use keys::Keys;
@@ -92,6 +94,8 @@ enum Key {
     Store,
     /// A look at the processes that another daemon left.
     Survivors,
+    /// A client that holds a job owes an acknowledgement.
+    Attachments,
     /// The end of an orderly stop.
     Stop,
 }
@@ -136,6 +140,7 @@ struct Server {
     hub: Hub,
     dispatcher: Dispatcher,
     jobs: Jobs,
+    attachments: Attachments,
     logs: Logs,
     links: Links,
     system_state: SystemState,
@@ -230,11 +235,16 @@ impl Server {
             }
             Key::Output(serial) if !self.storage.takes_output(serial) => {}
             Key::Output(serial) => {
+                let output = self.dispatcher.output(serial);
+                let limit = self.attachments.output_limit(serial, output.as_ref());
+                if limit == 0 {
+                    return;
+                }
                 self.jobs.on_output(
                     serial,
                     &mut self.dispatcher,
                     &mut self.reactor,
-                    &mut self.scratch,
+                    &mut self.scratch[..limit],
                     now,
                 );
                 // What it printed counts before another one is read.
@@ -262,6 +272,7 @@ impl Server {
             | Key::Recheck
             | Key::Delayed(_)
             | Key::Keys
+            | Key::Attachments
             | Key::Stop => {}
         }
     }
@@ -271,7 +282,7 @@ impl Server {
             Key::Listener(number) => self.accept(number, now),
             Key::Client(id) => self.on_client_deadline(id, now),
             Key::Link(number) => self.on_link_deadline(number, now),
-            Key::Output(serial) if self.storage.holds(serial) => {
+            Key::Output(serial) if self.storage.holds(serial) || self.attachments.holds(serial) => {
                 // It is us who do not read.
                 self.jobs.wait_for_output(serial, &mut self.reactor, now);
             }
@@ -289,6 +300,7 @@ impl Server {
             Key::Keys => self.ask_for_keys(now),
             Key::Logs => self.on_logs_deadline(now),
             Key::SystemState(part) => self.on_zpool_deadline(part, now),
+            Key::Attachments => self.on_attachments_due(now),
             Key::Stop => self.phase = Phase::Over,
             Key::Leftover(number) => {
                 self.jobs.on_leftover_due(number, &mut self.reactor, &mut self.scratch, now);
@@ -524,7 +536,6 @@ impl Server {
             hub: &mut self.hub,
             keys: &self.keys.store,
             max_legacy_keys: self.config.auth.max_legacy_keys,
-            random_id: &start::random_id,
         };
         client.session.answer(request, &mut house)
     }
@@ -550,7 +561,31 @@ impl Server {
                 let text = response(&request, &self.status(now));
                 self.send_answer(id, Some(&request), text);
             }
-            Answer::WhenKept(response, serials) => {
+            Answer::Attach(serial, attach) => {
+                let text = match self.attach_to_job(id, serial, &attach) {
+                    Ok(args) => response(&request, &args),
+                    Err(refusal) => error_text(Some(&request), &refusal),
+                };
+                self.send_answer(id, Some(&request), text);
+            }
+            Answer::Acknowledge { stream, offset } => self.acknowledge(id, stream, offset, now),
+            Answer::Detach { stream } => {
+                self.detach(id, stream);
+                let text = response(&request, &Value::Object(Default::default()));
+                self.send_answer(id, Some(&request), text);
+            }
+            Answer::WhenKept(mut reply, serials, last, attach) => {
+                if let Some(attach) = attach
+                    && let Ok(Value::Object(attached)) = self.attach_to_job(id, last, &attach)
+                    && let Some(reply) = reply.as_object_mut()
+                {
+                    reply.extend(attached);
+                }
+                if serials.is_empty() {
+                    let text = response(&request, &reply);
+                    return self.send_answer(id, Some(&request), text);
+                }
+                let response = reply;
                 if let Some(Value::Array(started)) = response.get("started") {
                     started.iter().for_each(|job| self.audit(id, "submitted", job.as_str()));
                 }
@@ -626,6 +661,7 @@ impl Server {
             self.expect_recheck_of(id, now);
         } else if !is_known && client.is_admitted() {
             let peer = client.peer.clone();
+            self.detach_all(id);
             let room = self.clients.room_for_ready(self.clients.source_of(&peer), now.instant);
             if self.make_room(room, now) {
                 self.clients.make_stranger(id, now.instant);
@@ -658,6 +694,7 @@ impl Server {
             self.take_accounts_outcomes(now);
             self.look_after_system_state(now);
             self.tell_present_state(now);
+            self.advance_attachments(now);
             self.close_overflowing(now);
             let over = self.clients.flush(&mut self.reactor, now.instant);
             self.ended.extend(over);
@@ -683,6 +720,7 @@ impl Server {
 
     fn carry_out_effects(&mut self, now: Moment) {
         while let Some(effect) = self.dispatcher.next_effect() {
+            self.serve_attached(&effect, now);
             match effect {
                 Effect::Publish(event) => self.publish(event, now),
                 Effect::PublishOutcome { serial } => self.ask_to_publish(serial, now),
@@ -690,8 +728,8 @@ impl Server {
                     self.storage.store.keep((serial, step), record, now.instant);
                 }
                 Effect::Note { record } => self.storage.store.note(record, now.instant),
-                Effect::Log { serial, at, limit, text } => {
-                    self.storage.store.log(serial, at, limit, text, now.instant);
+                Effect::Log { serial, at, limit, bytes } => {
+                    self.storage.store.log(serial, at, limit, bytes, now.instant);
                 }
                 Effect::Forget { serial } => self.storage.store.forget(serial, now.instant),
                 Effect::Start { serial, command } => {
@@ -715,6 +753,7 @@ impl Server {
         };
         if let Some(serial) = finished {
             self.dispatcher.told(serial, self.hub.seq() + 1, now);
+            self.attachments.touch(serial);
         }
         let clients = &mut self.clients;
         self.hub.publish(event, now, |id, event, spelling| clients.deliver(id, event, spelling));
@@ -780,6 +819,7 @@ impl Server {
 
     fn end(&mut self, id: ClientId, why: &str) {
         self.hub.leave(id);
+        self.detach_all(id);
         if let Some(client) = self.clients.remove(id, &mut self.reactor) {
             debug!("client {id}: {} is gone: {why}", client.name());
             if let Source::Caller(link, behind) = client.peer.source() {

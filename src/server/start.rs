@@ -103,6 +103,7 @@ pub(super) fn start(
         keys,
         hub: Hub::new(&epoch, config.events.max_event, config.events.ring),
         dispatcher,
+        attachments: Default::default(),
         jobs,
         logs,
         links,
@@ -284,9 +285,4 @@ pub(super) fn job_limits(config: &Config) -> dispatcher::Limits {
         kill_grace: jobs.kill_grace,
         end_patience: config.store.patience,
     }
-}
-
-/// An id for a job whose submitter gave none: 128 random bits.
-pub(super) fn random_id() -> String {
-    random_hex(16)
 }

@@ -24,13 +24,15 @@ use crate::wire::{ErrorCode, Event, Excerpt, Refusal, error as error_text, respo
 
 /// For what a question was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Purpose {
+pub(super) enum Purpose {
     /// A client wants a part of a log.
     Log(ClientId),
     /// Everybody is to be told how the job ended.
     Publish(Serial),
     /// A client is to be told how the job ended.
     Retell(ClientId, Serial),
+    /// A client that is attached to the job is behind.
+    Output(ClientId, Serial),
     /// How far the logs were read, and how much of them that is, in bytes.
     Logs(u64),
     /// The registered keys, which may have been changed for a client; what it did, for the log.
@@ -45,7 +47,7 @@ pub(super) struct Storage {
     /// The state directory: open, so that its identity is nobody else's.
     _directory: File,
     child: Option<Child>,
-    questions: BTreeMap<RequestId, Purpose>,
+    pub(super) questions: BTreeMap<RequestId, Purpose>,
     /// Who waits for the jobs to be durable.
     filing: BTreeMap<Serial, ClientId>,
     /// Jobs whose output is not read until their log has room.
@@ -285,6 +287,7 @@ impl Server {
         let Some(purpose) = self.storage.questions.remove(&request) else { return };
         match purpose {
             Purpose::Log(id) => self.on_log(id, answer),
+            Purpose::Output(id, serial) => self.on_output_read(id, serial, answer, now),
             Purpose::Publish(serial) => {
                 if let Some(event) = self.outcome(serial, answer) {
                     self.publish(event, now);

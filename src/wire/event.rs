@@ -175,11 +175,14 @@ impl Event {
         }
     }
 
-    /// Its `args` as JSON. Only a job's can be cut to `budget` bytes; the others are small by what
-    /// they are made of.
-    fn args(&self, budget: usize) -> String {
-        match self {
-            Event::Job(event) => event.args(budget),
+    /// Its `args` as JSON, and for a job the ranges of output in them. Only a job's can be cut to
+    /// `budget` bytes; the others are small by what they are made of.
+    fn args(&self, budget: usize) -> (String, Option<String>) {
+        let args = match self {
+            Event::Job(event) => {
+                let (args, ranges) = event.args_and_ranges(budget);
+                return (args, Some(ranges));
+            }
             Event::LifePreserver(event) => json!({
                 "message": event.message,
                 "priority": event.priority.to_string(),
@@ -187,7 +190,8 @@ impl Event {
             })
             .to_string(),
             Event::SystemState(event) => event.args().to_string(),
-        }
+        };
+        (args, None)
     }
 }
 
@@ -285,7 +289,7 @@ impl Published {
 
     fn encode(&self, spelling: Spelling) -> Rc<[u8]> {
         let budget = self.max_event.saturating_sub(FRAME_ROOM);
-        let args = self.event.args(budget);
+        let (args, ranges) = self.event.args(budget);
         let name = self.event.name();
         let name = if spelling.hyphens { name.canonical() } else { name.in_event() };
         let mut frame = String::with_capacity(args.len() + FRAME_ROOM);
@@ -297,6 +301,11 @@ impl Published {
             frame.push_str(&format!(r#""seq":{seq},"epoch":"{epoch}","time":"{time}","#));
             if self.present {
                 frame.push_str(r#""present":true,"#);
+            }
+            if let Some(ranges) = ranges {
+                frame.push_str(r#""output":"#);
+                frame.push_str(&ranges);
+                frame.push(',');
             }
         }
         frame.push_str(r#""args":"#);

@@ -15,11 +15,25 @@ pub struct Excerpt {
     limit: usize,
     /// All that came, in bytes of UTF-8.
     total: u64,
+    /// Offset of its first byte in the text that it is a part of.
+    #[serde(default)]
+    start: u64,
     /// The whole text while it fits, else its first half.
     head: String,
     /// Empty while the text fits; else its end, with up to as much again before it that is only
     /// dropped in one go (dropping a byte for each that comes would be quadratic).
     tail: String,
+}
+
+/// A text as it is shown: its head, the line that says what is left out, its tail.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// All three.
+    pub text: String,
+    /// Bytes of the head; where nothing is left out, it is the whole.
+    pub head: usize,
+    /// Bytes of the tail.
+    pub tail: usize,
 }
 
 /// The line that stands for what an excerpt leaves out.
@@ -33,14 +47,42 @@ const MARKER_ROOM: usize = 64;
 impl Excerpt {
     /// Nothing yet; `limit` is in bytes of UTF-8.
     pub fn new(limit: usize) -> Excerpt {
-        Excerpt { limit, total: 0, head: String::new(), tail: String::new() }
+        Excerpt::starting_at(0, limit)
+    }
+
+    /// Nothing yet, of a text of which `start` bytes came before.
+    pub fn starting_at(start: u64, limit: usize) -> Excerpt {
+        Excerpt { limit, total: 0, start, head: String::new(), tail: String::new() }
     }
 
     /// From what is left of a text of `total` bytes: its beginning and its end. Where nothing is
     /// left out, all of it is the beginning.
     pub fn from_ends(limit: usize, total: u64, head: String, tail: String) -> Excerpt {
         let total = total.max((head.len() + tail.len()) as u64);
-        Excerpt { limit, total, head, tail }
+        Excerpt { limit, total, start: 0, head, tail }
+    }
+
+    /// Offset of its first byte in the text that it is a part of.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Offset behind its last byte.
+    pub fn end(&self) -> u64 {
+        self.start + self.total
+    }
+
+    /// True where more than the head and the tail came.
+    pub fn is_cut(&self) -> bool {
+        !self.is_whole()
+    }
+
+    /// Leaves out `bytes` bytes that come next, and what it has of the tail. For a text that is cut
+    /// already, where enough for a whole tail follows.
+    pub fn skip(&mut self, bytes: u64) {
+        self.begin_tail();
+        self.tail.clear();
+        self.total += bytes;
     }
 
     /// Bytes of the whole text, left-out ones included.
@@ -129,20 +171,25 @@ impl Excerpt {
 
     /// The text, with the marker where something is left out.
     pub fn text(&self) -> String {
+        self.shown().text
+    }
+
+    /// The same, with what its parts are.
+    pub fn shown(&self) -> Shown {
         if self.is_whole() {
-            return self.head.clone();
+            return Shown { text: self.head.clone(), head: self.head.len(), tail: 0 };
         }
         self.assemble(&self.head, self.shown_tail())
     }
 
     /// The text in at most `budget` bytes of encoded JSON (its quotes not counted). A budget too
     /// small for the marker gives the empty text.
-    pub fn text_within(&self, budget: usize) -> String {
-        let text = self.text();
-        if super::encoded_len(&text) <= budget {
-            return text;
+    pub fn shown_within(&self, budget: usize) -> Shown {
+        let shown = self.shown();
+        if super::encoded_len(&shown.text) <= budget {
+            return shown;
         }
-        let Some(room) = budget.checked_sub(MARKER_ROOM) else { return String::new() };
+        let Some(room) = budget.checked_sub(MARKER_ROOM) else { return Shown::default() };
         let (head, tail) = if self.is_whole() {
             (&*self.head, &*self.head)
         } else {
@@ -153,7 +200,7 @@ impl Excerpt {
         self.assemble(head, tail)
     }
 
-    fn assemble(&self, head: &str, tail: &str) -> String {
+    fn assemble(&self, head: &str, tail: &str) -> Shown {
         let left_out = self.total - head.len() as u64 - tail.len() as u64;
         let mut text = String::with_capacity(head.len() + tail.len() + MARKER_ROOM);
         text.push_str(head);
@@ -164,7 +211,7 @@ impl Excerpt {
             text.push_str(&left_out_marker(left_out));
         }
         text.push_str(tail);
-        text
+        Shown { text, head: head.len(), tail: tail.len() }
     }
 
     /// The same text under another limit.
@@ -284,10 +331,21 @@ mod tests {
     #[test]
     fn a_budget_counts_encoded_bytes() {
         let e = excerpt(10_000, &[&"\u{1}".repeat(1000)]);
-        let text = e.text_within(1064);
+        let text = e.shown_within(1064).text;
         assert!(super::super::encoded_len(&text) <= 1064);
         assert!(text.contains("[… 834 bytes left out …]"), "{text:?}");
-        assert_eq!(e.text_within(10), "");
-        assert_eq!(e.text_within(6000), e.text());
+        assert_eq!(e.shown_within(10).text, "");
+        assert_eq!(e.shown_within(6000).text, e.text());
+    }
+
+    #[test]
+    fn bytes_that_are_skipped_are_left_out_and_a_tail_follows() {
+        let mut e = excerpt(10, &["0123456789abcde"]);
+        e.skip(7);
+        e.push("vwxyz");
+        assert_eq!(e.text(), "01234\n[… 17 bytes left out …]\nvwxyz");
+        let Shown { text, head, tail } = e.shown();
+        assert_eq!((&text[..head], &text[text.len() - tail..]), ("01234", "vwxyz"));
+        assert_eq!((e.start(), e.end()), (0, 27));
     }
 }

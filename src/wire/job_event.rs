@@ -6,9 +6,10 @@
 
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::excerpt::Excerpt;
+use super::excerpt::{Excerpt, Shown};
 use super::json::encoded_len;
 use super::outcome::{OUTCOME_KEYS, Outcome};
 
@@ -165,11 +166,19 @@ impl JobEvent {
     /// The event's `args` as JSON, at most `budget` bytes: where they would be more, each log is
     /// cut head and tail, short ones last.
     pub fn args(&self, budget: usize) -> String {
-        let bare = self.assemble(&Logs::empty(&self.phase)).to_string().len();
+        self.args_and_ranges(budget).0
+    }
+
+    /// The same, and which parts of the output of its commands the event holds: a list as JSON. Both
+    /// together are at most `budget` bytes.
+    pub fn args_and_ranges(&self, budget: usize) -> (String, String) {
+        const RANGE: usize = 128;
+        let ranges = Logs::of(&self.phase).0.len() * RANGE;
+        let bare = self.assemble(&Logs::empty(&self.phase)).to_string().len() + ranges;
         let tells_fresh = self.job.class.as_ref().is_some_and(|class| class.log_field.is_some());
         let room = budget.saturating_sub(bare);
         let logs = Logs::within(&self.phase, room, self.copies(), tells_fresh);
-        self.assemble(&logs).to_string()
+        (self.assemble(&logs).to_string(), logs.ranges().to_string())
     }
 
     /// How often the text of a log stands in the event.
@@ -278,6 +287,26 @@ fn weight(value: &Value) -> usize {
 struct Logs {
     output: Vec<(usize, String)>,
     fresh: Vec<String>,
+    /// Of each output.
+    ranges: Vec<Range>,
+}
+
+/// Which part of a command's output a text of an event is. In the text stand its first `head` bytes
+/// and its last `tail` bytes; where that is not all, a line between them says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// Index of the command.
+    pub command: usize,
+    /// Offset of its first byte in all output of the command.
+    pub from: u64,
+    /// Offset behind its last byte.
+    pub to: u64,
+    /// Bytes.
+    pub head: usize,
+    /// Bytes.
+    pub tail: usize,
+    /// Bytes of the text, that line included.
+    pub length: usize,
 }
 
 impl Logs {
@@ -292,7 +321,8 @@ impl Logs {
 
     fn empty(phase: &Phase) -> Logs {
         let (output, _) = Logs::of(phase);
-        Logs { output: output.iter().map(|(i, _)| (*i, String::new())).collect(), fresh: vec![] }
+        let output = output.iter().map(|(i, _)| (*i, String::new())).collect();
+        Logs { output, fresh: vec![], ranges: vec![] }
     }
 
     /// `budget` is for all texts together; each of `output` stands `copies` times in the event, and
@@ -300,24 +330,41 @@ impl Logs {
     fn within(phase: &Phase, budget: usize, copies: usize, tells_fresh: bool) -> Logs {
         let (output, fresh) = Logs::of(phase);
         let fresh: &[(usize, Excerpt)] = if tells_fresh { fresh } else { &[] };
-        let whole = |logs: &[(usize, Excerpt)]| -> Vec<String> {
-            logs.iter().map(|(_, log)| log.text()).collect()
+        let whole = |logs: &[(usize, Excerpt)]| -> Vec<Shown> {
+            logs.iter().map(|(_, log)| log.shown()).collect()
         };
         let mut texts = [whole(output), whole(fresh)];
         let mut wants: Vec<usize> =
-            texts[0].iter().map(|text| copies * encoded_len(text)).collect();
-        wants.extend(texts[1].iter().map(|text| encoded_len(text)));
+            texts[0].iter().map(|shown| copies * encoded_len(&shown.text)).collect();
+        wants.extend(texts[1].iter().map(|shown| encoded_len(&shown.text)));
         if wants.iter().sum::<usize>() > budget {
             let share = fair_share(&wants, budget);
             for (text, (_, log)) in texts[0].iter_mut().zip(output) {
-                *text = log.text_within(share / copies);
+                *text = log.shown_within(share / copies);
             }
             for (text, (_, log)) in texts[1].iter_mut().zip(fresh) {
-                *text = log.text_within(share);
+                *text = log.shown_within(share);
             }
         }
-        let [output_texts, fresh] = texts;
-        Logs { output: output.iter().map(|(i, _)| *i).zip(output_texts).collect(), fresh }
+        let [shown, fresh] = texts;
+        let range = |((command, log), shown): (&(usize, Excerpt), &Shown)| Range {
+            command: *command,
+            from: log.start(),
+            to: log.end(),
+            head: shown.head,
+            tail: shown.tail,
+            length: shown.text.len(),
+        };
+        let ranges = output.iter().zip(&shown).map(range).collect();
+        let numbered = output.iter().map(|(i, _)| *i);
+        let output = numbered.zip(shown.into_iter().map(|shown| shown.text)).collect();
+        let fresh = fresh.into_iter().map(|shown| shown.text).collect();
+        Logs { output, fresh, ranges }
+    }
+
+    /// As it stands on the wire; commands without output are left out.
+    fn ranges(&self) -> Value {
+        json!(self.ranges.iter().filter(|range| range.to > range.from).collect::<Vec<_>>())
     }
 
     /// What the class's own log field holds: output not yet told.

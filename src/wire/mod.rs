@@ -5,11 +5,13 @@
 
 mod bridge;
 mod decimal;
+mod decoder;
 mod event;
 mod excerpt;
 mod job_event;
 mod json;
 mod outcome;
+mod output;
 mod priority;
 mod reply;
 mod request;
@@ -20,13 +22,17 @@ pub use bridge::{
     bridge_event, identify_request, is_peer_id, list_keys_request, routed,
 };
 pub use decimal::decimal;
+pub use decoder::Decoder;
 pub use event::{
     Event, EventName, LifePreserverEvent, Published, Spelling, StateNews, SystemStateEvent, gap,
 };
-pub use excerpt::{Excerpt, left_out_marker};
-pub use job_event::{Class, Finished, JobEvent, JobHead, Phase, Pieces, Running, is_reserved};
+pub use excerpt::{Excerpt, Shown, left_out_marker};
+pub use job_event::{
+    Class, Finished, JobEvent, JobHead, Phase, Pieces, Range, Running, is_reserved,
+};
 pub use json::encoded_len;
 pub use outcome::{JobResult, Outcome};
+pub use output::{Chunk, end_of_output, left_out_of_output, output_frames};
 pub use priority::Priority;
 pub use reply::{ErrorCode, Refusal, error, response};
 pub use request::{Frame, Id, Request, wipe};

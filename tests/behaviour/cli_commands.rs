@@ -112,7 +112,8 @@ fn jobs_are_listed_as_a_table_and_as_the_daemons_answer() {
     let rows: Vec<Vec<&str>> =
         list.out.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[1][..4], ["runs", "q", "running", "0"], "{}", list.out);
-    assert_eq!(rows[2][..5], ["waits", "q", "pending", "1", "true"], "{}", list.out);
+    assert_eq!(rows[2][..4], ["waits", "q", "pending", "1"], "{}", list.out);
+    assert_eq!(rows[2].last(), Some(&"true"), "{}", list.out);
     assert_eq!(rows[3][..3], ["over", "-", "finished"], "{}", list.out);
     assert!(rows[3].ends_with(&["true", "&&", "false"]), "{}", list.out);
     assert!(rows[3].windows(2).any(|cells| cells == ["exit", "1"]), "{}", list.out);

@@ -2,6 +2,7 @@
 //!
 //! A file a theme, a test a rule, named by what is to be seen. Every test has a daemon of its own.
 
+mod attached;
 mod bad_input;
 mod bridge;
 mod bridge_confined;

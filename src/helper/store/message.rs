@@ -25,6 +25,9 @@ pub(super) enum Order {
     ReadPieces { request: u64, question: Vec<u8> },
     /// Change the registered keys, or read them; the question as JSON.
     Keys { request: u64, question: Vec<u8> },
+    /// Read at most `length` bytes of a job's log, the first that are there from `from` on. The
+    /// answer is their offset in all output, in eight bytes, and they themselves.
+    ReadOutput { request: u64, serial: u64, from: u64, length: u64 },
 }
 
 /// What the store answers.
@@ -61,9 +64,9 @@ fn put(out: &mut impl Bytes, kind: u8, numbers: &[u64], rest: &[u8]) {
     out.extend(rest);
 }
 
-/// Appends an [`Order::Log`] to `out`, of text that need not be copied for it.
-pub(super) fn put_log(out: &mut impl Bytes, serial: u64, at: u64, limit: u64, text: &str) {
-    put(out, 3, &[serial, at, limit], text.as_bytes());
+/// Appends an [`Order::Log`] to `out`, of output that need not be copied for it.
+pub(super) fn put_log(out: &mut impl Bytes, serial: u64, at: u64, limit: u64, output: &[u8]) {
+    put(out, 3, &[serial, at, limit], output);
 }
 
 /// The first message of `bytes` if it is whole: kind, payload, and bytes taken in all.
@@ -98,6 +101,9 @@ impl Order {
             Order::ReadText { request, question } => put(out, 7, &[*request], question),
             Order::ReadPieces { request, question } => put(out, 8, &[*request], question),
             Order::Keys { request, question } => put(out, 9, &[*request], question),
+            Order::ReadOutput { request, serial, from, length } => {
+                put(out, 10, &[*request, *serial, *from, *length], &[]);
+            }
         }
     }
 
@@ -130,6 +136,12 @@ impl Order {
             7 => Order::ReadText { request: first, question: rest.to_vec() },
             8 => Order::ReadPieces { request: first, question: rest.to_vec() },
             9 => Order::Keys { request: first, question: rest.to_vec() },
+            10 => {
+                let (serial, rest) = number(rest)?;
+                let (from, rest) = number(rest)?;
+                let (length, _) = number(rest)?;
+                Order::ReadOutput { request: first, serial, from, length }
+            }
             _ => return None,
         })
     }
@@ -179,6 +191,7 @@ mod tests {
             Order::ReadText { request: 5, question: b"q".to_vec() },
             Order::ReadPieces { request: 6, question: vec![] },
             Order::Keys { request: 8, question: b"k".to_vec() },
+            Order::ReadOutput { request: 9, serial: 1, from: 2, length: 3 },
         ];
         for order in orders {
             let mut bytes = Vec::new();

@@ -99,11 +99,11 @@ struct Waiting<K> {
 /// A part of a job's log that no child has acknowledged: a new child gets it again, and skips what
 /// is in the file already.
 #[derive(Debug)]
-struct LogText {
+struct LogOutput {
     serial: u64,
     at: u64,
     limit: u64,
-    text: String,
+    output: Vec<u8>,
 }
 
 /// The loop's end of the store. `K` is what tickets are.
@@ -114,8 +114,8 @@ pub struct Store<K> {
     outgoing: VecDeque<u8>,
     incoming: Vec<u8>,
     waiting: VecDeque<Waiting<K>>,
-    logs: VecDeque<LogText>,
-    /// Bytes of text in `logs`.
+    logs: VecDeque<LogOutput>,
+    /// Bytes of output in `logs`.
     logs_held: usize,
     /// Log orders that this child has acknowledged.
     logged: u64,
@@ -147,9 +147,9 @@ pub fn begin(place: &Place, lock: OwnedFd) -> std::io::Result<(Pid, OwnedFd)> {
     with_socket(c"sysadm-store", lock, |socket, _lock| worker::run(UnixStream::from(socket), place))
 }
 
-impl LogText {
+impl LogOutput {
     fn put(&self, out: &mut VecDeque<u8>) {
-        put_log(out, self.serial, self.at, self.limit, &self.text);
+        put_log(out, self.serial, self.at, self.limit, &self.output);
     }
 }
 
@@ -262,16 +262,16 @@ impl<K: Copy> Store<K> {
     /// Appends to a job's log; `at` is where it stands in all that the job printed, `limit` is of
     /// the whole log in bytes. Held until a child acknowledges it; left out where a store that
     /// cannot write has filled the backlog.
-    pub fn log(&mut self, serial: u64, at: u64, limit: usize, text: String, now: Instant) {
+    pub fn log(&mut self, serial: u64, at: u64, limit: usize, output: Vec<u8>, now: Instant) {
         if !self.has_log_room() && self.has_room() {
             return;
         }
-        let log = LogText { serial, at, limit: limit as u64, text };
+        let log = LogOutput { serial, at, limit: limit as u64, output };
         if self.hears() {
             self.begin_to_move(now);
             log.put(&mut self.outgoing);
         }
-        self.logs_held += log.text.len();
+        self.logs_held += log.output.len();
         self.logs.push_back(log);
     }
 
@@ -286,7 +286,7 @@ impl<K: Copy> Store<K> {
     pub fn forget(&mut self, serial: u64, now: Instant) {
         // Its place in the order stays, for a child that has it.
         for log in self.logs.iter_mut().filter(|log| log.serial == serial) {
-            self.logs_held -= std::mem::take(&mut log.text).len();
+            self.logs_held -= std::mem::take(&mut log.output).len();
         }
         self.forgotten.insert(serial, None);
         if self.hears() {
@@ -331,6 +331,18 @@ impl<K: Copy> Store<K> {
         let question = PiecesQuestion { serial, ranges, limit };
         let question = serde_json::to_vec(&question).unwrap_or_default();
         self.ask(now, |request| Order::ReadPieces { request, question })
+    }
+
+    /// Asks for at most `length` bytes of a job's output, the first that are there from `from` on.
+    /// [`output_of_answer`] reads the answer.
+    pub fn ask_for_output(
+        &mut self,
+        serial: u64,
+        from: u64,
+        length: u64,
+        now: Instant,
+    ) -> RequestId {
+        self.ask(now, |request| Order::ReadOutput { request, serial, from, length })
     }
 
     /// Asks for the registered keys, after a change if there is one; the answer is a
@@ -443,7 +455,7 @@ impl<K: Copy> Store<K> {
                 while self.logged < count {
                     self.logged += 1;
                     let done = self.logs.pop_front();
-                    self.logs_held -= done.map_or(0, |log| log.text.len());
+                    self.logs_held -= done.map_or(0, |log| log.output.len());
                 }
                 if self.logs.is_empty() {
                     self.logs.shrink_to(16);
@@ -477,7 +489,7 @@ impl<K: Copy> Store<K> {
         let commit = self.last_commit + 1;
         self.begin_to_move(now);
         self.logged = 0;
-        self.logs.retain(|log| !log.text.is_empty());
+        self.logs.retain(|log| !log.output.is_empty());
         self.logs.iter().for_each(|log| log.put(&mut self.outgoing));
         let mut orders: Vec<Order> = Vec::new();
         for waiting in &mut self.waiting {
@@ -589,6 +601,12 @@ impl<K: Copy> Store<K> {
             self.outcomes.push_back(Outcome::Kill);
         }
     }
+}
+
+/// The answer to [`Store::ask_for_output`]: where the bytes stand, and they themselves.
+pub fn output_of_answer(answer: &[u8]) -> Option<(u64, &[u8])> {
+    let (start, bytes) = answer.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*start), bytes))
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ impl JobLog {
         self.directory.join(format!("{}.{start}", self.serial))
     }
 
-    /// Appends text that stands at `at` in the job's output; `limit` is of the whole log, in bytes.
+    /// Appends bytes that stand at `at` in the job's output; `limit` is of the whole log, in bytes.
     pub(super) fn append(&mut self, at: u64, text: &[u8], limit: usize) -> io::Result<()> {
         let half = (limit / 2).max(1) as u64;
         let (mut at, mut text) = (at, text);
@@ -91,12 +91,11 @@ impl JobLog {
                 Some(_) | None => 0,
             };
             let room = usize::try_from(room).unwrap_or(usize::MAX).min(text.len());
-            let fits = floor_boundary(text, room);
-            if fits == 0 {
+            if room == 0 {
                 self.begin(at)?;
                 continue;
             }
-            let (now, later) = text.split_at(fits);
+            let (now, later) = text.split_at(room);
             self.write(now)?;
             (at, text) = (at + now.len() as u64, later);
         }
@@ -257,6 +256,17 @@ impl JobLog {
         Ok(Part { data: text_of(bytes), offset: start, next, eof: !active && next == whole })
     }
 
+    /// At most `length` bytes of the output, the first that are there from `from` on, and where they
+    /// stand; none at the end.
+    pub(super) fn output(&self, from: u64, length: u64) -> io::Result<(u64, Vec<u8>)> {
+        let Some(segment) = self.segments.iter().find(|segment| segment.end() > from) else {
+            return Ok((self.end().max(from), Vec::new()));
+        };
+        let start = segment.start.max(from);
+        let end = segment.end().min(start.saturating_add(length));
+        Ok((start, self.bytes(start..end)?))
+    }
+
     /// Takes all of it away.
     pub(super) fn remove(&mut self) -> io::Result<()> {
         self.file = None;
@@ -276,7 +286,7 @@ struct Shown {
 /// Bytes of the longest character.
 const CHARACTER: u64 = 4;
 
-/// A part of a log.
+/// A part of a log; bytes that are not UTF-8 are replaced in it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Part {
     /// The text.
@@ -348,29 +358,26 @@ fn is_continuation(byte: u8) -> bool {
     byte & 0b1100_0000 == 0b1000_0000
 }
 
-/// The largest character boundary of `text` at or below `at`.
-fn floor_boundary(text: &[u8], at: usize) -> usize {
-    (0..=at.min(text.len()))
-        .rev()
-        .find(|&at| text.get(at).is_none_or(|byte| !is_continuation(*byte)))
-        .unwrap_or(0)
-}
-
+/// Bytes at the beginning that are the rest of a character. Of output that is no text there may be
+/// any number of such bytes; not more than one character can be cut.
 fn leading_continuations(bytes: &[u8]) -> usize {
-    bytes.iter().take_while(|byte| is_continuation(**byte)).count()
+    let longest = CHARACTER as usize - 1;
+    bytes.iter().take(longest).take_while(|byte| is_continuation(**byte)).count()
 }
 
 /// Without a character that was cut at the end.
 fn whole_characters(mut bytes: Vec<u8>) -> Vec<u8> {
-    if let Err(error) = std::str::from_utf8(&bytes)
+    let last = bytes.len().saturating_sub(CHARACTER as usize);
+    let first = last + leading_continuations(&bytes[last..]);
+    if let Err(error) = std::str::from_utf8(&bytes[first..])
         && error.error_len().is_none()
     {
-        bytes.truncate(error.valid_up_to());
+        bytes.truncate(first + error.valid_up_to());
     }
     bytes
 }
 
-/// What we write is UTF-8; what a damaged disk gives back may not be.
+/// The output of a job may be no text.
 fn text_of(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes)
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
@@ -413,17 +420,54 @@ mod tests {
     }
 
     #[test]
+    fn output_of_any_bytes_comes_back_as_it_was_written() {
+        const LIMIT: usize = 200;
+        let place = Place::new("bytes");
+        // No text at all: continuation bytes without a beginning, NUL bytes, broken characters.
+        let all: Vec<u8> = (0..1000_u32).map(|i| [0x80, 0, 0xff, 0xc3][i as usize % 4]).collect();
+        let mut log = place.log();
+        for (chunk, at) in all.chunks(37).zip((0..).step_by(37)) {
+            log.append(at, chunk, LIMIT).unwrap();
+        }
+        let mut read = Vec::new();
+        let (mut from, mut left_out) = (0, 0);
+        loop {
+            let (start, bytes) = place.log().output(from, 64).unwrap();
+            left_out += start - from;
+            if bytes.is_empty() {
+                break;
+            }
+            let at = usize::try_from(start).unwrap();
+            assert_eq!(bytes, all[at..at + bytes.len()]);
+            from = start + bytes.len() as u64;
+            read.extend(bytes);
+        }
+        assert_eq!(from, 1000);
+        assert!(read.len() >= LIMIT && left_out + read.len() as u64 == 1000, "{left_out}");
+        // As text it can still be paged to its end.
+        let mut offset = 0;
+        loop {
+            let part = place.log().part(1000, LIMIT, false, offset, 16).unwrap();
+            assert!(part.eof || part.next > offset, "{part:?}");
+            offset = part.next;
+            if part.eof {
+                break;
+            }
+        }
+    }
+
+    #[test]
     fn what_is_read_is_what_an_excerpt_of_all_the_output_says_whatever_the_writes() {
         const LIMIT: usize = 200;
         for (count, size) in [(3, 7), (14, 1), (15, 1000), (100, 13), (1000, 64), (1000, 3)] {
             let place = Place::new(&format!("any-{count}-{size}"));
             let output = lines(count);
             let mut log = place.log();
-            let (mut at, mut rest) = (0, output.as_str());
+            let (mut at, mut rest) = (0, output.as_bytes());
             while !rest.is_empty() {
-                let cut = floor_boundary(rest.as_bytes(), size.max(2));
+                let cut = size.min(rest.len());
                 let (now, later) = rest.split_at(cut);
-                log.append(at, now.as_bytes(), LIMIT).unwrap();
+                log.append(at, now, LIMIT).unwrap();
                 (at, rest) = (at + now.len() as u64, later);
             }
             let mut expected = Excerpt::new(LIMIT);

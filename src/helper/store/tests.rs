@@ -159,7 +159,7 @@ fn a_child_that_hangs_is_killed_and_nobody_waits_for_it() {
     d.say(Report::Kept(1));
     let request = d.ask();
     assert_eq!(d.outcomes(), [Outcome::NoAnswer(request, silent)]);
-    d.store.log(1, 0, 100, "text".into(), d.now());
+    d.store.log(1, 0, 100, b"text".to_vec(), d.now());
     assert_eq!(d.orders(), Vec::<String>::new());
     assert!(d.store.due().is_none(), "its end is waited for, however long that takes");
     d.store.ended("signal 9", d.now());
@@ -177,7 +177,7 @@ fn a_child_that_hangs_is_killed_and_nobody_waits_for_it() {
 #[test]
 fn a_child_that_takes_no_bytes_hangs_too() {
     let mut d = Driver::new();
-    d.store.log(1, 0, 100, "text".into(), d.now());
+    d.store.log(1, 0, 100, b"text".to_vec(), d.now());
     d.pass(5000);
     assert!(d.outcomes().contains(&Outcome::Kill));
 }
@@ -234,7 +234,7 @@ fn a_child_that_cannot_be_started_is_tried_again_and_what_waits_fails_in_time() 
 fn logs_are_held_back_while_they_are_not_taken_and_left_out_where_nothing_is_written() {
     let mut d = Driver::new();
     let log = |d: &mut Driver, at: u64| {
-        d.store.log(1, 100 * at, 10_000, "x".repeat(100), d.now());
+        d.store.log(1, 100 * at, 10_000, vec![b'x'; 100], d.now());
     };
     for at in 0..8 {
         assert!(d.store.has_room(), "{at}");
@@ -257,7 +257,7 @@ fn logs_are_held_back_while_they_are_not_taken_and_left_out_where_nothing_is_wri
 fn log_text_not_acknowledged_goes_to_the_next_child() {
     let mut d = Driver::new();
     for at in 0..4 {
-        d.store.log(at % 2, 10 * at, 100, format!("text {at}"), d.now());
+        d.store.log(at % 2, 10 * at, 100, format!("text {at}").into(), d.now());
     }
     assert_eq!(d.orders().len(), 4);
     d.say(Report::Logged(2));
@@ -281,7 +281,7 @@ fn log_text_beyond_the_backlog_waits_for_the_next_child() {
     d.store.ended("signal 9", d.now());
     for at in 0..10 {
         assert!(d.store.has_room(), "{at}");
-        d.store.log(1, 100 * at, 10_000, "x".repeat(100), d.now());
+        d.store.log(1, 100 * at, 10_000, vec![b'x'; 100], d.now());
     }
     assert!(!d.store.has_room(), "the child is being replaced");
     d.store.begun(d.now());

@@ -231,6 +231,22 @@ impl Worker<'_> {
                 });
             }
             Order::Keys { request, question } => self.report_keys(request, &question),
+            Order::ReadOutput { request, serial, from, length } => {
+                let read = match self.logs.get(&serial) {
+                    Some(log) => log.output(from, length),
+                    None => JobLog::open(&self.place.logs(), serial)
+                        .and_then(|log| log.output(from, length)),
+                };
+                self.report(&match read {
+                    Ok((start, bytes)) => {
+                        let answer = [&start.to_le_bytes(), bytes.as_slice()].concat();
+                        Report::Answer { request, answer }
+                    }
+                    Err(error) => {
+                        Report::NoAnswer { request, why: format!("cannot read the log: {error}") }
+                    }
+                });
+            }
         }
     }
 

@@ -5,14 +5,14 @@
 
 /// A decoder in the middle of a stream.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Decoder {
+pub struct Decoder {
     /// The beginning of a character, at most three bytes.
     begun: Vec<u8>,
 }
 
 impl Decoder {
     /// The text of `bytes`, without the character that they end in the middle of.
-    pub(super) fn decode(&mut self, bytes: &[u8]) -> String {
+    pub fn decode(&mut self, bytes: &[u8]) -> String {
         let joined;
         let bytes = if self.begun.is_empty() {
             bytes
@@ -27,7 +27,7 @@ impl Decoder {
     }
 
     /// The stream is over: what was begun will not be completed.
-    pub(super) fn finish(&mut self) -> String {
+    pub fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.begun)).into_owned()
     }
 }

@@ -1,0 +1,477 @@
+//! A command that is attached to a job: `run`, `attach`, `log` and `wait`.
+//!
+//! Output is written as fast as standard output takes it, and acknowledged when it is written. The
+//! daemon never has more than a window under way, so memory is bounded here, and a reader that is
+//! slow slows the job instead of losing a part of it.
+
+use std::borrow::Cow;
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::exit::Exit;
+use super::interrupt::Interrupts;
+use super::outcome::{self, Verdict};
+use super::{complain, escape};
+use crate::client::{Client, ClientError, Feed, Frame, Incoming, News, Reply, Wait, sysexits};
+use crate::wire::{Decoder, JobResult, Outcome};
+
+/// An acknowledgement is not sent for each chunk, but at the latest after this time.
+const ACKNOWLEDGE: Duration = Duration::from_millis(500);
+/// What is written at once to something that may block, in bytes: as much as a pipe takes that
+/// poll(2) calls writable.
+const CHUNK: usize = libc::PIPE_BUF;
+/// Left by Ctrl-C: as a shell says it.
+pub(super) const INTERRUPTED: u8 = 130;
+/// A command could not be run: as a shell says it.
+const NOT_RUN: u8 = 127;
+/// Ended before its last command ran, or by the death of the daemon: as if by SIGTERM.
+const ENDED_BEFORE: u8 = 143;
+
+/// What happened to an attached command.
+pub(super) enum Happened {
+    /// The job has ended, and all of its output is written.
+    Ended(End),
+    /// Ctrl-C or SIGTERM.
+    Interrupted,
+    /// The connection was made again; the command attaches itself anew.
+    Back,
+    /// The answer to a request that was only sent.
+    Reply(Reply),
+}
+
+/// How output is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Show {
+    /// Byte by byte. Remarks of the daemon go to standard error.
+    Exactly,
+    /// The log as it is stored, remarks in their places.
+    Log,
+    /// The same for a terminal: control characters are made harmless, and commands of a chain are
+    /// set apart; `unicode` says what the terminal can show.
+    Harmless { unicode: bool },
+}
+
+/// The fields of an `output` event.
+#[derive(Deserialize)]
+struct Output<'a> {
+    stream: u64,
+    offset: u64,
+    #[serde(default)]
+    command: usize,
+    #[serde(borrow, default)]
+    data: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    base64: Option<Cow<'a, str>>,
+    #[serde(default)]
+    remark: bool,
+    #[serde(default)]
+    left_out: u64,
+    #[serde(default)]
+    end: bool,
+}
+
+#[derive(Deserialize)]
+struct OutputFrame<'a> {
+    #[serde(borrow)]
+    args: Output<'a>,
+}
+
+/// How an attachment ended.
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    pub(super) outcome: Outcome,
+    pub(super) commands: Vec<String>,
+    /// Bytes that were not there any more.
+    pub(super) left_out: u64,
+    /// Why the end of the job is not known, in the daemon's word: `running`, `forgotten`.
+    state: Option<String>,
+}
+
+/// One attachment.
+pub(super) struct Attachment {
+    pub(super) id: String,
+    show: Show,
+    stream: Option<u64>,
+    /// All before this offset was received.
+    offset: u64,
+    acknowledged: u64,
+    acknowledge_due: Option<Instant>,
+    window: u64,
+    commands: Vec<String>,
+    /// The command whose output came last.
+    current: Option<usize>,
+    left_out: u64,
+    pending: Pending,
+    remarks: Vec<String>,
+    decoder: Decoder,
+    end: Option<End>,
+}
+
+impl Attachment {
+    pub(super) fn new(id: String, show: Show) -> Attachment {
+        Attachment {
+            id,
+            show,
+            stream: None,
+            offset: 0,
+            acknowledged: 0,
+            acknowledge_due: None,
+            window: 0,
+            commands: Vec::new(),
+            current: None,
+            left_out: 0,
+            pending: Pending::default(),
+            remarks: Vec::new(),
+            decoder: Decoder::default(),
+            end: None,
+        }
+    }
+
+    /// The reply to `attach`, or to a submission with it, has come.
+    pub(super) fn begin(&mut self, reply: &Value) {
+        self.stream = reply["stream"].as_u64();
+        self.window = reply["window"].as_u64().unwrap_or_default();
+        // After a crash the log may end before what was received already.
+        self.offset = reply["offset"].as_u64().unwrap_or(self.offset);
+        self.acknowledged = self.offset;
+        let commands = reply["cmd_list"].as_array().into_iter().flatten();
+        self.commands = commands.filter_map(Value::as_str).map(str::to_owned).collect();
+    }
+
+    /// Attaches to the job, behind what has been received; `how` are more fields of the request.
+    pub(super) fn attach(&mut self, client: &mut Client, how: Value) -> Result<(), ClientError> {
+        let mut request = json!({"action": "attach", "job_id": self.id, "offset": self.offset});
+        if let (Value::Object(request), Value::Object(how)) = (&mut request, how) {
+            request.extend(how);
+        }
+        let reply = client.call("rpc", "dispatcher", request)?;
+        self.begin(&reply);
+        Ok(())
+    }
+
+    /// Waits for what concerns the command. Output is written meanwhile.
+    pub(super) fn next(
+        &mut self,
+        feed: &mut Feed,
+        interrupts: &mut Interrupts,
+    ) -> Result<Happened, Exit> {
+        loop {
+            self.pending.write(&self.id)?;
+            if self.pending.is_empty() {
+                std::mem::take(&mut self.remarks).iter().for_each(|remark| self.say(remark));
+                if let Some(end) = self.end.take() {
+                    return Ok(Happened::Ended(end));
+                }
+            }
+            self.acknowledge(feed)?;
+            let stdout = io::stdout();
+            let mut wake = vec![PollFd::new(interrupts.as_fd(), PollFlags::POLLIN)];
+            if !self.pending.is_empty() {
+                wake.push(PollFd::new(stdout.as_fd(), PollFlags::POLLOUT));
+            }
+            let deadline = self.acknowledge_due.filter(|_| self.unacknowledged() > 0);
+            let news = feed.next(&Wait { deadline, wake: &wake })?;
+            drop(wake);
+            match news {
+                News::Incoming(Incoming::Event(frame)) => self.take(&frame)?,
+                News::Incoming(Incoming::Reply(reply)) => return Ok(Happened::Reply(reply)),
+                News::Incoming(Incoming::Woken) if interrupts.count_new() => {
+                    return Ok(Happened::Interrupted);
+                }
+                News::Incoming(Incoming::Woken | Incoming::Nothing) => {}
+                News::Lost(_) if self.end.is_some() => {}
+                News::Lost(error) => {
+                    self.stream = None;
+                    self.say(&format!("{error}; waiting for the daemon to come back"));
+                }
+                News::Back if self.end.is_some() => {}
+                News::Back => return Ok(Happened::Back),
+            }
+        }
+    }
+
+    /// Says something on standard error, on a line of its own where both are one terminal.
+    pub(super) fn say(&mut self, text: &str) {
+        self.pending.end_line();
+        complain(text);
+    }
+
+    fn unacknowledged(&self) -> u64 {
+        let written = self.offset.saturating_sub(self.pending.len() as u64);
+        written.saturating_sub(self.acknowledged)
+    }
+
+    fn acknowledge(&mut self, feed: &mut Feed) -> Result<(), Exit> {
+        let unacknowledged = self.unacknowledged();
+        let is_due = self.acknowledge_due.is_some_and(|due| due <= Instant::now());
+        let (Some(stream), Some(client)) = (self.stream, feed.client()) else { return Ok(()) };
+        if unacknowledged == 0 || (unacknowledged < self.window / 4 && !is_due) {
+            return Ok(());
+        }
+        self.acknowledged += unacknowledged;
+        self.acknowledge_due = Some(Instant::now() + ACKNOWLEDGE);
+        let offset = self.acknowledged;
+        let request = json!({"action": "acknowledge", "stream": stream, "offset": offset});
+        if let Err(error) = client.send("rpc", "dispatcher", request) {
+            let error = feed.lose(error)?;
+            self.stream = None;
+            self.say(&format!("{error}; waiting for the daemon to come back"));
+        }
+        Ok(())
+    }
+
+    /// How the job ended, where that was received.
+    pub(super) fn take_end(&mut self) -> Option<End> {
+        self.end.take()
+    }
+
+    /// Takes an event, which may be about another attachment.
+    pub(super) fn take(&mut self, frame: &Frame) -> Result<(), Exit> {
+        let Ok(OutputFrame { args: output }) = serde_json::from_str(frame.text()) else {
+            return Ok(());
+        };
+        if Some(output.stream) != self.stream {
+            return Ok(());
+        }
+        if output.end {
+            self.end = Some(self.read_end(&frame.value()?["args"]));
+            return Ok(());
+        }
+        self.acknowledge_due.get_or_insert_with(|| Instant::now() + ACKNOWLEDGE);
+        if output.left_out > 0 {
+            self.offset = output.offset.saturating_add(output.left_out);
+            self.left_out += output.left_out;
+            self.remarks.push(format!("{} bytes of the output are left out", output.left_out));
+            return Ok(());
+        }
+        let bytes: Cow<'_, [u8]> = match (output.data, output.base64) {
+            (Some(Cow::Borrowed(text)), _) => text.as_bytes().into(),
+            (Some(Cow::Owned(text)), _) => text.into_bytes().into(),
+            (None, base64) => {
+                let decoded = STANDARD.decode(base64.unwrap_or_default().as_bytes());
+                let wrong = |_| ClientError::Protocol("its output is no base64".to_owned());
+                decoded.map_err(wrong)?.into()
+            }
+        };
+        self.offset = output.offset.saturating_add(bytes.len() as u64);
+        match self.show {
+            Show::Exactly if output.remark => {
+                let remark = String::from_utf8_lossy(&bytes);
+                let remark = remark.trim().trim_start_matches('[').trim_end_matches(']');
+                self.remarks.push(remark.to_owned());
+            }
+            Show::Exactly | Show::Log => self.pending.push(bytes),
+            Show::Harmless { unicode } => {
+                if self.current != Some(output.command) && self.commands.len() > 1 {
+                    let name = self.commands.get(output.command).map_or("", String::as_str);
+                    let (at, of) = (output.command + 1, self.commands.len());
+                    let line = escape::text(&format!("[{at}/{of}] {name}"), unicode);
+                    self.pending.end_line();
+                    complain(&line);
+                }
+                let text = self.decoder.decode(&bytes);
+                self.pending.write_at_once(&escape::text(&text, unicode))?;
+            }
+        }
+        self.current = Some(output.command);
+        Ok(())
+    }
+
+    fn read_end(&self, args: &Value) -> End {
+        let texts = |key: &str| {
+            let list = args[key].as_array().into_iter().flatten();
+            list.filter_map(Value::as_str).collect::<Vec<_>>()
+        };
+        let codes: Vec<i32> =
+            texts("return_codes").iter().filter_map(|code| code.parse().ok()).collect();
+        let commands = texts("cmd_list");
+        End {
+            outcome: outcome::outcome(args, &codes, commands.len()),
+            commands: commands.into_iter().map(str::to_owned).collect(),
+            left_out: self.left_out,
+            state: args["state"].as_str().map(str::to_owned),
+        }
+    }
+}
+
+/// Attaches, also after the connection was made again.
+pub(super) fn attach(
+    attachment: &mut Attachment,
+    feed: &mut Feed,
+    how: &Value,
+) -> Result<(), Exit> {
+    let Some(client) = feed.client() else { return Ok(()) };
+    match attachment.attach(client, how.clone()) {
+        Ok(()) => Ok(()),
+        Err(error @ ClientError::Refused(_)) => Err(error.into()),
+        Err(error) => {
+            let error = feed.lose(error)?;
+            attachment.say(&format!("{error}; waiting for the daemon to come back"));
+            Ok(())
+        }
+    }
+}
+
+impl End {
+    /// How the job ended, in words.
+    pub(super) fn verdict(&self) -> Verdict {
+        let commands: Vec<&str> = self.commands.iter().map(String::as_str).collect();
+        outcome::verdict(&self.outcome, &commands)
+    }
+
+    /// Why the end of the job is not known, where it is not.
+    pub(super) fn unknown(&self) -> Option<&str> {
+        self.state.as_deref()
+    }
+
+    /// The exit code that tells how the deciding command ended.
+    pub(super) fn exit_code(&self) -> u8 {
+        let Outcome { result, exit_code, signal, failed_command, .. } = &self.outcome;
+        let is_cut_short = failed_command.is_some_and(|at| at + 1 < self.commands.len());
+        match (result, exit_code, signal) {
+            _ if self.state.is_some() => sysexits::UNAVAILABLE,
+            (Some(JobResult::NotStartable), ..) => NOT_RUN,
+            // The chain was cut short between two commands, which is no success.
+            (_, Some(0), _) if is_cut_short => ENDED_BEFORE,
+            (_, Some(code), _) => u8::try_from(*code).unwrap_or(u8::MAX),
+            (_, None, Some(signal)) => u8::try_from(signal.saturating_add(128)).unwrap_or(u8::MAX),
+            (_, None, None) => ENDED_BEFORE,
+        }
+    }
+
+    /// The same for a command that promises all of the output.
+    pub(super) fn exit_code_of_all(&self) -> u8 {
+        match self.exit_code() {
+            0 if self.left_out > 0 => sysexits::IO,
+            code => code,
+        }
+    }
+}
+
+/// Output that standard output has not taken yet.
+#[derive(Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    written: usize,
+    /// The reader has gone.
+    is_closed: bool,
+    /// The output so far does not end with a line end.
+    midway: bool,
+    /// It is a file, to which writing does not block.
+    is_file: Option<bool>,
+}
+
+impl Pending {
+    fn len(&self) -> usize {
+        self.bytes.len() - self.written
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn push(&mut self, bytes: Cow<'_, [u8]>) {
+        if self.is_closed {
+            return;
+        }
+        if let Some(last) = bytes.last() {
+            self.midway = *last != b'\n';
+        }
+        if self.is_empty() {
+            self.written = 0;
+            self.bytes.clear();
+        }
+        self.bytes.extend_from_slice(&bytes);
+    }
+
+    /// Writes what standard output takes without blocking. A reader that leaves does not end the
+    /// job: half an upgrade is worse than an unread one.
+    fn write(&mut self, job: &str) -> Result<(), Exit> {
+        let stdout = io::stdout();
+        let is_file = *self.is_file.get_or_insert_with(|| {
+            let kind = nix::sys::stat::fstat(&stdout).map(|stat| stat.st_mode & libc::S_IFMT);
+            kind.is_ok_and(|kind| kind == libc::S_IFREG)
+        });
+        while let Some(rest) = self.bytes.get(self.written..).filter(|rest| !rest.is_empty()) {
+            if !is_file {
+                let mut asked = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
+                if !matches!(poll(&mut asked, PollTimeout::ZERO), Ok(1..)) {
+                    return Ok(());
+                }
+            }
+            let length = if is_file { rest.len() } else { rest.len().min(CHUNK) };
+            match nix::unistd::write(&stdout, rest.get(..length).unwrap_or(rest)) {
+                Ok(written) => self.written += written,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(Errno::EPIPE) => {
+                    self.is_closed = true;
+                    self.midway = false;
+                    self.written = self.bytes.len();
+                    complain(&format!(
+                        "nobody reads the output any more; waiting for job {job}, Ctrl-C ends it"
+                    ));
+                }
+                Err(error) => return Err(Exit::from(io::Error::from(error))),
+            }
+        }
+        Ok(())
+    }
+
+    /// For a terminal, which is never far behind.
+    fn write_at_once(&mut self, text: &str) -> Result<(), Exit> {
+        self.midway = !text.ends_with('\n');
+        super::write(text)
+    }
+
+    /// On a terminal what we say ourselves begins on a line of its own.
+    fn end_line(&mut self) {
+        use std::io::{IsTerminal, Write};
+        if self.midway && io::stdout().is_terminal() && io::stderr().is_terminal() {
+            let _ = io::stderr().write_all(b"\n");
+        }
+        self.midway = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(outcome: Outcome, commands: usize, left_out: u64) -> End {
+        End { outcome, commands: vec!["c".to_owned(); commands], left_out, state: None }
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_a_shell() {
+        let code = |codes: &[i32], commands, early, started| {
+            end(Outcome::of_codes(codes, commands, early, started), commands, 0).exit_code()
+        };
+        let plain = |codes: &[i32]| code(codes, codes.len().max(1), None, true);
+        let codes =
+            [&[][..], &[0], &[0, 3], &[255], &[-2], &[-9], &[-15], &[-127], &[-1000], &[1000]];
+        assert_eq!(codes.map(plain), [143, 0, 3, 255, 130, 137, 143, 255, 255, 255]);
+        assert_eq!(code(&[0, -1], 3, None, false), 127);
+        assert_eq!(code(&[-1], 1, Some(JobResult::Interrupted), true), 143);
+        assert_eq!(code(&[-1], 1, None, true), 129);
+        assert_eq!(code(&[0], 2, Some(JobResult::Killed), true), 143);
+        assert_eq!(code(&[0], 1, Some(JobResult::Killed), true), 0);
+        assert_eq!(code(&[3], 2, None, true), 3);
+    }
+
+    #[test]
+    fn output_that_is_left_out_is_no_success() {
+        let ok = Outcome::of_codes(&[0], 1, None, true);
+        assert_eq!(end(ok.clone(), 1, 5).exit_code_of_all(), 74);
+        assert_eq!(end(ok, 1, 0).exit_code_of_all(), 0);
+        assert_eq!(end(Outcome::of_codes(&[3], 1, None, true), 1, 5).exit_code_of_all(), 3);
+    }
+}

@@ -1,0 +1,359 @@
+//! Clients that are attached to jobs: each gets every byte of the output, once and in order.
+//!
+//! Flow control is the client's: it acknowledges what it has disposed of, and no more than a window
+//! is ever under way to it. An attachment that *holds* its job makes the daemon read the job's pipe
+//! only as fast as that; one that does not, or no longer does, catches up from the log, and learns
+//! how much of it is not there any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use log::warn;
+use serde_json::{Map, Value, json};
+
+use super::clients::ClientId;
+use super::storage::Purpose;
+use super::{Key, Server};
+use crate::auth::Role;
+use crate::dispatcher::{Effect, JobOutput, OUTPUT_READ, Serial};
+use crate::helper::store::output_of_answer;
+use crate::moment::Moment;
+use crate::session::Attach;
+use crate::wire::{Chunk, ErrorCode, Refusal, end_of_output, left_out_of_output, output_frames};
+
+/// Smallest window, in bytes.
+const MIN_WINDOW: u64 = 4096;
+/// Window of a client that asks for none, in bytes.
+const WINDOW: u64 = 256 * 1024;
+/// Attachments of one client.
+const MOST: usize = 64;
+
+/// One client at one job.
+#[derive(Debug)]
+struct Attachment {
+    /// The job's id.
+    job: String,
+    /// Everything before this offset has been sent, or will never be.
+    sent: u64,
+    acknowledged: u64,
+    /// The most that may be sent and not acknowledged, in bytes; 0 for a client that wants only the
+    /// end of the job.
+    window: u64,
+    /// The job's pipe is read only as fast as this client acknowledges.
+    holds: bool,
+    /// It goes on with what the job will print.
+    follows: bool,
+    /// Part of the log is being read for it.
+    reading: bool,
+    /// Since when the client owes an acknowledgement.
+    owes_since: Option<Instant>,
+}
+
+impl Attachment {
+    fn room(&self) -> u64 {
+        self.window.saturating_sub(self.sent.saturating_sub(self.acknowledged))
+    }
+
+    fn wants_output(&self) -> bool {
+        self.window > 0
+    }
+
+    /// How many bytes the job may print next for its sake, where it holds the job. Small rests of a
+    /// window are not used up.
+    fn allows(&self, total: u64) -> Option<u64> {
+        let room = self.room();
+        let is_behind = self.sent < total || self.reading;
+        self.holds.then_some(if is_behind || room < self.window / 4 { 0 } else { room })
+    }
+
+    fn has_sent(&mut self, to: u64, now: Instant) {
+        self.sent = to;
+        self.owes_since.get_or_insert(now);
+    }
+}
+
+/// All attachments.
+#[derive(Debug, Default)]
+pub(super) struct Attachments {
+    map: BTreeMap<(Serial, ClientId), Attachment>,
+    /// Jobs whose output is not read for the sake of a client.
+    held: BTreeSet<Serial>,
+    /// Jobs at whose attachments something has changed.
+    changed: BTreeSet<Serial>,
+}
+
+impl Attachments {
+    fn of_job(&self, serial: Serial) -> Range<(Serial, ClientId)> {
+        (serial, 0)..(serial.saturating_add(1), 0)
+    }
+
+    fn clients_of(&self, serial: Serial) -> Vec<ClientId> {
+        self.map.range(self.of_job(serial)).map(|((_, client), _)| *client).collect()
+    }
+
+    /// How many bytes of a job's output may be read now; 0 where the reactor will be told when some
+    /// may.
+    pub(super) fn output_limit(&mut self, serial: Serial, output: Option<&JobOutput<'_>>) -> usize {
+        // A job that is being ended is not held up.
+        let Some(output) = output.filter(|output| !output.is_ending) else { return OUTPUT_READ };
+        let attached = self.map.range(self.of_job(serial));
+        let limit = attached.filter_map(|(_, attachment)| attachment.allows(output.total)).min();
+        let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(OUTPUT_READ);
+        if limit == 0 {
+            self.held.insert(serial);
+        }
+        limit.min(OUTPUT_READ)
+    }
+
+    /// Something has changed that concerns the attachments of a job.
+    pub(super) fn touch(&mut self, serial: Serial) {
+        if self.map.range(self.of_job(serial)).next().is_some() || self.held.contains(&serial) {
+            self.changed.insert(serial);
+        }
+    }
+
+    /// True for a job whose output is not read now.
+    pub(super) fn holds(&self, serial: Serial) -> bool {
+        self.held.contains(&serial)
+    }
+
+    /// When the first attachment that holds a job has owed an acknowledgement for `patience`.
+    fn due(&self, patience: Duration) -> Option<Instant> {
+        let holding = self.map.values().filter(|attachment| attachment.holds);
+        holding.filter_map(|attachment| attachment.owes_since).min().map(|since| since + patience)
+    }
+}
+
+impl Server {
+    /// Attaches a client; the `args` of the reply.
+    pub(super) fn attach_to_job(
+        &mut self,
+        id: ClientId,
+        serial: Serial,
+        attach: &Attach,
+    ) -> Result<Value, Refusal> {
+        let mine = self.attachments.map.iter().filter(|((_, client), _)| *client == id);
+        let (count, taken) = mine
+            .fold((0, 0), |(count, taken), (_, attachment)| (count + 1, taken + attachment.window));
+        // All windows together are a part of the outbox: other messages find room beside them.
+        let room = (self.config.server.outbox as u64 / 3).saturating_sub(taken);
+        if count >= MOST || (attach.output && room < MIN_WINDOW) {
+            let why = format!("this connection is attached to {count} jobs already");
+            return Err(Refusal::new(ErrorCode::TooMany, why));
+        }
+        let window = attach.window.unwrap_or(WINDOW).max(MIN_WINDOW).min(room);
+        let window = if attach.output { window } else { 0 };
+        let Some(output) = self.dispatcher.output(serial) else {
+            return Err(Refusal::new(ErrorCode::NotFound, "the job is not known any more"));
+        };
+        let start = attach.offset.min(output.total);
+        let reply = json!({
+            "stream": serial, "offset": start, "window": window, "cmd_list": output.commands,
+        });
+        let attachment = Attachment {
+            job: output.id.to_owned(),
+            sent: start,
+            acknowledged: start,
+            window,
+            holds: attach.hold && attach.output && attach.follow,
+            follows: attach.follow,
+            reading: false,
+            owes_since: None,
+        };
+        self.attachments.map.insert((serial, id), attachment);
+        self.attachments.touch(serial);
+        Ok(reply)
+    }
+
+    /// A client has disposed of all output before `offset`.
+    pub(super) fn acknowledge(&mut self, id: ClientId, serial: Serial, offset: u64, now: Moment) {
+        let client = self.clients.get(id).and_then(|client| client.session.identity());
+        let may_hold = client.is_some_and(|who| who.role == Role::Full);
+        let Some(attachment) = self.attachments.map.get_mut(&(serial, id)) else { return };
+        attachment.holds &= may_hold;
+        let offset = offset.min(attachment.sent);
+        if offset > attachment.acknowledged {
+            attachment.acknowledged = offset;
+            attachment.owes_since = (offset < attachment.sent).then_some(now.instant);
+            self.attachments.touch(serial);
+        }
+    }
+
+    /// A client wants no more of a job.
+    pub(super) fn detach(&mut self, id: ClientId, serial: Serial) {
+        if self.attachments.map.remove(&(serial, id)).is_some() {
+            self.attachments.touch(serial);
+        }
+    }
+
+    /// A client is gone, or has given up its identity.
+    pub(super) fn detach_all(&mut self, id: ClientId) {
+        let mine = self.attachments.map.keys().filter(|(_, client)| *client == id);
+        let serials: Vec<Serial> = mine.map(|(serial, _)| *serial).collect();
+        serials.into_iter().for_each(|serial| self.detach(id, serial));
+    }
+
+    /// Hands output of a job, which stands at `at`, to the clients that have everything before it.
+    fn forward_output(&mut self, serial: Serial, at: u64, bytes: &[u8], now: Moment) {
+        for id in self.attachments.clients_of(serial) {
+            let Some(attachment) = self.attachments.map.get_mut(&(serial, id)) else { continue };
+            let fits = attachment.follows && attachment.room() >= bytes.len() as u64;
+            if attachment.sent == at && !attachment.reading && fits {
+                attachment.has_sent(at + bytes.len() as u64, now.instant);
+                self.send_output(id, serial, at, bytes);
+            }
+        }
+        self.attachments.touch(serial);
+    }
+
+    /// Sends output to a client, in frames that hold output of one command, or a remark.
+    fn send_output(&mut self, id: ClientId, serial: Serial, at: u64, bytes: &[u8]) {
+        let Some(output) = self.dispatcher.output(serial) else { return };
+        let (mut offset, mut rest) = (at, bytes);
+        while !rest.is_empty() {
+            let command = output.begins.partition_point(|begin| *begin <= offset);
+            let remark = output.remarks.iter().find(|remark| remark.end > offset);
+            let is_remark = remark.is_some_and(|remark| remark.start <= offset);
+            let edges = [
+                output.begins.get(command).copied(),
+                remark.map(|remark| if is_remark { remark.end } else { remark.start }),
+            ];
+            let end = edges.into_iter().flatten().min().unwrap_or(u64::MAX);
+            let length = usize::try_from(end - offset).unwrap_or(usize::MAX).min(rest.len());
+            let (now, later) = rest.split_at(length);
+            let chunk = Chunk {
+                job: output.id,
+                stream: serial,
+                command: command.saturating_sub(1),
+                offset,
+                bytes: now,
+                is_remark,
+            };
+            let clients = &mut self.clients;
+            output_frames(chunk, |frame| clients.send(id, frame));
+            (offset, rest) = (offset + now.len() as u64, later);
+        }
+    }
+
+    /// Does what follows from changes of attachments: reads logs for clients that are behind, ends
+    /// attachments of jobs that ended, and lets pipes be read again.
+    pub(super) fn advance_attachments(&mut self, now: Moment) {
+        while let Some(serial) = self.attachments.changed.pop_first() {
+            for id in self.attachments.clients_of(serial) {
+                self.advance_attachment(id, serial, now);
+            }
+            let output = self.dispatcher.output(serial);
+            let was_held = self.attachments.held.remove(&serial);
+            if was_held && self.attachments.output_limit(serial, output.as_ref()) > 0 {
+                self.reactor.again(Key::Output(serial));
+            }
+        }
+        let due = self.attachments.due(self.config.dispatcher.attach_timeout);
+        self.reactor.set_deadline(Key::Attachments, due);
+    }
+
+    fn advance_attachment(&mut self, id: ClientId, serial: Serial, now: Moment) {
+        let Some(attachment) = self.attachments.map.get_mut(&(serial, id)) else { return };
+        let Some(output) = self.dispatcher.output(serial) else { return };
+        if !attachment.wants_output() {
+            attachment.sent = output.total;
+        }
+        if attachment.reading {
+            return;
+        }
+        if attachment.sent < output.total {
+            let room = attachment.room().min(OUTPUT_READ as u64);
+            if room > 0 {
+                attachment.reading = true;
+                let store = &mut self.storage.store;
+                let length = room.min(output.total - attachment.sent);
+                let request = store.ask_for_output(serial, attachment.sent, length, now.instant);
+                self.storage.questions.insert(request, Purpose::Output(id, serial));
+            }
+            return;
+        }
+        let end = match output.end {
+            Some(end) => end,
+            None if attachment.follows => return,
+            // It was asked for the output so far.
+            None => Map::from_iter([("state".to_owned(), "running".into())]),
+        };
+        let text = end_of_output(output.id, serial, output.total, end);
+        self.attachments.map.remove(&(serial, id));
+        self.clients.send(id, text.into_bytes().into());
+    }
+
+    /// A part of a log that a client is behind with.
+    pub(super) fn on_output_read(
+        &mut self,
+        id: ClientId,
+        serial: Serial,
+        answer: Result<Vec<u8>, String>,
+        now: Moment,
+    ) {
+        let total = self.dispatcher.output(serial).map_or(0, |output| output.total);
+        let Some(attachment) = self.attachments.map.get_mut(&(serial, id)) else { return };
+        attachment.reading = false;
+        // What cannot be read is left out.
+        let part = answer.as_deref().ok().and_then(output_of_answer);
+        let (start, bytes) = part.unwrap_or((total, &[]));
+        let start = if bytes.is_empty() { total } else { start };
+        let from = attachment.sent;
+        attachment.has_sent(start.max(from) + bytes.len() as u64, now.instant);
+        if start > from {
+            let text = left_out_of_output(&attachment.job, serial, from, start - from);
+            self.clients.send(id, text.into_bytes().into());
+        }
+        self.send_output(id, serial, start, bytes);
+        self.attachments.touch(serial);
+    }
+
+    /// A client that holds a job has acknowledged nothing for too long: the job goes on without it.
+    pub(super) fn on_attachments_due(&mut self, now: Moment) {
+        let patience = self.config.dispatcher.attach_timeout;
+        let mut late = Vec::new();
+        for ((serial, id), attachment) in &mut self.attachments.map {
+            let is_late =
+                attachment.owes_since.is_some_and(|since| since + patience <= now.instant);
+            if attachment.holds && is_late {
+                attachment.holds = false;
+                late.push((*serial, *id));
+            }
+        }
+        for (serial, id) in late {
+            let name = self.clients.get(id).map(|client| client.name()).unwrap_or_default();
+            let job = self.dispatcher.id(serial).unwrap_or_default();
+            warn!("job {job:?} is no longer held for {name}, which does not read its output");
+            self.attachments.touch(serial);
+        }
+    }
+
+    /// The job will not be known any more.
+    fn end_forgotten(&mut self, serial: Serial) {
+        for id in self.attachments.clients_of(serial) {
+            if let Some(attachment) = self.attachments.map.remove(&(serial, id)) {
+                let end = Map::from_iter([("state".to_owned(), "forgotten".into())]);
+                let text = end_of_output(&attachment.job, serial, attachment.sent, end);
+                self.clients.send(id, text.into_bytes().into());
+            }
+        }
+    }
+
+    /// Does for attached clients what follows from an effect of the dispatcher.
+    pub(super) fn serve_attached(&mut self, effect: &Effect, now: Moment) {
+        match effect {
+            Effect::Log { serial, at, bytes, .. } => {
+                self.forward_output(*serial, *at, bytes, now);
+            }
+            Effect::Forget { serial } => self.end_forgotten(*serial),
+            Effect::Signal { serial, .. } => self.attachments.touch(*serial),
+            Effect::Publish(_)
+            | Effect::PublishOutcome { .. }
+            | Effect::Keep { .. }
+            | Effect::Note { .. }
+            | Effect::Start { .. }
+            | Effect::Release { .. } => {}
+        }
+    }
+}
