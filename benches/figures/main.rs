@@ -8,6 +8,7 @@
 //! `make bench` runs all; `cargo bench --bench figures -- memory flood` runs those two sections.
 //! `BENCH_IDLE_SECONDS` (60) shortens the look at the idle daemon.
 
+mod attached;
 mod bare;
 mod checks;
 mod copier;
@@ -35,10 +36,11 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");
 
 type Section = (&'static str, fn(&mut Table) -> Outcome<()>);
 
-const SECTIONS: [Section; 10] = [
+const SECTIONS: [Section; 11] = [
     ("footprint", footprint::measure),
     ("fanout", fanout::measure),
     ("jobs", jobs::measure),
+    ("attached", attached::measure),
     ("durable", durable::measure),
     ("flood", flood::measure),
     ("tail", tail::measure),

@@ -22,7 +22,7 @@ _sysadm_events() {
 	check) options="-c --try --rule --json -h --help" ;;
 	fingerprint) options="--bridge -c -h --help" ;;
 	watch)
-		options="--json --since -h --help $target"
+		options="--json --since --verbose -h --help $target"
 		values="dispatcher life-preserver system-state"
 		;;
 	run) options="--sh --queue --id --timeout --cwd --env --as --detach -h --help $target" ;;

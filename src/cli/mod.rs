@@ -23,6 +23,7 @@ mod key_place;
 mod kill;
 mod legacy;
 mod log;
+mod meanwhile;
 mod outcome;
 mod relay_status;
 mod run;

@@ -104,8 +104,11 @@ impl Screen {
     }
 
     fn event(&mut self, out: &mut String, frame: &Value, now: SystemTime) {
-        let moment = frame["time"].as_str().and_then(parse_rfc3339).unwrap_or(now);
         let args = &frame["args"];
+        // An end that is told later has its own time.
+        let ended = args.get("process_details").unwrap_or(args)["time_finished"].as_str();
+        let ended = ended.filter(|_| frame["present"] == true);
+        let moment = ended.or(frame["time"].as_str()).and_then(parse_rfc3339).unwrap_or(now);
         match frame["name"].as_str().unwrap_or("") {
             "dispatcher" => match JobEvent::read(args) {
                 Some(event) => self.job(out, &event, &frame["output"], moment),

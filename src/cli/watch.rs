@@ -2,13 +2,14 @@
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags};
 use serde_json::{Map, Value, json};
 
 use super::exit::Exit;
 use super::fleet;
+use super::meanwhile::{Admission, Meanwhile};
 use super::screen::Screen;
 use super::target::{TargetOptions, target_help};
 use super::terminal::{Terminal, can_be_drawn_over};
@@ -29,6 +30,7 @@ Follows events as they happen, until it is interrupted. A lost connection is
 made again, and what was missed is told, or that something was (a gap).
 
 Usage: sysadm-events watch [EVENT...] [TARGET] [--json] [--since SEQ]
+                           [--verbose]
 
   EVENT       dispatcher (jobs), life-preserver (snapshots, replication) or
               system-state (host name, pools); all three where none is named
@@ -38,12 +40,14 @@ it whose certificates known_hosts has, each with its host.
 
 On a terminal: a line an event, the output of a job beneath it; a replication
 under way is a bar at the foot. Into a pipe, or with --json: the frames as they
-came, one a line.
+came, one a line. Each finished job is shown once: those that ended while the
+daemon or the connection was away are counted in one line.
 
 Options:
   --json       frames also on a terminal
   --since SEQ  begin behind the event of this number (seq in the frames), or
                EPOCH:SEQ where the daemon may have been restarted since
+  --verbose    also jobs that ended meanwhile, each with its time
   -h, --help   this text
 ",
         target_help!(),
@@ -60,6 +64,7 @@ Examples:
 struct Arguments {
     events: Vec<EventName>,
     json: bool,
+    verbose: bool,
     since: Option<Since>,
     target: TargetOptions,
 }
@@ -90,7 +95,7 @@ fn main(words: Words) -> Result<u8, Exit> {
     let mut feed = Feed::begin(target, subscription, since)?;
     let stdout = io::stdout();
     if arguments.json || !stdout.is_terminal() {
-        return follow(&mut feed, |news| match news {
+        return follow(&mut feed, true, |news| match news {
             Shown::Event(frame) => write(&format!("{}\n", frame.text())),
             Shown::Remark(remark) => {
                 complain(&remark);
@@ -102,7 +107,7 @@ fn main(words: Words) -> Result<u8, Exit> {
     if can_be_drawn_over(|name| std::env::var_os(name)) {
         screen = screen.with_bars(window::columns);
     }
-    let followed = follow(&mut feed, |news| match news {
+    let followed = follow(&mut feed, arguments.verbose, |news| match news {
         Shown::Event(frame) => write(&screen.show(&frame.value()?, SystemTime::now())),
         Shown::Remark(remark) => write(&screen.remark(&remark, SystemTime::now())),
     });
@@ -127,6 +132,7 @@ fn parse(mut words: Words) -> Result<Arguments, Exit> {
         match word {
             Word::Option(name) if arguments.target.take(&name, &mut words)? => {}
             Word::Option(name) if name == "--json" => arguments.json = true,
+            Word::Option(name) if name == "--verbose" => arguments.verbose = true,
             Word::Option(name) if name == "--since" => {
                 let number = words.value()?;
                 let wrong =
@@ -160,6 +166,9 @@ fn event_name(name: &str) -> Result<EventName, Exit> {
     })
 }
 
+/// No more ends that were missed have come for so long.
+const MISSED: Duration = Duration::from_millis(300);
+
 /// What a reader is to see.
 enum Shown {
     Event(Frame),
@@ -169,12 +178,30 @@ enum Shown {
 
 /// Hands on each event until it cannot go on or the reader goes. A reader is missed at once, not
 /// only when there is something to be written to it.
-fn follow(feed: &mut Feed, mut show: impl FnMut(Shown) -> Result<(), Exit>) -> Result<u8, Exit> {
+/// `verbose` shows the ends that were missed one by one.
+fn follow(
+    feed: &mut Feed,
+    verbose: bool,
+    mut show: impl FnMut(Shown) -> Result<(), Exit>,
+) -> Result<u8, Exit> {
     let stdout = io::stdout();
     let wake = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
-    let wait = Wait { deadline: None, wake: &wake };
+    let mut meanwhile = Meanwhile::default();
     loop {
-        match feed.next(&wait)? {
+        // Missed ends come one after the other: they are said when no more has come for a while.
+        let deadline = meanwhile.has_missed().then(|| Instant::now() + MISSED);
+        let news = feed.next(&Wait { deadline, wake: &wake })?;
+        let admission = match &news {
+            News::Incoming(Incoming::Event(frame)) => meanwhile.admit(&frame.value()?),
+            News::Incoming(_) | News::Lost(_) | News::Back => Admission::Show,
+        };
+        if admission == Admission::Show || verbose {
+            let missed = meanwhile.take_missed().filter(|_| !verbose);
+            missed.map_or(Ok(()), |missed| show(Shown::Remark(missed)))?;
+        }
+        match news {
+            News::Incoming(Incoming::Event(_)) if admission == Admission::Repeated => {}
+            News::Incoming(Incoming::Event(_)) if admission == Admission::Missed && !verbose => {}
             News::Incoming(Incoming::Event(frame)) => show(Shown::Event(frame))?,
             News::Incoming(Incoming::Woken) => return Err(Exit::ReaderGone),
             News::Incoming(Incoming::Reply(_) | Incoming::Nothing) => {}

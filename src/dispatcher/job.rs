@@ -189,6 +189,11 @@ impl Job {
         matches!(self.state, State::Pending | State::Starting | State::Running { .. })
     }
 
+    /// True where it was ended before it ran.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.outcome.result == Some(JobResult::Cancelled)
+    }
+
     /// True where another daemon ran it.
     pub(super) fn is_restored(&self) -> bool {
         self.restored

@@ -80,7 +80,7 @@ impl Limits {
 
     /// As many jobs as can be known at a time.
     pub fn max_known(&self) -> usize {
-        self.max_running + self.max_pending + self.retain_jobs
+        self.max_running + self.max_pending + self.retain_jobs + MOST_CANCELLED
     }
 
     fn logs(&self) -> LogLimits {
@@ -100,6 +100,10 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// season, but no time runs back.
 const CLOCK_AHEAD: Duration = Duration::from_secs(366 * 86_400);
 const CLOCK_BEHIND: Duration = Duration::from_secs(60);
+/// Jobs that were cancelled before they ran are retained apart from the others, so that they do not
+/// take the place of a history: so many, and so long.
+const MOST_CANCELLED: usize = 16;
+const RETAIN_CANCELLED: Duration = Duration::from_secs(10 * 60);
 /// The most that `log` gives at once, in bytes.
 const LOG_PART: u64 = 64 * 1024;
 
@@ -253,6 +257,8 @@ pub struct Dispatcher {
     /// Jobs that are over, but not durably so.
     ended: BTreeSet<Serial>,
     finished: VecDeque<Serial>,
+    /// Finished jobs that never ran, which are retained apart.
+    cancelled: VecDeque<Serial>,
     last_serial: Serial,
     timers: Deadlines<(Serial, Timer)>,
     effects: VecDeque<Effect>,
@@ -285,6 +291,7 @@ impl Dispatcher {
             startable: BTreeSet::new(),
             running: BTreeSet::new(),
             finished: VecDeque::new(),
+            cancelled: VecDeque::new(),
             last_serial: 0,
             timers: Deadlines::new(),
             effects: VecDeque::new(),
@@ -319,7 +326,7 @@ impl Dispatcher {
     /// How many jobs there are.
     pub fn counts(&self) -> Counts {
         let (pending, running) = (self.pending.len(), self.running.len());
-        Counts { pending, running, finished: self.finished.len() }
+        Counts { pending, running, finished: self.finished.len() + self.cancelled.len() }
     }
 
     /// Takes jobs in, all of them or none. Their numbers, in order; they are jobs when
@@ -810,8 +817,13 @@ impl Dispatcher {
     }
 
     fn retain(&mut self, serial: Serial, time: Duration, now: Moment) {
+        let is_cancelled = self.jobs.get(&serial).is_some_and(Job::is_cancelled);
+        let (list, time) = match is_cancelled {
+            true => (&mut self.cancelled, time.min(RETAIN_CANCELLED)),
+            false => (&mut self.finished, time),
+        };
+        list.push_back(serial);
         self.timers.set((serial, Timer::Retain), Some(now.instant + time));
-        self.finished.push_back(serial);
     }
 
     /// The end of a job was told by the event of that number.
@@ -869,11 +881,13 @@ impl Dispatcher {
 
     /// Finished jobs beyond what is retained, the oldest first.
     fn forget_surplus(&mut self) {
-        while self.finished.len() > self.limits.retain_jobs
-            && let Some(oldest) = self.finished.front().copied()
-        {
-            self.forget(oldest);
-        }
+        let surplus = self.finished.len().saturating_sub(self.limits.retain_jobs);
+        let most = MOST_CANCELLED.min(self.limits.retain_jobs);
+        let cancelled = self.cancelled.len().saturating_sub(most);
+        let surplus = self.finished.iter().take(surplus).copied();
+        let surplus: Vec<Serial> =
+            surplus.chain(self.cancelled.iter().take(cancelled).copied()).collect();
+        surplus.into_iter().for_each(|serial| self.forget(serial));
     }
 
     fn forget(&mut self, serial: Serial) {
@@ -884,10 +898,12 @@ impl Dispatcher {
 
     fn remove(&mut self, serial: Serial) -> bool {
         let Some(job) = self.jobs.remove(&serial) else { return false };
-        if self.finished.front() == Some(&serial) {
-            self.finished.pop_front();
-        } else {
-            self.finished.retain(|other| *other != serial);
+        for list in [&mut self.finished, &mut self.cancelled] {
+            if list.front() == Some(&serial) {
+                list.pop_front();
+            } else {
+                list.retain(|other| *other != serial);
+            }
         }
         self.unkept.remove(&serial);
         self.timers.set((serial, Timer::Retain), None);

@@ -931,3 +931,27 @@ fn outcome_is_in_the_journal_and_older_records_are_still_read() {
     assert_eq!(entry(&restarted, "plain")["result"], "ok");
     assert_eq!(entry(&restarted, "signalled").get("result"), None, "a signal of any origin");
 }
+
+#[test]
+fn cancelled_jobs_do_not_evict_the_history() {
+    let mut d = Driver::new();
+    d.dispatcher.set_limits(Limits { max_pending: 100, retain_jobs: 20, ..limits() });
+    d.run(json!({"history": "a"})).unwrap();
+    d.exit(1, 0);
+    d.run(json!({"x": "a", "y": "a"})).unwrap();
+    for number in 0..50 {
+        d.run(json!({format!("waits-{number}"): "a"})).unwrap();
+    }
+    for number in 0..50 {
+        assert_eq!(d.kill(&format!("waits-{number}")).len(), 1);
+    }
+    let known = |d: &Driver, id: &str| !d.dispatcher.list()["jobs"]["no_queue"][id].is_null();
+    assert!(known(&d, "history"));
+    let cancelled = (0..50).filter(|number| known(&d, &format!("waits-{number}"))).count();
+    assert_eq!(cancelled, 16, "the last ones");
+    assert!(known(&d, "waits-49"));
+    d.dispatcher.set_limits(Limits { retain_time: Duration::from_secs(3600), ..limits() });
+    d.exit(2, 0);
+    d.pass(11 * 60 * 1000);
+    assert!(!known(&d, "waits-49") && known(&d, "x"), "cancelled jobs are retained briefly");
+}

@@ -388,3 +388,23 @@ fn it_ends_when_its_reader_leaves_though_nothing_happens() {
     let output = watch.wait_with_output().unwrap();
     assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
 }
+
+#[test]
+fn restart_shows_no_finished_job_again_and_counts_those_that_were_missed() {
+    let setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::watcher(&daemon).unwrap();
+    peer.run(&json!({ "before": "echo unseen" })).unwrap();
+    peer.finished("before").unwrap();
+    let watch = on_terminal(watch_jobs(&daemon)).start_on_terminal().unwrap();
+    wait_for_subscribers(&mut Peer::local(&daemon).unwrap(), 2);
+    peer.run(&json!({ "seen": "echo output of it" })).unwrap();
+    watch.out.wait("finished").unwrap();
+    daemon.crash().unwrap();
+    watch.out.wait("trying to come back").unwrap();
+    let _daemon = setup.start().unwrap();
+    watch.out.wait("1 job finished meanwhile").unwrap();
+    let lines = plain(&watch.out.lines().join("\n"));
+    assert_eq!(lines.matches("│ output of it").count(), 1, "{lines}");
+    assert!(!lines.contains("│ unseen"), "{lines}");
+}

@@ -1,0 +1,105 @@
+//! Finished jobs in a `watch` that outlives daemons: each is shown once.
+//!
+//! After a restart a daemon sends the finished events of all jobs that it still knows. Those that
+//! were shown are passed over, and those that ended while nobody watched are counted.
+
+use std::collections::VecDeque;
+
+use serde_json::Value;
+
+use super::job::{JobEvent, State};
+
+/// Finished jobs that are remembered.
+const MOST: usize = 65_536;
+
+/// What is to be done with an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It is shown.
+    Show,
+    /// It was shown before.
+    Repeated,
+    /// It tells of an end that was missed.
+    Missed,
+}
+
+/// The finished jobs that were shown.
+#[derive(Debug, Default)]
+pub(super) struct Meanwhile {
+    shown: VecDeque<(String, String)>,
+    missed: usize,
+}
+
+impl Meanwhile {
+    /// Looks at an event before it is shown.
+    pub(super) fn admit(&mut self, frame: &Value) -> Admission {
+        let Some(event) = JobEvent::read(&frame["args"]) else { return Admission::Show };
+        if event.state != State::Finished {
+            return Admission::Show;
+        }
+        let end = (event.id.to_owned(), event.time_finished().unwrap_or_default().to_owned());
+        if self.shown.contains(&end) {
+            return Admission::Repeated;
+        }
+        if self.shown.len() == MOST {
+            self.shown.pop_front();
+        }
+        self.shown.push_back(end);
+        if frame["present"] != true {
+            return Admission::Show;
+        }
+        self.missed += 1;
+        Admission::Missed
+    }
+
+    /// True while missed ends were counted and not said.
+    pub(super) fn has_missed(&self) -> bool {
+        self.missed > 0
+    }
+
+    /// The line that says how many ends were missed, once.
+    pub(super) fn take_missed(&mut self) -> Option<String> {
+        match std::mem::take(&mut self.missed) {
+            0 => None,
+            1 => Some("1 job finished meanwhile".to_owned()),
+            missed => Some(format!("{missed} jobs finished meanwhile")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn finished(id: &str, time: &str, present: bool) -> Value {
+        json!({"name": "dispatcher", "present": present, "args": {"state": "finished",
+               "process_id": id, "cmd_list": ["x"], "time_finished": time}})
+    }
+
+    #[test]
+    fn finished_job_is_admitted_once() {
+        let mut meanwhile = Meanwhile::default();
+        assert_eq!(meanwhile.admit(&finished("a", "1", false)), Admission::Show);
+        assert_eq!(meanwhile.admit(&finished("a", "1", true)), Admission::Repeated);
+        assert_eq!(meanwhile.admit(&finished("a", "2", false)), Admission::Show, "another one");
+        let running = json!({"args": {"state": "running", "process_id": "a", "cmd_list": []}});
+        assert_eq!(meanwhile.admit(&running), Admission::Show);
+        assert_eq!(meanwhile.admit(&running), Admission::Show);
+        assert_eq!(meanwhile.take_missed(), None);
+    }
+
+    #[test]
+    fn missed_ends_are_counted_and_said_once() {
+        let mut meanwhile = Meanwhile::default();
+        for id in ["a", "b", "a"] {
+            meanwhile.admit(&finished(id, "1", true));
+        }
+        assert!(meanwhile.has_missed());
+        assert_eq!(meanwhile.take_missed().unwrap(), "2 jobs finished meanwhile");
+        assert_eq!(meanwhile.take_missed(), None);
+        assert_eq!(meanwhile.admit(&finished("a", "1", true)), Admission::Repeated);
+        assert_eq!(meanwhile.admit(&finished("c", "1", true)), Admission::Missed);
+        assert_eq!(meanwhile.take_missed().unwrap(), "1 job finished meanwhile");
+    }
+}
