@@ -469,7 +469,7 @@ impl Job {
             time_started: self.time_started.clone().unwrap_or_else(|| time_finished.clone()),
             time_finished,
             codes: self.codes.clone(),
-            outcome: self.outcome.clone(),
+            outcome: Box::new(self.outcome.clone()),
             output,
             fresh,
         });

@@ -147,7 +147,10 @@ impl Server {
         let Some(output) = self.dispatcher.output(serial) else {
             return Err(Refusal::new(ErrorCode::NotFound, "the job is not known any more"));
         };
-        let start = attach.offset.min(output.total);
+        // After a crash the log may have lost output that the client has, and go on with a remark:
+        // that is sent whole.
+        let begin = output.remarks.iter().find(|remark| remark.contains(&attach.offset));
+        let start = begin.map_or(attach.offset, |remark| remark.start).min(output.total);
         let reply = json!({
             "stream": serial, "offset": start, "window": window, "cmd_list": output.commands,
         });

@@ -90,7 +90,7 @@ pub struct Finished {
     /// Codes of the commands that ran, in order.
     pub codes: Vec<i32>,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: Box<Outcome>,
     /// Whole output, by index of the command, of all that ran.
     pub output: Pieces,
     /// The part of the output that no running event told.
@@ -416,7 +416,7 @@ mod tests {
                 time_started: "S".into(),
                 time_finished: "F".into(),
                 codes: codes.to_vec(),
-                outcome: Outcome::of_codes(codes, commands.len(), None, true),
+                outcome: Box::new(Outcome::of_codes(codes, commands.len(), None, true)),
                 output,
                 fresh: vec![],
             }),
