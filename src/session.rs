@@ -181,6 +181,9 @@ impl Session {
         let name = request.name.to_ascii_lowercase();
         let empty = Map::new();
         let fields = args.unwrap_or(&empty);
+        if (namespace.as_str(), name.as_str()) == ("rpc", "dispatcher") {
+            house.hub.repeat_pending(self.id);
+        }
         let response = match (namespace.as_str(), name.as_str(), action) {
             ("rpc", "identify", _) => json!({ "type": "server", "hostname": house.hostname }),
             ("rpc", "auth", _) => return self.auth(fields, house),

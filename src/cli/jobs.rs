@@ -10,7 +10,7 @@ use super::table::table;
 use super::target::{TargetOptions, target_help};
 use super::terminal::Terminal;
 use super::words::{Word, Words, unexpected};
-use super::{Command, escape, span, write};
+use super::{Command, escape, span, write, write_json};
 use crate::wire::parse_rfc3339;
 
 pub(super) const COMMAND: Command = Command {
@@ -49,7 +49,7 @@ fn main(mut words: Words) -> Result<u8, Exit> {
     }
     let list = target.connect()?.call("rpc", "dispatcher", json!({ "action": "list" }))?;
     if json {
-        write(&format!("{list}\n"))?;
+        write_json(&format!("{list}\n"))?;
         return Ok(0);
     }
     let terminal = Terminal::of_this_process(io::stdout().is_terminal());

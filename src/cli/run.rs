@@ -16,6 +16,7 @@ use super::words::{Word, Words, text, unexpected};
 use super::{Command, complain, span, write};
 use crate::client::{Client, ClientError, Feed, Frame, Incoming, News, Reply, Wait, sysexits};
 use crate::config::Home;
+use crate::sys::leave;
 
 pub(super) const COMMAND: Command = Command {
     name: "run",
@@ -45,7 +46,8 @@ Options:
 ",
         target_help!(),
         "
-Ctrl-C ends the job, and shows how it ended; a second one leaves at once. Where
+Ctrl-C ends the job, and shows how it ended; a second one leaves at once, and so
+do 2 s without a reply of the daemon, or 30 s without the end of the job. Where
 the daemon is restarted meanwhile it is waited for, and told how the job ended.
 Exits with the last return code, 128 + N after signal N, 127 where a command
 could not be run, 143 where the job was ended before its last command ran or
@@ -60,6 +62,12 @@ Examples:
     ),
     main,
 };
+
+/// Seconds from Ctrl-C to the daemon's reply, and from that to the end of the job.
+const REPLY: u32 = 2;
+const END: u32 = 30;
+const LAST_WORDS: &str =
+    "sysadm-events: the daemon does not say that the job has ended; it may go on\n";
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Arguments {
@@ -91,6 +99,9 @@ fn main(words: Words) -> Result<u8, Exit> {
     // From here on Ctrl-C is the job's, even if it comes before the job runs.
     let interrupts = Interrupts::watch().map_err(|error| {
         Exit::failed(sysexits::UNAVAILABLE, format!("cannot listen for Ctrl-C: {error}"))
+    })?;
+    leave::after_interrupt(REPLY, INTERRUPTED.into(), LAST_WORDS).map_err(|error| {
+        Exit::failed(sysexits::UNAVAILABLE, format!("cannot limit a Ctrl-C: {error}"))
     })?;
     let mut subscription = Map::new();
     subscription.insert("events".to_owned(), json!(["dispatcher"]));
@@ -205,6 +216,7 @@ impl Job {
         if let Err(error) = self.submit(&mut feed) {
             self.lost(&mut feed, error)?;
         }
+        let mut is_answered = false;
         loop {
             let wake = [PollFd::new(interrupts.as_fd(), PollFlags::POLLIN)];
             let news = feed.next(&Wait { deadline: None, wake: &wake });
@@ -214,10 +226,15 @@ impl Job {
                         return Ok(code);
                     }
                 }
-                News::Incoming(Incoming::Reply(Reply { outcome: Err(refused), .. })) => {
-                    complain(&format!("the job is not ended: {refused}"));
+                News::Incoming(Incoming::Reply(Reply { outcome, .. })) => {
+                    if killed && !std::mem::replace(&mut is_answered, true) {
+                        leave::postpone(END);
+                    }
+                    if let Err(refused) = outcome {
+                        complain(&format!("the job is not ended: {refused}"));
+                    }
                 }
-                News::Incoming(Incoming::Reply(_) | Incoming::Nothing) => {}
+                News::Incoming(Incoming::Nothing | Incoming::Woken) => {}
                 News::Lost(error) => {
                     complain(&format!("{error}; waiting for the daemon to come back"));
                 }
@@ -226,25 +243,27 @@ impl Job {
                     Ok(Some(code)) => return Ok(code),
                     Err(error) => self.lost(&mut feed, error)?,
                 },
-                News::Incoming(Incoming::Woken) => match interrupts.count() {
-                    0 => {}
-                    1 if !killed => {
-                        killed = true;
-                        // Its answer is not waited for: a second Ctrl-C must be heard meanwhile.
-                        let kill = json!({ "action": "kill", "job_id": self.id });
-                        match feed.client() {
-                            Some(client) => {
-                                client.send("rpc", "dispatcher", kill)?;
-                            }
-                            // The daemon is away: there is nobody who could end it.
-                            None => return Ok(INTERRUPTED),
+            }
+            // After each message: a daemon that always has one more hides the descriptor.
+            match interrupts.count() {
+                0 => {}
+                1 if killed => {}
+                1 => {
+                    killed = true;
+                    // Does not wait for the reply: a second Ctrl-C must be seen meanwhile.
+                    let kill = json!({ "action": "kill", "job_id": self.id });
+                    match feed.client() {
+                        Some(client) => {
+                            client.send("rpc", "dispatcher", kill)?;
                         }
-                        if io::stderr().is_terminal() {
-                            complain("ending the job; Ctrl-C again leaves at once");
-                        }
+                        // The daemon is away: nobody could end the job.
+                        None => return Ok(INTERRUPTED),
                     }
-                    _ => return Ok(INTERRUPTED),
-                },
+                    if io::stderr().is_terminal() {
+                        complain("ending the job; Ctrl-C again leaves at once");
+                    }
+                }
+                _ => return Ok(INTERRUPTED),
             }
         }
     }

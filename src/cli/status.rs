@@ -11,7 +11,7 @@ use super::table::table;
 use super::target::{TargetOptions, target_help};
 use super::terminal::Terminal;
 use super::words::{Word, Words, unexpected};
-use super::{Command, escape, relay_status, span, state, write};
+use super::{Command, escape, relay_status, span, state, write, write_json};
 
 pub(super) const COMMAND: Command = Command {
     name: "status",
@@ -51,7 +51,7 @@ fn main(mut words: Words) -> Result<u8, Exit> {
     let status = client.call("rpc", "status", Value::Null)?;
     let terminal = Terminal::of_this_process(io::stdout().is_terminal());
     if json {
-        write(&format!("{status}\n"))?;
+        write_json(&format!("{status}\n"))?;
     } else if status["type"] == "bridge" {
         write(&relay_status::page(&status, terminal))?;
     } else {

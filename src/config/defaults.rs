@@ -82,7 +82,7 @@ fn auth() -> Auth {
         max_keys: 1024,
         max_keys_per_user: 32,
         max_legacy_keys: 32,
-        max_legacy_keys_per_user: 4,
+        max_legacy_keys_per_user: 16,
     }
 }
 

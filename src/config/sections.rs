@@ -119,7 +119,8 @@ pub struct Auth {
     /// Default 32.
     pub max_legacy_keys: usize,
     /// Legacy keys that clients register for one user, 1 to 256, so that nobody takes the places of
-    /// all others; one more is refused with 429. Default 4.
+    /// all others; one more is refused with 429. The original client passes over that, so the
+    /// default, 16, is more than one user has machines.
     pub max_legacy_keys_per_user: usize,
 }
 

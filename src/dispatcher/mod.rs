@@ -1001,6 +1001,14 @@ impl Dispatcher {
         }
     }
 
+    /// The first pending job whose number is `from` or more.
+    pub fn present_pending(&self, from: Serial) -> Option<(Serial, JobEvent)> {
+        self.pending.range(from..).find_map(|serial| {
+            let event = self.jobs.get(serial)?.present()?;
+            Some((*serial, event))
+        })
+    }
+
     /// How many jobs of each named queue wait or run.
     pub fn queues(&self) -> Value {
         let queues = self.queues.iter().map(|(name, jobs)| (name.clone(), jobs.len().into()));

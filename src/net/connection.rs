@@ -99,6 +99,8 @@ pub struct Connection<P: Parcel> {
     sent: u64,
     /// It took no more when it was last tried.
     blocked: bool,
+    /// The peer gets no close frames.
+    ends_bare: bool,
 }
 
 /// Bytes handed to the socket in one call.
@@ -131,6 +133,19 @@ impl<P: Parcel> Connection<P> {
             pings_unanswered: 0,
             sent: 0,
             blocked: false,
+            ends_bare: false,
+        }
+    }
+
+    /// From now on the connection ends without a close frame, for a peer that cannot stand one.
+    pub fn end_bare(&mut self) {
+        self.ends_bare = true;
+    }
+
+    /// Appends a close frame behind everything, for a peer that can stand one.
+    fn push_close(&mut self, reason: Option<&CloseReason>) {
+        if !self.ends_bare {
+            self.outbox.push_raw_last(websocket::close(reason));
         }
     }
 
@@ -251,7 +266,7 @@ impl<P: Parcel> Connection<P> {
                             // Nothing that is behind a violation can be understood, an answer to
                             // our close neither (RFC 6455 section 7.1.7).
                             self.outbox.clear();
-                            self.outbox.push_raw_last(websocket::close(Some(&reason)));
+                            self.push_close(Some(&reason));
                             self.leave(now);
                         }
                         Ok(None) => {
@@ -270,7 +285,7 @@ impl<P: Parcel> Connection<P> {
                         Ok(Some(Arrived::Close(code))) => {
                             let echo = code.map(|code| CloseReason::new(code, ""));
                             self.outbox.clear();
-                            self.outbox.push_raw_last(websocket::close(echo.as_ref()));
+                            self.push_close(echo.as_ref());
                             self.leave(now);
                         }
                     }
@@ -312,6 +327,7 @@ impl<P: Parcel> Connection<P> {
     /// Closes when all that waits is sent.
     pub fn close_when_sent(&mut self, reason: &CloseReason, now: Instant) {
         match std::mem::replace(&mut self.stage, Stage::Leaving { shut: false }) {
+            Stage::Open(_) if self.ends_bare => self.leave(now),
             Stage::Open(assembler) => {
                 self.outbox.push_raw_last(websocket::close(Some(reason)));
                 self.stage = Stage::Closing(assembler);
