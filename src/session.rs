@@ -208,11 +208,11 @@ impl Session {
                 let job = read_submit(fields, house.random_id, bounds)?;
                 return submit(vec![job], house);
             }
-            ("rpc", "dispatcher", Some("list")) => house.dispatcher.list(),
+            ("rpc", "dispatcher", Some("list")) => house.dispatcher.list(read_page(fields)?)?,
             ("rpc", "dispatcher", Some("log")) => return log(fields, house),
             ("rpc", "dispatcher", Some("kill")) => {
                 let ids = one_or_more(fields.get("job_id"), "job_id")?;
-                json!({ "killed": { "jobs": house.dispatcher.kill(&ids, house.now) } })
+                json!({ "killed": { "jobs": house.dispatcher.kill(&ids, house.now)? } })
             }
             ("rpc", "system_state", Some("check")) => {
                 let is_begun = house.system_state.request(house.now);
@@ -533,6 +533,15 @@ fn read_jobs(jobs: Option<&Value>, most: usize) -> Result<BTreeSet<String>, Refu
     }
     ids.iter().try_for_each(|id| check_name("job", id))?;
     Ok(ids)
+}
+
+/// The page of a list that is wanted, as a page before has named it; the first one without.
+fn read_page(fields: &Map<String, Value>) -> Result<Option<&str>, Refusal> {
+    match fields.get("page") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(page)) => Ok(Some(page)),
+        Some(_) => Err(Refusal::bad_request("page must be a string: what \"next\" was")),
+    }
 }
 
 /// A string, or a list of strings that is not empty.

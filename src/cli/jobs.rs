@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::SystemTime;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::exit::Exit;
 use super::table::table;
@@ -26,7 +26,7 @@ POS is the place in the queue, STARTED how long ago, CODES the return codes of
 the commands that ended (-N: by signal N).
 
 Options:
-  --json      the daemon's answer as it is
+  --json      the daemon's answer as it is, its pages together
   -h, --help  this text
 ",
         target_help!(),
@@ -47,7 +47,7 @@ fn main(mut words: Words) -> Result<u8, Exit> {
             other => return Err(unexpected(&other)),
         }
     }
-    let list = target.connect()?.call("rpc", "dispatcher", json!({ "action": "list" }))?;
+    let list = target.connect()?.jobs()?;
     if json {
         write_json(&format!("{list}\n"))?;
         return Ok(0);
@@ -117,6 +117,7 @@ fn row(entry: &Entry<'_>, now: SystemTime, terminal: Terminal) -> [String; 7] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use std::time::{Duration, UNIX_EPOCH};
 
     #[test]

@@ -184,7 +184,7 @@ fn random_id() -> Result<String, Exit> {
 
 /// What the daemon's list says of the job.
 fn entry(client: &mut Client, id: &str) -> Result<Option<Value>, ClientError> {
-    let list = client.call("rpc", "dispatcher", json!({ "action": "list" }))?;
+    let list = client.jobs()?;
     let mut queues = list["jobs"].as_object().into_iter().flatten();
     Ok(queues.find_map(|(_, jobs)| jobs.get(id)).cloned())
 }

@@ -132,7 +132,14 @@ fn page(status: &Value, terminal: Terminal) -> String {
     for link in status["links"].as_array().into_iter().flatten() {
         line("link", link_line(link, terminal));
     }
-    line("clients", clients.len().to_string());
+    let count = status["client_count"].as_u64().unwrap_or(clients.len() as u64);
+    line(
+        "clients",
+        match clients.len() as u64 {
+            shown if shown < count => format!("{count}, of which the first {shown}:"),
+            _ => count.to_string(),
+        },
+    );
     if clients.is_empty() {
         return page;
     }

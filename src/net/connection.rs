@@ -154,6 +154,21 @@ impl<P: Parcel> Connection<P> {
         &mut self.socket
     }
 
+    /// Bytes of a message, or of a request, that has begun and not ended.
+    pub fn unfinished(&self) -> usize {
+        match &self.stage {
+            Stage::Request(bytes) | Stage::Asked(_, bytes) => bytes.capacity(),
+            Stage::Open(assembler) | Stage::Closing(assembler) => assembler.held(),
+            Stage::Leaving { .. } => 0,
+        }
+    }
+
+    /// Forgets a message that has begun. What still comes cannot be understood, so that the
+    /// connection ends after what waits to be sent.
+    pub fn give_up_unfinished(&mut self) {
+        self.stage = Stage::Leaving { shut: false };
+    }
+
     /// True while messages go both ways.
     pub fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Open(_))
@@ -472,7 +487,6 @@ fn again<T>(result: io::Result<T>) -> Result<Option<T>, End> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::outbox::Total;
     use super::*;
     use mio::net::UnixStream;
     use std::rc::Rc;
@@ -502,7 +516,7 @@ mod tests {
         let start = Instant::now();
         let at = |seconds: u32| start + SECOND * seconds;
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let outbox = Outbox::new(1024, Total::default());
+        let outbox = Outbox::new(1024, &crate::charge::Account::default());
         let mut connection: Connection<Nothing> =
             Connection::new(Socket::Unix(ours), None, outbox, 1024, limits, start);
         theirs

@@ -125,7 +125,7 @@ impl Server {
             debug!("client {id}: {from} behind {name}: {broken}");
             self.hub.leave(id);
         }
-        self.serve(id, now);
+        self.clients.enqueue(id);
     }
 
     /// What anybody is answered in clear, tunnel or not: who is there. And what nobody is. True where

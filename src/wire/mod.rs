@@ -26,6 +26,6 @@ pub use excerpt::{Excerpt, left_out_marker};
 pub use job_event::{Class, Finished, JobEvent, JobHead, Phase, Pieces, Running};
 pub use json::encoded_len;
 pub use priority::Priority;
-pub use reply::{ErrorCode, Refusal, error, response};
+pub use reply::{ErrorCode, Refusal, error, response, response_of_text};
 pub use request::{Frame, Id, Request, wipe};
 pub use time::{parse_rfc3339, rfc3339};

@@ -43,6 +43,7 @@ mod replication;
 mod rotation;
 mod service;
 mod settings;
+mod share;
 mod slow_clients;
 mod stop;
 mod subscriptions;

@@ -320,7 +320,7 @@ pub fn session_is_over(why: &str) -> String {
 mod tests {
     use super::*;
     use crate::bridge::tunnel;
-    use crate::net::Total;
+    use crate::charge::Account;
 
     #[derive(Debug)]
     struct Text(&'static str);
@@ -344,7 +344,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(5);
 
     fn clear() -> Caller<Text> {
-        Caller::clear(Outbox::new(1000, Total::default()), 100, PATIENCE, 100)
+        Caller::clear(Outbox::new(1000, &Account::default()), 100, PATIENCE, 100)
     }
 
     fn heard(caller: &mut Caller<Text>) -> Vec<String> {
@@ -402,7 +402,7 @@ mod tests {
         let good = ["{\"a\":1}", "eyJhIjoxfQ==", "tls FgMB", "", "\n", "tls ", &hello];
         for seed in 0..300 {
             let mut next = numbers(seed);
-            let outbox = Outbox::new(1000, Total::default());
+            let outbox = Outbox::new(1000, &Account::default());
             let mut caller = if seed % 2 == 0 {
                 clear()
             } else {
@@ -477,7 +477,7 @@ mod tests {
         told(&mut caller);
         assert!(!caller.has_something());
         let (client, config) = tunnel::tests::client_and_config();
-        let outbox = Outbox::new(1000, Total::default());
+        let outbox = Outbox::new(1000, &Account::default());
         let mut caller: Caller<Text> = Caller::tunnel(config, outbox, 100, PATIENCE).unwrap();
         caller.outbox.push(Text("{}")).unwrap();
         assert!(!caller.has_something(), "it cannot before the handshake");
@@ -531,7 +531,7 @@ mod tests {
     #[test]
     fn a_tunnel_is_told_why_it_ends() {
         let (client, config) = tunnel::tests::client_and_config();
-        let outbox = Outbox::new(1 << 20, Total::default());
+        let outbox = Outbox::new(1 << 20, &Account::default());
         let mut caller: Caller<Text> = Caller::tunnel(config, outbox, 100, PATIENCE).unwrap();
         let mut client = Tunnel::client(client);
         let to_client = |caller: &mut Caller<Text>, client: &mut Tunnel| {
@@ -557,7 +557,7 @@ mod tests {
     #[test]
     fn the_end_of_a_tunnel_is_the_end_of_its_session() {
         let (client, config) = tunnel::tests::client_and_config();
-        let outbox = Outbox::new(1000, Total::default());
+        let outbox = Outbox::new(1000, &Account::default());
         let mut caller: Caller<Text> = Caller::tunnel(config, outbox, 100, PATIENCE).unwrap();
         let mut client = Tunnel::client(client);
         for _ in 0..2 {
