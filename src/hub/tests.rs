@@ -151,7 +151,7 @@ fn present_state_and_what_follows_join_without_loss_or_doubling() {
     assert_eq!(h.publish(), [(7, "7 running a 2".into())]);
     assert_eq!(h.pull(7).unwrap(), "8 running b early");
     // c ends before it was told as pending: its end is told, and then it is no present state.
-    h.dispatcher.kill(&["c".into()], Moment::now());
+    h.dispatcher.kill(&["c".into()], Moment::now()).unwrap();
     assert_eq!(h.publish().len(), 1);
     assert_eq!(h.pull(7), None);
     assert!(h.hub.behind().is_empty());
