@@ -20,6 +20,7 @@
 //! * [`hub`]: who wants which events.
 //! * [`session`]: one conversation: a request in, an answer out.
 //! * [`bridge`]: hosts and clients that cannot reach each other, introduced.
+//! * [`charge`]: what each user holds of a bounded resource.
 //! * [`daemon`]: what both daemons begin with.
 //! * [`server`]: the daemon. It owns all of the above and turns readiness into calls.
 //! * [`client`] and [`cli`]: the other end, for people and scripts.
@@ -29,6 +30,7 @@
 
 pub mod auth;
 pub mod bridge;
+pub mod charge;
 pub mod cli;
 pub mod client;
 pub mod config;

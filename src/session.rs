@@ -196,6 +196,9 @@ impl Session {
         let name = request.name.to_ascii_lowercase();
         let empty = Map::new();
         let fields = args.unwrap_or(&empty);
+        if (namespace.as_str(), name.as_str()) == ("rpc", "dispatcher") {
+            house.hub.repeat_pending(self.id);
+        }
         let response = match (namespace.as_str(), name.as_str(), action) {
             ("rpc", "identify", _) => json!({ "type": "server", "hostname": house.hostname }),
             ("rpc", "auth", _) => return self.auth(fields, house),
@@ -222,7 +225,7 @@ impl Session {
                 let attach = Attach::of_submission(fields)?;
                 return self.submit(vec![job], attach, house);
             }
-            ("rpc", "dispatcher", Some("list")) => house.dispatcher.list(),
+            ("rpc", "dispatcher", Some("list")) => house.dispatcher.list(read_page(fields)?)?,
             ("rpc", "dispatcher", Some("log")) => return log(fields, house),
             ("rpc", "dispatcher", Some("attach")) => {
                 let (id, attach) = Attach::read(fields)?;
@@ -243,7 +246,7 @@ impl Session {
             ("rpc", "dispatcher", Some("kill")) => {
                 let ids = one_or_more(fields.get("job_id"), "job_id")?;
                 let by = self.identity.as_ref().map(|who| who.user.as_str());
-                json!({ "killed": { "jobs": house.dispatcher.kill(&ids, by, house.now) } })
+                json!({ "killed": { "jobs": house.dispatcher.kill(&ids, by, house.now)? } })
             }
             ("rpc", "system_state", Some("check")) => {
                 let is_begun = house.system_state.request(house.now);
@@ -588,6 +591,15 @@ fn read_jobs(jobs: Option<&Value>, most: usize) -> Result<BTreeSet<String>, Refu
     }
     ids.iter().try_for_each(|id| check_name("job", id))?;
     Ok(ids)
+}
+
+/// The page of a list that is wanted, as a page before has named it; the first one without.
+fn read_page(fields: &Map<String, Value>) -> Result<Option<&str>, Refusal> {
+    match fields.get("page") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(page)) => Ok(Some(page)),
+        Some(_) => Err(Refusal::bad_request("page must be a string: what \"next\" was")),
+    }
 }
 
 /// A string, or a list of strings that is not empty.

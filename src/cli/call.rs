@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::exit::Exit;
 use super::target::{TargetOptions, target_help};
 use super::words::{Word, Words, text, unexpected};
-use super::{Command, complain, write};
+use super::{Command, complain, write_json};
 use crate::client::ClientError;
 
 pub(super) const COMMAND: Command = Command {
@@ -53,13 +53,8 @@ fn main(words: Words) -> Result<u8, Exit> {
         }
         Err(error) => return Err(error.into()),
     };
-    // On a terminal serde_json's escapes keep control characters away; C1 and marks it leaves.
-    let text = if io::stdout().is_terminal() {
-        super::escape::text(&format!("{reply:#}\n"), true)
-    } else {
-        format!("{reply}\n")
-    };
-    write(&text)?;
+    let is_terminal = io::stdout().is_terminal();
+    write_json(&if is_terminal { format!("{reply:#}\n") } else { format!("{reply}\n") })?;
     Ok(0)
 }
 

@@ -51,6 +51,38 @@ pub(super) fn line(text: &str, unicode: bool) -> String {
     harmless
 }
 
+/// JSON with an escape in place of each character that a terminal obeys or hides: the same value.
+/// Without `unicode`, of each that is not ASCII.
+pub(super) fn json(text: &str, unicode: bool) -> String {
+    let mut harmless = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            // Between two tokens, where JSON allows it.
+            '\r' => harmless.push(' '),
+            '\n' | '\t' => harmless.push(c),
+            c if c.is_control() || is_hidden(c) || (!unicode && !c.is_ascii()) => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    harmless.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+            c => harmless.push(c),
+        }
+    }
+    harmless
+}
+
+/// Characters that show nothing of themselves: format characters (general category Cf of Unicode,
+/// bidirectional marks among them), separators of lines, fillers, variation selectors and tags.
+fn is_hidden(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}'
+        | '\u{890}'..='\u{891}' | '\u{8e2}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+        | '\u{fff0}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}'
+        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
 /// A terminal that does not read UTF-8 takes the second byte of a letter for a C1 control.
 fn push(harmless: &mut String, c: char, unicode: bool) {
     match c {
@@ -143,6 +175,30 @@ mod tests {
     fn controls_are_written_in_words() {
         assert_eq!(text("\0\x07\x08\x7f\u{85}", true), "^@^G^H^?<U+0085>");
         assert_eq!(text("a\u{202e}b\u{2066}c\u{2028}", true), "a<U+202E>b<U+2066>c<U+2028>");
+    }
+
+    #[test]
+    fn json_for_a_terminal_has_the_same_value_and_nothing_hidden() {
+        use serde_json::{Value, json};
+        let hidden = ('\u{7f}'..='\u{9f}')
+            .chain('\u{200b}'..='\u{200f}')
+            .chain('\u{202a}'..='\u{202e}')
+            .chain('\u{2066}'..='\u{2069}')
+            .chain("\0\u{1b}\u{61c}\u{ad}\u{2028}\u{feff}\u{180e}\u{e0041}\u{1d173}".chars());
+        for c in hidden {
+            let value = json!({ format!("a{c}"): [format!("Zürich 😀 {c}\\\"")] });
+            for encoded in [value.to_string(), format!("{value:#}")] {
+                let shown = json(&encoded, true);
+                assert!(!shown.contains(c), "{c:?} in {shown}");
+                assert!(shown.contains("Zürich 😀"), "{shown}");
+                assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), value);
+                let ascii = json(&encoded, false);
+                assert!(
+                    ascii.is_ascii() && serde_json::from_str::<Value>(&ascii).unwrap() == value
+                );
+            }
+        }
+        assert_eq!(json("{\r}\n", true), "{ }\n");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::exit::Exit;
 use super::screen::Screen;
 use super::terminal::Terminal;
-use super::{complain, escape, write};
+use super::{complain, escape, write, write_json};
 use crate::client::{Bridge, Fleet, FleetNews, KnownHosts, Wait, sysexits};
 use crate::config::Home;
 use crate::sys::local_time::local_time;
@@ -40,9 +40,9 @@ pub(super) fn watch(
     if json || !stdout.is_terminal() {
         loop {
             match fleet.next(&wait)? {
-                FleetNews::Event(host, frame) => write(&with_host(&host, frame.text()))?,
-                FleetNews::Joined(host) => write(&with_host(&host, &presence("joined")))?,
-                FleetNews::Left(host) => write(&with_host(&host, &presence("left")))?,
+                FleetNews::Event(host, frame) => write_json(&with_host(&host, frame.text()))?,
+                FleetNews::Joined(host) => write_json(&with_host(&host, &presence("joined")))?,
+                FleetNews::Left(host) => write_json(&with_host(&host, &presence("left")))?,
                 FleetNews::Remark(remark) => complain(&remark),
                 FleetNews::Woken => return Err(Exit::ReaderGone),
                 FleetNews::Nothing => {}

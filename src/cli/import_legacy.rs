@@ -40,15 +40,15 @@ Options:
   --dry-run   changes nothing, and says what would be done
   -h, --help  this text
 
-Each FILE is a sysadm.conf, a sysadm.ini or a bridge.conf, which shows in its
-lines. What is not taken over is named with its line. Exits 0 where nobody has
-to see to that, else 1.
+Each FILE is a sysadm.conf, a sysadm.ini or a sysadm-bridge.ini, which shows
+in its lines. What is not taken over is named with its line. Exits 0 where
+nobody has to see to that, else 1.
 
 Examples:
   sysadm-events import-legacy --dry-run /var/db/sysadm.ini
   sysadm-events import-legacy /usr/local/etc/sysadm.conf /var/db/sysadm.ini \\
       > /usr/local/etc/sysadm-events/sysadm-events.toml
-  sysadm-events import-legacy --bridge /root/.config/sysadm/bridge.conf
+  sysadm-events import-legacy --bridge /var/db/sysadm-bridge.ini
 ",
     main,
 };

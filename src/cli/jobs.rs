@@ -3,14 +3,14 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, SystemTime};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::exit::Exit;
 use super::table::table;
 use super::target::{TargetOptions, target_help};
 use super::terminal::Terminal;
 use super::words::{Word, Words, unexpected};
-use super::{Command, escape, outcome, span, write};
+use super::{Command, escape, outcome, span, write, write_json};
 use crate::wire::parse_rfc3339;
 
 pub(super) const COMMAND: Command = Command {
@@ -26,7 +26,7 @@ POS is the place in the queue, STARTED how long ago, TOOK how long it ran,
 RESULT how it ended and BY the user who submitted it.
 
 Options:
-  --json      the daemon's answer as it is
+  --json      the daemon's answer as it is, its pages together
   -h, --help  this text
 ",
         target_help!(),
@@ -47,9 +47,9 @@ fn main(mut words: Words) -> Result<u8, Exit> {
             other => return Err(unexpected(&other)),
         }
     }
-    let list = target.connect()?.call("rpc", "dispatcher", json!({ "action": "list" }))?;
+    let list = target.connect()?.jobs()?;
     if json {
-        write(&format!("{list}\n"))?;
+        write_json(&format!("{list}\n"))?;
         return Ok(0);
     }
     let terminal = Terminal::of_this_process(io::stdout().is_terminal());
@@ -128,6 +128,7 @@ fn row(entry: &Entry<'_>, now: SystemTime, terminal: Terminal) -> [String; COLUM
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use std::time::UNIX_EPOCH;
 
     #[test]

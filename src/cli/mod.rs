@@ -169,6 +169,14 @@ fn write(text: &str) -> Result<(), Exit> {
     Ok(())
 }
 
+/// Writes JSON: as it is into a pipe, and with escapes of the same value on a terminal.
+fn write_json(text: &str) -> Result<(), Exit> {
+    if !io::stdout().is_terminal() {
+        return write(text);
+    }
+    write(&escape::json(text, Terminal::of_this_process(true).unicode))
+}
+
 fn overview() -> String {
     let width = COMMANDS.iter().map(|command| command.name.len()).max().unwrap_or(0);
     let commands: String = COMMANDS

@@ -14,6 +14,7 @@ use super::words::{Word, Words, text, unexpected};
 use super::{Command, complain, span, write};
 use crate::client::{Client, ClientError, Feed, Reply, sysexits};
 use crate::config::Home;
+use crate::sys::leave;
 use crate::wire::JobResult;
 
 pub(super) const COMMAND: Command = Command {
@@ -52,7 +53,8 @@ fast as its output is read; a client that reads nothing for attach_timeout
 no longer holds it back. Remarks of the daemon go to standard error.
 
 Ctrl-C or SIGTERM ends the job, and shows how it ended; a second one leaves at
-once. Where the daemon is restarted meanwhile it is waited for.
+once, and so do 2 s without a reply of the daemon after Ctrl-C, or 30 s without
+the end of the job. Where the daemon is restarted meanwhile it is waited for.
 Exits with the last return code, 128 + N after signal N, 127 where a command
 could not be run, 143 where the job was ended before its last command ran or
 when the daemon died, 75 where the id is in use, 74 where a part of the output
@@ -67,6 +69,12 @@ Examples:
     ),
     main,
 };
+
+/// Seconds from Ctrl-C to the daemon's reply, and from that to the end of the job.
+const REPLY: u32 = 2;
+const END: u32 = 30;
+const LAST_WORDS: &str =
+    "sysadm-events: the daemon does not say that the job has ended; it may go on\n";
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Arguments {
@@ -96,6 +104,9 @@ fn main(words: Words) -> Result<u8, Exit> {
     }
     // From here on Ctrl-C is the job's, even if it comes before the job runs.
     let interrupts = Interrupts::watch()?;
+    leave::after_interrupt(REPLY, INTERRUPTED.into(), LAST_WORDS).map_err(|error| {
+        Exit::failed(sysexits::UNAVAILABLE, format!("cannot limit a Ctrl-C: {error}"))
+    })?;
     submission["nonce"] = nonce()?.into();
     submission["attach"] = true.into();
     let feed = Feed::connect(target)?;
@@ -201,15 +212,20 @@ impl Job {
     fn follow(mut self, mut feed: Feed, mut interrupts: Interrupts) -> Result<u8, Exit> {
         let mut killed = false;
         self.connect(&mut feed)?;
+        let mut is_answered = false;
         loop {
             let happened = self.attachment.next(&mut feed, &mut interrupts);
             match happened.map_err(|exit| self.unknown(exit))? {
                 Happened::Ended(end) => return Ok(self.ended(&end)),
                 Happened::Back => self.connect(&mut feed)?,
-                Happened::Reply(Reply { outcome: Err(refused), .. }) => {
-                    self.attachment.say(&format!("the job is not ended: {refused}"));
+                Happened::Reply(Reply { outcome, .. }) => {
+                    if killed && !std::mem::replace(&mut is_answered, true) {
+                        leave::postpone(END);
+                    }
+                    if let Err(refused) = outcome {
+                        self.attachment.say(&format!("the job is not ended: {refused}"));
+                    }
                 }
-                Happened::Reply(_) => {}
                 Happened::Interrupted if killed => return Ok(INTERRUPTED),
                 Happened::Interrupted => {
                     killed = true;

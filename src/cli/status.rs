@@ -11,7 +11,7 @@ use super::table::table;
 use super::target::{TargetOptions, target_help};
 use super::terminal::Terminal;
 use super::words::{Word, Words, unexpected};
-use super::{Command, escape, relay_status, span, state, write};
+use super::{Command, escape, relay_status, span, state, write, write_json};
 
 pub(super) const COMMAND: Command = Command {
     name: "status",
@@ -51,7 +51,7 @@ fn main(mut words: Words) -> Result<u8, Exit> {
     let status = client.call("rpc", "status", Value::Null)?;
     let terminal = Terminal::of_this_process(io::stdout().is_terminal());
     if json {
-        write(&format!("{status}\n"))?;
+        write_json(&format!("{status}\n"))?;
     } else if status["type"] == "bridge" {
         write(&relay_status::page(&status, terminal))?;
     } else {
@@ -132,7 +132,14 @@ fn page(status: &Value, terminal: Terminal) -> String {
     for link in status["links"].as_array().into_iter().flatten() {
         line("link", link_line(link, terminal));
     }
-    line("clients", clients.len().to_string());
+    let count = status["client_count"].as_u64().unwrap_or(clients.len() as u64);
+    line(
+        "clients",
+        match clients.len() as u64 {
+            shown if shown < count => format!("{count}, of which the first {shown}:"),
+            _ => count.to_string(),
+        },
+    );
     if clients.is_empty() {
         return page;
     }

@@ -14,7 +14,7 @@ use super::screen::Screen;
 use super::target::{TargetOptions, target_help};
 use super::terminal::{Terminal, can_be_drawn_over};
 use super::words::{Word, Words, text, unexpected};
-use super::{Command, complain, write};
+use super::{Command, complain, write, write_json};
 use crate::client::{Client, Feed, Frame, Incoming, News, Place, Target, Wait};
 use crate::config::Home;
 use crate::sys::local_time::local_time;
@@ -96,7 +96,7 @@ fn main(words: Words) -> Result<u8, Exit> {
     let stdout = io::stdout();
     if arguments.json || !stdout.is_terminal() {
         return follow(&mut feed, true, |news| match news {
-            Shown::Event(frame) => write(&format!("{}\n", frame.text())),
+            Shown::Event(frame) => write_json(&format!("{}\n", frame.text())),
             Shown::Remark(remark) => {
                 complain(&remark);
                 Ok(())

@@ -16,6 +16,21 @@ mod pace;
 mod stream;
 pub mod sysexits;
 mod target;
+/// Pages of one list that are asked for: a daemon that names another one for ever is not followed.
+const PAGES: usize = 1024;
+
+/// Adds the fields of one object to another, and of the objects in them.
+fn add_page(list: &mut Value, page: Value) {
+    match (list, page) {
+        (Value::Object(list), Value::Object(page)) => {
+            for (key, value) in page {
+                add_page(list.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (list, page) => *list = page,
+    }
+}
+
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -251,6 +266,19 @@ impl Client {
     /// Who is at the other end: the path of a socket, or host and port.
     pub fn peer(&self) -> &str {
         &self.peer
+    }
+
+    /// The jobs that the daemon knows: all pages of its list as if they were one reply.
+    pub fn jobs(&mut self) -> Result<Value, ClientError> {
+        let mut list = self.call("rpc", "dispatcher", json!({ "action": "list" }))?;
+        for _ in 0..PAGES {
+            let Some(page) = list.as_object_mut().and_then(|list| list.remove("next")) else {
+                break;
+            };
+            let args = json!({ "action": "list", "page": page });
+            add_page(&mut list, self.call("rpc", "dispatcher", args)?);
+        }
+        Ok(list)
     }
 
     /// Asks and waits for the answer; its `args`. Events that come before it are kept for

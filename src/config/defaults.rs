@@ -50,6 +50,7 @@ fn server(home: &Home) -> Server {
         max_message: 256 * KIB,
         outbox: MIB,
         outbox_total: 16 * MIB,
+        inbox_total: 16 * MIB,
         certificate: home.certificate(),
         private_key: home.private_key(),
         handshake_timeout: Duration::from_secs(10),
@@ -82,7 +83,7 @@ fn auth() -> Auth {
         max_keys: 1024,
         max_keys_per_user: 32,
         max_legacy_keys: 32,
-        max_legacy_keys_per_user: 4,
+        max_legacy_keys_per_user: 16,
     }
 }
 

@@ -55,6 +55,7 @@ fn read_server(mut section: Section<'_, '_>, config: &mut Config) {
     section.key("max_message", &mut server.max_message, size(8 * KIB..=64 * MIB));
     section.key("outbox", &mut server.outbox, size(128 * KIB..=GIB));
     section.key("outbox_total", &mut server.outbox_total, size(128 * KIB..=GIB));
+    section.key("inbox_total", &mut server.inbox_total, size(128 * KIB..=GIB));
     section.key("certificate", &mut server.certificate, text(absolute_path));
     section.key("private_key", &mut server.private_key, text(absolute_path));
     section.key("handshake_timeout", &mut server.handshake_timeout, duration(SHORT..=HOUR));

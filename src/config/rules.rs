@@ -216,6 +216,10 @@ mod tests {
             assert!(!text.contains("[samples]") && !text.contains("\n#"), "{name}");
         }
         assert_eq!(Rules::default().all().count(), embedded().len());
+        // As they stand in the source tree, where an operator copies them from.
+        let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/etc/rules"));
+        let (rules, faults) = Rules::of_directory(directory).unwrap();
+        assert_eq!((rules.own.len(), faults), (embedded().len(), Vec::new()));
         for name in ["lpreserver", "sanoid", "syncoid", "zrepl", "zettarepl", "pyznap", "znapzend"]
         {
             assert!(Rules::default().get(name).is_some(), "{name}");

@@ -29,8 +29,9 @@ pub struct Server {
     /// Names and addresses that this server is reached by, at most 64, in lower case: for the
     /// Origin rule and the certificate. The host name always counts. Default: none.
     pub hosts: Vec<String>,
-    /// Authenticated clients, 1 to 65536; 8 more places are kept for the local socket. One more
-    /// is closed with 1013. Default 1024.
+    /// Authenticated clients, 1 to 65536. Root and the daemon's own user may have all of them, and
+    /// 8 more at the local socket; any other user at most half of those that the others leave. One
+    /// more is closed with 1013. Default 1024.
     pub max_clients: usize,
     /// Connections that have not authenticated, 1 to 65536, at most 4 of one address; the oldest
     /// makes room for a new one. Default 64.
@@ -42,9 +43,13 @@ pub struct Server {
     /// a full one is protocol section 2, and what cannot closes the client with 1013.
     /// Default 1 MiB.
     pub outbox: usize,
-    /// Bytes that wait for all clients together, from `outbox` to 1 GiB; above it the client with
-    /// the fullest outbox is closed. Default 16 MiB.
+    /// Bytes that wait for all clients together, from `outbox` to 1 GiB; above it the fullest
+    /// outbox of the user with the most is closed. Clients of a user for whom half of it waits are
+    /// not read. Default 16 MiB.
     pub outbox_total: usize,
+    /// Bytes of unfinished messages of all clients together, 128 KiB to 1 GiB, and two messages at
+    /// least; above it the largest of the user with the most is closed with 1013. Default 16 MiB.
+    pub inbox_total: usize,
     /// PEM, an absolute path; made at the first start. Default: that of the home.
     pub certificate: PathBuf,
     /// PEM, an absolute path; made at the first start. Default: that of the home.
@@ -119,7 +124,8 @@ pub struct Auth {
     /// Default 32.
     pub max_legacy_keys: usize,
     /// Legacy keys that clients register for one user, 1 to 256, so that nobody takes the places of
-    /// all others; one more is refused with 429. Default 4.
+    /// all others; one more is refused with 429. The original client passes over that, so the
+    /// default, 16, is more than one user has machines.
     pub max_legacy_keys_per_user: usize,
 }
 

@@ -198,7 +198,19 @@ fn iohyve(reading: &Reading<'_>) -> Fields {
         return Vec::new();
     };
     let words: Vec<&str> = line.split_whitespace().collect();
-    let percent = words.iter().find_map(|word| word.strip_suffix('%')).unwrap_or_default();
+    // With its unit and the size, as the original server told it.
+    let percent = words.iter().position(|word| word.ends_with('%')).map_or(String::new(), |at| {
+        let is_sized = words.get(at + 1) == Some(&"of");
+        let is_unit = |word: &&str| word.ends_with('B');
+        let size = if words.get(at + 3).is_some_and(is_unit) { 4 } else { 3 };
+        words
+            .iter()
+            .skip(at)
+            .take(if is_sized { size } else { 1 })
+            .copied()
+            .collect::<Vec<_>>()
+            .join(" ")
+    });
     let rate = match words.iter().rposition(|word| word.ends_with("Bps")) {
         Some(at) if at > 0 => words[at - 1..=at].join(" "),
         Some(_) | None => String::new(),
@@ -206,7 +218,7 @@ fn iohyve(reading: &Reading<'_>) -> Fields {
     let name = line.split('\t').next().unwrap_or_default().split_whitespace().next();
     vec![
         ("filename", json!(short(name.unwrap_or_default()))),
-        ("percent_done", json!(short(percent))),
+        ("percent_done", json!(short(&percent))),
         ("download_rate", json!(short(&rate))),
     ]
 }
@@ -272,17 +284,24 @@ mod tests {
         let log = format!("{} 5% of  1 MB 7 kBps\n", "ü".repeat(10_000));
         let told = read("sysadm_iohyve_fetch", "", &log, false);
         assert_eq!(told["filename"], "ü".repeat(128));
-        assert_eq!(told["percent_done"], "5");
+        assert_eq!(told["percent_done"], "5% of 1 MB");
     }
 
     #[test]
     fn a_download_tells_its_progress() {
         let log = "Fetching\nFreeBSD.iso\t  12% of  600 MB  900 kBps\t01m\nFreeBSD.iso\t  37% of  600 MB 1200 kBps 00m40s\n";
-        let expected =
-            json!({"filename": "FreeBSD.iso", "percent_done": "37", "download_rate": "1200 kBps"});
+        let expected = json!({"filename": "FreeBSD.iso", "percent_done": "37% of 600 MB", "download_rate": "1200 kBps"});
         assert_eq!(read("sysadm_iohyve_fetch::1", "x", log, false), expected);
         assert_eq!(read("sysadm_iohyve_x", "iohyve fetch http://x", log, false), expected);
         assert_eq!(read("sysadm_iohyve_x", "iohyve list", log, false), json!({}));
+        for (line, percent) in [
+            ("x.iso\t99% of 600MB\t5 Bps", "99% of 600MB"),
+            ("x.iso\t99% of 600 kB", "99% of 600 kB"),
+            ("x.iso\t9% of 17\t5 Bps", "9% of 17"),
+            ("x.iso\t100%\t600 MB\t5 Bps", "100%"),
+        ] {
+            assert_eq!(read("sysadm_iohyve_fetch", "", line, false)["percent_done"], percent);
+        }
         let plain = "FreeBSD.iso\t100%\t600 MB\t5 Bps";
         assert_eq!(read("sysadm_iohyve_fetch", "", plain, false)["download_rate"], "5 Bps");
     }

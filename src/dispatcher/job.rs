@@ -1,6 +1,5 @@
 //! One job: where it stands, what it printed, and what of that has been told.
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -527,14 +526,13 @@ impl Job {
     }
 
     /// The job's entry in a list, of each command at most so many bytes.
-    pub(super) fn entry(&self, position: Option<usize>, most: usize) -> Value {
+    pub(super) fn entry(&self, position: Option<usize>) -> Value {
         let state = match self.state {
             State::Filed { .. } | State::Pending | State::Starting => "pending",
             State::Running { .. } | State::Ended(_) => "running",
             State::Finished => "finished",
         };
-        let commands = self.head.commands.iter().map(|command| beginning(command, most));
-        let mut entry = json!({ "commands": commands.collect::<Vec<_>>(), "state": state });
+        let mut entry = json!({ "commands": self.head.commands, "state": state });
         if let Some(position) = position {
             entry["queue_position"] = position.to_string().into();
         }
@@ -719,13 +717,4 @@ pub struct JobOutput<'a> {
     pub is_ending: bool,
     /// The fields that say how it ended, once that was published.
     pub end: Option<serde_json::Map<String, Value>>,
-}
-
-fn beginning(command: &str, most: usize) -> Cow<'_, str> {
-    if command.len() <= most {
-        return command.into();
-    }
-    let end = (0..=most).rev().find(|&at| command.is_char_boundary(at)).unwrap_or(0);
-    let left_out = command.len() - end;
-    format!("{}[… {left_out} bytes left out …]", &command[..end]).into()
 }

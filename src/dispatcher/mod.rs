@@ -16,6 +16,7 @@ mod record;
 mod submission;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
@@ -24,7 +25,7 @@ use crate::helper::store::{Kind, Loaded, LogEnd, TextQuestion};
 use crate::moment::Moment;
 use crate::reactor::Deadlines;
 use crate::sys::survivors::Traces;
-use crate::wire::{ErrorCode, Event, Excerpt, JobEvent, Refusal, parse_rfc3339};
+use crate::wire::{ErrorCode, Event, Excerpt, JobEvent, Refusal, encoded_len, parse_rfc3339};
 use job::{Cause, Ending, Job, LogLimits, State};
 use record::JobRecord;
 
@@ -106,6 +107,19 @@ const MOST_CANCELLED: usize = 16;
 const RETAIN_CANCELLED: Duration = Duration::from_secs(10 * 60);
 /// The most that `log` gives at once, in bytes.
 const LOG_PART: u64 = 64 * 1024;
+
+/// Jobs in one page of a list, in bytes of JSON.
+const LIST_PAGE: usize = 128 * 1024;
+
+/// The page behind a job that was active, or finished, when it was listed: active jobs after the
+/// first number, if any, and finished ones before the second.
+fn read_page(page: &str) -> Option<(Option<Serial>, Serial)> {
+    match page.split_at_checked(1)? {
+        ("a", serial) => Some((Some(serial.parse().ok()?), Serial::MAX)),
+        ("f", serial) => Some((None, serial.parse().ok()?)),
+        _ => None,
+    }
+}
 
 /// What of a job becomes durable, and what waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -655,7 +669,20 @@ impl Dispatcher {
     }
 
     /// Ends jobs for the user `by`; returns the ids of those that were active. Their events follow.
-    pub fn kill(&mut self, ids: &[String], by: Option<&str>, now: Moment) -> Vec<String> {
+    ///
+    /// # Errors
+    /// More ids than jobs can be known.
+    pub fn kill(
+        &mut self,
+        ids: &[String],
+        by: Option<&str>,
+        now: Moment,
+    ) -> Result<Vec<String>, Refusal> {
+        let most = self.limits.max_known();
+        if ids.len() > most {
+            let why = format!("{} jobs; this server knows at most {most}", ids.len());
+            return Err(Refusal::new(ErrorCode::TooLarge, why));
+        }
         let mut active: Vec<String> = Vec::new();
         let mut known = HashSet::new();
         for id in ids {
@@ -671,7 +698,7 @@ impl Dispatcher {
             }
         }
         self.start_what_may();
-        active
+        Ok(active)
     }
 
     fn end(&mut self, serial: Serial, cause: Cause, now: Moment) {
@@ -1029,42 +1056,66 @@ impl Dispatcher {
         }
     }
 
+    /// The first pending job whose number is `from` or more.
+    pub fn present_pending(&self, from: Serial) -> Option<(Serial, JobEvent)> {
+        self.pending.range(from..).find_map(|serial| {
+            let event = self.jobs.get(serial)?.present()?;
+            Some((*serial, event))
+        })
+    }
+
     /// How many jobs of each named queue wait or run.
     pub fn queues(&self) -> Value {
         let queues = self.queues.iter().map(|(name, jobs)| (name.clone(), jobs.len().into()));
         Value::Object(queues.collect())
     }
 
-    /// All jobs that are known, by queue.
-    pub fn list(&self) -> Value {
+    /// The jobs that are known, by queue: the active ones in the order of their submission, then
+    /// the finished ones, the newest first. At most [`LIST_PAGE`] bytes of jobs, and one job at
+    /// least; `next` names the page that follows, if one does.
+    ///
+    /// # Errors
+    /// `page` is no page that a list has named.
+    pub fn list(&self, page: Option<&str>) -> Result<Value, Refusal> {
+        // The last job of the page before.
+        let (active_after, finished_before) = match page {
+            None => (Some(0), Serial::MAX),
+            Some(page) => read_page(page)
+                .ok_or_else(|| Refusal::bad_request(format!("no list has a page {page:?}")))?,
+        };
+        let active = active_after.into_iter().flat_map(|after| {
+            let later = self.jobs.range((Bound::Excluded(after), Bound::Unbounded));
+            later.filter(|(_, job)| job.is_active())
+        });
+        let finished = self.jobs.range(..finished_before).rev().filter(|(_, job)| !job.is_active());
+        let queued = self.queues.values().flat_map(|queue| queue.iter().zip(0..));
+        let has_no_queue =
+            |serial: &&Serial| self.jobs.get(serial).is_some_and(|job| job.asked.queue.is_none());
+        let places: HashMap<&Serial, usize> =
+            queued.chain(self.pending.iter().filter(has_no_queue).zip(1..)).collect();
         let mut queues: Map<String, Value> = Map::new();
         queues.insert("no_queue".into(), json!({}));
-        let queued = self.queues.values().flat_map(|queue| queue.iter().enumerate());
-        let places: HashMap<Serial, usize> =
-            queued.map(|(place, serial)| (*serial, place)).collect();
-        let commands = self.jobs.values().flat_map(|job| &job.head.commands);
-        let (number, bytes) =
-            commands.fold((0, 0), |(number, bytes), command| (number + 1, bytes + command.len()));
-        // Where they are more than a client could be sent, the long ones are told by their beginning.
-        let room = self.limits.max_event;
-        let most = if bytes > room { room / number } else { room };
-        let mut unqueued = 0;
-        let told = self.jobs.iter().filter(|(_, job)| !matches!(job.state, State::Filed { .. }));
-        for (serial, job) in told {
+        let (mut bytes, mut last) = (0, None);
+        for (serial, job) in active.chain(finished) {
+            if matches!(job.state, State::Filed { .. }) {
+                continue;
+            }
             let position = match &job.asked.queue {
                 _ if !job.is_active() => None,
                 Some(_) => places.get(serial).copied(),
-                None if self.pending.contains(serial) => {
-                    unqueued += 1;
-                    Some(unqueued)
-                }
-                None => Some(0),
+                None => Some(places.get(serial).copied().unwrap_or(0)),
             };
+            let entry = job.entry(position);
+            bytes += encoded_len(&job.head.id) + entry.to_string().len();
+            if let Some(last) = last.filter(|_| bytes > LIST_PAGE) {
+                return Ok(json!({ "jobs": queues, "next": last }));
+            }
+            last = Some(format!("{}{serial}", if job.is_active() { 'a' } else { 'f' }));
             let name = job.asked.queue.as_deref().unwrap_or("no_queue");
             let queue = queues.entry(name).or_insert_with(|| json!({}));
-            queue[&job.head.id] = job.entry(position, most);
+            queue[&job.head.id] = entry;
         }
-        json!({ "jobs": queues })
+        Ok(json!({ "jobs": queues }))
     }
 
     /// What is to be asked of the store for a part of a job's log.

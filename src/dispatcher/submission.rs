@@ -42,6 +42,8 @@ pub struct Bounds {
     pub max_command_bytes: usize,
 }
 
+/// Jobs of one `run`: each is read, recorded and published in one turn of the loop.
+const BATCH: usize = 256;
 /// The longest id, and the longest name of a queue, in bytes.
 const NAME: usize = 128;
 /// The longest directory, in bytes (`PATH_MAX` of both systems is at least this).
@@ -53,6 +55,11 @@ const LONGEST: u64 = 10 * 365 * 86_400;
 
 /// Reads `run`: every key but `action` is an id, its value a command or a list of them.
 pub fn read_run(args: &Map<String, Value>, bounds: Bounds) -> Result<Vec<Submission>, Refusal> {
+    // `action` is one of them.
+    if args.len() > BATCH + 1 {
+        let why = format!("{} jobs in one request; {BATCH} are allowed", args.len() - 1);
+        return Err(Refusal::new(ErrorCode::TooLarge, why));
+    }
     let jobs = args.iter().filter(|(key, _)| *key != "action");
     let batch: Vec<Submission> = jobs
         .map(|(id, value)| {
@@ -129,6 +136,18 @@ impl Submission {
             check_name("id", id)?;
         }
         let given = id.clone().unwrap_or_else(|| "without id".to_owned());
+        let too_large = |why: String| Err(Refusal::new(ErrorCode::TooLarge, why));
+        // Before anything is made of them.
+        let (number, bytes) = commands
+            .iter()
+            .map(size)
+            .fold((0, 0), |(number, bytes), size| (number + 1, bytes + size));
+        if number > 2 * bounds.max_commands || bytes > bounds.max_command_bytes {
+            return too_large(format!(
+                "job {given:?}: {number} commands of {bytes} bytes; {} of {} bytes together are allowed",
+                bounds.max_commands, bounds.max_command_bytes
+            ));
+        }
         let mut chain = Vec::new();
         for command in commands {
             let command = match command {
@@ -154,7 +173,6 @@ impl Submission {
         if chain.is_empty() {
             return Err(Refusal::bad_request(format!("job {given:?} has no command")));
         }
-        let too_large = |why: String| Err(Refusal::new(ErrorCode::TooLarge, why));
         if chain.len() > bounds.max_commands {
             let (n, most) = (chain.len(), bounds.max_commands);
             return too_large(format!("job {given:?} has {n} commands; {most} are allowed"));
@@ -181,6 +199,16 @@ impl Submission {
             nonce: None,
             submitted_by: None,
         })
+    }
+}
+
+/// Bytes that a command takes at least.
+fn size(command: &Value) -> usize {
+    match command {
+        Value::String(line) => line.len(),
+        // With the space between two words.
+        Value::Array(words) => words.iter().map(|word| 1 + word.as_str().map_or(0, str::len)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => 0,
     }
 }
 

@@ -140,7 +140,7 @@ impl Driver {
 
     fn kill(&mut self, id: &str) -> Vec<String> {
         let now = self.now();
-        let killed = self.dispatcher.kill(&[id.to_owned()], Some("root"), now);
+        let killed = self.dispatcher.kill(&[id.to_owned()], Some("root"), now).unwrap();
         self.settle();
         killed
     }
@@ -366,7 +366,7 @@ fn jobs_of_one_queue_run_one_at_a_time_and_others_pass_by() {
     d.submit(json!({"id": "free", "commands": ["x"]}));
     let started: Vec<_> = d.effects().into_iter().filter(|e| e.starts_with("start")).collect();
     assert_eq!(started, ["start 1.0", "start 3.0"]);
-    assert_eq!(d.dispatcher.list()["jobs"]["q"]["q2"]["queue_position"], "1");
+    assert_eq!(d.dispatcher.list(None).unwrap()["jobs"]["q"]["q2"]["queue_position"], "1");
     d.exit(3, 0);
     assert!(!d.effects().contains(&"start 2.0".to_owned()));
     d.exit(1, 1);
@@ -419,18 +419,48 @@ fn a_process_that_is_ended_with_its_job_was_not_left_behind() {
 }
 
 #[test]
-fn a_list_of_long_commands_tells_how_they_begin() {
+fn list_has_pages_of_bounded_size_that_are_complete_together() {
     let mut d = Driver::new();
-    let long = format!("{}ü", "x".repeat(5999));
-    d.run(json!({"a": [long, "short"], "b": long})).unwrap();
-    let commands =
-        |d: &Driver, id: &str| d.dispatcher.list()["jobs"]["no_queue"][id]["commands"].clone();
-    assert_eq!(commands(&d, "a"), json!([long, "short"]));
-    d.dispatcher.limits.max_event = 9000;
-    let cut = format!("{}[… 3001 bytes left out …]", "x".repeat(3000));
-    assert_eq!(commands(&d, "a"), json!([cut, "short"]));
-    d.dispatcher.limits.max_event = 3 * 6000;
-    assert_eq!(commands(&d, "b"), json!([long]), "all of them fit");
+    d.dispatcher.limits.max_pending = 1000;
+    // Each needs twice its length as JSON.
+    let long = format!("x '{}'", "\"".repeat(2000));
+    let mut asked = Vec::new();
+    for number in 0..200 {
+        asked.push(format!("j{number}"));
+        d.run(json!({ asked[number].as_str(): long })).unwrap();
+    }
+    for serial in 1..=2 {
+        d.exit(serial, 0);
+    }
+    let (mut listed, mut page, mut pages) = (Vec::new(), None::<String>, 0);
+    loop {
+        let list = d.dispatcher.list(page.as_deref()).unwrap();
+        assert!(list.to_string().len() < LIST_PAGE + 4096);
+        let jobs = list["jobs"]["no_queue"].as_object().unwrap();
+        listed.extend(jobs.iter().map(|(id, job)| (id.clone(), job["state"].clone())));
+        pages += 1;
+        match &list["next"] {
+            Value::Null => break,
+            next => page = Some(next.as_str().unwrap().to_owned()),
+        }
+    }
+    assert!(pages > 5, "{pages}");
+    let ids: Vec<&String> = listed.iter().map(|(id, _)| id).collect();
+    let order: Vec<&String> = asked[2..].iter().chain([&asked[1], &asked[0]]).collect();
+    assert_eq!(ids, order);
+    assert_eq!(listed[199].1, "finished");
+    for wrong in ["", "x1", "a", "f-1", "é"] {
+        assert_eq!(d.dispatcher.list(Some(wrong)).unwrap_err().code, ErrorCode::BadRequest);
+    }
+}
+
+#[test]
+fn kill_of_more_jobs_than_can_be_known_is_refused() {
+    let mut d = Driver::new();
+    let ids = vec!["a".to_owned(); d.dispatcher.limits.max_known() + 1];
+    let now = d.now();
+    assert_eq!(d.dispatcher.kill(&ids, None, now).unwrap_err().code, ErrorCode::TooLarge);
+    assert_eq!(d.dispatcher.kill(&ids[1..], None, now), Ok(Vec::new()));
 }
 
 #[test]
@@ -533,7 +563,11 @@ fn nothing_has_an_effect_before_it_is_durable() {
     d.keeps = false;
     d.run(json!({"a": "x", "b": "x", "c": "x"})).unwrap();
     assert_eq!(d.effects(), ["keep 1 File", "keep 2 File", "keep 3 File"]);
-    assert_eq!(d.dispatcher.list(), json!({"jobs": {"no_queue": {}}}), "nobody is told yet");
+    assert_eq!(
+        d.dispatcher.list(None).unwrap(),
+        json!({"jobs": {"no_queue": {}}}),
+        "nobody is told yet"
+    );
     assert!(d.dispatcher.present(0).is_none());
     assert_eq!(d.kill("a"), Vec::<String>::new());
     assert_eq!(d.run(json!({"a": "x"})).unwrap_err().code, ErrorCode::Conflict);
@@ -607,12 +641,12 @@ fn a_job_that_is_not_kept_does_not_take_the_one_of_its_id_with_it() {
     d.dispatcher.not_kept(2, Step::File);
     d.settle();
     assert_eq!(d.effects(), ["forget 2"]);
-    assert_eq!(d.dispatcher.list()["jobs"]["no_queue"]["a"]["commands"], json!(["x"]));
+    assert_eq!(d.dispatcher.list(None).unwrap()["jobs"]["no_queue"]["a"]["commands"], json!(["x"]));
     assert!(d.dispatcher.log_question("a", 0, None).is_ok());
     d.keeps = true;
     d.run(json!({"a": "y"})).unwrap();
     assert!(d.effects().contains(&"forget 1".to_owned()));
-    assert_eq!(d.dispatcher.list()["jobs"]["no_queue"]["a"]["commands"], json!(["y"]));
+    assert_eq!(d.dispatcher.list(None).unwrap()["jobs"]["no_queue"]["a"]["commands"], json!(["y"]));
 }
 
 #[test]
@@ -756,11 +790,11 @@ fn finished_jobs_are_kept_by_number_and_by_age() {
         let serial = d.dispatcher.last_serial;
         d.exit(serial, 0);
     }
-    let list = d.dispatcher.list();
+    let list = d.dispatcher.list(None).unwrap();
     let ids: Vec<&String> = list["jobs"]["no_queue"].as_object().unwrap().keys().collect();
-    assert_eq!(ids, ["b", "c", "d"]);
+    assert_eq!(ids, ["d", "c", "b"]);
     d.pass(100_000);
-    assert_eq!(d.dispatcher.list(), json!({"jobs": {"no_queue": {}}}));
+    assert_eq!(d.dispatcher.list(None).unwrap(), json!({"jobs": {"no_queue": {}}}));
     assert_eq!(d.dispatcher.log_question("d", 0, None).unwrap_err().code, ErrorCode::NotFound);
 }
 
@@ -868,7 +902,7 @@ fn finished_event_names_result_and_deciding_command() {
         act(d, serial);
         let event = d.events().pop().unwrap();
         assert_eq!(event["state"], "finished");
-        let list = d.dispatcher.list()["jobs"]["no_queue"]["j"].clone();
+        let list = d.dispatcher.list(None).unwrap()["jobs"]["no_queue"]["j"].clone();
         let keys = ["result", "exit_code", "signal", "failed_command", "killed_by", "duration"];
         keys.iter().for_each(|key| assert_eq!(event[key], list[key], "{key}"));
         results.push(json!(keys.map(|key| event[key].clone())));
@@ -917,7 +951,8 @@ fn outcome_is_in_the_journal_and_older_records_are_still_read() {
     d.exit(2, 0);
     d.ended(3, &Ended::Exit(Exit::Signal(9)), false);
     let (restarted, _) = Driver::restarted(&d.records.clone(), false);
-    let entry = |d: &Driver, id: &str| d.dispatcher.list()["jobs"]["no_queue"][id].clone();
+    let entry =
+        |d: &Driver, id: &str| d.dispatcher.list(None).unwrap()["jobs"]["no_queue"][id].clone();
     assert_eq!(entry(&restarted, "new"), entry(&d, "new"));
     assert_eq!(entry(&d, "new")["failed_command"], 0);
     // As an earlier version wrote them.
@@ -945,7 +980,8 @@ fn cancelled_jobs_do_not_evict_the_history() {
     for number in 0..50 {
         assert_eq!(d.kill(&format!("waits-{number}")).len(), 1);
     }
-    let known = |d: &Driver, id: &str| !d.dispatcher.list()["jobs"]["no_queue"][id].is_null();
+    let known =
+        |d: &Driver, id: &str| !d.dispatcher.list(None).unwrap()["jobs"]["no_queue"][id].is_null();
     assert!(known(&d, "history"));
     let cancelled = (0..50).filter(|number| known(&d, &format!("waits-{number}"))).count();
     assert_eq!(cancelled, 16, "the last ones");

@@ -65,6 +65,8 @@ struct Backlog {
     outcomes: Option<(Serial, u64)>,
     /// Active jobs of this number and above have not been told yet.
     jobs_from: Option<Serial>,
+    /// Pending jobs of this number and above are told again.
+    pending_from: Option<Serial>,
 }
 
 impl Backlog {
@@ -74,6 +76,7 @@ impl Backlog {
             && self.last.is_empty()
             && self.outcomes.is_none()
             && self.jobs_from.is_none()
+            && self.pending_from.is_none()
     }
 
     /// True where the present state, still to come, will tell what this event tells. A finished
@@ -209,6 +212,18 @@ impl Hub {
             self.behind.insert(session);
         }
         changed
+    }
+
+    /// Publishes the pending events again to a session of an original client, one that subscribed to
+    /// jobs in the plain form and the spelling with hyphens: its pages know only of jobs whose
+    /// events come while they are open, and the original server repeated these every 2 s.
+    pub fn repeat_pending(&mut self, session: SessionId) {
+        let Some(subscription) = self.subscribers.get_mut(&session) else { return };
+        let is_original = subscription.spelling.hyphens && !subscription.spelling.extended;
+        if is_original && subscription.names.contains(&EventName::Dispatcher) {
+            subscription.backlog.pending_from = Some(0);
+            self.behind.insert(session);
+        }
     }
 
     /// From where to replay, and whether there is a gap before that.
@@ -409,13 +424,20 @@ impl Hub {
                 // Its own number would fall behind what this connection may have had.
                 let again = last.event.present();
                 Rc::new(self.number(again, now).as_present_state())
-            } else {
-                let from = backlog.jobs_from?;
+            } else if let Some(from) = backlog.jobs_from {
                 let Some((serial, event)) = dispatcher.present(from) else {
-                    backlog.jobs_from = None;
+                    (backlog.jobs_from, backlog.pending_from) = (None, None);
                     return None;
                 };
                 backlog.jobs_from = Some(serial + 1);
+                Rc::new(self.number(Event::Job(event), now).as_present_state())
+            } else {
+                let from = backlog.pending_from?;
+                let Some((serial, event)) = dispatcher.present_pending(from) else {
+                    backlog.pending_from = None;
+                    return None;
+                };
+                backlog.pending_from = Some(serial + 1);
                 Rc::new(self.number(Event::Job(event), now).as_present_state())
             };
             let subscription = self.subscribers.get(&session)?;

@@ -88,6 +88,13 @@ impl House {
         })
     }
 
+    fn subscribe_plain(&mut self, session: SessionId, hyphens: bool) {
+        let spelling = Spelling { hyphens, extended: false };
+        let names = [EventName::Dispatcher];
+        self.hub.subscribe(session, &names, Filter::default(), spelling, None);
+        while self.pull(session).is_some() {}
+    }
+
     fn print(&mut self, serial: Serial, text: &str) {
         self.dispatcher.printed(serial, text.as_bytes());
         self.tell();
@@ -144,7 +151,7 @@ fn present_state_and_what_follows_join_without_loss_or_doubling() {
     assert_eq!(h.publish(), [(7, "7 running a 2".into())]);
     assert_eq!(h.pull(7).unwrap(), "8 running b early");
     // c ends before it was told as pending: its end is told, and then it is no present state.
-    h.dispatcher.kill(&["c".into()], None, Moment::now());
+    h.dispatcher.kill(&["c".into()], None, Moment::now()).unwrap();
     assert_eq!(h.publish().len(), 1);
     assert_eq!(h.pull(7), None);
     assert!(h.hub.behind().is_empty());
@@ -306,4 +313,28 @@ fn a_replay_that_is_overtaken_tells_the_gap_and_numbers_never_fall() {
     let numbers: Vec<u64> =
         told.iter().map(|t| t.split(' ').next().unwrap().parse().unwrap()).collect();
     assert!(numbers.is_sorted(), "{numbers:?}");
+}
+
+#[test]
+fn pending_jobs_are_repeated_to_original_clients_alone() {
+    let mut house = House::new();
+    house.run(json!({"a": "x", "b": "x", "c": "x", "d": "x"}));
+    house.publish();
+    house.subscribe_plain(1, true);
+    house.subscribe_plain(2, false);
+    let extended = Spelling { hyphens: true, extended: true };
+    house.hub.subscribe(3, &[EventName::Dispatcher], Filter::default(), extended, None);
+    while house.pull(3).is_some() {}
+    for _ in 0..2 {
+        for session in [1, 2, 3, 4] {
+            house.hub.repeat_pending(session);
+        }
+        assert_eq!(house.hub.behind(), [1]);
+        for id in ["c", "d"] {
+            let told = house.pull(1).unwrap();
+            assert!(told.contains("pending") && told.contains(id), "{told}");
+        }
+        assert_eq!(house.pull(1), None);
+        assert!(house.hub.behind().is_empty());
+    }
 }

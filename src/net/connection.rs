@@ -99,6 +99,8 @@ pub struct Connection<P: Parcel> {
     sent: u64,
     /// It took no more when it was last tried.
     blocked: bool,
+    /// The peer gets no close frames.
+    ends_bare: bool,
 }
 
 /// Bytes handed to the socket in one call.
@@ -131,12 +133,40 @@ impl<P: Parcel> Connection<P> {
             pings_unanswered: 0,
             sent: 0,
             blocked: false,
+            ends_bare: false,
+        }
+    }
+
+    /// From now on the connection ends without a close frame, for a peer that cannot stand one.
+    pub fn end_bare(&mut self) {
+        self.ends_bare = true;
+    }
+
+    /// Appends a close frame behind everything, for a peer that can stand one.
+    fn push_close(&mut self, reason: Option<&CloseReason>) {
+        if !self.ends_bare {
+            self.outbox.push_raw_last(websocket::close(reason));
         }
     }
 
     /// For the reactor.
     pub fn socket(&mut self) -> &mut Socket {
         &mut self.socket
+    }
+
+    /// Bytes of a message, or of a request, that has begun and not ended.
+    pub fn unfinished(&self) -> usize {
+        match &self.stage {
+            Stage::Request(bytes) | Stage::Asked(_, bytes) => bytes.capacity(),
+            Stage::Open(assembler) | Stage::Closing(assembler) => assembler.held(),
+            Stage::Leaving { .. } => 0,
+        }
+    }
+
+    /// Forgets a message that has begun. What still comes cannot be understood, so that the
+    /// connection ends after what waits to be sent.
+    pub fn give_up_unfinished(&mut self) {
+        self.stage = Stage::Leaving { shut: false };
     }
 
     /// True while messages go both ways.
@@ -251,7 +281,7 @@ impl<P: Parcel> Connection<P> {
                             // Nothing that is behind a violation can be understood, an answer to
                             // our close neither (RFC 6455 section 7.1.7).
                             self.outbox.clear();
-                            self.outbox.push_raw_last(websocket::close(Some(&reason)));
+                            self.push_close(Some(&reason));
                             self.leave(now);
                         }
                         Ok(None) => {
@@ -270,7 +300,7 @@ impl<P: Parcel> Connection<P> {
                         Ok(Some(Arrived::Close(code))) => {
                             let echo = code.map(|code| CloseReason::new(code, ""));
                             self.outbox.clear();
-                            self.outbox.push_raw_last(websocket::close(echo.as_ref()));
+                            self.push_close(echo.as_ref());
                             self.leave(now);
                         }
                     }
@@ -312,6 +342,7 @@ impl<P: Parcel> Connection<P> {
     /// Closes when all that waits is sent.
     pub fn close_when_sent(&mut self, reason: &CloseReason, now: Instant) {
         match std::mem::replace(&mut self.stage, Stage::Leaving { shut: false }) {
+            Stage::Open(_) if self.ends_bare => self.leave(now),
             Stage::Open(assembler) => {
                 self.outbox.push_raw_last(websocket::close(Some(reason)));
                 self.stage = Stage::Closing(assembler);
@@ -456,7 +487,6 @@ fn again<T>(result: io::Result<T>) -> Result<Option<T>, End> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::outbox::Total;
     use super::*;
     use mio::net::UnixStream;
     use std::rc::Rc;
@@ -486,7 +516,7 @@ mod tests {
         let start = Instant::now();
         let at = |seconds: u32| start + SECOND * seconds;
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let outbox = Outbox::new(1024, Total::default());
+        let outbox = Outbox::new(1024, &crate::charge::Account::default());
         let mut connection: Connection<Nothing> =
             Connection::new(Socket::Unix(ours), None, outbox, 1024, limits, start);
         theirs

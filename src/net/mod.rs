@@ -17,7 +17,7 @@ pub use connection::{Connection, End, Incoming, Limits};
 pub use http::{Answer, Head, Upgrade};
 pub use listener::{Accepted, Listener, Transport, is_about_one_connection};
 pub use origin::AllowedOrigins;
-pub use outbox::{Full, Outbox, Parcel, Total};
+pub use outbox::{Full, Outbox, Parcel};
 pub use socket::{Peer, Socket, Source};
 pub use unauthenticated::{Room, Unauthenticated};
 pub use upgrade::{NoUpgrade, UpgradeRequest};

@@ -3,7 +3,6 @@
 //! A peer that reads slowly must cost neither memory without limit nor the others' time. What it
 //! has not read yet is counted here; the owner decides what to do with a peer whose outbox is full.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::rc::Rc;
@@ -11,6 +10,7 @@ use std::rc::Rc;
 use zeroize::Zeroize;
 
 use super::websocket;
+use crate::charge::{Account, Charge};
 
 /// Something to be sent as one message.
 pub trait Parcel: Sized {
@@ -27,9 +27,6 @@ pub trait Parcel: Sized {
     fn bytes(&self) -> Rc<[u8]>;
 }
 
-/// Bytes in all outboxes together.
-pub type Total = Rc<Cell<usize>>;
-
 /// The peer has more waiting than it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
@@ -40,8 +37,7 @@ pub struct Outbox<P: Parcel> {
     /// In bytes.
     limit: usize,
     /// Waiting and in flight, in bytes.
-    used: usize,
-    total: Total,
+    used: Charge,
     /// `None` stands where a parcel was joined to a newer one.
     waiting: VecDeque<Option<(P, usize)>>,
     /// How many of `waiting` are `None`.
@@ -110,12 +106,11 @@ const CHUNKS: usize = 32;
 const HOLES: usize = 16;
 
 impl<P: Parcel> Outbox<P> {
-    /// An empty one of at most `limit` bytes, counted in `total` too.
-    pub fn new(limit: usize, total: Total) -> Outbox<P> {
+    /// An empty one of at most `limit` bytes, which are charged to `account`.
+    pub fn new(limit: usize, account: &Account) -> Outbox<P> {
         Outbox {
             limit,
-            used: 0,
-            total,
+            used: Charge::new(account, 0),
             waiting: VecDeque::new(),
             holes: 0,
             first: 0,
@@ -130,14 +125,19 @@ impl<P: Parcel> Outbox<P> {
         self.limit = limit;
     }
 
+    /// Charges what is in it, and what will be, to another account.
+    pub fn move_to(&mut self, account: &Account) {
+        self.used.move_to(account);
+    }
+
     /// Bytes waiting or in flight.
     pub fn used(&self) -> usize {
-        self.used
+        self.used.amount()
     }
 
     /// True while there is room for more than half of what it may hold.
     pub fn is_below_half(&self) -> bool {
-        self.used < self.limit / 2
+        self.used() < self.limit / 2
     }
 
     /// True where nothing is left to be sent.
@@ -168,7 +168,7 @@ impl<P: Parcel> Outbox<P> {
             None => parcel,
         };
         let weight = parcel.weight();
-        if self.used + weight > self.limit {
+        if self.used() + weight > self.limit {
             return Err(Full);
         }
         self.count(weight as isize);
@@ -202,8 +202,7 @@ impl<P: Parcel> Outbox<P> {
     }
 
     fn count(&mut self, bytes: isize) {
-        self.used = self.used.saturating_add_signed(bytes);
-        self.total.set(self.total.get().saturating_add_signed(bytes));
+        self.used.set(self.used().saturating_add_signed(bytes));
     }
 
     /// The answer to the upgrade: it stays the first thing that is sent, whatever comes.
@@ -250,7 +249,7 @@ impl<P: Parcel> Outbox<P> {
         self.waiting = VecDeque::new();
         self.holes = 0;
         self.places.clear();
-        self.count(kept as isize - self.used as isize);
+        self.used.set(kept);
     }
 
     /// Takes out what is to be sent next, as bytes, and says where it stood: for a carrier that
@@ -354,12 +353,6 @@ impl<P: Parcel> Outbox<P> {
     }
 }
 
-impl<P: Parcel> Drop for Outbox<P> {
-    fn drop(&mut self) {
-        self.count(-(self.used as isize));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -385,7 +378,7 @@ mod tests {
     }
 
     fn outbox(limit: usize) -> Outbox<Word> {
-        Outbox::new(limit, Total::default())
+        Outbox::new(limit, &Account::default())
     }
 
     fn push(outbox: &mut Outbox<Word>, words: &str) -> Result<(), Full> {
@@ -483,16 +476,16 @@ mod tests {
 
     #[test]
     fn the_total_counts_all_and_forgets_what_is_dropped() {
-        let total = Total::default();
-        let mut a: Outbox<Word> = Outbox::new(100, total.clone());
-        let mut b: Outbox<Word> = Outbox::new(100, total.clone());
+        let total = Account::default();
+        let mut a: Outbox<Word> = Outbox::new(100, &total);
+        let mut b: Outbox<Word> = Outbox::new(100, &total);
         push(&mut a, "one X1 X2").unwrap();
         push(&mut b, "four").unwrap();
-        assert_eq!(total.get(), 11);
+        assert_eq!(total.used(), 11);
         drop(b);
-        assert_eq!(total.get(), 7);
+        assert_eq!(total.used(), 7);
         a.clear();
-        assert_eq!(total.get(), 0);
+        assert_eq!(total.used(), 0);
     }
 
     #[test]

@@ -67,6 +67,11 @@ impl Assembler {
         self.inbox.extend_from_slice(bytes);
     }
 
+    /// Bytes that it holds.
+    pub fn held(&self) -> usize {
+        self.inbox.capacity() + self.message.capacity()
+    }
+
     /// True while a message or frame has begun and not ended.
     pub fn is_midway(&self) -> bool {
         self.fragmented || !self.inbox.is_empty()

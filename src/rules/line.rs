@@ -8,6 +8,10 @@ use super::prefix::Prefix;
 
 /// Places behind a `: ` and the like where a message may begin, where no syslog prefix says it.
 const PLACES: usize = 16;
+/// Brackets before a message.
+const BRACKETS: usize = 8;
+/// What a hint says at its beginning, in bytes.
+const BEGINNING: usize = 80;
 /// Rank of a hint that zfs(8) gives.
 pub(super) const ZFS: u8 = 2;
 
@@ -68,9 +72,10 @@ impl<'l> Line<'l> {
         if text.starts_with("cannot ") {
             return Some(ZFS);
         }
-        let says = begins_like_failure(text)
-            || Start::of(text).level >= Some(Level::Error)
-            || super::mentions_failure(text);
+        // Only its beginning: every line of a log comes here.
+        let end = (0..=BEGINNING.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+        let begin = text.get(..end.unwrap_or(0)).unwrap_or_default();
+        let says = begins_like_failure(begin) || super::mentions_failure(begin);
         says.then_some(1)
     }
 
@@ -85,7 +90,7 @@ impl<'l> Start<'l> {
     pub(super) fn of(text: &'l str) -> Start<'l> {
         let (mut level, mut brackets, mut at) = (None, Vec::new(), 0);
         let mut is_labelled = false;
-        loop {
+        while brackets.len() < BRACKETS {
             let rest = text.get(at..).unwrap_or_default();
             let (found, length) = Level::at_start(rest);
             if length > 0 {
@@ -126,6 +131,10 @@ const DEPTH: usize = 3;
 pub fn clean(text: &str) -> Cow<'_, str> {
     let is_blank = |c: char| c == '\u{feff}' || c == '\0' || c.is_whitespace();
     let mut text = text.trim_start_matches(is_blank).trim_end_matches(['\r', '\n']);
+    // Most lines have none of these bytes: one pass instead of five.
+    if !text.bytes().any(|byte| matches!(byte, b'\r' | 0x1b | 0xc2 | b'#' | b'\'')) {
+        return Cow::Borrowed(text);
+    }
     if let Some((_, last)) = text.rsplit_once('\r') {
         text = last.trim_start_matches(is_blank);
     }

@@ -355,8 +355,8 @@ fn before_time(word: &str) -> Option<Kind> {
         ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
     let bytes = word.as_bytes();
     if !bytes.first()?.is_ascii_digit() {
-        let start = word.get(..3)?.to_ascii_lowercase();
-        let known = DAYS.contains(&&*start) || MONTHS.contains(&&*start);
+        let start = word.get(..3)?;
+        let known = DAYS.iter().chain(&MONTHS).any(|known| known.eq_ignore_ascii_case(start));
         let is_word = word.len() <= 9 && bytes.iter().all(u8::is_ascii_alphabetic);
         return (known && is_word).then_some(Kind::Word);
     }

@@ -14,7 +14,7 @@ use super::carrier::Carrier;
 use super::clients::{ClientId, Clients, STRANGER_MESSAGE};
 use super::{Phase, Server};
 use crate::auth::Role;
-use crate::bridge::link::{Caller, hint};
+use crate::bridge::link::{Caller, hint, session_is_over};
 use crate::bridge::tunnel::is_tunnelled;
 use crate::config::LegacyBridgeClients;
 use crate::moment::Moment;
@@ -101,7 +101,18 @@ impl Server {
                     None => return,
                 }
             }
-            None => return debug!("link {name}: {from} sends what belongs to no session"),
+            None => {
+                // Base64 of an object, as an original client sends it once it has authenticated.
+                let is_encoded = STANDARD.decode(payload.get(..4).unwrap_or_default());
+                let allowed = self.config.bridge.allow_legacy_bridge_clients;
+                if is_encoded.is_ok_and(|bytes| bytes.starts_with(b"{"))
+                    && allowed != LegacyBridgeClients::No
+                    && let Some(line) = self.links.line(link)
+                {
+                    line.say_aside(from, &session_is_over("there is no such session"));
+                }
+                return debug!("link {name}: {from} sends what belongs to no session");
+            }
         };
         if let Some(line) = self.links.line(link)
             && let Some(behind) = line.behind.iter_mut().find(|behind| behind.number == number)
@@ -114,7 +125,7 @@ impl Server {
             debug!("client {id}: {from} behind {name}: {broken}");
             self.hub.leave(id);
         }
-        self.serve(id, now);
+        self.clients.enqueue(id);
     }
 
     /// What anybody is answered in clear, tunnel or not: who is there. And what nobody is. True where

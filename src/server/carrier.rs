@@ -100,6 +100,22 @@ impl Carrier {
         }
     }
 
+    /// Bytes of a message that has begun and not ended.
+    pub(super) fn unfinished(&self) -> usize {
+        match self {
+            Carrier::Direct(connection) => connection.unfinished(),
+            // Its link is bounded, and charged by itself.
+            Carrier::Bridged(_) => 0,
+        }
+    }
+
+    /// Forgets a message that has begun; what still comes cannot be understood.
+    pub(super) fn give_up_unfinished(&mut self) {
+        if let Carrier::Direct(connection) = self {
+            connection.give_up_unfinished();
+        }
+    }
+
     /// Reads once. False where nothing more is to be had now.
     pub(super) fn read(&mut self, scratch: &mut [u8], now: Instant) -> Result<bool, End> {
         match self {

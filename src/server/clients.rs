@@ -5,6 +5,7 @@
 //! is not read by a client stays in its own outbox until that is full.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -15,11 +16,14 @@ use zeroize::Zeroize;
 use super::Key;
 use super::carrier::Carrier;
 use super::parcel::Parcel;
+use super::users::{Owner, Users};
 use crate::auth::Proof;
 use crate::bridge::link::Caller;
+use crate::charge::Charge;
 use crate::daemon::random_number;
+use crate::moment::Budget;
 use crate::net::{
-    Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Room, Source, Total,
+    Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Room, Source,
     Unauthenticated,
 };
 use crate::reactor::{Reactor, Registered};
@@ -54,6 +58,14 @@ pub(super) struct Client {
     pub(super) connection: Carrier,
     pub(super) session: Session,
     pub(super) peer: Peer,
+    /// The user whose share it takes a part of.
+    owner: Owner,
+    /// One connection.
+    place: Charge,
+    /// The message that has begun and not ended.
+    inbox: Charge,
+    /// It waits for its turn to be served.
+    queued: bool,
     tls: bool,
     registered: Option<Registered>,
     /// The socket may have more to read.
@@ -110,12 +122,15 @@ pub(super) struct ClientLimits {
     pub(super) max_message: usize,
     pub(super) outbox: usize,
     pub(super) outbox_total: usize,
+    pub(super) inbox_total: usize,
     pub(super) auth: Duration,
     pub(super) connection: Limits,
 }
 
-/// Places beyond `max_clients` that only the local socket can take.
-const LOCAL_PLACES: usize = 8;
+/// Places beyond `max_clients` for root and the daemon's own user at the local socket.
+const RESERVED_PLACES: usize = 8;
+/// Of `outbox_total`, one user's replies take at most one part of so many.
+const REPLY_PART: usize = 2;
 /// The largest message of a stranger, in bytes.
 pub(super) const STRANGER_MESSAGE: usize = 8 * 1024;
 /// What waits for a stranger, at most, in bytes: an answer hardly longer than its request, and some
@@ -128,7 +143,7 @@ pub(super) struct Clients {
     map: BTreeMap<ClientId, Client>,
     last_id: ClientId,
     strangers: Unauthenticated<ClientId>,
-    total: Total,
+    users: Users,
     dirty: Vec<ClientId>,
     /// Clients whose outbox was full when something was to be put into it.
     pub(super) overflowing: Vec<ClientId>,
@@ -143,7 +158,7 @@ impl Clients {
             map: BTreeMap::new(),
             last_id: 0,
             strangers: Unauthenticated::new(limits.auth),
-            total: Total::default(),
+            users: Users::default(),
             dirty: Vec::new(),
             overflowing: Vec::new(),
             speaking: Vec::new(),
@@ -173,6 +188,11 @@ impl Clients {
         Some(self.map.get(&id)?.session.identity()?.user.clone())
     }
 
+    /// The clients after that one, by number.
+    pub(super) fn after(&self, id: ClientId) -> impl Iterator<Item = (&ClientId, &Client)> {
+        self.map.range((Bound::Excluded(id), Bound::Unbounded))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&ClientId, &Client)> {
         self.map.iter()
     }
@@ -191,7 +211,7 @@ impl Clients {
 
     /// Bytes in all outboxes.
     pub(super) fn outbox_bytes(&self) -> usize {
-        self.total.get()
+        self.users.outbox_bytes()
     }
 
     fn admitted(&self) -> usize {
@@ -268,7 +288,8 @@ impl Clients {
         let Accepted { socket, peer, tls: is_tls } = accepted;
         self.last_id += 1;
         let id = self.last_id;
-        let outbox = Outbox::new(STRANGER_OUTBOX, self.total.clone());
+        let share = self.users.share(Owner::Origin(peer.source()));
+        let outbox = Outbox::new(STRANGER_OUTBOX, &share.outboxes);
         let limits = self.limits.connection;
         let mut session = Session::new(id, known);
         let tls = tls.map(|(tls, certificate)| {
@@ -297,7 +318,8 @@ impl Clients {
     ) -> Result<ClientId, rustls::Error> {
         self.last_id += 1;
         let id = self.last_id;
-        let outbox = Outbox::new(STRANGER_OUTBOX, self.total.clone());
+        let share = self.users.share(Owner::Origin(peer.source()));
+        let outbox = Outbox::new(STRANGER_OUTBOX, &share.outboxes);
         let caller = make(outbox, STRANGER_MESSAGE, self.limits.connection.close)?;
         let carrier = Carrier::Bridged(Box::new(caller));
         self.take_in(id, carrier, Session::new(id, Known::Nothing), peer, now);
@@ -315,10 +337,16 @@ impl Clients {
     ) {
         self.strangers.add(id, self.source_of(&peer), now);
         let auth_due = Some(now + self.limits.auth);
+        let owner = Owner::Origin(peer.source());
+        let share = self.users.share(owner);
         let client = Client {
             connection: carrier,
             session,
             peer,
+            owner,
+            place: Charge::new(&share.connections, 1),
+            inbox: Charge::new(&share.inboxes, 0),
+            queued: false,
             tls: false,
             registered: None,
             readable: false,
@@ -333,17 +361,19 @@ impl Clients {
         self.map.insert(id, client);
     }
 
-    /// Whether there is a place for one more who is no stranger.
-    pub(super) fn has_place_for(&self, peer: &Peer) -> bool {
-        let places = match peer {
-            Peer::Remote(_) | Peer::Bridged { .. } => self.limits.max_clients,
-            Peer::Local(_) => self.limits.max_clients + LOCAL_PLACES,
-        };
-        self.admitted() < places
+    /// Whether there is a place for one more authenticated client of this account. Root and the
+    /// daemon's own user have all places, and some at the local socket that nobody else can take;
+    /// any other user has at most half of the places that the others leave.
+    pub(super) fn has_place_for(&self, peer: &Peer, uid: u32) -> bool {
+        let is_exempt = uid == 0 || uid == nix::unistd::geteuid().as_raw();
+        let is_local = matches!(peer, Peer::Local(_));
+        let own = self.users.connections(Owner::Account(uid));
+        has_place(self.limits.max_clients, self.admitted(), own, is_exempt, is_local)
     }
 
-    /// A stranger has said who it is, and there is a place for it.
-    pub(super) fn admit(&mut self, id: ClientId) {
+    /// An unauthenticated connection belongs to this account now, and there is a place for it.
+    pub(super) fn admit(&mut self, id: ClientId, uid: u32) {
+        self.change_owner(id, Owner::Account(uid));
         let Some(client) = self.map.get_mut(&id) else { return };
         client.admitted = true;
         client.auth_due = None;
@@ -351,8 +381,24 @@ impl Clients {
         self.strangers.remove(id);
     }
 
+    /// Charges what a client holds to another user.
+    pub(super) fn change_owner(&mut self, id: ClientId, owner: Owner) {
+        let Some(client) = self.map.get_mut(&id).filter(|client| client.owner != owner) else {
+            return;
+        };
+        let before = std::mem::replace(&mut client.owner, owner);
+        let share = self.users.share(owner);
+        client.place.move_to(&share.connections);
+        client.inbox.move_to(&share.inboxes);
+        client.connection.outbox_mut().move_to(&share.outboxes);
+        self.users.forget_unused(before);
+    }
+
     /// A client has given up who it was.
     pub(super) fn make_stranger(&mut self, id: ClientId, now: Instant) {
+        if let Some(client) = self.map.get(&id) {
+            self.change_owner(id, Owner::Origin(client.peer.source()));
+        }
         if let Some(client) = self.map.get_mut(&id).filter(|client| client.admitted) {
             client.admitted = false;
             client.auth_due = Some(now + self.limits.auth);
@@ -371,6 +417,8 @@ impl Clients {
         {
             reactor.deregister(socket, registered);
         }
+        client.place.set(0);
+        self.users.forget_unused(client.owner);
         Some(client)
     }
 
@@ -418,19 +466,81 @@ impl Clients {
         }
     }
 
+    /// Gives a client a turn; one that waits for its turn already has no second one.
+    pub(super) fn enqueue(&mut self, id: ClientId) {
+        if let Some(client) = self.map.get_mut(&id)
+            && !std::mem::replace(&mut client.queued, true)
+        {
+            self.users.enqueue(client.owner, id);
+        }
+    }
+
+    /// The client whose turn it is. One that is gone may be named.
+    pub(super) fn next_turn(&mut self) -> Option<ClientId> {
+        let id = self.users.next()?;
+        if let Some(client) = self.map.get_mut(&id) {
+            client.queued = false;
+        }
+        Some(id)
+    }
+
+    /// Whether a client waits for its turn.
+    pub(super) fn is_somebody_ready(&self) -> bool {
+        self.users.is_somebody_ready()
+    }
+
+    /// Whether more may be made for a client: replies, and the current state. It has room for more
+    /// than half of its outbox, and either nothing waits for it, or its user's clients together
+    /// have less waiting than their part of `outbox_total`.
+    pub(super) fn may_get_more(&self, id: ClientId) -> bool {
+        self.map.get(&id).is_some_and(|client| self.has_room(client))
+    }
+
+    fn has_room(&self, client: &Client) -> bool {
+        let outbox = client.connection.outbox();
+        let of_user = self.users.outbox_bytes_of(client.owner);
+        let share = self.limits.outbox_total / REPLY_PART;
+        outbox.is_below_half() && (outbox.used() == 0 || of_user < share)
+    }
+
+    /// Charges what a client has sent of a message that has not ended.
+    pub(super) fn count_unfinished(&mut self, id: ClientId) {
+        if let Some(client) = self.map.get_mut(&id) {
+            client.inbox.set(client.connection.unfinished());
+        }
+    }
+
+    /// The client with the most unfinished message of the user who has the most, where all
+    /// together are above their limit: `inbox_total`, or two messages where that is less.
+    pub(super) fn most_unfinished(&self) -> Option<ClientId> {
+        let limit = self.limits.inbox_total.max(2 * self.limits.max_message);
+        if self.users.inbox_bytes() <= limit {
+            return None;
+        }
+        let owner = self.users.fullest_inbox()?;
+        self.of_user(owner).max_by_key(|(_, client)| client.inbox.amount()).map(|(id, _)| *id)
+    }
+
+    fn of_user(&self, owner: Owner) -> impl Iterator<Item = (&ClientId, &Client)> {
+        self.map.iter().filter(move |(_, client)| client.owner == owner)
+    }
+
     /// True where something is to be flushed.
     pub(super) fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
 
-    /// Sends what can be sent to all that were touched. Gives those that are over.
+    /// Sends what can be sent to those that were touched, until `budget` is spent. Gives those
+    /// that are over.
     pub(super) fn flush(
         &mut self,
+        budget: Budget,
         reactor: &mut Reactor<Key>,
         now: Instant,
     ) -> Vec<(ClientId, End)> {
         let mut over = Vec::new();
-        for id in std::mem::take(&mut self.dirty) {
+        let mut waiting = std::mem::take(&mut self.dirty).into_iter();
+        while let Some(id) = waiting.next() {
             let Some(client) = self.map.get_mut(&id) else { continue };
             client.dirty = false;
             match client.connection.flush(now) {
@@ -438,27 +548,36 @@ impl Clients {
                     over.push((id, end));
                     continue;
                 }
-                Ok(()) if client.stalled && client.connection.outbox().is_below_half() => {
-                    client.stalled = false;
-                    reactor.again(Key::Client(id));
-                }
                 Ok(()) => {}
             }
             if client.connection.speaking() {
                 self.speaking.push(id);
             }
             reactor.set_deadline(Key::Client(id), client.due());
+            let is_stalled = client.stalled;
+            if is_stalled && self.may_get_more(id) {
+                if let Some(client) = self.map.get_mut(&id) {
+                    client.stalled = false;
+                }
+                reactor.again(Key::Client(id));
+            }
+            if budget.is_spent() {
+                break;
+            }
         }
+        self.dirty.extend(waiting);
         over
     }
 
-    /// The client with the most in its outbox, if all together have more than they may.
+    /// The client with the most in its outbox, of the user for whom the most waits, if all
+    /// together have more than they may.
     pub(super) fn fullest(&self) -> Option<ClientId> {
-        if self.total.get() <= self.limits.outbox_total {
+        if self.users.outbox_bytes() <= self.limits.outbox_total {
             return None;
         }
+        let owner = self.users.fullest_outbox()?;
         let used = |client: &Client| client.connection.outbox().used();
-        self.map.iter().max_by_key(|(_, client)| used(client)).map(|(id, _)| *id)
+        self.of_user(owner).max_by_key(|(_, client)| used(client)).map(|(id, _)| *id)
     }
 
     /// Says to a client that it is closed, and why.
@@ -470,6 +589,15 @@ impl Clients {
         }
     }
 
+    /// Closes a client and drops what it has sent of a message.
+    pub(super) fn give_up_unfinished(&mut self, id: ClientId, reason: &CloseReason, now: Instant) {
+        self.close(id, reason, now);
+        if let Some(client) = self.map.get_mut(&id) {
+            client.connection.give_up_unfinished();
+        }
+        self.count_unfinished(id);
+    }
+
     /// The same, after all that waits has been sent.
     pub(super) fn close_when_sent(&mut self, id: ClientId, reason: &CloseReason, now: Instant) {
         if let Some(client) = self.map.get_mut(&id) {
@@ -477,5 +605,40 @@ impl Clients {
             client.connection.close_when_sent(reason, now);
             self.touch(id);
         }
+    }
+}
+
+/// See [`Clients::has_place_for`]: of `most` places `taken` are taken, `own` of them by the user.
+fn has_place(most: usize, taken: usize, own: usize, is_exempt: bool, is_local: bool) -> bool {
+    match (is_exempt, is_local) {
+        (true, true) => taken < most + RESERVED_PLACES,
+        (true, false) => taken < most,
+        (false, _) => own < most.saturating_sub(taken),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Places that a user gets one after the other where others have `taken`.
+    fn places(most: usize, taken: usize, is_exempt: bool, is_local: bool) -> usize {
+        let has = |own: &usize| has_place(most, taken + own, *own, is_exempt, is_local);
+        (0..).take_while(has).count()
+    }
+
+    #[test]
+    fn user_gets_half_of_the_places_that_others_leave() {
+        assert_eq!(places(1024, 0, false, true), 512);
+        assert_eq!(places(1024, 512, false, false), 256);
+        assert_eq!(places(1024, 1023, false, true), 1);
+        assert_eq!(places(1024, 1024, false, true), 0);
+    }
+
+    #[test]
+    fn root_gets_all_places_and_reserved_ones_at_the_local_socket() {
+        assert_eq!(places(1024, 0, true, false), 1024);
+        assert_eq!(places(1024, 1024, true, false), 0);
+        assert_eq!(places(1024, 1024, true, true), RESERVED_PLACES);
     }
 }

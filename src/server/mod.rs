@@ -22,8 +22,10 @@ mod start;
 mod status;
 mod storage;
 mod system_state;
+mod users;
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use log::{debug, error, info, warn};
@@ -36,7 +38,7 @@ use crate::daemon::{Address, prepare};
 use crate::dispatcher::{Dispatcher, Effect};
 use crate::hub::{Hub, Piece};
 use crate::life_preserver::FollowId;
-use crate::moment::Moment;
+use crate::moment::{Budget, Moment};
 use crate::net::certificate::ServerSide;
 use crate::net::{
     Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Full, Incoming, Listener,
@@ -47,7 +49,8 @@ use crate::session::{Answer, House, Known};
 use crate::sys::children;
 use crate::system_state::SystemState;
 use crate::wire::{
-    ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response, wipe,
+    ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response,
+    response_of_text, wipe,
 };
 use accounts::AccountsHelper;
 use attachments::Attachments;
@@ -58,6 +61,7 @@ use life_preserver::Logs;
 use links::Links;
 use storage::Storage;
 use system_state::{Part, Probes};
+use users::Owner;
 
 pub use crate::daemon::StartError;
 
@@ -66,6 +70,8 @@ pub use crate::daemon::StartError;
 enum Key {
     Listener(u64),
     Client(ClientId),
+    /// The next turn of clients, where the last one ended before all were served.
+    Turn,
     /// The output of a job; its deadline is for the output to end after the command.
     Output(u64),
     /// The output of a process that a job left behind; its deadline ends a pause.
@@ -150,14 +156,19 @@ struct Server {
     scratch: Vec<u8>,
     /// Clients that are to be ended at the end of the turn.
     ended: Vec<(ClientId, End)>,
+    /// The reply to `rpc/status` of this turn, as JSON text, while nothing has changed it.
+    status_reply: Option<Rc<str>>,
+    /// The subscriber that was told of the current state last.
+    told_last: ClientId,
 }
 
 /// Read at once, in bytes: what a pipe holds, four TLS records.
 const SCRATCH: usize = 64 * 1024;
 /// Of that, for a client.
 const CLIENT_READ: usize = 16 * 1024;
-/// Messages of a client that are answered in a turn: to answer one may be work.
-const MESSAGES: usize = 16;
+/// The time that requests take of a turn, and the sending after that: what is left waits for the
+/// next turn, and others wait no longer than that.
+const TURN: Duration = Duration::from_millis(3);
 /// Connections accepted in a turn from one listener.
 const ACCEPTS: usize = 16;
 /// Until a listener is tried again after the system had no room for another connection.
@@ -181,9 +192,11 @@ pub fn run(
             return Err(StartError::system("wait for events", error));
         }
         let now = Moment::now();
+        server.status_reply = None;
         for ready in ready.drain(..) {
             server.on_ready(ready, now);
         }
+        server.serve_clients(now);
         server.settle(now);
         server.go_on_stopping(now);
     }
@@ -227,7 +240,7 @@ impl Server {
                     if let Some(client) = self.clients.get(id) {
                         client.readable = true;
                     }
-                    self.serve(id, now);
+                    self.clients.enqueue(id);
                 }
                 if writable {
                     self.clients.touch(id);
@@ -266,6 +279,7 @@ impl Server {
                 self.storage.flush(&mut self.reactor, now);
             }
             Key::Dispatcher
+            | Key::Turn
             | Key::Log(_)
             | Key::Keeping
             | Key::Survivors
@@ -305,7 +319,7 @@ impl Server {
             Key::Leftover(number) => {
                 self.jobs.on_leftover_due(number, &mut self.reactor, &mut self.scratch, now);
             }
-            Key::Log(_) | Key::Keeping => {}
+            Key::Log(_) | Key::Keeping | Key::Turn => {}
         }
     }
 
@@ -357,7 +371,10 @@ impl Server {
                 None => Known::WithoutRole(format!("uid {}", credentials.uid)),
             },
         };
-        let is_known = matches!(known, Known::Somebody(_));
+        let uid = match &known {
+            Known::Somebody(identity) => Some(identity.uid),
+            Known::Nothing | Known::WithoutRole(_) => None,
+        };
         let tls = match (&self.tls, accepted.tls) {
             (Some(tls), true) => match rustls::ServerConnection::new(tls.config.clone()) {
                 Ok(connection) => Some((connection, tls.sha256())),
@@ -370,8 +387,8 @@ impl Server {
             (_, false) => None,
         };
         // Who is known and has no place is told so when it can be: till then it is a stranger.
-        let has_place = is_known && self.clients.has_place_for(&accepted.peer);
-        if !has_place {
+        let uid = uid.filter(|uid| self.clients.has_place_for(&accepted.peer, *uid));
+        if uid.is_none() {
             self.make_room_for_new(source, now);
         }
         let peer = accepted.peer.to_string();
@@ -379,8 +396,8 @@ impl Server {
             Err(error) => error!("cannot watch the connection of {peer}: {error}"),
             Ok(id) => {
                 debug!("client {id}: {peer} connected");
-                if has_place {
-                    self.clients.admit(id);
+                if let Some(uid) = uid {
+                    self.clients.admit(id, uid);
                     self.expect_recheck_of(id, now);
                     if let Some(client) = self.clients.get(id) {
                         client.seen_as = client.session.identity().map(|who| (who.uid, who.proof));
@@ -412,34 +429,45 @@ impl Server {
         room != Room::None
     }
 
-    /// Reads from a client and answers it, a little.
+    /// Serves clients in turn until all are served or the time for that is over.
+    fn serve_clients(&mut self, now: Moment) {
+        let budget = Budget::of(TURN);
+        while let Some(id) = self.clients.next_turn() {
+            self.serve(id, now);
+            if budget.is_spent() {
+                break;
+            }
+        }
+        if self.clients.is_somebody_ready() {
+            self.reactor.again(Key::Turn);
+        }
+    }
+
+    /// Answers one message of a client, and reads once for that. Where there may be more, the
+    /// client has another turn behind the others.
     fn serve(&mut self, id: ClientId, now: Moment) {
         let mut may_read = true;
-        let mut messages = 0;
         loop {
+            let may_get_more = self.clients.may_get_more(id);
             let Some(client) = self.clients.get(id) else { return };
             if client.waiting.is_some() {
                 break;
             }
-            if !client.connection.outbox().is_below_half() {
+            if !may_get_more {
                 client.stalled = true;
                 client.connection.pause();
-                break;
-            }
-            if messages == MESSAGES {
-                self.reactor.again(Key::Client(id));
                 break;
             }
             match client.connection.next(now.instant) {
                 Err(end) => return self.ended.push((id, end)),
                 Ok(Some(incoming)) => {
-                    messages += 1;
                     self.on_incoming(id, incoming, now);
-                    continue;
+                    self.clients.enqueue(id);
+                    break;
                 }
                 Ok(None) if !client.readable => break,
                 Ok(None) if !may_read => {
-                    self.reactor.again(Key::Client(id));
+                    self.clients.enqueue(id);
                     break;
                 }
                 Ok(None) => {}
@@ -455,7 +483,18 @@ impl Server {
                 self.clients.note_progress(id, now.instant);
             }
         }
+        self.clients.count_unfinished(id);
         self.clients.touch(id);
+        while let Some(id) = self.clients.most_unfinished() {
+            let Some(client) = self.clients.get(id) else { break };
+            warn!(
+                "closing client {}: too much of unfinished messages (inbox_total), 1013",
+                client.name()
+            );
+            self.hub.leave(id);
+            let reason = CloseReason::new(1013, "too many unfinished messages");
+            self.clients.give_up_unfinished(id, &reason, now.instant);
+        }
     }
 
     fn on_incoming(&mut self, id: ClientId, incoming: Incoming, now: Moment) {
@@ -526,6 +565,9 @@ impl Server {
     }
 
     fn answer(&mut self, id: ClientId, request: &Request, now: Moment) -> Result<Answer, Refusal> {
+        if !request.is("rpc", "status") {
+            self.status_reply = None;
+        }
         let Some(client) = self.clients.get(id) else { return Ok(Answer::Silence) };
         let mut house = House {
             now,
@@ -558,8 +600,8 @@ impl Server {
                 self.send_answer(id, Some(&request), text);
             }
             Answer::Status => {
-                let text = response(&request, &self.status(now));
-                self.send_answer(id, Some(&request), text);
+                let text = self.status_text(&request.args, now);
+                self.send_answer(id, Some(&request), response_of_text(&request, &text));
             }
             Answer::Attach(serial, attach) => {
                 let text = match self.attach_to_job(id, serial, &attach) {
@@ -644,19 +686,20 @@ impl Server {
         let seen = client.session.identity().map(|who| (who.uid, who.proof));
         let is_another = std::mem::replace(&mut client.seen_as, seen) != seen;
         let is_known = seen.is_some();
-        if is_known && !client.is_admitted() {
+        if let Some((uid, _)) = seen.filter(|_| !client.is_admitted()) {
             let (name, peer) = (client.name(), client.peer.clone());
-            if !self.clients.has_place_for(&peer) {
+            if !self.clients.has_place_for(&peer, uid) {
                 warn!("closing client {name}: all places are taken (max_clients), 1013");
                 self.hub.leave(id);
                 let reason = CloseReason::new(1013, "all places are taken");
                 self.clients.close_when_sent(id, &reason, now.instant);
             } else {
-                self.clients.admit(id);
+                self.clients.admit(id, uid);
                 self.audit(id, "authenticated", None);
                 self.expect_recheck_of(id, now);
             }
-        } else if is_known && is_another {
+        } else if let Some((uid, _)) = seen.filter(|_| is_another) {
+            self.clients.change_owner(id, Owner::Account(uid));
             self.audit(id, "authenticated", None);
             self.expect_recheck_of(id, now);
         } else if !is_known && client.is_admitted() {
@@ -686,6 +729,7 @@ impl Server {
     /// Does what follows from what happened, until nothing does.
     fn settle(&mut self, now: Moment) {
         self.follow_logs(now);
+        let budget = Budget::of(TURN);
         loop {
             self.carry_out_effects(now);
             while self.take_store_outcomes(now) {
@@ -693,13 +737,17 @@ impl Server {
             }
             self.take_accounts_outcomes(now);
             self.look_after_system_state(now);
-            self.tell_present_state(now);
+            self.tell_present_state(budget, now);
             self.advance_attachments(now);
             self.close_overflowing(now);
-            let over = self.clients.flush(&mut self.reactor, now.instant);
+            let over = self.clients.flush(budget, &mut self.reactor, now.instant);
             self.ended.extend(over);
             self.flush_links(now);
             if self.ended.is_empty() && !self.clients.is_dirty() {
+                break;
+            }
+            if self.ended.is_empty() && budget.is_spent() {
+                self.reactor.again(Key::Turn);
                 break;
             }
             for (id, end) in std::mem::take(&mut self.ended) {
@@ -759,14 +807,28 @@ impl Server {
         self.hub.publish(event, now, |id, event, spelling| clients.deliver(id, event, spelling));
     }
 
-    fn tell_present_state(&mut self, now: Moment) {
-        for id in self.hub.behind() {
-            while let Some(client) = self.clients.get(id).filter(|client| !client.retelling) {
-                if !client.connection.outbox().is_below_half() {
+    /// Tells subscribers of the current state, in turn, until `budget` is spent.
+    fn tell_present_state(&mut self, budget: Budget, now: Moment) {
+        let mut behind = self.hub.behind();
+        let next = behind.partition_point(|id| *id <= self.told_last);
+        behind.rotate_left(next);
+        for id in behind {
+            let mut pieces = 0;
+            loop {
+                let may_get_more = self.clients.may_get_more(id);
+                let Some(client) = self.clients.get(id).filter(|client| !client.retelling) else {
+                    break;
+                };
+                if !may_get_more {
                     // Goes on when some of it has been sent.
                     client.stalled = true;
                     break;
                 }
+                if pieces > 0 && budget.is_spent() {
+                    self.told_last = id;
+                    return self.reactor.again(Key::Turn);
+                }
+                pieces += 1;
                 match self.hub.pull(id, &self.dispatcher, now) {
                     None => break,
                     Some(Piece::Event(event, spelling)) => {

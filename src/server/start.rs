@@ -111,6 +111,8 @@ pub(super) fn start(
         phase: Phase::Serving,
         scratch: vec![0; SCRATCH],
         ended: Vec::new(),
+        status_reply: None,
+        told_last: 0,
         config,
         file,
         home,
@@ -237,6 +239,7 @@ pub(super) fn client_limits(config: &Config) -> ClientLimits {
         max_message: server.max_message,
         outbox: server.outbox,
         outbox_total: server.outbox_total,
+        inbox_total: server.inbox_total,
         auth: server.auth_timeout,
         connection: net::Limits {
             handshake: server.handshake_timeout,

@@ -1,18 +1,40 @@
 //! How the daemon is doing: for a request, and for a line in the log.
 
+use std::rc::Rc;
+
 use serde_json::{Value, json};
 
 use super::Server;
+use super::clients::{Client, ClientId};
 use crate::moment::Moment;
 use crate::net::Peer;
 use crate::sys::memory;
 
+/// Clients in one reply.
+const PAGE: usize = 64;
+
 impl Server {
-    /// What `rpc/status` answers.
-    pub(super) fn status(&self, now: Moment) -> Value {
+    /// The reply to `rpc/status`, as JSON text. It costs the same however many clients there are,
+    /// and the first page of it is made once a turn at most.
+    pub(super) fn status_text(&mut self, args: &Value, now: Moment) -> Rc<str> {
+        let after = args.get("after").and_then(Value::as_u64).unwrap_or(0);
+        if after > 0 {
+            return self.status(after, now).to_string().into();
+        }
+        if let Some(text) = &self.status_reply {
+            return text.clone();
+        }
+        let text: Rc<str> = self.status(0, now).to_string().into();
+        self.status_reply.insert(text).clone()
+    }
+
+    /// The state of the daemon, with the first clients that came after that one.
+    fn status(&self, after: ClientId, now: Moment) -> Value {
         let counts = self.dispatcher.counts();
-        let clients: Vec<Value> = self
-            .clients
+        let mut rest = self.clients.after(after);
+        let page: Vec<(&ClientId, &Client)> = rest.by_ref().take(PAGE).collect();
+        let next = rest.next().and(page.last()).map(|(id, _)| **id);
+        let clients: Vec<Value> = page
             .iter()
             .map(|(id, client)| {
                 json!({
@@ -24,7 +46,7 @@ impl Server {
                 })
             })
             .collect();
-        json!({
+        let mut status = json!({
             "hostname": self.hostname,
             "system_state": self.system_state.status(now),
             "version": env!("CARGO_PKG_VERSION"),
@@ -33,6 +55,7 @@ impl Server {
             "epoch": self.hub.epoch(),
             "seq": self.hub.seq(),
             "clients": clients,
+            "client_count": self.clients.len(),
             "links": self.links.status(|id| self.clients.user(id)),
             "subscribers": self.hub.subscribers(),
             "jobs": {
@@ -47,7 +70,11 @@ impl Server {
             "keys": self.keys.store.len(),
             "outbox_total": self.clients.outbox_bytes(),
             "memory": { "peak_resident": memory::peak_resident() },
-        })
+        });
+        if let Some(next) = next {
+            status["next"] = next.into();
+        }
+        status
     }
 
     fn uptime(&self, now: Moment) -> u64 {

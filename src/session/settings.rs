@@ -18,11 +18,20 @@ pub(super) const LIST: [&str; 2] = ["list_ssl_certs", "list_ssl_certificates"];
 pub(super) const REGISTER: [&str; 2] = ["register_ssl_cert", "register_ssl_certificate"];
 pub(super) const CHECKSUMS: &str = "list_ssl_checksums";
 
+/// Keys in one page of a list: to encode one takes some microseconds and up to two kilobytes.
+const LIST_PAGE: usize = 64;
+/// The field of a list that names the following page. No user has such a name, so that clients that
+/// know no pages take it for a user without keys.
+const NEXT: &str = "/next";
+
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settings {
-    /// The keys.
-    List,
+    /// The keys: a page of them.
+    List {
+        /// The last key of the page before; without one it is the first page.
+        page: Option<String>,
+    },
     /// Their checksums.
     Checksums,
     /// This key is to be registered for whoever asks.
@@ -53,7 +62,7 @@ impl Settings {
         added: String,
     ) -> Result<Settings, Refusal> {
         if LIST.contains(&action) {
-            Ok(Settings::List)
+            Ok(Settings::List { page: super::read_page(fields)?.map(str::to_owned) })
         } else if action == CHECKSUMS {
             Ok(Settings::Checksums)
         } else if REGISTER.contains(&action) {
@@ -92,9 +101,22 @@ impl Settings {
     ) -> Result<Settled, Refusal> {
         let shown = || keys.iter().filter(|entry| who.may_manage_keys_of(&entry.user));
         match self {
-            Settings::List => {
+            Settings::List { page } => {
                 let mut users = Map::new();
-                for entry in shown() {
+                let mut entries = shown();
+                if let Some(page) = page
+                    && !entries.by_ref().any(|entry| entry.key.id().to_string() == page)
+                {
+                    let why = format!("no list of keys has a page {page:?}");
+                    return Err(Refusal::bad_request(why));
+                }
+                let mut last = None;
+                for (entry, number) in entries.zip(0..) {
+                    if let Some(last) = last.filter(|_| number == LIST_PAGE) {
+                        users.insert(NEXT.to_owned(), last);
+                        break;
+                    }
+                    last = Some(entry.key.id().to_string().into());
                     let details = format!(
                         "Nickname: {}\nEmail: {}\nDate Registered: {}",
                         entry.nickname, entry.email, entry.added
@@ -204,17 +226,17 @@ mod tests {
 
     #[test]
     fn each_sees_own_keys_and_full_access_sees_all_as_the_original_client_expects_them() {
-        let own = answer(Settings::List, &who("amy", Role::Read));
+        let own = answer(Settings::List { page: None }, &who("amy", Role::Read));
         let details =
             "Nickname: mine\nEmail: me@example.org\nDate Registered: 2026-11-23T17:59:04Z";
         assert_eq!(own, json!({ "amy": { STANDARD.encode(rsa()): details } }));
-        let all = answer(Settings::List, &who("root", Role::Full));
+        let all = answer(Settings::List { page: None }, &who("root", Role::Full));
         assert_eq!(all.as_object().unwrap().keys().collect::<Vec<_>>(), ["amy", "bob"]);
         let own = answer(Settings::Checksums, &who("amy", Role::Read));
         assert_eq!(own, json!({ "md5_keys": ["vztZL9XWakpyTZ34lrEDCQ=="] }));
         let all = answer(Settings::Checksums, &who("root", Role::Full));
         assert_eq!(all["md5_keys"].as_array().unwrap().len(), 2);
-        assert_eq!(answer(Settings::List, &who("eve", Role::Read)), json!({}));
+        assert_eq!(answer(Settings::List { page: None }, &who("eve", Role::Read)), json!({}));
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod descriptors;
 pub mod fork;
 pub mod guarded_path;
 pub mod ipv6_only;
+pub mod leave;
 pub mod local_time;
 mod login_class;
 pub mod memory;

@@ -26,6 +26,8 @@ const EVENT_ROOM: usize = 8 * 1024;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Told {
     hostname: String,
+    /// The event had the priority of a change; one without it follows at the next check.
+    hostname_changed: bool,
     pub(super) pools: Option<Vec<Essence>>,
     gone: Vec<Gone>,
     trouble: Option<String>,
@@ -93,6 +95,7 @@ impl SystemState {
         self.lists += 1;
         let now = Told {
             hostname: self.hostname.clone(),
+            hostname_changed: check.hostname_was.is_some(),
             pools: self.essence(),
             gone: self.gone.clone(),
             trouble: self.trouble.clone(),

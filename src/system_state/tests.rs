@@ -898,6 +898,24 @@ fn another_host_name_is_told_once() {
 }
 
 #[test]
+fn priority_after_a_host_name_change_falls_back_with_an_event() {
+    let mut host = Host::with_pool();
+    let check = |host: &mut Host| {
+        host.pass(Duration::from_secs(60));
+        host.checks(&line("tank", "ONLINE", "12%"), HEALTHY);
+        host.told()
+    };
+    check(&mut host);
+    host.hostname = "nas2".to_owned();
+    assert_eq!(check(&mut host)[0]["priority"], "3 - Warning");
+    let after = check(&mut host);
+    assert_eq!(after.len(), 1);
+    assert_eq!(after[0]["priority"], "0 - Information");
+    assert_eq!(after[0].get("hostnamechanged"), None);
+    assert_eq!(check(&mut host), Vec::<Value>::new());
+}
+
+#[test]
 fn one_that_hangs_is_killed_told_of_once_and_not_asked_again_until_it_is_gone() {
     let mut host = Host::with_pool();
     host.pass(Duration::from_secs(60));

@@ -34,6 +34,6 @@ pub use json::encoded_len;
 pub use outcome::{JobResult, Outcome};
 pub use output::{Chunk, end_of_output, left_out_of_output, output_frames};
 pub use priority::Priority;
-pub use reply::{ErrorCode, Refusal, error, response};
+pub use reply::{ErrorCode, Refusal, error, response, response_of_text};
 pub use request::{Frame, Id, Request, wipe};
 pub use time::{parse_rfc3339, rfc3339};

@@ -91,6 +91,11 @@ pub fn response(request: &Request, args: &Value) -> String {
     frame(&request.namespace, "response", &request.id, args)
 }
 
+/// The same where the arguments are JSON text already.
+pub fn response_of_text(request: &Request, args: &str) -> String {
+    frame(&request.namespace, "response", &request.id, &args)
+}
+
 /// The refusal of `request`, as JSON text; without a request (it could not be read) the namespace
 /// is `rpc` and the id empty.
 pub fn error(request: Option<&Request>, refusal: &Refusal) -> String {
@@ -101,7 +106,7 @@ pub fn error(request: Option<&Request>, refusal: &Refusal) -> String {
     }
 }
 
-fn frame(namespace: &str, name: &str, id: &Id, args: &Value) -> String {
+fn frame(namespace: &str, name: &str, id: &Id, args: &dyn fmt::Display) -> String {
     let (namespace, id) = (Value::from(namespace).to_string(), id.as_json());
     // Room for a token: a text that grows leaves a copy behind.
     let mut text = String::with_capacity(namespace.len() + id.len() + 256);

@@ -8,7 +8,11 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use zeroize::Zeroize;
 
+use super::json::has_more_values_than;
 use super::reply::Refusal;
+
+/// Values in the arguments of one request: no request needs more, and each costs the loop time.
+const MAX_VALUES: usize = 8192;
 
 /// The `id` of a request: JSON text of a string or a number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +103,9 @@ impl Request {
             }
             request.namespace = text_of(envelope.namespace, "namespace")?;
             if let Some(args) = envelope.args {
+                if has_more_values_than(MAX_VALUES, args.get()) {
+                    return Err(format!("args have more than {MAX_VALUES} values"));
+                }
                 request.args = serde_json::from_str(args.get())
                     .map_err(|error| format!("args cannot be read: {error}"))?;
             }
@@ -211,6 +218,18 @@ mod tests {
             assert_eq!(bad.request.expect(text).id.as_json(), r#""x""#);
         }
         assert!(refusal(r#"{"namespace":"rpc","name":"a","id":{}}"#).refusal.why.contains("id"));
+    }
+
+    #[test]
+    fn args_with_too_many_values_are_refused_with_their_id() {
+        let text = |values: usize| {
+            let list = vec!["1"; values].join(",");
+            format!(r#"{{"namespace":"rpc","name":"a","args":[{list}],"id":"x"}}"#)
+        };
+        assert_eq!(request(&text(MAX_VALUES)).args.as_array().map(Vec::len), Some(MAX_VALUES));
+        let bad = refusal(&text(MAX_VALUES + 1));
+        assert!(bad.refusal.why.contains("8192 values"), "{}", bad.refusal.why);
+        assert_eq!(bad.request.unwrap().id.as_json(), r#""x""#);
     }
 
     #[test]

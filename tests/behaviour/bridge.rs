@@ -974,3 +974,24 @@ fn an_original_server_and_an_original_client_find_each_other() -> Outcome<()> {
     bridge.log().wait("audit: authenticated peer=\"old\" by=\"legacy key\" with=\"")?;
     Ok(())
 }
+
+/// The original server crashes on a close frame, its own reply to one included.
+#[test]
+fn original_server_is_let_go_without_a_close_frame() -> Outcome<()> {
+    let (bridge, key) = bridge()?;
+    let origin = "Origin: sysadm-server\r\n";
+    let dial = || Peer::connect_with(&bridge, Transport::Tls, origin);
+    let mut server = BridgePeer::over(dial()?, "server")?;
+    server.authenticate(bridge.fingerprint(), &key)?;
+    // Its key is revoked.
+    register(&bridge.directory().join("state"), &[])?;
+    assert_eq!(server.peer.closed()?, 1006, "no close frame came");
+    bridge.log().wait("its key is not registered any more, 1008")?;
+    // It breaks the protocol, or closes by itself.
+    for frame in [&[0xff, 0x80, 0, 0, 0, 0][..], &[0x88, 0x80, 0, 0, 0, 0]] {
+        let mut server = BridgePeer::over(dial()?, "server")?;
+        std::io::Write::write_all(server.peer.stream(), frame)?;
+        assert_eq!(server.peer.closed()?, 1006, "no close frame came");
+    }
+    Ok(())
+}

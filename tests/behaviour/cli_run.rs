@@ -334,3 +334,17 @@ fn what_cannot_be_run_is_told_before_anything_is() {
     }
     assert_eq!(Peer::local(&daemon).unwrap().list().unwrap(), json!({ "no_queue": {} }));
 }
+
+#[test]
+fn interrupt_ends_run_although_the_daemon_is_silent() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let run = Cli::to(&daemon, "run").arg("sh -c 'echo begun; sleep 600'").start().unwrap();
+    run.out.wait("begun").unwrap();
+    daemon.signal(Signal::SIGSTOP).unwrap();
+    run.signal(Signal::SIGINT).unwrap();
+    let ended = run.wait();
+    daemon.signal(Signal::SIGCONT).unwrap();
+    let ended = ended.unwrap();
+    assert_eq!(ended.code(), 130, "{}", ended.err);
+    assert!(ended.err.contains("may go on"), "{}", ended.err);
+}

@@ -179,7 +179,11 @@ fn a_clear_word_begins_anew_and_garbage_ends_a_session() {
     scene.encoded(&client, QUERY);
     // Whoever begins anew is nobody: the encoded question belongs to no session.
     scene.clear(&client, IDENTIFY);
-    client.send(&scene.server, &STANDARD.encode(QUERY));
+    let over = scene.encoded(&client, QUERY);
+    assert_eq!(
+        (&over["id"], &over["args"]["code"]),
+        (&json!("sysadm-client-auth-auto"), &json!(401))
+    );
     let first = scene.clear(&client, AUTH);
     assert!(first["args"]["test_string"].is_string());
     let refused = scene.encoded(&client, QUERY);
@@ -187,11 +191,40 @@ fn a_clear_word_begins_anew_and_garbage_ends_a_session() {
 
     let (client, _) = scene.known("other");
     client.send(&scene.server, "%%%");
-    client.send(&scene.server, &STANDARD.encode(RUN));
+    assert_eq!(event(&client)["args"]["code"], 401);
+    assert_eq!(scene.encoded(&client, RUN)["id"], "sysadm-client-auth-auto");
     assert_eq!(scene.clear(&client, IDENTIFY)["id"], "sysadm_client_identify");
     let mut peer = Peer::local(&scene.daemon).unwrap();
     let list = peer.request("rpc", "dispatcher", &json!({ "action": "list" })).unwrap();
     assert!(!list.to_string().contains("bjob"), "{list}");
+}
+
+#[test]
+fn legacy_session_gets_pending_jobs_again_on_a_dispatcher_request() {
+    let Some(scene) = Scene::new("full").unwrap() else { return };
+    let (client, _) = scene.known("far");
+    let mut local = Peer::local(&scene.daemon).unwrap();
+    for id in ["runs", "waits"] {
+        let args = json!({ "action": "submit", "id": id, "queue": "q", "commands": ["sleep 600"] });
+        local.request("rpc", "dispatcher", &args).unwrap();
+    }
+    let subscribe =
+        r#"{"namespace": "events", "name": "subscribe", "id": "sub", "args": ["dispatcher"]}"#;
+    let list =
+        r#"{"namespace": "rpc", "name": "dispatcher", "id": "l", "args": {"action": "list"}}"#;
+    scene.encoded(&client, subscribe);
+    let states = |count: usize| -> Vec<(Value, Value)> {
+        let take = |_| event(&client)["args"].clone();
+        let args = (0..count).map(take);
+        args.map(|args| (args["state"].clone(), args["process_id"].clone())).collect()
+    };
+    assert_eq!(states(2)[1], (json!("pending"), json!("waits")));
+    for _ in 0..2 {
+        assert_eq!(scene.encoded(&client, list)["id"], "l");
+        assert_eq!(states(1), [(json!("pending"), json!("waits"))]);
+    }
+    let kill = json!({ "action": "kill", "job_id": ["runs", "waits"] });
+    local.request("rpc", "dispatcher", &kill).unwrap();
 }
 
 #[test]
@@ -205,6 +238,10 @@ fn a_reload_takes_the_leave_away() {
     scene.setup.set("bridge.allow_legacy_bridge_clients", r#""no""#);
     scene.setup.write().unwrap();
     scene.daemon.reload().unwrap();
+    // It is asked to authenticate anew, in the way that it understands.
+    let over = event(&client);
+    assert_eq!((&over["name"], &over["id"]), (&json!("error"), &json!("sysadm-client-auth-auto")));
+    assert_eq!(over["args"]["code"], 401);
     until("the session ends", || {
         let status = Peer::local(&scene.daemon).unwrap().request("rpc", "status", &json!({}));
         status.unwrap()["links"][0]["clients"][0]["client"].is_null()

@@ -44,6 +44,7 @@ mod replication;
 mod rotation;
 mod service;
 mod settings;
+mod share;
 mod slow_clients;
 mod stop;
 mod subscriptions;

@@ -173,13 +173,13 @@ fn who_has_no_room_for_an_event_that_must_not_be_lost_is_closed_with_1013() {
         sloth.subscribe().unwrap();
         back_up(&mut sloth, &mut watcher, 160 * 1024);
         let mut sent = 0;
-        while daemon.log().lines().iter().all(|line| !line.contains("1013")) {
+        while daemon.log().lines().iter().all(|line| !line.contains(", 1013")) {
             assert!(sent < 20, "it is not closed");
             sent += 1;
             watcher.run(&json!({ "j": "sh -c 'head -c 25000 /dev/zero | tr \"\\0\" y'" })).unwrap();
             watcher.finished("j").unwrap();
         }
-        let line = daemon.log().wait("1013").unwrap();
+        let line = daemon.log().wait(", 1013").unwrap();
         let name = match transport {
             Transport::Unix => "closing client local uid ",
             Transport::Plain | Transport::Tls | Transport::Tls12 => " at 127.0.0.1:",
@@ -194,7 +194,7 @@ fn who_has_no_room_for_an_event_that_must_not_be_lost_is_closed_with_1013() {
 }
 
 #[test]
-fn above_outbox_total_the_fullest_is_closed_and_who_is_served_stays() {
+fn replies_above_the_part_of_a_user_wait_and_close_nobody() {
     let setup = Setup::new(PROGRAM)
         .unwrap()
         .with("events.max_event", r#""64KiB""#)
@@ -209,10 +209,11 @@ fn above_outbox_total_the_fullest_is_closed_and_who_is_served_stays() {
             peer.post("rpc", "dispatcher", &page()).unwrap();
         }
     }
-    daemon.log().wait("all outboxes together are full, and its is the fullest, 1013").unwrap();
-    // The other one is served as it reads.
-    let served = greedy.iter_mut().filter_map(|peer| read_pages(peer, 20).ok());
-    assert_eq!(served.count(), 1);
+    let status = watcher.request("rpc", "status", &json!({})).unwrap();
+    assert!(status["outbox_total"].as_u64().unwrap() <= 512 * 1024, "{status}");
+    for peer in &mut greedy {
+        read_pages(peer, 20).unwrap();
+    }
     read_pages(&mut modest, asked).unwrap();
     watcher.request("rpc", "query", &json!({})).unwrap();
 }
@@ -225,29 +226,28 @@ fn who_is_closed_and_does_not_read_that_either_holds_up_nobody() {
         .with("server.outbox", r#""192KiB""#)
         .with("server.outbox_total", r#""200KiB""#)
         .with("server.close_timeout", r#""1h""#);
-    let (daemon, mut watcher) = daemon_with_a_list(&setup);
-    // A page of each has begun to be sent when there is no room for another; the three that have begun
-    // fit. One page at a time, so that it has begun before the next is asked for.
+    let daemon = setup.start().unwrap();
+    let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut sloths = [(); 3].map(|()| Peer::local(&daemon).unwrap());
-    for sloth in &mut sloths {
-        for _ in 0..10 {
-            // Who is closed may be asked no more.
-            let _ = sloth.post("rpc", "dispatcher", &page());
-            (0..3).for_each(|_| assert!(fullest(&mut watcher) < 192 * 1024));
-        }
+    sloths.iter_mut().for_each(|sloth| sloth.subscribe().unwrap());
+    // An event of each has begun to be sent when there is no room for another; the three that have
+    // begun fit.
+    for number in 0..20 {
+        let id = format!("long-{number}");
+        watcher.run(&json!({ id.as_str(): "seq 12000" })).unwrap();
+        watcher.finished(&id).unwrap();
     }
     let mut line = 0;
     for _ in &sloths {
         (_, line) = daemon.log().wait_from(line, "its is the fullest, 1013").unwrap();
     }
     assert!(fullest(&mut watcher) > 60 * 1024);
-    // One of them has to make room for this, and cannot be closed once more.
+    // One of them may have to make room for this, and cannot be closed once more.
     let id = "x".repeat(32 * 1024);
     watcher.send(&json!({ "namespace": "rpc", "name": "identify", "id": id })).unwrap();
     assert_eq!(watcher.frame().unwrap()["id"], id);
-    let mut codes = sloths.map(|mut sloth| sloth.closed().unwrap());
-    codes.sort_unstable();
-    assert_eq!(codes, [1006, 1013, 1013]);
+    let codes = sloths.map(|mut sloth| sloth.closed().unwrap());
+    assert!(codes.iter().all(|code| [1006, 1013].contains(code)), "{codes:?}");
 }
 
 #[test]

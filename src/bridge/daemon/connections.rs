@@ -15,9 +15,10 @@ use super::Key;
 use super::reading::Reading;
 use super::words::Words;
 use crate::bridge::relay::PeerNumber;
+use crate::charge::Account;
 use crate::daemon::random_number;
 use crate::net::{
-    Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Room, Source, Total,
+    Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Room, Source,
     Unauthenticated,
 };
 use crate::reactor::{Reactor, Registered};
@@ -108,7 +109,7 @@ pub(super) struct Connections {
     last: PeerNumber,
     strangers: Unauthenticated<PeerNumber>,
     locals: usize,
-    total: Total,
+    total: Account,
     dirty: Vec<PeerNumber>,
     /// Those whose queue was full when something was to be put into it.
     pub(super) overflowing: Vec<PeerNumber>,
@@ -122,7 +123,7 @@ impl Connections {
             last: 0,
             strangers: Unauthenticated::new(limits.auth),
             locals: 0,
-            total: Total::default(),
+            total: Account::default(),
             dirty: Vec::new(),
             overflowing: Vec::new(),
         }
@@ -179,7 +180,7 @@ impl Connections {
 
     /// Bytes that wait for all of them.
     pub(super) fn waiting(&self) -> usize {
-        self.total.get()
+        self.total.used()
     }
 
     /// What counts as one origin of failures and of connections.
@@ -255,7 +256,7 @@ impl Connections {
         let Accepted { socket, peer: origin, .. } = accepted;
         self.last += 1;
         let number = self.last;
-        let outbox = Outbox::new(STRANGER_QUEUE, self.total.clone());
+        let outbox = Outbox::new(STRANGER_QUEUE, &self.total);
         let limits = self.limits.connection;
         let mut connection = Connection::new(socket, tls, outbox, STRANGER_MESSAGE, limits, now);
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -465,7 +466,7 @@ impl Connections {
 
     /// The one for which the most waits, if for all together more does than may.
     pub(super) fn fullest(&self) -> Option<PeerNumber> {
-        if self.total.get() <= self.limits.queue_total {
+        if self.total.used() <= self.limits.queue_total {
             return None;
         }
         let used = |connected: &Connected| connected.connection.outbox.used();

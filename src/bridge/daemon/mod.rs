@@ -103,6 +103,9 @@ struct Bridge {
     ended: Vec<(PeerNumber, End)>,
 }
 
+/// The `Origin` of servers. The original one crashes on a close frame.
+const ORIGINAL_SERVER: &str = "sysadm-server";
+
 /// Read at once from a peer, in bytes: one TLS record.
 const SCRATCH: usize = 16 * 1024;
 /// Messages of a peer that are taken in a turn.
@@ -376,10 +379,14 @@ impl Bridge {
                     let (place, origin) = (&connected.origin, origin.unwrap_or_default());
                     return warn!("refused {place}: origin {origin:?} is not ours");
                 }
+                let is_original = origin == Some(ORIGINAL_SERVER);
                 if !self.give_place(number, now) {
                     return;
                 }
                 let Some(connected) = self.connections.get(number) else { return };
+                if is_original {
+                    connected.connection.end_bare();
+                }
                 connected.connection.accept(now.instant);
                 if !connected.is_local() {
                     self.relay.connect(number, random_hex(ID));

@@ -154,7 +154,8 @@ impl<P: Parcel> Caller<P> {
                 })
             }
         };
-        if taken.is_err() {
+        if let Err(broken) = &taken {
+            self.last_words = self.is_clear().then(|| session_is_over(&broken.to_string()));
             self.outbox.clear();
             self.current = None;
             self.leave = Leave::Leaving;
@@ -257,7 +258,11 @@ impl<P: Parcel> Caller<P> {
 
     fn next_of_clear(&mut self) -> Option<String> {
         let Way::Clear { encoded, longest, .. } = &self.way else { return None };
-        let (place, bytes) = self.outbox.take()?;
+        let Some((place, bytes)) = self.outbox.take() else {
+            // A client that has not authenticated begins anew by itself.
+            let words = self.last_words.take().filter(|_| self.leave == Leave::Leaving)?;
+            return encoded.map(|_| words);
+        };
         let payload = match encoded {
             Some(from) if *from <= place => STANDARD.encode(&bytes),
             Some(_) | None => String::from_utf8_lossy(&bytes).into_owned(),
@@ -265,7 +270,7 @@ impl<P: Parcel> Caller<P> {
         if payload.len() > *longest {
             self.outbox.clear();
             self.leave = Leave::Leaving;
-            return None;
+            return encoded.map(|_| session_is_over("a reply is longer than the bridge takes"));
         }
         Some(payload)
     }
@@ -276,13 +281,16 @@ impl<P: Parcel> Caller<P> {
         self.close_when_sent(reason, now);
     }
 
-    /// Closes when all that waits is sent. A tunnel is told why, as a WebSocket is in its close
-    /// frame: by a message `rpc/close` before the end.
+    /// Closes when all that waits is sent. The client gets the reason, as a WebSocket does in its
+    /// close frame: in a tunnel by a message `rpc/close`, in clear by [`session_is_over`].
     pub fn close_when_sent(&mut self, reason: &CloseReason, now: Instant) {
         if self.leave == Leave::Stays {
-            let args = json!({ "code": reason.code, "reason": reason.why });
-            let words = json!({ "namespace": "rpc", "name": "close", "id": "", "args": args });
-            self.last_words = Some(words.to_string());
+            self.last_words = Some(if self.is_clear() {
+                session_is_over(&reason.why)
+            } else {
+                let args = json!({ "code": reason.code, "reason": reason.why });
+                json!({ "namespace": "rpc", "name": "close", "id": "", "args": args }).to_string()
+            });
             self.leave = Leave::Leaving;
             self.due = Some(now + self.patience);
         }
@@ -299,11 +307,20 @@ impl<P: Parcel> Caller<P> {
     }
 }
 
+/// The payload by which an original client in clear learns that its session is over: the error of
+/// its own automatic authentication, on which it authenticates anew.
+pub fn session_is_over(why: &str) -> String {
+    let args = json!({ "code": 401, "message": format!("Unauthorized: {why}") });
+    let id = "sysadm-client-auth-auto";
+    let frame = json!({ "namespace": "rpc", "name": "error", "id": id, "args": args });
+    STANDARD.encode(frame.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bridge::tunnel;
-    use crate::net::Total;
+    use crate::charge::Account;
 
     #[derive(Debug)]
     struct Text(&'static str);
@@ -327,7 +344,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(5);
 
     fn clear() -> Caller<Text> {
-        Caller::clear(Outbox::new(1000, Total::default()), 100, PATIENCE, 100)
+        Caller::clear(Outbox::new(1000, &Account::default()), 100, PATIENCE, 100)
     }
 
     fn heard(caller: &mut Caller<Text>) -> Vec<String> {
@@ -385,7 +402,7 @@ mod tests {
         let good = ["{\"a\":1}", "eyJhIjoxfQ==", "tls FgMB", "", "\n", "tls ", &hello];
         for seed in 0..300 {
             let mut next = numbers(seed);
-            let outbox = Outbox::new(1000, Total::default());
+            let outbox = Outbox::new(1000, &Account::default());
             let mut caller = if seed % 2 == 0 {
                 clear()
             } else {
@@ -430,8 +447,25 @@ mod tests {
         caller.outbox.push(Text("{}")).unwrap();
         caller.outbox.push(Text(long)).unwrap();
         caller.outbox.push(Text("{}")).unwrap();
-        assert_eq!(told(&mut caller), ["{}"], "in base64 it has 104 bytes");
+        let told = told(&mut caller);
+        assert_eq!((told.len(), told[0].as_str()), (2, "{}"), "in base64 it has 104 bytes");
+        assert_eq!(told[1], session_is_over("a reply is longer than the bridge takes"));
         assert!(caller.is_gone());
+    }
+
+    #[test]
+    fn closed_session_in_clear_gets_one_error_if_authenticated() {
+        for is_encoded in [true, false] {
+            let mut caller = clear();
+            if is_encoded {
+                caller.encode_after_next();
+            }
+            caller.outbox.push(Text("{}")).unwrap();
+            caller.close(&CloseReason::new(1008, "late"), Instant::now());
+            let error = [session_is_over("late")];
+            assert_eq!(told(&mut caller), if is_encoded { &error[..] } else { &[] });
+            assert!(caller.is_gone());
+        }
     }
 
     #[test]
@@ -443,7 +477,7 @@ mod tests {
         told(&mut caller);
         assert!(!caller.has_something());
         let (client, config) = tunnel::tests::client_and_config();
-        let outbox = Outbox::new(1000, Total::default());
+        let outbox = Outbox::new(1000, &Account::default());
         let mut caller: Caller<Text> = Caller::tunnel(config, outbox, 100, PATIENCE).unwrap();
         caller.outbox.push(Text("{}")).unwrap();
         assert!(!caller.has_something(), "it cannot before the handshake");
@@ -461,7 +495,12 @@ mod tests {
         caller.encode_after_next();
         assert!(caller.receive("%%%").is_err());
         assert!(!caller.is_open() && heard(&mut caller).is_empty());
-        assert_eq!(told(&mut caller).len(), 0);
+        let error = STANDARD.decode(&told(&mut caller)[0]).unwrap();
+        let error: serde_json::Value = serde_json::from_slice(&error).unwrap();
+        assert_eq!(
+            (&error["id"], &error["args"]["code"]),
+            (&"sysadm-client-auth-auto".into(), &401.into())
+        );
         assert!(caller.is_gone());
     }
 
@@ -492,7 +531,7 @@ mod tests {
     #[test]
     fn a_tunnel_is_told_why_it_ends() {
         let (client, config) = tunnel::tests::client_and_config();
-        let outbox = Outbox::new(1 << 20, Total::default());
+        let outbox = Outbox::new(1 << 20, &Account::default());
         let mut caller: Caller<Text> = Caller::tunnel(config, outbox, 100, PATIENCE).unwrap();
         let mut client = Tunnel::client(client);
         let to_client = |caller: &mut Caller<Text>, client: &mut Tunnel| {
@@ -518,7 +557,7 @@ mod tests {
     #[test]
     fn the_end_of_a_tunnel_is_the_end_of_its_session() {
         let (client, config) = tunnel::tests::client_and_config();
-        let outbox = Outbox::new(1000, Total::default());
+        let outbox = Outbox::new(1000, &Account::default());
         let mut caller: Caller<Text> = Caller::tunnel(config, outbox, 100, PATIENCE).unwrap();
         let mut client = Tunnel::client(client);
         for _ in 0..2 {

@@ -13,7 +13,7 @@ mod channel;
 mod dialogue;
 mod schedule;
 
-pub use caller::{Caller, Leave};
+pub use caller::{Caller, Leave, session_is_over};
 pub use channel::{Channel, Trouble};
 pub use dialogue::{Dialogue, News, Proof, hint};
 pub use schedule::Schedule;

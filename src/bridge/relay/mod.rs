@@ -180,8 +180,9 @@ impl Relay {
         let Some(peer) = self.peers.get_mut(&number) else { return };
         let revised = peer.standing.registration().is_some();
         peer.standing = Standing::Known(registration);
-        // A token is what a server would answer; nobody can come back with one here.
-        self.send(number, response(request, &json!(["", 0])));
+        // A token is what a server would reply with, and no relay takes one. The original server
+        // takes an empty one for a failure.
+        self.send(number, response(request, &json!(["bridge", 0])));
         if revised {
             self.claim(number);
         }

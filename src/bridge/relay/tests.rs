@@ -119,9 +119,9 @@ fn identification_and_authentication_come_in_either_order_and_then_keys_are_aske
     desk.identify(1, "server");
     assert_eq!(desk.told(), [""; 0]);
     desk.relay.prove(1, &request("auth_ssl"), registration(key()));
-    assert_eq!(desk.told(), [r#"1 response ["",0]"#, "1 settings?"]);
+    assert_eq!(desk.told(), [r#"1 response ["bridge",0]"#, "1 settings?"]);
     desk.relay.prove(2, &request("auth_ssl"), registration(key()));
-    assert_eq!(desk.told(), [r#"2 response ["",0]"#]);
+    assert_eq!(desk.told(), [r#"2 response ["bridge",0]"#]);
     desk.identify(2, "client");
     assert_eq!(desk.told(), ["2 settings?"]);
     desk.identify(2, "server");
@@ -284,7 +284,7 @@ fn a_stranger_learns_nothing_and_counts_for_nobody() {
     }
     // Keys that it named before it was asked do not count afterwards.
     desk.relay.prove(2, &request("auth_ssl"), registration(key()));
-    assert_eq!(desk.told(), [r#"2 response ["",0]"#, "2 settings?"]);
+    assert_eq!(desk.told(), [r#"2 response ["bridge",0]"#, "2 settings?"]);
     desk.say(2, "id1\nx");
     assert_eq!(desk.told(), ["2 error 404"]);
 }
@@ -360,7 +360,7 @@ fn who_gives_up_its_authority_is_a_stranger_and_may_come_back() {
     desk.claim(2, &[A]);
     assert_eq!(desk.told(), [""; 0]);
     desk.relay.prove(2, &request("auth_ssl"), registration(key()));
-    assert_eq!(desk.told(), [r#"2 response ["",0]"#, "2 settings?"]);
+    assert_eq!(desk.told(), [r#"2 response ["bridge",0]"#, "2 settings?"]);
     desk.claim(2, &[A]);
     assert_eq!(desk.told(), ["1 list id2", "2 list id1"]);
 }

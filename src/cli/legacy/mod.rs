@@ -7,6 +7,9 @@
 
 mod ini;
 
+use std::borrow::Cow;
+use std::net::Ipv6Addr;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -258,10 +261,21 @@ impl Legacy {
     fn take_bridge(&mut self, line: usize, name: &str, url: &str) {
         // The old server dialled in TLS whatever the URL began with, or if it began with nothing.
         let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+        let rest = in_brackets(rest.trim_end_matches('/'));
         match BridgeUrl::parse(&format!("wss://{rest}")) {
             Ok(url) => self.bridges.push(Dialled { line, name: name.to_owned(), url }),
             Err(why) => self.remark(line, format!("the bridge {name:?}: {url:?} {why}")),
         }
+    }
+}
+
+/// An IPv6 address in brackets, which the old server did without; anything else as it is.
+fn in_brackets(authority: &str) -> Cow<'_, str> {
+    let is_address = |text: &str| text.parse::<Ipv6Addr>().is_ok();
+    match authority.rsplit_once(':') {
+        _ if is_address(authority) => format!("[{authority}]").into(),
+        Some((host, port)) if is_address(host) => format!("[{host}]:{port}").into(),
+        Some(_) | None => authority.into(),
     }
 }
 
@@ -409,6 +423,23 @@ mod tests {
         assert_eq!(remarks.len(), 2, "{remarks:#?}");
         assert!(remarks[0].starts_with("2: a key of \"ann\": "), "{remarks:#?}");
         assert!(remarks[1].contains("a key without a user"), "{remarks:#?}");
+    }
+
+    #[test]
+    fn ipv6_address_of_a_bridge_gets_brackets() {
+        for (written, url) in [
+            ("::1", "wss://[::1]:12149"),
+            ("wss://::1/", "wss://[::1]:12149"),
+            ("::1:12150", "wss://[::1]:12150"),
+            ("ws://fe80::1:2:12150", "wss://[fe80::1:2]:12150"),
+            ("[::1]:12150", "wss://[::1]:12150"),
+            ("bridge.example.org:1", "wss://bridge.example.org:1"),
+        ] {
+            let legacy =
+                read(format!("[bridge_connections]\nhome={written}\n").as_bytes(), Of::Server);
+            let found: Vec<String> = legacy.bridges.iter().map(|it| it.url.to_string()).collect();
+            assert_eq!(found, [url], "{written}: {:?}", remarks(&legacy));
+        }
     }
 
     #[test]

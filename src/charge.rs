@@ -1,0 +1,106 @@
+//! Accounts of bounded resources, and charges to them.
+//!
+//! One user must not take the room of others: each resource that a peer can make the daemon hold
+//! (connections, queued bytes, unfinished messages) is charged to the peer's user, and through that
+//! to all users together. A [`Charge`] returns its amount when it is dropped, so that no path can
+//! forget to do so (the model is `UserCharge` of dbus-broker).
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// The sum of the charges that are held. Clones are the same account.
+#[derive(Clone, Debug, Default)]
+pub struct Account(Rc<Sum>);
+
+#[derive(Debug, Default)]
+struct Sum {
+    used: Cell<usize>,
+    parent: Option<Account>,
+}
+
+impl Account {
+    /// An account whose charges count in `parent` too.
+    pub fn within(parent: &Account) -> Account {
+        Account(Rc::new(Sum { used: Cell::new(0), parent: Some(parent.clone()) }))
+    }
+
+    /// The sum of its charges.
+    pub fn used(&self) -> usize {
+        self.0.used.get()
+    }
+
+    fn replace(&self, before: usize, after: usize) {
+        self.0.used.set(self.0.used.get().saturating_sub(before).saturating_add(after));
+        if let Some(parent) = &self.0.parent {
+            parent.replace(before, after);
+        }
+    }
+}
+
+/// An amount that an account holds until it is dropped.
+#[derive(Debug, Default)]
+pub struct Charge {
+    account: Account,
+    amount: usize,
+}
+
+impl Charge {
+    /// Charges `amount` to `account`.
+    pub fn new(account: &Account, amount: usize) -> Charge {
+        account.replace(0, amount);
+        Charge { account: account.clone(), amount }
+    }
+
+    /// What is charged.
+    pub fn amount(&self) -> usize {
+        self.amount
+    }
+
+    /// Charges another amount in place of the present one.
+    pub fn set(&mut self, amount: usize) {
+        if amount != self.amount {
+            self.account.replace(self.amount, amount);
+            self.amount = amount;
+        }
+    }
+
+    /// Moves the amount to another account.
+    pub fn move_to(&mut self, account: &Account) {
+        *self = Charge::new(account, self.amount);
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.account.replace(self.amount, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn charge_dropped_returns_its_amount() {
+        let total = Account::default();
+        let (amy, bob) = (Account::within(&total), Account::within(&total));
+        let mut charge = Charge::new(&amy, 5);
+        let other = Charge::new(&bob, 7);
+        charge.set(9);
+        assert_eq!((amy.used(), bob.used(), total.used()), (9, 7, 16));
+        charge.set(2);
+        drop(other);
+        assert_eq!((amy.used(), bob.used(), total.used()), (2, 0, 2));
+        drop(charge);
+        assert_eq!((amy.used(), total.used()), (0, 0));
+    }
+
+    #[test]
+    fn charge_moved_counts_in_the_new_account_only() {
+        let total = Account::default();
+        let (amy, bob) = (Account::within(&total), Account::within(&total));
+        let mut charge = Charge::new(&amy, 5);
+        charge.move_to(&bob);
+        assert_eq!((amy.used(), bob.used(), total.used()), (0, 5, 5));
+    }
+}

@@ -1,0 +1,97 @@
+//! The share of one user: what one client asks for costs another one nothing.
+
+use serde_json::{Value, json};
+use support::{Peer, Setup, Transport, client_header, until};
+
+use super::PROGRAM;
+
+#[test]
+fn status_names_clients_by_page_and_counts_all() {
+    let daemon = Setup::new(PROGRAM).unwrap().start().unwrap();
+    let mut others: Vec<Peer> = (0..130).map(|_| Peer::local(&daemon).unwrap()).collect();
+    for other in &mut others {
+        other.request("rpc", "query", &json!({})).unwrap();
+    }
+    let mut observer = Peer::local(&daemon).unwrap();
+    let (mut seen, mut pages, mut args) = (Vec::new(), Vec::new(), json!({}));
+    loop {
+        let status = observer.request("rpc", "status", &args).unwrap();
+        assert_eq!(status["client_count"], 131);
+        let page = status["clients"].as_array().unwrap();
+        pages.push(page.len());
+        seen.extend(page.iter().map(|client| client["id"].as_u64().unwrap()));
+        match &status["next"] {
+            Value::Null => break,
+            next => args = json!({ "after": next }),
+        }
+    }
+    assert_eq!(pages, [64, 64, 3]);
+    assert!(seen.is_sorted_by(|one, other| one < other), "each once, in order");
+}
+
+#[test]
+fn status_follows_what_the_same_client_did_before() {
+    let daemon = Setup::new(PROGRAM).unwrap().start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    peer.post("rpc", "status", &json!({})).unwrap();
+    peer.post("rpc", "dispatcher", &json!({ "action": "run", "a": "sleep 1000" })).unwrap();
+    peer.post("rpc", "status", &json!({})).unwrap();
+    let active = |reply: &Value| {
+        let jobs = &reply["args"]["jobs"];
+        jobs["running"].as_u64().unwrap() + jobs["pending"].as_u64().unwrap()
+    };
+    assert_eq!(active(&peer.frame().unwrap()), 0);
+    peer.frame().unwrap();
+    assert_eq!(active(&peer.frame().unwrap()), 1);
+    peer.request("rpc", "dispatcher", &json!({ "action": "kill", "job_id": "a" })).unwrap();
+}
+
+#[test]
+fn unfinished_messages_are_bounded_for_all_together() {
+    const HALF: usize = 60 * 1024;
+    let setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with("server.max_message", r#""64KiB""#)
+        .with("server.inbox_total", r#""256KiB""#);
+    let daemon = setup.start().unwrap();
+    let mut observer = Peer::local(&daemon).unwrap();
+    let mut others: Vec<Peer> =
+        (0..8).map(|_| Peer::known(&daemon, Transport::Unix).unwrap()).collect();
+    for other in &mut others {
+        // A message of 64 KiB of which the last part does not come.
+        let mut begun = client_header(0x81, 64 * 1024);
+        begun.extend(vec![b' '; HALF]);
+        // The daemon may have closed it already.
+        let _ = other.stream().send(&begun);
+    }
+    daemon.log().wait("unfinished messages (inbox_total), 1013").unwrap();
+    until("enough are gone", || {
+        let status = observer.request("rpc", "status", &json!({})).unwrap();
+        status["client_count"].as_u64().unwrap() <= 5
+    });
+    observer.request("rpc", "query", &json!({})).unwrap();
+}
+
+#[test]
+fn requests_beyond_their_bounds_are_refused_before_they_cost_anything() {
+    let daemon = Setup::new(PROGRAM).unwrap().start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    let mut run = json!({ "action": "run" });
+    for number in 0..257 {
+        run[format!("j{number}")] = "true".into();
+    }
+    let words: Vec<&str> = vec!["w"; 8000];
+    let wide: Vec<String> = vec!["w".repeat(20_000), "w".repeat(20_000)];
+    for (args, code) in [
+        (run, 413),
+        (json!({ "action": "submit", "commands": [wide] }), 413),
+        (json!({ "action": "kill", "job_id": words }), 413),
+        (json!({ "action": "kill", "job_id": vec!["w"; 20_000] }), 400),
+        (json!({ "action": "submit", "commands": [vec!["w"; 50_000]] }), 400),
+    ] {
+        let refused = peer.refused("rpc", "dispatcher", &args).unwrap();
+        assert_eq!(refused.code, code, "{}", refused.message);
+    }
+    let status = peer.request("rpc", "status", &json!({})).unwrap();
+    assert_eq!(status["jobs"], json!({ "pending": 0, "running": 0, "finished": 0 }));
+}
