@@ -1,7 +1,8 @@
-//! Log lines for people, to standard error or to syslog, without ever waiting.
+//! The log: lines to standard error or to syslog, without ever blocking.
 //!
-//! The daemon says what it does even when nobody reads it: a full pipe or a stuck syslogd costs
-//! lines, never time. How many were lost is said as soon as there is room again.
+//! A full pipe or a stuck syslogd costs lines, never time; the number of lost lines is logged as
+//! soon as there is room again. Where no syslogd can be reached (a container, a supervisor that
+//! reads standard error) lines go to standard error instead.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -27,12 +28,23 @@ const SOCKETS: [&str; 2] = ["/dev/log", "/var/run/log"];
 /// `LOG_DAEMON` of syslog(3), shifted as the wire has it.
 const DAEMON: u8 = 3 << 3;
 
-/// Where syslogd's socket is or may come, for who cannot open paths any more.
-struct Way {
+/// A directory in which syslogd has or may make its socket, open for a process in capability mode.
+struct SocketDirectory {
     directory: File,
-    /// Where that was then.
-    folder: PathBuf,
+    /// The path of `directory` when it was opened.
+    path: PathBuf,
+    /// The name of the socket.
     name: String,
+}
+
+/// What became of a line for syslog.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Delivery {
+    Sent,
+    /// syslogd does not read.
+    Full,
+    /// No socket accepts a connection.
+    Unreachable,
 }
 
 struct Logger {
@@ -43,7 +55,7 @@ thread_local! {
     /// There is one thread.
     static SYSLOG: RefCell<Option<UnixDatagram>> = const { RefCell::new(None) };
     static TO_SYSLOG: RefCell<bool> = const { RefCell::new(false) };
-    static WAYS: RefCell<Vec<Way>> = const { RefCell::new(Vec::new()) };
+    static DIRECTORIES: RefCell<Vec<SocketDirectory>> = const { RefCell::new(Vec::new()) };
 }
 
 static LOGGER: Logger = Logger { lost: AtomicU64::new(0) };
@@ -66,20 +78,20 @@ pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// Keeps the ways to syslogd open for a process that is about to give up paths; it may be started
-/// later than we are, or again.
-pub fn keep_ways() {
+/// Opens the directories of syslogd's socket, for a process that is about to enter capability mode:
+/// syslogd may be started later, or restarted.
+pub fn open_socket_directories() {
     if !TO_SYSLOG.with_borrow(|to| *to) {
         return;
     }
-    let ways = SOCKETS.iter().filter_map(|path| way(Path::new(path)).ok()).collect();
-    WAYS.with_borrow_mut(|kept| *kept = ways);
+    let opened = SOCKETS.iter().filter_map(|path| socket_directory(Path::new(path)).ok()).collect();
+    DIRECTORIES.with_borrow_mut(|directories| *directories = opened);
     SYSLOG.with_borrow_mut(|socket| *socket = connect());
 }
 
-/// The directory where a socket really is: below one that is open no link may lead out of it, and
-/// rc.d/syslogd of FreeBSD makes `/dev/log` a link to `/var/run/log`.
-fn way(path: &Path) -> io::Result<Way> {
+/// Opens the directory of a socket after following links: below an open directory no link may lead
+/// out of it, and rc.d/syslogd of FreeBSD makes `/dev/log` a link to `/var/run/log`.
+fn socket_directory(path: &Path) -> io::Result<SocketDirectory> {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let (Some(folder), Some(name)) = (real.parent(), real.file_name().and_then(OsStr::to_str))
     else {
@@ -87,7 +99,7 @@ fn way(path: &Path) -> io::Result<Way> {
     };
     let directory = File::open(folder)?;
     confinement::limit(directory.as_fd(), Right::ConnectBelow)?;
-    Ok(Way { directory, folder: folder.to_owned(), name: name.to_owned() })
+    Ok(SocketDirectory { directory, path: folder.to_owned(), name: name.to_owned() })
 }
 
 impl Log for Logger {
@@ -114,7 +126,14 @@ impl Log for Logger {
 
 fn write(level: Level, text: &str) -> bool {
     let text = harmless(text);
-    if TO_SYSLOG.with_borrow(|to| *to) { to_syslog(level, &text) } else { to_stderr(level, &text) }
+    if TO_SYSLOG.with_borrow(|to| *to) {
+        match to_syslog(level, &text) {
+            Delivery::Sent => return true,
+            Delivery::Full => return false,
+            Delivery::Unreachable => {}
+        }
+    }
+    to_stderr(level, &text)
 }
 
 /// One line, bounded, and nothing in it that drives a terminal: it may quote what a peer sent.
@@ -139,7 +158,7 @@ fn to_stderr(level: Level, text: &str) -> bool {
     standard_error::write_line(line.as_bytes())
 }
 
-fn to_syslog(level: Level, text: &str) -> bool {
+fn to_syslog(level: Level, text: &str) -> Delivery {
     let severity = match level {
         Level::Error => 3,
         Level::Warn => 4,
@@ -154,26 +173,31 @@ fn to_syslog(level: Level, text: &str) -> bool {
                 *socket = connect();
             }
             match socket.as_ref().map(|socket| socket.send(line.as_bytes())) {
-                Some(Ok(_)) => return true,
-                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Some(Ok(_)) => return Delivery::Sent,
+                Some(Err(error)) if is_full(&error) => return Delivery::Full,
                 // syslogd was restarted: once more with a new socket.
                 Some(Err(_)) => *socket = None,
-                None => return false,
+                None => return Delivery::Unreachable,
             }
         }
-        false
+        Delivery::Unreachable
     })
+}
+
+/// True where the socket has no room now: Linux reports EAGAIN, FreeBSD ENOBUFS.
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
 fn connect() -> Option<UnixDatagram> {
     let socket = UnixDatagram::unbound().ok()?;
     socket.set_nonblocking(true).ok()?;
-    let is_connected = WAYS.with_borrow(|ways| {
-        if ways.is_empty() {
+    let is_connected = DIRECTORIES.with_borrow(|directories| {
+        if directories.is_empty() {
             return SOCKETS.iter().any(|path| socket.connect(path).is_ok());
         }
-        ways.iter().any(|Way { directory, folder, name }| {
-            confinement::connect_below(directory.as_fd(), folder, name, &socket).is_ok()
+        directories.iter().any(|SocketDirectory { directory, path, name }| {
+            confinement::connect_below(directory.as_fd(), path, name, &socket).is_ok()
         })
     });
     is_connected.then_some(socket)
@@ -184,14 +208,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_one_bounded_line_without_control_characters() {
+    fn line_is_bounded_and_without_control_characters() {
         assert_eq!(harmless("a\nb\x1b[31m"), "a\\nb\\u{1b}[31m");
         let long = harmless(&"ä".repeat(5000));
         assert!(long.len() < LINE && long.ends_with('…'));
     }
 
     #[test]
-    fn the_way_to_a_socket_leads_through_no_link_and_is_kept_where_there_is_none_yet() {
+    fn socket_directory_is_found_behind_links_and_before_the_socket() {
         let folder = std::env::temp_dir().join(format!("se-logger-{}", std::process::id()));
         let (dev, run) = (folder.join("dev"), folder.join("run"));
         for made in [&dev, &run] {
@@ -199,13 +223,13 @@ mod tests {
         }
         std::os::unix::fs::symlink(run.join("log"), dev.join("log")).unwrap();
         let ends = |path: &Path| {
-            let Way { folder, name, .. } = way(path).unwrap();
-            (folder.file_name().unwrap().to_str().unwrap().to_owned(), name)
+            let SocketDirectory { path, name, .. } = socket_directory(path).unwrap();
+            (path.file_name().unwrap().to_str().unwrap().to_owned(), name)
         };
         assert_eq!(ends(&run.join("log")), ("run".to_owned(), "log".to_owned()));
         let _syslogd = UnixDatagram::bind(run.join("log")).unwrap();
         assert_eq!(ends(&dev.join("log")), ("run".to_owned(), "log".to_owned()));
-        assert!(way(&folder.join("none/log")).is_err());
+        assert!(socket_directory(&folder.join("none/log")).is_err());
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! The state directory: for one daemon alone, and for nobody else to look into.
+//! The state directory: used by one daemon at a time, and private to its user.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -13,14 +13,20 @@ use super::StartError;
 /// How long what another daemon left is given to end before the start is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Makes the state directory, for nobody else to look into.
+/// Creates the state directory with mode 0700, and missing directories above it with 0755: those
+/// are not the daemon's own, and other users may have to pass.
+///
+/// An existing state directory that others can read or search loses these permissions.
 pub fn make_private(path: &Path) -> Result<(), StartError> {
     let failed = |why: String| StartError::Directory(path.to_owned(), why);
+    let above = path.parent().map_or(Ok(()), |parent| {
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)
+    });
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
-    builder
-        .create(path)
-        .map_err(|error| failed(format!("cannot make the state directory: {error}")))?;
+    above
+        .and_then(|()| builder.create(path))
+        .map_err(|error| failed(format!("cannot create the state directory: {error}")))?;
     let about = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
     if about.permissions().mode() & 0o077 != 0 {
         let private = std::fs::Permissions::from_mode(0o700);

@@ -46,6 +46,7 @@ mod service;
 mod settings;
 mod share;
 mod slow_clients;
+mod start;
 mod stop;
 mod subscriptions;
 mod system_state;

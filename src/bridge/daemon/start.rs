@@ -117,7 +117,7 @@ pub(super) fn start(
     let places = places(&config, file.as_deref(), lock)?;
     let identity = places.identity().map_err(StartError::Certificate)?;
     tell_fingerprint(Some(&identity.tls), None);
-    crate::logger::keep_ways();
+    crate::logger::open_socket_directories();
 
     if let Some(user) = &user {
         privileges::become_user(user)
