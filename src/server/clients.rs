@@ -530,15 +530,12 @@ impl Clients {
     ) -> Vec<(ClientId, End)> {
         let mut over = Vec::new();
         let mut waiting = std::mem::take(&mut self.dirty).into_iter();
-        while let Some(id) = waiting.next() {
+        for id in waiting.by_ref() {
             let Some(client) = self.map.get_mut(&id) else { continue };
             client.dirty = false;
-            match client.connection.flush(now) {
-                Err(end) => {
-                    over.push((id, end));
-                    continue;
-                }
-                Ok(()) => {}
+            if let Err(end) = client.connection.flush(now) {
+                over.push((id, end));
+                continue;
             }
             if client.connection.speaking() {
                 self.speaking.push(id);
