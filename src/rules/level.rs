@@ -104,7 +104,10 @@ fn one_level(text: &str) -> Option<(Level, usize)> {
             [b' ' | b'\t', ..] if shouted && !open && !word.starts_with("FAIL") => {
                 let word = behind.trim_start();
                 let more = word.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(word.len());
-                Level::of_word(word.get(..more)?).is_none().then_some(0)
+                let more = word.get(..more)?;
+                // `ERROR error listing x`: the second word is the message's own.
+                let is_message = more.bytes().any(|byte| byte.is_ascii_lowercase());
+                (is_message || Level::of_word(more).is_none()).then_some(0)
             }
             [b' ', ..] => None,
             _ => return None,
@@ -162,6 +165,9 @@ mod tests {
             ("[warn] WARNING: x", Some(Level::Warning), "x"),
             ("WARNING: CRITICAL: x", Some(Level::Critical), "x"),
             ("WARN Skipping x", Some(Level::Warning), "Skipping x"),
+            ("ERROR error listing x", Some(Level::Error), "error listing x"),
+            ("ERROR fatal error in x", Some(Level::Error), "fatal error in x"),
+            ("CRITICAL error: x", Some(Level::Critical), "x"),
             ("INFO: error in x", Some(Level::Info), "error in x"),
             ("error: x", Some(Level::Error), "x"),
             ("Error when x", None, "Error when x"),

@@ -72,6 +72,9 @@ impl<'l> Line<'l> {
         if text.starts_with("cannot ") {
             return Some(ZFS);
         }
+        if Level::at_start(text).0 == Some(Level::Info) {
+            return None;
+        }
         // Only its beginning: every line of a log comes here.
         let end = (0..=BEGINNING.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
         let begin = text.get(..end.unwrap_or(0)).unwrap_or_default();

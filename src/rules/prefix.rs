@@ -42,6 +42,21 @@ pub struct Prefix<'l> {
 impl<'l> Prefix<'l> {
     /// Reads the prefix of a line, which begins with no blank.
     pub fn of(line: &'l str) -> Prefix<'l> {
+        let mut it = Prefix::syslog(line);
+        // The program's own stamp behind that of syslogd or journald.
+        if it.program.is_some()
+            && !it.is_doubtful
+            && let Some((end, _, _)) = stamp(&line[it.message..])
+        {
+            it.message += end;
+            it.message += blanks(&line[it.message..]);
+            it.bare = it.message;
+        }
+        it
+    }
+
+    /// Up to the end of what syslogd or journald writes.
+    fn syslog(line: &'l str) -> Prefix<'l> {
         let mut it = Prefix::default();
         let mut at = it.priority(line, 0);
         let has_version = at > 0 && line[at..].starts_with("1 ");
@@ -221,7 +236,7 @@ fn stamp(text: &str) -> Option<(usize, Cow<'_, str>, bool)> {
     let close = match text.as_bytes().first()? {
         b'[' => Some(']'),
         b'(' => Some(')'),
-        byte if byte.is_ascii_alphanumeric() || *byte == b'@' => None,
+        byte if byte.is_ascii_alphanumeric() || *byte == b'@' || !byte.is_ascii() => None,
         _ => return None,
     };
     let (inside, length) = match close {
@@ -311,7 +326,12 @@ fn date(text: &str) -> Option<usize> {
         let length = rest.find([' ', '\t']).unwrap_or(rest.len());
         let whole = &rest[..length];
         let word = whole.trim_end_matches([',', '.']);
-        let kind = if has_time { behind_time(word) } else { before_time(word) };
+        let is_month = start == 0 && is_local_month(word, &rest[length..]);
+        let kind = match has_time {
+            true => behind_time(word),
+            false if is_month => Some(Kind::Word),
+            false => before_time(word),
+        };
         match kind {
             Some(Kind::Word) => {}
             Some(Kind::Date) => has_date = true,
@@ -349,6 +369,17 @@ enum Kind {
     Time(usize),
 }
 
+/// Whether a word is the month of a locale: `Okt 23 17:50:47`, `févr. 23 17:50:47`, as journalctl
+/// and `ts` write it. A day and a time of day follow.
+fn is_local_month(word: &str, behind: &str) -> bool {
+    let mut words = behind.split_ascii_whitespace();
+    let is_day = |day: &str| day.len() <= 2 && day.bytes().all(|byte| byte.is_ascii_digit());
+    (2..=6).contains(&word.chars().count())
+        && word.chars().all(char::is_alphabetic)
+        && words.next().is_some_and(is_day)
+        && words.next().and_then(time_of_day).is_some()
+}
+
 fn before_time(word: &str) -> Option<Kind> {
     const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
     const MONTHS: [&str; 12] =
@@ -369,14 +400,18 @@ fn before_time(word: &str) -> Option<Kind> {
     }
     // `2026-11-23`, `2026/11/23`, `23.11.2026`, `23/Nov/2026`, `20261123T175047`.
     let is_date = |c: char| c.is_ascii_alphanumeric() || "-/.".contains(c);
-    let end = word.find(|c: char| !is_date(c) || c == 'T').unwrap_or(word.len());
-    let date = &word[..end];
+    let end = match (digits, bytes.get(8), bytes.get(10)) {
+        (8, Some(b'-'), _) => 8,
+        (4, _, Some(b'-')) => 10,
+        _ => word.find(|c: char| !is_date(c) || c == 'T').unwrap_or(word.len()),
+    };
+    let date = word.get(..end)?;
     let separators = date.bytes().filter(|byte| b"-/.".contains(byte)).count();
     let is_whole = (separators == 2 && (8..=11).contains(&end)) || (separators == 0 && end == 8);
     if !is_whole || (separators == 0 && end == word.len()) {
         return None;
     }
-    let Some(rest) = word[end..].strip_prefix(['T', ':', '_']) else {
+    let Some(rest) = word[end..].strip_prefix(['T', ':', '_', '-']) else {
         return (end == word.len()).then_some(Kind::Date);
     };
     let used = time_of_day(rest).or_else(|| {
@@ -499,6 +534,13 @@ mod tests {
             let (shown, _, _) = read(&format!("{stamp} "));
             assert!(shown.trim_end_matches(']').starts_with("2026-11-2"), "{stamp}: {shown}");
         }
+        for stamp in
+            ["Okt 23 17:50:47", "févr. 23 17:50:47", "20261123-175047", "2026-11-23-17:50:47"]
+        {
+            assert_eq!(Prefix::of(&format!("{stamp} x")).time.as_deref(), Some(stamp));
+        }
+        let it = Prefix::of("Nov 23 17:50:48 nas pyznap[7]: Nov 23 17:50:47 ERROR: x");
+        assert_eq!((it.program, it.message), (Some("pyznap"), 47));
         // Neither so many digits nor such a label is a time.
         assert_eq!(Prefix::of("12345678901 x").time, None);
         assert_eq!(Prefix::of("@4000 x").time, None);

@@ -191,12 +191,8 @@ impl RuleSet {
         if self.is_foreign(line) {
             return Verdict::Foreign;
         }
-        if !self.has_fields
-            && let Some(json) = &line.json
-        {
-            // journalctl -o json, or a container's log.
-            let verdict = self.known(&Line::of(&json.message), hint);
-            return match verdict {
+        if let Some(inner) = self.wrapped(line) {
+            return match self.known(&inner, hint) {
                 Verdict::Foreign => Verdict::Nothing,
                 verdict => verdict,
             };
@@ -229,6 +225,12 @@ impl RuleSet {
         {
             return None;
         }
+        // Without a level of its own, the wrapped line has that of the one around it.
+        if let Some(inner) = self.wrapped(line)
+            && let Some(reading) = self.catch_all(&inner)
+        {
+            return Some(reading);
+        }
         let view = self.view(line, line.prefix.message);
         let level = view.level();
         let stated = |at: usize| {
@@ -249,6 +251,12 @@ impl RuleSet {
         let class = self.class_of(&view);
         let message = Message::text().fill(&|name| self.place(name, &view, &Vec::new(), None));
         Some(Reading { class, priority, message, run: None })
+    }
+
+    /// The line of the program in JSON of another: `journalctl -o json`, a container's log.
+    fn wrapped<'l>(&self, line: &'l Line<'_>) -> Option<Line<'l>> {
+        let json = line.json.as_ref()?;
+        (!self.has_fields || json.get("msg").is_none()).then(|| Line::of(&json.message))
     }
 
     fn is_own(&self, line: &Line<'_>) -> bool {
