@@ -82,9 +82,10 @@ impl<'l> Line<'l> {
         says.then_some(1)
     }
 
-    /// The line without its stamp.
+    /// The line without its stamp, and without the program that syslogd names.
     pub(super) fn hint(&self) -> &'l str {
-        self.text.get(self.prefix.bare..).unwrap_or_default()
+        let Prefix { is_doubtful, bare, message, .. } = self.prefix;
+        self.text.get(if is_doubtful { bare } else { message }..).unwrap_or_default()
     }
 }
 

@@ -103,7 +103,11 @@ impl Reader {
             Outcome::Unknown(_) => self.counts.unknown += 1,
             Outcome::Foreign | Outcome::Nothing => {}
         }
-        // What another command in the same log says may be the reason of what follows.
+        // What another command in the same log says may be the reason of what follows; a line that
+        // syslogd ascribes to another program is none.
+        if outcome == Outcome::Foreign {
+            return outcome;
+        }
         let rank = line.hint_rank();
         let is_event = matches!(outcome, Outcome::Known(_));
         match rank.filter(|rank| !is_event || *rank == line::ZFS) {

@@ -65,3 +65,18 @@ fn every_embedded_file_gives_what_its_samples_say() {
     assert_eq!(files, embedded().len());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+#[test]
+fn lines_of_other_programs_are_no_reason_of_a_failure() {
+    let failure =
+        "Nov 23 17:50:47 nas sanoid[7]: CRITICAL ERROR: /sbin/zfs snapshot tank/b@x failed, 256";
+    let message = |before: &str| {
+        let mut reader = reader("sanoid");
+        reader.read(before);
+        event(reader.read(failure)).unwrap().message
+    };
+    let other = message("Nov 23 17:50:47 nas kernel: ERROR: ata1 is slow");
+    assert!(other.ends_with("Snapshot failed for tank/b"), "{other}");
+    let own = message("Nov 23 17:50:47 nas sanoid[7]: cannot create snapshot 'tank/b@x': no space");
+    assert!(own.ends_with("no space"), "{own}");
+}
