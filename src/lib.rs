@@ -17,6 +17,7 @@
 //! * [`rules`]: what lines of logs mean: data, one file per program, and what applies it.
 //! * [`pattern`]: what the configuration says about lines of a log.
 //! * [`seal`]: checksums of lines in the files of the state directory.
+//! * [`wording`]: messages to people: singular and plural, errors without their numbers.
 //! * [`hub`]: who wants which events.
 //! * [`session`]: one conversation: a request in, an answer out.
 //! * [`bridge`]: hosts and clients that cannot reach each other, introduced.
@@ -52,3 +53,4 @@ pub mod session;
 pub mod sys;
 pub mod system_state;
 pub mod wire;
+pub mod wording;

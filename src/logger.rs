@@ -20,6 +20,7 @@ use crate::config::LogTarget;
 use crate::sys::confinement::{self, Right};
 use crate::sys::standard_error;
 use crate::wire::rfc3339;
+use crate::wording::{counted, without_errno};
 
 /// The longest line, in bytes.
 const LINE: usize = 2048;
@@ -113,7 +114,7 @@ impl Log for Logger {
             return;
         }
         let lost = self.lost.load(Ordering::Relaxed);
-        if lost > 0 && write(Level::Warn, &format!("{lost} log lines were lost")) {
+        if lost > 0 && write(Level::Warn, &format!("lost {}", counted(lost, "log line"))) {
             self.lost.store(0, Ordering::Relaxed);
         }
         if !write(record.level(), &record.args().to_string()) {
@@ -125,7 +126,7 @@ impl Log for Logger {
 }
 
 fn write(level: Level, text: &str) -> bool {
-    let text = harmless(text);
+    let text = harmless(&without_errno(text));
     if TO_SYSLOG.with_borrow(|to| *to) {
         match to_syslog(level, &text) {
             Delivery::Sent => return true,

@@ -25,7 +25,8 @@ Options:
 ",
         target_help!(),
         "
-Exits 0 where at least one of the jobs was active, else 1.
+Exits 0 where at least one of the jobs was active, else 1. Of the others it says
+whether the daemon knows them; \"sysadm-events jobs\" lists those.
 
 Example:
   sysadm-events kill nightly
@@ -37,16 +38,31 @@ Example:
 fn main(words: Words) -> Result<u8, Exit> {
     let (ids, target) = parse(words)?;
     let kill = json!({ "action": "kill", "job_id": ids });
-    let reply = target.connect()?.call("rpc", "dispatcher", kill)?;
+    let mut daemon = target.connect()?;
+    let reply = daemon.call("rpc", "dispatcher", kill)?;
     let active: Vec<&str> = reply["killed"]["jobs"]
         .as_array()
         .into_iter()
         .flatten()
         .filter_map(Value::as_str)
         .collect();
+    // The reply names active jobs only.
+    let retained = if ids.iter().all(|id| active.contains(&&**id)) {
+        Value::Null
+    } else {
+        daemon.call("rpc", "dispatcher", json!({ "action": "list" }))?
+    };
+    let is_retained = |id: &str| {
+        let mut queues = retained["jobs"].as_object().into_iter().flatten();
+        queues.any(|(_, jobs)| jobs.get(id).is_some())
+    };
     let terminal = Terminal::of_this_process(io::stdout().is_terminal());
     for id in &ids {
-        let was = if active.contains(&&**id) { "is being ended" } else { "was not active" };
+        let was = match id.as_str() {
+            id if active.contains(&id) => "is being ended",
+            id if is_retained(id) => "was not active",
+            _ => "no such job",
+        };
         write(&format!("{}: {was}\n", escape::line(id, terminal.unicode || id.is_ascii())))?;
     }
     Ok(u8::from(active.is_empty()))

@@ -50,6 +50,7 @@ use words::Words;
 
 use crate::client::sysexits;
 
+use crate::wording::without_errno;
 /// A command of the executable.
 struct Command {
     name: &'static str,
@@ -156,7 +157,8 @@ fn print(text: &str) -> u8 {
 /// Says something on standard error. What a daemon says may be in it, so it is made harmless.
 fn complain(message: &str) {
     let terminal = Terminal::of_this_process(io::stderr().is_terminal());
-    let message = escape::text(message, terminal.unicode || message.is_ascii());
+    let message = without_errno(message);
+    let message = escape::text(&message, terminal.unicode || message.is_ascii());
     // Who does not hear it cannot be helped.
     let _ = writeln!(io::stderr(), "sysadm-events: {}", message.trim_end());
 }

@@ -12,6 +12,7 @@ use super::target::{TargetOptions, target_help};
 use super::terminal::Terminal;
 use super::words::{Word, Words, unexpected};
 use super::{Command, escape, relay_status, span, state, write, write_json};
+use crate::wording::counted;
 
 pub(super) const COMMAND: Command = Command {
     name: "status",
@@ -247,11 +248,11 @@ fn log_line(log: &Value, terminal: Terminal) -> String {
         .map(|name| format!("\"{}\"", text(name)))
         .collect();
     if count("lines") > 0 && count("matched") == 0 {
-        let (lines, rules) = (number("lines"), rules.join(", "));
-        let _ = write!(shown, ": nothing in {lines} lines matched rule {rules}");
+        let (lines, rules) = (counted(number("lines"), "line"), rules.join(", "));
+        let _ = write!(shown, ": nothing in {lines} matched rule {rules}");
     } else {
-        let (lines, matched) = (number("lines"), number("matched"));
-        let _ = write!(shown, ": {lines} lines, {matched} matched");
+        let (lines, matched) = (counted(number("lines"), "line"), number("matched"));
+        let _ = write!(shown, ": {lines}, {matched} matched");
     }
     if count("unknown") > 0 {
         let _ = write!(shown, ", {} errors and warnings that no rule knows", number("unknown"));

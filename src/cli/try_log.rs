@@ -16,6 +16,7 @@ use crate::config::LifePreserver;
 use crate::life_preserver::whole_lines;
 use crate::rules::{Outcome, Reader, RuleSet, mentions_failure};
 use crate::wire::Priority;
+use crate::wording;
 
 /// Of a larger log the beginning is left out.
 const LARGEST: u64 = 64 * 1024 * 1024;
@@ -195,9 +196,5 @@ fn as_json(number: usize, outcome: &Outcome, is_silent: bool, line: &str) -> Val
 }
 
 fn counted(count: usize, what: &str) -> String {
-    format!(
-        "{} {what}{}",
-        super::status::thousands(count as u64),
-        if count == 1 { "" } else { "s" }
-    )
+    wording::counted(super::status::thousands(count as u64), what)
 }

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::wording::counted;
+
 /// More faults than these are counted and no longer listed.
 pub(super) const LISTED: usize = 100;
 
@@ -60,7 +62,7 @@ impl ConfigErrors {
             })
             .collect();
         if more > 0 {
-            let message = format!("{more} more faults are not listed");
+            let message = format!("{} not listed", counted(more, "further fault"));
             errors.push(ConfigError { file: file.to_path_buf(), line: None, message });
         }
         ConfigErrors(errors)
@@ -150,6 +152,6 @@ mod tests {
             (0..LISTED + 7).map(|at| Fault { at, message: format!("fault {at}") }).collect();
         let errors = ConfigErrors::new(Path::new("/f"), &Lines::of("text"), faults);
         assert_eq!(errors.iter().count(), LISTED + 1);
-        assert!(errors.to_string().ends_with("\n/f: 7 more faults are not listed"), "{errors}");
+        assert!(errors.to_string().ends_with("\n/f: 7 further faults not listed"), "{errors}");
     }
 }

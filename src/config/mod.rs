@@ -25,6 +25,7 @@ mod sections;
 mod source;
 mod spelling;
 mod units;
+mod unclosed;
 mod values;
 
 #[cfg(test)]
@@ -83,8 +84,9 @@ impl Config {
     /// All faults that were found, in the order of their lines.
     pub fn parse(text: &str, file: &Path, home: &Home) -> Result<Config, ConfigErrors> {
         let mut config = Config::defaults(home);
-        let (document, syntax) = toml::de::DeTable::parse_recoverable(text);
-        let mut reader = Reader::new(text, document.get_ref(), &syntax);
+        let (repaired, unclosed) = unclosed::repair(text);
+        let (document, syntax) = toml::de::DeTable::parse_recoverable(&repaired);
+        let mut reader = Reader::new(text, document.get_ref(), &syntax, unclosed);
         let mut elsewhere = Vec::new();
         keys::read(&mut reader, &mut config, &mut elsewhere);
         reader.report_unknown();

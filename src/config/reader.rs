@@ -44,9 +44,16 @@ impl Key {
 }
 
 impl<'t> Reader<'t> {
-    /// For the document that came of `text`, with what the parser had to say about it.
-    pub(super) fn new(text: &str, root: &'t DeTable<'t>, syntax: &[toml::de::Error]) -> Reader<'t> {
-        let syntax = syntax.iter().map(|error| fault_of_syntax(text, error)).collect();
+    /// For the document that came of `text`, with the parser's errors and the values that are
+    /// [not closed](super::unclosed).
+    pub(super) fn new(
+        text: &str,
+        root: &'t DeTable<'t>,
+        syntax: &[toml::de::Error],
+        unclosed: Vec<Fault>,
+    ) -> Reader<'t> {
+        let syntax = syntax.iter().map(|error| fault_of_syntax(text, error));
+        let syntax = unclosed.into_iter().chain(syntax).collect();
         Reader { root, keys: Vec::new(), tables: Vec::new(), syntax, faults: Vec::new() }
     }
 

@@ -11,6 +11,7 @@ use super::error::{ConfigError, ConfigErrors, Lines};
 use super::reader::Reader;
 use super::section::Section;
 use super::spelling;
+use super::unclosed;
 use super::values::{boolean, count, kind, one_of, quoted, text};
 use crate::pattern::{Message, Pattern};
 use crate::rules::{Class, Level, Matcher, Rule, RuleSet, RunKey, Template, embedded};
@@ -102,8 +103,9 @@ impl Rules {
 
 /// Reads one file; `rules` are those that it may extend, beside the embedded ones.
 fn parse(name: &str, text: &str, file: &Path, rules: &Rules) -> Result<RuleSet, ConfigErrors> {
-    let (document, syntax) = toml::de::DeTable::parse_recoverable(text);
-    let mut reader = Reader::new(text, document.get_ref(), &syntax);
+    let (repaired, unclosed) = unclosed::repair(text);
+    let (document, syntax) = toml::de::DeTable::parse_recoverable(&repaired);
+    let mut reader = Reader::new(text, document.get_ref(), &syntax, unclosed);
     let set = read_set(name, &mut reader, rules);
     reader.report_unknown();
     let lines = Lines::of(text);

@@ -1126,7 +1126,7 @@ impl Dispatcher {
         length: Option<u64>,
     ) -> Result<TextQuestion, Refusal> {
         let serial = self.find(id)?;
-        let gone = || Refusal::new(ErrorCode::NotFound, format!("no job {id:?} is known"));
+        let gone = || Refusal::new(ErrorCode::NotFound, format!("no such job: {id:?}"));
         let job = self.jobs.get(&serial).ok_or_else(gone)?;
         let length = length.unwrap_or(LOG_PART).min(LOG_PART);
         Ok(job.log_question(offset, usize::try_from(length).unwrap_or(usize::MAX)))
@@ -1165,7 +1165,8 @@ impl Dispatcher {
             job.is_some_and(|job| !matches!(job.state, State::Filed { .. }))
         };
         serial.filter(is_filed).ok_or_else(|| {
-            let why = format!("no job {id:?} is known; \"list\" says which are");
+            let why =
+                format!("no such job: {id:?}; \"sysadm-events jobs\" lists those that are retained");
             Refusal::new(ErrorCode::NotFound, why)
         })
     }

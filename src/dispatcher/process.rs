@@ -17,6 +17,7 @@ use super::submission::Submission;
 use crate::sys::children::Exit;
 use crate::sys::descriptors::DescriptorLimit;
 use crate::sys::spawn::{self, Child, Program, Report, RunAs, Step};
+use crate::wording::without_errno;
 
 /// What every job finds around it.
 #[derive(Debug)]
@@ -80,7 +81,9 @@ impl Process {
         environment: &Environment,
     ) -> Result<Process, String> {
         let name = command.words.first().map_or("", String::as_str);
-        let failed = |error: io::Error| format!("cannot start {name:?}: {error}");
+        let failed = |error: io::Error| {
+            format!("cannot start {name:?}: {}", without_errno(&error.to_string()))
+        };
         let given = |key: &str| asked.env.contains_key(key);
         let path = asked.env.get("PATH").map_or(PATH, String::as_str);
         let candidates = c_strings(candidates(name, path)).map_err(failed)?;
@@ -141,6 +144,9 @@ impl Process {
     /// After the end: why the program could not be started, if so.
     pub fn start_failure(self, command: &Command, asked: &Submission) -> Option<String> {
         let (step, error) = self.report.failure()?;
+        let is_unknown = error.kind() == io::ErrorKind::NotFound;
+        let error = error.to_string();
+        let error = without_errno(&error);
         let name = command.words.first().map_or("", String::as_str);
         Some(match step {
             Step::Run => format!("cannot run {name}: {error}"),
@@ -149,7 +155,7 @@ impl Process {
                 format!("cannot enter the directory {directory}: {error}")
             }
             Step::Become => match &asked.user {
-                Some(RunAs::Name(user)) if error.kind() == io::ErrorKind::NotFound => {
+                Some(RunAs::Name(user)) if is_unknown => {
                     format!("there is no user {user}")
                 }
                 Some(RunAs::Name(user)) => format!("cannot become the user {user}: {error}"),

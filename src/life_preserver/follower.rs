@@ -17,6 +17,7 @@ use super::lines;
 use super::tail::{BEFORE, HEAD};
 use super::tail::{Candidate, Identity, Kept, Print, Strand, Tail, Verdict, choose};
 use crate::reactor::{REPORTS_WRITE_AFTER_TRUNCATION, Watch, is_local};
+use crate::wording::without_errno;
 
 /// So many directories may come and go while one is looked for; then it is left to the next look.
 const LEVELS: usize = 64;
@@ -472,6 +473,7 @@ impl Follower {
     }
 
     fn say(&mut self, trouble: String) {
+        let trouble = without_errno(&trouble).into_owned();
         if self.trouble.as_ref() != Some(&trouble) {
             warn!("{}: {trouble}", self.path.display());
             self.trouble = Some(trouble);

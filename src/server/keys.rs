@@ -223,7 +223,7 @@ impl Server {
         if store == self.keys.store {
             return;
         }
-        info!("{} keys are registered", store.len());
+        info!("registered keys: {}", store.len());
         self.keys.store = store;
         self.end_lost_keys(asker, now);
         self.links.keys_changed = true;

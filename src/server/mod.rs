@@ -893,7 +893,7 @@ impl Server {
     fn stop(&mut self, now: Moment) {
         match self.phase {
             Phase::Serving => {
-                info!("stopping: {} jobs are active", {
+                info!("stopping; active jobs: {}", {
                     let counts = self.dispatcher.counts();
                     counts.pending + counts.running
                 });

@@ -303,12 +303,12 @@ fn a_key_that_is_added_is_seen_at_once_and_may_claim_no_more_than_it_is_register
     let mut client = BridgePeer::dial(&bridge, "client")?;
     assert!(client.authenticate(bridge.fingerprint(), &key).is_err());
     register(&state, &[("ann", &key, &[B])])?;
-    bridge.log().wait("1 keys are registered")?;
+    bridge.log().wait("registered keys: 1")?;
     client.authenticate(bridge.fingerprint(), &key)?;
     client.claim_when_asked(&[A, B])?;
     let office = PeerKey::new()?;
     register(&state, &[("ann", &key, &[B]), ("office", &office, &[])])?;
-    bridge.log().wait("2 keys are registered")?;
+    bridge.log().wait("registered keys: 2")?;
     let mut server = BridgePeer::join(&bridge, "server", &office, &[A])?;
     assert_eq!((server.so_far()?, client.so_far()?), (vec![], vec![]));
     register(&state, &[("ann", &key, &[A]), ("office", &office, &[])])?;
@@ -839,7 +839,7 @@ fn keys_of_the_key_command_open_the_door_and_close_it() -> Outcome<()> {
     let mut server = BridgePeer::join(&bridge, "server", &office, &[A, B])?;
     std::fs::write(&file, ann.pem())?;
     call(&["add", "ann", &file, "--bridge", "--sum", B])?;
-    bridge.log().wait("2 keys are registered")?;
+    bridge.log().wait("registered keys: 2")?;
     let mut client = BridgePeer::join(&bridge, "client", &ann, &[A, C])?;
     assert_eq!((server.so_far()?, client.so_far()?), (vec![], vec![]));
     client.claim(&[A, B])?;

@@ -70,7 +70,7 @@ fn started_as_root_it_becomes_its_user_for_good_and_serves_as_before() -> Outcom
     let other = PeerKey::new()?;
     register(&state, &[("office", &key, &[]), ("ann", &other, &[])])?;
     nix::unistd::chown(&state.join("keys"), Some(user.uid), Some(user.gid))?;
-    bridge.log().wait("2 keys are registered")?;
+    bridge.log().wait("registered keys: 2")?;
     assert!(bridge.reload()?.contains("reloaded "));
     // Root may look, and nobody else but the bridge's own user.
     let status = Cli::to(&bridge, "status").args(["--bridge", "--json"]).run()?;

@@ -135,10 +135,10 @@ fn kill_ends_jobs_and_exits_0_where_one_was_active() {
     watcher.job_until("b", |args| args["state"] == "running").unwrap();
     let killed = ran(Cli::to(&daemon, "kill").args(["a", "nothing"]));
     assert_eq!(killed.code(), 0);
-    assert_eq!(killed.out, "a: is being ended\nnothing: was not active\n");
+    assert_eq!(killed.out, "a: is being ended\nnothing: no such job\n");
     assert_eq!(watcher.finished("a").unwrap()["return_codes/sleep 1000"], "-15");
     let killed = ran(Cli::to(&daemon, "kill").args(["a", "nothing"]));
-    assert_eq!((killed.code(), &*killed.out), (1, "a: was not active\nnothing: was not active\n"));
+    assert_eq!((killed.code(), &*killed.out), (1, "a: was not active\nnothing: no such job\n"));
     assert_eq!(ran(Cli::to(&daemon, "kill").arg("b")).code(), 0);
     watcher.finished("b").unwrap();
 }
@@ -171,7 +171,34 @@ fn log_prints_what_a_job_printed() {
     assert!(raw.out.starts_with("\u{1b}[1mso far\n"), "{:?}", &raw.out[..40]);
     let unknown = ran(Cli::to(&daemon, "log").arg("unknown"));
     assert_eq!((unknown.code(), &*unknown.out), (64, ""));
-    assert!(unknown.err.contains("unknown") && unknown.err.contains("404"), "{}", unknown.err);
+    assert!(unknown.err.contains("no such job: \"unknown\""), "{}", unknown.err);
+    assert!(unknown.err.contains("\"sysadm-events jobs\" lists"), "{}", unknown.err);
+}
+
+#[test]
+fn errors_of_the_system_are_shown_without_their_number() {
+    let directory = Directory::new().unwrap();
+    let setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.start().unwrap();
+    let missing = directory.join("missing").display().to_string();
+    let cwd = json!({ "action": "submit", "id": "j", "commands": ["true"], "cwd": missing });
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    watcher.request("rpc", "dispatcher", &cwd).unwrap();
+    let failed = watcher.finished("j").unwrap().to_string();
+    assert!(failed.contains("cannot enter the directory"), "{failed}");
+    let keyed = ["--url", "ws://127.0.0.1:1", "--key", &missing];
+    for said in [
+        failed,
+        ran(Cli::of(PROGRAM, "jobs").args(["--socket", &missing])).err,
+        ran(Cli::of(PROGRAM, "jobs").args(keyed)).err,
+        ran(Cli::of(PROGRAM, "check").args(["-c", &missing])).err,
+        ran(Cli::of(PROGRAM, "serve").args(["-c", &missing])).err,
+        ran(Cli::of(PROGRAM, "key").args(["add", "root", &missing])).err,
+        ran(Cli::of(PROGRAM, "jobs").args(["--url", "ws://127.0.0.1:1"])).err,
+    ] {
+        assert!(!said.contains("os error"), "{said}");
+        assert!(!said.is_empty());
+    }
 }
 
 #[test]
@@ -259,10 +286,15 @@ fn check_says_what_is_wrong_with_file_and_line_and_what_was_meant() {
         ("[dispatcher]\nkill_grace = \"5 parsecs\"\n", format!("{name}:2: ")),
         ("[server]\nlisten_plain = [\"192.0.2.1:80\"]\n", format!("{name}:2: ")),
         ("\n\n[server\n", format!("{name}:3: ")),
+        (
+            "[server]\nlisten = [\"127.0.0.1:1\"\nmax_clients = 5\n[log]\nlevel = \"info\"\n",
+            format!("{name}:2: unclosed array, expected `]`\n"),
+        ),
     ] {
         let bad = check(text);
         assert_eq!((bad.code(), &*bad.out), (1, ""), "{text}");
         assert!(bad.err.contains(&said), "{text}: {}", bad.err);
+        assert_eq!(bad.err.lines().count(), 1, "{text}: {}", bad.err);
     }
     let two = check("[server]\nlisen = []\n[log]\nlevle = 1\n");
     assert!(two.err.contains(":2: ") && two.err.contains(":4: "), "all of them: {}", two.err);

@@ -126,7 +126,7 @@ fn a_key_that_was_made_here_runs_a_job_there() {
         let before = daemon.log().lines().len();
         let added = key(&setup, &["add", &user, &format!("{}.pub", text(&file))]);
         assert_eq!((added.code(), added.out.trim()), (0, &*id), "{}", added.err);
-        daemon.log().wait_from(before, "keys are registered").unwrap();
+        daemon.log().wait_from(before, "registered keys: ").unwrap();
         let ran = command("run").args(["--id", name, "echo hello"]).run().unwrap();
         assert_eq!((ran.code(), ran.out.as_str()), (0, "hello\n"), "{}", ran.err);
         let line = format!("audit: submitted job={name:?} user={user:?} role=full by=\"key\"");
@@ -262,7 +262,7 @@ fn a_daemon_of_another_user_can_read_what_root_adds() {
     let Some(one) = Key::ed25519().unwrap() else { return };
     let added = key(&setup, &["add", "nobody", text(&one.public())]);
     assert_eq!(added.code(), 0, "{}", added.err);
-    daemon.log().wait("1 keys are registered").unwrap();
+    daemon.log().wait("registered keys: 1").unwrap();
     let mut peer = support::Peer::connect(&daemon, support::Transport::Tls).unwrap();
     peer.show_key(&one, &daemon, support::Transport::Tls).unwrap();
     let state = setup.directory().join("state");

@@ -304,7 +304,7 @@ fn a_key_that_is_revoked_ends_its_sessions_and_tokens_and_no_others() {
     second.request("rpc", "query", &json!({})).unwrap();
     // And one that is added while the daemon runs is known at once.
     add(&setup, &ourselves().0, &gone, &[]);
-    daemon.log().wait("2 keys are registered").unwrap();
+    daemon.log().wait("registered keys: 2").unwrap();
     again.show_key(&gone, &daemon, Transport::Tls).unwrap();
 }
 
@@ -323,14 +323,14 @@ fn a_damaged_line_costs_that_key_and_no_other_and_sighup_reads_again() {
     // Written in place, which no rename tells of: told at the latest by SIGHUP.
     fs::write(&file, &text).unwrap();
     daemon.reload().unwrap();
-    daemon.log().wait("2 keys are registered").unwrap();
+    daemon.log().wait("registered keys: 2").unwrap();
     stranger(&daemon).show_key(&first, &daemon, Transport::Tls).unwrap();
     fs::write(&file, format!("{text}rubbish\n")).unwrap();
     let Some(third) = Key::ed25519().unwrap() else { return };
     add(&setup, &ourselves().0, &third, &[]);
     let aside = fs::read_to_string(setup.directory().join("state/keys.damaged")).unwrap();
     assert_eq!(aside, "rubbish\n");
-    daemon.log().wait("3 keys are registered").unwrap();
+    daemon.log().wait("registered keys: 3").unwrap();
 }
 
 #[test]
@@ -413,7 +413,7 @@ fn keys_that_the_command_and_a_client_register_at_once_are_all_kept() {
     let list = key_command(&setup).args(["list", "--json"]).run().unwrap();
     let list: Value = serde_json::from_str(&list.out).unwrap();
     assert_eq!(list.as_array().unwrap().len(), 2 * EACH);
-    daemon.log().wait(&format!("{} keys are registered", 2 * EACH)).unwrap();
+    daemon.log().wait(&format!("registered keys: {}", 2 * EACH)).unwrap();
 }
 
 #[test]

@@ -234,7 +234,7 @@ fn a_stop_waits_for_the_jobs_whether_the_supervisor_waits_or_not() {
         service.well("stop");
         assert!(!Service::is_alive(pid));
         watch.out.wait(r#""state":"finished""#).unwrap();
-        service.log.wait_from(next, "stopping: 1 jobs are active").unwrap();
+        service.log.wait_from(next, "stopping; active jobs: 1").unwrap();
         service.log.wait_from(next, "stopped").unwrap();
     }
 }

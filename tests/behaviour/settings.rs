@@ -108,7 +108,7 @@ fn who_registers_a_key_and_is_gone_at_once_has_a_line_in_the_log() {
     peer.post("rpc", "settings", &key).unwrap();
     drop(peer);
     let user = ourselves().0;
-    daemon.log().wait("1 keys are registered").unwrap();
+    daemon.log().wait("registered keys: 1").unwrap();
     let line = daemon.log().wait("audit: registered key=\"").unwrap();
     assert!(line.contains(&format!("user={user:?} role=full by=\"local socket\"")), "{line}");
 }

@@ -51,7 +51,7 @@ fn at_a_stop_the_ends_of_jobs_are_told_then_it_closes_with_1001_and_exits_0() {
         let begun = Instant::now();
         daemon.signal(signal).unwrap();
         // It is heard, and takes no more jobs and no more clients.
-        daemon.log().wait("stopping: 2 jobs are active").unwrap();
+        daemon.log().wait("stopping; active jobs: 2").unwrap();
         let refused = other.run_refused(&json!({ "late": "true" })).unwrap();
         assert_eq!(refused.code, 500);
         assert!(refused.message.contains("stopping"), "{}", refused.message);

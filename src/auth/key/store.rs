@@ -20,6 +20,7 @@ use super::{KeyId, PublicKey};
 use crate::auth::Role;
 use crate::seal::{has_checksum, seal, unseal};
 use crate::sys::guarded_path::open_regular;
+use crate::wording::counted;
 
 /// A key that is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,11 +184,13 @@ impl fmt::Display for InsertError {
                 f.write_str("the key is registered for somebody else; it is to be revoked first")
             }
             InsertError::OfUser(most) => {
-                write!(f, "there are {most} keys of this user already (max_keys_per_user)")
+                write!(f, "this user has {} already (max_keys_per_user)", counted(most, "key"))
             }
-            InsertError::Total(most) => write!(f, "there are {most} keys already (max_keys)"),
+            InsertError::Total(most) => {
+                write!(f, "{} registered already (max_keys)", counted(most, "key"))
+            }
             InsertError::Legacy(most) => {
-                write!(f, "there are {most} legacy keys already (max_legacy_keys)")
+                write!(f, "{} registered already (max_legacy_keys)", counted(most, "legacy key"))
             }
             InsertError::LegacyOfUser(most) => write!(
                 f,

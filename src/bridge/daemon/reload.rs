@@ -75,7 +75,7 @@ impl Bridge {
         if keys == self.keys {
             return;
         }
-        info!("{} keys are registered", keys.len());
+        info!("registered keys: {}", keys.len());
         self.relay.revise(|before| {
             let entry = keys.find(&before.key)?;
             (entry.legacy || !before.legacy).then(|| registration(entry, before.legacy))

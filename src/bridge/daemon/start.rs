@@ -132,7 +132,7 @@ pub(super) fn start(
 
     let origins = origins(&config, &hostname, &bound);
     let listeners = register(bound, &mut reactor)?;
-    info!("{} keys are registered", keys.len());
+    info!("registered keys: {}", keys.len());
     memory::give_back_code();
     info!("ready, pid {}", std::process::id());
     Ok(Bridge {

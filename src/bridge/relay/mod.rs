@@ -302,7 +302,7 @@ impl Relay {
                 self.claim(number);
             }
             PeerAnswer::TooManyKeys(count) if peer.asked => {
-                warn!("peer {}: a list of {count} keys is not taken", peer.id);
+                warn!("peer {}: its list has too many keys: {count}", peer.id);
                 let why = format!("a list has at most {} keys", crate::wire::MOST_SUMS);
                 let reason = CloseReason::new(1008, why);
                 self.effects.push_back(Effect::Close { peer: number, reason });

@@ -55,7 +55,7 @@ fn fault(text: &str) -> String {
 /// The keys that the reader asks for, and those of them that `text` has.
 fn known_and_written(text: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     let (document, syntax) = DeTable::parse_recoverable(text);
-    let mut reader = Reader::new(text, document.get_ref(), &syntax);
+    let mut reader = Reader::new(text, document.get_ref(), &syntax, Vec::new());
     keys::read(&mut reader, &mut Config::defaults(&Home::System), &mut Vec::new());
     let name = |(section, key): (&str, &str)| format!("{section}.{key}");
     let known = reader.known().map(name).collect();

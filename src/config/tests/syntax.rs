@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn faults_have_the_line_where_they_are() {
     for (text, line, fragment) in [
-        ("[server]\nlisten = [\n\"127.0.0.1:1\",\n", 3, "unclosed array"),
+        ("[server]\nlisten = [\n\"127.0.0.1:1\",\n", 2, "unclosed array"),
         ("[server]\nsocket = \"abc\n", 2, "invalid basic string"),
         ("[server]\nsocket\n[auth]\n", 2, "key with no value"),
         ("[server\n[auth]\n", 1, "unclosed table"),
@@ -50,4 +50,33 @@ fn any_beginning_of_a_good_file_is_judged_without_a_panic() {
             assert!(fault.starts_with("f:"), "{fault}");
         }
     }
+}
+
+/// Each text has `]`, `}` or a quote missing in line 2, where its one fault is, and another in the
+/// last line.
+#[test]
+fn unclosed_value_is_one_fault_and_the_rest_is_checked() {
+    let rest = "max_clients = 5\nsocket_mode = \"0600\"\n\n[[bridge.link]]\nname = \"a\"\nurl = \"wss://h\"\n";
+    let rest = format!("{rest}fingerprint = \"{}\"\n[log] # [\nfoo = 1\n", "0".repeat(64));
+    for (value, fragment) in [
+        ("listen = [\"127.0.0.1:1\"", "unclosed array, expected `]`"),
+        ("listen = [ # ]", "unclosed array"),
+        ("listen =[\n  \"127.0.0.1:1\",\n  '[::1]:1', # é\n", "unclosed array"),
+        ("listen = [\"127.0.0.1:1", "unclosed string"),
+        ("listen = [\"127.0.0.1:1]", "unclosed string"),
+        ("listen = [[\"a\"], { a = [1, 2 }", "unclosed"),
+        ("listen = { a = 1, b = [2]", "unclosed inline table, expected `}`"),
+    ] {
+        let all = faults(&format!("[server]\n{value}\n{rest}"));
+        assert_eq!(all.len(), 2, "{value}: {all:#?}");
+        assert!(all[0].starts_with("f:2: ") && all[0].contains(fragment), "{}", all[0]);
+        assert!(all[1].contains("unknown key \"foo\" in [log]"), "{}", all[1]);
+    }
+    let twice = faults(
+        "[auth]\nfull_access_groups = [\nread_only_groups = [\"a\"\n[log]\nlevel = \"info\"",
+    );
+    assert_eq!(twice.len(), 2, "{twice:#?}");
+    assert!(twice[0].starts_with("f:2: ") && twice[1].starts_with("f:3: "), "{twice:#?}");
+    let long = format!("[server]\nlisten = {}\"a\"\n", "[".repeat(40));
+    assert_eq!(faults(&long).len(), 1, "{:#?}", faults(&long));
 }

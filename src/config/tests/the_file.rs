@@ -104,7 +104,7 @@ fn of_nothing_but_faults_is_judged_quickly_and_told_in_part() {
     let keys: String = (0..20_000).map(|n| format!("key{n} = {n}\n")).collect();
     let all = faults(&format!("[server]\n{keys}"));
     assert_eq!(all.len(), 101);
-    assert_eq!(all[100], "f: 19900 more faults are not listed");
+    assert_eq!(all[100], "f: 19900 further faults not listed");
 }
 
 #[test]
