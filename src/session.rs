@@ -24,7 +24,9 @@ use crate::helper::store::TextQuestion;
 use crate::hub::{Filter, Hub, SessionId, Since};
 use crate::moment::Moment;
 use crate::system_state::SystemState;
-use crate::wire::{ErrorCode, EventName, Priority, Refusal, Request, Spelling, rfc3339};
+use crate::wire::{
+    ErrorCode, EventName, PROTOCOL_LEVEL, Priority, Refusal, Request, Spelling, rfc3339,
+};
 
 /// What a session needs of the house to do what it is asked.
 pub struct House<'a> {
@@ -200,7 +202,12 @@ impl Session {
             house.hub.repeat_pending(self.id);
         }
         let response = match (namespace.as_str(), name.as_str(), action) {
-            ("rpc", "identify", _) => json!({ "type": "server", "hostname": house.hostname }),
+            ("rpc", "identify", _) => json!({
+                "type": "server",
+                "hostname": house.hostname,
+                "version": env!("CARGO_PKG_VERSION"),
+                "protocol": PROTOCOL_LEVEL,
+            }),
             ("rpc", "auth", _) => return self.auth(fields, house),
             ("rpc", "auth_token", _) => return self.auth_token(fields, house),
             ("rpc", "auth_ssl", _) => return self.auth_ssl(&request.args, house),
@@ -209,6 +216,7 @@ impl Session {
                 return Ok(Answer::Silence);
             }
             ("rpc", "query", _) => self.query(),
+            ("rpc", "whoami", _) => self.whoami(),
             ("rpc", "status", _) => return Ok(Answer::Status),
             ("rpc", "settings", Some(action)) => {
                 let settings = Settings::read(action, fields, rfc3339(house.now.wall))?;
@@ -439,6 +447,21 @@ impl Session {
         self.identity = None;
         self.challenge.forget();
         house.hub.leave(self.id);
+    }
+
+    /// The client's identity; `null` while it has none.
+    fn whoami(&self) -> Value {
+        let Some(who) = &self.identity else { return Value::Null };
+        let mut reply = json!({
+            "user": who.user,
+            "uid": who.uid,
+            "role": who.role.name(),
+            "proof": who.proof.name(),
+        });
+        if let Proof::Key(id) = who.proof {
+            reply["key"] = id.to_string().into();
+        }
+        reply
     }
 
     fn query(&self) -> Value {

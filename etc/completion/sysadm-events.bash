@@ -2,7 +2,7 @@
 
 _sysadm_events() {
 	local word=${COMP_WORDS[COMP_CWORD]} before='' command=''
-	local target="-c --socket --url --fingerprint --key --token-file --user --password-file --via --bridge-fingerprint"
+	local target="-c -H --socket --url --fingerprint --key --token-file --user --password-file --via --bridge-fingerprint"
 	local options='' values=''
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -gt 0 ]; then
@@ -14,7 +14,7 @@ _sysadm_events() {
 	case $command in
 	'')
 		options="-h --help -V --version"
-		values="serve bridge check fingerprint watch run attach wait jobs kill log status call key import-legacy help"
+		values="serve bridge check fingerprint watch run attach wait jobs kill log status whoami call key import-legacy help"
 		;;
 	serve) options="-c --pid-file -h --help" ;;
 	import-legacy) options="-c --bridge --dry-run -h --help" ;;
@@ -26,7 +26,7 @@ _sysadm_events() {
 		values="dispatcher life-preserver system-state"
 		;;
 	run) options="--sh --queue --id --timeout --cwd --env --as --detach -h --help $target" ;;
-	jobs) options="--json -h --help $target" ;;
+	jobs | whoami) options="--json -h --help $target" ;;
 	status) options="--json --bridge -h --help $target" ;;
 	kill | call) options="-h --help $target" ;;
 	attach) options="--no-hold -h --help $target" ;;
@@ -41,7 +41,7 @@ _sysadm_events() {
 			return
 		fi
 		;;
-	help) values="serve bridge check fingerprint watch run attach wait jobs kill log status call key import-legacy" ;;
+	help) values="serve bridge check fingerprint watch run attach wait jobs kill log status whoami call key import-legacy" ;;
 	esac
 	case $command:$before in
 	?*:-c | ?*:--socket | ?*:--key | ?*:--token-file | ?*:--password-file | serve:--pid-file)
@@ -49,7 +49,7 @@ _sysadm_events() {
 		mapfile -t COMPREPLY < <(compgen -f -- "$word")
 		return
 		;;
-	?*:--url | ?*:--fingerprint | ?*:--user | key:--sum | watch:--since | run:--queue | run:--id | run:--timeout)
+	?*:-H | ?*:--url | ?*:--fingerprint | ?*:--user | key:--sum | watch:--since | run:--queue | run:--id | run:--timeout)
 		return
 		;;
 	esac

@@ -135,13 +135,14 @@ pub enum Need {
 }
 
 /// Namespace, name, action, need. An action of `None` is any.
-const TABLE: [(&str, &str, Option<&str>, Need); 25] = [
+const TABLE: [(&str, &str, Option<&str>, Need); 26] = [
     ("rpc", "identify", None, Need::Nothing),
     ("rpc", "auth", None, Need::Nothing),
     ("rpc", "auth_token", None, Need::Nothing),
     ("rpc", "auth_ssl", None, Need::Nothing),
     ("rpc", "auth_clear", None, Need::Nothing),
     ("rpc", "query", None, Need::Role(Role::Read)),
+    ("rpc", "whoami", None, Need::Role(Role::Read)),
     ("rpc", "status", None, Need::Role(Role::Read)),
     // Own keys; for those of others see `may_manage_keys_of`.
     ("rpc", "settings", Some("list_ssl_certs"), Need::Role(Role::Read)),

@@ -4,11 +4,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nix::unistd::User;
+use nix::unistd::{User, geteuid};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -41,11 +41,12 @@ Usage: sysadm-events key generate FILE [--rsa]
 
 generate writes a private key to FILE and its public half to FILE.pub; add
 registers a key for a user of this host, who then needs no password; FILE holds
-a public key, a certificate or a private key, all of them PEM, and - is standard
-input. KEY is what list shows, a beginning of it that is like no other, or a
-file. export prints the public half of the key by which this host shows itself
-to bridges. A daemon that runs sees changes at once; whoever came in by a key
-that is revoked is closed.
+a public key, a certificate or a private key, in PEM or as ssh-keygen writes
+Ed25519 keys, and - is standard input. Not as root it registers the key for the
+daemon that runs as the same user only. KEY is what list shows, a beginning of
+it that is like no other, or a file. export prints the public half of the key by
+which this host shows itself to bridges. A daemon that runs sees changes at
+once; whoever came in by a key that is revoked is closed.
 
 Options:
   --rsa       make an RSA key of 3072 bits instead of an Ed25519 key
@@ -136,6 +137,10 @@ fn main(mut words: Words) -> Result<u8, Exit> {
 
 fn generate(file: &Path, rsa: bool) -> Result<u8, Exit> {
     let kind = if rsa { Kind::Rsa } else { Kind::Ed25519 };
+    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(|error| file_error("make", folder, &error))?;
+    }
     let mut public = file.as_os_str().to_owned();
     public.push(".pub");
     let public = PathBuf::from(public);
@@ -204,6 +209,13 @@ fn add(user: &str, file: &Path, options: &Options) -> Result<u8, Exit> {
         },
     )?;
     write(&format!("{}\n", key.id()))?;
+    if !geteuid().is_root() && !options.bridge {
+        complain(&format!(
+            "registered in {}, for the daemon that runs as you and no other; to register the key \
+             for the daemon of this host, run \"sysadm-events key add\" as root",
+            path.display()
+        ));
+    }
     Ok(0)
 }
 

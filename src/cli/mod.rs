@@ -39,6 +39,7 @@ mod trust;
 mod try_log;
 mod wait;
 mod watch;
+mod whoami;
 mod words;
 
 use std::io::{self, IsTerminal, Write};
@@ -49,8 +50,8 @@ use terminal::Terminal;
 use words::Words;
 
 use crate::client::sysexits;
-
 use crate::wording::without_errno;
+
 /// A command of the executable.
 struct Command {
     name: &'static str,
@@ -62,7 +63,7 @@ struct Command {
 }
 
 /// In the order of the overview.
-static COMMANDS: [Command; 15] = [
+static COMMANDS: [Command; 16] = [
     serve::COMMAND,
     bridge::COMMAND,
     check::COMMAND,
@@ -75,6 +76,7 @@ static COMMANDS: [Command; 15] = [
     kill::COMMAND,
     log::COMMAND,
     status::COMMAND,
+    whoami::COMMAND,
     call::COMMAND,
     key::COMMAND,
     import_legacy::COMMAND,

@@ -11,7 +11,7 @@ use super::trust;
 use super::words::Words;
 use crate::auth::key::PrivateKey;
 use crate::client::{Bridge, Client, Credential, KnownHost, Secret, Target, Url, Via, sysexits};
-use crate::config::{Config, Home};
+use crate::config::{Config, Home, HostEntry};
 
 /// The part of a command's help that is about these options.
 macro_rules! target_help {
@@ -20,12 +20,15 @@ macro_rules! target_help {
 Which daemon (TARGET):
   (nothing)            the one of this host: the system's socket, then your own
   -c FILE              the one that this configuration is for
+  -H NAME              the host of this name in
+                       ~/.config/sysadm-events/hosts.toml
   --socket PATH        the one behind this socket
   --url URL            wss://HOST[:PORT] (port 12150), or ws:// for loopback
   --fingerprint HEX    SHA-256 of the certificate there; on that host
                        \"sysadm-events fingerprint\" prints it; without this it
                        is asked about once, on a terminal
-  --key FILE           your private key, which is registered there (see key)
+  --key FILE           your private key, which is registered there (see key);
+                       without this ~/.config/sysadm-events/key, if it exists
   --token-file FILE    a file whose first line is a token for that host; there
                        sysadm-events call rpc auth | cut -d'\"' -f2
                        makes one, good for 15 minutes after its last use
@@ -34,7 +37,7 @@ Which daemon (TARGET):
   --password-file FILE a file whose first line is that password
   --via HOST           the host of this name (or id) behind the bridge at --url
                        (port 12149), through a tunnel that the bridge cannot
-                       look into; needs --key, which both know. --fingerprint
+                       look into; needs a key, which both know. --fingerprint
                        is that host's then, or known_hosts has HOST
   --bridge-fingerprint HEX  of the bridge's certificate
 "
@@ -48,6 +51,7 @@ const SECRET_FILE: u64 = 64 * 1024;
 /// The options as they were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct TargetOptions {
+    host: Option<String>,
     config: Option<PathBuf>,
     socket: Option<PathBuf>,
     url: Option<String>,
@@ -68,11 +72,15 @@ struct Trust {
     known: fn(&str) -> Result<KnownHost, Exit>,
 }
 
+/// By `known_hosts`, and by the user.
+const TRUST: Trust = Trust { asked: trust::certificate_of, known: trust::known };
+
 impl TargetOptions {
     /// Takes the option if it is one of ours.
     pub(super) fn take(&mut self, option: &str, words: &mut Words) -> Result<bool, Exit> {
         match option {
             "-c" | "--config" => self.config = Some(words.path()?),
+            "-H" | "--host" => self.host = Some(words.value()?),
             "--socket" => self.socket = Some(words.path()?),
             "--url" => self.url = Some(words.value()?),
             "--fingerprint" => self.fingerprint = Some(words.value()?),
@@ -95,6 +103,9 @@ impl TargetOptions {
     /// Connects to the bridge of this host that the options name.
     pub(super) fn connect_to_bridge(&self) -> Result<Client, Exit> {
         let home = Home::of_this_process();
+        if self.host.is_some() {
+            return Err(Exit::usage("-H names a daemon, not the bridge of this host"));
+        }
         let sockets = match (&self.url, &self.socket, &self.config) {
             (None, Some(socket), None) => vec![socket.clone()],
             (None, None, Some(file)) => {
@@ -114,7 +125,34 @@ impl TargetOptions {
 
     /// The daemon that the options name.
     pub(super) fn target(&self, home: &Home) -> Result<Target, Exit> {
-        self.target_with(home, &Trust { asked: trust::certificate_of, known: trust::known })
+        self.resolved()?.target_with(home, &TRUST)
+    }
+
+    /// The options with what `hosts.toml` says of the host that `-H` names, and with the default key
+    /// where a remote daemon wants one. Options on the command line have precedence.
+    fn resolved(&self) -> Result<TargetOptions, Exit> {
+        let mut options = self.clone();
+        let mut key = Some(Home::default_key()).filter(|key| key.exists());
+        if let Some(name) = options.host.take() {
+            let others = [&options.url, &options.via].into_iter().any(Option::is_some);
+            if others || options.socket.is_some() || options.config.is_some() {
+                let why = "-H names the daemon: -c, --socket, --url and --via do not go with it";
+                return Err(Exit::usage(why));
+            }
+            let host = HostEntry::find(&name, &Home::hosts(), &Home::directory())
+                .map_err(|why| Exit::failed(sysexits::CONFIGURATION, why))?;
+            options.url = host.url;
+            options.via = host.via;
+            options.fingerprint = options.fingerprint.or(host.fingerprint);
+            options.bridge_fingerprint = options.bridge_fingerprint.or(host.bridge_fingerprint);
+            key = host.key.or(key);
+        }
+        let is_known = options.token_file.is_some() || options.user.is_some();
+        let is_wanted = options.via.is_some() || (!is_known && options.password_file.is_none());
+        if options.url.is_some() && is_wanted {
+            options.key = options.key.or(key);
+        }
+        Ok(options)
     }
 
     /// The same; `trust` says what a server must show whose certificate is not given.
@@ -160,7 +198,7 @@ impl TargetOptions {
         let url = Url::of_bridge(url).map_err(usage)?;
         let Some(file) = &self.key else {
             return Err(Exit::usage(
-                "--via needs --key: a bridge takes no passwords and no tokens",
+                "--via needs a key (--key): a bridge takes no passwords and no tokens",
             ));
         };
         let key = Arc::new(read_private_key(file)?);
@@ -180,11 +218,12 @@ impl TargetOptions {
 
     /// The bridge, where the URL is one's and no host behind it is named.
     pub(super) fn bridge_of_all(&self, home: &Home) -> Result<Option<Bridge>, Exit> {
-        let (None, Some(file), Some(_)) = (&self.via, &self.key, &self.url) else {
+        let options = self.resolved()?;
+        let (None, Some(file), Some(_)) = (&options.via, &options.key, &options.url) else {
             return Ok(None);
         };
-        let nobody = TargetOptions { key: None, ..self.clone() };
-        let bare = match nobody.target(home) {
+        let nobody = TargetOptions { key: None, ..options.clone() };
+        let bare = match nobody.target_with(home, &TRUST) {
             Ok(target @ Target::Tls { .. }) => target,
             Ok(_) | Err(_) => return Ok(None),
         };

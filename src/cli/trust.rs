@@ -28,8 +28,9 @@ pub(super) fn certificate_of(url: &Url) -> Result<KnownHost, Exit> {
         )));
     }
     let fingerprint = client::certificate_of(url)?;
-    if !ask(&name, fingerprint).unwrap_or(false) {
-        let why = format!("the certificate of {name} is not trusted; nothing was sent");
+    let mut input = io::stdin().lock();
+    if let Err(why) = ask(&name, fingerprint, &mut input, &mut io::stderr()) {
+        let why = format!("the certificate of {name} is not trusted: {why}; nothing was sent");
         return Err(Exit::failed(sysexits::NO_PERMISSION, why));
     }
     known.add(&name, fingerprint).map_err(|error| failed("write", error))?;
@@ -54,14 +55,70 @@ pub(super) fn known(host: &str) -> Result<KnownHost, Exit> {
     )))
 }
 
-fn ask(name: &str, fingerprint: Fingerprint) -> io::Result<bool> {
-    write!(
-        io::stderr(),
+/// Asks whether the certificate is that of `name`. `yes` and the fingerprint itself accept it;
+/// anything that is neither that nor `no` is asked about once more.
+///
+/// # Errors
+/// Why it is not accepted.
+fn ask(
+    name: &str,
+    fingerprint: Fingerprint,
+    input: &mut impl BufRead,
+    output: &mut impl Write,
+) -> Result<(), String> {
+    let mut question = format!(
         "The certificate of {name} is not known yet. Its SHA-256 is\n  {fingerprint}\n\
          \"sysadm-events fingerprint\" on that host should print the same.\n\
-         Trust it from now on (yes or no)? "
-    )?;
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line)?;
-    Ok(line.trim().eq_ignore_ascii_case("yes"))
+         Trust it from now on (yes, no, or the fingerprint that is expected)? "
+    );
+    for _ in 0..2 {
+        let mut line = String::new();
+        let asked = output.write_all(question.as_bytes()).and_then(|()| output.flush());
+        asked.and_then(|()| input.read_line(&mut line)).map_err(|error| error.to_string())?;
+        match line.trim() {
+            answer if answer.eq_ignore_ascii_case("yes") => return Ok(()),
+            answer if answer.eq_ignore_ascii_case("no") => return Err("you said no".to_owned()),
+            answer => match answer.parse::<Fingerprint>() {
+                Ok(expected) if expected == fingerprint => return Ok(()),
+                Ok(expected) => return Err(format!("it is not the expected one, {expected}")),
+                Err(_) => {}
+            },
+        }
+        "Please type yes, no or the fingerprint: ".clone_into(&mut question);
+    }
+    Err("the reply is neither yes nor the fingerprint".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificate_is_trusted_by_yes_or_its_fingerprint_at_second_try_too() {
+        let shown = Fingerprint::new([0xab; 32]);
+        let asked = |typed: &str| {
+            let mut output = Vec::new();
+            let answer = ask("nas:1", shown, &mut typed.as_bytes(), &mut output);
+            (answer, String::from_utf8(output).unwrap().matches("Please type").count())
+        };
+        let colons = format!("SHA256:{}", ["AB"; 32].join(":"));
+        for (typed, again) in [
+            ("yes\n", 0),
+            (" YES \r\n", 0),
+            (&format!("{shown}\n"), 0),
+            (&format!("{colons}\n"), 0),
+            ("y\nyes\n", 1),
+            (&format!("\n{shown}\n"), 1),
+        ] {
+            assert_eq!(asked(typed), (Ok(()), again), "{typed:?}");
+        }
+        let other = Fingerprint::new([0xac; 32]).to_string();
+        for (typed, again) in
+            [("no\n", 0), (&*other, 0), ("y\nno\n", 1), ("y\ny\nyes\n", 1), ("", 1)]
+        {
+            let (answer, times) = asked(typed);
+            assert!(answer.is_err() && times == again, "{typed:?}");
+        }
+        assert!(asked(&other).0.unwrap_err().contains(&other));
+    }
 }

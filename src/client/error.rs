@@ -58,6 +58,13 @@ pub enum ClientError {
     TooManyEvents(usize),
     /// The request was answered with an error.
     Refused(Refused),
+    /// The daemon does not accept the client's key.
+    KeyRefused {
+        /// The reply.
+        refused: Refused,
+        /// A shell command that registers the key, to be run on the daemon's host.
+        remedy: String,
+    },
 }
 
 /// What was waited for.
@@ -109,7 +116,9 @@ impl ClientError {
             | ClientError::TooManyEvents(_)
             | ClientError::Closed { .. } => self.exit_code() == sysexits::UNAVAILABLE,
             ClientError::NotUpgraded { status, .. } => *status >= 500,
-            ClientError::Refused(refused) => refused.exit_code() == sysexits::UNAVAILABLE,
+            ClientError::Refused(refused) | ClientError::KeyRefused { refused, .. } => {
+                refused.exit_code() == sysexits::UNAVAILABLE
+            }
             ClientError::WrongCertificate { .. }
             | ClientError::Tls(_)
             | ClientError::Protocol(_) => false,
@@ -120,7 +129,9 @@ impl ClientError {
     pub(super) fn is_for_want_of_room(&self) -> bool {
         match self {
             ClientError::NotUpgraded { status, .. } => *status == 503,
-            ClientError::Refused(refused) => refused.code == Some(429),
+            ClientError::Refused(refused) | ClientError::KeyRefused { refused, .. } => {
+                refused.code == Some(429)
+            }
             ClientError::Lost(_) => true,
             ClientError::NoDaemon(_)
             | ClientError::Unreachable(..)
@@ -174,7 +185,9 @@ impl ClientError {
                 sysexits::PROTOCOL
             }
             ClientError::Closed { .. } => sysexits::UNAVAILABLE,
-            ClientError::Refused(refused) => refused.exit_code(),
+            ClientError::Refused(refused) | ClientError::KeyRefused { refused, .. } => {
+                refused.exit_code()
+            }
         }
     }
 }
@@ -252,6 +265,9 @@ impl fmt::Display for ClientError {
                 write!(f, "{bytes} bytes of events came before a reply, more than are kept")
             }
             ClientError::Refused(refused) => refused.fmt(f),
+            ClientError::KeyRefused { refused, remedy } => {
+                write!(f, "{refused}\nto register the key, run on that host, as root:\n  {remedy}")
+            }
         }
     }
 }

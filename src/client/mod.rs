@@ -259,8 +259,13 @@ impl Client {
     /// Signs what the server gives, for the certificate that it has shown.
     fn show_key(&mut self, key: &PrivateKey, certificate: &[u8; 32]) -> Result<(), ClientError> {
         let reply = self.call("rpc", "auth_ssl", json!({}))?;
-        self.call("rpc", "auth_ssl", signed(key, certificate, &reply)?)?;
-        Ok(())
+        let proof = signed(key, certificate, &reply)?;
+        match self.call("rpc", "auth_ssl", proof) {
+            Err(ClientError::Refused(refused)) if refused.code == Some(401) => {
+                Err(ClientError::KeyRefused { refused, remedy: registration(key, "USER", "") })
+            }
+            other => other.map(drop),
+        }
     }
 
     /// Who is at the other end: the path of a socket, or host and port.
@@ -380,6 +385,14 @@ impl Client {
                 Message::Close { .. } | Message::Other => {}
             }
         }
+    }
+}
+
+/// The shell command that registers a key for `user` on the host of a daemon or a bridge.
+fn registration(key: &PrivateKey, user: &str, option: &str) -> String {
+    match key.public().openssh() {
+        Some(line) => format!("echo '{line}' | sysadm-events key add {user} -{option}"),
+        None => format!("sysadm-events key add {user} KEY.pub{option}"),
     }
 }
 

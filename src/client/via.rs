@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::line::{Got, Line};
 use super::target::{Bridge, Fingerprint, Via};
-use super::{ClientError, MAX_MESSAGE, Refused, Timeouts, Wait, connect};
+use super::{ClientError, MAX_MESSAGE, Refused, Timeouts, Wait, connect, registration};
 use crate::auth::key::{PrivateKey, Purpose};
 use crate::bridge::link::{Dialogue, News, Proof};
 use crate::bridge::tunnel::{self, Tunnel};
@@ -115,7 +115,9 @@ impl Hall {
                 Some(News::Payload { from, text }) => return Ok(Heard::Payload { from, text }),
                 Some(News::Refused(message)) => {
                     let message = format!("the bridge does not know the key: {message}");
-                    return Err(ClientError::Refused(Refused { code: Some(403), message }));
+                    let refused = Refused { code: Some(403), message };
+                    let remedy = registration(&self.key, "NAME", " --bridge");
+                    return Err(ClientError::KeyRefused { refused, remedy });
                 }
                 Some(News::Challenge(_) | News::Complaint(_) | News::Known) | None => {}
             }
@@ -321,10 +323,11 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// True where whoever is called so has shown another certificate, and nobody else is there.
+    /// True where all hosts that are there have said their names, and none is the host: it has
+    /// another name, or showed another certificate.
     fn is_over(&self) -> bool {
         let all_asked = self.there.iter().all(|(_, name)| name.is_some());
-        self.wrong.is_some() && self.far.is_none() && self.next.is_empty() && all_asked
+        self.far.is_none() && self.next.is_empty() && all_asked && !self.there.is_empty()
     }
 
     fn in_vain(&self, bridge: &str) -> ClientError {
@@ -337,7 +340,7 @@ impl Search<'_> {
         let why = match (self.far.is_some(), names.as_slice()) {
             (true, _) => "it does not complete the handshake".to_owned(),
             (false, []) => "no host is there that knows the key".to_owned(),
-            (false, names) => format!("no such host is there; there are {}", names.join(", ")),
+            (false, names) => format!("no such host is there; hosts there: {}", names.join(", ")),
         };
         let who = format!("{} behind {bridge}", self.via.host);
         ClientError::Unreachable(who, io::Error::new(io::ErrorKind::NotFound, why))

@@ -134,6 +134,23 @@ impl Home {
             .join("sysadm-events/known_hosts")
     }
 
+    /// The hosts that commands of the user of this process know by name.
+    pub fn hosts() -> PathBuf {
+        config_directory(&|name| env::var_os(name), home_of_account)
+            .join("sysadm-events/hosts.toml")
+    }
+
+    /// The private key that commands of the user of this process use where none is given.
+    pub fn default_key() -> PathBuf {
+        config_directory(&|name| env::var_os(name), home_of_account).join("sysadm-events/key")
+    }
+
+    /// The home directory of the user of this process.
+    pub fn directory() -> PathBuf {
+        let given = env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        given.unwrap_or_else(home_of_account)
+    }
+
     fn server_directory(&self) -> PathBuf {
         match self {
             Home::System => PathBuf::from("/usr/local/etc/sysadm-events"),

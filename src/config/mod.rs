@@ -16,6 +16,7 @@ mod checks;
 mod defaults;
 mod error;
 mod home;
+mod hosts;
 mod keys;
 mod link;
 mod reader;
@@ -24,8 +25,8 @@ mod section;
 mod sections;
 mod source;
 mod spelling;
-mod units;
 mod unclosed;
+mod units;
 mod values;
 
 #[cfg(test)]
@@ -40,6 +41,7 @@ use reader::Reader;
 
 pub use error::{ConfigError, ConfigErrors};
 pub use home::Home;
+pub use hosts::HostEntry;
 pub use link::{BridgeUrl, fingerprint};
 pub use rules::Rules;
 pub use sections::{

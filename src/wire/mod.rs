@@ -37,3 +37,6 @@ pub use priority::Priority;
 pub use reply::{ErrorCode, Refusal, error, response, response_of_text};
 pub use request::{Frame, Id, Request, wipe};
 pub use time::{parse_rfc3339, rfc3339};
+
+/// Level of the protocol, which rises by one where requests, events or fields are added.
+pub const PROTOCOL_LEVEL: u32 = 1;

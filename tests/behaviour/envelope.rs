@@ -58,8 +58,12 @@ fn an_id_comes_back_to_the_byte() {
 fn a_reply_has_the_namespace_of_the_request_and_the_keys_in_any_order_are_read() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
-    let hostname = ask(&mut peer, &identify("1"))["args"]["hostname"].take();
-    let args = json!({ "type": "server", "hostname": hostname });
+    let args = ask(&mut peer, &identify("1"))["args"].take();
+    let hostname = &args["hostname"];
+    let version = env!("CARGO_PKG_VERSION");
+    let wanted =
+        json!({ "type": "server", "hostname": hostname, "version": version, "protocol": 1 });
+    assert_eq!(args, wanted);
     for (namespace, name) in [("rpc", "identify"), ("RPC", "Identify"), ("rPc", "IDENTIFY")] {
         let text = format!(
             r#" {{"jsonrpc":[{{}}],"args":"","id":7,"name":"{name}","x":null,"namespace":"{namespace}"}}

@@ -31,8 +31,15 @@ fn without_a_terminal_a_certificate_that_is_not_known_is_refused() {
 }
 
 #[test]
-fn who_says_yes_is_not_asked_again_and_needs_no_terminal_then() {
+fn trusted_certificate_is_not_asked_about_again() {
     let daemon = Daemon::start(PROGRAM).unwrap();
+    let pasted = format!("{}\n", daemon.fingerprint());
+    for typed in [&*pasted, "y\nyes\n"] {
+        let asked = call(&daemon).start_on_terminal_typing(typed).unwrap().wait().unwrap();
+        assert_eq!(asked.code(), 0, "{}", asked.out);
+        assert_eq!(asked.out.contains("Please type yes"), typed != pasted, "{}", asked.out);
+        fs::remove_file(known_hosts(&daemon)).unwrap();
+    }
     let asked = call(&daemon).start_on_terminal_typing("yes\n").unwrap().wait().unwrap();
     assert_eq!(asked.code(), 0, "{}", asked.out);
     assert!(asked.out.contains(daemon.fingerprint()), "{}", asked.out);
@@ -47,12 +54,15 @@ fn who_says_yes_is_not_asked_again_and_needs_no_terminal_then() {
 }
 
 #[test]
-fn who_does_not_say_yes_is_not_connected() {
+fn certificate_that_is_not_confirmed_is_not_trusted() {
     let daemon = Daemon::start(PROGRAM).unwrap();
-    for typed in ["no\n", "y\n", "\n"] {
+    let other = format!("{}\n", "0".repeat(64));
+    for typed in ["no\n", "y\nno\n", "y\ny\nyes\n", "\n\n", &other] {
         let refused = call(&daemon).start_on_terminal_typing(typed).unwrap().wait().unwrap();
         assert_eq!(refused.code(), 77, "{}", refused.out);
-        assert!(refused.out.contains("is not trusted; nothing was sent"), "{}", refused.out);
+        for part in ["is not trusted: ", "nothing was sent"] {
+            assert!(refused.out.contains(part), "{}", refused.out);
+        }
         assert!(!known_hosts(&daemon).exists());
     }
 }

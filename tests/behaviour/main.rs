@@ -14,6 +14,7 @@ mod cli_watch;
 mod durable;
 mod envelope;
 mod hostile_bridge;
+mod hosts;
 mod http;
 mod identity;
 mod import_legacy;

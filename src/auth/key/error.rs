@@ -9,6 +9,8 @@ pub enum KeyError {
     NoKey,
     /// It is PEM of a kind that is no key, or one with a passphrase.
     Unknown(String),
+    /// It is a private key of OpenSSH with a passphrase.
+    Passphrase,
     /// It begins as a key and is none.
     Damaged,
     /// It is a key of another algorithm.
@@ -30,7 +32,9 @@ pub enum KeyError {
 impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match self {
-            KeyError::NoKey => "there is no key in PEM form in it",
+            KeyError::NoKey => {
+                "there is no key in PEM form in it, and no line that begins with ssh-ed25519"
+            }
             KeyError::Unknown(kind) => {
                 return write!(
                     f,
@@ -38,8 +42,12 @@ impl fmt::Display for KeyError {
                      without a passphrase"
                 );
             }
+            KeyError::Passphrase => {
+                "it has a passphrase, which cannot be asked for here; a copy without one is \
+                 made by \"cp FILE COPY && ssh-keygen -p -N '' -f COPY\""
+            }
             KeyError::Damaged => "the key in it is damaged",
-            KeyError::Algorithm => "it is neither an Ed25519 nor an RSA key",
+            KeyError::Algorithm => "it is neither an Ed25519 key nor an RSA key in PEM form",
             KeyError::Size(bits) => {
                 return write!(
                     f,

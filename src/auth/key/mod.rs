@@ -8,6 +8,7 @@
 mod challenge;
 mod der;
 mod error;
+mod openssh;
 mod own;
 mod pem;
 mod private;

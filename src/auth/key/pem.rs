@@ -19,14 +19,17 @@ pub(super) enum Kind {
     PrivateKey,
     /// An RSAPrivateKey (RFC 8017 A.1.2): `openssl genrsa -traditional`.
     RsaPrivateKey,
+    /// The container of `openssh.rs`: `ssh-keygen`.
+    OpenSsh,
 }
 
-const KINDS: [(&str, Kind); 5] = [
+const KINDS: [(&str, Kind); 6] = [
     ("PUBLIC KEY", Kind::PublicKey),
     ("RSA PUBLIC KEY", Kind::RsaPublicKey),
     ("CERTIFICATE", Kind::Certificate),
     ("PRIVATE KEY", Kind::PrivateKey),
     ("RSA PRIVATE KEY", Kind::RsaPrivateKey),
+    ("OPENSSH PRIVATE KEY", Kind::OpenSsh),
 ];
 
 /// Characters of base64 in a line (RFC 7468 section 2).

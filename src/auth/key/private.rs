@@ -10,6 +10,7 @@ use rsa::{BoxedUint, Pkcs1v15Sign};
 use zeroize::Zeroizing;
 
 use super::der::{self, Reader};
+use super::openssh;
 use super::pem::{self, Kind as PemKind};
 use super::public::{RAW, bits};
 use super::{KeyError, PublicKey, Purpose, message};
@@ -65,7 +66,12 @@ impl PrivateKey {
     /// # Errors
     /// It is none, of another algorithm, or an RSA key that is too small or too large to sign with.
     pub fn from_pem(text: &[u8]) -> Result<PrivateKey, KeyError> {
-        let (kind, der) = pem::read(text)?;
+        let (kind, der) = match pem::read(text) {
+            Err(KeyError::NoKey) if openssh::public(text).is_some() => {
+                return Err(KeyError::NoPrivateKey);
+            }
+            read => read?,
+        };
         PrivateKey::from_der(kind, &der)
     }
 
@@ -76,6 +82,10 @@ impl PrivateKey {
             }
             PemKind::RsaPrivateKey => PrivateKey::from_rsa(der),
             PemKind::PrivateKey => PrivateKey::from_pkcs8(der),
+            PemKind::OpenSsh => {
+                let (seed, public) = openssh::seed(der)?;
+                PrivateKey::from_seed_of(seed, &public)
+            }
         }
     }
 
@@ -94,6 +104,16 @@ impl PrivateKey {
         } else {
             Err(KeyError::Algorithm)
         }
+    }
+
+    /// The key of this seed, where `public` is its public half.
+    pub(super) fn from_seed_of(
+        seed: Zeroizing<[u8; 32]>,
+        public: &[u8; 32],
+    ) -> Result<PrivateKey, KeyError> {
+        let key = PrivateKey::from_seed(seed)?;
+        let is_its = key.public == PublicKey::ed25519(*public);
+        if is_its { Ok(key) } else { Err(KeyError::Inconsistent) }
     }
 
     fn from_seed(seed: Zeroizing<[u8; 32]>) -> Result<PrivateKey, KeyError> {

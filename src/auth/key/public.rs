@@ -10,6 +10,7 @@ use ring::signature::{ED25519 as ED25519_SIGNATURE, RSA_PSS_2048_8192_SHA256, Un
 use rsa::{BoxedUint, Pkcs1v15Sign};
 
 use super::der::{self, Reader};
+use super::openssh;
 use super::pem::{self, Kind};
 use super::{KeyError, PrivateKey, Purpose, message};
 
@@ -63,17 +64,21 @@ const USUAL_EXPONENT: usize = 17;
 pub(super) const RAW: std::ops::RangeInclusive<usize> = 20..=245;
 
 impl PublicKey {
-    /// Reads a public key, the key of a certificate, or the public half of a private key.
+    /// Reads a public key, the key of a certificate, or the public half of a private key, in PEM;
+    /// or a line `ssh-ed25519 …` of OpenSSH where there is no PEM.
     ///
     /// # Errors
     /// It is none of these, of another algorithm, too small or too large.
     pub fn from_pem(text: &[u8]) -> Result<PublicKey, KeyError> {
-        let (kind, der) = pem::read(text)?;
+        let (kind, der) = match (pem::read(text), openssh::public(text)) {
+            (Err(KeyError::NoKey), Some(key)) => return key.map(PublicKey::ed25519),
+            (read, _) => read?,
+        };
         match kind {
             Kind::PublicKey => PublicKey::from_spki(&mut Reader(&der)),
             Kind::RsaPublicKey => PublicKey::from_rsa(&mut Reader(&der)),
             Kind::Certificate => PublicKey::from_certificate(&der),
-            Kind::PrivateKey | Kind::RsaPrivateKey => {
+            Kind::PrivateKey | Kind::RsaPrivateKey | Kind::OpenSsh => {
                 PrivateKey::from_der(kind, &der).map(|key| key.public().clone())
             }
         }
@@ -156,6 +161,14 @@ impl PublicKey {
     /// [`pem`](PublicKey::pem), base64. It is a name, and proves nothing.
     pub fn checksum(&self) -> String {
         STANDARD.encode(Md5::digest(self.pem().as_bytes()))
+    }
+
+    /// The line by which OpenSSH knows an Ed25519 key, without a comment; `None` for an RSA key.
+    pub fn openssh(&self) -> Option<String> {
+        match &self.form {
+            Form::Ed25519(key) => Some(openssh::public_line(key)),
+            Form::Rsa(_) => None,
+        }
     }
 
     /// True for an RSA key.

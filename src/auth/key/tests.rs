@@ -87,7 +87,9 @@ fn a_key_that_is_cut_or_changed_anywhere_is_refused_or_another_one() {
             pem::Kind::PublicKey => "PUBLIC KEY",
             pem::Kind::Certificate => "CERTIFICATE",
             pem::Kind::PrivateKey => "PRIVATE KEY",
-            pem::Kind::RsaPublicKey | pem::Kind::RsaPrivateKey => unreachable!(),
+            pem::Kind::RsaPublicKey | pem::Kind::RsaPrivateKey | pem::Kind::OpenSsh => {
+                unreachable!()
+            }
         };
         for at in 0..der.len() {
             let cut = pem::write(name, &der[..at]);
