@@ -46,15 +46,16 @@ fn main(words: Words) -> Result<u8, Exit> {
         .flatten()
         .filter_map(Value::as_str)
         .collect();
-    // The reply names active jobs only.
-    let retained = if ids.iter().all(|id| active.contains(&&**id)) {
-        Value::Null
-    } else {
-        daemon.call("rpc", "dispatcher", json!({ "action": "list" }))?
-    };
+    // The reply names active jobs only. The jobs are being ended, whether they can be listed or not.
+    let is_complete = ids.iter().all(|id| active.contains(&&**id));
+    let retained = (!is_complete)
+        .then(|| daemon.call("rpc", "dispatcher", json!({ "action": "list" })).ok())
+        .flatten();
     let is_retained = |id: &str| {
-        let mut queues = retained["jobs"].as_object().into_iter().flatten();
-        queues.any(|(_, jobs)| jobs.get(id).is_some())
+        retained.as_ref().is_none_or(|list| {
+            let mut queues = list["jobs"].as_object().into_iter().flatten();
+            queues.any(|(_, jobs)| jobs.get(id).is_some())
+        })
     };
     let terminal = Terminal::of_this_process(io::stdout().is_terminal());
     for id in &ids {

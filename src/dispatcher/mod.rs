@@ -1165,8 +1165,9 @@ impl Dispatcher {
             job.is_some_and(|job| !matches!(job.state, State::Filed { .. }))
         };
         serial.filter(is_filed).ok_or_else(|| {
-            let why =
-                format!("no such job: {id:?}; \"sysadm-events jobs\" lists those that are retained");
+            let why = format!(
+                "no such job: {id:?}; \"sysadm-events jobs\" lists those that are retained"
+            );
             Refusal::new(ErrorCode::NotFound, why)
         })
     }
