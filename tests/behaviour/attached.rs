@@ -36,11 +36,24 @@ fn output(cli: Cli) -> (Vec<u8>, i32) {
 /// A job that prints without end, as soon as something is read of it.
 const ENDLESS: &str = "sh -c 'echo begin; exec cat /dev/zero'";
 
+/// Takes output of a job without acknowledging it, until the job must be held back: until less than a
+/// quarter of the window is left. How many bytes came.
+fn fill_window(peer: &mut Peer, attached: &Value) -> u64 {
+    let window = attached["window"].as_u64().unwrap();
+    let mut received = 0;
+    while received <= window - window / 4 {
+        let frame = peer.frame().unwrap();
+        if frame["name"] == "output" {
+            assert_eq!(frame["args"]["offset"], received);
+            received += frame["args"]["data"].as_str().unwrap().len() as u64;
+        }
+    }
+    assert!(received <= window, "{received} bytes in a window of {window}");
+    received
+}
+
+/// How much output the daemon has taken from a job.
 fn printed(peer: &mut Peer, id: &str) -> u64 {
-    let ask = json!({"action": "attach", "job_id": id, "hold": false, "output": false});
-    let stream = peer.request("rpc", "dispatcher", &ask).unwrap()["stream"].take();
-    let detach = json!({"action": "detach", "stream": stream});
-    peer.request("rpc", "dispatcher", &detach).unwrap();
     let ask =
         json!({"action": "attach", "job_id": id, "hold": false, "follow": false, "output": false});
     peer.request("rpc", "dispatcher", &ask).unwrap();
@@ -49,21 +62,6 @@ fn printed(peer: &mut Peer, id: &str) -> u64 {
         if frame["name"] == "output" && frame["args"]["end"] == true {
             return frame["args"]["offset"].as_u64().unwrap();
         }
-    }
-}
-
-/// Waits until a job has stopped printing, since nobody reads it.
-fn wait_until_held(peer: &mut Peer, id: &str) -> u64 {
-    let mut before = 0;
-    let mut same = 0;
-    loop {
-        let now = printed(peer, id);
-        same = if now == before && now > 0 { same + 1 } else { 0 };
-        if same == 50 {
-            return now;
-        }
-        before = now;
-        std::thread::yield_now();
     }
 }
 
@@ -91,27 +89,47 @@ fn run_shows_any_bytes_as_they_are() {
 }
 
 #[test]
-fn job_is_held_by_a_client_that_does_not_read_and_others_are_not() {
+fn job_is_held_until_its_client_acknowledges() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut client = Peer::local(&daemon).unwrap();
+    let job = json!({"action": "submit", "id": "j", "commands": ["yes"],
+                     "attach": {"window": 65536}});
+    let attached = client.request("rpc", "dispatcher", &job).unwrap();
+    let received = fill_window(&mut client, &attached);
+    // Another job runs to its end meanwhile, and this one prints nothing.
+    let (out, code) = output(Cli::to(&daemon, "run").arg("seq 1 100000"));
+    assert_eq!((out.len(), code), (588_895, 0));
+    let mut other = Peer::local(&daemon).unwrap();
+    assert_eq!(printed(&mut other, "j"), received);
+    let stream = &attached["stream"];
+    let args = json!({"action": "acknowledge", "stream": stream, "offset": received});
+    client.post("rpc", "dispatcher", &args).unwrap();
+    let frames = client.frames_until(|frame| frame["name"] == "output").unwrap();
+    assert_eq!(frames.last().unwrap()["args"]["offset"], received);
+    other.kill(&json!("j")).unwrap();
+}
+
+#[test]
+fn run_whose_reader_is_slow_slows_its_job_only() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
     let mut slow = spawn(Cli::to(&daemon, "run").args(["--id", "slow", ENDLESS]));
+    let mut stdout = slow.stdout.take().unwrap();
     let mut first = [0; 6];
-    slow.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    stdout.read_exact(&mut first).unwrap();
     assert_eq!(&first, b"begin\n");
-    let held = wait_until_held(&mut peer, "slow");
-    assert!(held < 4 << 20, "{held} bytes are under way");
-    // Another job runs to its end meanwhile.
     let (out, code) = output(Cli::to(&daemon, "run").arg("seq 1 100000"));
     assert_eq!((out.len(), code), (588_895, 0));
-    // What is read makes room, and only that.
     let mut some = vec![1; 3 << 20];
-    slow.stdout.as_mut().unwrap().read_exact(&mut some).unwrap();
+    stdout.read_exact(&mut some).unwrap();
     assert!(some.iter().all(|byte| *byte == 0));
-    let later = wait_until_held(&mut peer, "slow");
-    assert!(later > held && later < held + (8 << 20), "{held} then {later}");
+    let (out, code) = output(Cli::to(&daemon, "run").arg("seq 1 100000"));
+    assert_eq!((out.len(), code), (588_895, 0));
     peer.kill(&json!("slow")).unwrap();
+    // Only what was under way is left: a window and some pipes.
     let mut rest = Vec::new();
-    slow.stdout.as_mut().unwrap().read_to_end(&mut rest).unwrap();
+    stdout.read_to_end(&mut rest).unwrap();
+    assert!(rest.len() < 2 << 20, "{} bytes were under way", rest.len());
     assert_eq!(slow.wait().unwrap().code(), Some(143));
 }
 
@@ -119,11 +137,22 @@ fn job_is_held_by_a_client_that_does_not_read_and_others_are_not() {
 fn job_goes_on_at_once_when_its_client_vanishes() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
-    let mut peer = Peer::local(&daemon).unwrap();
+    let mut client = Peer::local(&daemon).unwrap();
+    let job = json!({"action": "submit", "id": "j", "commands": ["seq 1 1000000"], "attach": true});
+    let attached = client.request("rpc", "dispatcher", &job).unwrap();
+    fill_window(&mut client, &attached);
+    drop(client);
+    assert_eq!(watcher.finished("j").unwrap()["result"], "ok");
+}
+
+#[test]
+fn job_goes_on_when_the_run_that_it_waits_for_is_killed() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    // More than a window and all pipes hold.
     let command = "sh -c 'echo begin; seq 1 1000000'";
     let mut slow = spawn(Cli::to(&daemon, "run").args(["--id", "j", command]));
     slow.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
-    wait_until_held(&mut peer, "j");
     slow.kill().unwrap();
     slow.wait().unwrap();
     assert_eq!(watcher.finished("j").unwrap()["result"], "ok");
