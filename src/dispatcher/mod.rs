@@ -1093,9 +1093,8 @@ impl Dispatcher {
             |serial: &&Serial| self.jobs.get(serial).is_some_and(|job| job.asked.queue.is_none());
         let places: HashMap<&Serial, usize> =
             queued.chain(self.pending.iter().filter(has_no_queue).zip(1..)).collect();
-        let mut queues: Map<String, Value> = Map::new();
-        queues.insert("no_queue".into(), json!({}));
-        let (mut bytes, mut last) = (0, None);
+        let mut entries = BTreeMap::new();
+        let (mut bytes, mut last, mut next) = (0, None, None);
         for (serial, job) in active.chain(finished) {
             if matches!(job.state, State::Filed { .. }) {
                 continue;
@@ -1107,15 +1106,26 @@ impl Dispatcher {
             };
             let entry = job.entry(position);
             bytes += encoded_len(&job.head.id) + entry.to_string().len();
-            if let Some(last) = last.filter(|_| bytes > LIST_PAGE) {
-                return Ok(json!({ "jobs": queues, "next": last }));
+            if last.is_some() && bytes > LIST_PAGE {
+                next = last;
+                break;
             }
             last = Some(format!("{}{serial}", if job.is_active() { 'a' } else { 'f' }));
+            entries.insert(*serial, (job, entry));
+        }
+        // Within a page in the order in which the jobs came.
+        let mut queues: Map<String, Value> = Map::new();
+        queues.insert("no_queue".into(), json!({}));
+        for (job, entry) in entries.into_values() {
             let name = job.asked.queue.as_deref().unwrap_or("no_queue");
             let queue = queues.entry(name).or_insert_with(|| json!({}));
             queue[&job.head.id] = entry;
         }
-        Ok(json!({ "jobs": queues }))
+        let mut reply = json!({ "jobs": queues });
+        if let Some(next) = next {
+            reply["next"] = next.into();
+        }
+        Ok(reply)
     }
 
     /// What is to be asked of the store for a part of a job's log.

@@ -125,7 +125,8 @@ impl Server {
             debug!("client {id}: {from} behind {name}: {broken}");
             self.hub.leave(id);
         }
-        self.clients.enqueue(id);
+        // At once: what follows on the link may end the session, and its requests would be lost.
+        self.serve(id, now);
     }
 
     /// What anybody is answered in clear, tunnel or not: who is there. And what nobody is. True where

@@ -155,9 +155,9 @@ fn a_fetch_of_iohyve_tells_its_progress() {
     let progress = |percent: &str, rate: &str| json!({ "filename": "FreeBSD.iso", "percent_done": percent, "download_rate": rate });
     for (word, expected) in [
         ("Fetching", json!({})),
-        ("12%", progress("12", "900 kBps")),
-        ("37%", progress("37", "1200 kBps")),
-        ("100%", progress("100", "1300 Bps")),
+        ("12%", progress("12% of 600 MB", "900 kBps")),
+        ("37%", progress("37% of 600 MB", "1200 kBps")),
+        ("100%", progress("100%", "1300 Bps")),
     ] {
         let printed = |args: &Value| {
             args["process_details"][&*command].as_str().is_some_and(|text| text.contains(word))
@@ -168,7 +168,7 @@ fn a_fetch_of_iohyve_tells_its_progress() {
     }
     // What was last known stays, also for who comes late and at the end.
     let done = watcher.job_until(id, |args| args["state"] == "finished").unwrap().pop().unwrap();
-    assert_eq!(own_fields(&done), progress("100", "1300 Bps"));
+    assert_eq!(own_fields(&done), progress("100%", "1300 Bps"));
     assert_eq!(done["event_system"], "sysadm/iohyve");
 }
 
@@ -184,7 +184,7 @@ fn the_command_iohyve_fetch_makes_a_fetch_of_any_iohyve_job() {
     for (command, expected) in [
         (
             "iohyve fetch http://example.org/x.iso",
-            json!({ "filename": "x.iso", "percent_done": "50", "download_rate": "7 kBps" }),
+            json!({ "filename": "x.iso", "percent_done": "50% of 1 MB", "download_rate": "7 kBps" }),
         ),
         ("iohyve list", json!({})),
     ] {

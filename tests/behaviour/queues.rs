@@ -158,7 +158,7 @@ fn a_timeout_ends_the_whole_chain_and_says_so() {
 }
 
 #[test]
-fn the_list_tells_of_each_job_what_it_is() {
+fn list_describes_each_job() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -174,21 +174,26 @@ fn the_list_tells_of_each_job_what_it_is() {
     let held = wait_for(&mut watcher, "held", "running");
     let list = peer.list().unwrap();
     let runs = &list["no_queue"]["runs"];
+    let (user, _) = super::ourselves();
     assert_eq!(
         list,
         json!({
             "no_queue": {
                 "over": { "commands": ["true", "false", "true"], "state": "finished",
                           "time_started": over["time_started"],
-                          "time_finished": over["time_finished"], "return_codes": ["0", "1"] },
+                          "time_finished": over["time_finished"], "return_codes": ["0", "1"],
+                          "result": "failed", "exit_code": 1, "failed_command": 1,
+                          "duration": over["duration"], "submitted_by": user },
                 "runs": { "commands": ["true", running], "state": "running", "queue_position": "0",
-                          "time_started": runs["time_started"], "return_codes": ["0"] },
+                          "time_started": runs["time_started"], "return_codes": ["0"],
+                          "submitted_by": user },
             },
             "q": {
                 "held": { "commands": [running], "state": "running", "queue_position": "0",
-                          "time_started": held["time_started"], "return_codes": [] },
+                          "time_started": held["time_started"], "return_codes": [],
+                          "submitted_by": user },
                 "waits": { "commands": ["echo 'a b'"], "state": "pending", "queue_position": "1",
-                           "return_codes": [] },
+                           "return_codes": [], "submitted_by": user },
             }
         })
     );
@@ -198,23 +203,20 @@ fn the_list_tells_of_each_job_what_it_is() {
 }
 
 #[test]
-fn jobs_with_long_commands_are_listed_too() {
+fn jobs_with_long_commands_are_listed_whole() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
-    // Together more than a client may have waiting for it.
+    // Together more than a page, and more than a client may have waiting for it.
     let long = format!("true {}", "x".repeat(30_000));
     for number in 0..60 {
         let id = peer.submit(&json!({ "id": format!("j{number}"), "commands": [long] })).unwrap();
         watcher.finished(&id).unwrap();
     }
     let list = peer.list().unwrap();
-    let command = list["no_queue"]["j7"]["commands"][0].as_str().unwrap();
-    assert!(
-        command.starts_with("true xxx") && command.ends_with(" bytes left out …]"),
-        "{command}"
-    );
-    assert!(command.len() > 1000, "{command}");
+    for number in 0..60 {
+        assert_eq!(list["no_queue"][format!("j{number}")]["commands"], json!([long]));
+    }
 }
 
 #[test]
@@ -263,7 +265,7 @@ fn a_finished_job_is_kept_for_a_time() {
 }
 
 #[test]
-fn very_many_jobs_in_one_queue_are_listed_and_killed_at_once() {
+fn very_many_jobs_in_one_queue_are_listed_and_killed() {
     const MANY: usize = 50_000;
     let setup = Setup::new(PROGRAM).unwrap();
     let setup = setup.with("dispatcher.max_pending", MANY).with("server.max_message", "\"4MiB\"");
@@ -274,12 +276,16 @@ fn very_many_jobs_in_one_queue_are_listed_and_killed_at_once() {
     let mut peer = Peer::local(&daemon).unwrap();
     // The old server's prefix puts them into one queue.
     let ids: Vec<String> = (0..MANY).map(|number| format!("sysadm_pkg_{number}")).collect();
-    let batch: Value = ids.iter().map(|id| (id.clone(), json!("sleep 1000"))).collect();
-    peer.run(&batch).unwrap();
+    for ids in ids.chunks(250) {
+        let batch: Value = ids.iter().map(|id| (id.clone(), json!("sleep 1000"))).collect();
+        peer.run(&batch).unwrap();
+    }
     let list = peer.list().unwrap();
     let queue = list["pkg_queue"].as_object().unwrap();
     assert_eq!(queue.len(), MANY);
     assert_eq!(queue[&ids[0]]["queue_position"], "0");
     assert_eq!(queue[&ids[MANY - 1]]["queue_position"], (MANY - 1).to_string());
-    assert_eq!(peer.kill(&json!(ids)).unwrap(), json!(ids));
+    for ids in ids.chunks(5000) {
+        assert_eq!(peer.kill(&json!(ids)).unwrap(), json!(ids));
+    }
 }

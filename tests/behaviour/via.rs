@@ -393,7 +393,7 @@ fn the_fleet_is_on_one_screen_of_a_terminal() {
             lines.iter().any(|line| line.starts_with(host) && line.contains("is there"))
         });
     }
-    let ran = Cli::to(&beta, "run").args(["--id", "j", "printf 'one\ntwo\n'"]).run().unwrap();
+    let ran = Cli::to(&beta, "run").args(["--id", "j", r"printf 'one\ntwo\n'"]).run().unwrap();
     assert_eq!(ran.code(), 0, "{}", ran.err);
     watch.out.wait("two").unwrap();
     let lines = watch.out.lines();

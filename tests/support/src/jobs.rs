@@ -41,7 +41,22 @@ impl Peer {
 
     /// `list`; its `jobs`.
     pub fn list(&mut self) -> Outcome<Value> {
-        Ok(self.request("rpc", "dispatcher", &json!({ "action": "list" }))?["jobs"].take())
+        let mut jobs = json!({});
+        let mut ask = json!({ "action": "list" });
+        loop {
+            let mut page = self.request("rpc", "dispatcher", &ask)?;
+            for (queue, entries) in page["jobs"].as_object_mut().ok_or("no jobs")? {
+                let entries = entries.as_object_mut().ok_or("a queue is no object")?;
+                if jobs[queue].is_null() {
+                    jobs[queue] = json!({});
+                }
+                jobs[queue].as_object_mut().ok_or("no queue")?.append(entries);
+            }
+            match page["next"].take() {
+                Value::Null => return Ok(jobs),
+                next => ask["page"] = next,
+            }
+        }
     }
 
     /// `log` of a job, page after page.
