@@ -21,18 +21,24 @@ pub struct Upgrade {
     key: String,
     /// `Origin`, as it was sent.
     pub origin: Option<String>,
+    /// The first subprotocol that was offered.
+    subprotocol: Option<String>,
 }
 
 impl Upgrade {
-    /// The answer that makes it one.
+    /// The answer that makes it one. Our messages are the same in any subprotocol; the first one
+    /// that was offered is chosen, since browsers fail a connection for which none is.
     pub fn accept(&self) -> Vec<u8> {
         let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
         hash.update(self.key.as_bytes());
         hash.update(ACCEPT_GUID);
         let accept = STANDARD.encode(hash.finish());
+        let chosen = self.subprotocol.as_ref();
+        let chosen = chosen.map(|chosen| format!("Sec-WebSocket-Protocol: {chosen}\r\n"));
         format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Accept: {accept}\r\n\r\n"
+             Sec-WebSocket-Accept: {accept}\r\n{}\r\n",
+            chosen.unwrap_or_default()
         )
         .into_bytes()
     }
@@ -42,13 +48,23 @@ impl Upgrade {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// 200: the daemon is alive.
-    Healthy,
+    Healthy {
+        /// False for `HEAD`.
+        with_body: bool,
+    },
+    /// 204: what can be asked of the health check.
+    HealthMethods,
     /// 400
     BadRequest(&'static str),
     /// 403: this origin may not.
     OriginRefused,
     /// 405
-    MethodNotAllowed,
+    MethodNotAllowed {
+        /// The path is that of the health check.
+        is_health: bool,
+        /// False for `HEAD`.
+        with_body: bool,
+    },
     /// 426: only WebSocket is spoken here.
     UpgradeRequired,
     /// 431
@@ -61,10 +77,23 @@ impl Answer {
     /// As bytes for the peer.
     pub fn bytes(self) -> Vec<u8> {
         let (status, field, body) = match self {
-            Answer::Healthy => ("200 OK", "", "ok\n"),
+            Answer::Healthy { .. } => ("200 OK", "", "ok\n"),
+            Answer::HealthMethods => {
+                // A 204 has no length (RFC 9110 section 8.6).
+                let head = "HTTP/1.1 204 No Content\r\nAllow: GET, HEAD, OPTIONS\r\n\
+                            Connection: close\r\n\r\n";
+                return head.as_bytes().to_vec();
+            }
             Answer::BadRequest(why) => ("400 Bad Request", "", why),
             Answer::OriginRefused => ("403 Forbidden", "", "this origin may not connect\n"),
-            Answer::MethodNotAllowed => ("405 Method Not Allowed", "Allow: GET\r\n", "only GET\n"),
+            Answer::MethodNotAllowed { is_health: true, .. } => (
+                "405 Method Not Allowed",
+                "Allow: GET, HEAD, OPTIONS\r\n",
+                "only GET, HEAD and OPTIONS\n",
+            ),
+            Answer::MethodNotAllowed { is_health: false, .. } => {
+                ("405 Method Not Allowed", "Allow: GET\r\n", "only GET\n")
+            }
             Answer::UpgradeRequired => (
                 "426 Upgrade Required",
                 "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
@@ -79,9 +108,21 @@ impl Answer {
                 "too many connections authenticate at present; try again\n",
             ),
         };
+        let shown = match self {
+            Answer::Healthy { with_body: false }
+            | Answer::MethodNotAllowed { with_body: false, .. } => "",
+            Answer::Healthy { .. }
+            | Answer::MethodNotAllowed { .. }
+            | Answer::HealthMethods
+            | Answer::BadRequest(_)
+            | Answer::OriginRefused
+            | Answer::UpgradeRequired
+            | Answer::TooLarge
+            | Answer::Busy => body,
+        };
         format!(
             "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
-             {field}Connection: close\r\n\r\n{body}",
+             {field}Connection: close\r\n\r\n{shown}",
             body.len()
         )
         .into_bytes()
@@ -116,15 +157,22 @@ pub(super) fn read(bytes: &[u8]) -> Head {
 }
 
 fn judge(request: &httparse::Request<'_, '_>) -> Result<Upgrade, Answer> {
-    if request.method != Some("GET") {
-        return Err(Answer::MethodNotAllowed);
+    let path = request.path.map(|path| path.split_once('?').map_or(path, |(path, _)| path));
+    let is_health = path == Some("/healthz");
+    match request.method {
+        Some("GET") => {}
+        Some("HEAD") if is_health => return Err(Answer::Healthy { with_body: false }),
+        Some("OPTIONS") if is_health => return Err(Answer::HealthMethods),
+        method => {
+            let with_body = method != Some("HEAD");
+            return Err(Answer::MethodNotAllowed { is_health, with_body });
+        }
     }
     let wants_upgrade =
         has_token(request, "upgrade", "websocket") && has_token(request, "connection", "upgrade");
     if !wants_upgrade {
-        let path = request.path.map(|path| path.split_once('?').map_or(path, |(path, _)| path));
-        return Err(if path == Some("/healthz") {
-            Answer::Healthy
+        return Err(if is_health {
+            Answer::Healthy { with_body: true }
         } else {
             Answer::UpgradeRequired
         });
@@ -140,7 +188,14 @@ fn judge(request: &httparse::Request<'_, '_>) -> Result<Upgrade, Answer> {
         return Err(Answer::BadRequest("Sec-WebSocket-Key must be 16 bytes in base64\n"));
     }
     let origin = only(request, "origin")?.map(str::to_owned);
-    Ok(Upgrade { key: key.to_owned(), origin })
+    let subprotocol = words(request, "sec-websocket-protocol").find(|word| is_token(word));
+    Ok(Upgrade { key: key.to_owned(), origin, subprotocol: subprotocol.map(str::to_owned) })
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(word: &str) -> bool {
+    !word.is_empty()
+        && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
 fn values<'a>(
@@ -167,12 +222,20 @@ fn only<'a>(
     }
 }
 
-/// True where a comma-separated field holds the word, whatever its case.
-fn has_token(request: &httparse::Request<'_, '_>, name: &str, token: &str) -> bool {
+/// The words of a comma-separated field, which may stand several times.
+fn words<'a>(
+    request: &'a httparse::Request<'_, '_>,
+    name: &'a str,
+) -> impl Iterator<Item = &'a str> {
     values(request, name)
         .filter_map(|value| std::str::from_utf8(value).ok())
         .flat_map(|value| value.split(','))
-        .any(|word| word.trim().eq_ignore_ascii_case(token))
+        .map(str::trim)
+}
+
+/// True where a comma-separated field holds the word, whatever its case.
+fn has_token(request: &httparse::Request<'_, '_>, name: &str, token: &str) -> bool {
+    words(request, name).any(|word| word.eq_ignore_ascii_case(token))
 }
 
 #[cfg(test)]
@@ -205,8 +268,9 @@ mod tests {
 
     #[test]
     fn the_health_check_is_answered() {
-        assert_eq!(read(&request("GET /healthz HTTP/1.0", "")), Head::Answer(Answer::Healthy));
-        assert!(Answer::Healthy.bytes().starts_with(b"HTTP/1.1 200 OK\r\n"));
+        let healthy = Answer::Healthy { with_body: true };
+        assert_eq!(read(&request("GET /healthz HTTP/1.0", "")), Head::Answer(healthy));
+        assert!(healthy.bytes().starts_with(b"HTTP/1.1 200 OK\r\n"));
     }
 
     #[test]
@@ -216,7 +280,8 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(answer("GET / HTTP/1.1", ""), Answer::UpgradeRequired);
-        assert_eq!(answer("POST / HTTP/1.1", UPGRADE), Answer::MethodNotAllowed);
+        let refused = Answer::MethodNotAllowed { is_health: false, with_body: true };
+        assert_eq!(answer("POST / HTTP/1.1", UPGRADE), refused);
         assert!(matches!(answer("hello", ""), Answer::BadRequest(_)));
         let old = UPGRADE.replace("13", "8");
         assert_eq!(answer("GET / HTTP/1.1", &old), Answer::UpgradeRequired);

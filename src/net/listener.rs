@@ -57,6 +57,8 @@ pub struct Accepted {
     pub peer: Peer,
     /// True where TLS comes first.
     pub tls: bool,
+    /// True where only this host can have connected: a Unix socket, or a loopback address.
+    pub on_loopback: bool,
 }
 
 /// Connections that wait to be accepted.
@@ -128,12 +130,13 @@ impl Listener {
     /// Accepts one connection; `WouldBlock` where there is none.
     pub fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Listener::Tcp(listener, transport, _) => {
+            Listener::Tcp(listener, transport, bound) => {
                 let (stream, address) = listener.accept()?;
                 // A small event should go out at once; it fails only where the peer is gone.
                 let _ = stream.set_nodelay(true);
                 let tls = *transport == Transport::Tls;
-                Ok(Accepted { socket: Socket::Tcp(stream), peer: Peer::Remote(address), tls })
+                let (socket, peer) = (Socket::Tcp(stream), Peer::Remote(address));
+                Ok(Accepted { socket, peer, tls, on_loopback: bound.ip().is_loopback() })
             }
             Listener::Unix(listener, _) => {
                 let (stream, _) = listener.accept()?;
@@ -141,7 +144,7 @@ impl Listener {
                 let credentials = peer_credentials(stream.as_fd())
                     .map_err(|error| io::Error::new(ErrorKind::ConnectionAborted, error))?;
                 let peer = Peer::Local(credentials);
-                Ok(Accepted { socket: Socket::Unix(stream), peer, tls: false })
+                Ok(Accepted { socket: Socket::Unix(stream), peer, tls: false, on_loopback: true })
             }
         }
     }

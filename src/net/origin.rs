@@ -31,12 +31,15 @@ impl AllowedOrigins {
         }
     }
 
-    /// Whether a client with this `Origin` may connect.
-    pub fn allows(&self, origin: Option<&str>) -> bool {
+    /// Whether a client with this `Origin` may connect. `localhost` is a page of this host where
+    /// only this host can have connected: `on_loopback`.
+    pub fn allows(&self, origin: Option<&str>, on_loopback: bool) -> bool {
         let Some(origin) = origin else { return true };
-        let Some((_scheme, rest)) = origin.split_once("://") else {
+        let Some((scheme, rest)) = origin.split_once("://") else {
             return origin != "null" && is_bare_word(origin);
         };
+        // A browser sends no slash; some WebSocket libraries do.
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
         let host = match rest.split_once(']') {
             Some((address, port)) if is_port(port) => address.strip_prefix('[').unwrap_or(""),
             Some(_) => return false,
@@ -48,6 +51,10 @@ impl AllowedOrigins {
         };
         match host.parse::<IpAddr>() {
             Ok(address) => self.addresses.contains(&address) || self.names(host),
+            Err(_) if host.eq_ignore_ascii_case("localhost") => {
+                let is_web = ["http", "https"].iter().any(|web| scheme.eq_ignore_ascii_case(web));
+                on_loopback && is_web || self.names(host)
+            }
             Err(_) => self.names(host),
         }
     }
@@ -82,10 +89,13 @@ mod tests {
             "http://127.0.0.1:8080",
             "http://[::1]",
             "http://[::1]:99",
+            "http://127.0.0.1:8080/",
+            "https://nas.example.org/",
+            "http://[::1]/",
         ] {
-            assert!(origins.allows(Some(good)), "{good}");
+            assert!(origins.allows(Some(good), false), "{good}");
         }
-        assert!(origins.allows(None));
+        assert!(origins.allows(None, false));
         for bad in [
             "null",
             "",
@@ -99,12 +109,32 @@ mod tests {
             "https://nas:99999",
             "http://0.0.0.0",
             "http://[::1].evil.example",
-            "http://localhost",
+            "http://localhost.",
+            "http://localhost.evil.example",
+            "http://localhost:x",
+            "http://localhost//",
+            "file://localhost",
+            "https://nas/x/",
+            "https://nas//",
             "https://",
+            "https:///",
+            "nas/",
             "two words",
             "file:///etc",
         ] {
-            assert!(!origins.allows(Some(bad)), "{bad}");
+            assert!(!origins.allows(Some(bad), true), "{bad}");
         }
+    }
+
+    #[test]
+    fn localhost_is_allowed_on_loopback_only_or_by_name() {
+        let origins = AllowedOrigins::new(["nas"], ["127.0.0.1:12150".parse().unwrap()]);
+        for origin in
+            ["http://localhost", "https://LOCALHOST:8443", "http://localhost:12150/"].map(Some)
+        {
+            assert!(origins.allows(origin, true), "{origin:?}");
+            assert!(!origins.allows(origin, false), "{origin:?}");
+        }
+        assert!(AllowedOrigins::new(["localhost"], []).allows(Some("http://localhost"), false));
     }
 }

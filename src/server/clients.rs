@@ -67,6 +67,8 @@ pub(super) struct Client {
     /// It waits for its turn to be served.
     queued: bool,
     tls: bool,
+    /// Only this host can have connected: see [`Accepted`].
+    pub(super) on_loopback: bool,
     registered: Option<Registered>,
     /// The socket may have more to read.
     pub(super) readable: bool,
@@ -285,7 +287,7 @@ impl Clients {
         reactor: &mut Reactor<Key>,
         now: Instant,
     ) -> std::io::Result<ClientId> {
-        let Accepted { socket, peer, tls: is_tls } = accepted;
+        let Accepted { socket, peer, tls: is_tls, on_loopback } = accepted;
         self.last_id += 1;
         let id = self.last_id;
         let share = self.users.share(Owner::Origin(peer.source()));
@@ -305,6 +307,7 @@ impl Clients {
             client.registered = Some(registered);
             client.readable = true;
             client.tls = is_tls;
+            client.on_loopback = on_loopback;
         }
         Ok(id)
     }
@@ -348,6 +351,7 @@ impl Clients {
             inbox: Charge::new(&share.inboxes, 0),
             queued: false,
             tls: false,
+            on_loopback: false,
             registered: None,
             readable: false,
             stalled: false,

@@ -502,7 +502,7 @@ impl Server {
         match incoming {
             Incoming::Upgrade(upgrade) => {
                 let origin = upgrade.origin.as_deref();
-                if self.origins.allows(origin) {
+                if self.origins.allows(origin, client.on_loopback) {
                     if !self.give_place(id, now) {
                         return;
                     }

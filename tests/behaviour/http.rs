@@ -42,6 +42,55 @@ fn the_health_check_is_answered_with_200_over_every_transport() {
 }
 
 #[test]
+fn health_check_answers_head_as_get_without_the_body_and_options() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    for transport in Transport::ALL {
+        let ask = |method: &str, path: &str| {
+            let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+            answer(&daemon, transport, request.as_bytes())
+        };
+        let (head, get) = (ask("HEAD", "/healthz?x"), ask("GET", "/healthz"));
+        assert_eq!(format!("{head}ok\n"), get, "{}", transport.name());
+        let options = ask("OPTIONS", "/healthz");
+        assert_eq!(status(&options), 204, "{options}");
+        assert!(options.contains("\r\nAllow: GET, HEAD, OPTIONS\r\n"), "{options}");
+        assert!(!options.contains("Content-Length") && options.ends_with("\r\n\r\n"), "{options}");
+        // Elsewhere HEAD is refused, without a body as well.
+        let refused = ask("HEAD", "/");
+        assert_eq!(status(&refused), 405, "{refused}");
+        assert!(refused.ends_with("\r\n\r\n"), "{refused}");
+    }
+}
+
+#[test]
+fn first_valid_subprotocol_that_is_offered_is_chosen() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let chosen = |fields: &str| {
+        let mut stream = Stream::dial(&daemon, Transport::Plain).unwrap();
+        stream.send(upgrade_request(fields).as_bytes()).unwrap();
+        let head = stream.read_head().unwrap();
+        assert_eq!(status(&head), 101, "{head}");
+        let values: Vec<_> = head
+            .lines()
+            .filter_map(|line| line.strip_prefix("Sec-WebSocket-Protocol: "))
+            .map(str::to_owned)
+            .collect();
+        // The connection works.
+        stream.send(&client_frame(0x89, b"x")).unwrap();
+        assert_eq!(stream.read_frame().unwrap(), (0x8a, b"x".to_vec()));
+        values
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(chosen(""), none);
+    assert_eq!(chosen("Sec-WebSocket-Protocol: chat\r\n"), ["chat"]);
+    assert_eq!(chosen("Sec-WebSocket-Protocol: v2.json , chat\r\n"), ["v2.json"]);
+    let twice = "Sec-WebSocket-Protocol: ,\r\nsec-websocket-protocol: b, a\r\n";
+    assert_eq!(chosen(twice), ["b"]);
+    assert_eq!(chosen("Sec-WebSocket-Protocol: two words, a/b, ok\r\n"), ["ok"]);
+    assert_eq!(chosen("Sec-WebSocket-Protocol: a/b\r\n"), none);
+}
+
+#[test]
 fn anything_else_is_told_in_http_what_is_wrong() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let upgrade = upgrade_request("");
@@ -55,8 +104,9 @@ fn anything_else_is_told_in_http_what_is_wrong() {
         (replaced("Version: 13", "Version: 8"), 426, "version 13"),
         (replaced("Sec-WebSocket-Version: 13\r\n", ""), 426, "version 13"),
         (replaced("GET", "POST"), 405, "only GET"),
-        ("HEAD /healthz HTTP/1.1\r\n\r\n".to_owned(), 405, ""),
-        ("PUT /healthz HTTP/1.1\r\nContent-Length: 1\r\n\r\nx".to_owned(), 405, "only GET"),
+        ("PUT /healthz HTTP/1.1\r\nContent-Length: 1\r\n\r\nx".to_owned(), 405, "and OPTIONS"),
+        ("OPTIONS / HTTP/1.1\r\n\r\n".to_owned(), 405, "only GET"),
+        ("OPTIONS * HTTP/1.1\r\n\r\n".to_owned(), 405, "only GET"),
         (replaced("HTTP/1.1", "HTTP/1.0"), 400, "HTTP/1.1"),
         (replaced("dGhlIHNhbXBsZSBub25jZQ==", "dGhl"), 400, "Sec-WebSocket-Key"),
         (replaced("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""), 400, "Sec-WebSocket-Key"),
@@ -260,6 +310,11 @@ fn a_page_of_the_web_may_connect_only_if_it_is_ours() {
         "http://NAS.Example.ORG:80",
         "http://192.0.2.7",
         "http://127.0.0.1:3000",
+        "http://127.0.0.1:3000/",
+        "https://nas.example.org/",
+        "http://localhost",
+        "https://localhost:8443",
+        "http://LocalHost:12150/",
         "sysadm-client",
         "sysadm-server",
     ] {
@@ -272,7 +327,9 @@ fn a_page_of_the_web_may_connect_only_if_it_is_ours() {
         "https://evil.example",
         // Rebound names: what `Host` says does not matter.
         "http://rebound.example:12150",
-        "http://localhost",
+        "http://localhost.rebound.example",
+        "http://rebound.example:12150/localhost",
+        "file://localhost",
         "http://127.0.0.2",
         "http://[::1]:12150",
         "https://nas.example.org.evil.example",

@@ -27,6 +27,8 @@ use crate::reactor::{Reactor, Registered};
 pub(super) struct Connected {
     pub(super) connection: Connection<Words>,
     pub(super) origin: Peer,
+    /// Only this host can have connected: see [`Accepted`].
+    pub(super) on_loopback: bool,
     /// Who it was, once the relay does not know it any more.
     pub(super) name: String,
     /// SHA-256 of the certificate that it was shown.
@@ -253,7 +255,7 @@ impl Connections {
         reactor: &mut Reactor<Key>,
         now: Instant,
     ) -> std::io::Result<PeerNumber> {
-        let Accepted { socket, peer: origin, .. } = accepted;
+        let Accepted { socket, peer: origin, on_loopback, .. } = accepted;
         self.last += 1;
         let number = self.last;
         let outbox = Outbox::new(STRANGER_QUEUE, &self.total);
@@ -271,6 +273,7 @@ impl Connections {
         let connected = Connected {
             connection,
             origin,
+            on_loopback,
             name: String::new(),
             certificate,
             registered: Some(registered),

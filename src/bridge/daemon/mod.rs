@@ -374,7 +374,7 @@ impl Bridge {
         match incoming {
             Incoming::Upgrade(upgrade) => {
                 let origin = upgrade.origin.as_deref();
-                if !self.origins.allows(origin) {
+                if !self.origins.allows(origin, connected.on_loopback) {
                     connected.connection.answer(HttpAnswer::OriginRefused, now.instant);
                     let (place, origin) = (&connected.origin, origin.unwrap_or_default());
                     return warn!("refused {place}: origin {origin:?} is not ours");
