@@ -19,6 +19,9 @@ files() {
 		0644 LICENSE share/doc/sysadm-events/LICENSE
 		0644 README.md share/doc/sysadm-events/README.md
 	END
+	for rules in etc/rules/*.toml; do
+		echo "0644 $rules share/examples/sysadm-events/rules/${rules##*/}"
+	done
 	case $SYSTEM in
 	FreeBSD)
 		cat <<-END
@@ -42,7 +45,7 @@ files() {
 }
 
 # Directories that are ours alone.
-directories='etc/sysadm-events share/doc/sysadm-events share/examples/sysadm-events'
+directories='etc/sysadm-events share/doc/sysadm-events share/examples/sysadm-events/rules share/examples/sysadm-events'
 
 # The file that a sample is the beginning of, on this very host. A package manager does that itself
 # when the package is installed, so that in a staging directory there are samples only.

@@ -19,6 +19,7 @@ mod flood;
 mod footprint;
 mod jobs;
 mod relay;
+mod rules;
 mod table;
 mod tail;
 mod wakeups;
@@ -44,6 +45,7 @@ const SECTIONS: [Section; 11] = [
     ("durable", durable::measure),
     ("flood", flood::measure),
     ("tail", tail::measure),
+    ("rules", rules::measure),
     ("checks", checks::measure),
     ("relay", relay::measure),
     ("doors", doors::measure),

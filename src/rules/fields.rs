@@ -6,8 +6,12 @@
 
 use std::borrow::Cow;
 
+use memchr::{memchr, memchr2, memrchr};
+
 /// Fields of a line; more of them are left out.
 const FIELDS: usize = 64;
+/// Texts of a JSON line that are not values of fields, and the fields.
+const TEXTS: usize = 4 * FIELDS;
 
 /// A message and its fields.
 #[derive(Debug, Default)]
@@ -15,6 +19,8 @@ pub(super) struct Record<'l> {
     /// The message, of which its own fields are taken off.
     pub(super) message: Cow<'l, str>,
     fields: Vec<(&'l str, Cow<'l, str>)>,
+    /// How long the fields at the beginning of a text are together, of which none need be a `msg`.
+    pub(super) length: usize,
 }
 
 impl<'l> Record<'l> {
@@ -29,13 +35,20 @@ impl<'l> Record<'l> {
 
     /// Reads logfmt with a `msg`, or a message with fields behind it.
     pub(super) fn of_text(text: &'l str) -> Record<'l> {
-        let (fields, _) = pairs(text);
+        let Pairs { mut fields, length, first } = Pairs::of(text);
         if let Some((_, message)) = fields.iter().find(|(name, _)| *name == "msg") {
-            return Record { message: message.clone(), fields };
+            return Record { message: message.clone(), fields, length };
         }
-        let (end, fields) = trailing(text);
+        let end = if length == text.len() && length > 0 {
+            fields.remove(0);
+            first
+        } else {
+            let (end, behind) = trailing(text);
+            fields = behind;
+            end
+        };
         let message = text.get(..end).unwrap_or_default().trim_end();
-        Record { message: message.into(), fields }
+        Record { message: message.into(), fields, length }
     }
 
     /// A field by its name.
@@ -45,13 +58,20 @@ impl<'l> Record<'l> {
 }
 
 /// The fields behind a message: where the message ends, and what they are. Each place where fields
-/// might begin is tried once, from left to right, up to the first that is none.
+/// might begin is tried once, from left to right, up to the first that is none; not more of them than
+/// a line has fields.
 fn trailing(text: &str) -> (usize, Vec<(&str, Cow<'_, str>)>) {
     let mut from = 0;
-    while let Some(blank) = text.get(from..).and_then(|rest| rest.find(' ')) {
+    for _ in 0..FIELDS {
+        let Some(equals) = find(text, from, |rest| memchr(b'=', rest)) else { break };
+        let name = text.as_bytes().get(from..equals).unwrap_or_default();
+        let Some(blank) = memrchr(b' ', name) else {
+            from = equals + 1;
+            continue;
+        };
         let start = from + blank;
         let rest = text.get(start + 1..).unwrap_or_default();
-        let (fields, length) = pairs(rest);
+        let Pairs { fields, length, .. } = Pairs::of(rest);
         if !fields.is_empty() && rest.get(length..).unwrap_or_default().trim().is_empty() {
             return (start, fields);
         }
@@ -60,22 +80,45 @@ fn trailing(text: &str) -> (usize, Vec<(&str, Cow<'_, str>)>) {
     (text.len(), Vec::new())
 }
 
-/// `key=value key="value"` from the beginning of a text on, and how long they are together.
-fn pairs(text: &str) -> (Vec<(&str, Cow<'_, str>)>, usize) {
-    let (mut fields, mut at) = (Vec::new(), 0);
-    while let Some((name, value, length)) = text.get(at..).and_then(pair) {
-        if fields.len() < FIELDS {
-            fields.push((name, value));
+fn find(text: &str, from: usize, of: impl Fn(&[u8]) -> Option<usize>) -> Option<usize> {
+    text.as_bytes().get(from..).and_then(of).map(|at| from + at)
+}
+
+/// `key=value key="value"` from the beginning of a text on.
+#[derive(Default)]
+struct Pairs<'l> {
+    fields: Vec<(&'l str, Cow<'l, str>)>,
+    /// How long they are together. Where there are too many, all that follows is taken for some.
+    length: usize,
+    /// How long the first is.
+    first: usize,
+}
+
+impl<'l> Pairs<'l> {
+    fn of(text: &'l str) -> Pairs<'l> {
+        let mut it = Pairs::default();
+        while let Some((name, value, length)) = text.get(it.length..).and_then(pair) {
+            if it.fields.len() == FIELDS {
+                it.length = text.len();
+                break;
+            }
+            it.fields.push((name, value));
+            it.first = if it.first == 0 { length } else { it.first };
+            it.length += length;
+            it.length += text.bytes().skip(it.length).take_while(|byte| *byte == b' ').count();
         }
-        at += length;
-        at += text.get(at..).map_or(0, |rest| rest.len() - rest.trim_start_matches(' ').len());
+        it
     }
-    (fields, at)
+}
+
+/// Whether a text begins with `key=`.
+pub(super) fn begins_with_field(text: &str) -> bool {
+    pair(text).is_some()
 }
 
 fn pair(text: &str) -> Option<(&str, Cow<'_, str>, usize)> {
-    let is_name = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-    let end = text.find(|c| !is_name(c))?;
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    let end = text.bytes().take_while(is_name).count();
     let name = text.get(..end).filter(|name| !name.is_empty())?;
     let value = text.get(end..)?.strip_prefix('=')?;
     let begin = end + 1;
@@ -83,17 +126,17 @@ fn pair(text: &str) -> Option<(&str, Cow<'_, str>, usize)> {
         let (value, length) = quoted(inside);
         return Some((name, value, begin + 1 + length));
     }
-    let length = value.find(' ').unwrap_or(value.len());
+    let length = memchr(b' ', value.as_bytes()).unwrap_or(value.len());
     Some((name, Cow::Borrowed(&value[..length]), begin + length))
 }
 
 /// Members of a JSON object, of the objects in it too: strings, numbers and the like by their text.
 fn json(text: &str) -> Vec<(&str, Cow<'_, str>)> {
     let (mut fields, mut rest) = (Vec::new(), text);
-    while let Some(quote) = rest.find('"') {
-        if fields.len() == FIELDS {
+    for _ in 0..TEXTS {
+        let Some(quote) = memchr(b'"', rest.as_bytes()).filter(|_| fields.len() < FIELDS) else {
             break;
-        }
+        };
         let inside = &rest[quote + 1..];
         let (_, length) = quoted(inside);
         let name = inside.get(..length.saturating_sub(1)).unwrap_or_default();
@@ -118,7 +161,7 @@ fn json(text: &str) -> Vec<(&str, Cow<'_, str>)> {
 /// A text up to its closing quote, its escapes decoded as JSON and Go write them; and the length
 /// with that quote. Without a closing quote all is taken.
 fn quoted(text: &str) -> (Cow<'_, str>, usize) {
-    let end = text.find(['"', '\\']).unwrap_or(text.len());
+    let end = memchr2(b'"', b'\\', text.as_bytes()).unwrap_or(text.len());
     if text.as_bytes().get(end) != Some(&b'\\') {
         return (Cow::Borrowed(&text[..end]), (end + 1).min(text.len()));
     }
@@ -218,6 +261,17 @@ mod tests {
         }
         let record = Record::of_text(r#"x err="cut of"#);
         assert_eq!((&*record.message, record.get("err")), ("x", Some("cut of")));
+    }
+
+    #[test]
+    fn fields_beyond_the_limit_are_not_read() {
+        let many = "a=b ".repeat(1000) + "msg=x";
+        let record = Record::of_text(&many);
+        assert_eq!((&*record.message, record.fields.len()), ("a=b", FIELDS - 1));
+        let many = format!("{{{}\"msg\":\"x\"}}", "\"a\":[],".repeat(TEXTS));
+        assert!(Record::of_json(&many).is_none());
+        let vain = "x a=b ".repeat(FIELDS) + "y a=b";
+        assert_eq!(Record::of_text(&vain).message, vain);
     }
 
     #[test]

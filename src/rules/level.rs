@@ -31,6 +31,9 @@ const FAILURES: [&str; 14] = [
     "broken pipe",
 ];
 
+/// The longest word of a level: `information`.
+const LONGEST: usize = 11;
+
 impl Level {
     /// The level that a word is, in any case: `WARN`, `ERRO`, `critical`.
     pub fn of_word(word: &str) -> Option<Level> {
@@ -46,7 +49,7 @@ impl Level {
                 &["critical", "crit", "fatal", "alert", "emergency", "emerg", "panic"],
             ),
         ];
-        if !(3..=11).contains(&word.len()) {
+        if !(3..=LONGEST).contains(&word.len()) {
             return None;
         }
         let is = |known: &&str| word.eq_ignore_ascii_case(known);
@@ -70,29 +73,18 @@ impl Level {
             _ => None,
         })
     }
-
-    /// Reads the level words at the beginning of a message: `CRITICAL ERROR: `, `[warn] `,
-    /// `ERROR    [thread] `, `WARNING: CRITICAL: `. Returns the highest level and the length of
-    /// these words; without one the length is 0.
-    pub(super) fn at_start(text: &str) -> (Option<Level>, usize) {
-        let (mut level, mut length) = (None, 0);
-        while let Some((found, end)) = text.get(length..).and_then(one_level) {
-            level = level.max(Some(found));
-            length += end;
-        }
-        (level, length)
-    }
 }
 
-/// One level and the length of what states it, with the blanks behind.
-fn one_level(text: &str) -> Option<(Level, usize)> {
+/// Reads a level at the beginning of a message: `CRITICAL ERROR: `, `[warn] `, `ERROR    [thread] `.
+/// Also the length of what states it, with the blanks behind.
+pub(super) fn level_at_start(text: &str) -> Option<(Level, usize)> {
     let open = text.starts_with(['[', '<', '(']);
     let mut at = usize::from(open);
     let mut level = None;
     // At most two words: `CRITICAL ERROR`.
     for _ in 0..2 {
         let rest = text.get(at..)?;
-        let end = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+        let end = letters(rest);
         let (word, behind) = rest.split_at(end);
         let found = Level::of_word(word)?;
         level = level.max(Some(found));
@@ -103,8 +95,7 @@ fn one_level(text: &str) -> Option<(Level, usize)> {
             // `FAILED` begins a sentence of Life Preserver.
             [b' ' | b'\t', ..] if shouted && !open && !word.starts_with("FAIL") => {
                 let word = behind.trim_start();
-                let more = word.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(word.len());
-                let more = word.get(..more)?;
+                let more = word.get(..letters(word))?;
                 // `ERROR error listing x`: the second word is the message's own.
                 let is_message = more.bytes().any(|byte| byte.is_ascii_lowercase());
                 (is_message || Level::of_word(more).is_none()).then_some(0)
@@ -120,6 +111,11 @@ fn one_level(text: &str) -> Option<(Level, usize)> {
         at += 1;
     }
     None
+}
+
+/// How many letters a text begins with; more than a word of a level has are not counted.
+fn letters(text: &str) -> usize {
+    text.bytes().take(LONGEST + 1).take_while(u8::is_ascii_alphabetic).count()
 }
 
 /// Whether a message without a level begins like the report of a failure.
@@ -143,7 +139,10 @@ pub(super) fn mentions_failure(text: &str) -> bool {
         b"panic",
     ];
     let bytes = text.as_bytes();
-    (0..bytes.len()).any(|at| {
+    bytes.iter().enumerate().any(|(at, byte)| {
+        if !matches!(byte | 0x20, b'c'..=b'f' | b'p' | b'u') {
+            return false;
+        }
         let rest = bytes.get(at..).unwrap_or_default();
         MARKS.iter().any(|mark| {
             rest.get(..mark.len()).is_some_and(|start| start.eq_ignore_ascii_case(mark))
@@ -178,7 +177,10 @@ mod tests {
             ("", None, ""),
         ];
         for (text, level, rest) in rows {
-            let (found, length) = Level::at_start(text);
+            let (mut found, mut length) = (None, 0);
+            while let Some((more, end)) = level_at_start(&text[length..]) {
+                (found, length) = (found.max(Some(more)), length + end);
+            }
             assert_eq!((found, &text[length..]), (level, rest), "{text}");
         }
     }

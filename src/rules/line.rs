@@ -1,14 +1,19 @@
 //! A line as the rules see it: cleaned, its prefix recognised, its level words read.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
+
+use memchr::{memchr_iter, memchr2, memchr3, memmem};
 
 use super::fields::Record;
-use super::level::{Level, begins_like_failure};
+use super::level::{Level, begins_like_failure, level_at_start};
 use super::prefix::Prefix;
 
 /// Places behind a `: ` and the like where a message may begin, where no syslog prefix says it.
 const PLACES: usize = 16;
-/// Brackets before a message.
+/// They are so near to its beginning, in bytes: what stands before a message is not longer.
+const NEAR: usize = 512;
+/// Brackets and levels before a message.
 const BRACKETS: usize = 8;
 /// What a hint says at its beginning, in bytes.
 const BEGINNING: usize = 80;
@@ -22,6 +27,11 @@ pub(super) struct Line<'l> {
     pub(super) prefix: Prefix<'l>,
     /// Its JSON, if it is that.
     pub(super) json: Option<Record<'l>>,
+    /// Where the message begins by its prefix.
+    begin: Start<'l>,
+    bare: OnceCell<Start<'l>>,
+    places: OnceCell<Vec<Start<'l>>>,
+    record: OnceCell<Record<'l>>,
 }
 
 /// Where a message may begin.
@@ -37,6 +47,8 @@ pub(super) struct Start<'l> {
     pub(super) brackets: Vec<&'l str>,
     /// The brackets end with a colon.
     pub(super) is_labelled: bool,
+    /// Here the line says that its message begins.
+    pub(super) is_first: bool,
 }
 
 impl<'l> Line<'l> {
@@ -45,19 +57,40 @@ impl<'l> Line<'l> {
         let prefix = Prefix::of(text);
         let message = text.get(prefix.message..).unwrap_or_default();
         let json = if message.starts_with('{') { Record::of_json(message) } else { None };
-        Line { text, prefix, json }
+        let begin = Start::of(message, true);
+        let (bare, places, record) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Line { text, prefix, json, begin, bare, places, record }
+    }
+
+    /// The message and fields of the line as a whole.
+    pub(super) fn record(&self) -> &Record<'l> {
+        let of_text = || Record::of_text(self.begin.body);
+        self.json.as_ref().unwrap_or_else(|| self.record.get_or_init(of_text))
+    }
+
+    /// Where the message begins by the prefix; `bare`, where it begins if the name of a program is
+    /// a word of it.
+    pub(super) fn start(&self, bare: bool) -> &Start<'l> {
+        if !bare || self.prefix.bare == self.prefix.message {
+            return &self.begin;
+        }
+        let text = self.text.get(self.prefix.bare..).unwrap_or_default();
+        self.bare.get_or_init(|| Start::of(text, true))
     }
 
     /// Where a message may begin, if none says it: behind each `: `, `] ` and the like.
-    pub(super) fn places(&self) -> impl Iterator<Item = usize> {
-        let bytes = self.text.as_bytes();
-        let begin = self.prefix.message;
-        let is_place = move |at: &usize| {
-            let mark = at.checked_sub(2).filter(|mark| *mark >= begin);
-            let mark = mark.and_then(|mark| bytes.get(mark));
-            bytes.get(at - 1) == Some(&b' ') && mark.is_some_and(|mark| b":]|->)".contains(mark))
-        };
-        (begin + 1..bytes.len()).filter(is_place).take(PLACES)
+    pub(super) fn places(&self) -> &[Start<'l>] {
+        self.places.get_or_init(|| {
+            let message = self.begin.text;
+            let bytes = message.as_bytes();
+            let near = bytes.get(..NEAR).unwrap_or(bytes);
+            let is_place = |blank: &usize| {
+                let mark = blank.checked_sub(1).and_then(|mark| bytes.get(mark));
+                blank + 1 < bytes.len() && mark.is_some_and(|mark| b":]|->)".contains(mark))
+            };
+            let places = memchr_iter(b' ', near).filter(is_place).take(PLACES);
+            places.filter_map(|at| Some(Start::of(message.get(at + 1..)?, false))).collect()
+        })
     }
 
     /// The program, as syslogd or journald names it.
@@ -72,12 +105,11 @@ impl<'l> Line<'l> {
         if text.starts_with("cannot ") {
             return Some(ZFS);
         }
-        if Level::at_start(text).0 == Some(Level::Info) {
+        if Start::of(text, true).level == Some(Level::Info) {
             return None;
         }
         // Only its beginning: every line of a log comes here.
-        let end = (0..=BEGINNING.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
-        let begin = text.get(..end.unwrap_or(0)).unwrap_or_default();
+        let begin = super::beginning(text, BEGINNING);
         let says = begins_like_failure(begin) || super::mentions_failure(begin);
         says.then_some(1)
     }
@@ -91,14 +123,13 @@ impl<'l> Line<'l> {
 
 impl<'l> Start<'l> {
     /// Reads level words and brackets.
-    pub(super) fn of(text: &'l str) -> Start<'l> {
+    pub(super) fn of(text: &'l str, is_first: bool) -> Start<'l> {
         let (mut level, mut brackets, mut at) = (None, Vec::new(), 0);
         let mut is_labelled = false;
-        while brackets.len() < BRACKETS {
+        for _ in 0..BRACKETS {
             let rest = text.get(at..).unwrap_or_default();
-            let (found, length) = Level::at_start(rest);
-            if length > 0 {
-                level = level.max(found);
+            if let Some((found, length)) = level_at_start(rest) {
+                level = level.max(Some(found));
                 at += length;
                 continue;
             }
@@ -121,7 +152,8 @@ impl<'l> Start<'l> {
                 break;
             }
         }
-        Start { text, body: text.get(at..).unwrap_or_default(), level, brackets, is_labelled }
+        let body = text.get(at..).unwrap_or_default();
+        Start { text, body, level, brackets, is_labelled, is_first }
     }
 }
 
@@ -135,15 +167,16 @@ const DEPTH: usize = 3;
 pub fn clean(text: &str) -> Cow<'_, str> {
     let is_blank = |c: char| c == '\u{feff}' || c == '\0' || c.is_whitespace();
     let mut text = text.trim_start_matches(is_blank).trim_end_matches(['\r', '\n']);
-    // Most lines have none of these bytes: one pass instead of five.
-    if !text.bytes().any(|byte| matches!(byte, b'\r' | 0x1b | 0xc2 | b'#' | b'\'')) {
+    // Most lines have none of these bytes.
+    let bytes = text.as_bytes();
+    if memchr3(b'\r', 0x1b, 0xc2, bytes).or_else(|| memchr2(b'#', b'\'', bytes)).is_none() {
         return Cow::Borrowed(text);
     }
     if let Some((_, last)) = text.rsplit_once('\r') {
         text = last.trim_start_matches(is_blank);
     }
     // A shell's quote inside of quotes; of a command in a command once more.
-    if text.contains(QUOTE) {
+    if memmem::find(text.as_bytes(), QUOTE.as_bytes()).is_some() {
         let mut plain = text.to_owned();
         for _ in 0..DEPTH {
             plain = plain.replace(QUOTE, "'");
@@ -154,7 +187,9 @@ pub fn clean(text: &str) -> Cow<'_, str> {
 }
 
 fn without_escapes(text: &str) -> Cow<'_, str> {
-    if !text.contains(['\u{1b}', '\u{9b}']) && !text.contains("#033[") {
+    let bytes = text.as_bytes();
+    let has_escape = || memmem::find(bytes, b"#033[").is_some();
+    if memchr2(0x1b, 0xc2, bytes).is_none() && !has_escape() {
         return Cow::Borrowed(text);
     }
     // rsyslogd writes the octal number of a control character.
@@ -212,6 +247,17 @@ mod tests {
     }
 
     #[test]
+    fn places_of_a_message_are_few_and_near_its_beginning() {
+        let many = "a: ".repeat(1000);
+        assert_eq!(Line::of(&many).places().len(), PLACES);
+        let far = "x".repeat(NEAR) + ": y";
+        assert!(Line::of(&far).places().is_empty());
+        let line = Line::of("a: b] c");
+        let texts: Vec<&str> = line.places().iter().map(|start| start.text).collect();
+        assert_eq!(texts, ["b] c", "c"]);
+    }
+
+    #[test]
     fn levels_and_brackets_before_a_message_are_read() {
         let rows = [
             ("[ERRO][push][repl][a$b]: cannot x", Some(Level::Error), "push,repl,a$b", "cannot x"),
@@ -222,9 +268,11 @@ mod tests {
             ("plain", None, "", "plain"),
             ("[", None, "", "["),
             ("[]", None, "", ""),
+            // Only so many are read.
+            ("[a][b][c][d][e][f][g][h][i] x", None, "a,b,c,d,e,f,g,h", "[i] x"),
         ];
         for (text, level, brackets, body) in rows {
-            let start = Start::of(text);
+            let start = Start::of(text, true);
             let found = (start.level, start.brackets.join(","), start.body);
             assert_eq!(found, (level, brackets.to_owned(), body), "{text}");
         }

@@ -12,6 +12,7 @@
 //! count; where there is none, the file is taken to be the program's.
 
 mod fields;
+mod index;
 mod level;
 mod line;
 pub mod prefix;
@@ -25,6 +26,7 @@ pub use template::Template;
 
 use std::sync::Arc;
 
+use index::Index;
 use line::Line;
 use set::Verdict;
 
@@ -54,7 +56,7 @@ pub enum Outcome {
 /// Reads the lines of one log: the first rule set that knows one has it.
 #[derive(Clone, Debug)]
 pub struct Reader {
-    sets: Vec<Arc<RuleSet>>,
+    sets: Vec<(Arc<RuleSet>, Index)>,
     /// The last line that may be the reason of the next failure, and how likely it is.
     hint: Option<(u8, String)>,
     counts: Counts,
@@ -74,17 +76,17 @@ pub struct Counts {
 impl Reader {
     /// A reader by these rule sets.
     pub fn new(sets: Vec<Arc<RuleSet>>) -> Reader {
-        Reader { sets, hint: None, counts: Counts::default() }
+        Reader { sets: indexed(sets), hint: None, counts: Counts::default() }
     }
 
     /// Continues with other rule sets.
     pub fn set_rules(&mut self, sets: Vec<Arc<RuleSet>>) {
-        self.sets = sets;
+        self.sets = indexed(sets);
     }
 
     /// The names of its rule sets.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.sets.iter().map(|set| &*set.name)
+        self.sets.iter().map(|(set, _)| &*set.name)
     }
 
     /// How much was read.
@@ -123,8 +125,10 @@ impl Reader {
     fn judge(&self, line: &Line<'_>) -> Outcome {
         let hint = self.hint.as_ref().map(|(_, text)| &**text);
         let mut is_foreign = !self.sets.is_empty();
-        for set in &self.sets {
-            match set.known(line, hint) {
+        // journalctl -o json, or a container's log.
+        let inner = line.json.as_ref().map(|json| Line::of(&json.message));
+        for (set, index) in &self.sets {
+            match set.known(index, line, inner.as_ref(), hint) {
                 Verdict::Event(reading) => return Outcome::Known(reading),
                 Verdict::Ignored => return Outcome::Ignored,
                 Verdict::Nothing => is_foreign = false,
@@ -134,9 +138,17 @@ impl Reader {
         if is_foreign {
             return Outcome::Foreign;
         }
-        let unknown = self.sets.iter().find_map(|set| set.catch_all(line));
+        let unknown = self.sets.iter().find_map(|(set, _)| set.catch_all(line, inner.as_ref()));
         unknown.map_or(Outcome::Nothing, Outcome::Unknown)
     }
+}
+
+fn indexed(sets: Vec<Arc<RuleSet>>) -> Vec<(Arc<RuleSet>, Index)> {
+    let with_index = |set: Arc<RuleSet>| {
+        let index = Index::of(&set);
+        (set, index)
+    };
+    sets.into_iter().map(with_index).collect()
 }
 
 /// Whether a line looks like the report of a failure, for a person who looks for what no rule
@@ -145,10 +157,24 @@ pub fn mentions_failure(text: &str) -> bool {
     level::mentions_failure(text)
 }
 
+/// At most so many bytes of a text.
+fn beginning(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
+}
+
 /// A text on one line, of at most `longest` bytes; of a longer one both ends.
 fn shorten(text: &str, longest: usize) -> String {
     let mut short = String::new();
-    for word in text.split_whitespace() {
+    // Words are only counted near the ends.
+    let near = 2 * longest;
+    let (head, tail) = if text.len() > 2 * near {
+        let from = (text.len() - near..text.len()).find(|at| text.is_char_boundary(*at));
+        (beginning(text, near), from.and_then(|from| text.get(from..)).unwrap_or_default())
+    } else {
+        (text, "")
+    };
+    for word in head.split_whitespace().chain(tail.split_whitespace()) {
         if !short.is_empty() {
             short.push(' ');
         }

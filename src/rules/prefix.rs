@@ -13,8 +13,12 @@
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::beginning;
 use super::level::{Level, begins_like_failure};
 use crate::wire::rfc3339;
+
+/// No time stamp is longer, in bytes; most have 30.
+const STAMP: usize = 128;
 
 /// What was recognised before the message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,7 +67,7 @@ impl<'l> Prefix<'l> {
         if has_version {
             at += 2;
         }
-        let Some((end, time, colon)) = stamp(&line[at..]) else {
+        let Some((end, time, colon)) = stamp(beginning(&line[at..], STAMP)) else {
             if has_version && line[at..].starts_with("- ") && it.rfc5424(line, at + 2) {
                 return it;
             }
@@ -107,10 +111,7 @@ impl<'l> Prefix<'l> {
     /// Reads `<13>`, or FreeBSD's `<daemon.err>` and `<3.3>`; where what follows begins.
     fn priority(&mut self, line: &str, at: usize) -> usize {
         let Some(inside) = line[at..].strip_prefix('<') else { return at };
-        let Some((inside, _)) = inside.split_once('>').filter(|(inside, _)| inside.len() <= 16)
-        else {
-            return at;
-        };
+        let Some((inside, _)) = beginning(inside, 17).split_once('>') else { return at };
         let level = match inside.rsplit_once('.') {
             Some((_, severity)) => Level::of_field(severity),
             None => {

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
-use super::fields::Record;
+use super::fields::{Record, begins_with_field};
+use super::index::{Index, Tries};
 use super::level::{Level, begins_like_failure};
 use super::line::{Line, Start};
 use super::template::{Captures, Template};
@@ -43,7 +44,10 @@ impl Class {
             (b"ssh", Class::Replication),
         ];
         let bytes = text.as_bytes();
-        (0..bytes.len()).find_map(|at| {
+        bytes.iter().enumerate().find_map(|(at, byte)| {
+            if !matches!(byte | 0x20, b's' | b'p' | b'h' | b'r' | b'e') {
+                return None;
+            }
             let is_here = |word: &[u8]| {
                 let here = bytes.get(at..at + word.len());
                 here.is_some_and(|here| here.eq_ignore_ascii_case(word))
@@ -142,13 +146,13 @@ pub(super) enum Verdict {
 }
 
 /// A line and one of the places where its message may begin.
-struct View<'l> {
-    line: &'l Line<'l>,
-    start: Start<'l>,
-    /// Its message and fields, unless it is JSON.
-    record: Option<Record<'l>>,
-    /// Here the line says that its message begins.
-    is_first: bool,
+struct View<'v, 'l> {
+    line: &'v Line<'l>,
+    start: &'v Start<'l>,
+    /// The message and fields of this place, if it has some of its own.
+    own: Option<Record<'l>>,
+    /// Those of the line.
+    of_line: Option<&'v Record<'l>>,
 }
 
 impl RuleSet {
@@ -186,39 +190,44 @@ impl RuleSet {
         message.required_places().find(lacks_one).or_else(|| message.places().find(lacks_all))
     }
 
-    /// What a rule knows of the line. `hint` is what was said before it.
-    pub(super) fn known(&self, line: &Line<'_>, hint: Option<&str>) -> Verdict {
+    /// What a rule knows of the line. `inner` is the message of a JSON line, `hint` what was said
+    /// before it.
+    pub(super) fn known(
+        &self,
+        index: &Index,
+        line: &Line<'_>,
+        inner: Option<&Line<'_>>,
+        hint: Option<&str>,
+    ) -> Verdict {
         if self.is_foreign(line) {
             return Verdict::Foreign;
         }
-        if let Some(inner) = self.wrapped(line) {
-            return match self.known(&inner, hint) {
+        if let Some(inner) = self.wrapped(line, inner) {
+            return match self.known(index, inner, None, hint) {
                 Verdict::Foreign => Verdict::Nothing,
                 verdict => verdict,
             };
         }
         let doubtful = line.prefix.is_doubtful && !self.is_own(line);
-        let begin = if doubtful { line.prefix.bare } else { line.prefix.message };
-        let verdict = self.known_at(line, begin, hint);
-        if !matches!(verdict, Verdict::Nothing) {
-            return verdict;
-        }
-        if doubtful {
-            return Verdict::Foreign;
-        }
-        if line.prefix.program.is_none() {
-            for at in line.places() {
-                let verdict = self.known_at(line, at, hint);
-                if !matches!(verdict, Verdict::Nothing) {
-                    return verdict;
-                }
+        // JSON says where its message is.
+        let has_places = !doubtful && line.prefix.program.is_none() && line.json.is_none();
+        let places = if has_places { line.places() } else { &[] };
+        let mut tries = Tries::new(line.text);
+        for start in std::iter::once(line.start(doubtful)).chain(places) {
+            match self.known_at(index, (line, start), hint, &mut tries) {
+                Verdict::Nothing => {}
+                verdict => return verdict,
             }
         }
-        self.known_as_whole(line)
+        match doubtful {
+            true => Verdict::Foreign,
+            false if index.has_patterns => self.known_as_whole(line),
+            false => Verdict::Nothing,
+        }
     }
 
     /// An error or a warning of the program.
-    pub(super) fn catch_all(&self, line: &Line<'_>) -> Option<Reading> {
+    pub(super) fn catch_all(&self, line: &Line<'_>, inner: Option<&Line<'_>>) -> Option<Reading> {
         if !self.catches_all
             || self.is_foreign(line)
             || (line.prefix.is_doubtful && !self.is_own(line))
@@ -226,18 +235,17 @@ impl RuleSet {
             return None;
         }
         // Without a level of its own, the wrapped line has that of the one around it.
-        if let Some(inner) = self.wrapped(line)
-            && let Some(reading) = self.catch_all(&inner)
+        if let Some(inner) = self.wrapped(line, inner)
+            && let Some(reading) = self.catch_all(inner, None)
         {
             return Some(reading);
         }
-        let view = self.view(line, line.prefix.message);
+        let view = self.view(line, line.start(false));
         let level = view.level();
-        let stated = |at: usize| {
-            let start = Start::of(line.text.get(at..)?);
+        let stated = |start: &Start<'_>| {
             start.level.or(start.body.starts_with("FAILED ").then_some(Level::Error))
         };
-        let places = || line.places().find_map(stated);
+        let places = || line.places().iter().find_map(stated);
         let level = match level {
             Some(level) => level,
             None if line.prefix.program.is_none() => places()?,
@@ -254,9 +262,13 @@ impl RuleSet {
     }
 
     /// The line of the program in JSON of another: `journalctl -o json`, a container's log.
-    fn wrapped<'l>(&self, line: &'l Line<'_>) -> Option<Line<'l>> {
+    fn wrapped<'i, 'l>(
+        &self,
+        line: &Line<'_>,
+        inner: Option<&'i Line<'l>>,
+    ) -> Option<&'i Line<'l>> {
         let json = line.json.as_ref()?;
-        (!self.has_fields || json.get("msg").is_none()).then(|| Line::of(&json.message))
+        inner.filter(|_| !self.has_fields || json.get("msg").is_none())
     }
 
     fn is_own(&self, line: &Line<'_>) -> bool {
@@ -304,48 +316,51 @@ impl RuleSet {
         Verdict::Nothing
     }
 
-    fn known_at(&self, line: &Line<'_>, at: usize, hint: Option<&str>) -> Verdict {
-        let text = line.text.get(at..).unwrap_or_default();
-        // The rest of a line is only read where a rule may begin.
-        if !is_first(line, at) && !self.may_begin(text) {
+    fn known_at<'l>(
+        &self,
+        index: &Index,
+        (line, start): (&Line<'l>, &Start<'l>),
+        hint: Option<&str>,
+        tries: &mut Tries<'_>,
+    ) -> Verdict {
+        // With fields, the message is a part of the body, or a field of it, if it is only fields.
+        let at = start.body.as_ptr() as usize - line.text.as_ptr() as usize;
+        let is_logfmt =
+            || self.has_fields && at >= tries.fields_end && begins_with_field(start.body);
+        let mut view = None;
+        if start.is_first || is_logfmt() {
+            let read = self.view(line, start);
+            tries.fields_end = at + read.record().map_or(0, |record| record.length);
+            view = Some(read);
+        }
+        let message = view.as_ref().map_or(start.body, View::message);
+        let candidates = index.candidates(self, &distinct(message, start), tries);
+        if candidates.is_empty() {
             return Verdict::Nothing;
         }
-        let view = self.view(line, at);
+        let view = view.unwrap_or_else(|| self.view(line, start));
+        let texts = distinct(view.message(), start);
         let level = view.level();
-        let texts = [view.message(), view.start.body, text];
-        for rule in &self.rules {
+        for number in candidates {
+            let Some((rule, template)) = index.template(self, number) else { continue };
+            let Some(rule) = self.rules.get(rule) else { continue };
             if rule.level.is_some() && rule.level != level {
                 continue;
             }
-            for matcher in &rule.matchers {
-                let Matcher::Template(template) = matcher else { continue };
-                let Some(found) = texts.iter().find_map(|text| template.captures(text)) else {
-                    continue;
-                };
+            if tries.is_enough() {
+                break;
+            }
+            if let Some(found) = texts.iter().find_map(|text| template.captures(text)) {
                 return self.verdict(rule, &view, &found, hint);
             }
         }
         Verdict::Nothing
     }
 
-    /// Whether a template may match here, by its first byte.
-    fn may_begin(&self, text: &str) -> bool {
-        let begins = |text: &str| {
-            let Some(first) = text.bytes().next() else { return false };
-            self.rules.iter().flat_map(|rule| &rule.matchers).any(|matcher| match matcher {
-                Matcher::Template(it) => {
-                    it.first_byte().is_none_or(|byte| byte.eq_ignore_ascii_case(&first))
-                }
-                Matcher::Pattern(_) => false,
-            })
-        };
-        begins(text) || Level::at_start(text).1 > 0
-    }
-
     fn verdict(
         &self,
         rule: &Rule,
-        view: &View<'_>,
+        view: &View<'_, '_>,
         found: &Captures<'_, '_>,
         hint: Option<&str>,
     ) -> Verdict {
@@ -366,7 +381,7 @@ impl RuleSet {
         Verdict::Event(Reading { class, priority, message, run })
     }
 
-    fn class_of(&self, view: &View<'_>) -> Class {
+    fn class_of(&self, view: &View<'_, '_>) -> Class {
         let subsystem = view.field("subsystem").and_then(Class::of_words);
         self.class
             .or(subsystem)
@@ -374,18 +389,22 @@ impl RuleSet {
             .unwrap_or(if self.has_fields { Class::Replication } else { Class::Snapshot })
     }
 
-    fn view<'l>(&self, line: &'l Line<'l>, at: usize) -> View<'l> {
-        let start = Start::of(line.text.get(at..).unwrap_or_default());
-        let is_record = self.has_fields && line.json.is_none();
-        let record = is_record.then(|| Record::of_text(start.body));
-        View { line, start, record, is_first: is_first(line, at) }
+    fn view<'v, 'l>(&self, line: &'v Line<'l>, start: &'v Start<'l>) -> View<'v, 'l> {
+        let (mut own, mut of_line) = (None, line.json.as_ref());
+        if self.has_fields && of_line.is_none() {
+            match std::ptr::eq(start, line.start(false)) {
+                true => of_line = Some(line.record()),
+                false => own = Some(Record::of_text(start.body)),
+            }
+        }
+        View { line, start, own, of_line }
     }
 
     /// What a place of a message stands for.
     fn place<'v>(
         &self,
         name: &str,
-        view: &'v View<'_>,
+        view: &'v View<'_, '_>,
         found: &Captures<'_, 'v>,
         hint: Option<&'v str>,
     ) -> Option<Cow<'v, str>> {
@@ -409,9 +428,9 @@ impl RuleSet {
     }
 }
 
-impl View<'_> {
+impl View<'_, '_> {
     fn record(&self) -> Option<&Record<'_>> {
-        self.record.as_ref().or(self.line.json.as_ref())
+        self.own.as_ref().or(self.of_line)
     }
 
     /// The message with the words of its level.
@@ -436,11 +455,13 @@ impl View<'_> {
         let words = self.start.level.filter(|_| self.line.json.is_none());
         let field = || ["level", "PRIORITY", "severity"].into_iter().find_map(|it| self.field(it));
         let stated = words.or_else(|| field().and_then(Level::of_field));
-        let syslog = self.line.prefix.level.filter(|_| self.is_first);
+        let syslog = self.line.prefix.level.filter(|_| self.start.is_first);
         match stated.or(syslog) {
             // syslogd's own level is often that of all lines of a program.
             Some(Level::Info) | None
-                if stated.is_none() && self.is_first && begins_like_failure(self.message()) =>
+                if stated.is_none()
+                    && self.start.is_first
+                    && begins_like_failure(self.message()) =>
             {
                 Some(Level::Error)
             }
@@ -460,8 +481,15 @@ impl View<'_> {
     }
 }
 
-fn is_first(line: &Line<'_>, at: usize) -> bool {
-    at == line.prefix.message || at == line.prefix.bare
+/// The texts that a template may match; most often they are one.
+fn distinct<'t>(message: &'t str, start: &Start<'t>) -> Vec<&'t str> {
+    let mut texts = vec![message];
+    for text in [start.body, start.text] {
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    texts
 }
 
 /// A reason on one line, and not too long.

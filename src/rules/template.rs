@@ -6,6 +6,8 @@
 //! `{name'}` what follows the last ` '`. A template matches from the beginning of the message on;
 //! where it does not end with a place, anything may follow. `{{` and `}}` are braces.
 
+use memchr::{memchr2, memmem, memrchr2};
+
 /// A line with places.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
@@ -15,8 +17,21 @@ pub struct Template {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
+    /// In lower case where the case does not matter.
     Literal(Box<str>),
-    Place { name: Box<str>, cut: Cut },
+    Place {
+        name: Box<str>,
+        cut: Cut,
+    },
+}
+
+impl Piece {
+    fn literal(mut text: String, ignores_case: bool) -> Piece {
+        if ignores_case {
+            text.make_ascii_lowercase();
+        }
+        Piece::Literal(text.into())
+    }
 }
 
 /// What is cut off what a place took.
@@ -61,7 +76,7 @@ impl Template {
                 return Err(format!("has a place {{{name}}} whose name is no word"));
             }
             if !literal.is_empty() {
-                pieces.push(Piece::Literal(std::mem::take(&mut literal).into()));
+                pieces.push(Piece::literal(std::mem::take(&mut literal), ignores_case));
             }
             if matches!(pieces.last(), Some(Piece::Place { .. })) {
                 return Err("has two places without a text between them".to_owned());
@@ -71,7 +86,7 @@ impl Template {
         }
         literal.push_str(rest);
         if !literal.is_empty() {
-            pieces.push(Piece::Literal(literal.into()));
+            pieces.push(Piece::literal(literal, ignores_case));
         }
         if pieces.is_empty() {
             return Err("is empty".to_owned());
@@ -79,12 +94,36 @@ impl Template {
         Ok(Template { pieces, ignores_case })
     }
 
-    /// The byte that a matching text begins with, as it is written; `None` for any.
+    /// The byte that a matching text begins with, in lower case where the case does not matter;
+    /// `None` for any.
     pub(super) fn first_byte(&self) -> Option<u8> {
         match self.pieces.first() {
             Some(Piece::Literal(text)) => text.bytes().next(),
             Some(Piece::Place { .. }) | None => None,
         }
+    }
+
+    /// Whether the text begins with its first literal, if it begins with one.
+    pub(super) fn begins(&self, text: &str) -> bool {
+        match self.pieces.first() {
+            Some(Piece::Literal(literal)) => self.starts(text, literal),
+            Some(Piece::Place { .. }) | None => true,
+        }
+    }
+
+    /// Whether its literals stand in a line, in their order; those are not looked for that a field
+    /// may have with an escape. `lower` is the line in lower case.
+    pub(super) fn may_be_in<'l>(&self, line: &'l str, lower: impl FnOnce() -> &'l str) -> bool {
+        let mut rest = if self.ignores_case { lower() } else { line }.as_bytes();
+        self.pieces.iter().all(|piece| match piece {
+            Piece::Literal(text) if text.bytes().all(is_plain) => {
+                let at = memmem::find(rest, text.as_bytes());
+                let behind = at.and_then(|at| rest.get(at + text.len()..));
+                rest = behind.unwrap_or_default();
+                behind.is_some()
+            }
+            Piece::Literal(_) | Piece::Place { .. } => true,
+        })
     }
 
     /// The names of its places.
@@ -139,12 +178,25 @@ impl Template {
     }
 
     fn find(&self, text: &str, literal: &str) -> Option<usize> {
+        let (bytes, literal) = (text.as_bytes(), literal.as_bytes());
         if !self.ignores_case {
-            return text.find(literal);
+            return memmem::find(bytes, literal);
         }
-        let literal = literal.as_bytes();
-        text.as_bytes().windows(literal.len()).position(|it| it.eq_ignore_ascii_case(literal))
+        let lower = *literal.first()?;
+        let mut from = 0;
+        loop {
+            from += memchr2(lower, lower.to_ascii_uppercase(), bytes.get(from..)?)?;
+            if bytes.get(from..from + literal.len())?.eq_ignore_ascii_case(literal) {
+                return Some(from);
+            }
+            from += 1;
+        }
     }
+}
+
+/// A byte that JSON and Go write as it is.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b" :,.;-_@#'!()".contains(&byte)
 }
 
 fn take<'r, 'l>(
@@ -158,9 +210,9 @@ fn take<'r, 'l>(
     }
     let taken = match cut {
         Cut::Nothing => taken,
-        Cut::Snapshot => &taken[..taken.rfind(['@', '#'])?],
-        Cut::Quote => match taken.rsplit_once(" '") {
-            Some((_, quoted)) => quoted,
+        Cut::Snapshot => &taken[..memrchr2(b'@', b'#', taken.as_bytes())?],
+        Cut::Quote => match memmem::rfind(taken.as_bytes(), b" '") {
+            Some(at) => &taken[at + 2..],
             None => taken.trim_start_matches('\''),
         },
     };

@@ -117,6 +117,11 @@ fn each_system_gets_its_own_service_and_no_place_is_left_open_in_it() {
         let installed = stage(system, &directory);
         assert!(installed.contains(ours) && !installed.contains(theirs), "{installed:?}");
         let root = directory.join("opt/here");
+        for rules in fs::read_dir(Path::new(ROOT).join("etc/rules")).unwrap() {
+            let (name, source) = rules.map(|it| (it.file_name(), it.path())).unwrap();
+            let place = root.join("share/examples/sysadm-events/rules").join(name);
+            assert_eq!(fs::read(&place).unwrap(), fs::read(source).unwrap(), "{place:?}");
+        }
         let service = fs::read_to_string(root.join(ours)).unwrap();
         assert!(service.contains("/opt/here/bin/sysadm-events"), "{service}");
         for file in installed.iter().filter(|file| *file != "bin/sysadm-events") {
