@@ -51,7 +51,11 @@ pub struct PublicKey {
     /// The SubjectPublicKeyInfo, in DER: there is one for each key, whatever it was read from.
     spki: Vec<u8>,
     id: KeyId,
+    /// MD5 of the PEM, computed once: a list of checksums must not hash every key in one turn.
+    checksum: [u8; 16],
 }
+
+const PEM_LABEL: &str = "PUBLIC KEY";
 
 /// Bits of an RSA modulus.
 const SIZES: std::ops::RangeInclusive<usize> = 2048..=8192;
@@ -144,7 +148,8 @@ impl PublicKey {
             der::wrap(der::SEQUENCE, &[algorithm, &der::wrap(der::BIT_STRING, &[&[0], key])]);
         let mut id = [0; 32];
         id.copy_from_slice(digest::digest(&digest::SHA256, &spki).as_ref());
-        PublicKey { form, spki: spki.to_vec(), id: KeyId(id) }
+        let checksum = Md5::digest(pem::write(PEM_LABEL, &spki).as_bytes()).into();
+        PublicKey { form, spki: spki.to_vec(), id: KeyId(id), checksum }
     }
 
     /// By what it is called.
@@ -154,13 +159,13 @@ impl PublicKey {
 
     /// The canonical text: 64 columns, LF, a newline at the end.
     pub fn pem(&self) -> String {
-        std::mem::take(&mut *pem::write("PUBLIC KEY", &self.spki))
+        std::mem::take(&mut *pem::write(PEM_LABEL, &self.spki))
     }
 
     /// The sum by which a server and a client find each other at a bridge: MD5 of
     /// [`pem`](PublicKey::pem), base64. It is a name, and proves nothing.
     pub fn checksum(&self) -> String {
-        STANDARD.encode(Md5::digest(self.pem().as_bytes()))
+        STANDARD.encode(self.checksum)
     }
 
     /// The line by which OpenSSH knows an Ed25519 key, without a comment; `None` for an RSA key.
