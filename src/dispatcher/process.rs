@@ -16,6 +16,7 @@ use super::command::Command;
 use super::submission::Submission;
 use crate::sys::children::Exit;
 use crate::sys::descriptors::DescriptorLimit;
+use crate::sys::process_tree::MARK_NAME;
 use crate::sys::spawn::{self, Child, Program, Report, RunAs, Step};
 use crate::wording::without_errno;
 
@@ -30,8 +31,6 @@ pub struct Environment {
 
 /// Where programs are looked for, whatever the daemon's own environment says.
 const PATH: &str = "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin";
-/// The variable by which the processes of a job are found again.
-const MARK: &str = "SYSADM_JOB";
 
 impl Environment {
     /// `home` and `user` are those of the daemon itself.
@@ -43,7 +42,7 @@ impl Environment {
 
     /// The mark of a job in the environment of all its processes.
     pub fn mark(epoch: &str, serial: u64) -> String {
-        format!("{MARK}={epoch}.{serial}")
+        format!("{MARK_NAME}{epoch}.{serial}")
     }
 }
 
@@ -92,7 +91,8 @@ impl Process {
         let fixed =
             fixed.filter(|(key, _)| !given(key)).map(|(key, value)| format!("{key}={value}"));
         let own = asked.env.iter().map(|(key, value)| format!("{key}={value}"));
-        let env = c_strings(fixed.chain(own).chain([mark.to_owned()])).map_err(failed)?;
+        let env =
+            c_strings([mark.to_owned()].into_iter().chain(fixed).chain(own)).map_err(failed)?;
         let cwd =
             CString::new(asked.cwd.as_deref().unwrap_or("/")).map_err(|e| failed(e.into()))?;
         let child = spawn::spawn(&Program {

@@ -18,7 +18,7 @@ use crate::moment::Moment;
 use crate::reactor::{Reactor, Registered};
 use crate::sys::children::Exit;
 use crate::sys::process_table;
-use crate::sys::process_tree::{Descendants, Roots};
+use crate::sys::process_tree::{Descendants, Orphans, Roots};
 use crate::sys::survivors::{Traces, survivors};
 
 /// How often the processes of a job are looked for again because one may have had a child between
@@ -44,6 +44,7 @@ pub(super) struct Jobs {
     ended: BTreeMap<Pid, Serial>,
     /// Jobs that are being ended and had processes when last looked at.
     ending: BTreeSet<Serial>,
+    orphans: Orphans,
     leftovers: BTreeMap<u64, Leftover>,
     last_leftover: u64,
     /// How long the output may stay open when its command has ended.
@@ -77,6 +78,7 @@ impl Jobs {
             by_pid: BTreeMap::new(),
             ended: BTreeMap::new(),
             ending: BTreeSet::new(),
+            orphans: Orphans::default(),
             leftovers: BTreeMap::new(),
             last_leftover: 0,
             grace,
@@ -264,7 +266,8 @@ impl Jobs {
         if self.ending.is_empty() {
             return;
         }
-        let living = self.living();
+        let by_pid = &self.by_pid;
+        let living = Descendants::now(|pid| by_pid.contains_key(&pid), &mut self.orphans);
         let is_gone = |serial: &Serial| {
             let job = self.at_work.get(serial);
             job.is_none_or(|job| job.traces.is_none() && living.are_gone(&job.roots))
@@ -273,10 +276,6 @@ impl Jobs {
         for serial in gone {
             dispatcher.tree_is_gone(serial, now);
         }
-    }
-
-    fn living(&self) -> Descendants {
-        Descendants::now(|pid| self.by_pid.contains_key(&pid))
     }
 
     /// A job ran when the daemon before this one died.
@@ -374,7 +373,9 @@ impl Jobs {
                     found
                 }
                 None => {
-                    let living = self.living();
+                    let by_pid = &self.by_pid;
+                    let living =
+                        Descendants::now(|pid| by_pid.contains_key(&pid), &mut self.orphans);
                     gone = living.are_gone(&job.roots);
                     living.of(&job.roots)
                 }

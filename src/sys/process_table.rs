@@ -30,15 +30,25 @@ pub fn start_of(pid: i32) -> Option<String> {
     system::entry(pid).map(|entry| entry.start)
 }
 
+/// The most that is read of an environment, in bytes. A job gets 32 KiB of variables at most, so
+/// that its mark stands before this; processes with more cost no more than this.
+const ENVIRONMENT: usize = 64 * 1024;
+
+/// The beginning of the environment that the process was started with, `NAME=value` ended by zeros.
+/// Empty where the kernel does not show it.
+pub(super) fn environment(pid: i32) -> Vec<u8> {
+    system::environment(pid, ENVIRONMENT).unwrap_or_default()
+}
+
 /// True where the process was started with this `NAME=value` in its environment.
 pub fn has_variable(pid: i32, variable: &str) -> bool {
-    system::environment(pid)
-        .is_some_and(|block| block.split(|&byte| byte == 0).any(|v| v == variable.as_bytes()))
+    environment(pid).split(|&byte| byte == 0).any(|v| v == variable.as_bytes())
 }
 
 #[cfg(target_os = "linux")]
 mod system {
     use std::fs;
+    use std::io::Read;
     use std::sync::OnceLock;
 
     use super::Entry;
@@ -66,8 +76,11 @@ mod system {
         })
     }
 
-    pub(super) fn environment(pid: i32) -> Option<Vec<u8>> {
-        fs::read(format!("/proc/{pid}/environ")).ok()
+    pub(super) fn environment(pid: i32, most: usize) -> Option<Vec<u8>> {
+        let file = fs::File::open(format!("/proc/{pid}/environ")).ok()?;
+        let mut block = Vec::new();
+        file.take(most as u64).read_to_end(&mut block).ok()?;
+        Some(block)
     }
 
     /// Unknown where the boot is: after another boot it might be another process's.
@@ -115,8 +128,14 @@ mod system {
         entries(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid]).pop()
     }
 
-    pub(super) fn environment(pid: i32) -> Option<Vec<u8>> {
-        ask(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_ENV, pid])
+    pub(super) fn environment(pid: i32, most: usize) -> Option<Vec<u8>> {
+        let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_ENV, pid];
+        match ask_with(&name, most) {
+            Ok(bytes) => Some(bytes),
+            // What did fit has been copied (sysctl(3)).
+            Err((libc::ENOMEM, bytes)) => Some(bytes),
+            Err(_) => None,
+        }
     }
 
     fn entries(name: &[libc::c_int]) -> Vec<Entry> {
@@ -150,29 +169,35 @@ mod system {
     fn ask(name: &[libc::c_int]) -> Option<Vec<u8>> {
         let mut room = 64 * 1024;
         loop {
-            let mut bytes = vec![0_u8; room];
-            let mut length = bytes.len();
-            // SAFETY: reads the name of its given length, writes at most `length` bytes of ours.
-            let status = unsafe {
-                libc::sysctl(
-                    name.as_ptr(),
-                    name.len() as libc::c_uint,
-                    bytes.as_mut_ptr().cast(),
-                    &mut length,
-                    std::ptr::null(),
-                    0,
-                )
-            };
-            if status == 0 {
-                bytes.truncate(length);
-                return Some(bytes);
+            match ask_with(name, room) {
+                Ok(bytes) => return Some(bytes),
+                Err((libc::ENOMEM, _)) if room < MOST => room *= 2,
+                Err(_) => return None,
             }
-            if std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOMEM) || room >= MOST
-            {
-                return None;
-            }
-            room *= 2;
         }
+    }
+
+    /// sysctl(3) once, with room for so many bytes. An error is its number, and what was written
+    /// even so.
+    fn ask_with(name: &[libc::c_int], room: usize) -> Result<Vec<u8>, (i32, Vec<u8>)> {
+        let mut bytes = vec![0_u8; room];
+        let mut length = bytes.len();
+        // SAFETY: reads the name of its given length, writes at most `length` bytes of ours.
+        let status = unsafe {
+            libc::sysctl(
+                name.as_ptr(),
+                name.len() as libc::c_uint,
+                bytes.as_mut_ptr().cast(),
+                &mut length,
+                std::ptr::null(),
+                0,
+            )
+        };
+        bytes.truncate(length.min(room));
+        if status == 0 {
+            return Ok(bytes);
+        }
+        Err((std::io::Error::last_os_error().raw_os_error().unwrap_or(0), bytes))
     }
 }
 
@@ -180,6 +205,24 @@ mod system {
 mod tests {
     use super::*;
     use std::process::Command;
+
+    #[test]
+    fn environment_is_read_up_to_its_bound_only() {
+        let mut child = Command::new("sleep")
+            .arg("60")
+            .env_clear()
+            .envs((0..20).map(|n| (format!("V{n:02}"), "x".repeat(100_000))))
+            .spawn()
+            .unwrap();
+        let pid = child.id() as i32;
+        // The child may not have become `sleep` yet.
+        while !environment(pid).starts_with(b"V00=x") {
+            std::thread::yield_now();
+        }
+        assert_eq!(environment(pid).len(), ENVIRONMENT);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 
     #[test]
     fn a_child_is_listed_with_its_start_and_its_environment() {

@@ -13,6 +13,9 @@ use std::io;
 
 use nix::unistd::Pid;
 
+/// What a mark begins with.
+pub const MARK_NAME: &str = "SYSADM_JOB=";
+
 /// Where a tree begins.
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
@@ -49,14 +52,19 @@ pub fn become_reaper() -> io::Result<()> {
     }
 }
 
+/// What was learned of orphans when they were first seen, by number and start: the environment of
+/// each is read once.
+#[derive(Debug, Default)]
+pub struct Orphans(system::Orphans);
+
 /// All that came from this process and lives, at one moment.
 #[derive(Debug)]
-pub struct Descendants(system::Descendants);
+pub struct Descendants<'o>(system::Descendants<'o>);
 
-impl Descendants {
+impl Descendants<'_> {
     /// As it is now. `is_leader` tells of a direct child whether it leads a tree at present.
-    pub fn now(is_leader: impl Fn(Pid) -> bool) -> Descendants {
-        Descendants(system::Descendants::now(is_leader))
+    pub fn now(is_leader: impl Fn(Pid) -> bool, known: &mut Orphans) -> Descendants<'_> {
+        Descendants(system::Descendants::now(is_leader, &mut known.0))
     }
 
     /// Living processes of a tree (zombies are not, but for its leader). The leader is the first, and
@@ -74,6 +82,8 @@ impl Descendants {
 
 #[cfg(target_os = "freebsd")]
 mod system {
+    use std::marker::PhantomData;
+
     use nix::unistd::Pid;
 
     use super::Roots;
@@ -100,12 +110,16 @@ mod system {
     const REAPER: libc::c_uint = 0x4;
     const ZOMBIE: libc::c_uint = 0x8;
 
-    #[derive(Debug)]
-    pub(super) struct Descendants(Vec<PidInfo>);
+    /// The kernel knows by which child an orphan came: nothing has to be remembered.
+    #[derive(Debug, Default)]
+    pub(super) struct Orphans;
 
-    impl Descendants {
-        pub(super) fn now(_: impl Fn(Pid) -> bool) -> Descendants {
-            Descendants(descendants(std::process::id() as libc::pid_t))
+    #[derive(Debug)]
+    pub(super) struct Descendants<'o>(Vec<PidInfo>, PhantomData<&'o Orphans>);
+
+    impl Descendants<'_> {
+        pub(super) fn now(_: impl Fn(Pid) -> bool, _: &mut Orphans) -> Descendants<'_> {
+            Descendants(descendants(std::process::id() as libc::pid_t), PhantomData)
         }
 
         pub(super) fn of(&self, roots: &Roots) -> Vec<Pid> {
@@ -183,7 +197,7 @@ mod system {
         #[test]
         fn tree_lists_leader_first_then_by_age() {
             let descendants =
-                Descendants(vec![info(7, 7), info(90, 90), info(5, 90), info(91, 90)]);
+                Descendants(vec![info(7, 7), info(90, 90), info(5, 90), info(91, 90)], PhantomData);
             let leader = |pid| Roots { leader: Some(Pid::from_raw(pid)), ..Roots::default() };
             let pids = |roots: Roots| -> Vec<i32> {
                 descendants.of(&roots).into_iter().map(Pid::as_raw).collect()
@@ -220,30 +234,48 @@ mod system {
 
     use nix::unistd::Pid;
 
-    use super::Roots;
+    use super::super::process_table::environment;
+    use super::{MARK_NAME, Roots};
 
     /// A direct child of ours that leads no tree: it came to us when its parent ended.
     #[derive(Debug)]
-    struct Orphan {
+    pub(super) struct Orphan {
         pid: i32,
         session: i32,
-        environment: Vec<u8>,
+        /// The mark of a job in its environment.
+        mark: Option<String>,
+        /// In ticks since the boot: with the number, one process and no other.
+        start: u64,
+        /// Its environment was there to read.
+        is_read: bool,
     }
 
+    /// Living orphans by number.
+    pub(super) type Orphans = BTreeMap<i32, Orphan>;
+
     #[derive(Debug)]
-    pub(super) struct Descendants {
-        orphans: Vec<Orphan>,
+    pub(super) struct Descendants<'o> {
+        orphans: &'o Orphans,
         children: Children,
     }
 
-    impl Descendants {
-        pub(super) fn now(is_leader: impl Fn(Pid) -> bool) -> Descendants {
+    impl Descendants<'_> {
+        pub(super) fn now(is_leader: impl Fn(Pid) -> bool, known: &mut Orphans) -> Descendants<'_> {
             let ourselves = std::process::id() as i32;
             let children = Children::now(ourselves);
-            let own = children.of(ourselves).into_iter();
-            let orphans =
-                own.filter(|pid| !is_leader(Pid::from_raw(*pid))).filter_map(Orphan::read);
-            Descendants { orphans: orphans.collect(), children }
+            let own = children.of(ourselves);
+            let mut before = std::mem::take(known);
+            for pid in own.into_iter().filter(|pid| !is_leader(Pid::from_raw(*pid))) {
+                let Some(stat) = Stat::read(pid).filter(|stat| !stat.zombie) else { continue };
+                let seen = before.remove(&pid).filter(|orphan| orphan.start == stat.start);
+                // During execve(2) a process shows none: it is read again at the next look.
+                let orphan = seen.filter(|orphan| orphan.is_read).map_or_else(
+                    || Orphan::new(pid, &stat, &environment(pid)),
+                    |seen| Orphan { session: stat.session, ..seen },
+                );
+                known.insert(pid, orphan);
+            }
+            Descendants { orphans: known, children }
         }
 
         pub(super) fn of(&self, roots: &Roots) -> Vec<Pid> {
@@ -265,36 +297,25 @@ mod system {
         }
 
         fn orphans(&self, roots: &Roots) -> impl Iterator<Item = &Orphan> {
-            let is_there = |pid: &Pid| self.orphans.iter().any(|other| other.pid == pid.as_raw());
+            let is_there = |pid: &Pid| self.orphans.contains_key(&pid.as_raw());
             // A leader that was reaped and yet is there is another process of the same number.
             let ended: Vec<i32> =
                 roots.ended.iter().filter(|pid| !is_there(pid)).map(|pid| pid.as_raw()).collect();
-            let name = roots.mark.split_inclusive('=').next().unwrap_or_default();
             let leader = roots.leader.map(|leader| leader.as_raw());
-            self.orphans.iter().filter(move |orphan| {
-                orphan.is_marked(&roots.mark, name).unwrap_or_else(|| {
-                    ended.contains(&orphan.session) || leader == Some(orphan.session)
-                })
+            self.orphans.values().filter(move |orphan| match &orphan.mark {
+                Some(mark) => *mark == roots.mark,
+                None => ended.contains(&orphan.session) || leader == Some(orphan.session),
             })
         }
     }
 
     impl Orphan {
-        /// `None` for one that has ended.
-        fn read(pid: i32) -> Option<Orphan> {
-            let stat = Stat::read(pid)?;
-            // One that became another user, or has just ended, does not show it.
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            (!stat.zombie).then_some(Orphan { pid, session: stat.session, environment })
-        }
-
-        /// Whether it has this mark; `None` where it has none of that name.
-        fn is_marked(&self, mark: &str, name: &str) -> Option<bool> {
-            let entries = || self.environment.split(|&byte| byte == 0);
-            if entries().any(|entry| entry == mark.as_bytes()) {
-                return Some(true);
-            }
-            entries().any(|entry| entry.starts_with(name.as_bytes())).then_some(false)
+        fn new(pid: i32, stat: &Stat, environment: &[u8]) -> Orphan {
+            let mut entries = environment.split(|&byte| byte == 0);
+            let mark = entries.find(|entry| entry.starts_with(MARK_NAME.as_bytes()));
+            let mark = mark.map(|mark| String::from_utf8_lossy(mark).into_owned());
+            let is_read = !environment.is_empty();
+            Orphan { pid, session: stat.session, start: stat.start, mark, is_read }
         }
     }
 
@@ -351,19 +372,21 @@ mod system {
     struct Stat {
         parent: i32,
         session: i32,
+        start: u64,
         zombie: bool,
     }
 
     impl Stat {
         /// proc_pid_stat(5): the name in parentheses may hold anything, so the fields begin behind
-        /// the last `)`: state, ppid, pgrp, session.
+        /// the last `)`: state, ppid, pgrp, session, and as the twentieth the start.
         fn read(pid: i32) -> Option<Stat> {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
             let state = fields.next()?;
             let parent = fields.next()?.parse().ok()?;
             let session = fields.nth(1)?.parse().ok()?;
-            Some(Stat { parent, session, zombie: matches!(state, "Z" | "X") })
+            let start = fields.nth(15)?.parse().ok()?;
+            Some(Stat { parent, session, start, zombie: matches!(state, "Z" | "X") })
         }
     }
 
@@ -374,7 +397,8 @@ mod system {
         const MARK: &str = "SYSADM_JOB=e.1";
 
         fn orphan(pid: i32, session: i32, environment: &str) -> Orphan {
-            Orphan { pid, session, environment: environment.as_bytes().to_vec() }
+            let stat = Stat { parent: 1, session, start: 7, zombie: false };
+            Orphan::new(pid, &stat, environment.as_bytes())
         }
 
         fn pids(numbers: &[i32]) -> Vec<Pid> {
@@ -389,7 +413,8 @@ mod system {
             };
             // The numbers of processes begin anew now and then: 11 has started 3.
             let found = BTreeMap::from([(10, vec![11]), (11, vec![12, 3]), (50, vec![51])]);
-            let descendants = Descendants { orphans, children: Children::Found(found) };
+            let orphans = orphans.into_iter().map(|orphan| (orphan.pid, orphan)).collect();
+            let descendants = Descendants { orphans: &orphans, children: Children::Found(found) };
             descendants.of(&roots).into_iter().map(Pid::as_raw).collect()
         }
 
@@ -418,6 +443,24 @@ mod system {
         fn a_leader_that_has_ended_is_not_another_process_of_its_number() {
             let orphans = vec![orphan(10, 10, ""), orphan(50, 10, "")];
             assert!(members(orphans, None, &[10]).is_empty());
+        }
+
+        #[test]
+        fn orphan_seen_before_is_not_read_again() {
+            let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+            let pid = child.id() as i32;
+            let stat = Stat::read(pid).unwrap();
+            let seen = |start| Orphan { start, ..Orphan::new(pid, &stat, MARK.as_bytes()) };
+            let mark_after = |start| {
+                let mut known = BTreeMap::from([(pid, seen(start))]);
+                Descendants::now(|_| false, &mut known);
+                known.remove(&pid).and_then(|orphan| orphan.mark)
+            };
+            assert_eq!(mark_after(stat.start).as_deref(), Some(MARK));
+            // The number was given to another process.
+            assert_eq!(mark_after(stat.start + 1), None);
+            child.kill().unwrap();
+            child.wait().unwrap();
         }
 
         #[test]
