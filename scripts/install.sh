@@ -4,8 +4,17 @@
 # directory; empty for this very host), SYSTEM (`uname -s`), BINARY (the program that was built).
 set -eu
 
-# Mode, source, place: under PREFIX, or from the root where it begins with a slash (on Linux PAM reads
-# no other directory).
+# Where fish finds completions: on Linux its own prefix is /usr, and it does not look into another one.
+fish() {
+	case $SYSTEM:$PREFIX in
+	Linux:/usr) echo share/fish/vendor_completions.d ;;
+	Linux:*) echo /etc/fish/completions ;;
+	*) echo share/fish/vendor_completions.d ;;
+	esac
+}
+
+# Mode, source, place: under PREFIX, or from the root where it begins with a slash (on Linux PAM and
+# fish read no other directories).
 files() {
 	cat <<-END
 		0755 BINARY bin/sysadm-events
@@ -15,7 +24,7 @@ files() {
 		0644 man/sysadm-events.8 share/man/man8/sysadm-events.8
 		0644 etc/completion/sysadm-events.bash share/bash-completion/completions/sysadm-events
 		0644 etc/completion/_sysadm-events share/zsh/site-functions/_sysadm-events
-		0644 etc/completion/sysadm-events.fish share/fish/vendor_completions.d/sysadm-events.fish
+		0644 etc/completion/sysadm-events.fish $(fish)/sysadm-events.fish
 		0644 LICENSE share/doc/sysadm-events/LICENSE
 		0644 README.md share/doc/sysadm-events/README.md
 	END

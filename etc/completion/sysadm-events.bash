@@ -1,5 +1,23 @@
 # Completion of sysadm-events(8) for bash.
 
+# Ids of jobs, or names of queues, of the daemon of this host that the line is for. Another host is not
+# asked: it may want a password.
+_sysadm_events_names() {
+	local at name target=()
+	for ((at = 2; at < COMP_CWORD; at++)); do
+		case ${COMP_WORDS[at]} in
+		-c | --socket) target=("${COMP_WORDS[at]}" "${COMP_WORDS[at + 1]}") ;;
+		-H | --url | --via) return ;;
+		esac
+	done
+	"${COMP_WORDS[0]}" jobs "$1" ${target[@]+"${target[@]}"} </dev/null 2>/dev/null |
+		while IFS= read -r name; do
+			if [[ $name == "$2"* ]]; then
+				printf '%q\n' "$name"
+			fi
+		done
+}
+
 _sysadm_events() {
 	local word=${COMP_WORDS[COMP_CWORD]} before='' command=''
 	local target="-c -H --socket --url --fingerprint --key --token-file --user --password-file --via --bridge-fingerprint"
@@ -26,7 +44,8 @@ _sysadm_events() {
 		values="dispatcher life-preserver system-state"
 		;;
 	run) options="--sh --queue --id --timeout --cwd --env --as --detach -h --help $target" ;;
-	jobs | whoami) options="--json -h --help $target" ;;
+	jobs) options="--state --queue --since --ids --queues --json -h --help $target" ;;
+	whoami) options="--json -h --help $target" ;;
 	status) options="--json --bridge -h --help $target" ;;
 	kill | call) options="-h --help $target" ;;
 	attach) options="--no-hold -h --help $target" ;;
@@ -49,7 +68,15 @@ _sysadm_events() {
 		mapfile -t COMPREPLY < <(compgen -f -- "$word")
 		return
 		;;
-	?*:-H | ?*:--url | ?*:--fingerprint | ?*:--user | key:--sum | watch:--since | run:--queue | run:--id | run:--timeout)
+	run:--queue | jobs:--queue)
+		mapfile -t COMPREPLY < <(_sysadm_events_names --queues "$word")
+		return
+		;;
+	jobs:--state)
+		mapfile -t COMPREPLY < <(compgen -W "running pending finished" -- "$word")
+		return
+		;;
+	?*:-H | ?*:--url | ?*:--fingerprint | ?*:--user | key:--sum | watch:--since | jobs:--since | run:--id | run:--timeout)
 		return
 		;;
 	esac
@@ -58,6 +85,13 @@ _sysadm_events() {
 		mapfile -t COMPREPLY < <(compgen -f -- "$word")
 		return
 	fi
+	case $command:$word in
+	*:-*) ;;
+	attach:* | wait:* | jobs:* | kill:* | log:*)
+		mapfile -t COMPREPLY < <(_sysadm_events_names --ids "$word")
+		return
+		;;
+	esac
 	case $word in
 	-*) values='' ;;
 	*) options='' ;;

@@ -1,5 +1,21 @@
 # Completion of sysadm-events(8) for fish.
 
+# Ids of jobs, or names of queues, of the daemon of this host that the line is for. Another host is not
+# asked: it may want a password.
+function __sysadm_events_names
+    set -l words (commandline -opc)
+    set -l target
+    for at in (seq (count $words))
+        switch $words[$at]
+            case -c --socket
+                set target $words[$at] $words[(math $at + 1)]
+            case -H --url --via
+                return
+        end
+    end
+    command sysadm-events jobs $argv $target </dev/null 2>/dev/null
+end
+
 complete -c sysadm-events -f
 
 set -l none __fish_use_subcommand
@@ -47,12 +63,18 @@ complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -l verbose -d '
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -l since -x -d 'begin behind the event of this number'
 complete -c sysadm-events -n '__fish_seen_subcommand_from watch' -a 'dispatcher life-preserver system-state'
 complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l sh -d 'each command is a script'
-complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l queue -x -d 'wait for the jobs of this queue'
+complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l queue -x -a '(__sysadm_events_names --queues)' -d 'wait for the jobs of this queue'
 complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l id -x -d 'name the job'
 complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l timeout -x -d 'end the job after so long'
 complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l cwd -x -a '(__fish_complete_directories)' -d 'run it in this directory'
 complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l env -x -d 'a variable, NAME=VALUE'
 complete -c sysadm-events -n '__fish_seen_subcommand_from run' -l as -x -a '(__fish_complete_users)' -d 'run it as this user'
+complete -c sysadm-events -n '__fish_seen_subcommand_from jobs' -l state -x -a 'running pending finished' -d 'only jobs in this state'
+complete -c sysadm-events -n '__fish_seen_subcommand_from jobs' -l queue -x -a '(__sysadm_events_names --queues)' -d 'only jobs of this queue'
+complete -c sysadm-events -n '__fish_seen_subcommand_from jobs' -l since -x -d 'active, or finished at most so long ago'
+complete -c sysadm-events -n '__fish_seen_subcommand_from jobs' -l ids -d 'only their ids'
+complete -c sysadm-events -n '__fish_seen_subcommand_from jobs' -l queues -d 'only the names of their queues'
+complete -c sysadm-events -n '__fish_seen_subcommand_from attach wait jobs kill log' -a '(__sysadm_events_names --ids)'
 complete -c sysadm-events -n '__fish_seen_subcommand_from attach' -l no-hold -d 'do not hold the job back'
 complete -c sysadm-events -n '__fish_seen_subcommand_from wait' -l any -d 'until one of them has ended'
 complete -c sysadm-events -n '__fish_seen_subcommand_from log' -s f -l follow -d 'go on until the job ends'

@@ -122,6 +122,18 @@ fn jobs_are_listed_as_a_table_and_as_the_daemons_answer() {
     let answer = ran(Cli::to(&daemon, "jobs").arg("--json"));
     let answer: Value = serde_json::from_str(&answer.out).unwrap();
     assert_eq!(answer["jobs"], peer.list().unwrap());
+    let shown = |words: &[&str]| ran(Cli::to(&daemon, "jobs").args(words));
+    assert_eq!(shown(&["--ids"]).out, "runs\nwaits\nover\n");
+    assert_eq!(shown(&["--ids", "--state", "pending"]).out, "waits\n");
+    assert_eq!(shown(&["--ids", "--queue", "no_queue", "--since", "1d"]).out, "over\n");
+    assert_eq!(shown(&["--queues"]).out, "q\n");
+    let one = shown(&["over", "none"]);
+    assert_eq!((one.code(), &*one.err), (1, "sysadm-events: no such job: \"none\"\n"));
+    assert!(one.out.starts_with("job                 over\nstate               finished\n"));
+    assert!(one.out.contains("\nresult              [2/2] false: exit 1"), "{}", one.out);
+    let commands =
+        "\ncommands            true (returned 0)\n                    false (returned 1)\n";
+    assert!(one.out.ends_with(commands), "{}", one.out);
     gate.open().unwrap();
     watcher.finished("waits").unwrap();
 }

@@ -78,8 +78,8 @@ fn argument(name: &str, path: &Path) -> String {
     format!("{name}={}", path.display())
 }
 
-/// Installs for a system into a staging directory: the files, below the prefix. On Linux PAM looks
-/// in one directory that is not below it.
+/// Installs for a system into a staging directory: the files, below the prefix. On Linux PAM and
+/// fish look in directories that are not below it.
 fn stage(system: &str, directory: &Directory) -> BTreeSet<String> {
     let stage = argument("DESTDIR", directory.path());
     let prefix = "PREFIX=/opt/here";
@@ -87,8 +87,8 @@ fn stage(system: &str, directory: &Directory) -> BTreeSet<String> {
     let all = files(directory.path());
     let elsewhere: Vec<&String> =
         all.iter().filter(|file| file.strip_prefix("opt/here/").is_none()).collect();
-    let pam = ["etc/pam.d/sysadm-events.sample"];
-    assert_eq!(elsewhere, if system == "Linux" { &pam[..] } else { &[] });
+    let known = ["etc/fish/completions/sysadm-events.fish", "etc/pam.d/sysadm-events.sample"];
+    assert_eq!(elsewhere, if system == "Linux" { &known[..] } else { &[] });
     all.iter().filter_map(|file| file.strip_prefix("opt/here/").map(str::to_owned)).collect()
 }
 

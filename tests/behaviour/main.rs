@@ -11,6 +11,7 @@ mod cli_commands;
 mod cli_run;
 mod cli_targets;
 mod cli_watch;
+mod completion;
 mod durable;
 mod envelope;
 mod hostile_bridge;
