@@ -33,8 +33,9 @@ pub struct Server {
     /// 8 more at the local socket; any other user at most half of those that the others leave. One
     /// more is closed with 1013. Default 1024.
     pub max_clients: usize,
-    /// Connections that have not authenticated, 1 to 65536, at most 4 of one address; the oldest
-    /// makes room for a new one. Default 64.
+    /// Connections that have not authenticated, 1 to 65536: so many whose handshake is over, and
+    /// so many others. When all are taken, a connection that makes no progress is dropped at random,
+    /// or the newest is refused with 503. At most 4 of one address make no progress. Default 64.
     pub max_unauthenticated: usize,
     /// One incoming message, 8 KiB to 64 MiB; a larger one closes its connection with 1009.
     /// Default 256 KiB.
@@ -341,8 +342,7 @@ pub struct Relay {
     pub user: Option<String>,
     /// Authenticated peers, 1 to 65536; one more is closed with 1013. Default 1024.
     pub max_peers: usize,
-    /// Connections that have not authenticated yet, 1 to 65536, four of them from one address; the
-    /// oldest makes room for a new one. Default 64.
+    /// Connections that have not authenticated, 1 to 65536, as in [`Server`]. Default 64.
     pub max_unauthenticated: usize,
     /// Registered keys, 1 to 4096; one more is not taken. Default 1024.
     pub max_keys: usize,
