@@ -3,14 +3,14 @@
 # Ids of jobs, or names of queues, of the daemon of this host that the line is for. Another host is not
 # asked: it may want a password.
 _sysadm_events_names() {
-	local at name target=()
+	local at name daemon=()
 	for ((at = 2; at < COMP_CWORD; at++)); do
 		case ${COMP_WORDS[at]} in
-		-c | --socket) target=("${COMP_WORDS[at]}" "${COMP_WORDS[at + 1]}") ;;
+		-c | --socket) daemon=("${COMP_WORDS[at]}" "${COMP_WORDS[at + 1]}") ;;
 		-H | --url | --via) return ;;
 		esac
 	done
-	"${COMP_WORDS[0]}" jobs "$1" ${target[@]+"${target[@]}"} </dev/null 2>/dev/null |
+	"${COMP_WORDS[0]}" jobs "$1" ${daemon[@]+"${daemon[@]}"} </dev/null 2>/dev/null |
 		while IFS= read -r name; do
 			if [[ $name == "$2"* ]]; then
 				printf '%q\n' "$name"
