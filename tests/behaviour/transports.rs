@@ -31,6 +31,8 @@ fn conversation(daemon: &Daemon, transport: Transport) -> Outcome<Vec<Value>> {
     for time in ["time_started", "time_finished"] {
         assert!(finished[time].take().is_string());
     }
+    assert!(finished["duration"].take().is_number());
+    assert!(finished["submitted_by"].is_string());
     said.extend([events.swap_remove(0), finished]);
     said.push(peer.request("rpc", "dispatcher", &json!({ "action": "log", "job_id": "j" }))?);
     for (namespace, name) in [("rpc", "nonsense"), ("nonsense", "rpc")] {
