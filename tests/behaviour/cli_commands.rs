@@ -70,7 +70,7 @@ fn a_wrong_command_line_is_64_and_says_where_help_is() {
         (&["--wach"], "--wach"),
         (&["help", "wach"], "wach"),
         (&["jobs", "--jsn"], "unknown option --jsn"),
-        (&["jobs", "x"], "unexpected argument \"x\""),
+        (&["whoami", "x"], "unexpected argument \"x\""),
         (&["kill"], "which job"),
         (&["log"], "which job"),
         (&["log", "a", "b"], "unexpected argument \"b\""),

@@ -18,7 +18,6 @@ fn subscribers() -> usize {
 }
 
 #[test]
-#[ignore = "fails since users have shares: one of 50 subscribers of one user is closed"]
 fn a_million_lines_at_once_are_told_to_all_while_requests_are_answered() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     append(&setup.log(), "")?;

@@ -304,12 +304,22 @@ fn the_log_says_every_line_that_the_page_promises() {
     let mut log = daemon.stop().unwrap();
     log.extend(log_of_a_bridge().unwrap());
     log.extend(log_of_links().unwrap());
+    log.extend(log_of_a_full_pool().unwrap());
 
     let promised = promised();
     assert!(promised.len() > 10 && promised.iter().all(|pieces| !pieces.is_empty()));
     for pieces in promised {
         assert!(log.iter().any(|line| says(line, &pieces)), "{pieces:?} in:\n{}", log.join("\n"));
     }
+}
+
+/// The log of a daemon with one place for connections that have not authenticated, and two of them.
+fn log_of_a_full_pool() -> Outcome<Vec<String>> {
+    let daemon = Setup::new(PROGRAM)?.with("server.max_unauthenticated", 1).start()?;
+    let _first = Peer::connect(&daemon, Transport::Plain)?;
+    assert!(Peer::connect(&daemon, Transport::Plain).is_err());
+    daemon.log().wait("had not authenticated")?;
+    daemon.stop()
 }
 
 /// A bridge that has had all that its lines are about.
