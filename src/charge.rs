@@ -51,7 +51,7 @@ impl Charge {
         Charge { account: account.clone(), amount }
     }
 
-    /// What is charged.
+    /// Amount that is charged.
     pub fn amount(&self) -> usize {
         self.amount
     }

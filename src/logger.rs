@@ -38,7 +38,7 @@ struct SocketDirectory {
     name: String,
 }
 
-/// What became of a line for syslog.
+/// Result of sending a line to syslog.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Delivery {
     Sent,

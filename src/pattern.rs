@@ -34,14 +34,14 @@ impl Pattern {
     /// Reads one.
     ///
     /// # Errors
-    /// What is wrong with it, to be shown behind the text.
+    /// The text is no pattern; the error is shown behind the text.
     pub fn parse(text: &str) -> Result<Pattern, String> {
         let read = RegexBuilder::new(text).size_limit(COMPILED).build();
         let regex = read.map_err(|error| format!("is not a regular expression: {error}"))?;
         Ok(Pattern { regex, literals: literals::required(text) })
     }
 
-    /// What matched in `line`. A line without the literals that the pattern requires costs no more
+    /// The groups that matched in `line`. A line without the literals that the pattern requires costs no more
     /// than the search for them.
     pub fn captures<'l>(&self, line: &'l str) -> Option<Captures<'l>> {
         if !literals::contains_in_order(line, &self.literals) {
@@ -100,7 +100,7 @@ impl Message {
     /// Reads one.
     ///
     /// # Errors
-    /// What is wrong with it, to be shown behind the text.
+    /// The text is no pattern; the error is shown behind the text.
     pub fn parse(text: &str) -> Result<Message, String> {
         let mut parts = Vec::new();
         let mut plain = String::new();

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-/// What [`std::io::Error`] appends to the text of the system.
+/// Text that [`std::io::Error`] appends to the message of the system.
 const ERRNO: &str = " (os error ";
 
 /// `text` without the numbers that [`std::io::Error`] appends, such as ` (os error 2)`: the words

@@ -25,7 +25,7 @@ use crate::wire::{Decoder, JobResult, Outcome};
 
 /// An acknowledgement is not sent for each chunk, but at the latest after this time.
 const ACKNOWLEDGE: Duration = Duration::from_millis(500);
-/// What is written at once to something that may block, in bytes: as much as a pipe takes that
+/// Bytes of one write to a descriptor that may block: as much as a pipe takes that
 /// poll(2) calls writable.
 const CHUNK: usize = libc::PIPE_BUF;
 /// Left by Ctrl-C: as a shell says it.
@@ -35,7 +35,7 @@ const NOT_RUN: u8 = 127;
 /// Ended before its last command ran, or by the death of the daemon: as if by SIGTERM.
 const ENDED_BEFORE: u8 = 143;
 
-/// What happened to an attached command.
+/// End of an attached command.
 pub(super) enum Happened {
     /// The job has ended, and all of its output is written.
     Ended(End),

@@ -85,7 +85,7 @@ fn main(mut words: Words) -> Result<u8, Exit> {
     Ok(0)
 }
 
-/// What the configuration names and this host lacks.
+/// Warnings of names in the configuration that this host lacks.
 fn warnings(config: &Config, defaults: &Config) -> Vec<String> {
     let mut found = groups(config, defaults);
     let zpool = &config.system_state.zpool;

@@ -133,7 +133,7 @@ impl<'a> JobEvent<'a> {
 pub(super) struct JobOutput(BTreeMap<usize, u64>);
 
 impl JobOutput {
-    /// What is new in this event, by command. `ranges` are the event's, as they stand on the wire; a
+    /// Output that is new in this event, by command. `ranges` are the event's, as they stand on the wire; a
     /// daemon of an earlier version sends none: then it is assumed that nothing was missed or cut.
     pub(super) fn fresh<'a>(
         &mut self,

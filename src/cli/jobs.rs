@@ -50,7 +50,7 @@ Examples:
     main,
 };
 
-/// What is shown of the jobs.
+/// Form in which the jobs are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Show {
     #[default]

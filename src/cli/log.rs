@@ -25,8 +25,9 @@ still runs, what there is so far.
 Usage: sysadm-events log [TARGET] [-f] [--raw] ID
 
 On a terminal control characters are made harmless, colours are dropped and the
-commands of a chain are set apart; into a pipe the output goes as it is. What
-is not kept any more (log_limit) is said on standard error.
+commands of a chain are set apart; into a pipe the output goes as it is. The
+number of bytes that are no longer stored (log_limit) is printed on standard
+error.
 
 Options:
   -f, --follow

@@ -12,7 +12,7 @@ use super::job::{JobEvent, State};
 /// Finished jobs that are remembered.
 const MOST: usize = 65_536;
 
-/// What is to be done with an event.
+/// Treatment of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     /// It is shown.

@@ -28,7 +28,7 @@ pub(super) fn outcome(fields: &Value, codes: &[i32], commands: usize) -> Outcome
     Outcome { duration: outcome.duration, ..Outcome::of_codes(codes, commands, early, true) }
 }
 
-/// What happened to the deciding command: `exit 5`, `timed out`.
+/// End of the deciding command: `exit 5`, `timed out`.
 pub(super) fn event(outcome: &Outcome) -> String {
     let by = |what: &str| match &outcome.killed_by {
         Some(user) => format!("{what} by {user}"),

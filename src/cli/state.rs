@@ -123,7 +123,7 @@ fn row(name: &str, before: Option<&Value>, pool: Option<&Value>, terminal: Termi
     [name, from_to("health"), cell(Some(pool), "priority"), capacity, remarks]
 }
 
-/// What is to be said of a pool beside its figures, as far as that was not so `before`.
+/// Remarks on a pool beside its figures, those that are new since `before`.
 pub(super) fn remarks(pool: &Value, before: Option<&Value>, terminal: Terminal) -> String {
     let is_new = |key: &&str| before.is_none_or(|before| before[*key] != pool[*key]);
     let said = |key: &str| match key {

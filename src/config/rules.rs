@@ -133,7 +133,7 @@ fn read_set(name: &str, reader: &mut Reader<'_>, rules: &Rules) -> RuleSet {
             set.aliases.push((place.to_owned(), fields));
         }
     }
-    // What the tests read; the embedded files are without it.
+    // Samples are for the tests; the embedded files have none.
     reader.section("samples").key("lines", &mut String::new(), text(|text| Ok(text.to_owned())));
     let mut read = Vec::new();
     reader.root().tables("rule", "rule", &mut read, |rule| read_rule(rule, &set, ignores_case));

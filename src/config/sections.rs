@@ -233,7 +233,7 @@ pub struct LifePreserver {
 pub struct LogSource {
     /// Its path.
     pub log: PathBuf,
-    /// What its lines mean: `rule`, or a set of one rule for `match`.
+    /// Meaning of its lines: `rule`, or a set of one rule for `match`.
     pub rules: Arc<RuleSet>,
 }
 

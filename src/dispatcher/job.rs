@@ -668,7 +668,7 @@ impl Job {
         self.state = State::Running { current, ending: Some(ending) };
     }
 
-    /// What an attached client needs to know of the output and of the end.
+    /// State of the output and of the end, for attached clients.
     pub(super) fn output(&self) -> JobOutput<'_> {
         let end = matches!(self.state, State::Finished).then(|| {
             let mut end = self.outcome.fields();

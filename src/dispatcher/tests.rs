@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 struct Driver {
     dispatcher: Dispatcher,
     start: Instant,
-    /// What the clock shows at the start.
+    /// Wall-clock time at the start.
     epoch: SystemTime,
     elapsed: Duration,
     /// What was to be done and has not been looked at.
@@ -569,7 +569,7 @@ fn nothing_has_an_effect_before_it_is_durable() {
     assert_eq!(
         d.dispatcher.list(None).unwrap(),
         json!({"jobs": {"no_queue": {}}}),
-        "nobody is told yet"
+        "no event is published yet"
     );
     assert!(d.dispatcher.present(0).is_none());
     assert_eq!(d.kill("a"), Vec::<String>::new());

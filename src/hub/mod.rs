@@ -65,7 +65,7 @@ struct Backlog {
     outcomes: Option<(Serial, u64)>,
     /// Active jobs of this number and above have not been told yet.
     jobs_from: Option<Serial>,
-    /// Pending jobs of this number and above are told again.
+    /// Pending events of jobs of this number and above are sent again.
     pending_from: Option<Serial>,
 }
 

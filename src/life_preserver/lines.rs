@@ -56,7 +56,8 @@ pub(super) fn take<'b>(bytes: &'b [u8], cut: &mut bool, limit: usize) -> Taken<'
     }
 }
 
-/// What fits of a line that is too long: three quarters from its beginning, the rest from its end.
+/// Both ends of a line that is too long: three quarters of `limit` from its beginning, the rest from
+/// its end.
 fn both_ends(bytes: &[u8], limit: usize) -> Line<'_> {
     let tail = limit / 4;
     let head = line(&bytes[..limit - tail], true).text.into_owned();

@@ -10,7 +10,7 @@ pub(super) struct Size {
 /// Behind the first is one of these for each further factor of 1024 (`zfs_nicenum_format` of
 /// OpenZFS, `lib/libzutil/zutil_nicenum.c`).
 const SUFFIXES: &[u8; 7] = b"BKMGTPE";
-/// What stands before the fraction: zfs(8) asks the locale.
+/// Decimal points: zfs(8) asks the locale.
 const POINTS: [char; 2] = ['.', ','];
 /// More digits before the point than any size has.
 const DIGITS: usize = 20;

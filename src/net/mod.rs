@@ -19,6 +19,6 @@ pub use listener::{Accepted, Listener, Transport, is_about_one_connection};
 pub use origin::AllowedOrigins;
 pub use outbox::{Full, Outbox, Parcel};
 pub use socket::{Peer, Socket, Source};
-pub use unauthenticated::{Room, Unauthenticated};
+pub use unauthenticated::{Room, UnauthenticatedPool};
 pub use upgrade::{NoUpgrade, UpgradeRequest};
 pub use websocket::{Arrived, Assembler, CloseReason, Masked};

@@ -10,6 +10,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use log::info;
+
 use super::socket::Source;
 
 /// Connections of one origin that may dawdle in one stage.
@@ -37,7 +39,7 @@ struct Entry<I> {
 }
 
 impl<I> Entry<I> {
-    /// What counts as one origin here: all behind one bridge are one.
+    /// Origin of the connection: all peers behind one bridge are one.
     fn origin(&self) -> Source {
         origin(self.source)
     }
@@ -50,7 +52,7 @@ fn origin(source: Source) -> Source {
     }
 }
 
-/// What follows for a connection that needs a place.
+/// Admission of a connection that needs a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room<I> {
     /// It has one.
@@ -61,9 +63,9 @@ pub enum Room<I> {
     None,
 }
 
-/// All of them. `I` is what the owner knows a connection by.
+/// All unauthenticated connections. `I` identifies a connection for the owner of the pool.
 #[derive(Debug)]
-pub struct Unauthenticated<I> {
+pub struct UnauthenticatedPool<I> {
     entries: Vec<Entry<I>>,
     dawdle: Duration,
     /// Refused or dropped since the last line in the log, which was written then.
@@ -71,11 +73,11 @@ pub struct Unauthenticated<I> {
     logged: Option<Instant>,
 }
 
-impl<I: Copy + PartialEq> Unauthenticated<I> {
+impl<I: Copy + PartialEq> UnauthenticatedPool<I> {
     /// None yet; `auth` is the time that each has for authentication.
-    pub fn new(auth: Duration) -> Unauthenticated<I> {
+    pub fn new(auth: Duration) -> UnauthenticatedPool<I> {
         let dawdle = auth / DAWDLE_PART;
-        Unauthenticated { entries: Vec::new(), dawdle, short: 0, logged: None }
+        UnauthenticatedPool { entries: Vec::new(), dawdle, short: 0, logged: None }
     }
 
     /// Sets the time that each has for authentication from now on.
@@ -87,7 +89,7 @@ impl<I: Copy + PartialEq> Unauthenticated<I> {
         now.saturating_duration_since(entry.since) >= self.dawdle
     }
 
-    /// How many there are.
+    /// Number of connections.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -154,6 +156,26 @@ impl<I: Copy + PartialEq> Unauthenticated<I> {
         pick(&victims, random).map_or(Room::Free, Room::Instead)
     }
 
+    /// As [`UnauthenticatedPool::room_for_new`], with `random` asked for each try. A connection in
+    /// whose place the new one would come has begun where `has_unread_start` says that it has sent
+    /// something that was not read yet; another one is chosen then.
+    pub fn room_for_new_after_unread(
+        &mut self,
+        source: Source,
+        most: usize,
+        random: impl Fn() -> u64,
+        has_unread_start: impl Fn(I) -> bool,
+        now: Instant,
+    ) -> Room<I> {
+        loop {
+            let room = self.room_for_new(source, most, random(), now);
+            let Room::Instead(id) = room else { return room };
+            if !has_unread_start(id) || !self.begin(id, now) {
+                return room;
+            }
+        }
+    }
+
     /// Whether a connection of that origin, whose handshake is over, can have a place where `most`
     /// may have one. A connection that waits for its owner, as `is_held_up` says, does not dawdle.
     pub fn room_for_ready(
@@ -179,9 +201,18 @@ impl<I: Copy + PartialEq> Unauthenticated<I> {
         pick(&victims, random).map_or(Room::None, Room::Instead)
     }
 
-    /// Counts a connection that was refused or dropped for want of a place. Says how many there
-    /// were since the last line in the log, where one is due: one a minute.
-    pub fn count_shortage(&mut self, now: Instant) -> Option<u64> {
+    /// Counts a connection that was refused or dropped for want of a place, and logs how many there
+    /// were since the last such line: once a minute.
+    pub fn log_shortage(&mut self, now: Instant) {
+        if let Some(count) = self.count_shortage(now) {
+            info!(
+                "connections that had not authenticated were refused or dropped: {count}, since \
+                 others needed their places (max_unauthenticated)"
+            );
+        }
+    }
+
+    fn count_shortage(&mut self, now: Instant) -> Option<u64> {
         self.short += 1;
         let is_due = |at: Instant| now.saturating_duration_since(at) >= SHORTAGE_LOG;
         if !self.logged.is_none_or(is_due) {
@@ -224,7 +255,7 @@ mod tests {
 
     #[test]
     fn connections_of_one_origin_are_limited_only_where_they_dawdle() {
-        let (mut pool, now) = (Unauthenticated::new(AUTH), Instant::now());
+        let (mut pool, now) = (UnauthenticatedPool::new(AUTH), Instant::now());
         for id in 0..64 {
             assert_eq!(pool.room_for_new(at(1), 64, id, now), Room::Free);
             pool.add(id, at(1), now);
@@ -247,7 +278,7 @@ mod tests {
 
     #[test]
     fn fifth_dawdler_of_an_origin_takes_the_place_of_one_of_its_own() {
-        let (mut pool, now) = (Unauthenticated::new(AUTH), Instant::now());
+        let (mut pool, now) = (UnauthenticatedPool::new(AUTH), Instant::now());
         pool.add(99, at(2), now);
         for id in 0..4 {
             pool.add(id, at(1), now);
@@ -264,7 +295,7 @@ mod tests {
 
     #[test]
     fn flood_of_silent_connects_drops_no_handshake() {
-        let (mut pool, now) = (Unauthenticated::new(AUTH), Instant::now());
+        let (mut pool, now) = (UnauthenticatedPool::new(AUTH), Instant::now());
         pool.add(1000, at(200), now);
         pool.begin(1000, now);
         for id in 0..999_u16 {
@@ -284,7 +315,7 @@ mod tests {
 
     #[test]
     fn place_is_taken_at_random_from_the_origin_with_the_most() {
-        let (mut pool, now) = (Unauthenticated::new(AUTH), Instant::now());
+        let (mut pool, now) = (UnauthenticatedPool::new(AUTH), Instant::now());
         pool.add(0, at(1), now);
         for id in 1..4 {
             pool.add(id, at(2), now);
@@ -295,7 +326,7 @@ mod tests {
 
     #[test]
     fn those_behind_one_bridge_share_a_quarter() {
-        let (mut pool, now) = (Unauthenticated::new(AUTH), Instant::now());
+        let (mut pool, now) = (UnauthenticatedPool::new(AUTH), Instant::now());
         for caller in 0..16 {
             let source = Source::Caller(1, caller);
             assert_eq!(pool.room_for_new(source, 64, 0, now), Room::Free);
@@ -308,7 +339,7 @@ mod tests {
 
     #[test]
     fn shortage_is_logged_once_a_minute_with_its_count() {
-        let (mut pool, now) = (Unauthenticated::<u64>::new(AUTH), Instant::now());
+        let (mut pool, now) = (UnauthenticatedPool::<u64>::new(AUTH), Instant::now());
         assert_eq!(pool.count_shortage(now), Some(1));
         for second in 1..60 {
             assert_eq!(pool.count_shortage(now + Duration::from_secs(second)), None);

@@ -25,7 +25,7 @@ pub(super) struct Index {
     pub(super) has_patterns: bool,
 }
 
-/// What is remembered of a line while the templates of one set are tried on it.
+/// Cache of searches in a line while the templates of one set are tried on it.
 #[derive(Debug)]
 pub(super) struct Tries<'l> {
     line: &'l str,

@@ -113,7 +113,7 @@ pub(super) fn level_at_start(text: &str) -> Option<(Level, usize)> {
     None
 }
 
-/// How many letters a text begins with; more than a word of a level has are not counted.
+/// Number of letters that a text begins with, counted up to one more than the longest level has.
 fn letters(text: &str) -> usize {
     text.bytes().take(LONGEST + 1).take_while(u8::is_ascii_alphabetic).count()
 }

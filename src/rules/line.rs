@@ -15,7 +15,7 @@ const PLACES: usize = 16;
 const NEAR: usize = 512;
 /// Brackets and levels before a message.
 const BRACKETS: usize = 8;
-/// What a hint says at its beginning, in bytes.
+/// Bytes at the beginning of a hint that are compared.
 const BEGINNING: usize = 80;
 /// Rank of a hint that zfs(8) gives.
 pub(super) const ZFS: u8 = 2;
@@ -41,9 +41,9 @@ pub(super) struct Start<'l> {
     pub(super) text: &'l str,
     /// Behind the words of its level and what is in brackets.
     pub(super) body: &'l str,
-    /// What its words say.
+    /// Level that its words state.
     pub(super) level: Option<Level>,
-    /// What is in the brackets before it: `[job][subsystem]`.
+    /// Contents of the brackets before it: `[job][subsystem]`.
     pub(super) brackets: Vec<&'l str>,
     /// The brackets end with a colon.
     pub(super) is_labelled: bool,

@@ -38,7 +38,7 @@ pub fn embedded() -> &'static [(&'static str, &'static str)] {
     include!(concat!(env!("OUT_DIR"), "/rules.rs"))
 }
 
-/// What a line of a log is.
+/// Result of reading a line of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// An event, by a rule.
@@ -62,7 +62,7 @@ pub struct Reader {
     counts: Counts,
 }
 
-/// How many lines of a log were read since the daemon began to follow it.
+/// Lines of a log that were read since the daemon began to follow it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// All lines.
@@ -105,7 +105,7 @@ impl Reader {
             Outcome::Unknown(_) => self.counts.unknown += 1,
             Outcome::Foreign | Outcome::Nothing => {}
         }
-        // What another command in the same log says may be the reason of what follows; a line that
+        // A line of another command in the same log may be the reason of a later line; a line that
         // syslogd ascribes to another program is none.
         if outcome == Outcome::Foreign {
             return outcome;

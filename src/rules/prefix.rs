@@ -1,4 +1,4 @@
-//! What stands before the message of a log line: the one place that knows time stamps and syslog.
+//! The prefix of a log line, before the message: the only module that knows time stamps and syslog.
 //!
 //! * RFC 3164 with or without host and pid, journalctl's short formats, FreeBSD's `syslogd -v`;
 //! * RFC 5424 with structured data, with or without its `<PRI>VERSION`;
@@ -20,7 +20,7 @@ use crate::wire::rfc3339;
 /// No time stamp is longer, in bytes; most have 30.
 const STAMP: usize = 128;
 
-/// What was recognised before the message.
+/// Parts of a line that were recognised before the message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefix<'l> {
     /// The time stamp, as it is written; binary ones as RFC 3339.
@@ -88,7 +88,7 @@ impl<'l> Prefix<'l> {
         it
     }
 
-    /// What stands before the message that begins at byte `end`, for a person: the time, and the
+    /// Text before the message that begins at byte `end`, for a person: the time, and the
     /// rest as it is written.
     pub(super) fn shown(&self, line: &str, end: usize) -> String {
         let mut shown = self.time.as_deref().unwrap_or_default().to_owned();
@@ -474,7 +474,7 @@ mod tests {
 
     const TEXT: &str = "CRITICAL ERROR: x failed";
 
-    /// What is shown before the message, the program and its process; the message is `TEXT`.
+    /// Text shown before the message, the program and its process; the message is `TEXT`.
     fn read(before: &str) -> (String, Option<String>, Option<String>) {
         let line = format!("{before}{TEXT}");
         let prefix = Prefix::of(&line);

@@ -11,7 +11,7 @@ use super::template::{Captures, Template};
 use super::{REASON, shorten};
 use crate::pattern::{Message, Pattern, STAMP_OF_TEXT};
 
-/// What a line reports on.
+/// Subject of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// A snapshot.
@@ -57,10 +57,10 @@ impl Class {
     }
 }
 
-/// What a line means.
+/// Meaning of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// What it reports on.
+    /// Subject of the line.
     pub class: Class,
     /// How much it matters, 0 to 10.
     pub priority: u8,
@@ -137,7 +137,7 @@ pub struct RuleSet {
     pub catches_all: bool,
 }
 
-/// What a set says of a line.
+/// Result of a rule set for a line.
 pub(super) enum Verdict {
     Event(Reading),
     Ignored,
@@ -190,8 +190,8 @@ impl RuleSet {
         message.required_places().find(lacks_one).or_else(|| message.places().find(lacks_all))
     }
 
-    /// What a rule knows of the line. `inner` is the message of a JSON line, `hint` what was said
-    /// before it.
+    /// Reads the line by a rule. `inner` is the message of a JSON line, `hint` the line before it that
+    /// gives a reason.
     pub(super) fn known(
         &self,
         index: &Index,
@@ -400,7 +400,7 @@ impl RuleSet {
         View { line, start, own, of_line }
     }
 
-    /// What a place of a message stands for.
+    /// Value that a placeholder of a message stands for.
     fn place<'v>(
         &self,
         name: &str,
@@ -469,7 +469,7 @@ impl View<'_, '_> {
         }
     }
 
-    /// What stands before the message; `is_whole` where the message has its brackets and level.
+    /// Text before the message; `is_whole` where the message has its brackets and level.
     fn stamp(&self, is_whole: bool) -> Option<Cow<'_, str>> {
         let text = if is_whole { self.start.text } else { self.start.body };
         let shown = self.line.prefix.shown(self.line.text, self.line.text.len() - text.len());

@@ -34,7 +34,7 @@ impl Piece {
     }
 }
 
-/// What is cut off what a place took.
+/// Part that is cut off the text of a placeholder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
     Nothing,
@@ -44,7 +44,7 @@ enum Cut {
     Quote,
 }
 
-/// What the places of a template took, by name.
+/// Texts of the placeholders of a template, by name.
 pub(super) type Captures<'r, 'l> = Vec<(&'r str, &'l str)>;
 
 impl Template {
@@ -134,7 +134,7 @@ impl Template {
         })
     }
 
-    /// What the places take in a text that matches.
+    /// Texts of the placeholders in a text that matches.
     pub(super) fn captures<'r, 'l>(&'r self, text: &'l str) -> Option<Captures<'r, 'l>> {
         let mut found = Vec::new();
         let mut rest = text;

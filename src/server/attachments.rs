@@ -59,7 +59,7 @@ impl Attachment {
         self.window > 0
     }
 
-    /// How many bytes the job may print next for its sake, where it holds the job. Small rests of a
+    /// Bytes that the job may print next for this client, where it holds the job. Small rests of a
     /// window are not used up.
     fn allows(&self, total: u64) -> Option<u64> {
         let room = self.room();
@@ -92,8 +92,7 @@ impl Attachments {
         self.map.range(self.of_job(serial)).map(|((_, client), _)| *client).collect()
     }
 
-    /// How many bytes of a job's output may be read now; 0 where the reactor will be told when some
-    /// may.
+    /// Bytes of a job's output that may be read now; 0 where reading resumes by a later turn.
     pub(super) fn output_limit(&mut self, serial: Serial, output: Option<&JobOutput<'_>>) -> usize {
         // A job that is being ended is not held up.
         let Some(output) = output.filter(|output| !output.is_ending) else { return OUTPUT_READ };
@@ -298,7 +297,7 @@ impl Server {
         let total = self.dispatcher.output(serial).map_or(0, |output| output.total);
         let Some(attachment) = self.attachments.map.get_mut(&(serial, id)) else { return };
         attachment.reading = false;
-        // What cannot be read is left out.
+        // Output that cannot be read is left out.
         let part = answer.as_deref().ok().and_then(output_of_answer);
         let (start, bytes) = part.unwrap_or((total, &[]));
         let start = if bytes.is_empty() { total } else { start };

@@ -50,7 +50,7 @@ const PENDING: usize = 4;
 /// Bytes of a user's name (utmp and PAM take less).
 const NAME: usize = 255;
 
-/// What a request shows, by what it costs to find out whether it is right.
+/// Kind of credential in a request, by the cost of its verification.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shown {
     /// A token, or a signature with the name of its key.

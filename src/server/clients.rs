@@ -1,7 +1,7 @@
 //! Everybody who is connected: strangers in a pool of their own, and those who proved who they are.
 //!
 //! An unauthenticated connection never has an authenticated client's place; see
-//! [`Unauthenticated`] for the places of these. And no client can make another wait: each is read a little at a time, and what
+//! [`UnauthenticatedPool`] for the places of these. And no client can make another wait: each is read a little at a time, and what
 //! is not read by a client stays in its own outbox until that is full.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ use crate::daemon::random_number;
 use crate::moment::Budget;
 use crate::net::{
     Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Room, Source,
-    Unauthenticated,
+    UnauthenticatedPool,
 };
 use crate::reactor::{Reactor, Registered};
 use crate::session::{Known, Session, Settings};
@@ -118,7 +118,7 @@ impl Client {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClientLimits {
     pub(super) max_clients: usize,
-    pub(super) max_strangers: usize,
+    pub(super) max_unauthenticated: usize,
     /// Addresses of loopback count as one origin.
     pub(super) loopback_is_one: bool,
     pub(super) max_message: usize,
@@ -144,7 +144,7 @@ pub(super) struct Clients {
     pub(super) limits: ClientLimits,
     map: BTreeMap<ClientId, Client>,
     last_id: ClientId,
-    strangers: Unauthenticated<ClientId>,
+    unauthenticated: UnauthenticatedPool<ClientId>,
     users: Users,
     dirty: Vec<ClientId>,
     /// Clients whose outbox was full when something was to be put into it.
@@ -159,7 +159,7 @@ impl Clients {
             limits,
             map: BTreeMap::new(),
             last_id: 0,
-            strangers: Unauthenticated::new(limits.auth),
+            unauthenticated: UnauthenticatedPool::new(limits.auth),
             users: Users::default(),
             dirty: Vec::new(),
             overflowing: Vec::new(),
@@ -169,7 +169,7 @@ impl Clients {
 
     pub(super) fn set_limits(&mut self, limits: ClientLimits, now: Instant) {
         self.limits = limits;
-        self.strangers.set_time(limits.auth);
+        self.unauthenticated.set_time(limits.auth);
         for client in self.map.values_mut() {
             client.connection.set_limits(limits.connection, now);
             if client.admitted {
@@ -207,8 +207,8 @@ impl Clients {
         self.map.len()
     }
 
-    pub(super) fn strangers(&self) -> usize {
-        self.strangers.len()
+    pub(super) fn unauthenticated(&self) -> usize {
+        self.unauthenticated.len()
     }
 
     /// Bytes in all outboxes.
@@ -217,10 +217,10 @@ impl Clients {
     }
 
     fn admitted(&self) -> usize {
-        self.map.len() - self.strangers.len()
+        self.map.len() - self.unauthenticated.len()
     }
 
-    /// What counts as one origin of failures and of connections.
+    /// Origin of a peer, to which failures and connections are charged.
     pub(super) fn source_of(&self, peer: &Peer) -> Source {
         let source = peer.source();
         if self.limits.loopback_is_one { source.with_loopback_as_one() } else { source }
@@ -228,24 +228,16 @@ impl Clients {
 
     /// Whether there is room for one more unauthenticated connection of that origin.
     pub(super) fn room_for_new(&mut self, source: Source, now: Instant) -> Room<ClientId> {
-        let most = self.limits.max_strangers;
-        loop {
-            let room = self.strangers.room_for_new(source, most, random_number(), now);
-            // What a connection has sent may not have been read yet.
-            match room {
-                Room::Instead(id)
-                    if self
-                        .map
-                        .get(&id)
-                        .is_some_and(|other| other.connection.has_unread_start()) =>
-                {
-                    if !self.strangers.begin(id, now) {
-                        return room;
-                    }
-                }
-                Room::Free | Room::Instead(_) | Room::None => return room,
-            }
-        }
+        let most = self.limits.max_unauthenticated;
+        let has_unread_start =
+            |id| self.map.get(&id).is_some_and(|other| other.connection.has_unread_start());
+        self.unauthenticated.room_for_new_after_unread(
+            source,
+            most,
+            random_number,
+            has_unread_start,
+            now,
+        )
     }
 
     /// The same for one whose handshake is over.
@@ -254,13 +246,13 @@ impl Clients {
             let client = self.map.get(&id);
             client.is_some_and(|client| matches!(client.waiting, Some(Wait::Proof { .. })))
         };
-        let most = self.limits.max_strangers;
-        self.strangers.room_for_ready(source, most, random_number(), is_held_up, now)
+        let most = self.limits.max_unauthenticated;
+        self.unauthenticated.room_for_ready(source, most, random_number(), is_held_up, now)
     }
 
-    /// Counts a connection that had no place; how many there were, where that is to be logged.
-    pub(super) fn count_shortage(&mut self, now: Instant) -> Option<u64> {
-        self.strangers.count_shortage(now)
+    /// Counts a connection that had no place, for the log.
+    pub(super) fn log_shortage(&mut self, now: Instant) {
+        self.unauthenticated.log_shortage(now);
     }
 
     /// An unauthenticated connection was read.
@@ -268,13 +260,13 @@ impl Clients {
         if let Some(client) = self.map.get(&id)
             && !client.connection.is_silent()
         {
-            self.strangers.begin(id, now);
+            self.unauthenticated.begin(id, now);
         }
     }
 
     /// The handshake of an unauthenticated connection is over, and it has a place.
     pub(super) fn end_handshake(&mut self, id: ClientId, now: Instant) {
-        self.strangers.end_handshake(id, now);
+        self.unauthenticated.end_handshake(id, now);
     }
 
     /// Takes a connection in; `tls` comes with the SHA-256 of the certificate that is shown. One
@@ -338,7 +330,7 @@ impl Clients {
         peer: Peer,
         now: Instant,
     ) {
-        self.strangers.add(id, self.source_of(&peer), now);
+        self.unauthenticated.add(id, self.source_of(&peer), now);
         let auth_due = Some(now + self.limits.auth);
         let owner = Owner::Origin(peer.source());
         let share = self.users.share(owner);
@@ -382,7 +374,7 @@ impl Clients {
         client.admitted = true;
         client.auth_due = None;
         client.connection.set_bounds(self.limits.max_message, self.limits.outbox);
-        self.strangers.remove(id);
+        self.unauthenticated.remove(id);
     }
 
     /// Charges what a client holds to another user.
@@ -408,13 +400,13 @@ impl Clients {
             client.auth_due = Some(now + self.limits.auth);
             client.connection.set_bounds(STRANGER_MESSAGE, STRANGER_OUTBOX);
             let peer = client.peer.clone();
-            self.strangers.add_ready(id, self.source_of(&peer), now);
+            self.unauthenticated.add_ready(id, self.source_of(&peer), now);
         }
     }
 
     pub(super) fn remove(&mut self, id: ClientId, reactor: &mut Reactor<Key>) -> Option<Client> {
         let mut client = self.map.remove(&id)?;
-        self.strangers.remove(id);
+        self.unauthenticated.remove(id);
         reactor.set_deadline(Key::Client(id), None);
         if let Some(registered) = client.registered.take()
             && let Some(socket) = client.connection.socket()

@@ -158,7 +158,7 @@ struct Server {
     ended: Vec<(ClientId, End)>,
     /// The reply to `rpc/status` of this turn, as JSON text, while nothing has changed it.
     status_reply: Option<Rc<str>>,
-    /// The subscriber that was told of the current state last.
+    /// The subscriber to which the current state was sent last.
     told_last: ClientId,
 }
 
@@ -417,12 +417,7 @@ impl Server {
         if room == Room::Free {
             return true;
         }
-        if let Some(count) = self.clients.count_shortage(now.instant) {
-            info!(
-                "connections that had not authenticated were refused or dropped: {count}, since \
-                 others needed their places (max_unauthenticated)"
-            );
-        }
+        self.clients.log_shortage(now.instant);
         if let Room::Instead(other) = room {
             self.end(other, "its place was needed before it had authenticated");
         }

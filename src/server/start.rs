@@ -234,7 +234,7 @@ pub(super) fn client_limits(config: &Config) -> ClientLimits {
     let server = &config.server;
     ClientLimits {
         max_clients: server.max_clients,
-        max_strangers: server.max_unauthenticated,
+        max_unauthenticated: server.max_unauthenticated,
         loopback_is_one: !config.auth.throttle_loopback,
         max_message: server.max_message,
         outbox: server.outbox,

@@ -89,7 +89,7 @@ impl Server {
              {} outputs open, system state {}, event {}, {} bytes in outboxes, {} KiB resident at most, store: {}",
             self.uptime(now),
             self.clients.len(),
-            self.clients.strangers(),
+            self.clients.unauthenticated(),
             counts.running,
             counts.pending,
             counts.finished,

@@ -20,7 +20,7 @@ pub(super) enum Owner {
     Origin(Source),
 }
 
-/// What the connections of one user hold.
+/// Resources that the connections of one user hold.
 #[derive(Debug)]
 pub(super) struct Share {
     /// Connections.

@@ -1,4 +1,4 @@
-//! What a client asks for when it attaches to a job.
+//! Arguments of requests that attach a client to a job.
 
 use serde_json::{Map, Value};
 

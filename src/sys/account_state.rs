@@ -85,7 +85,7 @@ fn shadow(user: &User) -> io::Result<Option<(Vec<u8>, i64)>> {
     Ok(Some((hash, i64::from(entry.sp_expire))))
 }
 
-/// What it means that there is no entry: nothing, or that the look-up failed (getspnam(3) has one
+/// Meaning of a lacking entry: no entry, or a look-up that failed (getspnam(3) has one
 /// return value for both; the C library leaves ENOENT, and more, of files and services that are not
 /// there).
 #[cfg(target_os = "linux")]

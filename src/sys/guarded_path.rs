@@ -33,7 +33,7 @@ struct Place {
     about: FileStat,
 }
 
-/// What holds for names in a directory.
+/// Trust in the names of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Guard {
     /// The owner, where that is neither root nor the daemon's own user.

@@ -132,7 +132,7 @@ mod system {
         let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_ENV, pid];
         match ask_with(&name, most) {
             Ok(bytes) => Some(bytes),
-            // What did fit has been copied (sysctl(3)).
+            // The part that fitted has been copied (sysctl(3)).
             Err((libc::ENOMEM, bytes)) => Some(bytes),
             Err(_) => None,
         }

@@ -13,7 +13,7 @@ use std::io;
 
 use nix::unistd::Pid;
 
-/// What a mark begins with.
+/// Beginning of a mark: name of the variable, and `=`.
 pub const MARK_NAME: &str = "SYSADM_JOB=";
 
 /// Where a tree begins.
@@ -52,7 +52,7 @@ pub fn become_reaper() -> io::Result<()> {
     }
 }
 
-/// What was learned of orphans when they were first seen, by number and start: the environment of
+/// Orphans as they were first seen, by number and start: the environment of
 /// each is read once.
 #[derive(Debug, Default)]
 pub struct Orphans(system::Orphans);

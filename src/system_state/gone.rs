@@ -107,7 +107,7 @@ const LASTS: Duration = Duration::from_secs(60);
 /// Events that are remembered.
 const EVENTS: usize = 256;
 
-/// What the feed said of pools that left.
+/// Events of pools that left, as the feed reported them.
 #[derive(Debug, Default)]
 pub(super) struct Departures(VecDeque<Departure>);
 

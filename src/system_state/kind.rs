@@ -1,4 +1,4 @@
-//! What a `status:` of `zpool status` means: each message of OpenZFS 0.6 to 2.4, of FreeBSD's and
+//! The meaning of a `status:` of `zpool status`: each message of OpenZFS 0.6 to 2.4, of FreeBSD's and
 //! illumos' older ZFS and of zfs-fuse, with its priority.
 //!
 //! Sources: `zfs_msgid_table` in `lib/libzfs/libzfs_status.c` and `print_status_reason` (before 2.4

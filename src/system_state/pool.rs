@@ -73,7 +73,7 @@ impl Pool {
         self.page.as_ref()?.scan()
     }
 
-    /// How far its scan is, while that runs.
+    /// Progress of its scan, while that runs.
     pub(super) fn progress(&self) -> Option<&str> {
         self.scan()?.done.as_deref()
     }

@@ -15,7 +15,7 @@ pub(super) enum Question {
     List,
     /// How they are: `zpool status`.
     Status,
-    /// What became of a pool that has left: `zdb -l` of one of its devices.
+    /// The label of a pool that has left: `zdb -l` of one of its devices.
     Label,
 }
 

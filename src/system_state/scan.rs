@@ -26,9 +26,9 @@ pub(super) struct Scan {
     time: Option<String>,
     /// How much of it is done, as `12.34%`.
     pub(super) done: Option<String>,
-    /// What it repaired or resilvered, as `1.5M`.
+    /// Amount that was repaired or resilvered, as `1.5M`.
     repaired: Option<String>,
-    /// How many errors it could not repair; of a scan that has ended.
+    /// Number of errors that a scan that has ended could not repair.
     pub(super) errors: Option<String>,
 }
 

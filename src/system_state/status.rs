@@ -1,4 +1,4 @@
-//! What `zpool status` prints: a page for each pool.
+//! The output of `zpool status`: a page for each pool.
 //!
 //! ONLINE does not mean healthy: damaged data, errors of devices and, with OpenZFS 2.1, even a
 //! suspended pool stand here alone. Of a page everything is read that has to do with its health.
@@ -13,7 +13,7 @@ use super::scan::Scan;
 pub(super) struct Page {
     pub(super) name: String,
     pub(super) state: String,
-    /// What `zpool` says of the pool and what it advises, each on one line.
+    /// The `status:` and `action:` of the pool, each on one line.
     pub(super) status: Option<String>,
     pub(super) action: Option<String>,
     /// The identifier of the page that explains the status, as `ZFS-8000-EY`.

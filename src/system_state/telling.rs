@@ -31,7 +31,7 @@ pub(super) struct Told {
     pub(super) pools: Option<Vec<Essence>>,
     gone: Vec<Gone>,
     trouble: Option<String>,
-    /// How far the scans are; not compared, see [`PROGRESS`].
+    /// Progress of the scans; not compared, see [`PROGRESS`].
     progress: Progress,
 }
 
@@ -139,7 +139,7 @@ impl SystemState {
         Some(pools.iter().map(|pool| pool.essence(warning)).collect())
     }
 
-    /// What is published once.
+    /// News, which are published once.
     fn news(&self, hostname_was: Option<String>, is_first: bool) -> StateNews {
         let mut news = StateNews::default();
         if let Some(was) = hostname_was {

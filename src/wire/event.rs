@@ -81,7 +81,7 @@ pub struct SystemStateEvent {
     pub args: Map<String, Value>,
     /// The highest in it.
     pub priority: Priority,
-    /// What is published once: a later client gets the state without it.
+    /// News, which are published once: a later client gets the state without them.
     pub news: StateNews,
 }
 

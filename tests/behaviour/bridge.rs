@@ -443,7 +443,7 @@ fn a_message_of_any_size_that_is_taken_reaches_who_reads() -> Outcome<()> {
     let (mut server, of_client, mut client, of_server) = pair(&bridge, &key, A)?;
     let payload = "x".repeat(250_000);
     std::thread::scope(|scope| {
-        // What the sockets between them hold differs: it may be less than all.
+        // The buffers of the sockets differ by system: they may hold less than all.
         let sender = scope.spawn(|| {
             (0..8).try_for_each(|_| server.tell(&of_client, &payload).map_err(|e| e.to_string()))
         });

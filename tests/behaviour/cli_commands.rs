@@ -279,7 +279,7 @@ fn check_says_what_is_wrong_with_file_and_line_and_what_was_meant() {
         ran(Cli::of(PROGRAM, "check").arg("-c").arg(&file))
     };
     let name = file.display().to_string();
-    // What every host has, and a state of its own.
+    // Paths that every host has, and a state directory of the test's own.
     let state = directory.join("state");
     let there = format!(
         "[server]\nlisten = [\"127.0.0.1:12150\"]\n[auth]\nfull_access_groups = [\"daemon\"]\n\

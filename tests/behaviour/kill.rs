@@ -172,7 +172,7 @@ fn killed_shell_gets_sigterm_before_its_child_ends() {
         scene.run(&id, &sh(&script));
         scene.kill(&id);
     }
-    // What a shell does next it does before it ends, and all of a job has ended by now.
+    // A shell runs its next command before it ends, and all of a job has ended by now.
     let went_on: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
     assert!(went_on.is_empty(), "{went_on:?}");
     scene.assert_clean();

@@ -1,4 +1,4 @@
-//! What is not lost, and not done twice, when files of the state directory are: a journal that was
+//! Jobs are neither lost nor run twice when files of the state directory are lost: a journal that was
 //! cut, a directory that was moved away, a store that was killed with text in flight.
 
 use std::collections::BTreeMap;

@@ -199,7 +199,7 @@ fn a_check_can_be_asked_for() {
     assert_eq!(refused.code, 401);
 }
 
-/// What `zpool status` prints of a pool that is ONLINE, with these lines before its table.
+/// Output of `zpool status` for a pool that is ONLINE, with these lines before its table.
 fn page(pool: &str, lines: &str) -> String {
     format!(
         "  pool: {pool}\n state: ONLINE\n{lines}config:\n\n\tNAME        STATE     READ WRITE CKSUM\n\t\

@@ -191,7 +191,7 @@ fn who_is_known_can_guess_no_more_than_strangers_of_that_address() {
     let refused = known[1].refused("rpc", "auth_token", &wrong()).unwrap();
     assert_eq!(refused.code, 403);
     assert!(refused.message.contains("try again in 3600 s"), "{}", refused.message);
-    // What is right costs little to find out, and nobody guesses it.
+    // A right token is cheap to verify, and cannot be guessed.
     known[1].request("rpc", "auth_token", &token).unwrap();
     known[1].request("rpc", "query", &json!({})).unwrap();
 }

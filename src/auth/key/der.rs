@@ -20,7 +20,7 @@ pub(super) const RSA: &[u8] =
 /// An `AlgorithmIdentifier` of id-Ed25519 (RFC 8410 section 3).
 pub(super) const ED25519: &[u8] = &[0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70];
 
-/// What is still to be read.
+/// Bytes that are still to be read.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {

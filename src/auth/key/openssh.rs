@@ -85,7 +85,7 @@ fn key_of(blob: &[u8]) -> Result<[u8; 32], KeyError> {
     if fields.0.is_empty() { Ok(key) } else { Err(KeyError::Damaged) }
 }
 
-/// What is still to be read.
+/// Bytes that are still to be read.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {

@@ -19,7 +19,7 @@ use crate::charge::Account;
 use crate::daemon::random_number;
 use crate::net::{
     Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Room, Source,
-    Unauthenticated,
+    UnauthenticatedPool,
 };
 use crate::reactor::{Reactor, Registered};
 
@@ -86,7 +86,7 @@ impl Connected {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConnectionLimits {
     pub(super) max_peers: usize,
-    pub(super) max_strangers: usize,
+    pub(super) max_unauthenticated: usize,
     /// Addresses of loopback count as one origin.
     pub(super) loopback_is_one: bool,
     pub(super) max_message: usize,
@@ -109,7 +109,7 @@ pub(super) struct Connections {
     pub(super) limits: ConnectionLimits,
     map: BTreeMap<PeerNumber, Connected>,
     last: PeerNumber,
-    strangers: Unauthenticated<PeerNumber>,
+    unauthenticated: UnauthenticatedPool<PeerNumber>,
     locals: usize,
     total: Account,
     dirty: Vec<PeerNumber>,
@@ -123,7 +123,7 @@ impl Connections {
             limits,
             map: BTreeMap::new(),
             last: 0,
-            strangers: Unauthenticated::new(limits.auth),
+            unauthenticated: UnauthenticatedPool::new(limits.auth),
             locals: 0,
             total: Account::default(),
             dirty: Vec::new(),
@@ -133,7 +133,7 @@ impl Connections {
 
     pub(super) fn set_limits(&mut self, limits: ConnectionLimits, now: Instant) {
         self.limits = limits;
-        self.strangers.set_time(limits.auth);
+        self.unauthenticated.set_time(limits.auth);
         for connected in self.map.values_mut() {
             connected.connection.set_limits(limits.connection, now);
             if connected.admitted {
@@ -171,13 +171,13 @@ impl Connections {
         self.map.is_empty()
     }
 
-    pub(super) fn strangers(&self) -> usize {
-        self.strangers.len()
+    pub(super) fn unauthenticated(&self) -> usize {
+        self.unauthenticated.len()
     }
 
     /// Peers that are known.
     pub(super) fn peers(&self) -> usize {
-        self.map.len() - self.strangers.len() - self.locals
+        self.map.len() - self.unauthenticated.len() - self.locals
     }
 
     /// Bytes that wait for all of them.
@@ -185,7 +185,7 @@ impl Connections {
         self.total.used()
     }
 
-    /// What counts as one origin of failures and of connections.
+    /// Origin of a peer, to which failures and connections are charged.
     pub(super) fn source_of(&self, peer: &Peer) -> Source {
         let source = peer.source();
         if self.limits.loopback_is_one { source.with_loopback_as_one() } else { source }
@@ -193,35 +193,27 @@ impl Connections {
 
     /// Whether there is room for one more unauthenticated connection of that origin.
     pub(super) fn room_for_new(&mut self, source: Source, now: Instant) -> Room<PeerNumber> {
-        let most = self.limits.max_strangers;
-        loop {
-            let room = self.strangers.room_for_new(source, most, random_number(), now);
-            // What a connection has sent may not have been read yet.
-            match room {
-                Room::Instead(id)
-                    if self
-                        .map
-                        .get(&id)
-                        .is_some_and(|other| other.connection.has_unread_start()) =>
-                {
-                    if !self.strangers.begin(id, now) {
-                        return room;
-                    }
-                }
-                Room::Free | Room::Instead(_) | Room::None => return room,
-            }
-        }
+        let most = self.limits.max_unauthenticated;
+        let has_unread_start =
+            |id| self.map.get(&id).is_some_and(|other| other.connection.has_unread_start());
+        self.unauthenticated.room_for_new_after_unread(
+            source,
+            most,
+            random_number,
+            has_unread_start,
+            now,
+        )
     }
 
     /// The same for one whose handshake is over.
     pub(super) fn room_for_ready(&self, source: Source, now: Instant) -> Room<PeerNumber> {
-        let most = self.limits.max_strangers;
-        self.strangers.room_for_ready(source, most, random_number(), |_| false, now)
+        let most = self.limits.max_unauthenticated;
+        self.unauthenticated.room_for_ready(source, most, random_number(), |_| false, now)
     }
 
-    /// Counts a connection that had no place; how many there were, where that is to be logged.
-    pub(super) fn count_shortage(&mut self, now: Instant) -> Option<u64> {
-        self.strangers.count_shortage(now)
+    /// Counts a connection that had no place, for the log.
+    pub(super) fn log_shortage(&mut self, now: Instant) {
+        self.unauthenticated.log_shortage(now);
     }
 
     /// An unauthenticated connection was read.
@@ -229,13 +221,13 @@ impl Connections {
         if let Some(connected) = self.map.get(&number)
             && !connected.connection.is_silent()
         {
-            self.strangers.begin(number, now);
+            self.unauthenticated.begin(number, now);
         }
     }
 
     /// The handshake of an unauthenticated connection is over, and it has a place.
     pub(super) fn end_handshake(&mut self, number: PeerNumber, now: Instant) {
-        self.strangers.end_handshake(number, now);
+        self.unauthenticated.end_handshake(number, now);
     }
 
     pub(super) fn has_place_for_local(&self) -> bool {
@@ -268,7 +260,7 @@ impl Connections {
             self.locals += 1;
             connection.outbox.set_limit(self.limits.queue);
         } else {
-            self.strangers.add(number, self.source_of(&origin), now);
+            self.unauthenticated.add(number, self.source_of(&origin), now);
         }
         let connected = Connected {
             connection,
@@ -299,7 +291,7 @@ impl Connections {
         connected.auth_due = None;
         connected.connection.outbox.set_limit(self.limits.queue);
         connected.connection.max_message = self.limits.max_message;
-        self.strangers.remove(number);
+        self.unauthenticated.remove(number);
     }
 
     /// A peer has given up who it was.
@@ -310,7 +302,7 @@ impl Connections {
             connected.connection.outbox.set_limit(STRANGER_QUEUE);
             connected.connection.max_message = STRANGER_MESSAGE;
             let origin = connected.origin.clone();
-            self.strangers.add_ready(number, self.source_of(&origin), now);
+            self.unauthenticated.add_ready(number, self.source_of(&origin), now);
         }
     }
 
@@ -321,7 +313,7 @@ impl Connections {
         now: Instant,
     ) -> Option<Connected> {
         let mut connected = self.map.remove(&number)?;
-        self.strangers.remove(number);
+        self.unauthenticated.remove(number);
         self.locals -= usize::from(connected.is_local());
         for key in [Key::Peer(number), Key::Delayed(number), Key::Held(number)] {
             reactor.set_deadline(key, None);

@@ -272,12 +272,7 @@ impl Bridge {
         if room == Room::Free {
             return true;
         }
-        if let Some(count) = self.connections.count_shortage(now.instant) {
-            info!(
-                "connections that had not authenticated were refused or dropped: {count}, since \
-                 others needed their places (max_unauthenticated)"
-            );
-        }
+        self.connections.log_shortage(now.instant);
         if let Room::Instead(other) = room {
             self.end(other, "its place was needed before it had authenticated", now);
         }

@@ -324,7 +324,7 @@ pub(super) fn connection_limits(config: &Config) -> ConnectionLimits {
     let relay = &config.relay;
     ConnectionLimits {
         max_peers: relay.max_peers,
-        max_strangers: relay.max_unauthenticated,
+        max_unauthenticated: relay.max_unauthenticated,
         loopback_is_one: !config.auth.throttle_loopback,
         max_message: relay.max_message,
         // One that waits for nothing takes any message, whatever was configured.

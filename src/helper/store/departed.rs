@@ -81,14 +81,14 @@ impl Departed {
         if lines.is_empty() { Ok(()) } else { self.file.write_all(lines.as_bytes()) }
     }
 
-    /// What was appended counts.
+    /// Confirms the lines that were appended.
     pub(super) fn confirm(&mut self, serials: BTreeSet<u64>) {
         let new = serials.difference(&self.serials).map(|serial| line(*serial).len() as u64);
         self.length += new.sum::<u64>();
         self.serials.extend(serials);
     }
 
-    /// What was appended is taken back.
+    /// Removes the lines that were appended.
     pub(super) fn undo(&mut self) -> io::Result<()> {
         self.file.set_len(self.length)
     }

@@ -48,7 +48,7 @@ impl Cli {
         let mut cli = Command::new(program);
         // What a terminal of whoever runs the tests would say must not matter.
         cli.arg(command).env_remove("NO_COLOR").env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
-        // What a shell starts behind its prompt ignores SIGINT, and so would the command.
+        // A background process of an interactive shell ignores SIGINT, and so would the command.
         // SAFETY: between fork and exec only one system call is made.
         unsafe {
             cli.pre_exec(|| Ok(signal(Signal::SIGINT, SigHandler::SigDfl).map(drop)?));
