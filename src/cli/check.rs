@@ -20,7 +20,8 @@ pub(super) const COMMAND: Command = Command {
     summary: "say what is wrong with the configuration, or what a log means",
     help: "\
 Reads the configuration and says all that is wrong with it, as FILE:LINE: why.
-Of a configuration that is right it warns where this host lacks what is named
+Of a configuration that is right it reports samples of rule files (rules_dir)
+that give another event than they must, and warns where this host lacks what is named
 there (a group, the zpool command, a log), and where a line of the registered
 keys is damaged.
 With --try, shows what each line of a log gives, and which lines look like
@@ -75,8 +76,16 @@ fn main(mut words: Words) -> Result<u8, Exit> {
     if let Some(log) = log {
         return try_log::run(&config.life_preserver, &log, &names, json);
     }
+    let samples: Vec<String> = config.life_preserver.rules.sample_faults().collect();
+    for fault in &samples {
+        let directory = config.life_preserver.rules_dir.as_deref().unwrap_or(Path::new(""));
+        complain(&format!("{}/{fault}", directory.display()));
+    }
     for warning in warnings(&config, &Config::defaults(&home)) {
         complain(&format!("warning: {warning}"));
+    }
+    if !samples.is_empty() {
+        return Ok(1);
     }
     match file {
         Some(file) => write(&format!("{}: ok\n", file.display()))?,

@@ -14,7 +14,7 @@ use super::spelling;
 use super::unclosed;
 use super::values::{boolean, count, kind, one_of, quoted, text};
 use crate::pattern::{Message, Pattern};
-use crate::rules::{Class, Level, Matcher, Rule, RuleSet, RunKey, Template, embedded};
+use crate::rules::{Class, Level, Matcher, Rule, RuleSet, RunKey, Template, embedded, samples};
 
 /// Files in the directory.
 const FILES: usize = 64;
@@ -61,6 +61,15 @@ impl Rules {
             rules.own.push(Arc::new(set));
         }
         Ok((rules, faults))
+    }
+
+    /// Samples of the directory's files that give another event than they must, as `FILE: why`.
+    pub fn sample_faults(&self) -> impl Iterator<Item = String> {
+        let of_set = |set: &Arc<RuleSet>| {
+            let name = set.name.clone();
+            samples::faults(set).into_iter().map(move |why| format!("{name}.toml: {why}"))
+        };
+        self.own.iter().flat_map(of_set)
     }
 
     /// The rule set of that name.
@@ -119,7 +128,8 @@ fn read_set(name: &str, reader: &mut Reader<'_>, rules: &Rules) -> RuleSet {
     let mut program = reader.section("program");
     let base = program.optional("extends", text(|name| rules.named(name)));
     if let Some(base) = &base {
-        set = RuleSet { name: set.name, rules: Vec::new(), ..RuleSet::clone(base) };
+        let (rules, samples) = Default::default();
+        set = RuleSet { name: set.name, rules, samples, ..RuleSet::clone(base) };
     }
     program.list("names", &mut set.programs, text(|name| Ok(name.to_owned())));
     set.class = program.optional("class", text(one_of(CLASSES))).or(set.class);
@@ -133,8 +143,7 @@ fn read_set(name: &str, reader: &mut Reader<'_>, rules: &Rules) -> RuleSet {
             set.aliases.push((place.to_owned(), fields));
         }
     }
-    // Samples are for the tests; the embedded files have none.
-    reader.section("samples").key("lines", &mut String::new(), text(|text| Ok(text.to_owned())));
+    reader.section("samples").key("lines", &mut set.samples, text(|text| Ok(text.to_owned())));
     let mut read = Vec::new();
     reader.root().tables("rule", "rule", &mut read, |rule| read_rule(rule, &set, ignores_case));
     set.rules = read;
@@ -222,6 +231,11 @@ mod tests {
         let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/etc/rules"));
         let (rules, faults) = Rules::of_directory(directory).unwrap();
         assert_eq!((rules.own.len(), faults), (embedded().len(), Vec::new()));
+        for set in &rules.own {
+            assert!(set.samples.lines().count() > 5, "{}", set.name);
+        }
+        let wrong: Vec<String> = rules.sample_faults().collect();
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         for name in ["lpreserver", "sanoid", "syncoid", "zrepl", "zettarepl", "pyznap", "znapzend"]
         {
             assert!(Rules::default().get(name).is_some(), "{name}");

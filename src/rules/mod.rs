@@ -16,6 +16,7 @@ mod index;
 mod level;
 mod line;
 pub mod prefix;
+pub mod samples;
 mod set;
 mod template;
 

@@ -135,6 +135,8 @@ pub struct RuleSet {
     pub rules: Vec<Rule>,
     /// Errors and warnings that no rule knows are events.
     pub catches_all: bool,
+    /// Samples of the file, as [`super::samples`] reads them; the embedded sets have none.
+    pub samples: String,
 }
 
 /// Result of a rule set for a line.

@@ -1,25 +1,7 @@
-//! The samples of the embedded files, and what all rule sets have in common.
+//! What all rule sets have in common.
 
 use super::*;
 use crate::config::Rules;
-
-/// A line, and the event that it must give: class, priority, words.
-type Sample<'s> = (&'s str, Option<(&'s str, u8, &'s str)>);
-
-/// Reads samples: a line, and below it, behind a tab and `=> `, the event in fields with tabs.
-fn samples(text: &str) -> Vec<Sample<'_>> {
-    let mut samples: Vec<Sample<'_>> = Vec::new();
-    for line in text.lines().filter(|line| !line.is_empty()) {
-        let Some(event) = line.strip_prefix("\t=> ") else {
-            samples.push((line, None));
-            continue;
-        };
-        let fields: Vec<&str> = event.split('\t').collect();
-        let [class, priority, words] = fields[..] else { panic!("three fields: {line:?}") };
-        samples.last_mut().unwrap().1 = Some((class, priority.parse().unwrap(), words));
-    }
-    samples
-}
 
 fn reader(name: &str) -> Reader {
     Reader::new(vec![Rules::default().get(name).unwrap()])
@@ -33,37 +15,25 @@ fn event(outcome: Outcome) -> Option<Reading> {
 }
 
 #[test]
-fn every_embedded_file_gives_what_its_samples_say() {
-    let mut wrong = Vec::new();
-    let mut files = 0;
-    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/etc/rules")).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let (_, text) = text.split_once("\nlines = '''\n").expect("samples in each file");
-        let text = text.strip_suffix("'''\n").expect("samples are the end of the file");
-        let samples = samples(text);
-        assert!(samples.len() > 5, "{name}");
-        let mut reader = reader(&name);
-        for (line, wanted) in samples {
-            let found = event(reader.read(&line.replace("\\x1b", "\u{1b}")));
-            let is_right = match (&found, wanted) {
-                (None, None) => true,
-                (Some(found), Some((class, priority, words))) => {
-                    found.class.name() == class
-                        && found.priority == priority
-                        && found.message.contains(&words.replace("\\n", "\n"))
-                }
-                (Some(_), None) | (None, Some(_)) => false,
-            };
-            if !is_right {
-                wrong.push(format!("{name}: {line}\n  wanted {wanted:?}\n  found  {found:?}"));
-            }
-        }
-        files += 1;
+fn sample_with_another_event_is_a_fault() {
+    let with = |samples: &str| {
+        let set = RuleSet::clone(&Rules::default().get("sanoid").unwrap());
+        samples::faults(&Arc::new(RuleSet { samples: samples.to_owned(), ..set }))
+    };
+    let line = "INFO: taking snapshot tank/a@x";
+    let right = format!("{line}\n\t=> snapshot\t0\ttank/a\nquiet\n");
+    assert_eq!(with(&right), Vec::<String>::new());
+    for (wrong, word) in [
+        (format!("{line}\n"), "wants no event"),
+        (format!("{line}\n\t=> snapshot\t7\ttank/a\n"), "gives snapshot 0"),
+        (format!("{line}\n\t=> replication\t0\ttank/a\n"), "gives snapshot 0"),
+        (format!("{line}\n\t=> snapshot\t0\ttank/b\n"), "wants snapshot 0 tank/b"),
+        ("quiet\n\t=> snapshot\t0\t\n".to_owned(), "gives no event"),
+        ("\t=> snapshot\t0\t\n".to_owned(), "without a line"),
+    ] {
+        let faults = with(&wrong);
+        assert!(faults.len() == 1 && faults[0].contains(word), "{wrong}: {faults:?}");
     }
-    assert_eq!(files, embedded().len());
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

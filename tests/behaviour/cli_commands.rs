@@ -339,6 +339,28 @@ fn check_warns_of_what_the_host_lacks_and_exits_0() {
 }
 
 #[test]
+fn check_runs_the_samples_of_rule_files() {
+    let directory = Directory::new().unwrap();
+    // The configuration itself lies beside the directory of the rules.
+    let own = Directory::new().unwrap();
+    let file = own.join("c.toml");
+    let text = format!("[life_preserver]\nrules_dir = {:?}\n", directory.path());
+    std::fs::write(&file, text).unwrap();
+    let rules = |samples: &str| {
+        let rule = "[program]\nextends = \"sanoid\"\n[samples]\nlines = '''\n";
+        std::fs::write(directory.join("mine.toml"), format!("{rule}{samples}\n'''\n")).unwrap();
+        ran(Cli::of(PROGRAM, "check").arg("-c").arg(&file))
+    };
+    let good = rules("INFO: taking snapshot tank/a@x\n\t=> snapshot\t0\ttank/a");
+    assert_eq!(good.code(), 0, "{}", good.err);
+    let wrong = rules("INFO: taking snapshot tank/a@x\n\t=> snapshot\t7\ttank/a\nCRIT: bad");
+    assert_eq!((wrong.code(), &*wrong.out), (1, ""));
+    for said in ["mine.toml: \"INFO: taking", "the sample wants snapshot 7 tank/a", "\"CRIT: bad"] {
+        assert!(wrong.err.contains(said), "{said}: {}", wrong.err);
+    }
+}
+
+#[test]
 fn the_sample_configuration_is_a_good_one() {
     let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/etc/sysadm-events.toml.sample");
     let good = alone(&["check", "-c", sample]);
