@@ -14,7 +14,7 @@ use support::{
 use super::{PROGRAM, ourselves};
 
 /// The service file for Linux.
-const SERVICE: &str = include_str!("../../etc/pam.d/sysadm-events.linux");
+const SERVICE: &str = PamService::TEXT;
 
 /// A daemon whose accounts nobody but its own user has to know.
 fn setup() -> Setup {
@@ -556,11 +556,11 @@ fn a_key_of_an_account_that_may_not_be_used_opens_nothing() {
     else {
         return;
     };
-    locked.0.modify(&["-L"]).unwrap();
-    expired.0.modify(&["-e", "1"]).unwrap();
-    aged.0.age(&["-d", "0"]).unwrap();
+    locked.0.lock().unwrap();
+    expired.0.expire().unwrap();
+    aged.0.expire_password().unwrap();
     // PAM says the same of both.
-    open.0.age(&["-d", "0"]).unwrap();
+    open.0.expire_password().unwrap();
     open.0.without_password().unwrap();
     drop(gone.0);
     let daemon = host.setup.start().unwrap();
@@ -589,8 +589,8 @@ fn who_leaves_the_group_or_is_locked_loses_the_session_that_a_key_opened() {
     for (peer, (_, key)) in peers.iter_mut().zip(&users) {
         peer.show_key(key, &daemon, Transport::Tls).unwrap();
     }
-    users[0].0.modify(&["-G", ""]).unwrap();
-    users[1].0.modify(&["-L"]).unwrap();
+    users[0].0.join(&[]).unwrap();
+    users[1].0.lock().unwrap();
     for peer in &mut peers[..2] {
         assert_eq!(peer.closed().unwrap(), 1008);
     }

@@ -15,7 +15,7 @@ use support::{
 use super::PROGRAM;
 
 /// The service file for Linux.
-const SERVICE: &str = include_str!("../../etc/pam.d/sysadm-events.linux");
+const SERVICE: &str = PamService::TEXT;
 
 /// A daemon whose groups exist for it alone.
 struct Host {
@@ -152,11 +152,11 @@ fn an_account_that_may_not_be_used_is_not_let_in() {
     let Some(host) = Host::new().unwrap() else { return };
     let daemon = host.setup.start().unwrap();
     let locked = User::new(&[&host.full]).unwrap();
-    locked.modify(&["-L"]).unwrap();
+    locked.lock().unwrap();
     let expired = User::new(&[&host.full]).unwrap();
-    expired.modify(&["-e", "1"]).unwrap();
+    expired.expire().unwrap();
     let aged = User::new(&[&host.full]).unwrap();
-    aged.age(&["-d", "0"]).unwrap();
+    aged.expire_password().unwrap();
     for (user, code, why) in [
         (&locked, 401, "wrong name or password"),
         (&expired, 403, "the account has expired"),
@@ -282,9 +282,9 @@ fn who_loses_the_right_loses_the_connection_and_the_token() {
         let token = peer.request("rpc", "auth", &right(user)).unwrap();
         peers.push((peer, json!({ "token": token[0] })));
     }
-    leaves.modify(&["-G", ""]).unwrap();
-    locked.modify(&["-L"]).unwrap();
-    reads.modify(&["-G", host.read.name()]).unwrap();
+    leaves.join(&[]).unwrap();
+    locked.lock().unwrap();
+    reads.join(&[&host.read]).unwrap();
     for (peer, token) in &mut peers[..2] {
         assert_eq!(peer.closed().unwrap(), 1008);
         let mut again = Peer::connect(&daemon, Transport::Tls).unwrap();
@@ -310,7 +310,7 @@ fn who_becomes_somebody_else_on_a_connection_is_logged_and_looked_at_like_anybod
     daemon.log().wait(&line).unwrap();
     let run = json!({ "action": "run", "j": "true" });
     assert_eq!(peer.refused("rpc", "dispatcher", &run).unwrap().code, 403);
-    user.modify(&["-L"]).unwrap();
+    user.lock().unwrap();
     assert_eq!(peer.closed().unwrap(), 1008);
 }
 
@@ -332,8 +332,8 @@ fn who_lost_the_right_cannot_come_again_with_the_groups_of_an_old_process() {
     assert_eq!(call(reads, &run).run().unwrap().code(), 0);
     let watching: Vec<_> =
         users.iter().map(|user| call(user, &["watch", "--json"]).start().unwrap()).collect();
-    leaves.modify(&["-G", ""]).unwrap();
-    reads.modify(&["-G", host.read.name()]).unwrap();
+    leaves.join(&[]).unwrap();
+    reads.join(&[&host.read]).unwrap();
     daemon.log().wait("its account has no access any more").unwrap();
     daemon.log().wait("has read access now").unwrap();
     for user in [leaves, reads] {
@@ -343,7 +343,7 @@ fn who_lost_the_right_cannot_come_again_with_the_groups_of_an_old_process() {
     assert_ne!(call(leaves, &["call", "rpc", "query"]).run().unwrap().code(), 0);
     assert_eq!(call(reads, &["call", "rpc", "query"]).run().unwrap().code(), 0);
     // And what is given again counts again.
-    leaves.modify(&["-G", host.full.name()]).unwrap();
+    leaves.join(&[&host.full]).unwrap();
     let began = Instant::now();
     while call(leaves, &run).run().unwrap().code() != 0 {
         assert!(began.elapsed() < Duration::from_secs(30), "the right does not come back");
@@ -372,7 +372,7 @@ fn recheck_of_account_with_more_groups_raises_no_role() {
     let mut by_password = Peer::connect(&daemon, Transport::Tls).unwrap();
     let issued = by_password.request("rpc", "auth", &right(&joins)).unwrap();
     let token_of_password = json!({ "token": issued[0] });
-    joins.modify(&["-G", &format!("{},{}", host.full.name(), host.read.name())]).unwrap();
+    joins.join(&[&host.full, &host.read]).unwrap();
     let by_token = |token: &Value| {
         let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
         peer.request("rpc", "auth_token", token).unwrap();
@@ -382,7 +382,7 @@ fn recheck_of_account_with_more_groups_raises_no_role() {
     // All accounts are looked up together: when this one is closed, the others were re-checked.
     let witness = User::new(&[&host.full]).unwrap();
     let mut closed = known(&daemon, &witness).unwrap();
-    witness.modify(&["-G", ""]).unwrap();
+    witness.join(&[]).unwrap();
     assert_eq!(closed.closed().unwrap(), 1008);
     limited.extend([by_token(&token_of_process), by_token(&token_of_password)]);
     let run = json!({ "action": "run", "j": "true" });

@@ -42,6 +42,18 @@ fn tool(program: &str, arguments: &[&str], input: &str) -> Outcome<()> {
     Err(format!("{program} {arguments:?}: {said}").into())
 }
 
+/// FreeBSD has pw(8) for all that the shadow tools do.
+const FREEBSD: bool = cfg!(target_os = "freebsd");
+
+/// Runs the tool of this system with what it takes before the name.
+fn change(pw: &[&str], shadow: &[&str], name: &str) -> Outcome<()> {
+    let arguments = if FREEBSD { pw } else { shadow };
+    let (program, arguments) = arguments.split_first().ok_or("no tool")?;
+    // pw(8) takes options after the name only.
+    let (before, after) = arguments.split_at(if FREEBSD { 1 } else { arguments.len() });
+    tool(program, &[before, &[name], after].concat(), "")
+}
+
 fn name(of: &str) -> String {
     format!("se{of}{}x{}", id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
@@ -54,7 +66,7 @@ impl Group {
     /// Makes one.
     pub fn new() -> Outcome<Group> {
         let name = name("g");
-        tool("groupadd", &[&name], "")?;
+        change(&["pw", "groupadd"], &["groupadd"], &name)?;
         Ok(Group(name))
     }
 
@@ -66,7 +78,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let _ = tool("groupdel", &[&self.0], "");
+        let _ = change(&["pw", "groupdel"], &["groupdel"], &self.0);
     }
 }
 
@@ -81,10 +93,15 @@ impl User {
     /// Makes one, in these groups.
     pub fn new(groups: &[&Group]) -> Outcome<User> {
         let name = name("u");
-        let groups = groups.iter().map(|group| group.name()).collect::<Vec<_>>().join(",");
-        tool("useradd", &["-M", "-N", "-s", "/bin/sh", "-G", &groups, &name], "")?;
+        let pw = ["pw", "useradd", "-g", "nogroup", "-s", "/bin/sh", "-G", &listed(groups)];
+        let shadow = ["useradd", "-M", "-N", "-s", "/bin/sh", "-G", &listed(groups)];
+        change(&pw, &shadow, &name)?;
         let user = User(name);
-        tool("chpasswd", &[], &format!("{}:{}\n", user.0, User::PASSWORD))?;
+        if FREEBSD {
+            tool("pw", &["usermod", &user.0, "-h", "0"], &format!("{}\n", User::PASSWORD))?;
+        } else {
+            tool("chpasswd", &[], &format!("{}:{}\n", user.0, User::PASSWORD))?;
+        }
         Ok(user)
     }
 
@@ -93,25 +110,40 @@ impl User {
         &self.0
     }
 
-    /// Changes it as usermod(8) does.
-    pub fn modify(&self, arguments: &[&str]) -> Outcome<()> {
-        tool("usermod", &[arguments, &[&self.0]].concat(), "")
+    /// Makes it a member of these groups and of no other.
+    pub fn join(&self, groups: &[&Group]) -> Outcome<()> {
+        let groups = listed(groups);
+        change(&["pw", "usermod", "-G", &groups], &["usermod", "-G", &groups], &self.0)
     }
 
-    /// Changes its password's age as chage(1) does.
-    pub fn age(&self, arguments: &[&str]) -> Outcome<()> {
-        tool("chage", &[arguments, &[&self.0]].concat(), "")
+    /// Locks it.
+    pub fn lock(&self) -> Outcome<()> {
+        change(&["pw", "lock"], &["usermod", "-L"], &self.0)
+    }
+
+    /// Lets the account expire, long ago.
+    pub fn expire(&self) -> Outcome<()> {
+        change(&["pw", "usermod", "-e", "1"], &["usermod", "-e", "1"], &self.0)
+    }
+
+    /// Lets its password expire.
+    pub fn expire_password(&self) -> Outcome<()> {
+        change(&["pw", "usermod", "-p", "1"], &["chage", "-d", "0"], &self.0)
     }
 
     /// Takes its password away, so that none is needed.
     pub fn without_password(&self) -> Outcome<()> {
-        tool("passwd", &["-d", &self.0], "")
+        change(&["pw", "usermod", "-w", "none"], &["passwd", "-d"], &self.0)
     }
+}
+
+fn listed(groups: &[&Group]) -> String {
+    groups.iter().map(|group| group.name()).collect::<Vec<_>>().join(",")
 }
 
 impl Drop for User {
     fn drop(&mut self) {
-        let _ = tool("userdel", &[&self.0], "");
+        let _ = change(&["pw", "userdel"], &["userdel"], &self.0);
     }
 }
 
@@ -120,6 +152,13 @@ impl Drop for User {
 pub struct PamService(PathBuf, String);
 
 impl PamService {
+    /// What is installed with the program.
+    pub const TEXT: &str = if FREEBSD {
+        include_str!("../../../etc/pam.d/sysadm-events.freebsd")
+    } else {
+        include_str!("../../../etc/pam.d/sysadm-events.linux")
+    };
+
     /// Installs one. `None`, which is said, where that cannot be or there is no PAM.
     pub fn new(text: &str) -> Outcome<Option<PamService>> {
         if !geteuid().is_root() {
@@ -127,14 +166,15 @@ impl PamService {
             return Ok(None);
         }
         let directory = Path::new("/etc/pam.d");
-        let tools = ["useradd", "chpasswd", "usermod", "chage", "passwd"];
+        let shadow: &[&str] = &["useradd", "chpasswd", "usermod", "chage", "passwd"];
+        let tools = if FREEBSD { &["pw"] } else { shadow };
         let is_there = |tool: &&str| {
             ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
                 .iter()
                 .any(|place| Path::new(place).join(tool).exists())
         };
-        if !cfg!(target_os = "linux") || !directory.is_dir() || !tools.iter().all(is_there) {
-            skip("real accounts need Linux, PAM and the shadow tools");
+        if !directory.is_dir() || !tools.iter().all(is_there) {
+            skip("real accounts need PAM, and pw(8) or the shadow tools");
             return Ok(None);
         }
         let name = name("p");
