@@ -54,3 +54,160 @@ pub mod sys;
 pub mod system_state;
 pub mod wire;
 pub mod wording;
+
+/// The modules of this crate that each module uses, from the bottom up: a module uses only modules
+/// that stand before it, so that there is no cycle. A test holds the `use` lines against this table.
+#[cfg(test)]
+const USES: [(&str, &[&str]); 25] = [
+    ("charge", &[]),
+    ("literals", &[]),
+    ("moment", &[]),
+    ("seal", &[]),
+    ("sys", &[]),
+    ("wire", &[]),
+    ("wording", &[]),
+    ("pattern", &["literals"]),
+    ("reactor", &["sys"]),
+    ("auth", &["seal", "sys", "wording"]),
+    ("rules", &["pattern", "wire"]),
+    ("config", &["pattern", "rules", "wire", "wording"]),
+    ("logger", &["config", "sys", "wire", "wording"]),
+    ("net", &["charge", "sys", "wire"]),
+    ("daemon", &["auth", "config", "logger", "net", "sys", "wire"]),
+    ("helper", &["auth", "seal", "sys", "wire"]),
+    ("dispatcher", &["helper", "moment", "reactor", "sys", "wire", "wording"]),
+    ("hub", &["dispatcher", "moment", "wire"]),
+    ("life_preserver", &["moment", "reactor", "rules", "sys", "wire", "wording"]),
+    ("system_state", &["moment", "sys", "wire"]),
+    ("session", &["auth", "dispatcher", "helper", "hub", "moment", "system_state", "wire"]),
+    (
+        "bridge",
+        &[
+            "auth", "charge", "config", "daemon", "logger", "moment", "net", "reactor", "sys",
+            "wire",
+        ],
+    ),
+    (
+        "server",
+        &[
+            "auth",
+            "bridge",
+            "charge",
+            "config",
+            "daemon",
+            "dispatcher",
+            "helper",
+            "hub",
+            "life_preserver",
+            "logger",
+            "moment",
+            "net",
+            "reactor",
+            "rules",
+            "session",
+            "sys",
+            "system_state",
+            "wire",
+        ],
+    ),
+    ("client", &["auth", "bridge", "net", "wire"]),
+    (
+        "cli",
+        &[
+            "auth",
+            "bridge",
+            "client",
+            "config",
+            "helper",
+            "life_preserver",
+            "net",
+            "rules",
+            "server",
+            "sys",
+            "system_state",
+            "wire",
+            "wording",
+        ],
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::USES;
+
+    fn source_files(path: &Path, found: &mut Vec<PathBuf>) {
+        if path.is_dir() {
+            for entry in fs::read_dir(path).unwrap() {
+                source_files(&entry.unwrap().path(), found);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path.to_owned());
+        }
+    }
+
+    /// The modules that the code of a file names, its tests left out.
+    fn modules_named(text: &str) -> BTreeSet<String> {
+        let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+        let names = code.split("crate::").skip(1);
+        let word = |rest: &str| {
+            let is_other = |letter: char| !letter.is_ascii_lowercase() && letter != '_';
+            rest.split(is_other).next().unwrap_or_default().to_owned()
+        };
+        names.map(word).collect()
+    }
+
+    #[test]
+    fn modules_use_only_what_their_table_allows() {
+        let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+        let mut wrong = Vec::new();
+        for (number, (module, allowed)) in USES.iter().enumerate() {
+            let mut files = Vec::new();
+            for path in [root.join(module), root.join(format!("{module}.rs"))] {
+                if path.exists() {
+                    source_files(&path, &mut files);
+                }
+            }
+            assert!(!files.is_empty(), "there is no module {module}");
+            let mut used = BTreeSet::new();
+            for file in files {
+                let is_test = file.components().any(|part| {
+                    let part = part.as_os_str().to_string_lossy();
+                    part == "tests" || part.ends_with("tests.rs")
+                });
+                if is_test {
+                    continue;
+                }
+                let text = fs::read_to_string(&file).unwrap();
+                for name in modules_named(&text).into_iter().filter(|name| name != module) {
+                    if !allowed.contains(&&*name) {
+                        wrong.push(format!("{} uses {name:?}", file.display()));
+                    }
+                    used.insert(name);
+                }
+            }
+            for name in *allowed {
+                if !used.contains(*name) {
+                    wrong.push(format!("{module} does not use {name}: delete it from the table"));
+                }
+                if !USES.iter().take(number).any(|(before, _)| before == name) {
+                    wrong.push(format!("{module} uses {name}, which stands behind it"));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn table_of_modules_is_complete() {
+        let listed: BTreeSet<String> =
+            USES.iter().map(|(module, _)| (*module).to_owned()).collect();
+        let text = include_str!("lib.rs");
+        let declared =
+            text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+        assert_eq!(listed, declared.map(str::to_owned).collect());
+    }
+}
