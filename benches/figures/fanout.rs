@@ -20,6 +20,8 @@ use super::table::{Table, Verdict};
 
 const SUBSCRIBERS: usize = 300;
 const LINES: usize = 300;
+/// Stands for the end of the job behind its lines.
+const END: usize = usize::MAX;
 /// Daemon and bare loop take turns, so that a busy moment of the machine falls on both.
 const TURNS: usize = 4;
 const JOBS_A_TURN: usize = 60;
@@ -117,34 +119,38 @@ impl Stage {
     /// One job that prints; the bare loop has its turn after each event.
     fn lines(&mut self) -> Outcome<Pair> {
         let command = format!(
-            "sh -c 'i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); sleep 0.02; done'"
+            "sh -c 'i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); echo line $i; sleep 0.02; done'"
         );
         let (ours, theirs) = (self.daemon.process(), self.bare.process());
         let before = (ours.cpu()?, theirs.cpu()?);
         self.control.request("rpc", "dispatcher", &json!({ "action": "run", "lines": command }))?;
-        let mut events = 0;
-        loop {
+        let (mut events, mut bare_events) = (0, 0);
+        // The last line that each has read: events that wait are joined, for some and not for others.
+        let mut read = vec![0; SUBSCRIBERS];
+        while read[0] < END {
             let mut frame = Vec::new();
-            let mut last = false;
+            let mut line = 0;
             for (number, subscriber) in self.subscribers.iter_mut().enumerate() {
-                let text = subscriber.event()?;
-                if number == 0 {
-                    last = is_last(&text);
-                    frame = server_frame(&text);
+                while read[number] < line || number == 0 {
+                    let text = subscriber.event()?;
+                    events += 1;
+                    read[number] = last_line(&text).unwrap_or(read[number]);
+                    if number == 0 {
+                        line = read[0];
+                        frame = server_frame(&text);
+                        break;
+                    }
                 }
             }
             self.bare.write(&[frame])?;
             for reader in &mut self.bare.readers {
                 reader.event()?;
             }
-            events += SUBSCRIBERS;
-            if last {
-                break;
-            }
+            bare_events += SUBSCRIBERS;
         }
         Ok(Pair {
             daemon: Cost { cpu: ours.cpu()?.saturating_sub(before.0), events },
-            bare: Cost { cpu: theirs.cpu()?.saturating_sub(before.1), events },
+            bare: Cost { cpu: theirs.cpu()?.saturating_sub(before.1), events: bare_events },
         })
     }
 
@@ -209,6 +215,16 @@ fn read_round(subscribers: &mut [Peer]) -> Outcome<(usize, Round)> {
         }
     }
     Ok((events, frames))
+}
+
+/// The number of the last line in an event of the job that prints lines, [`END`] of its end.
+fn last_line(text: &str) -> Option<usize> {
+    if is_last(text) {
+        return Some(END);
+    }
+    let (_, rest) = text.rsplit_once("line ")?;
+    let digits = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..digits].parse().ok()
 }
 
 /// A job's one finished event.
