@@ -242,6 +242,15 @@ fn row(entry: &Entry<'_>, now: SystemTime, terminal: Terminal) -> [String; COLUM
     ]
 }
 
+/// A name or a number; nothing for anything else.
+fn scalar(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => String::new(),
+    }
+}
+
 /// All that is known of a job: a field a line, and its commands with their return codes.
 fn details(entry: &Entry<'_>, now: SystemTime, terminal: Terminal) -> String {
     let commands = entry.texts("commands");
@@ -254,12 +263,18 @@ fn details(entry: &Entry<'_>, now: SystemTime, terminal: Terminal) -> String {
         _ => String::new(),
     };
     let queue = if entry.queue == NO_QUEUE { "" } else { entry.queue };
+    let timeout = entry.job["timeout"].as_f64();
+    let timeout = timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let fields = [
         ("job", entry.id.to_owned()),
         ("queue", queue.to_owned()),
         ("state", entry.text("state").to_owned()),
         ("place in the queue", entry.text("queue_position").to_owned()),
         ("submitted by", entry.text("submitted_by").to_owned()),
+        ("runs as", scalar(&entry.job["user"])),
+        ("directory", entry.text("cwd").to_owned()),
+        ("variables", entry.texts("env").join(" ")),
+        ("timeout", timeout.map(span::show).unwrap_or_default()),
         ("started", time("time_started")),
         ("finished", time("time_finished")),
         ("result", result),
@@ -293,7 +308,8 @@ mod tests {
                 "now": {"state": "running", "commands": ["sh -c \"\u{1b}[2J\""], "return_codes": [],
                         "queue_position": "0", "time_started": "2026-11-23T17:50:00Z"}},
             "pkg": {
-                "third": {"state": "pending", "commands": ["e"], "queue_position": "10"},
+                "third": {"state": "pending", "commands": ["e"], "queue_position": "10",
+                          "cwd": "/tmp", "env": ["A", "B\u{1b}"], "user": 1001, "timeout": 300.0},
                 "second": {"state": "pending", "commands": ["d"], "queue_position": "9"}}}});
         (list, UNIX_EPOCH + Duration::from_secs(1_795_456_247))
     }
@@ -365,6 +381,10 @@ job                 third
 queue               pkg
 state               pending
 place in the queue  10
+runs as             1001
+directory           /tmp
+variables           A B^[
+timeout             5 m 00 s
 commands            e
 "
         );

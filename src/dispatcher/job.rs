@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::class::{self, Reading};
-use super::record::{JobRecord, OutcomeRecord, Progress};
+use super::record::{JobRecord, OutcomeRecord, Progress, Who};
 use super::submission::Submission;
 use crate::helper::store::{Kind, LogEnd, TextQuestion};
 use crate::moment::Moment;
@@ -134,6 +134,7 @@ impl Job {
             serial,
             id: asked.id.clone(),
             commands: asked.commands.iter().map(|command| command.shown.clone()).collect(),
+            queue: asked.queue.clone(),
             class: class::class(&asked.id),
         };
         let to_be_read = class::reads_all_output(&asked.id).then(|| Excerpt::new(limits.job));
@@ -543,6 +544,19 @@ impl Job {
             entry["time_finished"] = (**time).into();
         }
         entry["return_codes"] = self.codes.iter().map(i32::to_string).collect();
+        let asked = &self.asked;
+        // Values of variables may be secrets.
+        let names = asked.env.keys().map(String::as_str).collect::<Vec<_>>();
+        for (key, value) in [
+            ("cwd", asked.cwd.as_deref().map(Value::from)),
+            ("env", Some(names.into()).filter(|_| !asked.env.is_empty())),
+            ("user", asked.user.as_ref().map(|user| json!(Who::from(user)))),
+            ("timeout", asked.timeout.map(|timeout| timeout.as_secs_f64().into())),
+        ] {
+            if let Some(value) = value {
+                entry[key] = value;
+            }
+        }
         if let Some(fields) = entry.as_object_mut() {
             let by = self.asked.submitted_by.as_deref();
             fields.extend(by.map(|by| ("submitted_by".to_owned(), by.into())));

@@ -213,7 +213,7 @@ impl Spelling {
 }
 
 /// What stands around the `args` of an event, at most, in bytes.
-const FRAME_ROOM: usize = 256;
+const FRAME_ROOM: usize = 512;
 
 /// An event with its place in the stream.
 #[derive(Debug)]
@@ -301,6 +301,12 @@ impl Published {
             frame.push_str(&format!(r#""seq":{seq},"epoch":"{epoch}","time":"{time}","#));
             if self.present {
                 frame.push_str(r#""present":true,"#);
+            }
+            if let Event::Job(JobEvent { job, .. }) = &self.event
+                && let Some(queue) = &job.queue
+            {
+                let queue = Value::from(queue.as_str());
+                frame.push_str(&format!(r#""queue":{queue},"#));
             }
             if let Some(ranges) = ranges {
                 frame.push_str(r#""output":"#);

@@ -30,6 +30,8 @@ pub struct JobHead {
     pub id: String,
     /// The chain, as it was written or, for argv forms, quoted for a shell.
     pub commands: Vec<String>,
+    /// Its queue, if it has one.
+    pub queue: Option<String>,
     /// The envelope that events of this job travel in, if it is of a class.
     pub class: Option<Class>,
 }
@@ -405,7 +407,7 @@ mod tests {
 
     fn head(commands: &[&str], class: Option<Class>) -> Rc<JobHead> {
         let commands = commands.iter().map(|c| (*c).to_owned()).collect();
-        Rc::new(JobHead { serial: 1, id: "j".into(), commands, class })
+        Rc::new(JobHead { serial: 1, id: "j".into(), commands, queue: None, class })
     }
 
     fn finished(commands: &[&str], outputs: &[&str], codes: &[i32]) -> JobEvent {

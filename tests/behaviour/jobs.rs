@@ -482,6 +482,38 @@ fn command_that_only_a_shell_understands_is_refused() {
 }
 
 #[test]
+fn list_and_events_say_how_a_job_was_submitted() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    peer.request("events", "subscribe", &json!({"events": ["dispatcher"]})).unwrap();
+    let me = nix::unistd::geteuid().as_raw();
+    let command = gate.wait();
+    let command = ["sh", "-c", &command];
+    peer.submit(&json!({"id": "j", "commands": [command], "queue": "q\"", "cwd": "/tmp",
+                        "env": {"SECRET": "value"}, "user": me, "timeout": 300}))
+        .unwrap();
+    let frames = peer.frames_until(|frame| frame["args"]["state"] == "running").unwrap();
+    assert_eq!(frames.last().unwrap()["queue"], "q\"");
+    let list = peer.list().unwrap();
+    let job = &list["q\""]["j"];
+    assert_eq!((&job["cwd"], &job["env"]), (&json!("/tmp"), &json!(["SECRET"])), "{job}");
+    assert_eq!((&job["user"], job["timeout"].as_f64()), (&json!(me), Some(300.0)), "{job}");
+    assert!(!list.to_string().contains("value"), "{list}");
+    let shown = Cli::to(&daemon, "jobs").arg("j").run().unwrap().out;
+    for line in ["directory           /tmp", "variables           SECRET"] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} in {shown}");
+    }
+    gate.open().unwrap();
+    peer.submit(&json!({"id": "plain", "commands": ["true"]})).unwrap();
+    let of_plain = |frame: &Value| frame["args"]["process_id"] == "plain";
+    let frames = peer.frames_until(of_plain).unwrap();
+    assert_eq!(frames.last().unwrap().get("queue"), None);
+    let entry = &peer.list().unwrap()["no_queue"]["plain"];
+    assert!(["cwd", "env", "user", "timeout"].iter().all(|key| entry.get(key).is_none()));
+}
+
+#[test]
 fn result_of_a_job_is_in_event_and_list_and_outlives_the_daemon() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
