@@ -93,6 +93,15 @@ impl Message {
         Message::place(TEXT)
     }
 
+    /// The same with its dataset and reason, for lines whose fields are no part of the text.
+    pub fn text_and_fields() -> Message {
+        let part = |before: &str, name: &str| Part::Place {
+            before: before.to_owned(),
+            name: name.to_owned(),
+        };
+        Message(vec![part("", TEXT), part(" for ", "dataset"), part(": ", "reason")])
+    }
+
     fn place(name: &str) -> Message {
         Message(vec![Part::Place { before: String::new(), name: name.to_owned() }])
     }

@@ -259,7 +259,9 @@ impl RuleSet {
             Level::Error | Level::Critical => 6,
         };
         let class = self.class_of(&view);
-        let message = Message::text().fill(&|name| self.place(name, &view, &Vec::new(), None));
+        let has_hidden_fields = self.has_fields && line.json.is_some();
+        let message = if has_hidden_fields { Message::text_and_fields() } else { Message::text() };
+        let message = message.fill(&|name| self.place(name, &view, &Vec::new(), None));
         Some(Reading { class, priority, message, run: None })
     }
 
