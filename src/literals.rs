@@ -6,10 +6,10 @@
 //! in it without alternatives, are read; the result is empty, which rejects nothing, where the
 //! expression has syntax that this module does not read.
 
-/// Returns the literals that every match of `pattern` contains one behind the other, without
-/// overlap. Empty where none is known.
+/// Returns literals that every match of `pattern` contains one after the other, without overlap.
+/// Empty where none is known.
 pub fn required(pattern: &str) -> Vec<String> {
-    // Flags change the meaning of literals; `|` outside of groups leaves no literal required.
+    // Flags change the meaning of literals; with `|` outside of groups no literal is required.
     let mut reader = Reader { rest: pattern, found: Vec::new(), literal: String::new() };
     match reader.sequence(0) {
         Some(()) if reader.rest.is_empty() => {
@@ -32,7 +32,7 @@ pub fn contains_in_order(line: &str, literals: &[String]) -> bool {
     })
 }
 
-/// Groups inside groups; beyond, the expression is not read.
+/// Maximum depth of groups; a deeper expression is not read.
 const DEPTH: usize = 16;
 
 struct Reader<'p> {
@@ -60,8 +60,8 @@ impl Reader<'_> {
         self.skip(c.len_utf8());
         let literal = match c {
             '.' => None,
-            // Assertions take no room: what stands on both sides of one is still contiguous, but
-            // a repetition of one is not worth reading.
+            // Assertions match no text: the text on both sides of one is still contiguous, but a
+            // repetition of one is not worth reading.
             '^' | '$' => {
                 self.end_literal();
                 return Some(());
@@ -169,8 +169,8 @@ impl Reader<'_> {
         None
     }
 
-    /// Reads the repetition behind an atom: how often it occurs at least, and whether it may occur
-    /// more than once.
+    /// Reads the repetition after an atom: the minimum number of occurrences, and whether it may
+    /// occur more than once.
     fn repetition(&mut self) -> Option<(usize, bool)> {
         let read = match self.rest.chars().next() {
             Some('*') => (0, true),

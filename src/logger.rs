@@ -1,8 +1,8 @@
 //! The log: lines to standard error or to syslog, without ever blocking.
 //!
-//! A full pipe or a stuck syslogd costs lines, never time; the number of lost lines is logged as
-//! soon as there is room again. Where no syslogd can be reached (a container, a supervisor that
-//! reads standard error) lines go to standard error instead.
+//! A full pipe or a stuck syslogd loses lines, and never blocks; the number of lost lines is logged
+//! as soon as there is room again. Without a reachable syslogd (a container, a supervisor that
+//! reads standard error) lines go to standard error.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -22,14 +22,14 @@ use crate::sys::standard_error;
 use crate::wire::rfc3339;
 use crate::wording::{counted, without_errno};
 
-/// The longest line, in bytes.
+/// Maximum length of a line, in bytes.
 const LINE: usize = 2048;
 /// syslogd's socket: Linux, FreeBSD.
 const SOCKETS: [&str; 2] = ["/dev/log", "/var/run/log"];
 /// `LOG_DAEMON` of syslog(3), shifted as the wire has it.
 const DAEMON: u8 = 3 << 3;
 
-/// A directory in which syslogd has or may make its socket, open for a process in capability mode.
+/// A directory that has or may get syslogd's socket, opened for a process in capability mode.
 struct SocketDirectory {
     directory: File,
     /// The path of `directory` when it was opened.
@@ -42,7 +42,7 @@ struct SocketDirectory {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Delivery {
     Sent,
-    /// syslogd does not read.
+    /// The socket's buffer is full.
     Full,
     /// No socket accepts a connection.
     Unreachable,
@@ -53,7 +53,7 @@ struct Logger {
 }
 
 thread_local! {
-    /// There is one thread.
+    /// The process has one thread.
     static SYSLOG: RefCell<Option<UnixDatagram>> = const { RefCell::new(None) };
     static TO_SYSLOG: RefCell<bool> = const { RefCell::new(false) };
     static DIRECTORIES: RefCell<Vec<SocketDirectory>> = const { RefCell::new(Vec::new()) };
@@ -61,7 +61,7 @@ thread_local! {
 
 static LOGGER: Logger = Logger { lost: AtomicU64::new(0) };
 
-/// Begins to log; may be called again with another level.
+/// Starts logging; may be called again with another level.
 pub fn begin(level: LevelFilter, target: LogTarget) {
     let syslog = match target {
         LogTarget::Auto => !io::stderr().is_terminal(),
@@ -69,18 +69,18 @@ pub fn begin(level: LevelFilter, target: LogTarget) {
         LogTarget::Syslog => true,
     };
     TO_SYSLOG.with_borrow_mut(|to| *to = syslog);
-    // It fails where it was called before, and then the logger is in place.
+    // It fails on a second call, when the logger is installed already.
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(level);
 }
 
-/// Another level from now on.
+/// Changes the level.
 pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// Opens the directories of syslogd's socket, for a process that is about to enter capability mode:
-/// syslogd may be started later, or restarted.
+/// Opens the directories of syslogd's socket, before the process enters capability mode: syslogd
+/// may be started later, or restarted.
 pub fn open_socket_directories() {
     if !TO_SYSLOG.with_borrow(|to| *to) {
         return;
@@ -90,7 +90,7 @@ pub fn open_socket_directories() {
     SYSLOG.with_borrow_mut(|socket| *socket = connect());
 }
 
-/// Opens the directory of a socket after following links: below an open directory no link may lead
+/// Opens the directory of a socket after resolving links: below an open directory no link may lead
 /// out of it, and rc.d/syslogd of FreeBSD makes `/dev/log` a link to `/var/run/log`.
 fn socket_directory(path: &Path) -> io::Result<SocketDirectory> {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -105,7 +105,7 @@ fn socket_directory(path: &Path) -> io::Result<SocketDirectory> {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // Libraries' own lines are about their insides.
+        // Lines of libraries concern their internals.
         metadata.target().starts_with("sysadm_events")
     }
 
@@ -137,7 +137,7 @@ fn write(level: Level, text: &str) -> bool {
     to_stderr(level, &text)
 }
 
-/// One line, bounded, and nothing in it that drives a terminal: it may quote what a peer sent.
+/// One line of bounded length without control characters: it may quote a peer's text.
 fn harmless(text: &str) -> String {
     let mut line = String::with_capacity(text.len().min(LINE));
     for c in text.chars() {
@@ -166,7 +166,7 @@ fn to_syslog(level: Level, text: &str) -> Delivery {
         Level::Info => 6,
         Level::Debug | Level::Trace => 7,
     };
-    // The form of RFC 3164 without a time: syslogd puts its own.
+    // RFC 3164 without a time: syslogd adds its own.
     let line = format!("<{}>sysadm-events[{}]: {text}", DAEMON + severity, std::process::id());
     SYSLOG.with_borrow_mut(|socket| {
         for _ in 0..2 {
@@ -176,7 +176,7 @@ fn to_syslog(level: Level, text: &str) -> Delivery {
             match socket.as_ref().map(|socket| socket.send(line.as_bytes())) {
                 Some(Ok(_)) => return Delivery::Sent,
                 Some(Err(error)) if is_full(&error) => return Delivery::Full,
-                // syslogd was restarted: once more with a new socket.
+                // syslogd was restarted: retry once with a new socket.
                 Some(Err(_)) => *socket = None,
                 None => return Delivery::Unreachable,
             }

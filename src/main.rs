@@ -1,4 +1,4 @@
-//! The one executable: all of it is in the library, where tests reach it.
+//! The executable. All code is in the library, where tests reach it.
 
 use std::process::ExitCode;
 

@@ -1,31 +1,31 @@
-//! What time it is, passed in as a value.
+//! The current time, passed as a value.
 //!
-//! State machines take the time as an argument: so they can be driven by hand in a test, and a turn
-//! of the loop has one time for all that happens in it.
+//! State machines take the time as an argument, so that tests can drive them by hand, and all work
+//! of one turn of the loop has the same time.
 
 use std::time::{Instant, SystemTime};
 
 /// A moment on both clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
-    /// For waits: never set back.
+    /// Monotonic, for waits.
     pub instant: Instant,
-    /// For people.
+    /// Wall-clock time, for people.
     pub wall: SystemTime,
 }
 
 impl Moment {
-    /// This moment.
+    /// The current time.
     pub fn now() -> Moment {
         Moment { instant: Instant::now(), wall: SystemTime::now() }
     }
 }
 
-/// How long one part of a turn may take: what exceeds it is continued in the next turn, so that
-/// others wait no longer than that.
+/// Time limit for one part of a turn: work beyond it continues in the next turn, so that other
+/// sources wait no longer than that.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// `None` for a budget that never ends.
+    /// `None`: unlimited.
     until: Option<Instant>,
 }
 
@@ -35,7 +35,7 @@ impl Budget {
         Budget { until: Some(Instant::now() + time) }
     }
 
-    /// A budget that never ends.
+    /// An unlimited budget.
     pub fn endless() -> Budget {
         Budget { until: None }
     }

@@ -1,8 +1,7 @@
-//! What the configuration says about lines of a log: a pattern that they match, and the message
-//! that is made of what matched.
+//! Patterns of the configuration for lines of a log, and the messages made from a match.
 //!
-//! Both are judged when the file is read, with its line, and used later without another judgement:
-//! so one type serves the room that reads the file and the room that reads the log.
+//! Both are validated when the configuration is read, and used later without another check: so one
+//! type serves the configuration and the log reader.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,38 +10,37 @@ use regex_lite::{Captures, Regex, RegexBuilder};
 
 use crate::literals;
 
-/// A compiled pattern takes at most so many bytes.
+/// Maximum size of a compiled pattern, in bytes.
 const COMPILED: usize = 256 * 1024;
-/// The group that a message begins with, where it takes part.
+/// The group that precedes a message, where it takes part in the match.
 const STAMP: &str = "stamp";
-/// The same for a message that has a place `{text}`: there the text has its level and the like.
+/// The same for a message with a placeholder `{text}`: there the text includes its level.
 pub(crate) const STAMP_OF_TEXT: &str = "stamp of text";
 /// Stands for the message of a line with its level.
 const TEXT: &str = "text";
 /// Stands for the whole line in a message.
 const LINE: &str = "line";
 
-/// A regular expression. Two are equal where their texts are.
+/// A regular expression. Two are equal if their texts are.
 #[derive(Clone)]
 pub struct Pattern {
     regex: Regex,
-    /// Every line that matches contains these, in this order.
+    /// Every matching line contains these literals, in this order.
     literals: Vec<String>,
 }
 
 impl Pattern {
-    /// Reads one.
+    /// Parses a pattern.
     ///
-    /// # Errors
-    /// The text is no pattern; the error is shown behind the text.
+    /// # Errors The text is not a pattern; the error is shown after the text.
     pub fn parse(text: &str) -> Result<Pattern, String> {
         let read = RegexBuilder::new(text).size_limit(COMPILED).build();
         let regex = read.map_err(|error| format!("is not a regular expression: {error}"))?;
         Ok(Pattern { regex, literals: literals::required(text) })
     }
 
-    /// The groups that matched in `line`. A line without the literals that the pattern requires costs no more
-    /// than the search for them.
+    /// The groups that match in `line`. A line without the literals that the pattern requires costs
+    /// no more than the search for them.
     pub fn captures<'l>(&self, line: &'l str) -> Option<Captures<'l>> {
         if !literals::contains_in_order(line, &self.literals) {
             return None;
@@ -70,9 +68,9 @@ impl fmt::Debug for Pattern {
     }
 }
 
-/// A message with places for what matched: `New snapshot of {dataset}`. Words before the name in the
-/// braces stand there only where the place is filled: `failed{ for dataset}`. A brace that is meant
-/// as such is written twice.
+/// A message with placeholders for groups: `New snapshot of {dataset}`. Words before the name in
+/// the braces appear only where the placeholder has a value: `failed{ for dataset}`. A literal
+/// brace is doubled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message(Vec<Part>);
 
@@ -106,10 +104,9 @@ impl Message {
         Message(vec![Part::Place { before: String::new(), name: name.to_owned() }])
     }
 
-    /// Reads one.
+    /// Parses a message.
     ///
-    /// # Errors
-    /// The text is no pattern; the error is shown behind the text.
+    /// # Errors The text is not a message; the error is shown after the text.
     pub fn parse(text: &str) -> Result<Message, String> {
         let mut parts = Vec::new();
         let mut plain = String::new();
@@ -147,13 +144,13 @@ impl Message {
         Ok(Message(parts))
     }
 
-    /// A place of it that `pattern` has no group for.
+    /// A placeholder for which `pattern` has no group.
     pub fn place_without_group(&self, pattern: &Pattern) -> Option<&str> {
         self.places().find(|name| *name != LINE && !pattern.has_group(name))
     }
 
-    /// The message, with what `place` gives for the name of each place. A stamp that it gives
-    /// stands before the message, unless the message has its own place for it.
+    /// The message, with the value that `place` returns for each placeholder. A stamp precedes the
+    /// message, unless the message has its own placeholder for it.
     pub fn fill<'v>(&self, place: &dyn Fn(&str) -> Option<Cow<'v, str>>) -> String {
         let has = |wanted: &str| self.places().any(|name| name == wanted);
         let stamp = if has(STAMP) || has(LINE) {
@@ -178,7 +175,7 @@ impl Message {
         text
     }
 
-    /// The names of its places that no words stand before: what it cannot do without.
+    /// The names of its placeholders without words before them, which must have values.
     pub fn required_places(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|part| match part {
             Part::Place { before, name } if before.is_empty() => Some(name.as_str()),
@@ -186,7 +183,7 @@ impl Message {
         })
     }
 
-    /// The names of its places.
+    /// The names of its placeholders.
     pub fn places(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|part| match part {
             Part::Place { name, .. } => Some(name.as_str()),
@@ -195,7 +192,7 @@ impl Message {
     }
 }
 
-/// The name at the end of what stands in braces.
+/// The name at the end of the text in braces.
 fn name_in(place: &str) -> &str {
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     &place[place.trim_end_matches(is_name).len()..]

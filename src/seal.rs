@@ -1,15 +1,14 @@
-//! A checksum inside a line of JSON, by which a line that a crash, a bad disk or an editor has
-//! changed is recognized.
+//! A checksum at the end of a JSON line, which detects changes by a crash, a bad disk or an editor.
 //!
 //! The checksum is the last member of the object, `"sum"`, and covers all bytes before it.
 
 use ring::digest;
 
 const SUM: &str = ",\"sum\":\"";
-/// Half of SHA-256 would do for much more than this; sixteen digits keep the lines short.
+/// Sixteen digits of SHA-256 suffice and keep the lines short.
 const DIGITS: usize = 16;
 
-/// The object with its checksum as the last member, and a line end. The object must not be empty.
+/// Appends the checksum as the last member, and a line end. The object must not be empty.
 pub fn seal(object: &str) -> String {
     let open = object.strip_suffix('}').unwrap_or(object);
     format!("{open}{SUM}{}\"}}\n", checksum(open))
@@ -21,7 +20,7 @@ pub fn unseal(line: &str) -> Option<String> {
     (rest.strip_suffix("\"}")? == checksum(open)).then(|| format!("{open}}}"))
 }
 
-/// Whether a line has a whole checksum, right or wrong.
+/// Whether a line has a complete checksum, right or wrong.
 pub fn has_checksum(line: &str) -> bool {
     line.rsplit_once(SUM).is_some_and(|(_, rest)| rest.len() >= DIGITS + 2)
 }

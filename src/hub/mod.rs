@@ -1,10 +1,10 @@
-//! Who wants which events, and handing each event to them.
+//! Subscriptions, and distribution of events to subscribers.
 //!
-//! A published event gets a number, goes into a bounded ring and to every subscriber that wants it,
-//! as one shared value. Who subscribes late is first told the present state; who comes back is told
-//! what it missed, from the ring. Both are *pulled*, a piece at a time while the subscriber's outbox
-//! has room, so they can be larger than an outbox; what happens meanwhile is held back or read from
-//! the ring in its turn, so that nothing is told twice or out of order.
+//! A published event gets a number, enters a bounded ring, and goes as one shared value to every
+//! subscriber that wants it. A new subscriber first gets the current state; a resuming one gets the
+//! events that it missed, from the ring. Both are *pulled* in small items while the subscriber's
+//! outbox has room, so they can exceed an outbox; new events are held back meanwhile or read from
+//! the ring in order, so nothing is sent twice or out of order.
 
 mod ring;
 
@@ -17,15 +17,15 @@ use crate::dispatcher::{Dispatcher, Serial};
 use crate::moment::Moment;
 use crate::wire::{Event, EventName, JobEvent, Phase, Priority, Published, Spelling, rfc3339};
 
-/// Number of a session, as its owner has it.
+/// Number of a session, assigned by the owner.
 pub type SessionId = u64;
 
-/// What a subscriber asks for, beside the names.
+/// Filter of a subscription, besides the names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Only these jobs.
     pub jobs: Option<BTreeSet<String>>,
-    /// Only what matters so much, of what has a priority.
+    /// Only events of at least this priority, among those that have one.
     pub priority: Option<Priority>,
 }
 
@@ -48,24 +48,24 @@ struct Subscription {
     names: BTreeSet<EventName>,
     filter: Filter,
     spelling: Spelling,
-    /// Present state still to be told.
+    /// Current state that is still to be sent.
     backlog: Backlog,
 }
 
-/// What a subscriber is still to be told before it is told what happens now.
+/// Items that precede live events for a subscriber.
 #[derive(Debug, Default)]
 struct Backlog {
-    /// Events of this number and above are taken from the ring.
+    /// Events from this number on are taken from the ring.
     replay_from: Option<u64>,
-    /// Something was missed; how much, if that is known. Told before anything else.
+    /// Events were missed; their count, if known. Sent first.
     gap: Option<Option<u64>>,
     last: VecDeque<Rc<Published>>,
-    /// How jobs ended of this number and above is still to be told, where it was told before the
-    /// event of that number.
+    /// Outcomes of jobs from this serial on are still to be sent, if they were reported before the
+    /// event of this number.
     outcomes: Option<(Serial, u64)>,
-    /// Active jobs of this number and above have not been told yet.
+    /// Active jobs from this serial on have not been sent yet.
     jobs_from: Option<Serial>,
-    /// Pending events of jobs of this number and above are sent again.
+    /// Pending events of jobs from this serial on are sent again.
     pending_from: Option<Serial>,
 }
 
@@ -79,42 +79,43 @@ impl Backlog {
             && self.pending_from.is_none()
     }
 
-    /// True where the present state, still to come, will tell what this event tells. A finished
-    /// job is not in the present state any more.
+    /// Whether the current state, still to be sent, includes this event. A finished job is not part
+    /// of the current state.
     fn covers(&self, event: &JobEvent) -> bool {
         let finished = matches!(event.phase, Phase::Finished(_));
         !finished && self.jobs_from.is_some_and(|from| event.job.serial >= from)
     }
 }
 
-/// Where a subscriber was when it went away.
+/// Position of a subscriber before it disconnected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Since {
     /// The run of the daemon.
     pub epoch: String,
-    /// The number of the last event that it had.
+    /// The number of the last event that it received.
     pub seq: u64,
 }
 
-/// What is told to one session.
+/// One item for a session.
 #[derive(Clone, Debug)]
 pub enum Piece {
     /// An event.
     Event(Rc<Published>, Spelling),
-    /// How this job ended, which has to be read first: give it to [`Hub::retold`], and send what
-    /// comes back, before the next piece is pulled.
+    /// The outcome of this job, which must be read first: pass it to [`Hub::retold`] and send the
+    /// result before the next item is pulled.
     Outcome(Serial),
-    /// So many events were missed, if that is known.
+    /// Events were missed.
     Gap {
-        /// From where on they will be told as missed again.
+        /// The sequence number that repeats this gap on resumption.
         seq: u64,
-        /// How many, counted before filters.
+        /// Their count before filters, if known.
         missed: Option<u64>,
     },
 }
 
-/// The number that goes with what is told instead of the events before `from`: one less than the last
-/// of them, so that who leaves before all of it was told, and comes back with that, is told it again.
+/// The number sent with the items that replace the events before `from`: one less than the last of
+/// them, so that a subscriber that disconnects halfway and resumes with it receives all of them
+/// again.
 fn before_gap(from: u64) -> u64 {
     from.saturating_sub(2)
 }
@@ -126,16 +127,17 @@ pub struct Hub {
     seq: u64,
     max_event: usize,
     subscribers: BTreeMap<SessionId, Subscription>,
-    /// Those that have present state to be told.
+    /// Sessions with a backlog.
     behind: BTreeSet<SessionId>,
-    /// The last event of each kind that has a last one.
+    /// The last event of each kind that has one.
     last: BTreeMap<EventName, Rc<Published>>,
     ring: Ring,
 }
 
 impl Hub {
-    /// A hub without subscribers. `epoch` names this run of the daemon; an encoded event has at
-    /// most `max_event` bytes, and the events that are kept for replay about `ring` together.
+    /// Creates a hub without subscribers. `epoch` identifies this run of the daemon; an encoded
+    /// event has at most `max_event` bytes, and the events in the ring have about `ring` bytes
+    /// together.
     pub fn new(epoch: &str, max_event: usize, ring: usize) -> Hub {
         Hub {
             epoch: epoch.into(),
@@ -148,7 +150,7 @@ impl Hub {
         }
     }
 
-    /// Which run of the daemon this is.
+    /// Identifies this run of the daemon.
     pub fn epoch(&self) -> &str {
         &self.epoch
     }
@@ -158,15 +160,15 @@ impl Hub {
         self.seq
     }
 
-    /// Other limits for the events to come.
+    /// Changes the limits for later events.
     pub fn set_limits(&mut self, max_event: usize, ring: usize) {
         self.max_event = max_event;
         self.ring.set_limit(ring);
     }
 
-    /// Subscribes to more; the filter and the spelling are this request's. Returns the names that
-    /// were not subscribed to before. With `since`, what was missed is told; a session that gets
-    /// events already is where it is, and nothing is told again.
+    /// Adds names to a subscription; filter and spelling are replaced. Returns the names that are
+    /// new. With `since`, missed events are sent; a session that already receives events is not
+    /// rewound.
     pub fn subscribe(
         &mut self,
         session: SessionId,
@@ -191,14 +193,15 @@ impl Hub {
         if let Some((from, gap)) = replay {
             (backlog.replay_from, backlog.gap) = (Some(from), gap);
         }
-        // Who resumes without a gap knows the present state.
+        // A subscriber that resumes without a gap knows the current state.
         if replay.is_none() || backlog.gap.is_some() {
             let before = backlog.replay_from.unwrap_or(self.seq + 1);
             for name in &changed {
                 match name {
                     EventName::Dispatcher => {
                         backlog.jobs_from = Some(0);
-                        // Who looks for certain jobs, or missed something, may look for their ends.
+                        // A subscriber that filters by job, or missed events, may wait for
+                        // outcomes.
                         let looks = backlog.gap.is_some() || subscription.filter.jobs.is_some();
                         backlog.outcomes = looks.then_some((0, before));
                     }
@@ -214,9 +217,9 @@ impl Hub {
         changed
     }
 
-    /// Publishes the pending events again to a session of an original client, one that subscribed to
-    /// jobs in the plain form and the spelling with hyphens: its pages know only of jobs whose
-    /// events come while they are open, and the original server repeated these every 2 s.
+    /// Sends the pending events again to a session of an original client, one that subscribed to
+    /// jobs in the plain form and the spelling with hyphens: its pages show only jobs whose events
+    /// arrive while they are open, and the original server repeated these every 2 s.
     pub fn repeat_pending(&mut self, session: SessionId) {
         let Some(subscription) = self.subscribers.get_mut(&session) else { return };
         let is_original = subscription.spelling.hyphens && !subscription.spelling.extended;
@@ -226,10 +229,10 @@ impl Hub {
         }
     }
 
-    /// From where to replay, and whether there is a gap before that.
+    /// Where to start the replay, and whether there is a gap before it.
     fn replay(&self, since: &Since) -> (u64, Option<Option<u64>>) {
         let oldest = self.ring.oldest().unwrap_or(self.seq + 1);
-        // Who stands before the first event of this run may have missed something of another one.
+        // A subscriber before the first event of this run may have missed events of an earlier one.
         if *since.epoch != *self.epoch || since.seq > self.seq || since.seq == 0 {
             return (oldest, Some(None));
         }
@@ -237,7 +240,7 @@ impl Hub {
         if next < oldest { (oldest, Some(Some(oldest - next))) } else { (next, None) }
     }
 
-    /// Takes names away. Returns those that were subscribed to.
+    /// Removes names. Returns those that were subscribed to.
     pub fn unsubscribe(&mut self, session: SessionId, names: &[EventName]) -> Vec<EventName> {
         let Some(subscription) = self.subscribers.get_mut(&session) else { return Vec::new() };
         let mut changed: Vec<EventName> = Vec::new();
@@ -258,30 +261,30 @@ impl Hub {
         changed
     }
 
-    /// The session is over.
+    /// Removes a session.
     pub fn leave(&mut self, session: SessionId) {
         self.subscribers.remove(&session);
         self.behind.remove(&session);
     }
 
-    /// How many sessions get events.
+    /// Number of sessions with subscriptions.
     pub fn subscribers(&self) -> usize {
         self.subscribers.len()
     }
 
-    /// Whether a session gets events of that name.
+    /// Whether a session is subscribed to events of that name.
     pub fn wants(&self, session: SessionId, name: EventName) -> bool {
         let subscription = self.subscribers.get(&session);
         subscription.is_some_and(|subscription| subscription.names.contains(&name))
     }
 
-    /// The sessions that get events of that name.
+    /// The sessions that are subscribed to events of that name.
     pub fn subscribers_of(&self, name: EventName) -> impl Iterator<Item = SessionId> {
         let wants = move |(_, it): &(&SessionId, &Subscription)| it.names.contains(&name);
         self.subscribers.iter().filter(wants).map(|(session, _)| *session)
     }
 
-    /// Gives an event its number, and `deliver`s it to everybody who wants it.
+    /// Numbers an event, and passes it to `deliver` for each subscriber.
     pub fn publish(
         &mut self,
         event: Event,
@@ -299,7 +302,7 @@ impl Hub {
             }
         }
         for (session, subscription) in &mut self.subscribers {
-            // Who still replays will take it from the ring in its turn.
+            // A session that still replays takes it from the ring.
             if subscription.backlog.replay_from.is_some()
                 || !subscription.names.contains(&name)
                 || !subscription.filter.passes(&published.event)
@@ -309,7 +312,7 @@ impl Hub {
             match &published.event {
                 Event::Job(event) if subscription.backlog.covers(event) => continue,
                 Event::Job(_) => {}
-                // What is told now is newer than what was to be told as the last.
+                // This event supersedes the last one in the backlog.
                 Event::LifePreserver(_) | Event::SystemState(_) => {
                     subscription.backlog.last.retain(|last| last.event.name() != name);
                 }
@@ -323,17 +326,17 @@ impl Hub {
         Published::new(event, self.seq, self.epoch.clone(), time, self.max_event)
     }
 
-    /// Sessions that have present state to be told.
+    /// Sessions with a backlog.
     pub fn behind(&self) -> Vec<SessionId> {
         self.behind.iter().copied().collect()
     }
 
-    /// True for a session that has present state to be told.
+    /// Whether a session has a backlog.
     pub fn is_behind(&self, session: SessionId) -> bool {
         self.behind.contains(&session)
     }
 
-    /// The next piece of what a session is still to be told.
+    /// The next item of a session's backlog.
     pub fn pull(
         &mut self,
         session: SessionId,
@@ -347,7 +350,8 @@ impl Hub {
         piece
     }
 
-    /// The event that tells a session how a job ended, from what was read for [`Piece::Outcome`].
+    /// The event with the outcome of a job for a session, from the record read for
+    /// [`Piece::Outcome`].
     pub fn retold(
         &mut self,
         session: SessionId,
@@ -390,13 +394,13 @@ impl Hub {
             let event = if let Some(from) = backlog.replay_from {
                 let oldest = self.ring.oldest().unwrap_or(self.seq + 1);
                 if from < oldest {
-                    // The ring has gone on without this session.
+                    // The ring has overwritten events that this session needs.
                     (backlog.replay_from, backlog.gap) = (Some(oldest), Some(Some(oldest - from)));
                     if subscription.names.contains(&EventName::Dispatcher) {
                         backlog.jobs_from = Some(0);
                         backlog.outcomes = Some((0, oldest));
                     }
-                    // What was told last may lie in the hole.
+                    // The last events may be among those missed.
                     let kinds = subscription.names.iter().filter_map(|name| self.last.get(name));
                     backlog.last = kinds.cloned().collect();
                     continue;
@@ -421,7 +425,7 @@ impl Hub {
                 }
                 event
             } else if let Some(last) = backlog.last.pop_front() {
-                // Its own number would fall behind what this connection may have had.
+                // Its own number would be behind what this connection may have received.
                 let again = last.event.present();
                 Rc::new(self.number(again, now).as_present_state())
             } else if let Some(from) = backlog.jobs_from {

@@ -1,11 +1,11 @@
-//! The last events, for those who come back.
+//! The most recent events, for resumption.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::wire::{Published, Spelling};
 
-/// Events without a hole between the oldest and the newest, bounded by what they weigh.
+/// Consecutive events, bounded by their weight.
 #[derive(Debug)]
 pub(super) struct Ring {
     events: VecDeque<(Rc<Published>, usize)>,
@@ -25,14 +25,15 @@ impl Ring {
     }
 
     pub(super) fn push(&mut self, event: &Rc<Published>) {
-        // The event is kept as a value, and mostly once more encoded.
+        // The event is stored as a value, and usually once more encoded.
         let weight = 2 * event.weight(Spelling::default());
         self.events.push_back((event.clone(), weight));
         self.weight += weight;
         self.forget_surplus();
     }
 
-    /// The newest stays in any case: `ring` holds an event of `max_event`, the configuration says.
+    /// The newest event always stays: the configuration ensures that `ring` holds an event of
+    /// `max_event`.
     fn forget_surplus(&mut self) {
         while self.weight > self.limit
             && self.events.len() > 1
@@ -47,7 +48,7 @@ impl Ring {
         self.events.front().map(|(event, _)| event.seq)
     }
 
-    /// The event of that number.
+    /// The event with that number.
     pub(super) fn get(&self, seq: u64) -> Option<Rc<Published>> {
         let at = seq.checked_sub(self.oldest()?)?;
         self.events.get(usize::try_from(at).ok()?).map(|(event, _)| event.clone())

@@ -1,4 +1,4 @@
-//! Subscriptions and present state, driven by hand.
+//! Subscriptions and current state, driven by hand.
 
 use super::*;
 use crate::dispatcher::{Effect, Ended, Exit, Limits, read_run};
@@ -8,7 +8,7 @@ use std::time::Duration;
 struct House {
     hub: Hub,
     dispatcher: Dispatcher,
-    /// What is to be done and was not yet.
+    /// Effects that are held back.
     held: VecDeque<Effect>,
 }
 
@@ -34,7 +34,7 @@ impl House {
         }
     }
 
-    /// Publishes what the dispatcher has to tell; gives who got what.
+    /// Publishes the dispatcher's events; returns the recipients and texts.
     fn publish(&mut self) -> Vec<(SessionId, String)> {
         let mut got = vec![];
         while let Some(effect) = self.held.pop_front().or_else(|| self.dispatcher.next_effect()) {
@@ -69,7 +69,7 @@ impl House {
         let bounds = self.dispatcher.limits().bounds();
         let batch = read_run(args.as_object().unwrap(), bounds).unwrap();
         self.dispatcher.submit(batch).unwrap();
-        // Records are durable at once; what else follows is for `publish`.
+        // Records are durable at once; other effects are for `publish`.
         while let Some(effect) = self.dispatcher.next_effect() {
             match effect {
                 Effect::Keep { serial, step, .. } => {
@@ -145,12 +145,14 @@ fn present_state_and_what_follows_join_without_loss_or_doubling() {
     h.hub.subscribe(7, &ALL[..1], Filter::default(), Spelling::default(), None);
     assert_eq!(h.hub.behind(), [7]);
     assert_eq!(h.pull(7).unwrap(), "6 running a 1");
-    // While b has not been told, its output is held back; a's and its end are not.
+    // Until b has received the current state its output is held back; a's output and its end are
+    // not.
     h.print(1, "2\n");
     h.print(2, "early\n");
     assert_eq!(h.publish(), [(7, "7 running a 2".into())]);
     assert_eq!(h.pull(7).unwrap(), "8 running b early");
-    // c ends before it was told as pending: its end is told, and then it is no present state.
+    // c ends before it was sent as pending: its end is sent, and it is not part of the current
+    // state.
     h.dispatcher.kill(&["c".into()], None, Moment::now()).unwrap();
     assert_eq!(h.publish().len(), 1);
     assert_eq!(h.pull(7), None);
@@ -239,7 +241,7 @@ fn who_comes_back_is_told_what_it_missed_and_nothing_else() {
     h.print(1, "1\n");
     h.publish();
     h.resume(1, &since("e", 2));
-    // What happens during the replay comes in its turn, once.
+    // An event during the replay is sent in order, once.
     h.print(1, "2\n");
     assert_eq!(h.publish(), []);
     assert_eq!(h.pull_all(1), ["3 running a 1", "4 running a 2"]);
@@ -283,7 +285,7 @@ fn where_the_ring_no_longer_reaches_the_gap_is_counted() {
     let told = h.pull_all(1);
     let oldest = h.hub.ring.oldest().unwrap();
     assert!(oldest > 6, "the ring holds all");
-    // The job is active: its events in the ring are covered by its present state.
+    // The job is active: its events in the ring are covered by the current state.
     assert_eq!(told[0], format!("{} gap Some({})", oldest - 2, oldest - 6));
     assert_eq!(told.len(), 2);
     assert!(told[1].starts_with("102 running a 0"), "{}", told[1]);

@@ -1,4 +1,4 @@
-//! Opening, looking at and reading log files: the calls, and no judgement.
+//! System calls that open, stat and read log files. Policy is in [`super::tail`].
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -8,23 +8,22 @@ use std::path::Path;
 use super::tail::{Identity, Print};
 use crate::sys::guarded_path::{open_regular, stat_regular};
 
-/// Names in a log's directory that are looked at when a file with its rest is searched.
+/// Maximum number of directory entries examined when a rotated or copied file is searched for.
 const NAMES: usize = 4096;
-/// Of those the ones that begin like the log's, which are opened.
+/// Maximum number of those entries that are opened: the ones whose names begin with the log's name.
 const SIBLINGS: usize = 64;
 
-/// What a path leads to.
+/// Result of resolving a path.
 pub(super) enum Named {
-    /// A file that can be read.
+    /// A readable regular file.
     File(Identity),
-    /// Nothing.
+    /// No such file.
     Absent,
 }
 
-/// Asks what a path leads to, without opening it.
+/// Resolves a path without opening it.
 ///
-/// # Errors
-/// It is no regular file, or the system does not say.
+/// # Errors The path is not a regular file, or the system call fails.
 pub(super) fn named(path: &Path) -> io::Result<Named> {
     match stat_regular(path) {
         Ok(about) => Ok(Named::File(Identity { device: about.st_dev, inode: about.st_ino })),
@@ -33,10 +32,9 @@ pub(super) fn named(path: &Path) -> io::Result<Named> {
     }
 }
 
-/// Opens a regular file; see [`open_regular`] for the links that are followed.
+/// Opens a regular file; see [`open_regular`] for the symbolic links that are followed.
 ///
-/// # Errors
-/// It is not there, is no regular file, or cannot be opened.
+/// # Errors The file does not exist, is not regular, or cannot be opened.
 pub(super) fn open(path: &Path) -> io::Result<(File, Identity)> {
     let file = open_regular(path)?;
     let identity = identity(&file.metadata()?);
@@ -47,12 +45,12 @@ pub(super) fn identity(about: &Metadata) -> Identity {
     Identity { device: about.dev(), inode: about.ino() }
 }
 
-/// Whether an error says that there is nothing of that name.
+/// True for an error that means "no such file".
 pub(super) fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// Reads at most `length` bytes from `from` on into `buffer`, which has them and nothing else then.
+/// Reads at most `length` bytes at offset `from`. `buffer` is cleared first.
 pub(super) fn read(file: &File, from: u64, length: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
     buffer.clear();
     buffer.resize(length, 0);
@@ -72,7 +70,7 @@ pub(super) fn read(file: &File, from: u64, length: usize, buffer: &mut Vec<u8>) 
     Ok(())
 }
 
-/// What stands where a print was taken: so many bytes of the beginning and before the position.
+/// Reads the bytes that a fingerprint covers: at the beginning of the file, and before `position`.
 pub(super) fn print(file: &File, position: u64, lengths: (usize, usize)) -> io::Result<Print> {
     let mut print = Print::default();
     read(file, 0, lengths.0, &mut print.head)?;
@@ -81,8 +79,8 @@ pub(super) fn print(file: &File, position: u64, lengths: (usize, usize)) -> io::
     Ok(print)
 }
 
-/// Opens the files in the log's directory whose names begin with the log's own and are longer: as
-/// newsyslog, logrotate and Life Preserver name what they rotate. What cannot be opened is left out.
+/// Opens the files beside the log whose names extend the log's own name, the convention of
+/// newsyslog, logrotate and Life Preserver. Files that cannot be opened are omitted.
 pub(super) fn siblings(path: &Path) -> Vec<(File, Identity)> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Vec::new();

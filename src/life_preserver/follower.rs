@@ -1,8 +1,8 @@
-//! One file that is followed by its name: the thin shell around [`Tail`].
+//! Follows one file by name: the I/O around [`Tail`].
 //!
-//! A look asks what the name leads to, keeps the kernel's watches where they belong, and reads at
-//! most one slice. It is called when the kernel says that something changed, and now and then even
-//! so: a watch cannot see a file system that is mounted over the directory.
+//! Each poll resolves the name, updates the kernel's watches and reads at most one slice. It runs
+//! when the kernel reports a change, and also at an interval: a watch cannot see a file system that
+//! is mounted over the directory.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -19,98 +19,97 @@ use super::tail::{Candidate, Identity, Kept, Print, Strand, Tail, Verdict, choos
 use crate::reactor::{REPORTS_WRITE_AFTER_TRUNCATION, Watch, is_local};
 use crate::wording::without_errno;
 
-/// So many directories may come and go while one is looked for; then it is left to the next look.
+/// Maximum number of directories that may appear or vanish during one search; the next poll
+/// continues.
 const LEVELS: usize = 64;
 
-/// Number of what is followed; each has its own, and none comes again.
+/// Number of a followed file; never reused.
 pub type FollowId = u64;
 
-/// Has the kernel watched: the reactor, as far as this room needs it.
+/// Registration of file watches: the part of the reactor that this module needs.
 pub trait Watching {
     /// Watches an open file.
     ///
-    /// # Errors
-    /// It cannot be watched.
+    /// # Errors The file cannot be watched.
     fn file(&mut self, file: &File, id: FollowId) -> io::Result<Watch>;
-    /// Watches a directory for a name in it.
+    /// Watches a directory for one name.
     ///
-    /// # Errors
-    /// It cannot be watched.
+    /// # Errors The directory cannot be watched.
     fn directory(&mut self, path: &Path, name: &std::ffi::OsStr, id: FollowId)
     -> io::Result<Watch>;
-    /// Whether it is still watched.
+    /// Whether the watch is still active.
     fn is_watched(&self, watch: &Watch) -> bool;
-    /// Lets a watch go.
+    /// Removes a watch.
     fn unwatch(&mut self, watch: Watch);
-    /// Whether the first write to a watched file after its truncation is reported.
+    /// Whether the kernel reports the first write to a watched file after its truncation.
     fn reports_write_after_truncation(&self) -> bool {
         REPORTS_WRITE_AFTER_TRUNCATION
     }
 }
 
-/// What becomes of a file that had the name before.
+/// Treatment of a file that had the name earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Former {
-    /// It is read to its end, and a copy of what was emptied is searched: nothing may be lost.
+    /// Read to its end; a copy of truncated content is searched for. No line may be lost.
     ReadOn,
-    /// It is of no interest any more.
+    /// Dropped at once.
     Forget,
 }
 
-/// A file that is followed.
+/// A followed file.
 #[derive(Debug)]
 pub(super) struct Follower {
     pub(super) id: FollowId,
     pub(super) path: PathBuf,
     former: Former,
     pub(super) tail: Tail<File>,
-    /// The first file of that name is not to be read, since there was none before it.
+    /// The first file found starts at its end, because none existed before it.
     from_end: bool,
     file_watches: Vec<FileWatch>,
     directory_watches: Vec<(Awaited, Watch)>,
-    /// Why the kernel does not tell of changes of the file, or of its directory, where it does not.
+    /// Reason why the kernel does not report changes of the file or of its directory.
     file_unwatched: Option<String>,
     directory_unwatched: Option<String>,
-    /// The next write may not be reported, since the file was truncated.
+    /// The next write may go unreported, because the file was truncated.
     awaits_unreported: bool,
-    /// What cannot be done, said once.
+    /// Current error; logged once.
     trouble: Option<String>,
 }
 
-/// A file that is read.
+/// An open file and its watch.
 #[derive(Debug)]
 struct FileWatch {
     identity: Identity,
-    /// `None` where it cannot be watched.
+    /// `None` where the file cannot be watched.
     watch: Option<Watch>,
-    /// What the kernel does not tell of it, if so.
+    /// Changes that the kernel does not report for this file.
     lacks: Option<String>,
 }
 
-/// What a look found.
+/// Result of one poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// Bytes from the position of the strand of that number on.
+    /// Bytes from the position of the file generation with this index.
     Bytes(usize),
-    /// The file that is current is read from its beginning now; look again.
+    /// The current file is read from its beginning; poll again.
     Anew,
-    /// Nothing new.
+    /// No change.
     Nothing,
 }
 
-/// The waits and sizes of a look.
+/// Limits of one poll.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Looking {
-    /// Bytes that are read at most.
+    /// Maximum bytes read.
     pub(super) slice: usize,
-    /// The longest line, in bytes.
+    /// Maximum length of a line, in bytes.
     pub(super) max_line: usize,
-    /// How long a former file is read on.
+    /// How long a rotated file is still read.
     pub(super) rotation_wait: Duration,
 }
 
 impl Follower {
-    /// Follows `path`; with `from_end` what stands in it now is left out.
+    /// Follows `path`; `from_end` skips the existing content.
     pub(super) fn new(id: FollowId, path: PathBuf, former: Former, from_end: bool) -> Follower {
         Follower {
             id,
@@ -127,40 +126,40 @@ impl Follower {
         }
     }
 
-    /// Why it has to be looked at without being told, if it has to.
+    /// The reason why the file must be polled, if it must.
     pub(super) fn unwatched(&self) -> Option<&str> {
         self.file_unwatched.as_deref().or(self.directory_unwatched.as_deref())
     }
 
-    /// Whether it is to be looked at often: the kernel does not report every change of it.
+    /// Whether the file must be polled often: the kernel does not report every change.
     pub(super) fn is_polled(&self) -> bool {
         self.unwatched().is_some() || self.awaits_unreported
     }
 
-    /// What cannot be done, at present.
+    /// The current error, if any.
     pub(super) fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
     }
 
-    /// Whether nothing was found out about the file yet: it may be one that is not to be read.
+    /// Whether the file has not been examined yet: its content may have to be skipped.
     pub(super) fn is_undecided(&self) -> bool {
         self.from_end
     }
 
-    /// Ends it, and its watches.
+    /// Stops following, and removes the watches.
     pub(super) fn release(&mut self, watching: &mut dyn Watching) {
         self.rest(watching);
         self.tail = Tail::new();
     }
 
-    /// Is not to be told of changes for the time being.
+    /// Suspends notification of changes.
     pub(super) fn rest(&mut self, watching: &mut dyn Watching) {
         let files = self.file_watches.drain(..).filter_map(|file| file.watch);
         let directories = self.directory_watches.drain(..).map(|(_, watch)| watch);
         files.chain(directories).for_each(|watch| watching.unwatch(watch));
     }
 
-    /// Takes up strands that were kept, with what is found of them now.
+    /// Resumes persisted file generations, matched against the files that exist now.
     pub(super) fn resume(&mut self, kept: &[Kept], looking: Looking, now: Instant) {
         let last = kept.last();
         for kept in kept {
@@ -181,7 +180,7 @@ impl Follower {
             let Some((index, (file, identity, _))) =
                 chosen.and_then(|index| files.into_iter().nth(index).map(|file| (index, file)))
             else {
-                // One that had lost the name already was read to its end, or nearly.
+                // A generation that had already lost the name was read to its end, or nearly.
                 if kept.position > 0 && last.is_some_and(|last| std::ptr::eq(last, kept)) {
                     let path = self.path.display();
                     warn!(
@@ -218,7 +217,7 @@ impl Follower {
         self.from_end = false;
     }
 
-    /// What the name leads to, and its siblings.
+    /// The file that the name leads to, and its siblings.
     fn files_of_log(&self) -> Vec<(File, Identity, bool)> {
         let named = file::open(&self.path).ok();
         let siblings = file::siblings(&self.path);
@@ -226,9 +225,9 @@ impl Follower {
         named.chain(siblings.into_iter().map(|(file, identity)| (file, identity, false))).collect()
     }
 
-    /// Finds out what the name leads to, and where it is to be read from; reads nothing yet.
+    /// Resolves the name and determines where to start reading. Reads nothing.
     pub(super) fn find(&mut self, looking: Looking, watching: &mut dyn Watching, now: Instant) {
-        // In this order: what changes behind the question is told by the watch.
+        // In this order: the watch reports changes made after the lookup.
         self.watch_directories(watching);
         match self.follow_name(looking, now) {
             Ok(()) => self.trouble = None,
@@ -237,7 +236,7 @@ impl Follower {
         self.watch_files(watching);
     }
 
-    /// Looks once. What it reads is in `buffer` then.
+    /// Polls once. Bytes read are in `buffer`.
     pub(super) fn look(
         &mut self,
         looking: Looking,
@@ -262,7 +261,7 @@ impl Follower {
         Found::Nothing
     }
 
-    /// Goes on with another file where the name leads to one.
+    /// Switches to another file if the name leads to one.
     fn follow_name(&mut self, looking: Looking, now: Instant) -> io::Result<()> {
         let named = match file::named(&self.path)? {
             Named::File(identity) => identity,
@@ -274,7 +273,7 @@ impl Follower {
         if self.tail.leads_elsewhere(Some(named)) {
             let (file, identity) = match file::open(&self.path) {
                 Ok(opened) => opened,
-                // It went between the two questions.
+                // Removed between the two calls.
                 Err(error) if file::is_absence(&error) => return Ok(()),
                 Err(error) => return Err(error),
             };
@@ -297,7 +296,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Looks at one strand.
+    /// Polls one file generation.
     fn look_at(
         &mut self,
         index: usize,
@@ -321,7 +320,7 @@ impl Follower {
                 strand.looked_up_to(strand.position() + buffer.len() as u64, now);
                 Found::Bytes(index)
             }
-            // A former file that has something else in it now is another one's.
+            // A former file whose content was replaced now belongs to another log.
             Verdict::Rewritten | Verdict::Shortened if !is_current => Found::Nothing,
             Verdict::Shortened if self.former == Former::ReadOn => {
                 self.take_shortened(index, looking, now);
@@ -334,8 +333,8 @@ impl Follower {
         }
     }
 
-    /// The current file has its beginning still, but not its end: a rollback. All that is left of
-    /// it was read.
+    /// The current file still has its beginning but lost its end: a rollback. Everything that
+    /// remains was read already.
     fn take_shortened(&mut self, index: usize, looking: Looking, now: Instant) {
         let Some(strand) = self.tail.get(index) else { return };
         let shortened = strand.handle.try_clone().and_then(|file| {
@@ -356,7 +355,7 @@ impl Follower {
         }
     }
 
-    /// The current file has something else in it: what stood in it may be in a copy.
+    /// The content of the current file was replaced: the old content may be in a copy.
     fn begin_again(&mut self, now: Instant) {
         let path = self.path.display().to_string();
         let copy = match self.former {
@@ -381,7 +380,7 @@ impl Follower {
 
     fn find_copy(&mut self, now: Instant) -> Option<Strand<File>> {
         let strand = self.tail.current()?;
-        // Of nothing there is no copy to be known.
+        // An empty file has no recognizable copy.
         if strand.position() == 0 {
             return None;
         }
@@ -396,8 +395,8 @@ impl Follower {
         Some(strand.continued_in(copy, identity, now))
     }
 
-    /// Has the directories watched. What is made in one before the watch begins is not told, so the
-    /// question is asked again until its answer is one that is watched.
+    /// Watches the directories. Entries created before a watch starts are not reported, so the
+    /// lookup repeats until it yields a directory that is watched already.
     fn watch_directories(&mut self, watching: &mut dyn Watching) {
         for _ in 0..LEVELS {
             let awaited = awaited(&self.path);
@@ -419,7 +418,7 @@ impl Follower {
                 }
                 match watching.directory(&awaited.directory, &awaited.name, self.id) {
                     Ok(watch) => self.directory_watches.push((awaited, watch)),
-                    // It went between the two.
+                    // Removed between the two calls.
                     Err(error) if file::is_absence(&error) => {}
                     Err(error) => {
                         let unwatched = Some(format!("{}: {error}", awaited.directory.display()));
@@ -434,10 +433,11 @@ impl Follower {
         }
     }
 
-    /// Has the files watched that are read, former ones too: who has one open writes on to it.
+    /// Watches the files that are read, including rotated ones: processes that have one open still
+    /// write to it.
     fn watch_files(&mut self, watching: &mut dyn Watching) {
         let is_read = |identity| self.tail.iter().any(|strand| strand.identity == identity);
-        // What cannot be watched is tried again.
+        // Failed watches are retried.
         let is_watched = |file: &FileWatch| {
             is_read(file.identity)
                 && file.watch.as_ref().is_some_and(|watch| watching.is_watched(watch))
@@ -480,14 +480,14 @@ impl Follower {
         }
     }
 
-    /// When the present file was last written to.
+    /// Modification time of the current file.
     pub(super) fn written(&self) -> Option<SystemTime> {
         self.tail.current()?.handle.metadata().ok()?.modified().ok()
     }
 }
 
-/// Reads what is new, and judges the file by what stood in it *after* that: so what was read is of
-/// the same file.
+/// Reads new bytes, and then compares the content with the fingerprint: in this order the bytes
+/// read are known to belong to the same file.
 fn read(strand: &Strand<File>, slice: usize, buffer: &mut Vec<u8>) -> io::Result<Verdict> {
     buffer.clear();
     let size = strand.handle.metadata()?.len();
@@ -495,12 +495,13 @@ fn read(strand: &Strand<File>, slice: usize, buffer: &mut Vec<u8>) -> io::Result
         file::read(&strand.handle, strand.position(), slice, buffer)?;
     }
     let print = file::print(&strand.handle, strand.position(), strand.print_lengths())?;
-    // It may have been cut between the two.
+    // The file may have been truncated between the two calls.
     let size = size.min(strand.handle.metadata()?.len());
     Ok(strand.judge(size, &print))
 }
 
-/// A strand that begins with the last line before `end`, if that has no end yet, else at `end`.
+/// A file generation that starts at the last line before `end` if that line is unterminated, else
+/// at `end`.
 fn at_last_line(
     file: File,
     identity: Identity,
@@ -513,20 +514,20 @@ fn at_last_line(
     let start = end - back as u64;
     file::read(&file, start, back, &mut tail)?;
     let line = lines::unfinished(&tail);
-    // Of a line longer than the limit the beginning is of no use any more.
+    // The beginning of a line beyond the limit is of no use any more.
     let inside = line == 0 && start > 0;
     let position = if inside { start + tail.len() as u64 } else { start + line as u64 };
     let print = print_up_to(&file, position, (HEAD, BEFORE))?;
     Ok(Strand::new(file, identity, position, inside, print, now))
 }
 
-/// The longest print that ends at `position`.
+/// The longest fingerprint that ends at `position`.
 fn print_up_to(file: &File, position: u64, most: (usize, usize)) -> io::Result<Print> {
     let position_in_memory = usize::try_from(position).unwrap_or(usize::MAX);
     file::print(file, position, (most.0.min(position_in_memory), most.1.min(position_in_memory)))
 }
 
-/// A name in a directory that something is to happen to.
+/// A directory entry that is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Awaited {
     directory: PathBuf,
@@ -534,9 +535,9 @@ struct Awaited {
     name: OsString,
 }
 
-/// The directory of a path, or the nearest above it that there is, with what is awaited in it; and
-/// the one above that, where it may go itself. Of that one itself the kernel does not tell while a
-/// file is open that was in it.
+/// The directory of a path, or its nearest existing ancestor, with the entry that is waited for;
+/// and the parent of that directory, because the directory itself may be renamed. The kernel does
+/// not report the latter while a file of the directory is open.
 fn awaited(path: &Path) -> Vec<Awaited> {
     let mut awaited = Vec::new();
     let mut path = path;

@@ -1,41 +1,41 @@
-//! Lines out of bytes that are read a piece at a time.
+//! Splits bytes that arrive in chunks into lines.
 //!
-//! A line that has not ended yet is not kept: it is read again when there is more of it, so that
-//! the position up to which a log was read is always that of a line, and can be kept as one number.
-//! Of a line longer than the limit both ends are given. One that is longer than several limits is
-//! given before its end, and the rest of it passed over.
+//! An unterminated line is not buffered: it is read again when more of it exists. So the position
+//! of a log is always the start of a line and can be persisted as one number. Of a line beyond the
+//! limit, both ends are returned. A line of several times the limit is returned before its end, and
+//! the remainder is skipped.
 
 use std::borrow::Cow;
 
-/// A line without its end.
+/// A line without its terminator.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line<'b> {
     /// Invalid UTF-8 is replaced.
     pub(super) text: Cow<'b, str>,
-    /// It was longer than the limit.
+    /// The line was longer than the limit.
     pub(super) cut: bool,
 }
 
-/// A line of up to so many limits is waited for; a slice holds as much.
+/// An unterminated line is waited for up to this multiple of the limit; a slice holds as much.
 pub(super) const WAITED: usize = 4;
-/// Stands for the middle of a line that was too long.
+/// Replaces the middle of an overlong line.
 const GAP: &str = " … ";
 
-/// What stands at the beginning of some bytes.
+/// First item of a buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Taken<'b> {
-    /// A line, and how many bytes it took with its end.
+    /// A line, and its length in bytes including the terminator.
     Line(Line<'b>, usize),
-    /// So many bytes of a line that was cut before.
+    /// This many bytes belong to a line that was cut earlier.
     Rest(usize),
-    /// The beginning of a line, at most.
+    /// An unterminated line, or nothing.
     Nothing,
 }
 
-/// Takes the next line. `cut` is whether the bytes begin in the middle of a line that was cut, and
-/// says the same of what follows; a line has at most `limit` bytes and the mark of a gap.
+/// Takes the next line. `cut`: on entry, whether the bytes begin inside a line that was cut; on
+/// return, the same for the bytes that follow. A line has at most `limit` bytes plus the gap mark.
 pub(super) fn take<'b>(bytes: &'b [u8], cut: &mut bool, limit: usize) -> Taken<'b> {
-    // No more is looked at than is of interest: it may all be one line.
+    // Bounds the search: all of it may be one line.
     let end = bytes.iter().position(|byte| *byte == b'\n');
     if *cut {
         *cut = end.is_none();
@@ -56,8 +56,8 @@ pub(super) fn take<'b>(bytes: &'b [u8], cut: &mut bool, limit: usize) -> Taken<'
     }
 }
 
-/// Both ends of a line that is too long: three quarters of `limit` from its beginning, the rest from
-/// its end.
+/// Both ends of an overlong line: three quarters of `limit` from its beginning, the rest from its
+/// end.
 fn both_ends(bytes: &[u8], limit: usize) -> Line<'_> {
     let tail = limit / 4;
     let head = line(&bytes[..limit - tail], true).text.into_owned();
@@ -65,14 +65,14 @@ fn both_ends(bytes: &[u8], limit: usize) -> Line<'_> {
     Line { text: Cow::Owned(head + GAP + &tail), cut: true }
 }
 
-/// Of a log that was copied and emptied under a writer the first line may begin with zeros.
+/// The first line of a log that was copied and truncated under a writer may begin with NUL bytes.
 fn line(bytes: &[u8], cut: bool) -> Line<'_> {
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
     let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
     Line { text: String::from_utf8_lossy(&bytes[zeros..]), cut }
 }
 
-/// Where the last line of `bytes` begins, if it has no end.
+/// Offset of the unterminated last line of `bytes`.
 pub(super) fn unfinished(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)
 }
@@ -81,7 +81,7 @@ pub(super) fn unfinished(bytes: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    /// All lines of `text`, read in pieces of `piece` bytes, and what is left over.
+    /// All lines of `text`, read in chunks of `piece` bytes, and the remainder.
     fn lines(text: &[u8], piece: usize, limit: usize) -> (Vec<String>, usize) {
         let (mut at, mut cut, mut lines) = (0, false, Vec::new());
         let mut known = piece.min(text.len());

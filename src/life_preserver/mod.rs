@@ -1,16 +1,16 @@
-//! Snapshots and replications, from logs as they grow.
+//! Snapshots and replications, read from log files as they grow.
 //!
-//! Life Preserver and the programs that do its work today write logs, and nothing else tells what
-//! they do. Each log is followed by its name; a line that is known becomes an event, and the start
-//! of a replication makes the file with its progress be followed too.
+//! Life Preserver and its successors report only through their logs. Each log is followed by name;
+//! a line that matches a rule becomes an event, and the start of a replication makes the file with
+//! its progress be followed too.
 //!
-//! * [`rules`](crate::rules) say what a line means;
-//! * [`lines`] makes lines of bytes, [`tail`] judges whether a file is still the one that was read,
-//!   [`progress`] and [`replications`] know how far a `zfs send` is: all without I/O;
-//! * [`follower`] and [`file`] are the thin shell around them; [`kept`] is what a restart finds.
+//! * [`rules`](crate::rules): the meaning of lines;
+//! * [`lines`] splits bytes into lines, [`tail`] decides whether a file is still the one that was
+//!   read, [`progress`] and [`replications`] track `zfs send`: all without I/O;
+//! * [`follower`] and [`file`] do the I/O; [`persisted`] is the state that survives a restart.
 //!
-//! No line is lost: positions are kept only when their owner says so, which is when the events of
-//! all lines before them are with those who wanted them.
+//! No line is lost: positions are persisted only at the owner's request, after the events of all
+//! earlier lines were delivered.
 
 mod file;
 mod follower;
@@ -40,27 +40,27 @@ use replications::Replications;
 
 pub use follower::{FollowId, Watching};
 
-/// The class of events of replications.
+/// Class of replication events.
 const REPLICATION: &str = "replication";
 
-/// The limits of the configuration that concern this room.
+/// Limits of this subsystem.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The longest line, in bytes; a longer one is cut.
+    /// Maximum length of a line, in bytes; longer lines are cut.
     pub max_line: usize,
-    /// Bytes read at once; more than two of the longest lines.
+    /// Bytes read at once; more than two lines of maximum length.
     pub slice: usize,
-    /// Between two looks at a file whose changes the kernel does not tell.
+    /// Interval between polls of a file whose changes the kernel does not report.
     pub poll_interval: Duration,
-    /// Between two looks at any other.
+    /// Interval between polls of any other file.
     pub check_interval: Duration,
-    /// How long a file that was renamed away is still read.
+    /// How long a renamed file is still read.
     pub rotation_wait: Duration,
-    /// Replications that are followed at a time.
+    /// Maximum number of replications followed at a time.
     pub max_replications: usize,
-    /// The least time between two events of one replication's progress.
+    /// Minimum interval between two progress events of one replication.
     pub progress_interval: Duration,
-    /// A replication without news for so long is no longer followed.
+    /// A replication without progress for this long is no longer followed.
     pub progress_timeout: Duration,
 }
 
@@ -79,49 +79,49 @@ impl Limits {
     }
 }
 
-/// A log, and the rules for its lines: the first rule set that knows a line has it.
+/// A log and its rule sets: the first set that recognizes a line decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// Its path.
+    /// Path of the log.
     pub log: PathBuf,
-    /// In the order in which they are asked.
+    /// In the order in which they are tried.
     pub rules: Vec<Arc<RuleSet>>,
 }
 
-/// What comes next.
+/// Result of [`LifePreserver::next`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Something happened.
+    /// An event.
     Event(LifePreserverEvent),
-    /// This turn's share is read; there is more.
+    /// This turn's slice is used up; more is available.
     More,
-    /// There is more, but it may not be read now.
+    /// More is available, but reading is paused.
     Waiting,
-    /// Nothing, before something changes.
+    /// Nothing until a file changes.
     Idle,
 }
 
-/// All logs, and what is under way in them.
+/// All logs and the replications in progress.
 #[derive(Debug)]
 pub struct LifePreserver {
     limits: Limits,
     logs: Vec<Log>,
-    /// Files with the progress of replications, the latest used last.
+    /// Files with the progress of replications, the most recently used last.
     files: VecDeque<ProgressFile>,
     replications: Replications,
     /// The last event of each class, by class.
     last: BTreeMap<String, Last>,
-    /// What is to be looked at, each once.
+    /// Files to be polled, each once.
     marked: VecDeque<FollowId>,
     last_id: FollowId,
     slice: Slice,
     /// A slice was read in this turn.
     has_read: bool,
-    /// Bytes of logs that were read for good.
+    /// Bytes of logs that were processed.
     consumed: u64,
-    /// Something that is kept has changed.
+    /// Persisted state has changed.
     changed: bool,
-    /// When all was last looked at.
+    /// Time of the last poll of all files.
     checked: Instant,
 }
 
@@ -129,9 +129,9 @@ pub struct LifePreserver {
 struct Log {
     follower: Follower,
     reader: Reader,
-    /// When a line was last an event.
+    /// Time of the last line that became an event.
     last_match: Option<SystemTime>,
-    /// When it was last said that a line was cut.
+    /// Time of the last warning about cut lines.
     cut_said: Option<Instant>,
 }
 
@@ -139,27 +139,27 @@ struct Log {
 struct ProgressFile {
     follower: Follower,
     progress: Progress,
-    /// Up to here it has the progress of an earlier replication.
+    /// Up to this offset the file has the progress of an earlier replication.
     silent_up_to: u64,
 }
 
-/// A piece of a log that was read and is not used up.
+/// A chunk of a log that is not fully processed.
 #[derive(Debug, Default)]
 struct Slice {
-    /// Whose, and of which of its strands; `None` where it is used up.
+    /// The file, and the index of its generation; `None` when fully processed.
     of: Option<(FollowId, usize)>,
     bytes: Vec<u8>,
     at: usize,
 }
 
-/// How often it is said that lines are cut.
+/// Minimum interval between warnings about cut lines.
 const CUT_SAID: Duration = Duration::from_secs(60);
-/// A file with progress that was written to so lately belongs to the replication that just began.
+/// A progress file written this recently belongs to the replication that just began.
 const FRESH: Duration = Duration::from_secs(5);
 
 impl LifePreserver {
-    /// Begins to follow, from where `kept` says that the logs were read; a log of which it says
-    /// nothing from its end. Also gives why `kept` cannot be read, if it cannot.
+    /// Starts to follow the logs at the positions in `persisted`; a log without one at its end.
+    /// Also returns the reason why `persisted` cannot be read, if so.
     pub fn begin(
         limits: Limits,
         sources: Vec<Source>,
@@ -172,7 +172,7 @@ impl LifePreserver {
             Some(Ok(memory)) => (memory, None),
             Some(Err(wrong)) => (Memory::default(), Some(wrong)),
         };
-        // Where nothing is followed and nothing was, there is nothing to be kept.
+        // Nothing to persist where no log is or was followed.
         let changed = kept.is_some() || !sources.is_empty();
         let mut life_preserver = LifePreserver {
             limits,
@@ -228,8 +228,8 @@ impl LifePreserver {
         self.logs.push(Log { follower, reader, last_match: None, cut_said: None });
     }
 
-    /// Another configuration. A log that is in it as before goes on where it is; a new one is
-    /// followed from its end.
+    /// Applies another configuration. A log that remains keeps its position; a new one is followed
+    /// from its end.
     pub fn configure(
         &mut self,
         limits: Limits,
@@ -263,14 +263,14 @@ impl LifePreserver {
         self.changed = true;
     }
 
-    /// Something about this file has changed, or may have.
+    /// Marks a file as changed.
     pub fn mark(&mut self, id: FollowId) {
         if !self.marked.contains(&id) {
             self.marked.push_back(id);
         }
     }
 
-    /// All are to be looked at: the time for it has come.
+    /// Marks all files: the poll interval has elapsed.
     pub fn mark_all(&mut self, now: Instant) {
         self.checked = now;
         let followed = self.logs.iter().map(|log| log.follower.id);
@@ -283,7 +283,7 @@ impl LifePreserver {
         self.files.iter().filter(in_use).map(|file| file.follower.id)
     }
 
-    /// When [`LifePreserver::mark_all`] is to be called, or something is to be told.
+    /// When [`LifePreserver::mark_all`] or [`LifePreserver::next`] must be called.
     pub fn due(&self) -> Option<Instant> {
         if self.logs.is_empty() {
             return None;
@@ -299,14 +299,13 @@ impl LifePreserver {
         [Some(self.checked + interval), former, self.replications.due()].into_iter().flatten().min()
     }
 
-    /// A turn of the loop begins: another slice may be read.
+    /// Starts a turn of the loop: another slice may be read.
     pub fn begin_turn(&mut self) {
         self.has_read = false;
     }
 
-    /// What comes next. At most one slice is read in a turn, and of logs none where `may_read`
-    /// says so. Where `budget` ends within the slice, the rest of it waits for the next call; each
-    /// call reads one line at least.
+    /// The next item. Reads at most one slice a turn, and no log unless `may_read`. Where `budget`
+    /// ends inside the slice, the next call continues; each call processes at least one line.
     pub fn next(
         &mut self,
         may_read: bool,
@@ -321,7 +320,7 @@ impl LifePreserver {
             if self.slice.of.is_some() {
                 return Next::More;
             }
-            // The newest: not before the files that may have it were looked at.
+            // Progress is reported after all files that may have newer progress were polled.
             if self.marked.iter().all(|id| self.is_log(*id))
                 && let Some(event) = self.replications.tell(now.instant)
             {
@@ -333,7 +332,7 @@ impl LifePreserver {
             if self.has_read {
                 return Next::More;
             }
-            // The progress of replications is not held up where logs are.
+            // Paused logs do not delay the progress of replications.
             let next = self.marked.iter().position(|id| may_read || !self.is_log(*id));
             let Some(id) = next.and_then(|at| self.marked.remove(at)) else {
                 return Next::Waiting;
@@ -344,7 +343,7 @@ impl LifePreserver {
                 self.look_at_progress(id, watching, now)
             };
             if has_more {
-                // Behind the others: each has its turn.
+                // At the end of the queue, so that each file gets its turn.
                 self.marked.push_back(id);
             }
         }
@@ -354,7 +353,7 @@ impl LifePreserver {
         self.logs.iter().any(|log| log.follower.id == id)
     }
 
-    /// Looks at a log; true where it has to be looked at again.
+    /// Polls a log; true where it must be polled again.
     fn look_at_log(&mut self, id: FollowId, watching: &mut dyn Watching, now: Instant) -> bool {
         let looking = self.limits.looking();
         let Some(log) = self.logs.iter_mut().find(|log| log.follower.id == id) else {
@@ -377,7 +376,7 @@ impl LifePreserver {
         }
     }
 
-    /// The event of the next line in the slice that is known. `None` at the end of the slice, and
+    /// The event of the next recognized line in the slice. `None` at the end of the slice, and
     /// where `budget` is spent.
     fn next_in_slice(
         &mut self,
@@ -479,7 +478,7 @@ impl LifePreserver {
         self.replications.begin(dataset, file.clone(), log, now);
         let Some(path) = file else { return };
         let file = match self.files.iter().position(|file| file.follower.path == path) {
-            // What is in it now the one before has written.
+            // Its present content belongs to the earlier replication.
             Some(at) => self.files.remove(at).map(|mut file| {
                 file.silent_up_to = file.size();
                 file
@@ -496,7 +495,7 @@ impl LifePreserver {
         }
     }
 
-    /// Files with progress that nobody waits for are not watched; the oldest of too many go.
+    /// Unwatches progress files without a replication, and drops the oldest beyond the maximum.
     fn let_files_rest(&mut self, watching: &mut dyn Watching) {
         let mut surplus = self.files.len().saturating_sub(self.limits.max_replications);
         let replications = &self.replications;
@@ -511,7 +510,7 @@ impl LifePreserver {
         });
     }
 
-    /// Looks at a file with progress; true where it has to be looked at again.
+    /// Polls a progress file; true where it must be polled again.
     fn look_at_progress(&mut self, id: FollowId, watching: &mut dyn Watching, now: Moment) -> bool {
         let looking = self.limits.looking();
         let Some(at) = self.files.iter().position(|file| file.follower.id == id) else {
@@ -522,7 +521,7 @@ impl LifePreserver {
             return false;
         }
         let before = file.follower.tail.current().map(|strand| strand.identity);
-        // The slice of a log is used up before anything is looked at, so its place is free.
+        // The slice of a log is processed before any file is polled, so the buffer is free.
         let bytes = &mut self.slice.bytes;
         let found = file.follower.look(looking, bytes, watching, now.instant);
         let current = file.follower.tail.current().map(|strand| strand.identity);
@@ -546,25 +545,25 @@ impl LifePreserver {
         }
     }
 
-    /// How many bytes of logs were read for good.
+    /// Number of log bytes processed.
     pub fn consumed(&self) -> u64 {
         self.consumed
     }
 
-    /// Whether [`LifePreserver::memory`] has changed since it was last asked for.
+    /// Whether [`LifePreserver::memory`] has changed since its last call.
     pub fn has_changed(&self) -> bool {
         self.changed
     }
 
-    /// It could not be kept: it is to be kept again.
+    /// Persisting failed: the state is to be persisted again.
     pub fn keep_again(&mut self) {
         self.changed = true;
     }
 
-    /// What is to be kept, for the next start to begin with.
+    /// The state to persist for the next start.
     pub fn memory(&mut self) -> Vec<u8> {
         self.changed = false;
-        // Of a log that could not be looked at yet nothing is known, not even that it is absent.
+        // A log that could not be examined yet is unknown, not absent.
         let logs = self.logs.iter().filter(|log| !log.follower.is_undecided()).map(|log| {
             let strands = log.follower.tail.iter().map(|strand| strand.keep()).collect();
             (log.follower.path.clone(), strands)
@@ -577,7 +576,7 @@ impl LifePreserver {
         Memory::write(logs, running, self.last.values().cloned())
     }
 
-    /// How it goes, for a request.
+    /// The state for a request.
     pub fn status(&self, now: SystemTime) -> Value {
         let logs: Vec<Value> = self
             .logs
@@ -611,7 +610,7 @@ impl LifePreserver {
 }
 
 impl ProgressFile {
-    /// Whether it was written to just now, which may be after the turn of the loop began.
+    /// Whether the file was written just now, which may be after the turn of the loop began.
     fn is_fresh(&self, now: SystemTime) -> bool {
         self.follower.written().is_some_and(|written| {
             now.duration_since(written).unwrap_or_else(|ahead| ahead.duration()) < FRESH
@@ -623,7 +622,7 @@ impl ProgressFile {
         current.and_then(|strand| strand.handle.metadata().ok()).map_or(0, |about| about.len())
     }
 
-    /// Takes in what was read; the snapshot and how far it is, if that is news.
+    /// Processes what was read. Returns the snapshot and its progress where that changed.
     fn hear(&mut self, index: usize, bytes: &[u8], max_line: usize) -> Option<(String, String)> {
         let strand = self.follower.tail.get(index)?;
         let mut news = None;
@@ -648,7 +647,7 @@ impl ProgressFile {
     }
 }
 
-/// The lines of a whole log, as the daemon reads them; the last needs no end.
+/// The lines of a whole log as the daemon reads them; the last needs no terminator.
 pub fn whole_lines(bytes: &[u8], max_line: usize) -> impl Iterator<Item = String> {
     let (mut at, mut cut) = (0, false);
     let mut bytes = bytes.to_vec();
@@ -669,7 +668,7 @@ pub fn whole_lines(bytes: &[u8], max_line: usize) -> impl Iterator<Item = String
     })
 }
 
-/// A message of the longest line's length and a little, so that an event stays small.
+/// Limits a message to the maximum length of a line and a little, so that an event stays small.
 fn bounded(mut message: String, max_line: usize, was_cut: bool) -> String {
     const MORE: usize = 256;
     let most = max_line + MORE;

@@ -1,11 +1,10 @@
-//! How far a `zfs send -v` has come, by what it prints.
+//! Progress of a `zfs send -v`, parsed from its output.
 //!
-//! First it estimates each snapshot that it will send and their total; then it prints, once a
-//! second, how much of the present snapshot is sent. With `-I` and `-R` the count begins anew with
-//! each snapshot, and one that is quickly sent has no line at all: so what was sent before the
-//! present one is the sum of the estimates of those before it. With `-P` the fields are separated
-//! by tabs and the sizes are plain bytes. All forms were taken from what OpenZFS 2.1.11 and 2.3.9
-//! print.
+//! It first prints an estimate for each snapshot and their total; then, once a second, the bytes
+//! sent of the current snapshot. With `-I` and `-R` the counter restarts for each snapshot, and a
+//! small snapshot has no line at all: so the bytes sent before the current one are the sum of the
+//! estimates of its predecessors. With `-P` fields are separated by tabs and sizes are plain bytes.
+//! All forms were taken from the output of OpenZFS 2.1.11 and 2.3.9.
 
 use std::collections::HashMap;
 use std::collections::hash_map::{DefaultHasher, Entry};
@@ -13,18 +12,18 @@ use std::hash::{Hash, Hasher};
 
 use super::size::Size;
 
-/// Snapshots of one `zfs send` whose estimates are kept; of more, what was sent before is counted
-/// by what was printed last of each.
+/// Maximum number of snapshots of one `zfs send` whose estimates are stored; beyond it, the last
+/// amounts printed are summed instead.
 const ESTIMATES: usize = 4096;
 
-/// One `zfs send` under way.
+/// One `zfs send` in progress.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// By a hash of each snapshot's name: what the estimates before it come to.
+    /// By a hash of each snapshot's name: the sum of the estimates before it.
     before: HashMap<u64, Size>,
-    /// The sum of all estimates so far.
+    /// Sum of all estimates so far.
     estimated: Size,
-    /// The total that was printed, and how.
+    /// The total, and its spelling in the output.
     total: Option<(Size, String)>,
     current: Option<Current>,
 }
@@ -38,17 +37,17 @@ struct Current {
     printed: String,
 }
 
-/// What a line was.
+/// Kind of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
-    /// How much is sent of this snapshot.
+    /// The bytes sent of this snapshot.
     Amount(String),
-    /// An estimate, a heading, or nothing that matters.
+    /// An estimate, a heading, or irrelevant.
     Else,
 }
 
 impl Progress {
-    /// Takes a line in.
+    /// Processes a line.
     pub(super) fn hear(&mut self, line: &str) -> Heard {
         let line = line.trim();
         if let Some((name, sent, printed)) = amount(line) {
@@ -61,7 +60,8 @@ impl Progress {
         if let Some(name) = heading(line) {
             self.go_on_to(name);
         } else if let Some((name, size, printed)) = estimate(line) {
-            // Behind an amount, or behind a total, it belongs to another `zfs send` into the file.
+            // After an amount or a total, the estimate belongs to another `zfs send` into the same
+            // file.
             if self.current.is_some() || (self.total.is_some() && name.is_some()) {
                 *self = Progress::default();
             }
@@ -73,7 +73,8 @@ impl Progress {
         Heard::Else
     }
 
-    /// How far it is: `12.3M/1.23G (0.9%)`, or the amount alone where no total is known.
+    /// The progress for an event: `12.3M/1.23G (0.9%)`, or the amount alone where no total is
+    /// known.
     pub(super) fn told(&self) -> Option<String> {
         let current = self.current.as_ref()?;
         let sent = current.before.plus(current.sent);
@@ -136,7 +137,7 @@ fn amount(line: &str) -> Option<(&str, Size, &str)> {
     Some((name, Size::parse(printed)?, printed))
 }
 
-/// `TIME        SENT   SNAPSHOT src/d@b`: the snapshot.
+/// `TIME        SENT   SNAPSHOT src/d@b`: returns the snapshot.
 fn heading(line: &str) -> Option<&str> {
     let (time, rest) = split_field(line)?;
     let (sent, rest) = split_field(rest)?;
@@ -144,7 +145,7 @@ fn heading(line: &str) -> Option<&str> {
     (time == "TIME" && sent == "SENT" && snapshot == "SNAPSHOT" && !name.is_empty()).then_some(name)
 }
 
-/// An estimate: the snapshot that it is for, if it is not the total; the size; as it is printed.
+/// An estimate: its snapshot unless it is the total; the size; its spelling.
 fn estimate(line: &str) -> Option<(Option<&str>, Size, &str)> {
     const ESTIMATED: &str = " estimated size is ";
     if let Some((what, printed)) = line.rsplit_once(ESTIMATED) {
@@ -162,7 +163,7 @@ fn estimate(line: &str) -> Option<(Option<&str>, Size, &str)> {
     Some((name, Size::parse(printed)?, printed))
 }
 
-/// The first word, and what follows behind blanks or a tab.
+/// The first word, and the text after the blanks or the tab behind it.
 fn split_field(text: &str) -> Option<(&str, &str)> {
     let (field, rest) = text.split_once([' ', '\t'])?;
     Some((field, rest.trim_start()))
@@ -172,7 +173,7 @@ fn split_field(text: &str) -> Option<(&str, &str)> {
 mod tests {
     use super::*;
 
-    /// What is told after each line with an amount.
+    /// The progress reported after each line with an amount.
     fn told(text: &str) -> Vec<String> {
         let mut progress = Progress::default();
         let amounts = text.lines().filter_map(|line| match progress.hear(line) {

@@ -1,8 +1,8 @@
-//! The replications that are under way, and what is told of their progress.
+//! Replications in progress, and the events about them.
 //!
-//! A replication begins with a line of the log that may name the file with its progress. More than
-//! one can run at a time, and Life Preserver's own have one file together: then the name of the
-//! snapshot says whose the progress is.
+//! A replication begins with a log line that may name a progress file. Several can run at a time,
+//! and Life Preserver writes all of them to one file: then the name of the snapshot identifies the
+//! replication.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -11,32 +11,32 @@ use std::time::{Duration, Instant};
 use super::REPLICATION;
 use crate::wire::{LifePreserverEvent, Priority};
 
-/// The limits of the configuration that concern replications.
+/// Limits of replications.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Replications that are followed at a time; one more, and the oldest is forgotten.
+    /// Maximum number of replications followed at a time; beyond it the oldest is dropped.
     pub(super) most: usize,
-    /// The least time between two events of one replication.
+    /// Minimum interval between two events of one replication.
     pub(super) interval: Duration,
-    /// Without news for so long it is forgotten.
+    /// A replication without progress for this long is dropped.
     pub(super) timeout: Duration,
 }
 
-/// One that is under way.
+/// A replication in progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Replication {
     pub(super) dataset: String,
-    /// Where its progress is.
+    /// Its progress file.
     pub(super) file: Option<PathBuf>,
-    /// The log that it began in.
+    /// The log in which it began.
     pub(super) log: PathBuf,
     heard: Instant,
     told: Option<Instant>,
-    /// How far it is, and whether that was told.
+    /// Its progress, and whether that was reported.
     amount: Option<(String, bool)>,
 }
 
-/// All that are under way.
+/// All replications in progress.
 #[derive(Debug)]
 pub(super) struct Replications {
     limits: Limits,
@@ -54,7 +54,7 @@ impl Replications {
         self.forget_surplus();
     }
 
-    /// One begins. One of the same dataset that did not end has ended now.
+    /// Begins a replication. An unfinished one of the same dataset ends.
     pub(super) fn begin(
         &mut self,
         dataset: String,
@@ -80,19 +80,19 @@ impl Replications {
         self.running.drain(..surplus);
     }
 
-    /// That of a dataset has ended.
+    /// Ends the replication of a dataset.
     pub(super) fn end(&mut self, dataset: &str, log: &Path) {
         self.running.retain(|running| running.dataset != dataset || running.log != *log);
     }
 
-    /// The one that began last in this log has ended.
+    /// Ends the replication that began last in this log.
     pub(super) fn end_last(&mut self, log: &Path) {
         if let Some(at) = self.running.iter().rposition(|running| running.log == *log) {
             self.running.remove(at);
         }
     }
 
-    /// Whether the progress in this file is of interest.
+    /// Whether a replication has its progress in this file.
     pub(super) fn want(&self, file: &Path) -> bool {
         self.running.iter().any(|running| running.file.as_deref() == Some(file))
     }
@@ -101,11 +101,12 @@ impl Replications {
         self.running.iter()
     }
 
-    /// In this file it says how far the sending of `snapshot` is.
+    /// Processes the progress of `snapshot` read from this file.
     pub(super) fn progress(&mut self, file: &Path, snapshot: &str, amount: String, now: Instant) {
         let dataset = snapshot.split_once('@').map_or(snapshot, |(dataset, _)| dataset);
         let of_file = self.running.iter_mut().filter(|it| it.file.as_deref() == Some(file));
-        // Of the datasets above the snapshot's the nearest; of none of them the one that began last.
+        // The replication of the nearest ancestor dataset; without one, the replication that began
+        // last.
         let nearness = |replication: &Replication| {
             let rest = dataset.strip_prefix(replication.dataset.as_str());
             let above = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
@@ -119,7 +120,7 @@ impl Replications {
         }
     }
 
-    /// The next that is to be told now; what has to wait is told later, as it is then.
+    /// The next progress event that is due. Events within the minimum interval are coalesced.
     pub(super) fn tell(&mut self, now: Instant) -> Option<LifePreserverEvent> {
         let Limits { interval, timeout, .. } = self.limits;
         self.running.retain(|running| running.heard + timeout > now);
@@ -137,7 +138,7 @@ impl Replications {
         })
     }
 
-    /// When [`Replications::tell`] has something to do.
+    /// When [`Replications::next_report`] has an event.
     pub(super) fn due(&self) -> Option<Instant> {
         let due = |running: &Replication| {
             let timeout = running.heard + self.limits.timeout;
@@ -150,7 +151,7 @@ impl Replications {
         self.running.iter().map(due).min()
     }
 
-    /// How far each is, for people.
+    /// The progress of each replication, for people.
     pub(super) fn amounts(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         self.running.iter().map(|running| {
             let amount = running.amount.as_ref().map(|(amount, _)| amount.as_str());

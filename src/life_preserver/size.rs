@@ -1,22 +1,22 @@
 //! Sizes as `zfs` prints them: `12.3M`, `624B`, and plain bytes with `-P`.
 
-/// A size, exact to what was printed: `9.99M` of `10.0M` are 99.9 per cent, not a rounding less.
+/// A size with the precision of the output: `9.99M` of `10.0M` are 99.9 per cent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Size {
     /// In thousandths of a byte.
     thousandths: u128,
 }
 
-/// Behind the first is one of these for each further factor of 1024 (`zfs_nicenum_format` of
+/// Suffixes: each after the first stands for a further factor of 1024 (`zfs_nicenum_format` of
 /// OpenZFS, `lib/libzutil/zutil_nicenum.c`).
 const SUFFIXES: &[u8; 7] = b"BKMGTPE";
-/// Decimal points: zfs(8) asks the locale.
+/// Decimal points: zfs(8) uses the locale's.
 const POINTS: [char; 2] = ['.', ','];
-/// More digits before the point than any size has.
+/// Maximum number of digits before the point; no size has as many.
 const DIGITS: usize = 20;
 
 impl Size {
-    /// Reads a size; `None` for anything else.
+    /// Parses a size; `None` for any other text.
     pub(super) fn parse(text: &str) -> Option<Size> {
         let number_ends = text.find(|c: char| !c.is_ascii_digit() && !POINTS.contains(&c));
         let (number, suffix) = text.split_at(number_ends.unwrap_or(text.len()));
@@ -33,13 +33,13 @@ impl Size {
             }
             _ => return None,
         };
-        // Three digits behind the point are one more than is ever printed.
+        // `zfs` prints at most two digits after the point.
         let part: String = part.chars().chain("000".chars()).take(3).collect();
         let number: u128 = format!("{whole}{part}").parse().ok()?;
         Some(Size { thousandths: number.saturating_mul(1 << (10 * power)) })
     }
 
-    /// Whether `text` is a plain number of bytes, which people read badly.
+    /// Whether `text` is a plain number of bytes, hard for people to read.
     pub(super) fn is_plain(text: &str) -> bool {
         text.bytes().all(|byte| byte.is_ascii_digit())
     }
@@ -52,14 +52,14 @@ impl Size {
         self.thousandths == 0
     }
 
-    /// How much of `total` this is, in tenths of a per cent, cut and not rounded: it is not all
-    /// before it is all. At most 1000, since a total is an estimate. `None` of nothing.
+    /// The share of `total` in tenths of a per cent, truncated so that only the whole is 1000. At
+    /// most 1000, because a total is an estimate. `None` if `total` is zero.
     pub(super) fn per_mille_of(self, total: Size) -> Option<u32> {
         let share = self.thousandths.saturating_mul(1000).checked_div(total.thousandths)?;
         Some(u32::try_from(share.min(1000)).unwrap_or(1000))
     }
 
-    /// As `zfs` would print it: as many digits behind the point as fit into five characters.
+    /// Formats it like `zfs`: as many digits after the point as fit into five characters.
     pub(super) fn show(self) -> String {
         let bytes = self.thousandths / 1000;
         let power = (0..SUFFIXES.len()).rev().find(|power| bytes >> (10 * power) > 0).unwrap_or(0);

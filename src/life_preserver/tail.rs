@@ -1,14 +1,13 @@
-//! How far a log was read, and whether the file is still the one that was read.
+//! The read position of a log, and whether a file is still the one that was read.
 //!
-//! A log is renamed away, copied and emptied, replaced, cut back by a rollback of its file system,
-//! and grows again before anybody looks; its device number changes with a reboot. So a file is
-//! known by what stands in it: a print of its beginning and of the bytes just before the position.
-//! Device and inode only say which of several files to ask first.
+//! A log is renamed, copied and truncated, replaced, or rolled back with its file system, and grows
+//! again before the next poll; its device number changes with a reboot. So a file is identified by
+//! content: a fingerprint of its beginning and of the bytes just before the position. Device and
+//! inode only determine which of several files to try first.
 //!
-//! What is read of a log is a line of *strands*, each a file with a position: the last one is what
-//! the log's name leads to, those before it are files that had the name and may still have a rest.
-//! Here is only the judgement; `H` is whatever the shell reads with, and what it saw comes in as
-//! values.
+//! A log is a sequence of *file generations*, each a file with a position: the last is the file
+//! that the name leads to, those before it had the name earlier and may still have unread bytes.
+//! This module does no I/O; `H` is the caller's handle, and file content arrives as values.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -16,61 +15,61 @@ use std::time::{Duration, Instant};
 use ring::digest;
 use serde_json::{Value, json};
 
-/// Bytes of a file's beginning in its print.
+/// Bytes of a file's beginning in its fingerprint.
 pub(super) const HEAD: usize = 256;
-/// Bytes before the position in its print.
+/// Bytes before the position in its fingerprint.
 pub(super) const BEFORE: usize = 64;
-/// Files of one log that are read at a time; of more rotations at once the oldest is given up.
+/// Maximum number of generations read at a time; more rotations at once drop the oldest.
 const STRANDS: usize = 4;
 
-/// Which file it is, among those that this host has now.
+/// Identity of a file on this host, valid until the next boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) device: u64,
     pub(super) inode: u64,
 }
 
-/// What stands at the beginning of a file and just before a position in it.
+/// Content of a file at its beginning and just before a position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Print {
     pub(super) head: Vec<u8>,
     pub(super) before: Vec<u8>,
 }
 
-/// A print as it is kept: lengths and short hashes, so that the state has nothing of the log in it.
+/// A persisted fingerprint: lengths and short digests, so that the state has no text of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KeptPrint {
     head: (usize, String),
     before: (usize, String),
 }
 
-/// What became of a file that was read up to a position.
+/// Comparison of a file with its fingerprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is as it was, or has grown.
+    /// Unchanged, or grown.
     Same,
-    /// Its end was taken away; what is left was read.
+    /// Truncated; what remains was read already.
     Shortened,
-    /// There is something else in it.
+    /// The content is different.
     Rewritten,
 }
 
-/// A file with a position.
+/// A file with a read position.
 #[derive(Debug)]
 pub(super) struct Strand<H> {
     pub(super) handle: H,
     pub(super) identity: Identity,
-    /// Where the next line begins, in bytes.
+    /// Offset of the next line, in bytes.
     position: u64,
     /// The position is inside a line that was cut.
     pub(super) cut: bool,
-    /// As far as it was looked at: from the position to here is no whole line.
+    /// Offset up to which the file was examined: no whole line stands between the position and it.
     looked: u64,
     /// Length of the file before it was truncated, in bytes: some kernels report no write that ends
-    /// below.
+    /// below it.
     unreported_below: u64,
     print: Print,
-    /// When there was last something new in it.
+    /// Time of the last new bytes.
     active: Instant,
 }
 
@@ -80,7 +79,7 @@ impl<H> Strand<H> {
         Strand::new(handle, identity, 0, false, Print::default(), now)
     }
 
-    /// A file that was read before, or is not to be read, up to a position.
+    /// A file that was read, or is skipped, up to a position.
     pub(super) fn new(
         handle: H,
         identity: Identity,
@@ -105,30 +104,30 @@ impl<H> Strand<H> {
         self.position
     }
 
-    /// Whether a file of that size has something that was not looked at yet.
+    /// Whether a file of this size has bytes that were not examined yet.
     pub(super) fn has_news(&self, size: u64) -> bool {
         size > self.looked
     }
 
-    /// It was looked at as far as this.
+    /// Records that the file was examined up to `end`.
     pub(super) fn looked_up_to(&mut self, end: u64, now: Instant) {
         if end > self.looked {
             (self.looked, self.active) = (end, now);
         }
     }
 
-    /// How many bytes of the beginning, and before the position, are needed for a judgement.
+    /// Numbers of bytes, at the beginning and before the position, that [`FileGeneration::judge`]
+    /// needs.
     pub(super) fn print_lengths(&self) -> (usize, usize) {
         (self.print.head.len(), self.print.before.len())
     }
 
-    /// Judges the file by its size and by what stands in it where the print was taken.
+    /// Compares the file's size and content with the fingerprint.
     pub(super) fn judge(&self, size: u64, found: &Print) -> Verdict {
         judge(self.position, size, found.head == self.print.head, found.before == self.print.before)
     }
 
-    /// These bytes from the position on were read for good; `cut` is whether they end inside a
-    /// line that was cut.
+    /// Advances the position by `bytes`; `cut` is whether they end inside a line that was cut.
     pub(super) fn advance(&mut self, bytes: &[u8], cut: bool) {
         let room = HEAD - self.print.head.len().min(HEAD);
         self.print.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -140,12 +139,12 @@ impl<H> Strand<H> {
         self.cut = cut;
     }
 
-    /// The file had this length once, in bytes, and may have been truncated since.
+    /// Records that the file had this length, in bytes, and may have been truncated since.
     pub(super) fn had_length(&mut self, length: u64) {
         self.unreported_below = self.unreported_below.max(length);
     }
 
-    /// The longest that the file is known to have been, in bytes.
+    /// The greatest known length of the file, in bytes.
     pub(super) fn longest(&self) -> u64 {
         self.unreported_below.max(self.looked)
     }
@@ -156,19 +155,20 @@ impl<H> Strand<H> {
         self.looked < self.unreported_below
     }
 
-    /// Reads the file from its beginning from now on.
+    /// Restarts at the beginning of the file.
     pub(super) fn start_over(&mut self, now: Instant) {
         self.had_length(self.looked);
         (self.position, self.looked, self.cut) = (0, 0, false);
         (self.print, self.active) = (Print::default(), now);
     }
 
-    /// The position, print and line of the same file, for another handle: a copy of it, perhaps.
+    /// The position, fingerprint and line of the same content behind another handle, such as a
+    /// copy.
     pub(super) fn continued_in<I>(&self, handle: I, identity: Identity, now: Instant) -> Strand<I> {
         Strand::new(handle, identity, self.position, self.cut, self.print.clone(), now)
     }
 
-    /// As it is kept over a restart.
+    /// The persisted form.
     pub(super) fn keep(&self) -> Value {
         let part = |bytes: &[u8]| json!([bytes.len(), hash(bytes)]);
         json!({
@@ -182,7 +182,7 @@ impl<H> Strand<H> {
     }
 }
 
-/// A strand as it was kept, whose file is still to be found.
+/// A persisted file generation that is not matched with a file yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Kept {
     pub(super) identity: Identity,
@@ -192,7 +192,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Reads what [`Strand::keep`] wrote.
+    /// Parses the output of [`FileGeneration::persisted`].
     pub(super) fn read(value: &Value) -> Option<Kept> {
         let number = |key: &str| value.get(key).and_then(Value::as_u64);
         let part = |key: &str, longest: usize| {
@@ -203,7 +203,7 @@ impl Kept {
         };
         let print = KeptPrint { head: part("head", HEAD)?, before: part("before", BEFORE)? };
         let position = number("position")?;
-        // So much would have to stand before it.
+        // The minimum offset of that many bytes.
         let least = position.min(print.before.0.max(print.head.0) as u64);
         if least != print.before.0.max(print.head.0) as u64 {
             return None;
@@ -220,7 +220,7 @@ impl Kept {
         (self.print.head.0, self.print.before.0)
     }
 
-    /// As [`Strand::judge`].
+    /// Like [`FileGeneration::judge`].
     pub(super) fn judge(&self, size: u64, found: &Print) -> Verdict {
         let same =
             |bytes: &[u8], kept: &(usize, String)| bytes.len() == kept.0 && hash(bytes) == kept.1;
@@ -249,7 +249,7 @@ fn hash(bytes: &[u8]) -> String {
     digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// One of the files that a kept strand may belong to.
+/// A file that may match a persisted generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Candidate {
     /// The log's name leads to it.
@@ -258,8 +258,8 @@ pub(super) struct Candidate {
     pub(super) verdict: Verdict,
 }
 
-/// Which of the candidates goes on where the strand ended. The inode counts before the name: a log
-/// that was renamed away is still the same file, and a new one may begin alike.
+/// Chooses the candidate that continues the generation. The inode takes precedence over the name: a
+/// renamed log is still the same file, and a new one may begin with the same bytes.
 pub(super) fn choose(inode: u64, candidates: &[Candidate]) -> Option<usize> {
     let find = |wanted: &dyn Fn(&Candidate) -> bool| candidates.iter().position(wanted);
     let same = |candidate: &Candidate| candidate.verdict == Verdict::Same;
@@ -269,10 +269,10 @@ pub(super) fn choose(inode: u64, candidates: &[Candidate]) -> Option<usize> {
         .or_else(|| find(&|c| c.verdict == Verdict::Shortened && c.is_named))
 }
 
-/// All strands of a log.
+/// All generations of a log.
 #[derive(Debug)]
 pub(super) struct Tail<H> {
-    /// The oldest first; the last is what the name leads to, or led to.
+    /// The oldest first; the last is the file that the name leads or led to.
     strands: VecDeque<Strand<H>>,
 }
 
@@ -293,7 +293,7 @@ impl<H> Tail<H> {
         self.strands.iter()
     }
 
-    /// What the name leads to, or led to.
+    /// The file that the name leads or led to.
     pub(super) fn current(&self) -> Option<&Strand<H>> {
         self.strands.back()
     }
@@ -303,7 +303,7 @@ impl<H> Tail<H> {
         named.is_some_and(|named| self.current().is_none_or(|strand| strand.identity != named))
     }
 
-    /// The name leads to this file from now on, and whoever had the one before open begins to notice.
+    /// Makes this file the current one. The period of grace for writers of the previous one begins.
     pub(super) fn go_on_with(&mut self, strand: Strand<H>) {
         if let Some(before) = self.strands.back_mut() {
             before.active = before.active.max(strand.active);
@@ -314,7 +314,7 @@ impl<H> Tail<H> {
         }
     }
 
-    /// A file whose rest is to be read before what the name leads to.
+    /// Inserts a file whose remaining bytes are read before the current file.
     pub(super) fn read_before_current(&mut self, strand: Strand<H>) {
         let at = self.strands.len().saturating_sub(1);
         self.strands.insert(at, strand);
@@ -323,14 +323,14 @@ impl<H> Tail<H> {
         }
     }
 
-    /// Forgets all files but what the name leads to.
+    /// Drops all files but the current one.
     pub(super) fn forget_former(&mut self) {
         let former = self.strands.len().saturating_sub(1);
         self.strands.drain(..former);
     }
 
-    /// Lets former files go that had nothing new for `wait`: who had one open has noticed by now. For
-    /// when all of them have been looked at.
+    /// Drops former files without new bytes for `wait`: their writers have reopened the log by
+    /// then. To be called after all of them were polled.
     pub(super) fn retire(&mut self, wait: Duration, now: Instant) {
         let mut left = self.strands.len();
         self.strands.retain(|strand| {
@@ -339,7 +339,7 @@ impl<H> Tail<H> {
         });
     }
 
-    /// When [`Tail::retire`] has something to do.
+    /// When [`Tail::retire`] has a file to drop.
     pub(super) fn due(&self, wait: Duration) -> Option<Instant> {
         let former = self.strands.len().saturating_sub(1);
         self.strands.iter().take(former).map(|strand| strand.active + wait).min()
@@ -356,7 +356,7 @@ mod tests {
         Identity { device: 1, inode }
     }
 
-    /// A strand that has read `text` from its beginning.
+    /// A generation that has read `text` from its beginning.
     fn read(text: &str, now: Instant) -> Strand<&'static str> {
         let mut strand = Strand::from_beginning("a", id(1), now);
         strand.looked_up_to(text.len() as u64, now);
@@ -364,7 +364,7 @@ mod tests {
         strand
     }
 
-    /// What a shell finds in a file with this content.
+    /// The fingerprint of a file with this content.
     fn found(text: &str, strand: &Strand<&'static str>) -> Print {
         let (head, before) = strand.print_lengths();
         print(text, strand.position(), head, before)
@@ -415,7 +415,7 @@ mod tests {
     #[test]
     fn one_that_was_rolled_back_is_not_read_again() {
         assert_eq!(verdict(&lines(0, 100), &lines(0, 60)), Verdict::Shortened);
-        // Too short for its beginning to prove anything.
+        // Too short for its beginning to be evidence.
         assert_eq!(verdict(&lines(0, 100), &lines(0, 2)), Verdict::Rewritten);
     }
 
@@ -489,18 +489,18 @@ mod tests {
     fn of_several_files_the_renamed_one_goes_on_before_a_new_one_that_begins_alike() {
         let file = |is_named, inode, verdict| Candidate { is_named, inode, verdict };
         use Verdict::{Rewritten, Same, Shortened};
-        // Renamed away.
+        // Renamed.
         assert_eq!(choose(7, &[file(true, 9, Rewritten), file(false, 7, Same)]), Some(1));
         assert_eq!(choose(7, &[file(true, 9, Same), file(false, 7, Same)]), Some(1));
-        // Copied and emptied: the inode stayed with the name.
+        // Copied and truncated: the inode stayed with the name.
         assert_eq!(choose(7, &[file(true, 7, Rewritten), file(false, 8, Same)]), Some(1));
-        // Where it was.
+        // Unchanged.
         assert_eq!(choose(7, &[file(true, 7, Same), file(false, 8, Same)]), Some(0));
         // Restored from a backup.
         assert_eq!(choose(7, &[file(true, 9, Same)]), Some(0));
         // Rolled back.
         assert_eq!(choose(7, &[file(true, 7, Shortened), file(false, 8, Shortened)]), Some(0));
-        // Gone, and its inode in use by another.
+        // Removed, and its inode reused.
         assert_eq!(choose(7, &[file(true, 7, Rewritten), file(false, 8, Rewritten)]), None);
         assert_eq!(choose(7, &[]), None);
     }

@@ -1,4 +1,4 @@
-//! The whole room on real files, looked at by hand.
+//! The subsystem on real files, polled by hand.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -9,7 +9,7 @@ use super::*;
 use crate::config::Rules;
 use crate::reactor::{Reactor, Watch};
 
-/// A kernel that reports all changes, but for the first write after a truncation if so.
+/// A kernel that reports all changes, optionally except the first write after a truncation.
 struct Seeing {
     reactor: Reactor<FollowId>,
     reports_write_after_truncation: bool,
@@ -37,7 +37,7 @@ impl Watching for Seeing {
     }
 }
 
-/// A kernel that tells nothing.
+/// A kernel that reports nothing.
 struct Blind;
 
 impl Watching for Blind {
@@ -113,7 +113,7 @@ impl House {
         self.directory.join(name)
     }
 
-    /// All messages that there are now, without their stamps.
+    /// All current messages, without their time stamps.
     fn told(&mut self) -> Vec<String> {
         let now = self.now;
         let it = self.it();
@@ -226,7 +226,7 @@ fn a_line_without_end_is_cut_and_what_follows_is_read() {
     assert!(told[0].len() < 220, "{}", told[0].len());
     append(&house.log, "z".repeat(9000) + "\n" + &snapshots(0, 1));
     assert_eq!(house.told(), news(0, 1));
-    // Over a restart in the middle of it, too.
+    // Also over a restart in the middle of the line.
     append(&house.log, "y".repeat(9000));
     house.told();
     house.restart();
@@ -281,7 +281,7 @@ fn a_log_that_is_copied_and_emptied_loses_nothing() {
     house.start(None);
     append(&house.log, snapshots(0, 10));
     assert_eq!(house.told(), news(0, 10));
-    // Written, and not read before it is gone.
+    // Written, and removed before it is read.
     append(&house.log, snapshots(10, 3));
     fs::copy(&house.log, house.path("lp.log.old")).unwrap();
     fs::write(&house.log, "later: Rotate Logfile\n").unwrap();
@@ -347,7 +347,7 @@ fn what_was_written_while_it_was_down_is_told() {
     append(&house.log, snapshots(6, 4));
     house.start(Some(&kept));
     assert_eq!(house.told(), news(6, 4));
-    // Also where it had not been there.
+    // Also where the log did not exist before.
     let mut house = House::new("down-absent");
     house.start(None);
     let kept = house.it().memory();
@@ -377,7 +377,7 @@ fn rotations_while_it_was_down_lose_nothing() {
             rename(&house);
         }
         append(&house.log, snapshots(25, 90));
-        // Others that look alike.
+        // Similar files.
         append(&house.path("lp.log.9"), snapshots(0, 3));
         append(&house.path("lp.logger"), snapshots(500, 90));
         house.start(Some(&kept));
@@ -439,7 +439,7 @@ fn what_is_no_file_is_said_and_waited_for() {
     append(&house.log, snapshots(0, 1));
     assert_eq!(house.told(), news(0, 1));
     assert_eq!(house.it().status(SystemTime::now())["logs"][0]["trouble"], Value::Null);
-    // A FIFO would be waited for by whoever opens it.
+    // Opening a FIFO would block.
     fs::remove_file(&house.log).unwrap();
     nix::unistd::mkfifo(&house.log, nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert!(house.told().is_empty());
@@ -540,7 +540,7 @@ fn a_replication_from_beginning_to_end() {
     assert_eq!(house.told(), ["Finished replication for tank"]);
     house.pass(9);
     assert!(house.told().is_empty());
-    // The next one finds what it left, and begins anew in the same file.
+    // The next replication finds the old content, and truncates the same file.
     append(&house.log, &start);
     assert_eq!(house.told(), ["Starting replication for tank"]);
     fs::write(&file, "total estimated size is 20.0M\n12:00:01   1.00M   tank@b\n").unwrap();
@@ -578,7 +578,7 @@ fn a_replication_goes_on_over_a_restart() {
     house.told();
     house.restart();
     append(&file, "total estimated size is 10.0M\n12:00:01   1.00M   tank@a\n");
-    // The turn began before that was written.
+    // The turn began before the write.
     assert!(house.now.wall < SystemTime::now());
     assert_eq!(house.told(), ["Replicating tank: 1.00M/10.0M (10%)"]);
 }
@@ -682,7 +682,7 @@ fn truncated_log_is_polled_until_longer_than_before() {
         let begun = LifePreserver::begin(limits, vec![source], None, &mut kernel, now);
         house.it = Some(begun.0);
         let log = house.log.clone();
-        // How long until the next look after this one, in seconds.
+        // Seconds until the next poll.
         let mut look = || {
             house.it().mark_all(now.instant);
             loop {

@@ -1,4 +1,4 @@
-//! Moments at which something is due, one a key, found and changed in O(log n).
+//! Deadlines, one per key, with O(log n) operations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -11,12 +11,12 @@ pub struct Deadlines<K> {
 }
 
 impl<K: Copy + Ord> Deadlines<K> {
-    /// None yet.
+    /// Creates an empty set.
     pub const fn new() -> Deadlines<K> {
         Deadlines { by_time: BTreeSet::new(), by_key: BTreeMap::new() }
     }
 
-    /// The one deadline of `key` is `when` from now on; `None` takes it away.
+    /// Sets the only deadline of `key`; `None` removes it.
     pub fn set(&mut self, key: K, when: Option<Instant>) {
         if self.by_key.get(&key).copied() == when {
             return;
@@ -30,12 +30,12 @@ impl<K: Copy + Ord> Deadlines<K> {
         }
     }
 
-    /// The earliest.
+    /// The earliest deadline.
     pub fn next(&self) -> Option<Instant> {
         self.by_time.first().map(|(when, _)| *when)
     }
 
-    /// Takes the earliest away if it is due at `now`.
+    /// Removes and returns the earliest deadline if it is due at `now`.
     pub fn take_due(&mut self, now: Instant) -> Option<K> {
         let (when, key) = *self.by_time.first()?;
         (when <= now).then(|| {

@@ -1,9 +1,8 @@
-//! The poll loop's engine: it says *what is ready*, and knows no protocol.
+//! The poll loop: reports *readiness*, and knows no protocol.
 //!
-//! One `mio::Poll` waits for everything: sockets, pipes, signals and, by its time-out, the next
-//! deadline. With no deadline set it sleeps until something happens. The owner gives each thing a
-//! key of its own type, so that what is ready comes back as a value that can be matched on, not as
-//! a number to be looked up.
+//! One `mio::Poll` waits for everything: sockets, pipes, signals and, by its timeout, the next
+//! deadline. Without a deadline it sleeps until something happens. The owner identifies each source
+//! by a value of its own type, so readiness comes back as a value that can be matched on.
 
 mod deadlines;
 mod signals;
@@ -26,47 +25,47 @@ pub use deadlines::Deadlines;
 pub use signals::{Signal, Signals};
 pub use watch::{REPORTS_WRITE_AFTER_TRUNCATION, Watch, is_local};
 
-/// Something that happened.
+/// An event of the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ready<K> {
-    /// A registered source can be read or written, or has news of its end. Edge-triggered: it is
-    /// not said again until the source has been read, or written, until it would block.
+    /// A registered source is readable or writable, or was closed. Edge-triggered: not reported
+    /// again until a read or a write returned `WouldBlock`.
     Io {
         /// The source.
         key: K,
-        /// It can be read, or reading says how it ended.
+        /// Readable, or a read returns the end or the error.
         readable: bool,
-        /// It can be written, or writing says how it ended.
+        /// Writable, or a write returns the error.
         writable: bool,
     },
-    /// A deadline that was set with [`Reactor::set_deadline`] has come; it is no longer set.
+    /// A deadline set with [`Reactor::set_deadline`] was reached; it is removed.
     Deadline(K),
-    /// [`Reactor::again`] asked for it in the last turn.
+    /// Requested by [`Reactor::again`] in the last turn.
     Again(K),
     /// A signal arrived.
     Signal(Signal),
-    /// Something about a file or directory that is watched has changed, or may have: look.
+    /// A watched file or directory has changed, or may have.
     Changed(K),
 }
 
-/// What a source is registered as: give it back to let it go.
+/// Handle of a registration, for [`Reactor::deregister`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Registered(usize);
 
-/// The engine. `K` names what the owner registers.
+/// The poll loop. `K` identifies the owner's sources.
 pub struct Reactor<K> {
     poll: Poll,
     events: Events,
     keys: Vec<Slot<K>>,
     free: Vec<usize>,
-    /// Slots let go in this turn: an event of theirs may still be in `events`.
+    /// Slots released in this turn: `events` may still contain events of theirs.
     released: Vec<usize>,
     deadlines: Deadlines<K>,
     again: BTreeSet<K>,
     signals: Signals,
-    /// Made when the first file is watched.
+    /// Created when the first file is watched.
     watches: Option<Watches<K>>,
-    /// The kernel may have more to say about them.
+    /// The kernel may have more changes to report.
     more_changes: bool,
 }
 
@@ -75,13 +74,13 @@ enum Slot<K> {
     Free,
 }
 
-/// Events taken from the kernel in one go; more wait for the next turn.
+/// Maximum number of events taken from the kernel at once; more follow in the next turn.
 const EVENTS_A_TURN: usize = 256;
 const SIGNALS: Token = Token(usize::MAX);
 const WATCHES: Token = Token(usize::MAX - 1);
 
 impl<K: Copy + Ord> Reactor<K> {
-    /// A reactor that listens to the daemon's signals from now on.
+    /// Creates a reactor and installs the daemon's signal handlers.
     pub fn new() -> io::Result<Reactor<K>> {
         let poll = Poll::new()?;
         let mut signals = Signals::new()?;
@@ -100,7 +99,7 @@ impl<K: Copy + Ord> Reactor<K> {
         })
     }
 
-    /// Watches `source` for `interest` as `key`.
+    /// Registers `source` for `interest` as `key`.
     pub fn register(
         &mut self,
         source: &mut (impl Source + ?Sized),
@@ -123,49 +122,47 @@ impl<K: Copy + Ord> Reactor<K> {
         }
     }
 
-    /// Lets `source` go. What is already on its way of it will not be told.
+    /// Removes `source`. Events already in flight are discarded.
     pub fn deregister(&mut self, source: &mut (impl Source + ?Sized), registered: Registered) {
-        // It fails only where the descriptor is gone already, and then there is nothing to undo.
+        // It fails only where the descriptor is gone already; then nothing is left to undo.
         let _ = self.poll.registry().deregister(source);
         self.keys[registered.0] = Slot::Free;
         self.released.push(registered.0);
     }
 
-    /// The one deadline of `key`; `None` takes it away.
+    /// Sets the only deadline of `key`; `None` removes it.
     pub fn set_deadline(&mut self, key: K, when: Option<Instant>) {
         self.deadlines.set(key, when);
     }
 
-    /// Tells `key` as [`Ready::Again`] in the next turn, which then does not sleep: for what was
-    /// stopped in the middle so that others get their turn. It is told once, however often it was
-    /// asked for: else who is never done would get more of each turn than of the one before.
+    /// Reports `key` as [`Ready::Again`] in the next turn, which then does not sleep: for work that
+    /// was interrupted to let other sources proceed. Reported once, however often it was requested,
+    /// so that no source gets more of each turn than of the one before.
     pub fn again(&mut self, key: K) {
         self.again.insert(key);
     }
 
-    /// Tells `key` as [`Ready::Changed`] when the file is written to, cut, renamed or removed.
+    /// Reports `key` as [`Ready::Changed`] when the file is written, truncated, renamed or removed.
     ///
-    /// # Errors
-    /// The system has no room for another watch, or cannot watch this file.
+    /// # Errors The system has no room for another watch, or cannot watch this file.
     pub fn watch_file(&mut self, file: &File, key: K) -> io::Result<Watch> {
         self.watches()?.file(file, key)
     }
 
-    /// Tells `key` as [`Ready::Changed`] when `name` in the directory is made, renamed or removed;
-    /// other changes in it may be told too.
+    /// Reports `key` as [`Ready::Changed`] when `name` in the directory is created, renamed or
+    /// removed; other changes of the directory may be reported too.
     ///
-    /// # Errors
-    /// It is no directory, or cannot be watched.
+    /// # Errors The path is not a directory, or cannot be watched.
     pub fn watch_directory(&mut self, path: &Path, name: &OsStr, key: K) -> io::Result<Watch> {
         self.watches()?.directory(path, name, key)
     }
 
-    /// Whether the kernel still watches a file or directory: it gives up what is removed.
+    /// Whether the kernel still watches a file or directory: watches of removed files end.
     pub fn is_watched(&self, watch: &Watch) -> bool {
         self.watches.as_ref().is_some_and(|watches| watches.is_alive(watch))
     }
 
-    /// Lets a file or directory go. What is already on its way of it will not be told.
+    /// Removes a watch. Events already in flight are discarded.
     pub fn unwatch(&mut self, watch: Watch) {
         if let Some(watches) = &mut self.watches {
             watches.forget(watch);
@@ -186,7 +183,7 @@ impl<K: Copy + Ord> Reactor<K> {
         Ok(self.watches.insert(watches))
     }
 
-    /// Sleeps until something happens, and appends what it is to `ready`.
+    /// Sleeps until something happens, and appends the events to `ready`.
     pub fn turn(&mut self, ready: &mut Vec<Ready<K>>) -> io::Result<()> {
         self.free.append(&mut self.released);
         let timeout = if self.again.is_empty() && !self.more_changes {

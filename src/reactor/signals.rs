@@ -5,14 +5,14 @@ use std::io;
 use mio::event::Source;
 use signal_hook_mio::v1_0::Signals as Hooked;
 
-/// The signals that mean something to a daemon.
+/// The signals that the daemon handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGTERM, SIGINT: stop in order.
+    /// SIGTERM, SIGINT: shut down in order.
     Stop,
-    /// SIGHUP: read the configuration again.
+    /// SIGHUP: reload the configuration.
     Reload,
-    /// SIGINFO (Ctrl-T on FreeBSD's terminals), SIGUSR1 where there is none: say how it goes.
+    /// SIGINFO (Ctrl-T on FreeBSD's terminals), SIGUSR1 where there is none: log the status.
     Status,
     /// SIGCHLD: a child ended.
     Child,
@@ -23,11 +23,11 @@ const STATUS: libc::c_int = libc::SIGINFO;
 #[cfg(not(target_os = "freebsd"))]
 const STATUS: libc::c_int = libc::SIGUSR1;
 
-/// The source of them.
+/// Source of the signals for `mio`.
 pub struct Signals(Hooked);
 
 impl Signals {
-    /// Takes the signals over, from the whole process.
+    /// Installs the handlers, for the whole process.
     pub(super) fn new() -> io::Result<Signals> {
         let signals = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD, STATUS];
         Ok(Signals(Hooked::new(signals)?))

@@ -1,30 +1,30 @@
-//! Lines of programs that log fields: JSON, logfmt, the text of Go's slog, and the format `human` of
-//! zrepl, which is a message with `key="value"` behind it.
+//! Lines of programs that log fields: JSON, logfmt, the text of Go's slog, and zrepl's format
+//! `human`, which is a message with `key="value"` after it.
 //!
-//! A line that was longer than the limit has a gap in it: what can be read of such a line counts,
-//! so nothing here wants it to be well formed.
+//! A line that was longer than the limit has a gap in it: the readable part of such a line counts,
+//! so nothing here requires it to be well formed.
 
 use std::borrow::Cow;
 
 use memchr::{memchr, memchr2, memrchr};
 
-/// Fields of a line; more of them are left out.
+/// Maximum number of fields of a line; further ones are ignored.
 const FIELDS: usize = 64;
-/// Texts of a JSON line that are not values of fields, and the fields.
+/// Maximum number of texts of a JSON line, fields and others.
 const TEXTS: usize = 4 * FIELDS;
 
 /// A message and its fields.
 #[derive(Debug, Default)]
 pub(super) struct Record<'l> {
-    /// The message, of which its own fields are taken off.
+    /// The message without its own fields.
     pub(super) message: Cow<'l, str>,
     fields: Vec<(&'l str, Cow<'l, str>)>,
-    /// How long the fields at the beginning of a text are together, of which none need be a `msg`.
+    /// Length of the fields at the beginning of a text, none of which need be a `msg`.
     pub(super) length: usize,
 }
 
 impl<'l> Record<'l> {
-    /// Reads a JSON object; `None` for anything else.
+    /// Parses a JSON object; `None` for anything else.
     pub(super) fn of_json(text: &'l str) -> Option<Record<'l>> {
         const MESSAGES: [&str; 4] = ["msg", "message", "MESSAGE", "log"];
         let inside = text.strip_prefix('{')?;
@@ -33,7 +33,7 @@ impl<'l> Record<'l> {
         Some(Record { message: message.into(), ..record })
     }
 
-    /// Reads logfmt with a `msg`, or a message with fields behind it.
+    /// Parses logfmt with a `msg`, or a message with fields after it.
     pub(super) fn of_text(text: &'l str) -> Record<'l> {
         let Pairs { mut fields, length, first } = Pairs::of(text);
         if let Some((_, message)) = fields.iter().find(|(name, _)| *name == "msg") {
@@ -51,15 +51,15 @@ impl<'l> Record<'l> {
         Record { message: message.into(), fields, length }
     }
 
-    /// A field by its name.
+    /// A field by name.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(known, _)| *known == name).map(|(_, value)| &**value)
     }
 }
 
-/// The fields behind a message: where the message ends, and what they are. Each place where fields
-/// might begin is tried once, from left to right, up to the first that is none; not more of them than
-/// a line has fields.
+/// The fields after a message: the end of the message, and the fields. Each position where fields
+/// might begin is tried once, from left to right, up to the first that is none, at most the maximum
+/// number of fields.
 fn trailing(text: &str) -> (usize, Vec<(&str, Cow<'_, str>)>) {
     let mut from = 0;
     for _ in 0..FIELDS {
@@ -84,13 +84,13 @@ fn find(text: &str, from: usize, of: impl Fn(&[u8]) -> Option<usize>) -> Option<
     text.as_bytes().get(from..).and_then(of).map(|at| from + at)
 }
 
-/// `key=value key="value"` from the beginning of a text on.
+/// Parser of `key=value key="value"`.
 #[derive(Default)]
 struct Pairs<'l> {
     fields: Vec<(&'l str, Cow<'l, str>)>,
-    /// How long they are together. Where there are too many, all that follows is taken for some.
+    /// Length of all of them. Beyond the maximum number, all that follows counts as fields.
     length: usize,
-    /// How long the first is.
+    /// Length of the first.
     first: usize,
 }
 
@@ -130,7 +130,8 @@ fn pair(text: &str) -> Option<(&str, Cow<'_, str>, usize)> {
     Some((name, Cow::Borrowed(&value[..length]), begin + length))
 }
 
-/// Members of a JSON object, of the objects in it too: strings, numbers and the like by their text.
+/// Members of a JSON object and of the objects in it: strings, and numbers and the like by their
+/// text.
 fn json(text: &str) -> Vec<(&str, Cow<'_, str>)> {
     let (mut fields, mut rest) = (Vec::new(), text);
     for _ in 0..TEXTS {
@@ -158,8 +159,8 @@ fn json(text: &str) -> Vec<(&str, Cow<'_, str>)> {
     fields
 }
 
-/// A text up to its closing quote, its escapes decoded as JSON and Go write them; and the length
-/// with that quote. Without a closing quote all is taken.
+/// A text up to its closing quote, its escapes decoded as written by JSON and Go; and its length
+/// including the quote. Without a closing quote, all of it.
 fn quoted(text: &str) -> (Cow<'_, str>, usize) {
     let end = memchr2(b'"', b'\\', text.as_bytes()).unwrap_or(text.len());
     if text.as_bytes().get(end) != Some(&b'\\') {

@@ -1,23 +1,23 @@
-//! Which templates of a rule set a text may match, without trying them all.
+//! Selects the templates of a rule set that a text may match, without trying all of them.
 //!
-//! Anybody's text may be in a log, and a line is looked at in several places: so a template is only
-//! tried where its first literal stands, if the line has the other literals too, and a line that
-//! looks like one of a rule again and again, but is none, is given up.
+//! A log may contain text of any origin, and a line is matched at several positions: so a template
+//! is only tried where its first literal stands, if the line also has the other literals; and a
+//! line that matches beginnings of rules again and again is given up.
 
 use std::cell::OnceCell;
 
 use super::set::{Matcher, RuleSet};
 use super::template::Template;
 
-/// Templates that are tried in vain on one line.
+/// Maximum number of failed templates on one line.
 const TRIES: usize = 16;
 
-/// The templates of a rule set, by the bytes that they begin with.
+/// The templates of a rule set, by their first bytes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
-    /// First byte in lower case, and position in `matchers`; in order.
+    /// First byte in lower case, and index into `matchers`; sorted.
     literal: Vec<(u8, usize)>,
-    /// Those that begin with a place.
+    /// Those that begin with a placeholder.
     open: Vec<usize>,
     /// Rule and matcher.
     matchers: Vec<(usize, usize)>,
@@ -29,9 +29,9 @@ pub(super) struct Index {
 #[derive(Debug)]
 pub(super) struct Tries<'l> {
     line: &'l str,
-    /// In lower case, once it is needed.
+    /// In lower case, on demand.
     lower: OnceCell<String>,
-    /// Whether the line has the literals of a template; empty before the first question.
+    /// Whether the line has the literals of a template; empty before the first use.
     possible: Vec<Option<bool>>,
     left: usize,
     /// Up to here the fields of the line were read.
@@ -43,7 +43,7 @@ impl<'l> Tries<'l> {
         Tries { line, lower: OnceCell::new(), possible: Vec::new(), left: TRIES, fields_end: 0 }
     }
 
-    /// Whether so many templates were tried that no more are to be.
+    /// Whether the maximum number of failed templates is reached.
     pub(super) fn is_enough(&mut self) -> bool {
         let left = self.left.checked_sub(1);
         self.left = left.unwrap_or(0);
@@ -106,7 +106,7 @@ impl Index {
             .get_or_insert_with(|| template.is_some_and(|(_, it)| it.may_be_in(tries.line, lower)))
     }
 
-    /// A template by its number, and the position of its rule.
+    /// A template by number, and the index of its rule.
     pub(super) fn template<'s>(
         &self,
         set: &'s RuleSet,

@@ -1,6 +1,6 @@
 //! Severity of a log line, and the words that state it.
 
-/// How bad the program that wrote a line says it is.
+/// Severity stated by the program that wrote a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// `debug`, `info`, `notice`.
@@ -35,7 +35,7 @@ const FAILURES: [&str; 14] = [
 const LONGEST: usize = 11;
 
 impl Level {
-    /// The level that a word is, in any case: `WARN`, `ERRO`, `critical`.
+    /// The level of a word, in any case: `WARN`, `ERRO`, `critical`.
     pub fn of_word(word: &str) -> Option<Level> {
         const WORDS: [(Level, &[&str]); 4] = [
             (Level::Error, &["error", "err", "erro", "failed", "failure"]),
@@ -75,8 +75,8 @@ impl Level {
     }
 }
 
-/// Reads a level at the beginning of a message: `CRITICAL ERROR: `, `[warn] `, `ERROR    [thread] `.
-/// Also the length of what states it, with the blanks behind.
+/// Parses a level at the beginning of a message: `CRITICAL ERROR: `, `[warn] `, `ERROR    [thread]
+/// `. Also returns the length of that text with the blanks after it.
 pub(super) fn level_at_start(text: &str) -> Option<(Level, usize)> {
     let open = text.starts_with(['[', '<', '(']);
     let mut at = usize::from(open);
@@ -118,14 +118,14 @@ fn letters(text: &str) -> usize {
     text.bytes().take(LONGEST + 1).take_while(u8::is_ascii_alphabetic).count()
 }
 
-/// Whether a message without a level begins like the report of a failure.
+/// Whether a message without a level begins like a report of a failure.
 pub(super) fn begins_like_failure(text: &str) -> bool {
     FAILURES
         .iter()
         .any(|words| text.get(..words.len()).is_some_and(|start| start.eq_ignore_ascii_case(words)))
 }
 
-/// Whether a line mentions a failure anywhere: for a person who looks for what no rule knows.
+/// Whether a line mentions a failure anywhere: for an operator who looks for lines without a rule.
 pub(super) fn mentions_failure(text: &str) -> bool {
     const MARKS: [&[u8]; 9] = [
         b"error",

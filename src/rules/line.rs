@@ -1,4 +1,4 @@
-//! A line as the rules see it: cleaned, its prefix recognised, its level words read.
+//! A log line prepared for the rules: cleaned, its prefix recognised, its level words read.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -9,15 +9,16 @@ use super::fields::Record;
 use super::level::{Level, begins_like_failure, level_at_start};
 use super::prefix::Prefix;
 
-/// Places behind a `: ` and the like where a message may begin, where no syslog prefix says it.
+/// Maximum number of positions after a `: ` and the like where a message may begin, without a
+/// syslog prefix.
 const PLACES: usize = 16;
-/// They are so near to its beginning, in bytes: what stands before a message is not longer.
+/// Maximum offset of such a position, in bytes.
 const NEAR: usize = 512;
-/// Brackets and levels before a message.
+/// Maximum number of brackets and levels before a message.
 const BRACKETS: usize = 8;
 /// Bytes at the beginning of a hint that are compared.
 const BEGINNING: usize = 80;
-/// Rank of a hint that zfs(8) gives.
+/// Rank of a hint from zfs(8).
 pub(super) const ZFS: u8 = 2;
 
 /// One line.
@@ -25,34 +26,34 @@ pub(super) const ZFS: u8 = 2;
 pub(super) struct Line<'l> {
     pub(super) text: &'l str,
     pub(super) prefix: Prefix<'l>,
-    /// Its JSON, if it is that.
+    /// Its JSON fields, if it is JSON.
     pub(super) json: Option<Record<'l>>,
-    /// Where the message begins by its prefix.
+    /// Start of the message according to the prefix.
     begin: Start<'l>,
     bare: OnceCell<Start<'l>>,
     places: OnceCell<Vec<Start<'l>>>,
     record: OnceCell<Record<'l>>,
 }
 
-/// Where a message may begin.
+/// A position where a message may begin.
 #[derive(Debug)]
 pub(super) struct Start<'l> {
-    /// From here on, with the words of its level.
+    /// The text from here on, with its level words.
     pub(super) text: &'l str,
-    /// Behind the words of its level and what is in brackets.
+    /// The text after level words and brackets.
     pub(super) body: &'l str,
-    /// Level that its words state.
+    /// Level stated by its words.
     pub(super) level: Option<Level>,
     /// Contents of the brackets before it: `[job][subsystem]`.
     pub(super) brackets: Vec<&'l str>,
     /// The brackets end with a colon.
     pub(super) is_labelled: bool,
-    /// Here the line says that its message begins.
+    /// The line itself marks this as the start of its message.
     pub(super) is_first: bool,
 }
 
 impl<'l> Line<'l> {
-    /// Reads a line that [`clean`] has cleaned.
+    /// Reads a line prepared by [`clean`].
     pub(super) fn of(text: &'l str) -> Line<'l> {
         let prefix = Prefix::of(text);
         let message = text.get(prefix.message..).unwrap_or_default();
@@ -68,8 +69,8 @@ impl<'l> Line<'l> {
         self.json.as_ref().unwrap_or_else(|| self.record.get_or_init(of_text))
     }
 
-    /// Where the message begins by the prefix; `bare`, where it begins if the name of a program is
-    /// a word of it.
+    /// Start of the message according to the prefix; with `bare`, the start if the program's name
+    /// is a word of the message.
     pub(super) fn start(&self, bare: bool) -> &Start<'l> {
         if !bare || self.prefix.bare == self.prefix.message {
             return &self.begin;
@@ -78,7 +79,8 @@ impl<'l> Line<'l> {
         self.bare.get_or_init(|| Start::of(text, true))
     }
 
-    /// Where a message may begin, if none says it: behind each `: `, `] ` and the like.
+    /// Positions where a message may begin if nothing marks its start: after each `: `, `] ` and
+    /// the like.
     pub(super) fn places(&self) -> &[Start<'l>] {
         self.places.get_or_init(|| {
             let message = self.begin.text;
@@ -93,12 +95,12 @@ impl<'l> Line<'l> {
         })
     }
 
-    /// The program, as syslogd or journald names it.
+    /// The program named by syslogd or journald.
     pub(super) fn program(&self) -> Option<&str> {
         self.prefix.program.or_else(|| self.json.as_ref()?.get("SYSLOG_IDENTIFIER"))
     }
 
-    /// How likely this line, which is no event of a rule, is the reason of a failure that the next
+    /// How likely this line, which is no event of a rule, is the reason of a failure that later
     /// lines report; `None` if it is not.
     pub(super) fn hint_rank(&self) -> Option<u8> {
         let text = self.hint();
@@ -108,13 +110,13 @@ impl<'l> Line<'l> {
         if Start::of(text, true).level == Some(Level::Info) {
             return None;
         }
-        // Only its beginning: every line of a log comes here.
+        // Only its beginning: this runs for every line of a log.
         let begin = super::beginning(text, BEGINNING);
         let says = begins_like_failure(begin) || super::mentions_failure(begin);
         says.then_some(1)
     }
 
-    /// The line without its stamp, and without the program that syslogd names.
+    /// The line without its time stamp and without the program named by syslogd.
     pub(super) fn hint(&self) -> &'l str {
         let Prefix { is_doubtful, bare, message, .. } = self.prefix;
         self.text.get(if is_doubtful { bare } else { message }..).unwrap_or_default()
@@ -157,13 +159,13 @@ impl<'l> Start<'l> {
     }
 }
 
-/// `'` inside of single quotes, as sh(1) wants it.
+/// `'` inside single quotes in sh(1).
 const QUOTE: &str = r#"'"'"'"#;
-/// Commands in commands.
+/// Maximum depth of nested commands.
 const DEPTH: usize = 3;
 
-/// A line without a byte order mark, leading blanks, escape sequences, what a progress meter wrote
-/// over, and quotes in quotes.
+/// Removes a byte order mark, leading blanks, escape sequences, text that a progress meter
+/// overwrote, and nested quotes from a line.
 pub fn clean(text: &str) -> Cow<'_, str> {
     let is_blank = |c: char| c == '\u{feff}' || c == '\0' || c.is_whitespace();
     let mut text = text.trim_start_matches(is_blank).trim_end_matches(['\r', '\n']);
@@ -175,7 +177,7 @@ pub fn clean(text: &str) -> Cow<'_, str> {
     if let Some((_, last)) = text.rsplit_once('\r') {
         text = last.trim_start_matches(is_blank);
     }
-    // A shell's quote inside of quotes; of a command in a command once more.
+    // A shell's quote inside quotes; once more for a command in a command.
     if memmem::find(text.as_bytes(), QUOTE.as_bytes()).is_some() {
         let mut plain = text.to_owned();
         for _ in 0..DEPTH {
@@ -268,7 +270,7 @@ mod tests {
             ("plain", None, "", "plain"),
             ("[", None, "", "["),
             ("[]", None, "", ""),
-            // Only so many are read.
+            // The maximum number is read.
             ("[a][b][c][d][e][f][g][h][i] x", None, "a,b,c,d,e,f,g,h", "[i] x"),
         ];
         for (text, level, brackets, body) in rows {

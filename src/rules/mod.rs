@@ -1,15 +1,15 @@
-//! Log rules: what the lines of a program's log mean.
+//! Log rules: the meaning of lines of a program's log.
 //!
 //! A rule set is data, one file per program under `etc/rules/`, embedded in the executable by
 //! `build.rs`; the operator's own replace or extend them. This module applies them:
 //!
-//! * [`prefix`] recognises what stands before a message, for all programs alike;
+//! * [`prefix`] recognises the text before a message, for all programs alike;
 //! * [`level`] reads severities, [`fields`] messages with fields, [`template`] the rules' lines;
-//! * [`Reader`] holds the rule sets of one log and what it remembers between two lines.
+//! * [`Reader`] holds the rule sets of one log and its state between two lines.
 //!
-//! A line that no rule knows is not silent if the program says that it is an error or a warning:
-//! every rule set ends with a catch-all. Behind a syslog prefix only the rule set's own programs
-//! count; where there is none, the file is taken to be the program's.
+//! Errors and warnings without a rule are events too: every rule set ends with a catch-all. After a
+//! syslog prefix only the rule set's own programs count; without one, every line is taken to be the
+//! program's.
 
 mod fields;
 mod index;
@@ -31,7 +31,7 @@ use index::Index;
 use line::Line;
 use set::Verdict;
 
-/// A reason is at most so long, in bytes.
+/// Maximum length of a reason, in bytes.
 const REASON: usize = 240;
 
 /// The embedded rule sets, by name, without their comments and samples.
@@ -42,40 +42,40 @@ pub fn embedded() -> &'static [(&'static str, &'static str)] {
 /// Result of reading a line of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// An event, by a rule.
+    /// An event of a rule.
     Known(Reading),
-    /// An event by the catch-all: an error or a warning that no rule knows.
+    /// An event of the catch-all: an error or a warning without a rule.
     Unknown(Reading),
-    /// A rule knows it, and it is no event.
+    /// A rule matched, and it makes no event.
     Ignored,
     /// Another program wrote it.
     Foreign,
-    /// Nothing that a rule or the catch-all knows.
+    /// No match.
     Nothing,
 }
 
-/// Reads the lines of one log: the first rule set that knows one has it.
+/// Reads the lines of one log: the first rule set that recognizes a line decides.
 #[derive(Clone, Debug)]
 pub struct Reader {
     sets: Vec<(Arc<RuleSet>, Index)>,
-    /// The last line that may be the reason of the next failure, and how likely it is.
+    /// The last line that may be the reason of the next failure, and its rank.
     hint: Option<(u8, String)>,
     counts: Counts,
 }
 
-/// Lines of a log that were read since the daemon began to follow it.
+/// Counters of log lines since the daemon began to follow the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// All lines.
     pub lines: u64,
-    /// Lines that a rule knew.
+    /// Lines that matched a rule.
     pub matched: u64,
-    /// Errors and warnings that only the catch-all knew.
+    /// Errors and warnings that matched only the catch-all.
     pub unknown: u64,
 }
 
 impl Reader {
-    /// A reader by these rule sets.
+    /// Creates a reader with these rule sets.
     pub fn new(sets: Vec<Arc<RuleSet>>) -> Reader {
         Reader { sets: indexed(sets), hint: None, counts: Counts::default() }
     }
@@ -90,12 +90,12 @@ impl Reader {
         self.sets.iter().map(|(set, _)| &*set.name)
     }
 
-    /// How much was read.
+    /// The counters.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// Reads one line, without its end.
+    /// Reads one line, without its terminator.
     pub fn read(&mut self, text: &str) -> Outcome {
         let text = clean(text);
         let line = Line::of(&text);
@@ -152,19 +152,19 @@ fn indexed(sets: Vec<Arc<RuleSet>>) -> Vec<(Arc<RuleSet>, Index)> {
     sets.into_iter().map(with_index).collect()
 }
 
-/// Whether a line looks like the report of a failure, for a person who looks for what no rule
-/// knows.
+/// Whether a line looks like a report of a failure, for an operator who looks for lines without a
+/// rule.
 pub fn mentions_failure(text: &str) -> bool {
     level::mentions_failure(text)
 }
 
-/// At most so many bytes of a text.
+/// The beginning of a text, of at most `most` bytes.
 fn beginning(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     text.get(..end.unwrap_or(0)).unwrap_or_default()
 }
 
-/// A text on one line, of at most `longest` bytes; of a longer one both ends.
+/// A text on one line, of at most `longest` bytes; both ends of a longer one.
 fn shorten(text: &str, longest: usize) -> String {
     let mut short = String::new();
     // Words are only counted near the ends.

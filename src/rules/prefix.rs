@@ -1,4 +1,4 @@
-//! The prefix of a log line, before the message: the only module that knows time stamps and syslog.
+//! Parser of the prefix of a log line: the only module that knows time stamps and syslog.
 //!
 //! * RFC 3164 with or without host and pid, journalctl's short formats, FreeBSD's `syslogd -v`;
 //! * RFC 5424 with structured data, with or without its `<PRI>VERSION`;
@@ -6,9 +6,9 @@
 //!   alone; each of them bare or in brackets;
 //! * seconds, milliseconds or microseconds since 1970, and tai64n of daemontools.
 //!
-//! A name that ends with a colon behind the time is the program's, as syslogd writes it. With a
-//! process id that is certain; without one it may as well be a word of the message itself, behind
-//! a stamp of `ts`: then both readings are given.
+//! A name with a colon after the time is the program's, as written by syslogd. With a process id
+//! that is certain; without one it may be a word of the message, after a stamp of `ts`: then both
+//! readings are returned.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,13 +17,13 @@ use super::beginning;
 use super::level::{Level, begins_like_failure};
 use crate::wire::rfc3339;
 
-/// No time stamp is longer, in bytes; most have 30.
+/// Maximum length of a time stamp, in bytes; most have 30.
 const STAMP: usize = 128;
 
-/// Parts of a line that were recognised before the message.
+/// The recognised parts of a line before the message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefix<'l> {
-    /// The time stamp, as it is written; binary ones as RFC 3339.
+    /// The time stamp as written; binary ones as RFC 3339.
     pub time: Option<Cow<'l, str>>,
     /// The host that wrote the line.
     pub host: Option<&'l str>,
@@ -35,19 +35,19 @@ pub struct Prefix<'l> {
     pub level: Option<Level>,
     /// The name of the program may be a word of the message.
     pub is_doubtful: bool,
-    /// Where the message begins, and where it would begin if `program` were a word of it.
+    /// Offset of the message, and the offset if `program` is a word of it.
     pub message: usize,
     /// See [`Prefix::message`].
     pub bare: usize,
-    /// Where the time stamp ends.
+    /// End of the time stamp.
     time_end: usize,
 }
 
 impl<'l> Prefix<'l> {
-    /// Reads the prefix of a line, which begins with no blank.
+    /// Parses the prefix of a line, which begins with no blank.
     pub fn of(line: &'l str) -> Prefix<'l> {
         let mut it = Prefix::syslog(line);
-        // The program's own stamp behind that of syslogd or journald.
+        // The program's own stamp after that of syslogd or journald.
         if it.program.is_some()
             && !it.is_doubtful
             && let Some((end, _, _)) = stamp(&line[it.message..])
@@ -59,7 +59,7 @@ impl<'l> Prefix<'l> {
         it
     }
 
-    /// Up to the end of what syslogd or journald writes.
+    /// Parses up to the end of what syslogd or journald writes.
     fn syslog(line: &'l str) -> Prefix<'l> {
         let mut it = Prefix::default();
         let mut at = it.priority(line, 0);
@@ -88,14 +88,13 @@ impl<'l> Prefix<'l> {
         it
     }
 
-    /// Text before the message that begins at byte `end`, for a person: the time, and the
-    /// rest as it is written.
+    /// The text before offset `end`, for a person: the time, and the rest as written.
     pub(super) fn shown(&self, line: &str, end: usize) -> String {
         let mut shown = self.time.as_deref().unwrap_or_default().to_owned();
         if let (Some(program), Some(_), false) = (self.program, self.host, self.is_doubtful)
             && line.as_bytes().get(self.message.saturating_sub(2)) != Some(&b':')
         {
-            // RFC 5424, without what no person reads.
+            // RFC 5424, without the parts for machines.
             shown.extend([" ", self.host.unwrap_or_default(), " ", program]);
             if let Some(pid) = self.pid {
                 shown.extend(["[", pid, "]"]);
@@ -108,7 +107,7 @@ impl<'l> Prefix<'l> {
         shown.trim_start().to_owned()
     }
 
-    /// Reads `<13>`, or FreeBSD's `<daemon.err>` and `<3.3>`; where what follows begins.
+    /// Parses `<13>`, or FreeBSD's `<daemon.err>` and `<3.3>`; returns the offset after it.
     fn priority(&mut self, line: &str, at: usize) -> usize {
         let Some(inside) = line[at..].strip_prefix('<') else { return at };
         let Some((inside, _)) = beginning(inside, 17).split_once('>') else { return at };
@@ -126,7 +125,7 @@ impl<'l> Prefix<'l> {
         at + inside.len() + 2
     }
 
-    /// `HOST APP PID MSGID STRUCTURED-DATA MESSAGE`, behind the time.
+    /// Parses `HOST APP PID MSGID STRUCTURED-DATA MESSAGE`, after the time.
     fn rfc5424(&mut self, line: &'l str, at: usize) -> bool {
         let mut fields = [""; 4];
         let mut rest = &line[at..];
@@ -150,7 +149,7 @@ impl<'l> Prefix<'l> {
         true
     }
 
-    /// `HOST PROGRAM[PID]: `, each but the program optional.
+    /// Parses `HOST PROGRAM[PID]: `, each but the program optional.
     fn tag(&mut self, line: &'l str, at: usize, has_time: bool) {
         let rest = &line[at..];
         (self.message, self.bare) = (at, at);
@@ -231,8 +230,8 @@ fn blanks(text: &str) -> usize {
     text.len() - text.trim_start_matches([' ', '\t']).len()
 }
 
-/// A time stamp at the beginning of a text: its length with the mark behind it, how it is shown,
-/// and whether that mark is a colon, behind which syslogd writes no program.
+/// A time stamp at the beginning of a text: its length with the mark after it, its display form,
+/// and whether that mark is a colon, after which syslogd writes no program.
 fn stamp(text: &str) -> Option<(usize, Cow<'_, str>, bool)> {
     let close = match text.as_bytes().first()? {
         b'[' => Some(']'),
@@ -252,7 +251,7 @@ fn stamp(text: &str) -> Option<(usize, Cow<'_, str>, bool)> {
     let (end, shown) = binary(trimmed)
         .or_else(|| date(trimmed).map(|end| (end, Cow::Borrowed(&trimmed[..end]))))
         .or_else(|| monotonic(trimmed, close.is_some()))?;
-    // All that is in the brackets is the stamp.
+    // Brackets must contain the stamp and nothing else.
     if close.is_some() && end != trimmed.len() {
         return None;
     }
@@ -315,8 +314,8 @@ fn fraction(text: &str) -> usize {
     if digits == 0 { 0 } else { digits + 1 }
 }
 
-/// The length of a date that people read: words and numbers up to a time of day, then its zone and
-/// year; or a whole date in one word.
+/// The length of a date for people: words and numbers up to a time of day, then its zone and year;
+/// or a whole date in one word.
 fn date(text: &str) -> Option<usize> {
     const WORDS: usize = 6;
     let mut end = 0;
@@ -366,12 +365,12 @@ enum Kind {
     Word,
     /// A whole date.
     Date,
-    /// A time of day, or a date with one; so many bytes of the word.
+    /// A time of day, or a date with one; its length in bytes.
     Time(usize),
 }
 
-/// Whether a word is the month of a locale: `Okt 23 17:50:47`, `févr. 23 17:50:47`, as journalctl
-/// and `ts` write it. A day and a time of day follow.
+/// Whether a word is a localized month: `Okt 23 17:50:47`, `févr. 23 17:50:47`, as written by
+/// journalctl and `ts`. A day and a time of day follow.
 fn is_local_month(word: &str, behind: &str) -> bool {
     let mut words = behind.split_ascii_whitespace();
     let is_day = |day: &str| day.len() <= 2 && day.bytes().all(|byte| byte.is_ascii_digit());
@@ -426,7 +425,7 @@ fn before_time(word: &str) -> Option<Kind> {
     }
 }
 
-/// `17:50`, `17:50:47`, `17:50:47.123+01:00`, `17:50:47Z`; how long it is.
+/// The length of `17:50`, `17:50:47`, `17:50:47.123+01:00` or `17:50:47Z`.
 fn time_of_day(word: &str) -> Option<usize> {
     let bytes = word.as_bytes();
     let two = |at: usize| {
@@ -542,7 +541,7 @@ mod tests {
         }
         let it = Prefix::of("Nov 23 17:50:48 nas pyznap[7]: Nov 23 17:50:47 ERROR: x");
         assert_eq!((it.program, it.message), (Some("pyznap"), 47));
-        // Neither so many digits nor such a label is a time.
+        // Neither a number with this many digits nor such a label is a time.
         assert_eq!(Prefix::of("12345678901 x").time, None);
         assert_eq!(Prefix::of("@4000 x").time, None);
         assert_eq!(Prefix::of("@ffffffffffffffff x").time, None);

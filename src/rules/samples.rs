@@ -1,18 +1,18 @@
-//! Samples of a rule file: lines of a log, and the events that they must give.
+//! Samples of a rule file: lines of a log with their expected events.
 //!
-//! Below a line stands, behind a tab and `=> `, its event: class, priority and words of the message,
-//! with tabs between them. A line without such a second line must give no event. `\x1b` stands for
-//! an escape character, `\n` in the words for the end of a line.
+//! Below a line, after a tab and `=> `, stands its event: class, priority and words of the message,
+//! separated by tabs. A line without it must give no event. `\x1b` stands for an escape character,
+//! `\n` in the words for the end of a line.
 
 use std::sync::Arc;
 
 use super::{Outcome, Reader, RuleSet};
 
-/// What stands before an event.
+/// Prefix of an event.
 const EVENT: &str = "\t=> ";
 
-/// Reads the samples of a rule set by its rules. Returns one text for each sample that gives
-/// another event than it must, or that cannot be read.
+/// Runs the samples of a rule set. Returns one text for each sample that gives another event than
+/// expected, or that cannot be parsed.
 pub fn faults(set: &Arc<RuleSet>) -> Vec<String> {
     let mut reader = Reader::new(vec![Arc::clone(set)]);
     let mut faults = Vec::new();

@@ -1,4 +1,4 @@
-//! The rules of one program, and how they judge a line.
+//! The rules of one program, and their application to a line.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// As the protocol has it.
+    /// Its name in the protocol.
     pub fn name(self) -> &'static str {
         match self {
             Class::Snapshot => "snapshot",
@@ -29,7 +29,7 @@ impl Class {
         }
     }
 
-    /// By the first word that belongs to one of them.
+    /// The class of the first word that belongs to one.
     fn of_words(text: &str) -> Option<Class> {
         const WORDS: [(&[u8], Class); 10] = [
             (b"snap", Class::Snapshot),
@@ -62,18 +62,18 @@ impl Class {
 pub struct Reading {
     /// Subject of the line.
     pub class: Class,
-    /// How much it matters, 0 to 10.
+    /// Priority, 0 to 10.
     pub priority: u8,
     /// The text of the event.
     pub message: String,
-    /// The begin or end of a replication.
+    /// Start or end of a replication.
     pub run: Option<Run>,
 }
 
-/// A replication begins or ends.
+/// Start or end of a replication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Run {
-    /// Of this dataset; the file has its progress, if the line names one.
+    /// Of this dataset, with its progress file if the line names one.
     Begin(String, Option<PathBuf>),
     /// Of this dataset.
     End(String),
@@ -95,20 +95,20 @@ pub enum RunKey {
 /// How a rule recognises a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Matcher {
-    /// By a template for its message.
+    /// A template for its message.
     Template(Template),
-    /// By a regular expression for the whole line.
+    /// A regular expression for the whole line.
     Pattern(Pattern),
 }
 
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// The first that matches counts.
+    /// The first match counts.
     pub matchers: Vec<Matcher>,
-    /// The level that the line has to have, if any.
+    /// The level that the line must have, if any.
     pub level: Option<Level>,
-    /// Otherwise that of the set, or by the words of the line.
+    /// Defaults to the set's class, or the class of the words of the line.
     pub class: Option<Class>,
     /// 0 to 10; `None` for no event.
     pub priority: Option<u8>,
@@ -129,13 +129,13 @@ pub struct RuleSet {
     pub class: Option<Class>,
     /// Its lines have fields.
     pub has_fields: bool,
-    /// Fields that stand for a place in a message: `dataset` for `fs` or `filesystem`.
+    /// Fields for a placeholder of a message: `fs` or `filesystem` for `dataset`.
     pub aliases: Vec<(String, Vec<String>)>,
     /// Tried in this order.
     pub rules: Vec<Rule>,
-    /// Errors and warnings that no rule knows are events.
+    /// Errors and warnings without a rule are events.
     pub catches_all: bool,
-    /// Samples of the file, as [`super::samples`] reads them; the embedded sets have none.
+    /// Samples of the file for [`super::samples`]; the embedded sets have none.
     pub samples: String,
 }
 
@@ -147,18 +147,18 @@ pub(super) enum Verdict {
     Nothing,
 }
 
-/// A line and one of the places where its message may begin.
+/// A line and one position where its message may begin.
 struct View<'v, 'l> {
     line: &'v Line<'l>,
     start: &'v Start<'l>,
-    /// The message and fields of this place, if it has some of its own.
+    /// The message and fields of this position, if it has its own.
     own: Option<Record<'l>>,
     /// Those of the line.
     of_line: Option<&'v Record<'l>>,
 }
 
 impl RuleSet {
-    /// A set of one rule, which is the operator's own pattern.
+    /// A set of one rule, the operator's own pattern.
     pub fn of_pattern(pattern: Pattern, class: Class, priority: u8, message: Message) -> RuleSet {
         let rule = Rule {
             matchers: vec![Matcher::Pattern(pattern)],
@@ -171,8 +171,8 @@ impl RuleSet {
         RuleSet { name: "match".to_owned(), rules: vec![rule], ..RuleSet::default() }
     }
 
-    /// A place of a message that nothing fills: one that a line of the rule lacks, or that all of
-    /// them lack if words stand before it.
+    /// A placeholder of a message that cannot be filled: one that a line of the rule lacks, or that
+    /// all of them lack if words stand before it.
     pub fn place_without_meaning<'m>(
         &self,
         message: &'m Message,
@@ -192,8 +192,8 @@ impl RuleSet {
         message.required_places().find(lacks_one).or_else(|| message.places().find(lacks_all))
     }
 
-    /// Reads the line by a rule. `inner` is the message of a JSON line, `hint` the line before it that
-    /// gives a reason.
+    /// Matches a line against the rules. `inner` is the message of a JSON line, `hint` the earlier
+    /// line that gives a reason.
     pub(super) fn known(
         &self,
         index: &Index,
@@ -211,7 +211,7 @@ impl RuleSet {
             };
         }
         let doubtful = line.prefix.is_doubtful && !self.is_own(line);
-        // JSON says where its message is.
+        // JSON marks its message.
         let has_places = !doubtful && line.prefix.program.is_none() && line.json.is_none();
         let places = if has_places { line.places() } else { &[] };
         let mut tries = Tries::new(line.text);
@@ -236,7 +236,7 @@ impl RuleSet {
         {
             return None;
         }
-        // Without a level of its own, the wrapped line has that of the one around it.
+        // Without a level of its own, the inner line has that of the outer one.
         if let Some(inner) = self.wrapped(line, inner)
             && let Some(reading) = self.catch_all(inner, None)
         {
@@ -265,7 +265,7 @@ impl RuleSet {
         Some(Reading { class, priority, message, run: None })
     }
 
-    /// The line of the program in JSON of another: `journalctl -o json`, a container's log.
+    /// The line of the program inside JSON of another: `journalctl -o json`, a container's log.
     fn wrapped<'i, 'l>(
         &self,
         line: &Line<'_>,
@@ -294,7 +294,7 @@ impl RuleSet {
         is_certain && !self.programs.is_empty() && !self.is_own(line)
     }
 
-    /// By the patterns for whole lines.
+    /// Matches the patterns for whole lines.
     fn known_as_whole(&self, line: &Line<'_>) -> Verdict {
         for rule in &self.rules {
             for matcher in &rule.matchers {
@@ -327,7 +327,8 @@ impl RuleSet {
         hint: Option<&str>,
         tries: &mut Tries<'_>,
     ) -> Verdict {
-        // With fields, the message is a part of the body, or a field of it, if it is only fields.
+        // With fields, the message is a part of the body, or a field of it if it consists of
+        // fields.
         let at = start.body.as_ptr() as usize - line.text.as_ptr() as usize;
         let is_logfmt =
             || self.has_fields && at >= tries.fields_end && begins_with_field(start.body);
@@ -404,7 +405,7 @@ impl RuleSet {
         View { line, start, own, of_line }
     }
 
-    /// Value that a placeholder of a message stands for.
+    /// Value of a placeholder of a message.
     fn place<'v>(
         &self,
         name: &str,
@@ -437,7 +438,7 @@ impl View<'_, '_> {
         self.own.as_ref().or(self.of_line)
     }
 
-    /// The message with the words of its level.
+    /// The message with its level words.
     fn text(&self) -> &str {
         self.line.json.as_ref().map_or(self.start.text, |json| &json.message)
     }
@@ -461,7 +462,7 @@ impl View<'_, '_> {
         let stated = words.or_else(|| field().and_then(Level::of_field));
         let syslog = self.line.prefix.level.filter(|_| self.start.is_first);
         match stated.or(syslog) {
-            // syslogd's own level is often that of all lines of a program.
+            // syslogd's own level is often the same for all lines of a program.
             Some(Level::Info) | None
                 if stated.is_none()
                     && self.start.is_first
@@ -485,7 +486,7 @@ impl View<'_, '_> {
     }
 }
 
-/// The texts that a template may match; most often they are one.
+/// The texts that a template may match; usually one.
 fn distinct<'t>(message: &'t str, start: &Start<'t>) -> Vec<&'t str> {
     let mut texts = vec![message];
     for text in [start.body, start.text] {
@@ -496,7 +497,7 @@ fn distinct<'t>(message: &'t str, start: &Start<'t>) -> Vec<&'t str> {
     texts
 }
 
-/// A reason on one line, and not too long.
+/// A reason on one line, of bounded length.
 fn bounded<'v>(name: &str, value: Cow<'v, str>) -> Cow<'v, str> {
     if name == "reason" { Cow::Owned(shorten(&value, REASON)) } else { value }
 }

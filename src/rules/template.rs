@@ -1,14 +1,14 @@
-//! Templates of log lines: literal texts with places between them, `taking snapshot {dataset}@{}`.
+//! Templates of log lines: literals with placeholders between them, `taking snapshot {dataset}@{}`.
 //!
-//! A place takes as little as there is up to the next literal; what it took is never revised, so a
-//! line is read once, whatever stands in it. `{name}` takes at least one character and keeps it,
-//! `{}` any number. `{name@}` is a snapshot or bookmark without what follows its last `@` or `#`;
-//! `{name'}` what follows the last ` '`. A template matches from the beginning of the message on;
-//! where it does not end with a place, anything may follow. `{{` and `}}` are braces.
+//! A placeholder matches as little as possible up to the next literal; a match is never revised, so
+//! a line is read once, whatever it contains. `{name}` captures at least one character, `{}`
+//! matches any number. `{name@}` is a snapshot or bookmark without the text from its last `@` or
+//! `#` on; `{name'}` is the text after the last ` '`. A template matches from the beginning of the
+//! message; unless it ends with a placeholder, any text may follow. `{{` and `}}` are braces.
 
 use memchr::{memchr2, memmem, memrchr2};
 
-/// A line with places.
+/// A line with placeholders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     pieces: Vec<Piece>,
@@ -17,7 +17,7 @@ pub struct Template {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
-    /// In lower case where the case does not matter.
+    /// In lower case where case is ignored.
     Literal(Box<str>),
     Place {
         name: Box<str>,
@@ -48,10 +48,9 @@ enum Cut {
 pub(super) type Captures<'r, 'l> = Vec<(&'r str, &'l str)>;
 
 impl Template {
-    /// Reads one.
+    /// Parses a template.
     ///
-    /// # Errors
-    /// What is wrong with it, to be shown behind the text.
+    /// # Errors A description of the fault, to be shown after the text.
     pub fn parse(text: &str, ignores_case: bool) -> Result<Template, String> {
         let mut pieces: Vec<Piece> = Vec::new();
         let (mut literal, mut rest) = (String::new(), text);
@@ -94,8 +93,7 @@ impl Template {
         Ok(Template { pieces, ignores_case })
     }
 
-    /// The byte that a matching text begins with, in lower case where the case does not matter;
-    /// `None` for any.
+    /// The first byte of every matching text, in lower case where case is ignored; `None` for any.
     pub(super) fn first_byte(&self) -> Option<u8> {
         match self.pieces.first() {
             Some(Piece::Literal(text)) => text.bytes().next(),
@@ -111,8 +109,8 @@ impl Template {
         }
     }
 
-    /// Whether its literals stand in a line, in their order; those are not looked for that a field
-    /// may have with an escape. `lower` is the line in lower case.
+    /// Whether a line contains its literals in order; literals that a field may escape are not
+    /// searched for. `lower` is the line in lower case.
     pub(super) fn may_be_in<'l>(&self, line: &'l str, lower: impl FnOnce() -> &'l str) -> bool {
         let mut rest = if self.ignores_case { lower() } else { line }.as_bytes();
         self.pieces.iter().all(|piece| match piece {
@@ -126,7 +124,7 @@ impl Template {
         })
     }
 
-    /// The names of its places.
+    /// The names of its placeholders.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.pieces.iter().filter_map(|piece| match piece {
             Piece::Place { name, .. } if !name.is_empty() => Some(&**name),
@@ -134,7 +132,7 @@ impl Template {
         })
     }
 
-    /// Texts of the placeholders in a text that matches.
+    /// Texts of the placeholders, if `text` matches.
     pub(super) fn captures<'r, 'l>(&'r self, text: &'l str) -> Option<Captures<'r, 'l>> {
         let mut found = Vec::new();
         let mut rest = text;
@@ -143,7 +141,7 @@ impl Template {
             match piece {
                 Piece::Place { name, cut } => open = Some((name, *cut)),
                 Piece::Literal(literal) => {
-                    // A place that has a name takes one character at least.
+                    // A placeholder with a name matches at least one character.
                     let least = match open {
                         Some((name, _)) if !name.is_empty() => rest.chars().next()?.len_utf8(),
                         Some(_) | None => 0,
@@ -194,7 +192,7 @@ impl Template {
     }
 }
 
-/// A byte that JSON and Go write as it is.
+/// A byte that JSON and Go write unescaped.
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b" :,.;-_@#'!()".contains(&byte)
 }

@@ -1,4 +1,4 @@
-//! What all rule sets have in common.
+//! Tests for all rule sets.
 
 use super::*;
 use crate::config::Rules;

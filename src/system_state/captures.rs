@@ -1,4 +1,4 @@
-//! What real `zpool`s printed, for tests: `tests/zfs/` has it, and says where it is from.
+//! Output of real `zpool` commands, for tests. `tests/zfs/` has the files and their origin.
 
 use crate::sys::children::Exit;
 
@@ -8,7 +8,7 @@ pub(super) struct Capture {
     /// What had been done to the pools.
     pub(super) state: &'static str,
     pub(super) command: &'static str,
-    /// `None`: it hung.
+    /// `None`: the command hung.
     pub(super) exit: Option<Exit>,
     pub(super) out: &'static str,
     pub(super) errors: &'static str,

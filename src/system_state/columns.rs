@@ -1,7 +1,8 @@
-//! What is asked of `zpool list`, by name: the order is then ours, whatever the version.
+//! Columns requested from `zpool list`, by name, so that their order does not depend on the
+//! version.
 //!
-//! Not every ZFS knows every property. One that does not refuses the whole question and names the
-//! property; it is then left out of the question, for good.
+//! Not every ZFS has every property. One that does not rejects the command and names the property,
+//! which is then left out of later commands.
 
 use super::probe::{Trouble, USAGE};
 use crate::sys::children::Exit;
@@ -16,11 +17,11 @@ pub(super) struct Column {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Nothing can be said without it.
+    /// Required: without it the list cannot be used.
     Needed,
-    /// `-` in an event where this ZFS does not have it.
+    /// `-` in an event where this ZFS lacks it.
     Usual,
-    /// Left out of an event where this ZFS does not have it.
+    /// Omitted from an event where this ZFS lacks it.
     Extra,
 }
 
@@ -28,7 +29,7 @@ const fn column(property: &'static str, key: &'static str, kind: Kind) -> Column
     Column { property, key, kind }
 }
 
-/// In the order of OpenZFS's own list. The last may hold blanks, none may hold a tab.
+/// In the order of OpenZFS's own list. The last may contain blanks, none may contain a tab.
 const ALL: [Column; 11] = [
     column("name", NAME, Kind::Needed),
     column("size", "size", Kind::Usual),
@@ -46,21 +47,21 @@ const ALL: [Column; 11] = [
 pub(super) const NAME: &str = "name";
 pub(super) const CAPACITY: &str = "capacity";
 pub(super) const HEALTH: &str = "health";
-/// What stands for a value that there is not.
+/// Stands for a missing value.
 pub(super) const ABSENT: &str = "-";
 
-/// The columns that this host's `zpool` knows, as far as is known.
+/// The columns that this host's `zpool` supports, as far as is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Columns(Vec<Column>);
 
 impl Columns {
-    /// Every one.
+    /// All columns.
     pub(super) fn all() -> Columns {
         Columns(ALL.to_vec())
     }
 
-    /// The arguments of `zpool` that ask for them: `-H` puts a tab between columns and leaves the
-    /// headings out. Without `-p`, which old ones do not know and which changes the units.
+    /// The arguments of `zpool` that request them: `-H` separates columns by tabs and omits the
+    /// headings. Without `-p`, which old versions lack and which changes the units.
     pub(super) fn question(&self) -> Vec<String> {
         let properties: Vec<&str> = self.0.iter().map(|column| column.property).collect();
         ["list", "-H", "-o", &properties.join(",")].map(str::to_owned).to_vec()
@@ -70,13 +71,13 @@ impl Columns {
         self.0.iter().copied()
     }
 
-    /// Keys of events that have to be there, and for which there is no column.
+    /// Keys that an event must have and for which there is no column.
     pub(super) fn absent(&self) -> impl Iterator<Item = &'static str> {
         let usual = ALL.iter().filter(|column| column.kind == Kind::Usual);
         usual.filter(|column| !self.0.contains(column)).map(|column| column.key)
     }
 
-    /// Leaves out the column that `zpool` said it does not know. False where it said no such thing.
+    /// Drops the column that `zpool` reported as unknown. False where it reported no such thing.
     pub(super) fn give_up(&mut self, trouble: &Trouble) -> bool {
         let Trouble::Exit(Exit::Code(USAGE), why) = trouble else { return false };
         let refused = |column: &Column| why.ends_with(&format!("'{}'", column.property));

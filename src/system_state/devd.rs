@@ -1,7 +1,7 @@
-//! devd's socket: FreeBSD tells there what its kernel says.
+//! Connection to devd's socket: the kernel's events on FreeBSD.
 //!
-//! One packet an event (devd(8), `/var/run/devd.seqpacket.pipe`). Nothing old is repeated to who
-//! comes late, and who does not read is dropped; both are made good for by the checks.
+//! One packet per event (devd(8), `/var/run/devd.seqpacket.pipe`). devd does not repeat old events
+//! to new clients, and drops clients that do not read; periodic checks compensate for both.
 
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -14,7 +14,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 pub struct Devd(OwnedFd);
 
 impl Devd {
-    /// Connects. A local socket does that at once or not at all.
+    /// Connects. A local socket connects at once or fails.
     pub fn connect(path: &Path) -> io::Result<Devd> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
@@ -29,7 +29,7 @@ impl AsRawFd for Devd {
     }
 }
 
-/// A read is one packet; what does not fit is lost.
+/// A read is one packet; bytes that do not fit are lost.
 impl Read for Devd {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(nix::unistd::read(&self.0, buffer)?)

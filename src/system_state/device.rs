@@ -1,8 +1,8 @@
-//! The `config:` of `zpool status`: the devices of a pool, and those with which something is wrong.
+//! The `config:` table of `zpool status`: the devices of a pool, and the faulty ones among them.
 //!
-//! Source: `print_status_config` in `cmd/zpool/zpool_main.c` of OpenZFS. Names may hold blanks (a
-//! file, a pool), so a line is cut at the column of its heading, in bytes as `printf` counts them;
-//! a line that is not aligned is cut at the first state behind its first word.
+//! Source: `print_status_config` in `cmd/zpool/zpool_main.c` of OpenZFS. Names may contain blanks
+//! (a file, a pool), so a line is split at the column of its heading, in bytes as `printf` counts
+//! them; a line that is not aligned is split at the first state after its first word.
 
 use serde_json::{Map, Value};
 
@@ -15,16 +15,16 @@ pub(super) struct Device {
     /// `logs`, `cache`, `spares`, `special`, `dedup`; `None` for data.
     class: Option<String>,
     state: String,
-    /// Read, write and checksum errors, as they are printed. Spares have none.
+    /// Read, write and checksum errors, as printed. Spares have none.
     counts: Vec<String>,
     note: String,
     depth: usize,
     is_leaf: bool,
 }
 
-/// Bytes of a name and of a note.
+/// Maximum length of a name and of a note, in bytes.
 const NAME: usize = 300;
-/// Devices in an event, the worst of them.
+/// Maximum number of devices in an event; those with the highest priority.
 const SHOWN: usize = 32;
 
 const STATES: [&str; 11] = [
@@ -41,17 +41,17 @@ const STATES: [&str; 11] = [
     "UNKNOWN",
 ];
 
-/// Reads the table line by line.
+/// Parser of the table, line by line.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// Where the states stand.
+    /// Column of the states.
     column: Option<usize>,
     class: Option<String>,
     pub(super) devices: Vec<Device>,
 }
 
 impl Table {
-    /// Takes a line without its tab.
+    /// Parses a line without its tab.
     pub(super) fn take(&mut self, line: &str) {
         let text = line.trim();
         if text.is_empty() {
@@ -63,7 +63,7 @@ impl Table {
         }
         let depth = line.len() - line.trim_start_matches(' ').len();
         let Some((name, rest)) = self.split(line) else {
-            // A heading, or a line that is not understood.
+            // A heading, or an unknown line.
             if depth == 0 {
                 self.class = Some(cut(text, NAME));
             }
@@ -124,7 +124,8 @@ impl Device {
         matches!(self.state.as_str(), "ONLINE" | "AVAIL" | "INUSE")
     }
 
-    /// A count of errors matters wherever it stands; a state where it is not that of its children.
+    /// The device's priority. Error counts matter on any level, a state only where it differs from
+    /// that of the children.
     pub(super) fn priority(&self) -> u8 {
         if self.has_errors() || (self.is_leaf && !self.is_well()) {
             7
@@ -135,13 +136,13 @@ impl Device {
         }
     }
 
-    /// It lacks data that a resilver is to write, or will.
+    /// It lacks data that a resilver is to write.
     fn is_incomplete(&self) -> bool {
         ["resilvering", "awaiting resilver"].iter().any(|note| self.note.contains(note))
     }
 
-    /// The note has to do with the health of the device. ZFS before pool version 28 has in it what
-    /// the last scan repaired ("17.5K resilvered").
+    /// The note concerns the health of the device. ZFS before pool version 28 also writes there
+    /// what the last scan repaired ("17.5K resilvered").
     fn is_remarkable(&self) -> bool {
         const USUAL: [&str; 5] =
             ["(trimming", "(untrimmed", "(trim ", "(initializ", "(uninitializ"];
@@ -151,12 +152,12 @@ impl Device {
         !self.note.is_empty() && !is_usual
     }
 
-    /// The part of it whose change makes an event: not how many errors it has had.
+    /// The part whose change makes an event: without error counts.
     pub(super) fn essence(&self) -> (String, String, bool) {
         (self.name.clone(), format!("{} {}", self.state, self.note), self.has_errors())
     }
 
-    /// For the log.
+    /// The text for the log.
     pub(super) fn line(&self) -> String {
         let counts =
             if self.has_errors() { format!(" {}", self.counts.join("/")) } else { String::new() };
@@ -164,7 +165,7 @@ impl Device {
         format!("{:?} {}{counts}{note}", self.name, self.state)
     }
 
-    /// As it stands in an event.
+    /// The JSON for an event.
     pub(super) fn entry(&self) -> Value {
         let mut entry = Map::new();
         entry.insert("name".into(), self.name.clone().into());
@@ -182,8 +183,8 @@ impl Device {
     }
 }
 
-/// The priority of all of them, and those to be named: leaves with which something is wrong or that
-/// have a remark, the worst first; a group or the pool only where no leaf explains its errors.
+/// The priority of all devices, and those to be reported: leaves that are faulty or have a note,
+/// the highest priority first; a group or the pool only where no leaf explains its errors.
 pub(super) fn judge(devices: Vec<Device>) -> (u8, Vec<Device>) {
     let priority = devices.iter().map(Device::priority).max().unwrap_or(0);
     let is_explained = devices.iter().any(|device| device.is_leaf && device.priority() >= 7);
@@ -197,7 +198,7 @@ pub(super) fn judge(devices: Vec<Device>) -> (u8, Vec<Device>) {
     (priority, named)
 }
 
-/// The leaves of a pool that are ONLINE: on any of them stands what became of the pool.
+/// ONLINE leaves of a pool: their labels state what became of it.
 pub(super) fn readable(devices: &[Device], most: usize) -> Vec<String> {
     let leaves = devices.iter().filter(|device| device.is_leaf && device.depth > 0);
     let leaves = leaves.filter(|device| device.class.is_none() && device.state == "ONLINE");

@@ -1,8 +1,8 @@
-//! The kernel's own events, as text: from devd, or from `zpool events` that is followed.
+//! The kernel's events as text: from devd, or from a running `zpool events -f`.
 //!
-//! They wake: what has become of the pools is then asked of `zpool`. Besides whether they can mean a
-//! change, only the export or destruction of a pool is read from them ([`super::gone`]). Most of them cannot: a `history_event` follows each
-//! snapshot, and devd tells of everything else on the host too.
+//! An event only triggers a check, which runs `zpool`. Apart from that, only the export or
+//! destruction of a pool is read from events ([`super::gone`]). Most events cannot mean a change:
+//! each snapshot causes a `history_event`, and devd reports every other subsystem too.
 
 use std::io;
 
@@ -10,17 +10,17 @@ use super::probe::{Complaint, Trouble, USAGE};
 use crate::sys::children::Exit;
 use crate::sys::spawn::Step;
 
-/// Where events come from.
+/// Source of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feed {
-    /// devd's socket: a packet an event.
+    /// devd's socket: one packet per event.
     Devd,
-    /// A `zpool events -H -f` of our own: a line an event.
+    /// A child `zpool events -H -f`: one line per event.
     Events,
 }
 
 impl Feed {
-    /// For people.
+    /// Name for people.
     pub(super) fn name(self) -> &'static str {
         match self {
             Feed::Devd => "devd",
@@ -29,8 +29,8 @@ impl Feed {
     }
 }
 
-/// Why a `zpool` that was followed will not be followed again, if its end says so: this version has
-/// no events, or they are not for us.
+/// Why `zpool events` is not started again, if its exit says so: this version lacks events, or the
+/// user lacks the privilege.
 pub(super) fn refusal(
     exit: Exit,
     errors: &Complaint,
@@ -47,25 +47,25 @@ pub(super) fn refusal(
     Some(format!("{} {trouble}", Feed::Events.name()))
 }
 
-/// Lines longer than this are judged by their beginning, in bytes.
+/// Only this many bytes of a line are examined.
 const LINE: usize = 1024;
 
-/// The arguments of `zpool` that follow the events: first those that the kernel still holds, then
-/// each as it comes.
+/// Arguments of `zpool` that follow the events: first those in the kernel's buffer, then each new
+/// one.
 pub(super) const FOLLOW: [&str; 3] = ["events", "-H", "-f"];
 
-/// Events that say nothing of the state of a pool.
+/// Events that do not concern the state of a pool.
 const HISTORY: &str = "history_event";
 
-/// The beginning of a line whose end has not come yet.
+/// The beginning of an incomplete line.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     begun: Vec<u8>,
 }
 
 impl Lines {
-    /// Takes what came from a feed, and hands each line to `read`. True where it may mean that a
-    /// pool has changed.
+    /// Processes bytes of a feed, and passes each line to `read`. True where a pool may have
+    /// changed.
     pub(super) fn take(&mut self, feed: Feed, bytes: &[u8], mut read: impl FnMut(&str)) -> bool {
         let mut matters = false;
         let mut line_matters = |line: &[u8]| {
@@ -84,7 +84,7 @@ impl Lines {
             }
         }
         if feed == Feed::Devd && !self.begun.is_empty() {
-            // A packet is whole, even without its line end.
+            // A packet is complete even without a line end.
             matters |= line_matters(&self.begun);
             self.begun.clear();
         }
@@ -96,14 +96,15 @@ fn line_matters(feed: Feed, line: &[u8]) -> bool {
     let line = String::from_utf8_lossy(line);
     let mut words = line.split_ascii_whitespace();
     match feed {
-        // `!system=ZFS subsystem=ZFS type=…`, the type before all that could be mistaken for it.
+        // `!system=ZFS subsystem=ZFS type=…`: the type stands before all values that could contain
+        // it.
         Feed::Devd => {
             words.next() == Some("!system=ZFS")
                 && words
                     .find_map(|word| word.strip_prefix("type="))
                     .is_none_or(|kind| !kind.ends_with(HISTORY))
         }
-        // The class stands last. What cannot be read (`dropped 5 events`) may mean anything.
+        // The class stands last. An unknown line (`dropped 5 events`) may mean any change.
         Feed::Events => words.last().is_some_and(|class| !class.ends_with(HISTORY)),
     }
 }
@@ -112,10 +113,10 @@ fn line_matters(feed: Feed, line: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// Of OpenZFS 2.3.9; the file says more.
+    /// Output of OpenZFS 2.3.9; the file has the details.
     const CAPTURED: &str = include_str!("../../tests/zfs/events-2.3.9.txt");
 
-    /// What `zpool events` wrote while something was done to pools.
+    /// Output of `zpool events` during one operation on the pools.
     fn written_during(what: &str) -> String {
         let mark = |line: &&str| line.starts_with("@@ MARK") && line.contains(what);
         let mut lines = CAPTURED.lines().skip_while(|line| !mark(line));

@@ -1,10 +1,10 @@
-//! Pools that are not there any more, and why.
+//! Pools that have disappeared, and the reason.
 //!
-//! `zpool history` ends with the pool, so two other witnesses are heard. ZFS sends an event when a
-//! pool is exported or destroyed: to devd with its name, to `zpool events -H` without. And the label
-//! of each of its devices says in which state the pool was left (`POOL_STATE_EXPORTED` and so on in
-//! `include/sys/fs/zfs.h`), which `zdb -l` shows; so it is known too where nothing is followed, and
-//! with a ZFS that has no events. A pool of which no witness speaks has vanished.
+//! `zpool history` is lost with the pool, so there are two other sources. ZFS sends an event when a
+//! pool is exported or destroyed: to devd with its name, to `zpool events -H` without it. And the
+//! label of each device has the last state of the pool (`POOL_STATE_EXPORTED` and so on in
+//! `include/sys/fs/zfs.h`), shown by `zdb -l`; it needs neither a feed nor a ZFS with events. A
+//! pool without either has vanished.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,22 +14,22 @@ use serde_json::{Value, json};
 use super::list::quoted;
 use crate::wire::Priority;
 
-/// How a pool left.
+/// Why a pool disappeared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {
     Exported,
     Destroyed,
     /// Its devices belong to a pool of another name.
     Renamed,
-    /// Nobody took it away.
+    /// No export, destruction or renaming is known.
     Vanished,
 }
 
-/// A pool that was there.
+/// A pool that has disappeared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Gone {
     pub(super) name: String,
-    /// The last that was known.
+    /// Its last known health.
     pub(super) health: String,
     was_online: bool,
     pub(super) how: How,
@@ -42,19 +42,19 @@ impl Gone {
         Gone { name, health, was_online, how: How::Vanished, noticed }
     }
 
-    /// An event can still explain it: an export is announced before it is done, but what the feed
-    /// says may be read later.
+    /// Whether an event can still explain it: an export is announced before it is done, but the
+    /// feed may be read later.
     pub(super) fn is_recent(&self, now: Instant) -> bool {
         self.how == How::Vanished && now.saturating_duration_since(self.noticed) <= LASTS
     }
 
-    /// Somebody took away a pool that was well: news, which is published once. Anything else lasts
-    /// until the pool is back.
+    /// Whether the pool was taken away deliberately and was ONLINE: published once. Any other case
+    /// is reported until the pool is back.
     pub(super) fn is_settled(&self) -> bool {
         self.was_online && self.how != How::Vanished
     }
 
-    /// A device can say more.
+    /// Whether the label of a device can still give the reason.
     pub(super) fn is_open(&self) -> bool {
         self.was_online && self.how == How::Vanished
     }
@@ -82,13 +82,13 @@ impl Gone {
         )
     }
 
-    /// As it stands in an event.
+    /// The JSON for an event.
     pub(super) fn entry(&self) -> Value {
         json!({"how": self.how(), "health": self.health, "priority": self.priority().to_string()})
     }
 }
 
-/// Reads what `zdb -l` says of a device of a pool. `None` where it is no witness.
+/// Parses the output of `zdb -l` for a device of a pool. `None` where it gives no reason.
 pub(super) fn read_label(answer: &[u8], pool: &str) -> Option<How> {
     let text = String::from_utf8_lossy(answer);
     let value = |key: &str| text.lines().find_map(|line| line.trim_start().strip_prefix(key));
@@ -102,25 +102,25 @@ pub(super) fn read_label(answer: &[u8], pool: &str) -> Option<How> {
     }
 }
 
-/// How long an event explains why a pool is gone: an export may take its time.
+/// How long an event explains a missing pool: an export may take time.
 const LASTS: Duration = Duration::from_secs(60);
-/// Events that are remembered.
+/// Maximum number of events stored.
 const EVENTS: usize = 256;
 
-/// Events of pools that left, as the feed reported them.
+/// Events about exported and destroyed pools, as reported by the feed.
 #[derive(Debug, Default)]
 pub(super) struct Departures(VecDeque<Departure>);
 
 #[derive(Debug)]
 struct Departure {
     how: How,
-    /// `zpool events -H` does not say.
+    /// `None` where the feed does not name the pool.
     pool: Option<String>,
     at: Instant,
 }
 
 impl Departures {
-    /// Takes a line of a feed.
+    /// Processes a line of a feed.
     pub(super) fn take(&mut self, line: &str, at: Instant) {
         // FreeBSD until 12 writes `misc.fs.zfs`, OpenZFS `sysevent.fs.zfs`.
         let words = || line.split_ascii_whitespace();
@@ -136,7 +136,7 @@ impl Departures {
         self.0.push_back(Departure { how, pool: named(line), at });
     }
 
-    /// Whether one explains why this pool is gone; that one is spent.
+    /// Takes the event that explains why this pool is missing.
     pub(super) fn explain(&mut self, pool: &str, now: Instant) -> Option<How> {
         self.0.retain(|event| now.saturating_duration_since(event.at) <= LASTS);
         let by_name = self.0.iter().position(|event| event.pool.as_deref() == Some(pool));
@@ -145,7 +145,8 @@ impl Departures {
     }
 }
 
-/// The name of the pool in a line of devd: values are not quoted, so it ends where a key follows.
+/// The name of the pool in a line of devd: values are not quoted, so it ends where the next key
+/// begins.
 fn named(line: &str) -> Option<String> {
     let keys = [" pool=", " pool_name="];
     let value = keys.iter().find_map(|key| line.split_once(key)).map(|(_, value)| value)?;

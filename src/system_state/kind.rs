@@ -9,7 +9,7 @@
 /// A status message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Kind {
-    /// The ends of the message identifiers (`ZFS-8000-EY`) that mean it.
+    /// Endings of the message identifiers (`ZFS-8000-EY`).
     ids: &'static [&'static str],
     /// Parts of its text, any of which identifies it.
     texts: &'static [&'static str],
@@ -32,7 +32,7 @@ const SUSPENDED: Kind = Kind {
     is_suspended: true,
 };
 
-/// The first that matches counts.
+/// The first match counts.
 static KINDS: [Kind; 24] = [
     SUSPENDED,
     // MISSING_DEV_NR, CORRUPT_LABEL_NR, FAULTED_DEV_NR.
@@ -47,8 +47,8 @@ static KINDS: [Kind; 24] = [
     kind(&[], &["cannot be accessed on this system"], 9),
     // UNSUP_FEAT_WRITE.
     kind(&[], &["can only be accessed in read-only mode"], 7),
-    // HOSTID_ACTIVE, HOSTID_REQUIRED: only of a pool that is not imported. Their identifier is also
-    // that of HOSTID_MISMATCH, so the text is looked at first.
+    // HOSTID_ACTIVE, HOSTID_REQUIRED: only for a pool that is not imported. Their identifier is
+    // also that of HOSTID_MISMATCH, so the text is compared first.
     kind(&[], &["currently imported by another system", "requires the system hostid"], 9),
     // CORRUPT_DATA.
     kind(&["8A"], &["resulting in data corruption"], 8),
@@ -87,7 +87,8 @@ static KINDS: [Kind; 24] = [
     ),
 ];
 
-/// The kind of a status: by the identifier of its `see:` page, else by its text with single blanks.
+/// Finds the kind of a status: by the identifier of its `see:` page, else by its text with single
+/// blanks.
 pub(super) fn find(id: Option<&str>, text: &str) -> Option<&'static Kind> {
     let by_id = || {
         let end = id?.rsplit('-').next()?;
@@ -95,7 +96,7 @@ pub(super) fn find(id: Option<&str>, text: &str) -> Option<&'static Kind> {
     };
     let by_text = || KINDS.iter().find(|kind| kind.texts.iter().any(|known| text.contains(known)));
     match by_id() {
-        // Shared by messages of pools that are and that are not imported.
+        // Shared by messages about imported and not imported pools.
         Some(kind) if kind.ids.contains(&"EY") => by_text().or(Some(kind)),
         found => found.or_else(by_text),
     }

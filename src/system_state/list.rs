@@ -1,18 +1,17 @@
-//! What `zpool list -H -o …` prints: a line a pool, a tab between columns.
+//! Parser of `zpool list -H -o …`: one line per pool, a tab between columns.
 //!
-//! Names may hold blanks, even at their end, and be `ONLINE` or `NAME`; nothing is trimmed or
-//! guessed. An answer that is not wholly as expected is none: half a list would be told as pools
-//! that are gone.
+//! Names may contain blanks, even at the end, and may be `ONLINE` or `NAME`; nothing is trimmed or
+//! guessed. Output with any unexpected line is rejected: half a list would report pools as gone.
 
 use super::columns::{ABSENT, CAPACITY, Columns, NAME};
 use super::pool::{Pool, per_cent};
 
-/// What stands for no pools where `-H` does not mean silence.
+/// Output of versions that print a text for no pools despite `-H`.
 const NO_POOLS: &str = "no pools available\n";
 
-/// Reads the answer to [`Columns::question`]. An error says what is wrong with it.
+/// Parses the output for [`Columns::question`]. An error describes the fault.
 pub(super) fn parse(answer: &[u8], columns: &Columns) -> Result<Vec<Pool>, String> {
-    // Only the path of an altroot may be no UTF-8.
+    // Only the path of an altroot may be invalid UTF-8.
     let text = String::from_utf8_lossy(answer);
     if text == NO_POOLS {
         return Ok(Vec::new());
@@ -54,7 +53,7 @@ fn parse_line(line: &str, columns: &Columns) -> Result<Pool, String> {
     Ok(pool)
 }
 
-/// Foreign text in a message: short, and without control characters.
+/// Foreign text for a message: short, and without control characters.
 pub(super) fn quoted(text: &str) -> String {
     const SHOWN: usize = 60;
     match text.char_indices().nth(SHOWN) {

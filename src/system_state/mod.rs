@@ -1,13 +1,12 @@
-//! The state of the system: its host name and its ZFS pools, watched, without I/O.
+//! The state of the system: its host name and its ZFS pools. No I/O.
 //!
-//! A check looks at the host name, and asks `zpool` which pools there are; where there is a reason
-//! to, also what is wrong behind an ONLINE. It is run by a timer, by a request, and when the kernel
-//! says that something happened in ZFS: what the kernel says only wakes, the check is the truth.
+//! A check reads the host name, runs `zpool list`, and `zpool status` where there is a reason to. A
+//! timer, a request or a ZFS event of the kernel starts a check; the event is only a trigger, the
+//! check decides.
 //!
-//! This is told what there is, what `zpool` printed and what time it is; it says through [`Effect`]s
-//! what is to be asked, killed and published. A `zpool` may hang for ever, where a pool does, and
-//! even SIGKILL may not end it. So it is asked once at a time, never waited for, and not asked again
-//! until its process is gone.
+//! Inputs are the host name, output of `zpool` and the time; outputs are [`Effect`]s. A `zpool` may
+//! hang for ever when a pool does, and even SIGKILL may not end it. So at most one runs at a time,
+//! nothing waits for it, and no other starts before its process has ended.
 
 mod columns;
 mod devd;
@@ -49,73 +48,73 @@ pub use feed::Feed;
 pub use probe::Complaint;
 pub use process::{Process, Starter, drain, is_found, zdb_beside};
 
-/// The limits of the configuration that concern the state of the system.
+/// Limits of the system state.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Between two checks.
+    /// Interval between two checks.
     pub interval: Duration,
-    /// The longest time without an event.
+    /// Maximum time without an event.
     pub report_interval: Duration,
-    /// For an answer of `zpool`.
+    /// Time limit of one `zpool` command.
     pub zpool_deadline: Duration,
-    /// Bytes of one answer.
+    /// Maximum output of one command, in bytes.
     pub zpool_output: usize,
-    /// In per cent; above it a pool is critically full.
+    /// In per cent; a pool filled beyond it is critical.
     pub capacity_warning: usize,
-    /// How long the kernel's events are gathered.
+    /// How long the kernel's events are coalesced.
     pub event_delay: Duration,
-    /// The longest pause between checks that they cause.
+    /// Maximum pause between checks that events cause.
     pub event_pause: Duration,
-    /// Bytes of one encoded event.
+    /// Maximum size of one encoded event, in bytes.
     pub max_event: usize,
 }
 
-/// So many checks ask for the list alone before one asks for more without a reason.
+/// After this many checks with `zpool list` alone, one runs `zpool status` too.
 const LISTS: u64 = 5;
 
-/// Pools that have left and are remembered; an event has room for them.
+/// Maximum number of missing pools stored; an event has room for them.
 const GONE: usize = 16;
 
-/// How long a killed process may take to be gone, before it is looked at whether it is.
+/// How long a killed process may take to end before the next attempt.
 const GOING: Duration = Duration::from_secs(1);
 
-/// Something to be done for the state of the system.
+/// An action for the owner of [`SystemState`].
 #[derive(Debug)]
 pub enum Effect {
-    /// Look at the host name and whether ZFS is there, then say so with [`SystemState::looked`].
+    /// Read the host name and whether ZFS is present, and report to [`SystemState::looked`].
     Look,
-    /// Start `zpool` with these arguments; [`SystemState::not_started`] where that fails.
+    /// Start `zpool` with these arguments; [`SystemState::not_started`] if that fails.
     Ask(Vec<String>),
-    /// The same with `zdb`.
+    /// The same for `zdb`.
     AskLabel(Vec<String>),
-    /// End the `zpool` that was asked, and do not listen to it any more. That it ended is still to
-    /// be told with [`SystemState::ended`].
+    /// Kill the running command and discard its output. Its exit is still reported to
+    /// [`SystemState::ended`].
     Kill,
-    /// Find a feed of the kernel's events, then say with [`SystemState::attached`] which.
+    /// Find a feed of the kernel's events, and report it to [`SystemState::attached`].
     Attach {
-        /// A `zpool` to follow, with these arguments, unless it is known to have no events.
+        /// Arguments of a `zpool` to follow, unless it is known to lack events.
         events: Option<Vec<String>>,
     },
-    /// Let the feed go.
+    /// Close the feed.
     Detach,
-    /// Tell everybody.
+    /// Publish an event.
     Publish(Event),
-    /// Tell the log.
+    /// Write a line to the log.
     Say(Level, String),
 }
 
-/// A check under way.
+/// A running check.
 #[derive(Debug)]
 struct Check {
     begun: Moment,
     hostname_was: Option<String>,
-    /// Devices that are still to be asked what became of a pool, each with that pool.
+    /// Devices whose labels are still to be read, each with its missing pool.
     labels: VecDeque<(String, String)>,
-    /// The first of them is being asked.
+    /// The label of the first of them is being read.
     is_asking_labels: bool,
-    /// Ask also what is wrong, whatever the list says.
+    /// Run `zpool status` regardless of the list.
     thorough: bool,
-    /// Something other than the timer caused it.
+    /// Started by something other than the timer.
     was_caused: bool,
     stage: Stage,
 }
@@ -126,39 +125,39 @@ enum Stage {
     Asking(Probe),
 }
 
-/// The state of the system, and how it is found out.
+/// The state machine of the system state.
 #[derive(Debug)]
 pub struct SystemState {
     limits: Limits,
     hostname: String,
     columns: Columns,
-    /// False until the next check begins: `columns` are those of another `zpool`.
+    /// False until the next check begins: `columns` belong to another `zpool`.
     is_learned: bool,
-    /// As they were read last; `None` where there is no ZFS, and before they were read.
+    /// As last read; `None` without ZFS, and before the first list.
     pools: Option<Vec<Pool>>,
-    /// When.
+    /// Time of the last successful check.
     read: Option<Moment>,
-    /// Pools that left, see [`Gone`].
+    /// Pools that have disappeared, see [`Gone`].
     gone: Vec<Gone>,
-    /// Why the last check could not read them.
+    /// Why the last check failed.
     trouble: Option<String>,
-    /// It is that this user may not, and no pool was ever seen.
+    /// The failure is a lack of privilege, and no pool was ever seen.
     is_refused: bool,
-    /// This `zpool` is asked for the pages of wounded pools alone.
+    /// `zpool status` of this host is run for wounded pools alone.
     is_brief: bool,
     check: Option<Check>,
     checks: u64,
-    /// How many checks ago it was asked what is wrong.
+    /// Number of checks since the last `zpool status`.
     lists: u64,
-    /// When the timer's next check begins.
+    /// When the timer starts the next check.
     next: Option<Instant>,
     pacing: Pacing,
-    /// A `zpool` was asked, and its process has not ended.
+    /// The process of a command has not ended.
     is_outstanding: bool,
-    /// A check went without pools because of that.
+    /// A check was made without pools because of that.
     was_skipped: bool,
     told: Option<Told>,
-    /// When the check began after which something was told last.
+    /// Start of the check after which an event was last published.
     told_at: Option<Instant>,
     watching: Watching,
     effects: VecDeque<Effect>,
@@ -166,7 +165,7 @@ pub struct SystemState {
 }
 
 impl SystemState {
-    /// Nothing is known yet but the host name.
+    /// Knows nothing but the host name.
     pub fn new(limits: Limits, hostname: &str) -> SystemState {
         SystemState {
             limits,
@@ -194,13 +193,13 @@ impl SystemState {
         }
     }
 
-    /// The first check.
+    /// Starts the first check.
     pub fn begin(&mut self, now: Moment) {
         self.begin_check(now);
     }
 
-    /// Other limits from now on, and perhaps another `zpool`: what was learned of the old one is
-    /// forgotten, and so are pools that vanished. A check follows.
+    /// Applies other limits, and perhaps another `zpool`: forgets what was learned about the old
+    /// one and the pools that vanished. A check follows.
     pub fn reload(&mut self, limits: Limits, now: Moment) {
         self.limits = limits;
         self.pacing.set_limits(limits.event_delay, limits.event_pause);
@@ -211,7 +210,7 @@ impl SystemState {
         self.next = Some(now.instant);
     }
 
-    /// No more checks; what runs is ended.
+    /// Stops checking, and kills what runs.
     pub fn stop(&mut self) {
         self.is_stopped = true;
         self.detach();
@@ -220,30 +219,30 @@ impl SystemState {
         }
     }
 
-    /// Somebody wants to know. True where a check begins at once.
+    /// Requests a check. True where it begins at once.
     pub fn request(&mut self, now: Moment) -> bool {
         self.pacing.request(now.instant);
         let may_begin = self.check.is_none() && !self.is_outstanding && !self.is_stopped;
         may_begin && self.pacing.due().is_some_and(|due| due <= now.instant)
     }
 
-    /// What is to be done next.
+    /// The next action.
     pub fn next_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }
 
-    /// The name of the host, as of the last look.
+    /// The host name as of the last check.
     pub fn hostname(&self) -> &str {
         &self.hostname
     }
 
-    /// When [`SystemState::on_deadline`] wants to be called.
+    /// When [`SystemState::on_deadline`] must be called.
     pub fn due(&self) -> Option<Instant> {
         match &self.check {
             _ if self.is_stopped => None,
             Some(Check { stage: Stage::Looking, .. }) => None,
             Some(Check { stage: Stage::Asking(probe), .. }) => Some(probe.due),
-            // Pools cannot be asked for now, so only the timer counts: the host name has its turn.
+            // `zpool` cannot be run now, so only the timer counts: the host name is still checked.
             None if self.is_outstanding => self.next,
             None => self.next.into_iter().chain(self.pacing.due()).min(),
         }
@@ -258,7 +257,7 @@ impl SystemState {
             None => self.begin_check(now),
             Some(_) => {
                 self.give_up(Trouble::Overdue(self.limits.zpool_deadline));
-                // So that the process has time to go.
+                // Gives the process time to end.
                 self.next = self.next.max(Some(now.instant + GOING));
             }
         }
@@ -271,7 +270,7 @@ impl SystemState {
             self.lists = LISTS;
         }
         let was_caused = !self.is_outstanding && self.pacing.begin(now.instant);
-        // Trouble is over when all has been answered.
+        // After a failure every command must succeed again.
         let thorough = was_caused || self.trouble.is_some() || self.lists >= LISTS;
         self.next = Some(now.instant + self.limits.interval);
         let stage = Stage::Looking;
@@ -288,7 +287,7 @@ impl SystemState {
         self.effects.push_back(Effect::Look);
     }
 
-    /// The look that was asked for: the host's name, and whether `zpool` may be asked.
+    /// Result of [`Effect::Look`]: the host name, and whether `zpool` can be run.
     pub fn looked(&mut self, hostname: String, zfs: bool, now: Moment) {
         let Some(check) = &mut self.check else { return };
         let was = std::mem::replace(&mut self.hostname, hostname);
@@ -324,7 +323,7 @@ impl SystemState {
         });
     }
 
-    /// The `zpool` that was to be asked could not be.
+    /// Starting the command failed.
     pub fn not_started(&mut self, error: &io::Error, now: Moment) {
         self.is_outstanding = false;
         match &self.check {
@@ -341,7 +340,7 @@ impl SystemState {
         }
     }
 
-    /// The `zpool` that was asked printed something. False where no more of it is wanted.
+    /// Standard output of the command. False where no more of it is wanted.
     pub fn printed(&mut self, bytes: &[u8]) -> bool {
         let Some(Check { stage: Stage::Asking(probe), .. }) = &mut self.check else { return false };
         let fits = probe.printed(bytes);
@@ -351,7 +350,7 @@ impl SystemState {
         fits
     }
 
-    /// It wrote to standard error. False where no more of that is wanted.
+    /// Standard error of the command. False where no more of it is wanted.
     pub fn complained(&mut self, bytes: &[u8]) -> bool {
         match &mut self.check {
             Some(Check { stage: Stage::Asking(probe), .. }) => probe.complained(bytes),
@@ -359,7 +358,8 @@ impl SystemState {
         }
     }
 
-    /// It ended, and all that it printed was told before. `failure` is why it could not be started.
+    /// The command ended, after all its output was passed in. `failure` is why it could not be
+    /// started.
     pub fn ended(&mut self, exit: Exit, failure: Option<(Step, io::Error)>, now: Moment) {
         self.is_outstanding = false;
         let Some(check) = &mut self.check else {
@@ -403,7 +403,7 @@ impl SystemState {
             Question::List => {
                 let mut pools = list::parse(answer, &self.columns).map_err(Trouble::Unreadable)?;
                 for pool in &mut pools {
-                    // Until it is asked again.
+                    // Until the next `zpool status`.
                     let before = self.pools.iter().flatten().find(|other| other.name == pool.name);
                     pool.page = before.and_then(|before| before.page.clone());
                 }
@@ -425,7 +425,7 @@ impl SystemState {
         Ok(())
     }
 
-    /// Finds out which pools have left since the last list, and which have come back.
+    /// Determines which pools have disappeared since the last list, and which have come back.
     fn find_gone(&mut self, before: Vec<Pool>, now: Moment) {
         let Some(check) = &mut self.check else { return };
         let pools = self.pools.as_deref().unwrap_or_default();
@@ -437,7 +437,7 @@ impl SystemState {
                 self.gone.push(Gone::new(&pool.name, pool.health(), is_online, now.instant));
             }
         }
-        // The newest first: an event without a name is about the pool that has just left.
+        // The newest first: an event without a name concerns the pool that has just disappeared.
         for gone in self.gone.iter_mut().rev().filter(|gone| gone.is_recent(now.instant)) {
             if let Some(how) = self.watching.departures.explain(&gone.name, now.instant) {
                 gone.how = how;
@@ -450,8 +450,8 @@ impl SystemState {
         }
     }
 
-    /// After the list: asks the devices of pools that have left, one by one; then for the status,
-    /// where that is due. `answer` is that of the device that was asked last.
+    /// After the list: reads the labels of devices of missing pools one by one, then runs `zpool
+    /// status` where that is due. `answer` is the output for the last device.
     fn next_question(&mut self, now: Moment, answer: Option<Vec<u8>>) {
         let Some(check) = &mut self.check else { return };
         if let Some(answer) = answer
@@ -461,7 +461,7 @@ impl SystemState {
         {
             gone.how = how;
         }
-        // The answer is that of the first; before the first question there is none to be dropped.
+        // The output is that of the first device; before the first command there is none to drop.
         if check.is_asking_labels {
             check.labels.pop_front();
         }
@@ -480,7 +480,7 @@ impl SystemState {
         }
     }
 
-    /// After the list: whether it is to be asked too what is wrong.
+    /// Whether `zpool status` follows the list.
     fn is_thorough(&self) -> bool {
         let pools = self.pools.as_deref().unwrap_or_default();
         let is_known = pools.iter().any(|pool| pool.page.as_ref().is_some_and(Page::is_watched));
@@ -497,13 +497,13 @@ impl SystemState {
         self.next_question(now, None);
     }
 
-    /// Stops waiting for the process that was asked.
+    /// Abandons the running command.
     fn give_up(&mut self, trouble: Trouble) {
         let Some(Check { stage: Stage::Asking(probe), .. }) = &self.check else { return };
         let question = probe.question;
         self.effects.push_back(Effect::Kill);
         match trouble {
-            // A device that does not answer is no witness.
+            // A device that does not answer gives no reason.
             _ if question == Question::Label => self.conclude(),
             Trouble::TooLong(limit) if question == Question::Status && !self.is_brief => {
                 let text = format!(

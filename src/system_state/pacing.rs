@@ -1,23 +1,23 @@
-//! When a check follows from what the kernel says, or from a request.
+//! When a kernel event or a request starts a check.
 //!
-//! One change makes dozens of events, so they are gathered for a moment. One wounded pool makes
-//! hundreds a second for as long as it lasts, and each check costs it more: so while events go on,
-//! the pauses between the checks that they cause grow.
+//! One change causes dozens of events, so they are coalesced for a moment. One wounded pool causes
+//! hundreds a second for as long as it lasts, and each check costs it more: so while events
+//! continue, the pauses between the checks that they cause grow.
 
 use std::time::{Duration, Instant};
 
-/// The first pause, and the least between two checks that are asked for.
+/// The first pause, and the minimum between two requested checks.
 const LEAST: Duration = Duration::from_secs(1);
 
 /// How quickly events lead to checks.
 #[derive(Debug)]
 pub(super) struct Pacing {
-    /// How long events are gathered.
+    /// How long events are coalesced.
     delay: Duration,
-    /// The longest pause.
+    /// Maximum pause.
     longest: Duration,
     pause: Duration,
-    /// When a check last began that an event or a request caused.
+    /// Start of the last check that an event or a request caused.
     last: Option<Instant>,
     due: Option<Instant>,
 }
@@ -32,12 +32,12 @@ impl Pacing {
         self.pause = self.pause.min(longest);
     }
 
-    /// Something happened in ZFS.
+    /// Records a ZFS event.
     pub(super) fn event(&mut self, now: Instant) {
         self.want(now + self.delay, self.pause);
     }
 
-    /// Somebody wants to know.
+    /// Records a request.
     pub(super) fn request(&mut self, now: Instant) {
         self.want(now, LEAST);
     }
@@ -47,13 +47,12 @@ impl Pacing {
         self.due = Some(self.due.map_or(when, |due| due.min(when)));
     }
 
-    /// When the next check is to begin, if one was caused.
+    /// When the next caused check begins.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// A check begins, which answers all that was asked until now. True where something had caused
-    /// one.
+    /// A check begins, which serves all events and requests so far. True where there were any.
     pub(super) fn begin(&mut self, now: Instant) -> bool {
         if self.due.take().is_none() {
             return false;
@@ -101,7 +100,7 @@ mod tests {
             now += Duration::from_millis(100);
         }
         assert_eq!(checks, [0, 1, 3, 7, 15, 31, 61, 91, 121, 151, 181]);
-        // A minute of silence, and the next event is answered at once.
+        // After a minute of silence, the next event is served at once.
         now = pacing.due().unwrap();
         pacing.begin(now);
         now += Duration::from_secs(61);

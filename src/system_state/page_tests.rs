@@ -1,11 +1,10 @@
-//! Pages of `zpool status` and the priorities that they come to.
+//! Pages of `zpool status` and the resulting priorities.
 
 use super::captures;
 use super::status::{Page, parse};
 
-/// The messages of OpenZFS 2.4 (`print_status_reason` in `cmd/zpool/zpool_main.c`), where another
-/// version words one otherwise also that, with the identifier of the page and the priority for a
-/// pool that is ONLINE.
+/// The messages of OpenZFS 2.4 (`print_status_reason` in `cmd/zpool/zpool_main.c`), and other
+/// wordings of other versions, with the identifier of the page and the priority for an ONLINE pool.
 const MESSAGES: [(&str, &str, u8); 38] = [
     (
         "One or more devices could not be opened.  Sufficient replicas exist for\n\tthe pool to continue functioning in a degraded state.",
@@ -269,12 +268,12 @@ fn counts_of_a_group_name_it_where_no_leaf_explains_them() {
 
 #[test]
 fn table_out_of_line_or_without_columns_is_read() {
-    // Columns of another width, as a script that shortens paths leaves them; no CKSUM.
+    // Columns of another width, as left by a script that shortens paths; no CKSUM.
     let text = "  pool: tank\n state: ONLINE\nconfig:\n\n\tNAME            STATE     READ WRITE\n\
                 \ttank   ONLINE  0  0\n\t  /v/a  ONLINE  0  3\n\t  /v/b  FAULTED\n";
     let page = only(text);
     assert_eq!(named(&page), ["\"/v/a\" ONLINE 0/3", "\"/v/b\" FAULTED"]);
-    // Nothing at all.
+    // Empty.
     for text in ["  pool: tank\n", "  pool: tank\n state: ONLINE\nconfig:\n\n", "  pool: \n"] {
         assert_eq!(only(text).priority(), 0, "{text}");
     }

@@ -1,4 +1,4 @@
-//! One pool: what `zpool` says of it, and its priority.
+//! One pool: its values from `zpool`, and its priority.
 
 use serde_json::{Map, Value};
 
@@ -12,9 +12,9 @@ use crate::wire::{Priority, decimal};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pool {
     pub(super) name: String,
-    /// By the keys of an event, as `zpool list` prints them.
+    /// By the keys of an event, as printed by `zpool list`.
     pub(super) cells: Vec<(&'static str, String)>,
-    /// Its page of `zpool status`, as of the last time that was asked.
+    /// Its page of the last `zpool status`.
     pub(super) page: Option<Page>,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Essence {
 }
 
 impl Essence {
-    /// Whether its health, and what explains it, is another than before.
+    /// Whether its health, or the explanation of it, differs from before.
     pub(super) fn is_news(&self, before: Option<&Essence>) -> bool {
         before.is_none_or(|before| {
             (&before.health, before.priority, &before.status, before.has_errors, &before.devices)
@@ -40,7 +40,7 @@ impl Essence {
         })
     }
 
-    /// The line of the log about its scan where that has begun or ended.
+    /// The log line about its scan where that has begun or ended.
     pub(super) fn scan_news(&self, before: Option<&Essence>) -> Option<String> {
         let scan = self.scan.as_ref()?;
         let is_news = before.is_some_and(|before| before.scan.as_ref() != Some(scan));
@@ -64,7 +64,7 @@ impl Pool {
         self.health() == FINE && !self.is_suspended()
     }
 
-    /// Its devices do not answer, and programs that use its files wait.
+    /// Whether its devices do not answer, so that processes that use its files block.
     pub(super) fn is_suspended(&self) -> bool {
         self.health() == SUSPENDED || self.page.as_ref().is_some_and(Page::is_suspended)
     }
@@ -73,12 +73,12 @@ impl Pool {
         self.page.as_ref()?.scan()
     }
 
-    /// Progress of its scan, while that runs.
+    /// Progress of its scan while that runs.
     pub(super) fn progress(&self) -> Option<&str> {
         self.scan()?.done.as_deref()
     }
 
-    /// By the table of sysadm-events-protocol(7); `warning` in per cent.
+    /// The priority by the table of sysadm-events-protocol(7); `warning` in per cent.
     pub(super) fn priority(&self, warning: usize) -> Priority {
         // A pool that cannot be opened has no capacity.
         let capacity = per_cent(self.cell(CAPACITY)).unwrap_or(0);
@@ -103,7 +103,7 @@ impl Pool {
         }
     }
 
-    /// For the log.
+    /// The text for the log.
     pub(super) fn line(&self, warning: usize) -> String {
         let page = self.page.as_ref();
         let mut line = format!(
@@ -124,7 +124,7 @@ impl Pool {
         line
     }
 
-    /// As it stands in an event; without its devices where the event has no room for them.
+    /// The JSON for an event; without its devices where the event has no room for them.
     pub(super) fn entry(&self, warning: usize, with_devices: bool) -> Value {
         let cells = self.cells.iter().map(|(key, cell)| ((*key).to_owned(), cell.clone().into()));
         let mut entry: Map<String, Value> = cells.collect();
@@ -152,7 +152,7 @@ impl Pool {
     }
 }
 
-/// Reads `12%`.
+/// Parses `12%`.
 pub(super) fn per_cent(text: &str) -> Option<usize> {
     decimal(text.strip_suffix('%')?)
 }

@@ -1,5 +1,4 @@
-//! One question to `zpool`: what came of it so far, by when it has to be answered, and what went
-//! wrong with it.
+//! One `zpool` or `zdb` command: its output so far, its deadline, and its failure.
 
 use std::fmt;
 use std::io;
@@ -8,14 +7,14 @@ use std::time::{Duration, Instant};
 use crate::sys::children::Exit;
 use crate::sys::spawn::Step;
 
-/// What is asked.
+/// Kind of command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
-    /// Which pools there are: `zpool list`.
+    /// `zpool list`: which pools exist.
     List,
-    /// How they are: `zpool status`.
+    /// `zpool status`: their health.
     Status,
-    /// The label of a pool that has left: `zdb -l` of one of its devices.
+    /// `zdb -l`: the label of one device of a missing pool.
     Label,
 }
 
@@ -29,21 +28,21 @@ impl fmt::Display for Question {
     }
 }
 
-/// Why there is no answer. The words of it stay the same as long as the trouble does: another text
-/// would be told as something new.
+/// Why a command gave no result. The text stays the same as long as the cause does: another text
+/// would be reported as a change.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// It did not come in time.
+    /// Time limit exceeded.
     Overdue(Duration),
-    /// It was longer than this, in bytes.
+    /// Output longer than this, in bytes.
     TooLong(usize),
-    /// The process failed, and said this.
+    /// The process failed, with this message.
     Exit(Exit, String),
     /// The process could not be started.
     NotStarted(String),
-    /// It was answered, but so that nobody can read it.
+    /// The output cannot be parsed.
     Unreadable(String),
-    /// There is no ZFS to be asked.
+    /// There is no ZFS.
     NoZfs,
 }
 
@@ -65,8 +64,8 @@ impl fmt::Display for Trouble {
 }
 
 impl Trouble {
-    /// ZFS refuses this user: OpenZFS ("the ZFS utilities must be run as root"), zfs-fuse, and a
-    /// device node that this user may not open.
+    /// Whether ZFS refuses this user: OpenZFS ("the ZFS utilities must be run as root"), zfs-fuse,
+    /// and a device node that this user may not open.
     pub(super) fn is_refusal(&self) -> bool {
         const REFUSALS: [&str; 4] =
             ["permission denied", "must be run as root", "operation not permitted", "privilege"];
@@ -76,8 +75,8 @@ impl Trouble {
     }
 }
 
-/// How messages of `zpool` begin which say that ZFS is not there, rather than that it does not
-/// work: OpenZFS without its module or its node, zfs-fuse without its daemon, FreeBSD's older ZFS.
+/// Beginnings of `zpool` messages which say that ZFS is absent, not broken: OpenZFS without its
+/// module or its node, zfs-fuse without its daemon, FreeBSD's older ZFS.
 const NO_ZFS: [&str; 4] = [
     "The ZFS modules ",
     "The /dev/zfs device is missing",
@@ -85,23 +84,23 @@ const NO_ZFS: [&str; 4] = [
     "connect: Connection refused",
 ];
 
-/// The code by which `zpool` says that it does not know what it was asked.
+/// Exit code of `zpool` for unknown arguments.
 pub(super) const USAGE: i32 = 2;
 
-/// Kept of standard error, in bytes: what matters of it is its first line.
+/// Bytes of standard error that are stored: only the first line is used.
 const ERRORS: usize = 4 * 1024;
-/// Of that line, in characters.
+/// Maximum length of that line, in characters.
 const SAID: usize = 200;
 
-/// A question that waits for its answer.
+/// A running command.
 #[derive(Debug)]
 pub(super) struct Probe {
     pub(super) question: Question,
-    /// When patience ends.
+    /// Its deadline.
     pub(super) due: Instant,
     out: Vec<u8>,
     errors: Complaint,
-    /// Of `out`, in bytes.
+    /// Maximum length of `out`, in bytes.
     limit: usize,
 }
 
@@ -110,19 +109,19 @@ impl Probe {
         Probe { question, due, out: Vec::new(), errors: Complaint::default(), limit }
     }
 
-    /// `zpool` printed something. False where it has printed more than it may.
+    /// Appends standard output. False where the limit is exceeded.
     pub(super) fn printed(&mut self, bytes: &[u8]) -> bool {
         let room = self.limit - self.out.len();
         self.out.extend_from_slice(&bytes[..bytes.len().min(room)]);
         bytes.len() <= room
     }
 
-    /// It wrote to standard error. False where no more of that is kept.
+    /// Appends standard error. False where no more of it is stored.
     pub(super) fn complained(&mut self, bytes: &[u8]) -> bool {
         self.errors.push(bytes)
     }
 
-    /// The process ended. `failure` is why it could not even be started.
+    /// The process ended. `failure` is why it could not be started.
     pub(super) fn end(
         self,
         exit: Exit,
@@ -143,19 +142,19 @@ impl Probe {
     }
 }
 
-/// The beginning of what a `zpool` wrote to standard error.
+/// The beginning of a command's standard error.
 #[derive(Debug, Default)]
 pub struct Complaint(Vec<u8>);
 
 impl Complaint {
-    /// Appends what there is room for. False where there is no more.
+    /// Appends what there is room for. False when full.
     pub fn push(&mut self, bytes: &[u8]) -> bool {
         let room = ERRORS.saturating_sub(self.0.len());
         self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
         bytes.len() < room
     }
 
-    /// Its first line, as far as it is fit to be shown.
+    /// Its first line, sanitized for display.
     pub(super) fn first_line(&self) -> String {
         let text = String::from_utf8_lossy(&self.0);
         let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("");

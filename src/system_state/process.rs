@@ -1,4 +1,4 @@
-//! A `zpool` of our own: started, read, killed. None of it waits.
+//! A `zpool` child process: started, read, killed. Nothing here blocks.
 
 use std::env;
 use std::ffi::CString;
@@ -14,27 +14,27 @@ use nix::unistd::Pid;
 use crate::sys::descriptors::DescriptorLimit;
 use crate::sys::spawn::{self, Child, Program, Report, Step};
 
-/// What starts them.
+/// Starts them.
 #[derive(Debug)]
 pub struct Starter {
     null: OwnedFd,
     limit: Option<DescriptorLimit>,
 }
 
-/// Where `zpool` is looked for behind the daemon's own `PATH`.
+/// Directories searched for `zpool` after those in the daemon's `PATH`.
 const FOLDERS: [&str; 3] = ["/sbin", "/usr/local/sbin", "/usr/sbin"];
-/// What it finds around it; its messages are read, so they must be in English.
+/// Environment of the child; its messages are parsed, so they must be in English.
 const ENVIRONMENT: [&std::ffi::CStr; 2] =
     [c"LC_ALL=C", c"PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"];
 
 impl Starter {
-    /// `limit` is the descriptor limit that the daemon itself was started with.
+    /// `limit` is the descriptor limit with which the daemon was started.
     pub fn new(limit: Option<DescriptorLimit>) -> io::Result<Starter> {
         Ok(Starter { null: spawn::open_null()?, limit })
     }
 
-    /// Starts `zpool`, by its path or by its name. An error means that there is no child; that it
-    /// could not be loaded is told by [`Process::failure`] when it has ended.
+    /// Starts `zpool`, by path or by name. An error means that there is no child; a failed exec is
+    /// reported by [`Process::failure`] after the child's end.
     pub fn start(&self, zpool: &Path, arguments: &[String]) -> io::Result<Process> {
         let candidates: io::Result<Vec<CString>> = candidates(zpool)
             .iter()
@@ -62,13 +62,13 @@ impl Starter {
     }
 }
 
-/// Whether this program would be found, by its path or by its name.
+/// Whether this program would be found, by path or by name.
 pub fn is_found(zpool: &Path) -> bool {
     candidates(zpool).iter().any(|candidate| candidate.is_file())
 }
 
-/// The `zdb` of the same ZFS: beside a `zpool` that is not the system's, else looked up by its name,
-/// since FreeBSD has `zpool` in `/sbin` and `zdb` in `/usr/sbin`.
+/// The `zdb` that belongs to a `zpool`: beside one that is not the system's, else looked up by
+/// name, because FreeBSD has `zpool` in `/sbin` and `zdb` in `/usr/sbin`.
 pub fn zdb_beside(zpool: &Path) -> PathBuf {
     let of_the_system = |folder: &Path| FOLDERS.iter().any(|known| folder == Path::new(known));
     match zpool.parent() {
@@ -93,10 +93,10 @@ fn candidates(zpool: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A running one.
+/// A running child.
 #[derive(Debug)]
 pub struct Process {
-    /// The process, leader of a group of its own.
+    /// The process, leader of its own process group.
     pub pid: Pid,
     /// Standard output.
     pub output: Receiver,
@@ -106,21 +106,22 @@ pub struct Process {
 }
 
 impl Process {
-    /// Ends it and what it started, without waiting for that.
+    /// Kills it and its process group, without waiting.
     pub fn kill(&self) {
-        // Each fails where nothing is left; the first also where the child has no group yet.
+        // Each fails where no process is left; the first also before the child has created its
+        // group.
         let _ = killpg(self.pid, Signal::SIGKILL);
         let _ = kill(self.pid, Signal::SIGKILL);
     }
 
-    /// After its end: why it could not be started, if so.
+    /// After its end: why it could not be started.
     pub fn failure(self) -> Option<(Step, io::Error)> {
         self.report.failure()
     }
 }
 
-/// What is there to be read, in pieces of at most `scratch`, for as long as `take` wants more.
-/// False where the other end is closed.
+/// Reads what is available, in chunks of at most `scratch`, for as long as `take` returns true.
+/// False at end of file.
 pub fn drain(
     pipe: &mut impl Read,
     scratch: &mut [u8],

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 
-/// Bytes of one value.
+/// Maximum length of one value, in bytes.
 const VALUE: usize = 60;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,27 +17,27 @@ pub(super) enum Progress {
     Canceled,
 }
 
-/// A scrub or a resilver. Values are as `zpool` prints them.
+/// A scrub or a resilver. Values are as printed by `zpool`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Scan {
     pub(super) is_resilver: bool,
     pub(super) progress: Progress,
     /// When it began, was paused or ended; local time.
     time: Option<String>,
-    /// How much of it is done, as `12.34%`.
+    /// Share that is done, as `12.34%`.
     pub(super) done: Option<String>,
     /// Amount that was repaired or resilvered, as `1.5M`.
     repaired: Option<String>,
-    /// Number of errors that a scan that has ended could not repair.
+    /// Number of errors that a finished scan could not repair.
     pub(super) errors: Option<String>,
 }
 
 impl Scan {
-    /// Reads the text behind the key, its lines joined by single blanks. `None` where there was no
-    /// scan, or where it is not understood.
+    /// Parses the text after the key, its lines joined by single blanks. `None` where there was no
+    /// scan, or where the text is unknown.
     pub(super) fn parse(text: &str) -> Option<Scan> {
         let words: Vec<&str> = text.split_whitespace().collect();
-        // The beginning says which and what; "(mirror-0)" behind "resilver" may be any name.
+        // The beginning states the kind; "(mirror-0)" after "resilver" may be any name.
         let is_resilver = words.first()?.starts_with("resilver");
         let has = |part: &str| text.contains(part);
         let progress = if has("in progress") {
@@ -95,8 +95,8 @@ impl Scan {
         matches!(self.progress, Progress::Running | Progress::Paused)
     }
 
-    /// A resilver that runs or was broken off is 3; a scan that could not repair all is 7, and stays
-    /// so until the next.
+    /// Its priority. A resilver that runs or was aborted has 3; a scan with unrepaired errors has 7
+    /// until the next scan.
     pub(super) fn priority(&self) -> u8 {
         match (&self.errors, self.progress) {
             (Some(errors), _) if errors != "0" => 7,
@@ -118,14 +118,14 @@ impl Scan {
         }
     }
 
-    /// The part of it whose change makes an event at once: all but how far it is.
+    /// The part whose change makes an event at once: all but its progress.
     pub(super) fn essence(&self) -> Scan {
         let is_active = self.is_active();
         let ended = |value: &Option<String>| value.clone().filter(|_| !is_active);
         Scan { done: None, repaired: ended(&self.repaired), ..self.clone() }
     }
 
-    /// For the log.
+    /// The text for the log.
     pub(super) fn line(&self) -> String {
         let mut line = format!("{} {}", self.function(), self.state());
         let values = [("repaired ", &self.repaired, ""), ("", &self.errors, " errors")];
@@ -137,7 +137,7 @@ impl Scan {
         line
     }
 
-    /// As it stands in an event.
+    /// The JSON for an event.
     pub(super) fn entry(&self) -> Value {
         let mut entry = Map::new();
         entry.insert("function".into(), self.function().into());

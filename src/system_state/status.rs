@@ -1,7 +1,7 @@
-//! The output of `zpool status`: a page for each pool.
+//! Parser of `zpool status`: one page per pool.
 //!
 //! ONLINE does not mean healthy: damaged data, errors of devices and, with OpenZFS 2.1, even a
-//! suspended pool stand here alone. Of a page everything is read that has to do with its health.
+//! suspended pool are shown only here. Everything on a page that concerns the health is read.
 
 use super::device::{self, Device, Table};
 use super::kind::{self, Kind};
@@ -21,25 +21,25 @@ pub(super) struct Page {
     pub(super) scans: Vec<Scan>,
     /// The `errors:` line, if there are any.
     pub(super) errors: Option<String>,
-    /// Devices to be named, see [`device::judge`].
+    /// Devices to be reported, see [`device::judge`].
     pub(super) devices: Vec<Device>,
-    /// Devices that can be asked what became of the pool if it is gone.
+    /// Devices whose labels can be read if the pool disappears.
     pub(super) readable: Vec<String>,
-    /// The highest of its devices.
+    /// The highest priority of its devices.
     devices_priority: u8,
 }
 
-/// What a page begins with; the rest of the line, blanks included, is the name.
+/// First line of a page; the rest of the line, blanks included, is the name.
 const POOL: &str = "  pool: ";
-/// The longest text of one field, in bytes. Those of OpenZFS have at most 400, but for lists of
+/// Maximum length of one field, in bytes. Those of OpenZFS have at most 400, except lists of
 /// features.
 const TEXT: usize = 500;
-/// Scans of a page; OpenZFS prints one for each group that is being rebuilt.
+/// Maximum number of scans of a page; OpenZFS prints one for each group that is being rebuilt.
 const SCANS: usize = 16;
-/// Devices of a pool that are asked what became of it.
+/// Maximum number of devices in [`Page::readable`].
 const READABLE: usize = 3;
 
-/// Reads the answer. An error says what is wrong with it.
+/// Parses the output. An error describes the fault.
 pub(super) fn parse(answer: &[u8]) -> Result<Vec<Page>, String> {
     let text = String::from_utf8_lossy(answer);
     if !text.is_empty() && !text.ends_with('\n') {
@@ -61,27 +61,27 @@ pub(super) fn parse(answer: &[u8]) -> Result<Vec<Page>, String> {
     Ok(pages)
 }
 
-/// Without a pool to be shown it is one sentence, or nothing.
+/// Whether the output is a sentence or empty, as it is without pools.
 fn is_sentence(line: &str) -> bool {
     line.is_empty() || line.ends_with(" healthy") || line == "no pools available"
 }
 
-/// At most so many bytes of a text.
+/// The beginning of a text, of at most `most` bytes.
 pub(super) fn cut(text: &str, most: usize) -> String {
     let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     text[..end.unwrap_or(0)].to_owned()
 }
 
-/// A page that is being read.
+/// A page that is being parsed.
 struct Reader {
     page: Page,
-    /// The key of the lines that are being read, and their text.
+    /// The key of the current lines, and their text.
     key: String,
     text: String,
     table: Table,
 }
 
-/// Keys are the whole of what stands before the first colon.
+/// Keys: the whole text before the first colon.
 const KEYS: [&str; 12] = [
     "state",
     "status",
@@ -114,7 +114,7 @@ impl Reader {
             }
             (None, Some(row)) if self.key == "config" => self.table.take(row),
             (None, Some(more)) => self.append(more),
-            // An empty line, a path with an error, or a key that is not known here.
+            // An empty line, a path with an error, or an unknown key.
             (None, None) if line.contains(':') => self.end_field(),
             (None, None) => {}
         }
@@ -122,7 +122,7 @@ impl Reader {
 
     fn append(&mut self, line: &str) {
         for word in line.split_whitespace() {
-            // A scan that runs has its figures at the end.
+            // A running scan has its figures at the end.
             if self.text.len() + word.len() > TEXT {
                 break;
             }
@@ -156,17 +156,17 @@ impl Reader {
     }
 }
 
-/// Whether an `errors:` line tells of any: "No known data errors", and for users without the
-/// privilege "List of errors unavailable".
+/// Whether an `errors:` line reports any. Not "No known data errors", and not the text for
+/// unprivileged users, "List of errors unavailable".
 fn is_error(text: &str) -> bool {
     !text.is_empty() && !text.starts_with("No known") && !text.contains("unavailable")
 }
 
-/// The state of a pool that works with all its devices.
+/// The state of a pool whose devices all work.
 const FINE: &str = "ONLINE";
-/// Data that is lost.
+/// Priority of lost data.
 const LOST: u8 = 8;
-/// A higher priority is looked at with each check.
+/// A pool with a higher priority is examined by each check.
 const SETTLED: u8 = 1;
 
 impl Page {
@@ -178,7 +178,7 @@ impl Page {
         self.state == "SUSPENDED" || self.kind().is_some_and(|kind| kind.is_suspended)
     }
 
-    /// The highest of all that stands on it.
+    /// The highest priority on the page.
     pub(super) fn priority(&self) -> u8 {
         let status = match (&self.status, self.kind()) {
             (_, Some(kind)) => kind.priority,
@@ -191,17 +191,17 @@ impl Page {
         scans.chain([status, state, errors, self.devices_priority]).max().unwrap_or(0)
     }
 
-    /// The scan to be shown: one that runs, else the last on the page.
+    /// The scan to be shown: a running one, else the last on the page.
     pub(super) fn scan(&self) -> Option<&Scan> {
         self.scans.iter().find(|scan| scan.is_active()).or(self.scans.last())
     }
 
-    /// Something goes on that each check has to look at.
+    /// Whether each check must examine the pool.
     pub(super) fn is_watched(&self) -> bool {
         self.priority() > SETTLED || self.scans.iter().any(Scan::is_active)
     }
 
-    /// The status, or the state where there should be one.
+    /// The status, or the state where a status is missing.
     pub(super) fn status(&self) -> Option<String> {
         let state = || {
             let is_worth = !self.state.is_empty() && self.state != FINE;

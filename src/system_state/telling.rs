@@ -1,4 +1,4 @@
-//! What is told of a check: the event, the lines in the log, and what a status says.
+//! Results of a check: the event, the lines in the log, and the status.
 
 use std::time::Duration;
 
@@ -11,22 +11,22 @@ use super::{Effect, SystemState};
 use crate::moment::Moment;
 use crate::wire::{Event, Priority, StateNews, SystemStateEvent, rfc3339};
 
-/// The priority of a `zpool` that does not answer.
+/// Priority of a `zpool` that does not answer.
 const TROUBLE: Priority = Priority::new(9);
-/// The priority of another host name.
+/// Priority of a changed host name.
 const HOSTNAME_CHANGED: Priority = Priority::new(3);
-/// The shortest time between an event and the next whose only news is how far a scan is.
+/// Minimum interval between events that differ only in the progress of a scan.
 const PROGRESS: Duration = Duration::from_secs(60);
-/// What matters more than this is a warning in the log.
+/// News above this priority is a warning in the log.
 const NEWS: Priority = Priority::new(5);
-/// Bytes of an event beside its pools: the frame around it, names, and a line of trouble.
+/// Bytes of an event besides its pools: the frame, names, and one line of error text.
 const EVENT_ROOM: usize = 8 * 1024;
 
-/// What was told last: another value makes an event.
+/// Content of the last report: a change makes an event.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Told {
     hostname: String,
-    /// The event had the priority of a change; one without it follows at the next check.
+    /// The event had the priority of a changed host name; one without it follows at the next check.
     hostname_changed: bool,
     pub(super) pools: Option<Vec<Essence>>,
     gone: Vec<Gone>,
@@ -35,7 +35,7 @@ pub(super) struct Told {
     progress: Progress,
 }
 
-/// The pools that are scanned, and how far.
+/// The pools that are scanned, and their progress.
 #[derive(Debug, Default)]
 struct Progress(Vec<(String, String)>);
 
@@ -48,7 +48,7 @@ impl PartialEq for Progress {
 impl Eq for Progress {}
 
 impl Told {
-    /// What is different, for the log.
+    /// The differences, for the log.
     fn news(&self, before: Option<&Told>, line: impl Fn(&str) -> String) -> Vec<(Level, String)> {
         let mut news = Vec::new();
         if let Some(before) = before.filter(|before| before.hostname != self.hostname) {
@@ -88,7 +88,8 @@ impl Told {
 }
 
 impl SystemState {
-    /// A check is over: what came of it is told, if it is new or was not told for long.
+    /// Finishes a check: publishes an event if the result changed or the report interval has
+    /// elapsed.
     pub(super) fn conclude(&mut self) {
         let Some(check) = self.check.take() else { return };
         self.checks += 1;
@@ -132,14 +133,14 @@ impl SystemState {
         self.look_after_feed(check.was_caused);
     }
 
-    /// What of the pools makes an event when it changes.
+    /// The part of the pools whose change makes an event.
     pub(super) fn essence(&self) -> Option<Vec<Essence>> {
         let warning = self.limits.capacity_warning;
         let pools = self.pools.as_ref()?;
         Some(pools.iter().map(|pool| pool.essence(warning)).collect())
     }
 
-    /// News, which are published once.
+    /// News that are published once.
     fn news(&self, hostname_was: Option<String>, is_first: bool) -> StateNews {
         let mut news = StateNews::default();
         if let Some(was) = hostname_was {
@@ -162,7 +163,7 @@ impl SystemState {
         Progress(scanned.collect())
     }
 
-    /// The highest of all that was found.
+    /// The highest priority of all that was found.
     pub fn priority(&self) -> Priority {
         let pools = self.pools.iter().flatten();
         let pools = pools.map(|pool| pool.priority(self.limits.capacity_warning));
@@ -192,7 +193,8 @@ impl SystemState {
         args
     }
 
-    /// Pools as an event has them, and how many it has no room for: those that matter least.
+    /// The JSON of the pools, and the number of those omitted for lack of room: the ones with the
+    /// lowest priority.
     fn entries(&self, pools: &[Pool]) -> (Map<String, Value>, usize) {
         let warning = self.limits.capacity_warning;
         let mut by_priority: Vec<usize> = (0..pools.len()).collect();
@@ -200,7 +202,7 @@ impl SystemState {
         let mut room = self.limits.max_event.saturating_sub(EVENT_ROOM);
         let mut entries: Vec<Option<Value>> = vec![None; pools.len()];
         for at in by_priority {
-            // Rather without its devices than not at all.
+            // A pool without its devices is better than no pool.
             for with_devices in [true, false] {
                 let (name, entry) =
                     (pools[at].name.as_str(), pools[at].entry(warning, with_devices));
@@ -217,7 +219,7 @@ impl SystemState {
         (named.filter_map(|(pool, entry)| Some((pool.name.clone(), entry?))).collect(), left_out)
     }
 
-    /// What a status tells: the figures, how old they are, and where they came from.
+    /// The status: the figures, their age and their source.
     pub fn status(&self, now: Moment) -> Value {
         let mut status = self.args();
         status.remove("hostname");

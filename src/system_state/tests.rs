@@ -1,4 +1,4 @@
-//! Checks driven by hand, with made-up time, and with what real `zpool`s printed.
+//! Checks driven by hand, with made-up time and output of real `zpool` commands.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,14 +8,14 @@ use super::captures::{self, Capture};
 use super::*;
 use crate::wire::{Priority, Published, Spelling};
 
-/// A host with the state of the system, its clock, and what was wanted of it.
+/// A host with a system state, a clock, and the effects so far.
 struct Host {
     state: SystemState,
     start: Instant,
     elapsed: Duration,
     hostname: String,
     zfs: bool,
-    /// Effects since they were last taken, looks left out.
+    /// Effects since they were last taken, without looks.
     effects: Vec<Effect>,
 }
 
@@ -40,7 +40,7 @@ const HEALTHY: &str = "all pools are healthy\n";
 const DAMAGED: &str = "  pool: tank\n state: ONLINE\nstatus: One or more devices has experienced an \
                        unrecoverable error.\n";
 
-/// A line of `zpool list` as OpenZFS prints it.
+/// A line of `zpool list` of OpenZFS.
 fn line(name: &str, health: &str, capacity: &str) -> String {
     format!("{name}\t112M\t20.2M\t91.8M\t-\t-\t23%\t{capacity}\t1.00x\t{health}\t-\n")
 }
@@ -57,7 +57,7 @@ impl Host {
         }
     }
 
-    /// One whose first check asks for the list.
+    /// A host whose first check runs `zpool list`.
     fn new() -> Host {
         let mut host = Host::with(limits());
         host.state.begin(host.now());
@@ -65,7 +65,7 @@ impl Host {
         host
     }
 
-    /// One whose first check is over: its only pool is well.
+    /// A host after its first check: its only pool is ONLINE.
     fn with_pool() -> Host {
         let mut host = Host::new();
         host.answers(&line("tank", "ONLINE", "12%"));
@@ -80,7 +80,7 @@ impl Host {
         Moment { instant: self.start + self.elapsed, wall }
     }
 
-    /// Time goes by, and what is due in it is done when it is due.
+    /// Advances time; each deadline is served on time.
     fn pass(&mut self, time: Duration) {
         let end = self.elapsed + time;
         self.settle();
@@ -113,7 +113,7 @@ impl Host {
         taken
     }
 
-    /// Questions since the last time.
+    /// Commands since the last call.
     fn asked(&mut self) -> Vec<String> {
         self.take(|effect| match effect {
             Effect::Ask(arguments) => Some(arguments.join(" ")),
@@ -122,7 +122,7 @@ impl Host {
         })
     }
 
-    /// The `args` of events since the last time, as they are sent.
+    /// The `args` of events since the last call, as sent.
     fn told(&mut self) -> Vec<Value> {
         self.take(|effect| match effect {
             Effect::Publish(event) => {
@@ -189,7 +189,7 @@ impl Host {
         self.ends(out, "", Exit::Code(0));
     }
 
-    /// What was captured happens now.
+    /// Replays a captured command.
     fn replays(&mut self, capture: &Capture) {
         match capture.exit {
             Some(exit) => self.ends(capture.out, capture.errors, exit),
@@ -197,7 +197,7 @@ impl Host {
         }
     }
 
-    /// A whole check whose list is this, and whose status is that.
+    /// A whole check with this list and this status.
     fn checks(&mut self, list: &str, status: &str) {
         assert_eq!(self.asked(), [LIST]);
         self.answers(list);
@@ -212,7 +212,7 @@ fn health(args: &Value, pool: &str) -> (String, String, String) {
     (text("health"), text("capacity"), text("priority"))
 }
 
-/// What a check makes of the captured outputs of a state: a line a pool.
+/// The result of a check of the captured outputs of a state: one line per pool.
 fn made_of(file: &'static str, state: &str) -> String {
     let captures = captures::read(file);
     let find = |command: &str| {
@@ -268,7 +268,7 @@ fn made_of(file: &'static str, state: &str) -> String {
     made
 }
 
-/// What each captured state is expected to come to, as a person judged it.
+/// The expected result of each captured state, determined by a person.
 const MEANING: &str = include_str!("../../tests/zfs/meaning.txt");
 
 #[test]
@@ -317,7 +317,7 @@ fn what_this_zpool_does_not_know_is_learned_once() {
     host.state.begin(host.now());
     let refused = run(&format!("zpool {LIST}"));
     assert_eq!(refused.exit, Some(Exit::Code(2)));
-    // The captured refusal names the first; the others are refused in the same words.
+    // The captured refusal names the first; the others are refused with the same text.
     let mut known = LIST.to_owned();
     for property in ["checkpoint", "expandsize", "fragmentation"] {
         assert_eq!(host.asked(), [known.clone()]);
@@ -345,7 +345,7 @@ fn what_this_zpool_does_not_know_is_learned_once() {
     host.pass(Duration::from_secs(60));
     assert_eq!(host.asked(), [known.clone()]);
     host.replays(run(&format!("zpool {known}")));
-    // A reload may have come with another `zpool`.
+    // A reload may change the `zpool`.
     host.state.reload(limits(), host.now());
     host.answers(HEALTHY);
     host.pass(Duration::ZERO);
@@ -384,7 +384,7 @@ fn a_needed_property_that_is_refused_is_an_error() {
 #[test]
 fn no_zfs_is_no_error() {
     let no_zfs = json!({"hostname": "nas", "priority": "0 - Information"});
-    // Where it is not loaded `zpool` is not even run.
+    // Without the module `zpool` is not even run.
     let mut host = Host::with(limits());
     host.zfs = false;
     host.state.begin(host.now());
@@ -395,7 +395,7 @@ fn no_zfs_is_no_error() {
     let error = io::Error::from_raw_os_error(libc::ENOENT);
     host.state.ended(Exit::Code(127), Some((Step::Run, error)), host.now());
     assert_eq!(host.told_once(), no_zfs);
-    // Loaded, but not to be reached; the first is captured from zfs-fuse, others as OpenZFS has them.
+    // Loaded, but not reachable; the first is captured from zfs-fuse, the others are OpenZFS's.
     for errors in [
         "connect: No such file or directory\nPlease make sure that the zfs-fuse daemon is running.\n",
         "connect: Connection refused\nPlease make sure that the zfs-fuse daemon is running.\n",
@@ -405,7 +405,7 @@ fn no_zfs_is_no_error() {
         host.ends("", errors, Exit::Code(1));
         assert_eq!(host.told_once(), no_zfs, "{errors}");
     }
-    // It goes away, and comes back.
+    // It disappears, and comes back.
     let mut host = Host::with_pool();
     host.zfs = false;
     host.pass(Duration::from_secs(60));
@@ -422,7 +422,7 @@ fn no_zfs_is_no_error() {
     assert_eq!((args.get("zpools_gone"), &args["priority"]), (None, &json!("0 - Information")));
 }
 
-/// What came of the first check.
+/// The error of the first check.
 fn error_of(out: &str, errors: &str, exit: Exit) -> String {
     let mut host = Host::new();
     host.ends(out, errors, exit);
@@ -446,7 +446,7 @@ fn failures_are_told_as_they_are() {
         "zpool list ended with code 1: connect: Permission denied"
     );
     assert_eq!(error_of("", "", Exit::Code(3)), "zpool list ended with code 3");
-    // It died in the middle of its answer.
+    // It died in the middle of its output.
     let begun = line("tank", "ONLINE", "12%");
     assert_eq!(error_of(&begun, "", Exit::Signal(9)), "zpool list was ended by signal 9");
     let mut host = Host::new();
@@ -484,7 +484,7 @@ fn what_cannot_be_read_is_no_list() {
     assert_eq!(unreadable("\u{1b}[2J\0\n"), "line 1: 1 columns, not 11, in \"\\u{1b}[2J\\0\"");
     assert!(unreadable(&"x".repeat(10_000)).len() < 200);
     assert!(unreadable(&format!("{}\n", "x".repeat(10_000))).len() < 200);
-    // With columns more and columns less.
+    // With more and with fewer columns.
     for (more, number) in [("\t-\n", 12), ("\n", 10)] {
         let line = whole.strip_suffix("\t-\n").unwrap();
         let line = if number == 12 { whole.trim_end() } else { line };
@@ -492,13 +492,13 @@ fn what_cannot_be_read_is_no_list() {
             unreadable(&format!("{line}{more}")).contains(&format!("{number} columns, not 11"))
         );
     }
-    // No pools is said in two ways.
+    // No pools has two spellings.
     for none in ["", "no pools available\n"] {
         let mut host = Host::new();
         host.answers(none);
         assert_eq!(host.told_once()["zpools"], json!({}), "{none:?}");
     }
-    // A pool that cannot be opened has dashes for figures; bytes of an altroot may be anything.
+    // A pool that cannot be opened has dashes for figures; bytes of an altroot are arbitrary.
     let mut host = Host::new();
     host.state.printed(b"tank\t-\t-\t-\t-\t-\t-\t-\t-\tUNAVAIL\t/mnt/\xff \n");
     host.answers("");
@@ -529,7 +529,7 @@ fn what_is_wrong_is_read_or_told_as_unreadable() {
     let args = with("  pool: tank\n state: ONLINE\nconfig:\n\n  pool: other\n", "", Exit::Code(0));
     assert_eq!(args["zpools"]["tank"].get("status"), None);
     assert_eq!(args["zpools"].as_object().unwrap().len(), 1);
-    // A status has its bound, and is one line.
+    // A status is bounded, and has one line.
     let long = format!("  pool: tank\nstatus: a\u{e4}\n{}", "\tb  \u{e4}\n".repeat(1000));
     let args = with(&long, "", Exit::Code(0));
     let status = args["zpools"]["tank"]["status"].as_str().unwrap();
@@ -575,7 +575,7 @@ fn exactly_one_event_a_change() {
         (online("90%"), HEALTHY, ("ONLINE", "90%", "0 - Information"), 0),
         (online("91%"), HEALTHY, ("ONLINE", "91%", "6 - Critical"), 6),
         (online("91%") + &line("b", "ONLINE", "0%"), HEALTHY, ("ONLINE", "91%", "6 - Critical"), 6),
-        // The other one vanishes, and that lasts.
+        // The other one vanishes, and that is reported until it is back.
         (online("91%"), HEALTHY, ("ONLINE", "91%", "6 - Critical"), 7),
         (online("95%"), DAMAGED, ("ONLINE", "95%", "7 - Critical"), 7),
         (online("9%"), "  pool: tank\nstatus: new\n", ("ONLINE", "9%", "6 - Critical"), 7),
@@ -642,7 +642,7 @@ fn pool_gone_is_explained_by_labels_of_its_devices() {
         let args = host.told_once();
         let expected = json!({"tank": {"how": how, "health": "ONLINE", "priority": priority}});
         assert_eq!((&args["zpools_gone"], &args["priority"]), (&expected, &json!(priority)));
-        // One that vanished stays until it is back or the configuration is read again.
+        // A vanished pool is reported until it is back or the configuration is reloaded.
         host.pass(Duration::from_secs(60));
         host.checks("", "");
         assert_eq!(host.told(), Vec::<Value>::new());
@@ -761,11 +761,11 @@ fn refusal_is_reported_once_and_is_no_lasting_failure() {
             }
         }
         assert_eq!(host.said().iter().filter(|text| text.contains("zpool list ended")).count(), 1);
-        // The pools can be seen after all.
+        // The pools become visible after all.
         host.pass(Duration::from_secs(60));
         host.checks(&line("tank", "ONLINE", "12%"), HEALTHY);
         assert_eq!(host.told_once().get("zpool_error"), None);
-        // Pools that were seen, and are not any more, are no matter of privileges.
+        // Pools that were seen and are no longer visible are not a matter of privileges.
         host.pass(Duration::from_secs(60));
         host.ends("", errors, Exit::Code(1));
         assert_eq!(host.told_once()["priority"], "9 - Urgent");
@@ -852,7 +852,7 @@ fn status_too_long_is_asked_for_wounded_pools_alone() {
     let args = host.told_once();
     assert_eq!((&args["priority"], args.get("zpool_error")), (&json!("7 - Critical"), None));
     assert_eq!(host.said().iter().filter(|text| text.contains("zpool_output")).count(), 1);
-    // That, too, has its limit.
+    // That is limited too.
     host.pass(Duration::from_secs(60));
     host.answers(&line("tank", "ONLINE", "12%"));
     while host.state.printed(DAMAGED.as_bytes()) {}
@@ -886,7 +886,7 @@ fn another_host_name_is_told_once() {
     let args = host.told_once();
     assert_eq!((args.get("hostnamechanged"), &args["priority"]), (None, &json!("9 - Urgent")));
     assert_eq!(args.get("hostname_was"), None);
-    // Without ZFS too.
+    // Also without ZFS.
     let mut host = Host::with(limits());
     host.zfs = false;
     host.state.begin(host.now());
@@ -928,7 +928,7 @@ fn one_that_hangs_is_killed_told_of_once_and_not_asked_again_until_it_is_gone() 
     assert_eq!(args["zpool_error"], "zpool list did not answer within 10s");
     assert_eq!(args["priority"], "9 - Urgent");
     assert_eq!(health(&args, "tank").0, "ONLINE", "the last known");
-    // It cannot be ended: a suspended pool holds it. The host name is still looked at.
+    // It cannot be killed: a suspended pool blocks it. The host name is still checked.
     host.pass(Duration::from_secs(600));
     assert_eq!((host.asked(), host.told(), host.was_killed()), (vec![], vec![], false));
     host.hostname = "nas2".to_owned();
@@ -941,7 +941,7 @@ fn one_that_hangs_is_killed_told_of_once_and_not_asked_again_until_it_is_gone() 
     let stuck = said.iter().filter(|text| text.contains("cannot be ended")).count();
     assert_eq!(stuck, 1, "{said:#?}");
     assert_eq!(host.asked(), Vec::<String>::new());
-    // It is gone, and what was missed is made good for at once.
+    // It has ended, and a check follows at once.
     host.state.ended(Exit::Signal(9), None, host.now());
     host.pass(Duration::ZERO);
     host.checks(&line("tank", "SUSPENDED", "12%"), "  pool: tank\nstatus: failed\n");
@@ -979,7 +979,7 @@ fn one_that_answers_the_list_and_hangs_at_the_status_is_told_with_the_new_list()
     let args = host.told_once();
     assert_eq!(health(&args, "tank").0, "DEGRADED");
     assert_eq!(args["zpool_error"], "zpool status did not answer within 10s");
-    // That the list is answered still is no news, as long as the other is not.
+    // A list that succeeds is no news as long as the status fails.
     host.state.ended(Exit::Signal(9), None, host.now());
     host.pass(Duration::from_secs(50));
     host.answers(&line("tank", "DEGRADED", "12%"));
@@ -1022,7 +1022,7 @@ fn what_is_wrong_is_asked_when_there_is_a_reason_and_every_few_checks() {
         }
     }
     assert_eq!(asked_status, [5, 10]);
-    // While something is wrong each check asks, so that its end is seen.
+    // While something is wrong each check runs `zpool status`, so that the end is seen.
     let damaged = DAMAGED;
     host.state.heard(b"", host.now());
     host.state.request(host.now());
@@ -1038,7 +1038,7 @@ fn what_is_wrong_is_asked_when_there_is_a_reason_and_every_few_checks() {
     host.pass(Duration::from_secs(60));
     host.checks(&fine, HEALTHY);
     assert_eq!(host.told_once()["priority"], "0 - Information");
-    // Where there are no pools there is nothing to ask.
+    // Without pools `zpool status` is not run.
     host.pass(Duration::from_secs(60));
     host.checks("", "");
     host.state.request(host.now());
@@ -1066,7 +1066,7 @@ fn the_kernels_events_make_a_check_at_once() {
     let mut host = Host::with_pool();
     assert_eq!(host.attaches(), Some(true));
     host.state.attached(Some(Feed::Devd), host.now());
-    // What happened before it began is looked for.
+    // A check follows for what happened before the feed began.
     host.pass(Duration::from_millis(200));
     host.checks(&line("tank", "ONLINE", "12%"), HEALTHY);
     let said = host.said();
@@ -1087,7 +1087,7 @@ fn the_kernels_events_make_a_check_at_once() {
     host.pass(Duration::from_millis(1));
     host.checks(&line("tank", "DEGRADED", "12%"), "  pool: tank\nstatus: offline\n");
     assert_eq!(host.told_once()["priority"], "9 - Urgent");
-    // The timer counts from the check that was.
+    // The timer counts from the last check.
     host.pass(Duration::from_millis(59_999));
     assert_eq!(host.asked(), Vec::<String>::new());
     host.pass(Duration::from_millis(1));
@@ -1109,7 +1109,7 @@ fn a_feed_that_ends_is_looked_for_again_and_the_log_says_so_once() {
     host.checks(&fine, HEALTHY);
     assert_eq!(host.said(), ["pools are checked every 60s only, for now"]);
     assert_eq!(host.attaches(), Some(true));
-    // This time it ends at once, again and again: nothing is said, and only the timer tries.
+    // This time it ends at once, repeatedly: nothing is logged, and only the timer retries.
     for _ in 0..5 {
         host.state.attached(Some(Feed::Events), host.now());
         host.follower_ends(Exit::Signal(11), "");
@@ -1124,7 +1124,7 @@ fn a_feed_that_ends_is_looked_for_again_and_the_log_says_so_once() {
     host.pass(Duration::from_secs(1));
     host.checks(&fine, HEALTHY);
     assert_eq!(host.said().len(), 1);
-    // One that has no events is not tried again, but devd is.
+    // A `zpool` without events is not tried again, but devd is.
     host.follower_ends(Exit::Code(2), "unrecognized command 'events'\n");
     host.pass(Duration::from_secs(60));
     host.checks(&fine, HEALTHY);
@@ -1180,7 +1180,7 @@ fn a_status_tells_how_old_the_figures_are() {
     assert_eq!((&status["interval"], status.get("hostname")), (&json!(60.0), None));
     host.state.attached(Some(Feed::Devd), host.now());
     assert_eq!(host.state.status(host.now())["woken_by"], "devd");
-    // A failed check leaves the figures, and their age.
+    // A failed check leaves the figures and their age.
     host.pass(Duration::from_secs(1));
     host.ends("", "", Exit::Code(1));
     let status = host.state.status(host.now());

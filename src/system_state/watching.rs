@@ -1,4 +1,4 @@
-//! From where checks are woken: the feed of the kernel's events, found, lost and found again.
+//! The feed of the kernel's events that triggers checks: found, lost and found again.
 
 use std::io;
 
@@ -13,33 +13,33 @@ use crate::moment::Moment;
 use crate::sys::children::Exit;
 use crate::sys::spawn::Step;
 
-/// What is known of feeds.
+/// Knowledge about feeds.
 #[derive(Debug, Default)]
 pub(super) struct Watching {
     feed: Option<Feed>,
     lines: Lines,
-    /// Pools that left, as the feed says.
+    /// Events of pools that were exported or destroyed.
     pub(super) departures: Departures,
     /// Why this host's `zpool` has no events.
     no_events: Option<String>,
-    /// What the log has of it: `Some(None)` is that there is none.
+    /// The last state logged: `Some(None)` is that there is no feed.
     said: Option<Option<Feed>>,
 }
 
 impl SystemState {
-    /// After a check: tells the log where the next will be woken from, and looks for a feed where
-    /// there is none.
+    /// After a check: logs which feed triggers the next one, and looks for a feed where there is
+    /// none.
     pub(super) fn look_after_feed(&mut self, was_caused: bool) {
         let Some(pools) = &self.pools else { return };
-        // Whoever looks for a socket or a program touches a disk: not while one may hang.
+        // Looking for a socket or a program touches a disk: not while one may hang.
         let may_hang = self.trouble.is_some() || pools.iter().any(Pool::is_suspended);
         let watching = &self.watching;
-        // A feed that was just begun is told of after the check that it causes, if it lives so long.
+        // A new feed is logged after the check that it causes, if it lasts that long.
         if watching.said != Some(watching.feed) && (was_caused || watching.said.is_some()) {
             self.say_feed();
         }
-        // A check that a feed caused does not look for the next one: one that ends at once would
-        // otherwise never let it rest.
+        // A check that a feed caused does not look for the next feed: one that ends at once would
+        // otherwise cause checks without end.
         if self.watching.feed.is_none() && !may_hang && !was_caused {
             let events = self.watching.no_events.is_none();
             let events = events.then(|| feed::FOLLOW.map(str::to_owned).to_vec());
@@ -65,7 +65,8 @@ impl SystemState {
         self.effects.push_back(Effect::Say(Level::Info, text));
     }
 
-    /// A feed was looked for. What happened before it began is found by one more check.
+    /// Result of [`Effect::Attach`]. One more check follows, for what happened before the feed
+    /// began.
     pub fn attached(&mut self, feed: Option<Feed>, now: Moment) {
         self.watching.feed = feed;
         self.watching.lines = Lines::default();
@@ -76,7 +77,7 @@ impl SystemState {
         }
     }
 
-    /// Something came from the feed.
+    /// Bytes of the feed.
     pub fn heard(&mut self, bytes: &[u8], now: Moment) {
         let Watching { feed, lines, departures, .. } = &mut self.watching;
         if let Some(feed) = *feed
@@ -91,7 +92,7 @@ impl SystemState {
         self.watching.feed = None;
     }
 
-    /// The `zpool` that was followed ended, and said this on standard error.
+    /// The followed `zpool` ended, with this standard error.
     pub fn follower_ended(
         &mut self,
         exit: Exit,
@@ -104,7 +105,7 @@ impl SystemState {
         }
     }
 
-    /// Lets the feed go.
+    /// Closes the feed.
     pub(super) fn detach(&mut self) {
         if self.watching.feed.take().is_some() {
             self.effects.push_back(Effect::Detach);

@@ -11,10 +11,10 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use nix::sys::statfs::fstatfs;
 
-/// Reads of at most 4 KiB in a turn; more wait for the next one.
+/// Maximum number of 4 KiB reads in a turn; more follow in the next.
 const READS: usize = 16;
 
-/// The kernel's end.
+/// The inotify instance.
 pub(super) struct Kernel {
     inotify: Inotify,
     /// One descriptor stands for all watches of one file or directory.
@@ -68,7 +68,7 @@ impl Kernel {
         self.watches.retain(|descriptor, wanted| {
             wanted.retain(|wanted| wanted.number != number);
             if wanted.is_empty() {
-                // It fails where the kernel gave the watch up, since the file is gone.
+                // It fails where the kernel removed the watch together with the file.
                 let _ = inotify.rm_watch(*descriptor);
             }
             !wanted.is_empty()
@@ -88,7 +88,7 @@ impl Kernel {
             };
             for event in events {
                 if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                    // Something was left out, so anything may have changed.
+                    // The queue overflowed, so anything may have changed.
                     changed.extend(self.watches.values().flatten().map(|wanted| wanted.number));
                     continue;
                 }
@@ -100,7 +100,7 @@ impl Kernel {
                 }
                 let concerns = |wanted: &&Wanted| match (&wanted.name, &event.name) {
                     (Some(wanted), Some(name)) => wanted == name,
-                    // The directory itself went, or it is a file.
+                    // The directory itself was removed, or it is a file.
                     (_, None) | (None, Some(_)) => true,
                 };
                 changed.extend(wanted.iter().filter(concerns).map(|wanted| wanted.number));
@@ -113,7 +113,7 @@ impl Kernel {
 /// inotify(7) reports every write.
 pub const REPORTS_WRITE_AFTER_TRUNCATION: bool = true;
 
-/// False where other hosts can change the file without this kernel knowing. By the numbers of
+/// False where other hosts can change the file without this kernel's knowledge. By the numbers of
 /// `linux/magic.h`, and of the file systems' own headers.
 pub fn is_local(file: &File) -> bool {
     const SHARED: [u32; 14] = [
@@ -132,9 +132,9 @@ pub fn is_local(file: &File) -> bool {
         0x7461_636f, // OCFS2
         0x7472_6978, // PanFS
     ];
-    // Of a file that cannot be asked about nothing is known either.
+    // A failing call counts as not local.
     fstatfs(file).is_ok_and(|about| {
-        // Such a number has 32 bits; the type it comes in has more here and there, and a sign.
+        // The number has 32 bits; its type is wider on some platforms, and signed.
         let magic = about.filesystem_type().0 as u32;
         !SHARED.contains(&magic)
     })

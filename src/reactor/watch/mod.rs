@@ -1,9 +1,9 @@
-//! Files and directories whose changes wake the loop.
+//! File and directory watches that wake the loop.
 //!
-//! The kernel says *that* something changed, on one system more exactly than on the other, so the
-//! owner is only told to look. A look that finds nothing new must be cheap; a change that nobody is
-//! told of is the worse fault. Where the kernel cannot know (another host writes to the same file
-//! system) [`is_local`] says so, and the owner has to look by itself now and then.
+//! The kernel reports *that* something changed, in different detail on different systems, so the
+//! owner is only notified to poll. A poll without a change must be cheap; an unreported change is
+//! the worse fault. Where the kernel cannot know (another host writes to the same file system)
+//! [`is_local`] says so, and the owner must poll at an interval.
 
 #[cfg(target_os = "linux")]
 #[path = "inotify.rs"]
@@ -23,11 +23,11 @@ use kernel::Kernel;
 
 pub use kernel::{REPORTS_WRITE_AFTER_TRUNCATION, is_local};
 
-/// What is watched: give it back to let it go.
+/// Handle of a watch, for [`Watches::remove`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Watch(u64);
 
-/// All that is watched. `K` names what the owner watches.
+/// All watches. `K` identifies the owner's files.
 pub(super) struct Watches<K> {
     kernel: Kernel,
     keys: BTreeMap<u64, K>,
@@ -41,17 +41,18 @@ impl<K: Copy + Ord> Watches<K> {
         Ok(Watches { kernel, keys: BTreeMap::new(), last: 0, changed: BTreeSet::new() })
     }
 
-    /// Readable when there is something for [`Watches::changed`].
+    /// Readable when [`Watches::changed`] has something to report.
     pub(super) fn descriptor(&self) -> RawFd {
         self.kernel.descriptor()
     }
 
-    /// Watches an open file: written to, cut, renamed, removed.
+    /// Watches an open file: write, truncation, rename, removal.
     pub(super) fn file(&mut self, file: &File, key: K) -> io::Result<Watch> {
         self.add(key, |kernel, number| kernel.file(file, number))
     }
 
-    /// Watches a directory for `name` in it: made, renamed, removed. Other names may wake too.
+    /// Watches a directory for `name` in it: creation, rename, removal. Other names may be reported
+    /// too.
     pub(super) fn directory(&mut self, path: &Path, name: &OsStr, key: K) -> io::Result<Watch> {
         self.add(key, |kernel, number| kernel.directory(path, name, number))
     }
@@ -73,13 +74,13 @@ impl<K: Copy + Ord> Watches<K> {
         self.kernel.forget(watch.0);
     }
 
-    /// Whether the kernel still watches: it gives up what is removed.
+    /// Whether the kernel still watches: watches of removed files end.
     pub(super) fn is_alive(&self, watch: &Watch) -> bool {
         self.kernel.is_alive(watch.0)
     }
 
-    /// Asks the kernel what changed, and gives each key once. True where there may be more, which
-    /// then has to be asked for: the descriptor does not say so again.
+    /// Reads the kernel's events, and passes each key once. True where more may follow, which must
+    /// be asked for: the descriptor does not become readable again for them.
     pub(super) fn changed(&mut self, mut tell: impl FnMut(K)) -> bool {
         let more = self.kernel.changed(&mut self.changed);
         let numbers = std::mem::take(&mut self.changed);

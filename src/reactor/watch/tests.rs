@@ -1,4 +1,4 @@
-//! On real files: what is told is the kernel's.
+//! On real files, with the kernel's own notifications.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -25,8 +25,8 @@ impl Drop for Directory {
     }
 }
 
-/// What is told until the deadline of key "end", which is far off for what comes and soon for what
-/// does not. Signals are those of the whole process, so that other tests may have caused them.
+/// Keys reported until the deadline of key "end", which is late for expected events and early for
+/// unexpected ones. Signals are those of the whole process: other tests may have caused them.
 fn told(reactor: &mut Reactor<&'static str>, patience: Duration) -> Vec<&'static str> {
     let mut ready = Vec::new();
     reactor.set_deadline("end", Some(Instant::now() + patience));

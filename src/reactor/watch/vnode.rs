@@ -1,8 +1,7 @@
 //! `EVFILT_VNODE` of kqueue(2), FreeBSD.
 //!
-//! It watches by open descriptor, and of a directory it says that something in it changed, not
-//! what. The kqueue is a descriptor of its own inside the loop's: it can be waited for like any
-//! other.
+//! It watches by open descriptor, and reports that something in a directory changed, not what. The
+//! kqueue is a descriptor of its own inside the loop's, and polled like any other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -18,11 +17,11 @@ use nix::sys::statfs::fstatfs;
 
 use crate::sys::confinement::{Right, limit};
 
-/// Events taken at once, and so often in a turn; more wait for the next one.
+/// Number of events taken at once, and number of such reads in a turn; more follow in the next.
 const EVENTS: usize = 64;
 const READS: usize = 16;
 
-/// The kernel's end.
+/// The kqueue.
 pub(super) struct Kernel {
     kqueue: Kqueue,
     /// Closing a descriptor ends its watch.
@@ -53,7 +52,7 @@ impl Kernel {
     }
 
     fn begin(&mut self, file: File, changes: FilterFlag, number: u64) -> io::Result<()> {
-        // In capability mode a directory with all rights would lead to every file below it.
+        // In capability mode a directory with all rights would grant access to every file below it.
         limit(file.as_fd(), Right::Watch)?;
         let ends = FilterFlag::NOTE_DELETE | FilterFlag::NOTE_RENAME | FilterFlag::NOTE_REVOKE;
         let event = KEvent::new(
@@ -101,22 +100,21 @@ impl Kernel {
     }
 }
 
-/// The first write of a descriptor that appends is not reported if the file was truncated by another
-/// one: a write is reported if it ends beyond the descriptor's old offset (vop_write_post() of
-/// FreeBSD's sys/vnode.h), which the truncation did not move. NOTE_EXTEND hangs on the same condition,
-/// and NOTE_ATTRIB is not of a write at all.
+/// The first write of an appending descriptor is not reported if another one truncated the file: a
+/// write is reported if it ends beyond the descriptor's old offset (vop_write_post() of FreeBSD's
+/// sys/vnode.h), which the truncation did not move. NOTE_EXTEND has the same condition, and
+/// NOTE_ATTRIB does not concern writes.
 pub const REPORTS_WRITE_AFTER_TRUNCATION: bool = false;
 
-/// Nothing will be told of it any more. A file that is removed while it is open may still be
-/// written to, but then its name leads elsewhere or nowhere, and its owner looks by itself.
+/// No further events follow. A file that is removed while it is open may still be written to, but
+/// then its name leads elsewhere or nowhere, and the owner polls.
 const GONE: FilterFlag = FilterFlag::NOTE_DELETE.union(FilterFlag::NOTE_REVOKE);
 const AT_ONCE: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
 
-/// False where other hosts can change the file without this kernel knowing.
+/// False where other hosts can change the file without this kernel's knowledge.
 pub fn is_local(file: &File) -> bool {
     const SHARED: [&str; 4] = ["nfs", "smbfs", "fusefs", "p9fs"];
-    // A file system of fuse may name itself: `fusefs.sshfs`. Of a file that cannot be asked about
-    // nothing is known either.
+    // A FUSE file system may name itself: `fusefs.sshfs`. A failing call counts as not local.
     fstatfs(file).is_ok_and(|about| {
         let name = about.filesystem_type_name();
         !SHARED.contains(&name.split('.').next().unwrap_or(name))
