@@ -1,7 +1,6 @@
-//! One conversation, whatever carries it: a request in, an answer out.
+//! Protocol session: a request in, a reply out, over any transport.
 //!
-//! Who is at the other end, what they may do, and what is done for them. Nothing here knows a
-//! socket; the same session serves a WebSocket, and whatever else will carry messages.
+//! Holds the peer's identity, checks privileges, and carries requests out. It does no I/O.
 
 mod attach;
 mod settings;
@@ -28,9 +27,9 @@ use crate::wire::{
     ErrorCode, EventName, PROTOCOL_LEVEL, Priority, Refusal, Request, Spelling, rfc3339,
 };
 
-/// What a session needs of the house to do what it is asked.
+/// The subsystems that a request may use.
 pub struct House<'a> {
-    /// This moment.
+    /// The current time.
     pub now: Moment,
     /// This host's name.
     pub hostname: &'a str,
@@ -44,27 +43,27 @@ pub struct House<'a> {
     pub hub: &'a mut Hub,
     /// Registered keys.
     pub keys: &'a KeyStore,
-    /// Legacy keys that are tried for somebody who does not say which it is.
+    /// Number of legacy keys tried for a client that does not name its key.
     pub max_legacy_keys: usize,
 }
 
-/// What is sent back.
+/// Outcome of a request.
 #[derive(Debug)]
 pub enum Answer {
     /// A response with these `args`.
     Response(Value),
-    /// A response with the state of the daemon, which only its owner can tell.
+    /// A response with the state of the daemon, which the server assembles.
     Status,
-    /// A response with these `args` as soon as these jobs are durable; the client is attached to
-    /// the last of them, whose number follows, where it wants that.
+    /// A response with these `args` as soon as these jobs are durable. If requested, the client is
+    /// attached to the last of them, whose serial follows.
     WhenKept(Value, Vec<Serial>, Serial, Option<Attach>),
-    /// Whatever becomes of attaching the client to this job.
+    /// Depends on attaching the client to this job.
     Attach(Serial, Attach),
-    /// Nothing: the client has disposed of output.
+    /// No reply: the client has acknowledged output.
     Acknowledge {
         /// Number of the attachment.
         stream: Serial,
-        /// Everything before this offset is disposed of.
+        /// The client has processed all bytes before this offset.
         offset: u64,
     },
     /// A response; the client wants no more output.
@@ -72,47 +71,47 @@ pub enum Answer {
         /// Number of the attachment.
         stream: Serial,
     },
-    /// A response with what the store answers to this question.
+    /// A response with the store's reply to this query.
     Log(TextQuestion),
-    /// Whatever becomes of this password.
+    /// Depends on the verification of this password.
     Password {
-        /// Whose it is said to be.
+        /// Claimed user name.
         user: String,
-        /// The password itself.
+        /// The password.
         secret: Zeroizing<String>,
     },
-    /// Whatever becomes of this user, whose key was shown.
+    /// Depends on the account of this user, whose key was proven.
     Key {
-        /// Whose it is.
+        /// Owner of the key.
         user: String,
         /// The key.
         id: KeyId,
     },
-    /// Whatever becomes of this, which is about keys.
+    /// Depends on the key file.
     Settings(Settings),
-    /// A refusal with 401: a secret was shown and is wrong.
+    /// A 401 error: a secret was presented and is wrong.
     Wrong {
-        /// What was shown, for the log.
+        /// Kind of secret, for the log.
         what: String,
         /// Why it is wrong.
         why: &'static str,
     },
-    /// Nothing.
+    /// No reply.
     Silence,
 }
 
-/// What the transport knows of the peer by itself.
+/// Identity that the transport provides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// Nothing: it has to say who it is.
+    /// None: the client must authenticate.
     Nothing,
-    /// Who it is; it has that identity from the beginning.
+    /// This identity, from the beginning.
     Somebody(Identity),
-    /// Who it is, as it stands in logs, and that they have no role here.
+    /// A user by name, for logs, without a role here.
     WithoutRole(String),
 }
 
-/// One conversation.
+/// A protocol session.
 #[derive(Debug)]
 pub struct Session {
     id: SessionId,
@@ -122,17 +121,17 @@ pub struct Session {
     challenge: Challenge,
     /// SHA-256 of the certificate that the peer sees.
     certificate: [u8; 32],
-    /// For the Qt client.
+    /// Spelling with hyphens, for the Qt client.
     hyphens: bool,
-    /// Nobody has more than this role here, whoever they are.
+    /// Upper bound of the role, for any identity.
     ceiling: Option<Role>,
 }
 
-/// The `Origin` by which the Qt client shows itself.
+/// The `Origin` that the Qt client sends.
 const QT_CLIENT: &str = "sysadm-client";
 
 impl Session {
-    /// A session with somebody of whom the transport knows this.
+    /// Creates a session for a peer with this identity.
     pub fn new(id: SessionId, known: Known) -> Session {
         let identity = match &known {
             Known::Somebody(identity) => Some(identity.clone()),
@@ -150,18 +149,18 @@ impl Session {
         }
     }
 
-    /// The SHA-256 of the certificate that the peer sees, for whom keys sign; without one it is all
-    /// zeros.
+    /// Sets the SHA-256 of the certificate that the peer sees, which key signatures cover; all
+    /// zeros without one.
     pub fn set_certificate(&mut self, certificate: [u8; 32]) {
         self.certificate = certificate;
     }
 
-    /// What the upgrade said of its origin.
+    /// Sets the `Origin` of the upgrade request.
     pub fn set_origin(&mut self, origin: Option<&str>) {
         self.hyphens = origin == Some(QT_CLIENT);
     }
 
-    /// Nobody has more than that role in this session, whoever they are; `None` for no such bound.
+    /// Sets an upper bound of the role for any identity in this session; `None` for no bound.
     pub fn set_ceiling(&mut self, ceiling: Option<Role>) {
         self.ceiling = ceiling;
         self.identity = self.identity.take().map(|identity| self.below_ceiling(identity));
@@ -174,12 +173,12 @@ impl Session {
         }
     }
 
-    /// Who it is, once that is known.
+    /// The identity after authentication.
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
     }
 
-    /// Answers a request.
+    /// Carries out a request.
     pub fn answer(&mut self, request: &Request, house: &mut House<'_>) -> Result<Answer, Refusal> {
         let args = match &request.args {
             Value::Object(args) => Some(args),
@@ -265,13 +264,13 @@ impl Session {
                 let (names, _) = read_names(&request.args)?;
                 names_reply("unsubscribe", &house.hub.unsubscribe(self.id, &names))
             }
-            // Said by `check` already.
+            // `check` has replied to these.
             _ => return Err(Refusal::new(ErrorCode::NotFound, "")),
         };
         Ok(Answer::Response(response))
     }
 
-    /// The one place where it is decided whether a request may be carried out.
+    /// Decides whether a request may be carried out. The only place that does.
     fn check(&self, request: &Request, action: Option<&str>) -> Result<(), Refusal> {
         let needed = need(&request.namespace, &request.name, action);
         match (&self.identity, needed) {
@@ -288,7 +287,7 @@ impl Session {
         }
     }
 
-    /// For somebody without identity; `why` is for who could have one.
+    /// The error for a peer without identity; `why` is added where it could authenticate.
     fn refuse_nobody(&self, why: &str) -> Refusal {
         match &self.known {
             Known::Nothing | Known::Somebody(_) => Refusal::new(ErrorCode::Unauthorized, why),
@@ -323,7 +322,8 @@ impl Session {
         self.become_known(known, house.tokens, house.now).map(Answer::Response)
     }
 
-    /// Somebody proved who they are: a token for them, as the `args` of the answer.
+    /// Sets the identity after successful authentication. Returns the `args` of the reply, with a
+    /// token.
     pub fn become_known(
         &mut self,
         identity: Identity,
@@ -336,7 +336,7 @@ impl Session {
         };
         self.identity = Some(identity);
         if self.ceiling.is_some() {
-            // Elsewhere it would be worth what its user may there.
+            // Without the bound a token would grant the user's full role elsewhere.
             tokens.revoke(token);
         } else {
             self.token = Some(token);
@@ -344,7 +344,7 @@ impl Session {
         Ok(json!([&*text, tokens.ttl().as_secs()]))
     }
 
-    /// Something is known anew of whoever it is; `None`: they have no right any more.
+    /// Replaces the identity after a re-check; `None`: the user has lost its role.
     pub fn revise(&mut self, identity: Option<Identity>) {
         if let Known::Somebody(known) = &mut self.known {
             match &identity {
@@ -356,7 +356,7 @@ impl Session {
         self.identity = identity.map(|identity| self.below_ceiling(identity));
     }
 
-    /// Who the peer is by the transport alone, and could become again.
+    /// The identity provided by the transport.
     pub fn known(&self) -> Option<&Identity> {
         match &self.known {
             Known::Somebody(known) => Some(known),
@@ -364,7 +364,7 @@ impl Session {
         }
     }
 
-    /// Something is known anew of that; whoever it is at present stays.
+    /// Replaces that identity after a re-check; the current identity stays.
     pub fn revise_known(&mut self, known: Option<Identity>) {
         self.known = match (known, &self.known) {
             (Some(known), _) => Known::Somebody(known),
@@ -390,7 +390,7 @@ impl Session {
         Ok(Answer::Response(json!([text, house.tokens.ttl().as_secs()])))
     }
 
-    /// Two stages: a string to be signed, and its signature.
+    /// Two stages: a challenge to sign, and its signature.
     fn auth_ssl(&mut self, args: &Value, house: &House<'_>) -> Result<Answer, Refusal> {
         let text = |key| args.get(key).and_then(Value::as_str);
         if is_first_stage(args) {
@@ -413,7 +413,7 @@ impl Session {
             let why = "no test_string waits to be signed; it is good for one try and 30 s";
             return Err(Refusal::new(ErrorCode::Unauthorized, why));
         };
-        // What is no base64 is no signature.
+        // Invalid base64 is an invalid signature.
         let signature = STANDARD.decode(shown.1).unwrap_or_default();
         let (found, what) = match shown.0 {
             Some(id) => {
@@ -449,7 +449,7 @@ impl Session {
         house.hub.leave(self.id);
     }
 
-    /// The client's identity; `null` while it has none.
+    /// The client's identity; `null` without one.
     fn whoami(&self) -> Value {
         let Some(who) = &self.identity else { return Value::Null };
         let mut reply = json!({
@@ -468,7 +468,7 @@ impl Session {
         let full = self.identity.as_ref().is_some_and(|who| who.role == Role::Full);
         let mut may = Map::new();
         may.insert("rpc/dispatcher".into(), if full { "read/write" } else { "read" }.into());
-        // Own keys, at least.
+        // At least own keys.
         may.insert("rpc/settings".into(), "read/write".into());
         may.insert("rpc/status".into(), "read".into());
         may.insert("rpc/system_state".into(), "read".into());
@@ -491,7 +491,7 @@ impl Session {
             && let Some((serial, id)) =
                 house.dispatcher.find_submitted(nonce, submitted_by.as_deref())
         {
-            // It is submitted again because the reply was lost.
+            // The request is repeated because its reply was lost.
             let reply = json!({ "started": [id] });
             let filed = house.dispatcher.is_filed(serial).then_some(serial);
             return Ok(Answer::WhenKept(reply, filed.into_iter().collect(), serial, attach));
@@ -519,7 +519,8 @@ impl Session {
     }
 }
 
-/// Nothing is shown yet; `md5_key` is what the original client says through a bridge.
+/// Whether this is the first stage, without a signature; `md5_key` is sent by the original client
+/// through a relay.
 fn is_first_stage(args: &Value) -> bool {
     match args {
         Value::Null => true,
@@ -552,7 +553,7 @@ fn unknown(request: &Request, action: Option<&str>) -> Refusal {
 /// The object form of a subscription.
 type Options = Map<String, Value>;
 
-/// Names of events, and the object that they stood in if they stood in one.
+/// Names of events, and the object that contains them, if any.
 fn read_names(args: &Value) -> Result<(Vec<EventName>, Option<&Options>), Refusal> {
     let (list, options) = match args {
         Value::Object(options) => (options.get("events").unwrap_or(&Value::Null), Some(options)),
@@ -616,7 +617,7 @@ fn read_jobs(jobs: Option<&Value>, most: usize) -> Result<BTreeSet<String>, Refu
     Ok(ids)
 }
 
-/// The page of a list that is wanted, as a page before has named it; the first one without.
+/// The requested page of a list, as named by the previous page; `None` for the first.
 fn read_page(fields: &Map<String, Value>) -> Result<Option<&str>, Refusal> {
     match fields.get("page") {
         None | Some(Value::Null) => Ok(None),
@@ -625,7 +626,7 @@ fn read_page(fields: &Map<String, Value>) -> Result<Option<&str>, Refusal> {
     }
 }
 
-/// A string, or a list of strings that is not empty.
+/// A string, or a non-empty list of strings.
 fn one_or_more(value: Option<&Value>, what: &str) -> Result<Vec<String>, Refusal> {
     let refuse = || Refusal::bad_request(format!("{what} must be a string or a list of strings"));
     let list = match value {

@@ -4,23 +4,23 @@ use serde_json::{Map, Value};
 
 use crate::wire::Refusal;
 
-/// How a client is attached to a job.
+/// Options of an attachment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attach {
-    /// Offset of the first byte that it wants.
+    /// Offset of the first byte to send.
     pub offset: u64,
-    /// The most that is sent and not acknowledged, in bytes.
+    /// Maximum number of bytes sent and not acknowledged.
     pub window: Option<u64>,
-    /// The job prints only as fast as the client acknowledges.
+    /// The job's output is throttled to the client's acknowledgements.
     pub hold: bool,
-    /// Output that is still to come is wanted.
+    /// Later output is sent too.
     pub follow: bool,
-    /// Output is wanted at all; else only the end.
+    /// Output is sent; otherwise only the end.
     pub output: bool,
 }
 
 impl Attach {
-    /// Reads `attach`: the job's id, and how.
+    /// Parses `attach`: the job's id, and the options.
     pub fn read(fields: &Map<String, Value>) -> Result<(&str, Attach), Refusal> {
         const KNOWN: [&str; 6] = ["job_id", "offset", "window", "hold", "follow", "output"];
         let is_known = |key: &str| key == "action" || KNOWN.contains(&key);
@@ -41,7 +41,7 @@ impl Attach {
         Ok((id, attach))
     }
 
-    /// Reads the `attach` of a submission: `true`, or an object with a `window`.
+    /// Parses the `attach` of a submission: `true`, or an object with a `window`.
     pub fn of_submission(fields: &Map<String, Value>) -> Result<Option<Attach>, Refusal> {
         let window = match fields.get("attach") {
             None | Some(Value::Null | Value::Bool(false)) => return Ok(None),
@@ -69,7 +69,7 @@ pub(super) fn number(fields: &Map<String, Value>, key: &str) -> Result<Option<u6
     }
 }
 
-/// The same, which must be there.
+/// The same, required.
 pub(super) fn required(fields: &Map<String, Value>, key: &str) -> Result<u64, Refusal> {
     number(fields, key)?.ok_or_else(|| Refusal::bad_request(format!("{key} must be a number")))
 }

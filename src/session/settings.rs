@@ -1,7 +1,7 @@
-//! `rpc/settings`: which keys are registered, and for whom (protocol section 3).
+//! `rpc/settings`: registered keys and their owners (protocol section 3).
 //!
-//! What is asked is read here, and what follows from it; whoever has the file of the keys makes the
-//! changes. The form of the answers is that of the original server, for its clients.
+//! Parses requests and determines their effect; the owner of the key file makes the changes. The
+//! form of the replies is that of the original server, for its clients.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,44 +18,45 @@ pub(super) const LIST: [&str; 2] = ["list_ssl_certs", "list_ssl_certificates"];
 pub(super) const REGISTER: [&str; 2] = ["register_ssl_cert", "register_ssl_certificate"];
 pub(super) const CHECKSUMS: &str = "list_ssl_checksums";
 
-/// Keys in one page of a list: to encode one takes some microseconds and up to two kilobytes.
+/// Maximum number of keys in one page of a list: encoding one takes some microseconds and up to two
+/// kilobytes.
 const LIST_PAGE: usize = 64;
-/// The field of a list that names the following page. No user has such a name, so that clients that
-/// know no pages take it for a user without keys.
+/// The field that names the next page of a list. It cannot be a user name, so clients without
+/// support for pages take it for a user without keys.
 const NEXT: &str = "/next";
 
-/// What is asked.
+/// A parsed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settings {
-    /// The keys: a page of them.
+    /// List the keys: one page.
     List {
-        /// The last key of the page before; without one it is the first page.
+        /// The last key of the previous page; `None` for the first page.
         page: Option<String>,
     },
-    /// Their checksums.
+    /// List their checksums.
     Checksums,
-    /// This key is to be registered for whoever asks.
+    /// Register this key for the requesting user.
     Register(Box<Entry>),
-    /// This key is to be revoked.
+    /// Revoke this key.
     Revoke {
-        /// Its name.
+        /// Its identifier.
         id: KeyId,
-        /// Whose it is, where that is not who asks.
+        /// Its owner, if not the requesting user.
         user: Option<String>,
     },
 }
 
-/// What follows.
+/// The effect.
 #[derive(Clone, Debug)]
 pub enum Settled {
-    /// This answer.
+    /// This reply.
     Answer(Value),
-    /// The file is to be changed; then the answer is empty, and these words stand in the log.
+    /// The key file must be changed; then the reply is empty, and this text is logged.
     Change(KeyChange, String),
 }
 
 impl Settings {
-    /// Reads what is asked; `added` is the time at which.
+    /// Parses a request; `added` is the current time.
     pub(super) fn read(
         action: &str,
         fields: &Map<String, Value>,
@@ -68,7 +69,7 @@ impl Settings {
         } else if REGISTER.contains(&action) {
             let key = read_key(fields)?;
             let legacy = match fields.get("legacy") {
-                // It is the original client that registers RSA keys and says nothing.
+                // Only the original client registers RSA keys without stating the kind.
                 None | Some(Value::Null) => key.can_be_legacy(),
                 Some(Value::Bool(legacy)) => *legacy,
                 Some(_) => return Err(Refusal::bad_request("legacy must be true or false")),
@@ -77,12 +78,12 @@ impl Settings {
                 return Err(Refusal::bad_request(InsertError::NotLegacy.to_string()));
             }
             let (nickname, email) = (text(fields, "nickname")?, text(fields, "email")?);
-            // Whose it is, and with which role, follows from the session.
+            // The session determines owner and role.
             let (user, role, sums) = (String::new(), Role::Read, Vec::new());
             let entry = Entry { user, key, nickname, email, added, legacy, role, sums };
             Ok(Settings::Register(Box::new(entry)))
         } else {
-            // The table of `auth` lets nothing by but `revoke_ssl_cert`, by either name.
+            // The table in `auth` admits only `revoke_ssl_cert`, by either name.
             let user = match fields.get("user") {
                 None | Some(Value::Null) => None,
                 Some(Value::String(user)) => Some(user.clone()),
@@ -92,7 +93,7 @@ impl Settings {
         }
     }
 
-    /// What follows from it for `who` asks.
+    /// Determines the effect for the user `who`.
     pub fn settle(
         self,
         who: &Identity,
@@ -152,7 +153,7 @@ impl Settings {
     }
 }
 
-/// `pub_key`: PEM in base64, as the original client has it, or PEM as it is.
+/// `pub_key`: PEM in base64, as sent by the original client, or plain PEM.
 fn read_key(fields: &Map<String, Value>) -> Result<PublicKey, Refusal> {
     let Some(text) = fields.get("pub_key").and_then(Value::as_str) else {
         return Err(Refusal::bad_request("pub_key must be a public key: its PEM in base64"));

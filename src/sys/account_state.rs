@@ -1,7 +1,8 @@
-//! Whether an account may be used, as the system's own files say: locked, expired, or neither.
+//! Account status according to the system's own files: locked, expired, or usable.
 //!
-//! FreeBSD has both in `master.passwd` (pw(8) puts `*LOCKED*` before the hash), Linux in `shadow`
-//! (`passwd -l` and `usermod -L` put `!` before it). Who is not root, and may not look, sees none.
+//! FreeBSD stores both in `master.passwd` (pw(8) puts `*LOCKED*` before the hash), Linux in
+//! `shadow` (`passwd -l` and `usermod -L` put `!` before it). A process that is not root and cannot
+//! read them sees neither.
 
 use nix::unistd::User;
 use std::io;
@@ -12,21 +13,20 @@ use nix::errno::Errno;
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
-/// See the page.
+/// Status of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AccountState {
-    /// Nothing is known against it.
+    /// Neither locked nor expired.
     Usable,
-    /// Somebody locked it.
+    /// Locked by an administrator.
     Locked,
-    /// Its time is over.
+    /// Past its expiry date.
     Expired,
 }
 
-/// The state of this account.
+/// The status of an account.
 ///
-/// # Errors
-/// None: the entry that was looked up has it all.
+/// # Errors None: the entry contains everything.
 #[cfg(target_os = "freebsd")]
 pub fn of(user: &User) -> io::Result<AccountState> {
     Ok(if user.passwd.as_bytes().starts_with(b"*LOCKED*") {
@@ -38,7 +38,7 @@ pub fn of(user: &User) -> io::Result<AccountState> {
     })
 }
 
-/// Whether the account has an empty password. False where that cannot be found out.
+/// Whether the account has an empty password. False where that cannot be determined.
 pub fn has_empty_password(user: &User) -> bool {
     #[cfg(target_os = "freebsd")]
     return geteuid().is_root() && user.passwd.is_empty();
@@ -46,10 +46,9 @@ pub fn has_empty_password(user: &User) -> bool {
     matches!(shadow(user), Ok(Some((hash, _))) if hash.is_empty())
 }
 
-/// The state of this account.
+/// The status of an account.
 ///
-/// # Errors
-/// The name service fails: then nothing is known for the account.
+/// # Errors The name service fails: then the account must not be trusted.
 #[cfg(target_os = "linux")]
 pub fn of(user: &User) -> io::Result<AccountState> {
     const DAY: i64 = 24 * 3600;
@@ -64,30 +63,29 @@ pub fn of(user: &User) -> io::Result<AccountState> {
 }
 
 /// Hash of the password, and the day since 1970 on which the account expires, negative for none.
-/// `None` where the account has no such entry, or only root may look.
+/// `None` where the account has no such entry, or only root may read it.
 #[cfg(target_os = "linux")]
 fn shadow(user: &User) -> io::Result<Option<(Vec<u8>, i64)>> {
     use std::ffi::{CStr, CString};
     let name = CString::new(user.name.as_str())?;
     Errno::clear();
-    // SAFETY: the name is a C string; the entry is the C library's own and stays as it is until the
-    // next such call, of which there is none before we are done with it.
+    // SAFETY: the name is a C string; the entry belongs to the C library and stays valid until the
+    // next such call, which does not happen before its last use here.
     let Some(entry) = (unsafe { libc::getspnam(name.as_ptr()).as_ref() }) else {
         return lack_of_entry(Errno::last()).map(|()| None);
     };
     let hash = if entry.sp_pwdp.is_null() {
         Vec::new()
     } else {
-        // SAFETY: not null, so a C string of that entry.
+        // SAFETY: not null, therefore a C string of that entry.
         unsafe { CStr::from_ptr(entry.sp_pwdp) }.to_bytes().to_vec()
     };
     #[allow(clippy::useless_conversion, reason = "c_long has 32 bits on some")]
     Ok(Some((hash, i64::from(entry.sp_expire))))
 }
 
-/// Meaning of a lacking entry: no entry, or a look-up that failed (getspnam(3) has one
-/// return value for both; the C library leaves ENOENT, and more, of files and services that are not
-/// there).
+/// Meaning of a missing entry: no entry, or a failed look-up (getspnam(3) has one return value for
+/// both; the C library leaves ENOENT, and others, from missing files and services).
 #[cfg(target_os = "linux")]
 fn lack_of_entry(errno: Errno) -> io::Result<()> {
     let has_failed = [
@@ -102,8 +100,8 @@ fn lack_of_entry(errno: Errno) -> io::Result<()> {
     if has_failed.contains(&errno) { Err(errno.into()) } else { Ok(()) }
 }
 
-/// A password was there and is locked; an account that never had one (`!`, `!!`, `*`) is used with
-/// keys, and nobody locked it.
+/// Whether a password exists and is locked; an account that never had one (`!`, `!!`, `*`) is used
+/// with keys, and is not locked.
 #[cfg(target_os = "linux")]
 fn is_locked(hash: &[u8]) -> bool {
     hash.first() == Some(&b'!') && hash.iter().any(|byte| !matches!(byte, b'!' | b'*'))

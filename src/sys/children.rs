@@ -1,24 +1,24 @@
-//! Children that have ended, one at a time, without waiting.
+//! Reaping of ended children, one at a time, without blocking.
 
 use nix::unistd::Pid;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// By itself, with this code.
+    /// With this exit code.
     Code(i32),
     /// By this signal.
     Signal(i32),
 }
 
-/// The next child that has ended, if there is one: ours, or an orphan that came to us.
+/// Reaps the next ended child, if any: the daemon's own, or an adopted orphan.
 ///
-/// `nix` knows no real-time signals and would report a child ended by one as an error without its
+/// `nix` does not know real-time signals and reports a child ended by one as an error without its
 /// number, so the status is read here.
 pub fn reap() -> Option<(Pid, Exit)> {
     loop {
         let mut status: libc::c_int = 0;
-        // SAFETY: writes one int of ours; any child, without waiting.
+        // SAFETY: writes one local int; any child, without blocking.
         let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
         if pid <= 0 {
             return None;

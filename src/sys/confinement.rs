@@ -1,40 +1,40 @@
-//! Giving up what a process that only relays never needs: capability mode of capsicum(4) on FreeBSD,
-//! where no path can be opened any more and each descriptor is good for what it is for; on Linux,
-//! whose sandboxes are the supervisor's, that no program started from it can gain anything.
+//! Confinement of a process that only relays: capability mode of capsicum(4) on FreeBSD, where no
+//! path can be opened any more and each descriptor has only the rights that it needs; on Linux,
+//! whose sandboxes belong to the supervisor, `no_new_privs`.
 //!
-//! A connection that is accepted has the rights of its listener: accept(2) of FreeBSD.
+//! An accepted connection has the rights of its listener: accept(2) of FreeBSD.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-/// What a descriptor is for.
+/// Purpose of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Right {
-    /// To accept connections, and to read and write them.
+    /// Accept connections, and read and write them.
     Accept,
-    /// To read files in a directory, and to hear of changes.
+    /// Read files in a directory, and watch it.
     ReadBelow,
-    /// To reach a socket in a directory.
+    /// Connect to a socket in a directory.
     ConnectBelow,
-    /// To remove files in a directory.
+    /// Remove files in a directory.
     RemoveBelow,
-    /// To be watched for changes.
+    /// Be watched for changes.
     Watch,
-    /// To be open, for a lock.
+    /// Stay open, for a lock.
     Hold,
-    /// To be written to.
+    /// Write.
     Write,
 }
 
-/// Leaves a descriptor good for that alone.
+/// Limits a descriptor to the rights for this purpose.
 #[cfg(target_os = "freebsd")]
 pub fn limit(descriptor: BorrowedFd<'_>, right: Right) -> io::Result<()> {
     use std::mem::MaybeUninit;
     use std::os::fd::AsRawFd;
 
-    // rights(4). An event needs CAP_EVENT wherever it comes from.
+    // rights(4). Event notification always requires CAP_EVENT.
     let rights: &[u64] = match right {
         Right::Accept => &[
             libc::CAP_ACCEPT,
@@ -63,37 +63,36 @@ pub fn limit(descriptor: BorrowedFd<'_>, right: Right) -> io::Result<()> {
         Right::Write => &[libc::CAP_EVENT, libc::CAP_FCNTL, libc::CAP_FSTAT, libc::CAP_WRITE],
     };
     let mut set = MaybeUninit::<libc::cap_rights_t>::zeroed();
-    // SAFETY: initialises a set of ours; the list of rights ends with 0 as it has to, and there are
-    // none in it.
+    // SAFETY: initialises a local set; the list of rights is empty and ends with 0 as required.
     unsafe { libc::__cap_rights_init(libc::CAP_RIGHTS_VERSION, set.as_mut_ptr(), 0_u64) };
     for right in rights {
         // SAFETY: as above, with one right of rights(4); the set was initialised.
         unsafe { libc::__cap_rights_set(set.as_mut_ptr(), *right, 0_u64) };
     }
-    // SAFETY: a descriptor that is open, and a set that was initialised.
+    // SAFETY: an open descriptor, and an initialised set.
     match unsafe { libc::cap_rights_limit(descriptor.as_raw_fd(), set.as_ptr()) } {
         0 => Ok(()),
         _ => ignore_lack(io::Error::last_os_error()).map(drop),
     }
 }
 
-/// Leaves a descriptor good for that alone: not here.
+/// Does nothing on this system.
 #[cfg(target_os = "linux")]
 pub fn limit(_: BorrowedFd<'_>, _: Right) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives it up, for good. True where no path can be opened any more.
+/// Enters capability mode, irreversibly. True where no path can be opened any more.
 #[cfg(target_os = "freebsd")]
 pub fn enter() -> io::Result<bool> {
-    // SAFETY: takes nothing, changes a mode of this process.
+    // SAFETY: takes no arguments, changes a mode of this process.
     match unsafe { libc::cap_enter() } {
         0 => Ok(true),
         _ => ignore_lack(io::Error::last_os_error()),
     }
 }
 
-/// A kernel without it is the host's own choice; false then.
+/// A kernel without capsicum is the operator's choice; returns false.
 #[cfg(target_os = "freebsd")]
 fn ignore_lack(error: io::Error) -> io::Result<bool> {
     match error.raw_os_error() {
@@ -102,7 +101,7 @@ fn ignore_lack(error: io::Error) -> io::Result<bool> {
     }
 }
 
-/// Gives it up, for good. True where no path can be opened any more.
+/// Sets `no_new_privs`, irreversibly. True where no path can be opened any more.
 #[cfg(target_os = "linux")]
 pub fn enter() -> io::Result<bool> {
     nix::errno::Errno::result(
@@ -112,7 +111,7 @@ pub fn enter() -> io::Result<bool> {
     Ok(false)
 }
 
-/// Connects to the socket `name` in a directory that was opened before, and was at `path` then.
+/// Connects to the socket `name` in a directory that was opened earlier, and was at `path` then.
 #[cfg(target_os = "freebsd")]
 pub fn connect_below(
     directory: BorrowedFd<'_>,
@@ -131,10 +130,10 @@ pub fn connect_below(
             length: libc::socklen_t,
         ) -> libc::c_int;
     }
-    // SAFETY: all zeros is a sockaddr_un.
+    // SAFETY: all zeros is a valid sockaddr_un.
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-    // One is left for the NUL.
+    // One byte is reserved for the NUL.
     if name.len() >= address.sun_path.len() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -142,7 +141,7 @@ pub fn connect_below(
         *to = from as libc::c_char;
     }
     let length = size_of::<libc::sockaddr_un>() as libc::socklen_t;
-    // SAFETY: descriptors that are open, and an address of ours with its true length.
+    // SAFETY: open descriptors, and a local address with its true length.
     let status = unsafe {
         connectat(
             directory.as_raw_fd(),
@@ -154,7 +153,7 @@ pub fn connect_below(
     if status == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Connects to the socket `name` in a directory that was opened before, and was at `path` then.
+/// Connects to the socket `name` in a directory that was opened earlier, and was at `path` then.
 #[cfg(target_os = "linux")]
 pub fn connect_below(
     _directory: BorrowedFd<'_>,

@@ -1,8 +1,8 @@
-//! A child that runs a function of ours, for what may hang.
+//! A child process that runs a function of this program, for calls that may hang.
 //!
-//! It is forked, not executed anew: the program file may lie on the very disk that hangs, or have
-//! been replaced by another version. The child has none of our signal handling, and none of our
-//! descriptors but those that it is given.
+//! It is forked without exec: the program file may lie on the disk that hangs, or have been
+//! replaced by another version. The child has none of the daemon's signal handlers, and only the
+//! descriptors passed to it.
 
 use std::fs::File;
 use std::io;
@@ -12,8 +12,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2};
 
-/// Runs `work` in a child, which ends with it, and with us; what it writes can be read, non-blocking,
-/// from the descriptor that comes back.
+/// Runs `work` in a child, which is killed when the parent dies. Its output can be read,
+/// non-blocking, from the returned descriptor.
 pub fn in_child(work: impl FnOnce(File)) -> io::Result<(Pid, OwnedFd)> {
     let (answer, child_answer) = pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&answer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -27,9 +27,8 @@ pub fn in_child(work: impl FnOnce(File)) -> io::Result<(Pid, OwnedFd)> {
     Ok((pid, answer))
 }
 
-/// Runs `work` in a child that lives as long as it likes, with one end of a socket, blocking, and
-/// the descriptor `kept`; the other end, non-blocking, comes back. `name` is what the system's
-/// list of processes shows.
+/// Runs `work` in a child of unlimited lifetime, with one end of a socket, blocking, and the
+/// descriptor `kept`; returns the other end, non-blocking. `name` is shown in the process list.
 pub fn with_socket(
     name: &'static std::ffi::CStr,
     kept: OwnedFd,
@@ -51,8 +50,8 @@ pub fn with_socket(
 
 fn run(kept: Vec<OwnedFd>, work: impl FnOnce(Vec<OwnedFd>)) -> io::Result<Pid> {
     let held = super::signals::Held::all();
-    // SAFETY: the process has one thread (a rule of the house), so the child has all of memory in
-    // order and may go on as any program; it never returns from here.
+    // SAFETY: the process has one thread, so the child's memory is consistent and it may continue
+    // like any program; it never returns from here.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => {
             drop(held);
@@ -61,7 +60,7 @@ fn run(kept: Vec<OwnedFd>, work: impl FnOnce(Vec<OwnedFd>)) -> io::Result<Pid> {
         ForkResult::Child => {
             super::signals::reset();
             let _ = nix::unistd::setsid();
-            // Clients of ours that leave must not be held by this child.
+            // The child must not hold connections of clients open.
             if let Ok(kept) = super::descriptors::keep_only(kept) {
                 work(kept);
             }

@@ -1,16 +1,16 @@
-//! Opening a file below directories that other users own.
+//! Opens files below directories that other users own.
 //!
 //! The daemon is root and reads logs wherever the configuration names them. A user who owns the
 //! directory of one could put a link there, to a file that this user may not read, and see its
 //! lines in events. So a path is resolved one component at a time, and the owner of each directory
-//! decides what may stand in it:
+//! determines what is trusted in it:
 //!
 //! * A symbolic link is followed where it and its directory belong to root or to the daemon's own
-//!   user. Below a directory of another user none is followed any more.
-//! * A file with more than one name is refused where others than these can make names: in a
-//!   directory of another user, and in one that its group or everybody can write.
-//! * A file in a directory of another user must be that user's own: a hard link leaves the owner as
-//!   it was.
+//!   user. Below a directory of another user none is followed.
+//! * A file with more than one name is refused where other users can create names: in a directory
+//!   of another user, and in one that its group or everybody can write.
+//! * A file in a directory of another user must belong to that user: a hard link does not change
+//!   the owner.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -22,10 +22,10 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::geteuid;
 
-/// Symbolic links that are followed for one path; both systems stop at 32 or 40.
+/// Maximum number of symbolic links followed for one path; the kernels' limits are 32 or 40.
 const LINKS: usize = 32;
 
-/// Where a path leads: the directory and the name of a file in it that is no link.
+/// A resolved path: the directory and the name of a file in it that is not a link.
 struct Place {
     directory: OwnedFd,
     name: OsString,
@@ -38,9 +38,9 @@ struct Place {
 struct Guard {
     /// The owner, where that is neither root nor the daemon's own user.
     other_owner: Option<u32>,
-    /// Others than these two can make names in it.
+    /// Users other than these two can create names in it.
     is_open: bool,
-    /// A directory above it belongs to another user.
+    /// An ancestor belongs to another user.
     is_below_other: bool,
 }
 
@@ -105,23 +105,21 @@ fn kind(about: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT
 }
 
-/// The status of the regular file that `path` leads to, which is not opened.
+/// The status of the regular file at `path`, which is not opened.
 ///
-/// # Errors
-/// The system's; it is no regular file, or the owner of a directory on the way is not trusted with
-/// what stands there.
+/// # Errors A system call fails; the file is not regular; or a directory on the path has an owner
+/// who is not trusted with it.
 pub fn stat_regular(path: &Path) -> io::Result<FileStat> {
     let place = resolve(path)?;
     place.guard.check_file(&place.about)?;
     Ok(place.about)
 }
 
-/// Opens the regular file that `path` leads to for reading.
+/// Opens the regular file at `path` for reading.
 ///
-/// Anything else is not opened at all: the opening of a FIFO could wait, that of a tape wind it.
+/// No other kind is opened at all: opening a FIFO could block, opening a tape could wind it.
 ///
-/// # Errors
-/// As [`stat_regular`], or the file cannot be opened.
+/// # Errors As [`stat_regular`], or the file cannot be opened.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let Place { directory, name, guard, about } = resolve(path)?;
     guard.check_file(&about)?;
@@ -131,7 +129,7 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
         | OFlag::O_NOCTTY
         | OFlag::O_CLOEXEC;
     let file = openat(&directory, name.as_os_str(), flags, Mode::empty())?;
-    // Another file may have the name now.
+    // Another file may have the name by now.
     guard.check_file(&fstat(&file)?)?;
     Ok(File::from(file))
 }
@@ -171,7 +169,7 @@ fn resolve(path: &Path) -> io::Result<Place> {
     Err(nix::errno::Errno::EISDIR.into())
 }
 
-/// For a directory that is only passed through; a link that took its name is no directory.
+/// For a directory that is only traversed; a link in its place is refused.
 const DIRECTORY: OFlag =
     OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
@@ -194,14 +192,14 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
     use std::path::PathBuf;
 
-    /// A user who is nobody in particular.
+    /// An arbitrary unprivileged user.
     const OTHER: u32 = 54_321;
 
-    /// `mine/secret`, and `theirs`, a directory of another user. Gone when dropped.
+    /// `mine/secret`, and `theirs`, a directory of another user. Removed on drop.
     struct Scene(PathBuf);
 
     impl Scene {
-        /// `None` where the tests are not root.
+        /// `None` where the tests do not run as root.
         fn new(name: &str) -> Option<Scene> {
             if !geteuid().is_root() {
                 return None;
@@ -221,7 +219,7 @@ mod tests {
             self.0.join(name)
         }
 
-        /// Whether the file of that name is opened; both functions agree on it.
+        /// Whether the file of that name can be opened; both functions agree.
         fn opens(&self, name: &str) -> Result<(), String> {
             let opened = open_regular(&self.at(name)).map(drop).map_err(|error| error.to_string());
             let stat = stat_regular(&self.at(name)).map(drop).map_err(|error| error.to_string());
@@ -247,7 +245,7 @@ mod tests {
             assert_eq!(scene.opens(&format!("mine/{name}")), Ok(()), "{name}");
         }
         assert!(scene.opens("mine/loop").is_err());
-        // In a directory that everybody can write, the owner of the link counts too.
+        // In a directory that everybody can write, the owner of the link is checked too.
         fs::set_permissions(scene.at("mine"), fs::Permissions::from_mode(0o1777)).unwrap();
         assert_eq!(scene.opens("mine/relative"), Ok(()));
         lchown(scene.at("mine/relative"), Some(OTHER), Some(OTHER)).unwrap();
@@ -259,7 +257,8 @@ mod tests {
         let Some(scene) = Scene::new("theirs") else { return };
         symlink(scene.at("mine/secret"), scene.at("theirs/log")).unwrap();
         symlink(scene.at("mine"), scene.at("theirs/directory")).unwrap();
-        // Root's own directory below theirs, and root's own links: the user can move all of them.
+        // Root's own directory below theirs, and root's own links: the other user can move all of
+        // them.
         fs::create_dir(scene.at("theirs/roots")).unwrap();
         symlink("/etc/passwd", scene.at("theirs/roots/log")).unwrap();
         for name in ["theirs/log", "theirs/directory/secret", "theirs/roots/log"] {
@@ -269,7 +268,7 @@ mod tests {
         fs::write(scene.at("theirs/own"), "").unwrap();
         chown(scene.at("theirs/own"), Some(OTHER), Some(OTHER)).unwrap();
         assert_eq!(scene.opens("theirs/own"), Ok(()));
-        // A link of root's that leads there is one in root's directory.
+        // A link of root's to that directory stands in root's directory.
         symlink("../theirs/own", scene.at("mine/to-theirs")).unwrap();
         assert_eq!(scene.opens("mine/to-theirs"), Ok(()));
         symlink("../theirs/log", scene.at("mine/to-their-link")).unwrap();
@@ -284,7 +283,7 @@ mod tests {
         fs::hard_link(scene.at("mine/secret"), scene.at("theirs/log")).unwrap();
         let why = scene.opens("theirs/log").unwrap_err();
         assert!(why.contains("belongs to uid 0 in a directory of uid 54321"), "{why}");
-        // Its other names may be gone by now.
+        // Its other names may have been removed.
         fs::remove_file(scene.at("mine/second")).unwrap();
         fs::rename(scene.at("mine/secret"), scene.at("theirs/log")).unwrap();
         assert!(scene.opens("theirs/log").is_err());

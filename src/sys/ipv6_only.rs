@@ -1,14 +1,14 @@
-//! IPV6_V6ONLY: an IPv6 listener that leaves the IPv4 port alone.
+//! IPV6_V6ONLY: an IPv6 listener that does not claim the IPv4 port.
 //!
-//! FreeBSD sets it by default and Linux does not, so it is always said.
+//! FreeBSD sets it by default and Linux does not, so it is always set explicitly.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Makes an IPv6 socket take IPv6 only; before `bind`.
+/// Restricts an IPv6 socket to IPv6; to be called before `bind`.
 pub fn set_ipv6_only(socket: BorrowedFd<'_>) -> io::Result<()> {
     let on: libc::c_int = 1;
-    // SAFETY: the option's value is an int of ours, and its true size is given.
+    // SAFETY: the option's value is a local int, passed with its true size.
     let status = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

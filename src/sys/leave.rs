@@ -1,5 +1,5 @@
-//! Ends the process some time after a SIGINT, wherever it is by then: in a system call, in a name
-//! service, or in a loop that a peer keeps busy.
+//! Ends the process some time after a SIGINT, even in a blocking system call, in a name service, or
+//! in a loop that a peer keeps busy.
 //!
 //! The timer is the process's alarm(2), started by the signal handler itself.
 
@@ -9,8 +9,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use signal_hook::consts::{SIGALRM, SIGINT};
 use signal_hook::low_level::register;
 
-/// From now on the first SIGINT leaves the process so many seconds; then it writes `last_words` to
-/// standard error and exits with `code`. [`postpone`] gives it more.
+/// After the first SIGINT the process has `seconds` left; then it writes `last_words` to standard
+/// error and exits with `code`. [`postpone`] extends the time.
 pub fn after_interrupt(seconds: u32, code: i32, last_words: &'static str) -> io::Result<()> {
     let stderr: RawFd = io::stderr().as_raw_fd();
     // SAFETY: write(2) and _exit(2) are async-signal-safe (POSIX.1-2017, XSH 2.4.3); the text is
@@ -29,7 +29,7 @@ pub fn after_interrupt(seconds: u32, code: i32, last_words: &'static str) -> io:
     Ok(())
 }
 
-/// The process has so many seconds from now on.
+/// Restarts the timer with `seconds`.
 pub fn postpone(seconds: u32) {
     // SAFETY: alarm(2) takes a number and touches no memory of this process.
     unsafe { libc::alarm(seconds) };

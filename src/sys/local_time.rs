@@ -1,8 +1,8 @@
-//! The wall clock of the place where a person reads it.
+//! Local time.
 //!
-//! The wire speaks UTC; a terminal speaks local time. Only the C library knows the rules for that
-//! (`TZ`, `/etc/localtime`), and the `time` crate asks it only in programs it knows to be
-//! single-threaded by a cfg flag; so it is asked here.
+//! The wire uses UTC; a terminal shows local time. Only the C library knows the rules (`TZ`,
+//! `/etc/localtime`), and the `time` crate calls it only in programs that a cfg flag declares
+//! single-threaded; so it is called here.
 
 use std::mem::MaybeUninit;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// A moment in local time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LocalTime {
-    /// Of the common era.
+    /// Year of the common era.
     pub year: i32,
     /// 1 to 12.
     pub month: u8,
@@ -24,7 +24,7 @@ pub struct LocalTime {
     pub second: u8,
 }
 
-/// `moment` in local time; `None` where the C library has no calendar for it.
+/// Converts `moment` to local time; `None` where the C library cannot.
 pub fn local_time(moment: SystemTime) -> Option<LocalTime> {
     let seconds = match moment.duration_since(UNIX_EPOCH) {
         Ok(after) => libc::time_t::try_from(after.as_secs()).ok()?,
@@ -50,10 +50,11 @@ pub fn local_time(moment: SystemTime) -> Option<LocalTime> {
     })
 }
 
-/// The moment of a local time; `None` where the C library knows none, or the time says a day or an
-/// hour that there is not. Of an hour that comes twice in a year one is taken.
+/// Converts a local time; `None` where the C library cannot, or where the day or the hour does not
+/// exist. An hour that occurs twice yields one of its moments.
 pub fn moment(local: LocalTime) -> Option<SystemTime> {
-    // SAFETY: a tm is numbers and a pointer that mktime does not read; zeroes are a value of it.
+    // SAFETY: a tm consists of numbers and a pointer that mktime does not read; all zeros is a
+    // valid value.
     let mut broken_down: libc::tm = unsafe { MaybeUninit::zeroed().assume_init() };
     broken_down.tm_year = local.year.checked_sub(1900)?;
     broken_down.tm_mon = libc::c_int::from(local.month) - 1;
@@ -66,7 +67,7 @@ pub fn moment(local: LocalTime) -> Option<SystemTime> {
     let seconds = unsafe { libc::mktime(&mut broken_down) };
     let seconds = u64::try_from(seconds).ok()?;
     let moment = UNIX_EPOCH.checked_add(std::time::Duration::from_secs(seconds))?;
-    // mktime makes the 3rd of March of the 31st of February.
+    // mktime turns the 31st of February into the 3rd of March.
     let there = local_time(moment)?;
     ((there.month, there.day) == (local.month, local.day)).then_some(moment)
 }

@@ -1,15 +1,15 @@
-//! The login class of a user: what login.conf(5) of FreeBSD gives to and takes from everybody who
-//! begins to work as that user, such as limits, priority and processors. Linux has no such classes.
+//! The login class of a user: resource limits, priority and processors from login.conf(5) of
+//! FreeBSD. Linux has no login classes.
 
 use std::ffi::CStr;
 
 use nix::errno::Errno;
 
-/// Takes this process into the class of a user. To be called while it is root's, in a child that
-/// becomes that user; umask and environment stay as they are.
+/// Applies the login class of a user to this process. To be called as root, in a child that becomes
+/// that user; umask and environment stay unchanged.
 ///
-/// # Errors
-/// There is no such user, or the class cannot be had: what it would limit must not go unlimited.
+/// # Errors The user does not exist, or the class cannot be applied: a program must not run without
+/// its limits.
 pub(super) fn enter(user: &CStr) -> Result<(), Errno> {
     system::enter(user)
 }
@@ -24,7 +24,7 @@ mod system {
     type SetUserContext =
         unsafe extern "C" fn(*mut c_void, *const libc::passwd, libc::uid_t, c_uint) -> c_int;
 
-    /// Its number differs between FreeBSD 14 and 15.
+    /// The number differs between FreeBSD 14 and 15.
     const NAMES: [&CStr; 3] = [c"libutil.so.10", c"libutil.so.9", c"libutil.so"];
 
     // <login_cap.h>.
@@ -38,21 +38,21 @@ mod system {
     pub(super) fn enter(user: &CStr) -> Result<(), Errno> {
         let set = load().ok_or(Errno::ENOSYS)?;
         Errno::clear();
-        // SAFETY: a C string; the process has one thread, and nobody else asks for an account
-        // before the last use of this one.
+        // SAFETY: a C string; the process has one thread, and no other account is looked up before
+        // the last use of this one.
         let account = unsafe { libc::getpwnam(user.as_ptr()) };
         if account.is_null() {
             let why = Errno::last_raw();
             return Err(if why == 0 { Errno::ENOENT } else { Errno::from_raw(why) });
         }
-        // SAFETY: the class is found by the account, which is a value of the C library.
+        // SAFETY: the class is found through the account, which belongs to the C library.
         let status = unsafe { set(ptr::null_mut(), account, (*account).pw_uid, WANTED) };
         Errno::result(status).map(drop)
     }
 
     fn load() -> Option<SetUserContext> {
         let open = |name: &&CStr| {
-            // SAFETY: a C string; the library's own initialisers are run, as for any that we link.
+            // SAFETY: a C string; the library's own initialisers run, as for any linked library.
             let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) };
             (!library.is_null()).then_some(library)
         };
@@ -80,9 +80,9 @@ mod system {
     }
 }
 
-/// Makes `name` the login name of this process's session, as getlogin(2) of FreeBSD reports it; an
-/// empty one is none. Linux keeps no such name. To be called by the leader of a session of its own,
-/// while it is root's: login(1) does it between the groups and the login class.
+/// Sets the login name of this process's session, as reported by getlogin(2) of FreeBSD; an empty
+/// name is ignored. Linux has no such name. To be called by the leader of a session of its own, as
+/// root: login(1) does it between the groups and the login class.
 pub(super) fn set_login_name(name: &CStr) -> Result<(), Errno> {
     #[cfg(target_os = "freebsd")]
     // SAFETY: reads a C string.

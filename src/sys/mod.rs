@@ -1,6 +1,6 @@
-//! The few system calls that no crate wraps, one small file each, FreeBSD and Linux side by side.
+//! The few system calls that no crate wraps, one small file each, for FreeBSD and Linux.
 //!
-//! All `unsafe` of the house lives in this wing, each block with the argument why it is sound.
+//! This module contains all `unsafe` code of the crate; each block states why it is sound.
 
 pub mod account_state;
 pub mod children;

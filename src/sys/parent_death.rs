@@ -1,18 +1,18 @@
-//! Being told that the parent has died, however it died.
+//! Notification of a child when its parent dies, however it dies.
 //!
-//! A helper learns it from its socket, but not while it is stopped; a program that waits for events
-//! for ever would never learn it. So the kernel is asked to send a signal then: prctl(2) on Linux,
-//! procctl(2) on FreeBSD. On both that holds over `exec`.
+//! A helper sees its socket close, but not while it is stopped; a program that waits for events for
+//! ever would not notice. So the kernel is asked to send a signal: prctl(2) on Linux, procctl(2) on
+//! FreeBSD. Both survive `exec`.
 
 use nix::unistd::{Pid, getppid};
 
-/// In a child: SIGCONT comes when the parent dies. Where the kernel refuses, the end of the socket
-/// is all that tells it.
+/// In a child: requests SIGCONT at the parent's death. Where the kernel refuses, the closed socket
+/// is the only notification.
 pub(super) fn be_woken() {
     ask_for(libc::SIGCONT);
 }
 
-/// In a child of `parent`: SIGKILL comes when the parent dies. Ends the child where it has died
+/// In a child of `parent`: requests SIGKILL at the parent's death. Exits if the parent is dead
 /// already.
 pub(super) fn end_with(parent: Pid) {
     ask_for(libc::SIGKILL);

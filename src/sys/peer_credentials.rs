@@ -1,9 +1,9 @@
-//! The user and groups of the process at the other end of a Unix socket. The kernel vouches for them,
-//! so a local peer needs no password.
+//! The user and groups of the process at the other end of a Unix socket. The kernel vouches for
+//! them, so a local peer needs no password.
 //!
-//! A role follows from these numbers alone. User 0 and group 0 are privileged, and 0 is also what an
-//! unused field holds. Therefore every reply of the kernel is checked for length, layout and count,
-//! only the entries that it counts are read, and a reply that does not fit is an error.
+//! A role follows from these numbers alone. User 0 and group 0 are privileged, and 0 is also the
+//! value of an unused field. Therefore every reply of the kernel is checked for length, layout and
+//! count, only counted entries are read, and a reply that does not fit is an error.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -19,8 +19,8 @@ pub struct PeerCredentials {
 
 /// The credentials of the peer of a connected Unix stream socket.
 ///
-/// # Errors
-/// The kernel does not know them, or its reply is not understood. Such a peer has no role.
+/// # Errors The kernel does not know them, or its reply has an unknown layout. Such a peer has no
+/// role.
 #[cfg(target_os = "freebsd")]
 pub fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredentials> {
     let mut reply = local::Xucred::UNKNOWN;
@@ -38,8 +38,8 @@ pub fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredentials> {
 
 /// The credentials of the peer of a connected Unix stream socket.
 ///
-/// # Errors
-/// The kernel does not know them, or its reply is not understood. Such a peer has no role.
+/// # Errors The kernel does not know them, or its reply has an unknown layout. Such a peer has no
+/// role.
 #[cfg(target_os = "linux")]
 pub fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredentials> {
     let mut reply = libc::ucred { pid: 0, uid: UNKNOWN, gid: UNKNOWN };
@@ -79,7 +79,7 @@ fn supplementary_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     }
 }
 
-/// No user and no group has this number: `(uid_t)-1`, by which a kernel means "none".
+/// No user and no group has this number: `(uid_t)-1`, the kernel's value for "none".
 const UNKNOWN: u32 = u32::MAX;
 
 /// getsockopt(2) into `values`. Returns the length that the kernel reports, in bytes.
@@ -112,8 +112,8 @@ fn not_understood(option: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
-/// The reply of FreeBSD to `LOCAL_PEERCRED`. Compiled for tests everywhere: what it decides is a
-/// privilege, and most tests run on Linux.
+/// The reply of FreeBSD to `LOCAL_PEERCRED`. Compiled for tests everywhere: privileges depend on
+/// it, and most tests run on Linux.
 #[cfg(any(test, target_os = "freebsd"))]
 mod local {
     use std::io;
@@ -125,8 +125,8 @@ mod local {
     /// `XUCRED_VERSION` of the same.
     const VERSION: u32 = 0;
 
-    /// `struct xucred` of the same. nix reads it too, but reports all entries of `groups` as groups,
-    /// those behind the count included.
+    /// `struct xucred` of the same. nix reads it too, but returns all entries of `groups`,
+    /// including those beyond the count.
     #[repr(C)]
     #[derive(Clone, Copy, Debug)]
     pub(super) struct Xucred {
@@ -150,7 +150,7 @@ mod local {
     };
 
     impl Xucred {
-        /// Is refused by [`decode`], should the kernel write nothing.
+        /// Rejected by [`decode`], should the kernel write nothing.
         #[cfg_attr(not(target_os = "freebsd"), expect(dead_code, reason = "tests use their own"))]
         pub(super) const UNKNOWN: Xucred = Xucred {
             version: u32::MAX,
@@ -163,9 +163,8 @@ mod local {
 
     /// The credentials in `reply`, of which the kernel wrote `length` bytes.
     ///
-    /// # Errors
-    /// The length is not that of the structure, its version is another one, its user is nobody's, or
-    /// its count is not one of its own entries.
+    /// # Errors The length is not that of the structure, the version is unknown, the user is
+    /// `UNKNOWN`, or the count exceeds the entries.
     pub(super) fn decode(reply: &Xucred, length: usize) -> io::Result<PeerCredentials> {
         let count = usize::try_from(reply.group_count).ok();
         let groups = count.and_then(|count| reply.groups.get(..count));
@@ -198,7 +197,7 @@ mod tests {
 
     const LENGTH: usize = size_of::<Xucred>();
 
-    /// A reply as cru2x() of FreeBSD's kernel writes it: zeros, then the fields.
+    /// A reply as written by cru2x() of FreeBSD's kernel: zeros, then the fields.
     fn reply(uid: u32, groups: &[u32]) -> Xucred {
         let mut all = [0; GROUPS];
         all[..groups.len()].copy_from_slice(groups);
@@ -274,7 +273,7 @@ mod tests {
         assert!(is_own(&peer.groups), "{:?}, but we have {:?}", peer.groups, getgroups());
     }
 
-    /// The peer that a listener accepts where a child has become this user with these groups before it
+    /// The peer of a connection from a child that has become this user with these groups before it
     /// connected.
     fn peer_with(uid: u32, groups: &[u32]) -> PeerCredentials {
         let name = format!("se-peer-{}-{}", std::process::id(), groups.len());
@@ -284,7 +283,7 @@ mod tests {
         let address = UnixAddr::new(&path).unwrap();
         let socket =
             socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
-        // SAFETY: the child makes system calls only, on values of ours, and runs no destructors.
+        // SAFETY: the child makes system calls only, on local values, and runs no destructors.
         let child = match unsafe { fork() }.unwrap() {
             ForkResult::Parent { child } => child,
             // SAFETY: as above.

@@ -1,4 +1,4 @@
-//! Becoming a user who may little, for good.
+//! Drops root privileges permanently, or temporarily for one call.
 
 use std::ffi::CString;
 use std::io;
@@ -10,23 +10,22 @@ use nix::unistd::{
 
 use super::spawn::init_groups;
 
-/// Becomes this user with its groups, and makes sure that there is no way back. Only root can.
+/// Becomes this user with its groups, and verifies that root cannot be regained. Requires root.
 ///
-/// # Errors
-/// The system refuses, or something of what we were is left.
+/// # Errors A system call fails, or a privilege remains.
 pub fn become_user(user: &User) -> io::Result<()> {
     let name = CString::new(user.name.as_str())?;
-    // Groups first, the user last: after that nothing can be changed any more.
+    // Groups first, the user last: after that no change is possible.
     init_groups(&name, user.gid)?;
     setgid(user.gid)?;
     setuid(user.uid)?;
     verify(user.uid, user.gid)
 }
 
-/// Does something with the rights of this user, and is root again afterwards. Only root can.
+/// Calls a function with the privileges of this user, and becomes root again afterwards. Requires
+/// root.
 ///
-/// # Errors
-/// The system refuses one of the two changes.
+/// # Errors One of the two changes fails.
 pub fn for_once_as<T>(user: &User, what: impl FnOnce() -> T) -> io::Result<T> {
     let (uid, gid) = (geteuid(), getegid());
     setegid(user.gid)?;

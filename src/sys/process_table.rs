@@ -1,46 +1,45 @@
-//! The host's processes as the kernel lists them: who began when, whose child it is, and with what
-//! environment it was started.
+//! The host's processes according to the kernel: start time, parent and initial environment.
 //!
-//! A process number alone says nothing after a crash: it may be somebody else's by now. Number and
-//! time of the start together are one process and no other.
+//! A process number alone identifies nothing after a crash: it may have been reused. Number and
+//! start time together identify one process.
 
 /// One process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its number.
     pub pid: i32,
-    /// Its parent's.
+    /// Number of its parent.
     pub parent: i32,
-    /// Its session's.
+    /// Number of its session.
     pub session: i32,
-    /// It has ended and only its exit code is left.
+    /// It has ended, but was not reaped.
     pub zombie: bool,
-    /// When it was started, in a form that is the same whenever it is asked for, and another one
-    /// after each boot of the host.
+    /// Start time, in a form that is the same for each query and differs after each boot of the
+    /// host.
     pub start: String,
 }
 
-/// All processes; none where the kernel does not tell.
+/// All processes; empty where the kernel does not report them.
 pub fn all() -> Vec<Entry> {
     system::all()
 }
 
-/// When the process was started, if it is there.
+/// Start time of a process, if it exists.
 pub fn start_of(pid: i32) -> Option<String> {
     system::entry(pid).map(|entry| entry.start)
 }
 
-/// The most that is read of an environment, in bytes. A job gets 32 KiB of variables at most, so
-/// that its mark stands before this; processes with more cost no more than this.
+/// Maximum number of environment bytes read. A job has at most 32 KiB of variables, so its mark
+/// stands before this limit; processes with larger environments cost no more.
 const ENVIRONMENT: usize = 64 * 1024;
 
-/// The beginning of the environment that the process was started with, `NAME=value` ended by zeros.
-/// Empty where the kernel does not show it.
+/// The beginning of the initial environment of a process, `NAME=value` terminated by NULs. Empty
+/// where the kernel does not show it.
 pub(super) fn environment(pid: i32) -> Vec<u8> {
     system::environment(pid, ENVIRONMENT).unwrap_or_default()
 }
 
-/// True where the process was started with this `NAME=value` in its environment.
+/// Whether the process was started with this `NAME=value` in its environment.
 pub fn has_variable(pid: i32, variable: &str) -> bool {
     environment(pid).split(|&byte| byte == 0).any(|v| v == variable.as_bytes())
 }
@@ -61,8 +60,9 @@ mod system {
             .collect()
     }
 
-    /// proc_pid_stat(5): the name in parentheses may hold anything, so the fields begin behind the
-    /// last `)`: state, ppid, pgrp, session, and as the twentieth the start in ticks since boot.
+    /// proc_pid_stat(5): the name in parentheses may contain anything, so the fields begin after
+    /// the last `)`: state, ppid, pgrp, session, and as the twentieth the start in ticks since
+    /// boot.
     pub(super) fn entry(pid: i32) -> Option<Entry> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
@@ -83,12 +83,12 @@ mod system {
         Some(block)
     }
 
-    /// Unknown where the boot is: after another boot it might be another process's.
+    /// `None` if the boot is unknown: after another boot the value might match another process.
     fn start_in(boot: &str, ticks: &str) -> Option<String> {
         (!boot.is_empty()).then(|| format!("{boot}.{ticks}"))
     }
 
-    /// random(4): another one at each boot; empty where it cannot be read.
+    /// random(4): different for each boot; empty where it cannot be read.
     fn boot() -> &'static str {
         static BOOT: OnceLock<String> = OnceLock::new();
         BOOT.get_or_init(|| {
@@ -117,7 +117,7 @@ mod system {
 
     /// `SZOMB` of <sys/proc.h>.
     const ZOMBIE: libc::c_char = 5;
-    /// The most that `kern.proc` may give, in bytes: some fifty thousand processes.
+    /// Maximum size of a `kern.proc` reply, in bytes: some fifty thousand processes.
     const MOST: usize = 64 << 20;
 
     pub(super) fn all() -> Vec<Entry> {
@@ -132,7 +132,7 @@ mod system {
         let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_ENV, pid];
         match ask_with(&name, most) {
             Ok(bytes) => Some(bytes),
-            // The part that fitted has been copied (sysctl(3)).
+            // The part that fits was copied (sysctl(3)).
             Err((libc::ENOMEM, bytes)) => Some(bytes),
             Err(_) => None,
         }
@@ -143,11 +143,11 @@ mod system {
         bytes.chunks_exact(size_of::<libc::kinfo_proc>()).map_while(read).collect()
     }
 
-    /// `None` where the kernel's structure is not ours.
+    /// `None` where the kernel's structure differs from this program's.
     fn read(bytes: &[u8]) -> Option<Entry> {
         let mut info = MaybeUninit::<libc::kinfo_proc>::uninit();
         // SAFETY: the kernel wrote a whole structure there, any bits are a value of it, and the
-        // slice has just its length.
+        // slice has exactly its length.
         let info = unsafe {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), info.as_mut_ptr().cast(), bytes.len());
             info.assume_init()
@@ -160,12 +160,12 @@ mod system {
             parent: info.ki_ppid,
             session: info.ki_sid,
             zombie: info.ki_stat == ZOMBIE,
-            // By the wall clock, to the microsecond, fixed when the process began.
+            // By the wall clock, to the microsecond, fixed when the process started.
             start: format!("{}.{:06}", info.ki_start.tv_sec, info.ki_start.tv_usec),
         })
     }
 
-    /// sysctl(3), with more room until the answer fits.
+    /// Calls sysctl(3), with a larger buffer until the reply fits.
     fn ask(name: &[libc::c_int]) -> Option<Vec<u8>> {
         let mut room = 64 * 1024;
         loop {
@@ -177,12 +177,13 @@ mod system {
         }
     }
 
-    /// sysctl(3) once, with room for so many bytes. An error is its number, and what was written
-    /// even so.
+    /// Calls sysctl(3) once, with a buffer of `room` bytes. An error is its errno, and the bytes
+    /// written nevertheless.
     fn ask_with(name: &[libc::c_int], room: usize) -> Result<Vec<u8>, (i32, Vec<u8>)> {
         let mut bytes = vec![0_u8; room];
         let mut length = bytes.len();
-        // SAFETY: reads the name of its given length, writes at most `length` bytes of ours.
+        // SAFETY: reads the name of its given length, writes at most `length` bytes of a local
+        // buffer.
         let status = unsafe {
             libc::sysctl(
                 name.as_ptr(),

@@ -1,13 +1,12 @@
-//! All processes that came from one: also those that left its session and lost their parent.
+//! All descendants of a process: also those that left its session and lost their parent.
 //!
-//! The daemon is made the reaper of its descendants, so that an orphan becomes its own child and
-//! is never lost. FreeBSD's kernel keeps by which child of the reaper an orphan came (procctl(2),
-//! `PROC_REAP_GETPIDS`); Linux's does not, so there an orphan is known by a mark in the environment
-//! that it was started with, or by its session.
+//! The daemon is the reaper of its descendants, so an orphan becomes its own child and is never
+//! lost. FreeBSD's kernel records through which child of the reaper an orphan descends (procctl(2),
+//! `PROC_REAP_GETPIDS`); Linux's does not, so there an orphan is identified by a mark in its
+//! initial environment, or by its session.
 //!
-//! Only descendants of the daemon are ever looked at: what a look costs does not depend on how much
-//! else runs on the host, and a number that the system has given to somebody else's process since
-//! is never taken for ours.
+//! Only descendants of the daemon are examined: the cost does not depend on other processes of the
+//! host, and a reused process number is never mistaken for a member.
 
 use std::io;
 
@@ -16,18 +15,18 @@ use nix::unistd::Pid;
 /// Beginning of a mark: name of the variable, and `=`.
 pub const MARK_NAME: &str = "SYSADM_JOB=";
 
-/// Where a tree begins.
+/// Identity of a tree.
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
-    /// A direct child of ours that has not been reaped: its number is nobody else's.
+    /// A direct child that has not been reaped: its number cannot be reused.
     pub leader: Option<Pid>,
-    /// Leaders that have been; what they started may live.
+    /// Former leaders; their descendants may be alive.
     pub ended: Vec<Pid>,
-    /// `NAME=value` in the environment of all that they start; unique to this tree.
+    /// `NAME=value` in the initial environment of all members; unique to this tree.
     pub mark: String,
 }
 
-/// Makes this process the one that orphans among its descendants go to.
+/// Makes this process the reaper of its descendants.
 pub fn become_reaper() -> io::Result<()> {
     #[cfg(target_os = "freebsd")]
     // SAFETY: acquires the status for this process; the command takes no data.
@@ -44,7 +43,7 @@ pub fn become_reaper() -> io::Result<()> {
     let status = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
     match status {
         -1 => match io::Error::last_os_error() {
-            // It already is one (FreeBSD says so).
+            // It is one already (reported by FreeBSD only).
             error if error.raw_os_error() == Some(libc::EBUSY) => Ok(()),
             error => Err(error),
         },
@@ -52,29 +51,28 @@ pub fn become_reaper() -> io::Result<()> {
     }
 }
 
-/// Orphans as they were first seen, by number and start: the environment of
-/// each is read once.
+/// Orphans when first seen, by number and start: the environment of each is read once.
 #[derive(Debug, Default)]
 pub struct Orphans(system::Orphans);
 
-/// All that came from this process and lives, at one moment.
+/// All living descendants of this process at one moment.
 #[derive(Debug)]
 pub struct Descendants<'o>(system::Descendants<'o>);
 
 impl Descendants<'_> {
-    /// As it is now. `is_leader` tells of a direct child whether it leads a tree at present.
+    /// Takes the list. `is_leader` returns whether a direct child currently leads a tree.
     pub fn now(is_leader: impl Fn(Pid) -> bool, known: &mut Orphans) -> Descendants<'_> {
         Descendants(system::Descendants::now(is_leader, &mut known.0))
     }
 
-    /// Living processes of a tree (zombies are not, but for its leader). The leader is the first, and
-    /// a process stands before those that it started: signalled in this order, a shell is not woken
-    /// by the end of its child before it has its own signal.
+    /// Living processes of a tree (no zombies, except its leader). The leader comes first, and each
+    /// process before its children: signalled in this order, a shell is not woken by the end of its
+    /// child before it has received the signal itself.
     pub fn of(&self, roots: &Roots) -> Vec<Pid> {
         self.0.of(roots)
     }
 
-    /// True where there are none, and the leader has been reaped.
+    /// Whether no member is left, and the leader has been reaped.
     pub fn are_gone(&self, roots: &Roots) -> bool {
         roots.leader.is_none() && self.0.are_gone(roots)
     }
@@ -88,7 +86,7 @@ mod system {
 
     use super::Roots;
 
-    /// `struct procctl_reaper_pidinfo` of <sys/procctl.h>, which the libc crate does not have.
+    /// `struct procctl_reaper_pidinfo` of <sys/procctl.h>, which the libc crate lacks.
     #[repr(C)]
     #[derive(Clone, Copy, Debug, Default)]
     struct PidInfo {
@@ -110,7 +108,7 @@ mod system {
     const REAPER: libc::c_uint = 0x4;
     const ZOMBIE: libc::c_uint = 0x8;
 
-    /// The kernel knows by which child an orphan came: nothing has to be remembered.
+    /// The kernel records the descent of orphans: nothing has to be remembered.
     #[derive(Debug, Default)]
     pub(super) struct Orphans;
 
@@ -124,7 +122,7 @@ mod system {
 
         pub(super) fn of(&self, roots: &Roots) -> Vec<Pid> {
             let mut tree = self.branches(roots);
-            // A member may be a reaper itself; what came from it is told by asking about it.
+            // A member may be a reaper itself; its descendants are listed by asking about it.
             let mut asked = 0;
             while let Some(info) = tree.get(asked).copied() {
                 asked += 1;
@@ -132,11 +130,11 @@ mod system {
                     tree.extend(descendants(info.pid));
                 }
             }
-            // Stable: the others stay in the order of their age.
+            // Stable sort: the others stay in the order of their age.
             tree.sort_by_key(|info| roots.leader.map(Pid::as_raw) != Some(info.pid));
             let living = tree.iter().filter(|info| info.flags & ZOMBIE == 0);
             let living = living.map(|info| Pid::from_raw(info.pid));
-            // Ours until it is reaped, also where the kernel has given no list.
+            // Ours until it is reaped, even where the kernel has returned no list.
             let unlisted = roots
                 .leader
                 .filter(|leader| !self.0.iter().any(|info| info.pid == leader.as_raw()));
@@ -148,7 +146,7 @@ mod system {
         }
 
         fn branches(&self, roots: &Roots) -> Vec<PidInfo> {
-            // A leader that was reaped and yet is there is another process of the same number.
+            // A process with the number of a reaped leader is another process.
             let is_there = |pid: &Pid| self.0.iter().any(|info| info.pid == pid.as_raw());
             let ended = roots.ended.iter().filter(|pid| !is_there(pid));
             let subtrees: Vec<libc::pid_t> =
@@ -175,7 +173,7 @@ mod system {
             if status == -1 {
                 return Vec::new();
             }
-            // The kernel does not write the count back: an entry that it filled has this flag.
+            // The kernel does not return the count: a filled entry has this flag.
             infos.retain(|info| info.flags & VALID != 0);
             if infos.len() < room {
                 // fork1() of kern_fork.c puts the youngest at the head of the list.
@@ -210,7 +208,7 @@ mod system {
 
         #[test]
         fn own_descendants_are_listed_oldest_first() {
-            // A reaper is reported by the root of its tree, and we need not be one.
+            // A reaper is reported as the root of its tree, and this process need not be one.
             super::super::become_reaper().unwrap();
             let mut children =
                 [(); 3].map(|()| std::process::Command::new("sleep").arg("1000").spawn().unwrap());
@@ -237,16 +235,16 @@ mod system {
     use super::super::process_table::environment;
     use super::{MARK_NAME, Roots};
 
-    /// A direct child of ours that leads no tree: it came to us when its parent ended.
+    /// A direct child that leads no tree: it was adopted when its parent ended.
     #[derive(Debug)]
     pub(super) struct Orphan {
         pid: i32,
         session: i32,
         /// The mark of a job in its environment.
         mark: Option<String>,
-        /// In ticks since the boot: with the number, one process and no other.
+        /// In ticks since the boot: together with the number it identifies one process.
         start: u64,
-        /// Its environment was there to read.
+        /// Its environment could be read.
         is_read: bool,
     }
 
@@ -268,7 +266,7 @@ mod system {
             for pid in own.into_iter().filter(|pid| !is_leader(Pid::from_raw(*pid))) {
                 let Some(stat) = Stat::read(pid).filter(|stat| !stat.zombie) else { continue };
                 let seen = before.remove(&pid).filter(|orphan| orphan.start == stat.start);
-                // During execve(2) a process shows none: it is read again at the next look.
+                // During execve(2) a process shows no environment: it is read again next time.
                 let orphan = seen.filter(|orphan| orphan.is_read).map_or_else(
                     || Orphan::new(pid, &stat, &environment(pid)),
                     |seen| Orphan { session: stat.session, ..seen },
@@ -291,14 +289,14 @@ mod system {
             tree.into_iter().map(Pid::from_raw).collect()
         }
 
-        /// Whatever lives below us has a direct child of ours above it.
+        /// Every descendant has a direct child of this process as an ancestor.
         pub(super) fn are_gone(&self, roots: &Roots) -> bool {
             self.orphans(roots).next().is_none()
         }
 
         fn orphans(&self, roots: &Roots) -> impl Iterator<Item = &Orphan> {
             let is_there = |pid: &Pid| self.orphans.contains_key(&pid.as_raw());
-            // A leader that was reaped and yet is there is another process of the same number.
+            // A process with the number of a reaped leader is another process.
             let ended: Vec<i32> =
                 roots.ended.iter().filter(|pid| !is_there(pid)).map(|pid| pid.as_raw()).collect();
             let leader = roots.leader.map(|leader| leader.as_raw());
@@ -319,13 +317,13 @@ mod system {
         }
     }
 
-    /// Which processes have which children.
+    /// Source of parent-child relations.
     #[derive(Debug)]
     enum Children {
-        /// The kernel keeps lists (proc_pid_children(5), CONFIG_PROC_CHILDREN): they are read when
-        /// they are asked for. Ours is exact, since only we reap what is in it.
+        /// The kernel's lists (proc_pid_children(5), CONFIG_PROC_CHILDREN), read on demand. This
+        /// process's own list is exact, because only this process reaps its entries.
         Listed,
-        /// It does not, so all processes of the host were asked for their parent.
+        /// Without such lists: the parents of all processes of the host.
         Found(BTreeMap<i32, Vec<i32>>),
     }
 
@@ -377,8 +375,8 @@ mod system {
     }
 
     impl Stat {
-        /// proc_pid_stat(5): the name in parentheses may hold anything, so the fields begin behind
-        /// the last `)`: state, ppid, pgrp, session, and as the twentieth the start.
+        /// proc_pid_stat(5): the name in parentheses may contain anything, so the fields begin
+        /// after the last `)`: state, ppid, pgrp, session, and as the twentieth the start.
         fn read(pid: i32) -> Option<Stat> {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
@@ -411,7 +409,7 @@ mod system {
                 ended: pids(ended),
                 mark: MARK.to_owned(),
             };
-            // The numbers of processes begin anew now and then: 11 has started 3.
+            // Process numbers wrap around: 11 has started 3.
             let found = BTreeMap::from([(10, vec![11]), (11, vec![12, 3]), (50, vec![51])]);
             let orphans = orphans.into_iter().map(|orphan| (orphan.pid, orphan)).collect();
             let descendants = Descendants { orphans: &orphans, children: Children::Found(found) };
@@ -457,7 +455,7 @@ mod system {
                 known.remove(&pid).and_then(|orphan| orphan.mark)
             };
             assert_eq!(mark_after(stat.start).as_deref(), Some(MARK));
-            // The number was given to another process.
+            // The number was reused.
             assert_eq!(mark_after(stat.start + 1), None);
             child.kill().unwrap();
             child.wait().unwrap();

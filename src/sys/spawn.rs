@@ -1,9 +1,9 @@
-//! Starting a program without waiting for it, not even until it is loaded.
+//! Starts a program without waiting, not even until it is loaded.
 //!
 //! `posix_spawn` and `std::process::Command` return when the new program runs or could not be
-//! started. Where the program lies on a disk that hangs, that is never, and the poll loop would
-//! hang with it. Here the child is forked and everything that may hang happens in it; whether the
-//! program could be started is told through a small pipe that is read when the child has ended.
+//! started. With the program on a disk that hangs they never return, and would block the poll loop.
+//! Here the child is forked and everything that may hang happens in it; a failed start is reported
+//! through a small pipe that is read after the child has ended.
 
 use std::ffi::{CStr, CString};
 use std::io::{self, Read};
@@ -19,52 +19,52 @@ use super::descriptors::DescriptorLimit;
 use super::login_class::set_login_name;
 use super::parent_death;
 
-/// Whom a program runs as.
+/// User of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunAs {
     /// A user by name.
     Name(String),
-    /// A user by number; one that has no name is taken as it is, with a group of the same number.
+    /// A user by number; one without a name is used as it is, with a group of the same number.
     Number(u32),
 }
 
-/// What to start.
+/// A program to start.
 #[derive(Debug)]
 pub struct Program<'a> {
-    /// Where to look for it, in order; more than one if it was named without a slash.
+    /// Paths to try, in order; more than one if it was named without a slash.
     pub candidates: &'a [CString],
     /// Its name and arguments.
     pub argv: &'a [CString],
-    /// `NAME=value`, all but those of the two below.
+    /// `NAME=value`, except the two below.
     pub env: &'a [CString],
-    /// `HOME=…` of our own user; `None` where `env` has one.
+    /// `HOME=…` of the daemon's user; `None` where `env` has one.
     pub home: Option<CString>,
-    /// `USER=…` of our own user; `None` where `env` has one.
+    /// `USER=…` of the daemon's user; `None` where `env` has one.
     pub user: Option<CString>,
-    /// Where it runs.
+    /// Working directory.
     pub cwd: &'a CString,
-    /// Whom it runs as; `None` is ourselves. The look-up may hang, and is the child's.
+    /// User of the program; `None` for the daemon's. The look-up may hang, and runs in the child.
     pub run_as: Option<&'a RunAs>,
     /// An open `/dev/null`.
     pub null: RawFd,
-    /// The descriptor limit that it gets.
+    /// Its descriptor limit.
     pub limit: Option<DescriptorLimit>,
     /// Standard error gets a pipe of its own.
     pub errors_apart: bool,
-    /// It is killed when we end, however that is.
+    /// It is killed when the daemon ends, however it ends.
     pub ends_with_us: bool,
 }
 
-/// A child that was forked.
+/// A forked child.
 #[derive(Debug)]
 pub struct Child {
     /// Leader of a session and process group of its own.
     pub pid: Pid,
     /// Standard output and error, merged in order, or standard output alone; non-blocking.
     pub output: OwnedFd,
-    /// Standard error, if it was to be apart; non-blocking.
+    /// Standard error, if requested separately; non-blocking.
     pub errors: Option<OwnedFd>,
-    /// Tells why the program could not be started, once the child has ended.
+    /// Reports why the program could not be started, once the child has ended.
     pub report: Report,
 }
 
@@ -72,13 +72,13 @@ pub struct Child {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Step {
-    /// The program could not be loaded.
+    /// Loading the program.
     Run,
-    /// Its directory could not be entered.
+    /// Entering its directory.
     Enter,
-    /// Its user could not be had.
+    /// Becoming its user.
     Become,
-    /// Anything before that.
+    /// Any earlier step.
     Prepare,
 }
 
@@ -89,12 +89,12 @@ impl Step {
     }
 }
 
-/// The end of the pipe through which a child tells that it could not be started.
+/// The end of the pipe through which a child reports a failed start.
 #[derive(Debug)]
 pub struct Report(std::fs::File);
 
 impl Report {
-    /// After the child has ended: what went wrong at its start, or `None` if the program ran.
+    /// To be called after the child's end: the failed step, or `None` if the program ran.
     pub fn failure(mut self) -> Option<(Step, io::Error)> {
         let mut told = [0; 5];
         match self.0.read(&mut told) {
@@ -107,7 +107,7 @@ impl Report {
     }
 }
 
-/// Forks, and starts `program` in the child. An error here means that there is no child.
+/// Forks, and starts `program` in the child. An error means that there is no child.
 pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
     let (output, child_output) = output_pipe()?;
     let (errors, child_errors) = match program.errors_apart {
@@ -119,8 +119,8 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
     let argv = pointers(program.argv);
     let held = super::signals::Held::all();
 
-    // SAFETY: the process has one thread (a rule of the house), so the child has all of memory in
-    // order; it never returns from here.
+    // SAFETY: the process has one thread, so the child's memory is consistent; it never returns
+    // from here.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => {
             drop(held);
@@ -133,7 +133,8 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
             let output = child_output.as_raw_fd();
             let errors = child_errors.as_ref().map_or(output, AsRawFd::as_raw_fd);
             let prepared = prepare(program, output, errors);
-            // What follows may hang, and must not hold what the daemon lets go meanwhile.
+            // The next steps may hang, and must not hold descriptors that the daemon closes
+            // meanwhile.
             let report = super::descriptors::keep_until_exec(child_report);
             let (step, errno) = match prepared {
                 Ok(()) => become_program(program, &argv),
@@ -146,7 +147,7 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
     }
 }
 
-/// A pipe whose reading end does not block.
+/// A pipe whose read end does not block.
 fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -160,7 +161,7 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
 fn tell(report: RawFd, step: Step, errno: i32) {
     let number = errno.to_ne_bytes();
     let message = [step as u8, number[0], number[1], number[2], number[3]];
-    // SAFETY: the descriptor is open in the child, and the buffer is five bytes of ours.
+    // SAFETY: the descriptor is open in the child, and the buffer is five local bytes.
     unsafe {
         libc::write(report, message.as_ptr().cast(), message.len());
     }
@@ -170,10 +171,10 @@ fn errno() -> i32 {
     nix::errno::Errno::last_raw()
 }
 
-/// In the child: what cannot hang.
+/// In the child: the steps that cannot hang.
 fn prepare(program: &Program<'_>, output: RawFd, errors: RawFd) -> Result<(), i32> {
     super::signals::reset_dispositions();
-    // SAFETY: calls with integers, and with pointers to values of ours that outlive them.
+    // SAFETY: calls with integers, and with pointers to local values that outlive them.
     unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
@@ -194,7 +195,7 @@ fn prepare(program: &Program<'_>, output: RawFd, errors: RawFd) -> Result<(), i3
     Ok(())
 }
 
-/// In the child: the rest, up to `exec`; returns only if that failed.
+/// In the child: the remaining steps, up to `exec`; returns only if one failed.
 fn become_program(program: &Program<'_>, argv: &[*const libc::c_char]) -> (Step, i32) {
     let mut env: Vec<CString> = program.env.to_vec();
     let (mut home, mut user) = (program.home.clone(), program.user.clone());
@@ -211,7 +212,7 @@ fn become_program(program: &Program<'_>, argv: &[*const libc::c_char]) -> (Step,
     }
     env.extend(home.into_iter().chain(user));
     let env = pointers(&env);
-    // SAFETY: a C string of the caller's.
+    // SAFETY: a C string of the caller.
     if unsafe { libc::chdir(program.cwd.as_ptr()) } == -1 {
         return (Step::Enter, errno());
     }
@@ -223,8 +224,8 @@ fn variable(name: &str, value: &[u8]) -> Option<CString> {
     CString::new([name.as_bytes(), b"=", value].concat()).ok()
 }
 
-/// Becomes a user, in a session of its own: groups, login name and login class as login(1) of FreeBSD
-/// sets them, the user last. After that nothing can be changed any more.
+/// Becomes a user, in a session of its own: groups, login name and login class as set by login(1)
+/// of FreeBSD, the user last. After that no change is possible.
 fn become_user(who: &RunAs) -> Result<Option<User>, Errno> {
     let account = match who {
         RunAs::Name(name) => Some(User::from_name(name)?.ok_or(Errno::ENOENT)?),
@@ -251,26 +252,27 @@ fn become_user(who: &RunAs) -> Result<Option<User>, Errno> {
     Ok(account)
 }
 
-/// Takes the groups of a user: `gid`, and those that the group database has for `name`.
+/// Sets the groups of a user: `gid`, and those of `name` in the group database.
 pub(super) fn init_groups(name: &CStr, gid: Gid) -> Result<(), Errno> {
     set_groups(gid, getgrouplist(name, gid)?)
 }
 
-/// Takes `gid` as the effective group and `groups` as the supplementary ones, of which `gid` is one.
+/// Sets `gid` as the effective group and `groups` as the supplementary ones, of which `gid` is one.
 ///
-/// On FreeBSD initgroups(3) and setgroups(2) have two meanings: up to 14 the first group becomes the
-/// effective one and is not supplementary, since 15 all are supplementary. A program gets the meaning
-/// of the release that it was linked for, while id(1) and the kernel's checks are of the release that
-/// it runs on. With the effective group before the others, and among them, the result is the same.
+/// On FreeBSD initgroups(3) and setgroups(2) have two meanings: up to 14 the first group becomes
+/// the effective one and is not supplementary, since 15 all are supplementary. A program gets the
+/// meaning of the release that it was linked for, while id(1) and the kernel's checks are of the
+/// release that it runs on. With the effective group before the others, and among them, the result
+/// is the same.
 fn set_groups(gid: Gid, groups: Vec<Gid>) -> Result<(), Errno> {
     let first = cfg!(target_os = "freebsd").then_some(gid);
     setgroups(&first.into_iter().chain(groups).collect::<Vec<Gid>>())
 }
 
-/// Tries each candidate as execvp(3) does, and returns the error that says most.
+/// Tries each candidate like execvp(3), and returns the most specific error.
 ///
-/// # Safety
-/// `argv` and `env` are null-terminated arrays of C strings; the caller is a child after `fork`.
+/// # Safety `argv` and `env` are null-terminated arrays of C strings; the caller is a child after
+/// `fork`.
 unsafe fn exec(
     program: &Program<'_>,
     argv: &[*const libc::c_char],
@@ -282,12 +284,12 @@ unsafe fn exec(
         unsafe { libc::execve(candidate.as_ptr(), argv.as_ptr(), env.as_ptr()) };
         match errno() {
             libc::ENOENT | libc::ENOTDIR => {}
-            // A folder that we may not look into has nothing to do with it; there are others.
+            // A directory that cannot be searched is skipped; the others may contain the program.
             libc::EACCES if program.candidates.len() > 1 && !is_seen(candidate) => {}
             libc::EACCES => worst = libc::EACCES,
             libc::ENOEXEC => {
-                // A script without an interpreter line: what every shell does with one.
-                // SAFETY: by the contract of this function.
+                // A script without an interpreter line: run by sh(1), as every shell does. SAFETY:
+                // by the contract of this function.
                 unsafe { exec_script(candidate, argv, env) };
                 return libc::ENOEXEC;
             }
@@ -298,7 +300,7 @@ unsafe fn exec(
 }
 
 fn is_seen(file: &CString) -> bool {
-    // SAFETY: a C string of the caller's.
+    // SAFETY: a C string of the caller.
     unsafe { libc::access(file.as_ptr(), libc::F_OK) == 0 }
 }
 
@@ -325,6 +327,6 @@ pub fn open_null() -> io::Result<OwnedFd> {
     if fd == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: just opened, and owned by nobody else.
+    // SAFETY: just opened, without another owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -1,18 +1,18 @@
-//! Writing to standard error without ever waiting for it.
+//! Writes to standard error without ever blocking.
 //!
-//! It may be a pipe that nobody reads or a terminal that is stopped. Making it non-blocking would
-//! change it for every process that shares it (our parent's shell, for one), so it is asked first.
+//! It may be a pipe that is not read or a stopped terminal. Making it non-blocking would change it
+//! for every process that shares it (the parent shell, for one), so its readiness is polled first.
 
 use std::io::Write;
 use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// What POSIX promises to be written to a pipe at once or not at all.
+/// Number of bytes that POSIX guarantees to be written to a pipe atomically.
 pub const ATOMIC: usize = 512;
 
-/// Writes `line` if that does not block; false where it was left out. A line longer than
-/// [`ATOMIC`] goes out in parts, each asked for by itself.
+/// Writes `line` if that does not block; false if it was dropped. A line longer than [`ATOMIC`] is
+/// written in parts, each polled for separately.
 pub fn write_line(line: &[u8]) -> bool {
     let stderr = std::io::stderr();
     let mut stderr = stderr.lock();

@@ -1,9 +1,9 @@
 //! Processes of a job that outlived the daemon which started it.
 //!
-//! They are nobody's children of ours any more. What is certain of one is that its number and the
-//! time of its start stand in the journal, that it carries the job's mark in its environment, or
-//! that its parent or its session's leader is such a one. Of others nothing is assumed: to end a
-//! stranger's process would be worse than to leave one of our own.
+//! They are no longer children of the daemon. A process is a survivor if its number and start time
+//! are in the journal, if it has the job's mark in its environment, or if its parent or session
+//! leader is a survivor. Any other process is left alone: killing a foreign process would be worse
+//! than leaving a survivor.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use super::process_table::{self, Entry};
 
-/// What is known of a job's processes from before.
+/// Persisted facts about a job's processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traces {
     /// Number and start of processes that were started for it, each the leader of a session.
@@ -20,7 +20,7 @@ pub struct Traces {
     pub mark: String,
 }
 
-/// Those that are alive; a process stands before those that it started.
+/// The living ones; each process before its children.
 pub fn survivors(traces: &Traces) -> Vec<Pid> {
     let processes = process_table::all();
     let marked = |pid| !traces.mark.is_empty() && process_table::has_variable(pid, &traces.mark);
@@ -38,7 +38,7 @@ fn among(
     };
     let living: Vec<i32> =
         processes.iter().filter(|entry| is_leader(entry)).map(|entry| entry.pid).collect();
-    // Nor is it we, or who started us, even if a job of ours was that.
+    // The daemon and its ancestors are spared, even if a job had started the daemon.
     let mut spared = vec![ourselves];
     while let Some(parent) = processes
         .iter()
@@ -54,7 +54,7 @@ fn among(
     };
     let mut found: BTreeSet<i32> = BTreeSet::new();
     found.extend(processes.iter().filter(is_root).map(|entry| entry.pid));
-    // Their children, until there are no more; a tree is seldom deep.
+    // Adds their children until there are no more; a tree is rarely deep.
     loop {
         let children: Vec<i32> = processes
             .iter()
@@ -75,7 +75,7 @@ fn among(
     let depth = |entry: &Entry| {
         let above =
             std::iter::successors(found.get(&entry.parent), |above| found.get(&above.parent));
-        // The kernel's list is not of one moment, so that there may be a circle in it.
+        // The kernel's list is not a snapshot of one moment, so it may contain a cycle.
         above.take(found.len()).count()
     };
     let mut alive: Vec<&Entry> = found.values().copied().filter(|entry| !entry.zombie).collect();
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn survivors_list_parents_before_children() {
-        // Numbers begin anew now and then, and the kernel's list has its own order.
+        // Process numbers wrap around, and the kernel's list has its own order.
         let processes = [entry(2, 91, 90, "d"), entry(90, 1, 90, "a"), entry(91, 90, 90, "b")];
         assert_eq!(found(&processes, &[(90, "a")], &[]), [90, 91, 2]);
         let circle = [entry(10, 11, 10, "a"), entry(11, 10, 10, "b")];
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_session_whose_leader_is_gone_tells_nothing() {
-        // The number may have been another's session since.
+        // The number may have been reused by another session.
         assert_eq!(found(&[entry(11, 1, 10, "b")], &[(10, "a")], &[]), Vec::<i32>::new());
     }
 }

@@ -1,9 +1,9 @@
-//! How wide the terminal at standard output is.
+//! Width of the terminal at standard output.
 
-/// Its columns now; `None` where it is no terminal or does not say.
+/// Its current number of columns; `None` where it is no terminal or reports none.
 pub fn columns() -> Option<usize> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: the request fills one structure of this type, which is ours and outlives the call.
+    // SAFETY: the request fills one structure of this type, which is local and outlives the call.
     let asked = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &mut size) };
     (asked == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
 }

@@ -1,7 +1,7 @@
-//! What a bridge and its peers say to each other (protocol section 5).
+//! Frames between a relay and its peers (protocol section 5).
 //!
-//! Two kinds of frames share one connection: JSON objects, between a peer and the bridge, and
-//! `<id>\n<payload>`, between two peers, of which the bridge reads the first line alone.
+//! One connection carries two kinds of frames: JSON objects, between a peer and the relay, and
+//! `<id>\n<payload>`, between two peers, of which the relay reads only the first line.
 
 use std::fmt;
 
@@ -9,26 +9,26 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-/// The `id` by which the bridge asks who a peer is.
+/// The `id` of the relay's request for a peer's identity.
 pub const IDENTIFY_ID: &str = "sysadm_bridge_request_ident";
-/// The `id` by which the bridge asks for the keys of a peer.
+/// The `id` of the relay's request for the keys of a peer.
 pub const LIST_KEYS_ID: &str = "bridge_request_list_keys";
-/// The `id` of a server's authentication at a bridge.
+/// The `id` of a server's authentication at a relay.
 pub const SERVER_AUTH_ID: &str = "server_to_bridge_auth";
-/// Sums in the list of one peer.
+/// Maximum number of key checksums in the list of one peer.
 pub const MOST_SUMS: usize = 256;
 
-/// What a peer of a bridge is.
+/// Kind of a relay's peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PeerKind {
-    /// It serves events.
+    /// Serves events.
     Server,
-    /// It wants them.
+    /// Subscribes to events.
     Client,
 }
 
 impl PeerKind {
-    /// As it stands on the wire.
+    /// Its name on the wire.
     pub const fn name(self) -> &'static str {
         match self {
             PeerKind::Server => "server",
@@ -36,12 +36,12 @@ impl PeerKind {
         }
     }
 
-    /// Reads what stands on the wire.
+    /// Parses the name on the wire.
     pub fn of(name: &str) -> Option<PeerKind> {
         [PeerKind::Server, PeerKind::Client].into_iter().find(|kind| kind.name() == name)
     }
 
-    /// Whom it is introduced to.
+    /// The kind that it is introduced to.
     pub const fn other(self) -> PeerKind {
         match self {
             PeerKind::Server => PeerKind::Client,
@@ -50,13 +50,13 @@ impl PeerKind {
     }
 }
 
-/// The sum of a key, by which a server and a client find each other: MD5 of its canonical PEM form.
-/// It is a name, and proves nothing.
+/// Checksum of a key, which matches servers and clients: MD5 of its canonical PEM form. An
+/// identifier without any security.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sum([u8; 16]);
 
 impl Sum {
-    /// Reads base64.
+    /// Parses base64.
     pub fn parse(text: &str) -> Option<Sum> {
         STANDARD.decode(text).ok()?.try_into().ok().map(Sum)
     }
@@ -74,25 +74,25 @@ impl fmt::Debug for Sum {
     }
 }
 
-/// A frame on a connection to a bridge.
+/// A frame on a connection to a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BridgeFrame<'a> {
-    /// A JSON object, or what begins like one: between the peer and the bridge.
+    /// A JSON object, or a frame that begins like one: between the peer and the relay.
     Object(&'a str),
     /// From or for another peer.
     Routed {
-        /// Of the peer: for whom it is on its way to the bridge, from whom on its way from it. It
-        /// may be anything, see [`is_peer_id`].
+        /// The peer: the recipient on the way to the relay, the sender on the way from it.
+        /// Unvalidated, see [`is_peer_id`].
         peer: &'a str,
-        /// What the bridge does not read.
+        /// The payload, not examined by the relay.
         payload: &'a str,
     },
-    /// Neither.
+    /// Any other frame.
     Neither,
 }
 
 impl<'a> BridgeFrame<'a> {
-    /// Tells the two apart.
+    /// Distinguishes the two.
     pub fn parse(text: &'a str) -> BridgeFrame<'a> {
         if text.starts_with('{') {
             return BridgeFrame::Object(text);
@@ -113,50 +113,50 @@ pub fn routed(peer: &str, payload: &str) -> String {
     frame
 }
 
-/// Whether a bridge may give a peer that id.
+/// Whether a relay may assign this id to a peer.
 pub fn is_peer_id(id: &str) -> bool {
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b":_-".contains(&byte);
     !id.is_empty() && id.bytes().all(is_letter)
 }
 
-/// The bridge's question who a peer is.
+/// The relay's request for a peer's identity.
 pub fn identify_request() -> String {
     json!({ "id": IDENTIFY_ID, "namespace": "rpc", "name": "identify", "args": "" }).to_string()
 }
 
-/// The bridge's question for the keys of a peer.
+/// The relay's request for the keys of a peer.
 pub fn list_keys_request() -> String {
     let args = json!({ "action": "list_ssl_checksums" });
     json!({ "id": LIST_KEYS_ID, "namespace": "rpc", "name": "settings", "args": args }).to_string()
 }
 
-/// The event that tells a peer who is available to it, all of them.
+/// The event that lists all peers available to a peer.
 pub fn bridge_event<'a>(available: impl Iterator<Item = &'a str>) -> String {
     let available: Vec<&str> = available.collect();
     let args = json!({ "available_connections": available });
     json!({ "id": "", "namespace": "events", "name": "bridge", "args": args }).to_string()
 }
 
-/// What a peer answered to a question of the bridge.
+/// A peer's reply to a request of the relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerAnswer {
-    /// Who it is.
+    /// Its identity.
     Identity {
-        /// `None` where it is neither of the two.
+        /// `None` for an unknown kind.
         kind: Option<PeerKind>,
-        /// What it calls itself; empty where it does not say.
+        /// Its host name; empty if missing.
         hostname: String,
     },
-    /// The sums of its keys, in no order, each once; those that are no sums are left out.
+    /// The checksums of its keys, unordered, without duplicates; invalid ones are omitted.
     Keys(Vec<Sum>),
-    /// More sums than [`MOST_SUMS`].
+    /// More checksums than [`MOST_SUMS`].
     TooManyKeys(usize),
-    /// Something that was not asked for, or an error.
+    /// An unrequested frame, or an error.
     Other,
 }
 
 impl PeerAnswer {
-    /// Reads a frame that is an answer.
+    /// Parses a reply.
     pub fn parse(text: &str) -> PeerAnswer {
         let Ok(frame) = serde_json::from_str::<Value>(text) else { return PeerAnswer::Other };
         let is_response =
@@ -201,7 +201,7 @@ mod tests {
         }
     }
 
-    // The bridge's own frames, as the original one sends them; keys in its order.
+    // The relay's own frames, identical to those of the original; keys in its order.
     #[test]
     fn the_bridge_asks_and_tells_as_the_original_does() {
         let sorted = |text: String| {

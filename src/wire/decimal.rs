@@ -1,9 +1,9 @@
-//! Numbers in text, as the protocol and the configuration have them.
+//! Numbers in text, for the protocol and the configuration.
 
 use std::str::FromStr;
 
-/// Reads a number that is ASCII digits and nothing else. `None` for a sign, which Rust's own `parse`
-/// accepts, for a blank, and for a number that `T` cannot hold. Leading zeros do not count.
+/// Parses a number that consists of ASCII digits only. `None` for a sign, which Rust's own `parse`
+/// accepts, for a blank, and for a number that `T` cannot hold. Leading zeros are ignored.
 pub fn decimal<T: FromStr>(text: &str) -> Option<T> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }

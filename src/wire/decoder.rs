@@ -1,17 +1,17 @@
-//! Bytes to text, whatever the bytes are and wherever a read has cut them.
+//! Streaming conversion of bytes to text.
 //!
-//! JSON carries text. What a program prints is mostly UTF-8, and a read may end in the middle of a
-//! character: its first bytes wait here for the rest. What is no UTF-8 at all becomes U+FFFD.
+//! JSON carries text. Output of programs is mostly UTF-8, and a read may end in the middle of a
+//! character: its first bytes are buffered until the rest arrives. Invalid UTF-8 becomes U+FFFD.
 
-/// A decoder in the middle of a stream.
+/// State of a stream.
 #[derive(Clone, Debug, Default)]
 pub struct Decoder {
-    /// The beginning of a character, at most three bytes.
+    /// An incomplete character, at most three bytes.
     begun: Vec<u8>,
 }
 
 impl Decoder {
-    /// The text of `bytes`, without the character that they end in the middle of.
+    /// The text of `bytes`, without an incomplete character at the end.
     pub fn decode(&mut self, bytes: &[u8]) -> String {
         let joined;
         let bytes = if self.begun.is_empty() {
@@ -26,13 +26,13 @@ impl Decoder {
         String::from_utf8_lossy(&bytes[..whole]).into_owned()
     }
 
-    /// The stream is over: what was begun will not be completed.
+    /// Ends the stream: an incomplete character is replaced.
     pub fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.begun)).into_owned()
     }
 }
 
-/// How many bytes at the end are the beginning of a character that may yet be completed.
+/// Number of bytes at the end that begin a character and could still be completed.
 fn begun_character(bytes: &[u8]) -> usize {
     for back in 1..=bytes.len().min(3) {
         let from = bytes.len() - back;

@@ -1,7 +1,7 @@
 //! Events, and the frames that carry them.
 //!
-//! An event is published once and told to many. It is encoded at most once a spelling, however many
-//! subscribers there are: they share the bytes.
+//! An event is published once for all subscribers. It is encoded at most once per spelling:
+//! subscribers share the bytes.
 
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::job_event::JobEvent;
 use super::priority::Priority;
 
-/// What can be subscribed to.
+/// Names of subscriptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EventName {
     /// Jobs.
@@ -23,7 +23,7 @@ pub enum EventName {
 }
 
 impl EventName {
-    /// All of them, in the order in which they are documented.
+    /// All of them, in documented order.
     pub const ALL: [EventName; 3] =
         [EventName::Dispatcher, EventName::LifePreserver, EventName::SystemState];
 
@@ -36,7 +36,7 @@ impl EventName {
         }
     }
 
-    /// The name in an event, as the specification has it.
+    /// The name in an event, as specified.
     pub const fn in_event(self) -> &'static str {
         match self {
             EventName::Dispatcher => "dispatcher",
@@ -45,47 +45,47 @@ impl EventName {
         }
     }
 
-    /// Reads the name in a subscription; underscores are taken for hyphens.
+    /// Parses the name in a subscription; underscores are equivalent to hyphens.
     pub fn parse(text: &str) -> Option<EventName> {
         let text = text.replace('_', "-");
         EventName::ALL.into_iter().find(|name| name.canonical().eq_ignore_ascii_case(&text))
     }
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// To a job.
+    /// About a job.
     Job(JobEvent),
-    /// To a snapshot or replication.
+    /// About a snapshot or replication.
     LifePreserver(LifePreserverEvent),
-    /// To the host or a pool.
+    /// About the host or a pool.
     SystemState(SystemStateEvent),
 }
 
-/// One line of life preserver's news.
+/// An event from a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LifePreserverEvent {
-    /// The text, its stamp in front.
+    /// The text, preceded by its time stamp.
     pub message: String,
-    /// How much it matters.
+    /// Its priority.
     pub priority: Priority,
     /// `snapshot` or `replication`.
     pub class: &'static str,
 }
 
-/// The state of the system, whole.
+/// The complete state of the system.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SystemStateEvent {
-    /// As section 2.3 of the protocol has them, but for the overall priority and the news.
+    /// As in section 2.3 of the protocol, without the overall priority and the news.
     pub args: Map<String, Value>,
-    /// The highest in it.
+    /// The highest priority in it.
     pub priority: Priority,
-    /// News, which are published once: a later client gets the state without them.
+    /// News, published once: later clients get the state without them.
     pub news: StateNews,
 }
 
-/// News in a state: further `args`, and the priority of them.
+/// News in a state: additional `args`, and their priority.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StateNews {
     args: Map<String, Value>,
@@ -99,7 +99,7 @@ impl Default for StateNews {
 }
 
 impl StateNews {
-    /// Adds a key; two objects of one key become one.
+    /// Adds a key; two objects of one key are merged.
     pub fn add(&mut self, key: &str, value: Value, priority: Priority) {
         merge(&mut self.args, key, value);
         self.priority = self.priority.max(priority);
@@ -109,11 +109,11 @@ impl StateNews {
         self.args.is_empty()
     }
 
-    /// This one, and a newer one added to it.
+    /// These news merged with newer ones.
     fn joined(&self, newer: &StateNews) -> StateNews {
         let mut joined = self.clone();
         for (key, value) in &newer.args {
-            // A host that had two other names since has the oldest.
+            // After two changes of the host name the oldest name remains.
             if key != "hostname_was" || !joined.args.contains_key(key) {
                 joined.add(key, value.clone(), newer.priority);
             }
@@ -156,7 +156,7 @@ impl Event {
         }
     }
 
-    /// How much it matters; a job's events have no priority.
+    /// Its priority; a job's events have none.
     pub fn priority(&self) -> Option<Priority> {
         match self {
             Event::Job(_) => None,
@@ -165,7 +165,7 @@ impl Event {
         }
     }
 
-    /// The event as it is told to who comes later: the state without what was news in it.
+    /// The event for later subscribers: the state without its news.
     pub fn present(&self) -> Event {
         match self {
             Event::SystemState(event) => {
@@ -176,7 +176,7 @@ impl Event {
     }
 
     /// Its `args` as JSON, and for a job the ranges of output in them. Only a job's can be cut to
-    /// `budget` bytes; the others are small by what they are made of.
+    /// `budget` bytes; the others are small by construction.
     fn args(&self, budget: usize) -> (String, Option<String>) {
         let args = match self {
             Event::Job(event) => {
@@ -195,10 +195,10 @@ impl Event {
     }
 }
 
-/// How a client wants its events written.
+/// Form of events that a client requested.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spelling {
-    /// `life-preserver` for `life_preserver`: what the Qt client knows.
+    /// `life-preserver` instead of `life_preserver`: the form of the Qt client.
     pub hyphens: bool,
     /// With `seq`, `epoch` and `time`.
     pub extended: bool,
@@ -212,21 +212,21 @@ impl Spelling {
     }
 }
 
-/// What stands around the `args` of an event, at most, in bytes.
+/// Maximum size of the frame around the `args` of an event, in bytes.
 const FRAME_ROOM: usize = 512;
 
-/// An event with its place in the stream.
+/// A numbered event.
 #[derive(Debug)]
 pub struct Published {
-    /// The event itself.
+    /// The event.
     pub event: Event,
-    /// Its number; one more for each event of a run.
+    /// Its number, consecutive within a run.
     pub seq: u64,
-    /// Which run of the daemon.
+    /// The run of the daemon.
     pub epoch: Rc<str>,
-    /// When, RFC 3339.
+    /// Time of publication, RFC 3339.
     pub time: Rc<str>,
-    /// It tells somebody who comes late how things stand, and what it holds is whole.
+    /// It is part of the current state for a new subscriber, and complete.
     present: bool,
     max_event: usize,
     frames: [OnceCell<Rc<[u8]>>; Spelling::COUNT],
@@ -245,14 +245,14 @@ impl Published {
         Published { event, seq, epoch, time, present: false, max_event, frames }
     }
 
-    /// The same as a part of the present state: who asked for the extended form is told so.
+    /// The same as a part of the current state, marked so in the extended form.
     pub fn as_present_state(self) -> Published {
         Published { present: true, ..self }
     }
 
-    /// This event with a newer one joined to it: a job's running events become one, and a state
-    /// keeps what was news in an older one. `None` where the newer one is whole by itself. Place
-    /// and number are the newer one's.
+    /// Coalesces this event with a newer one: a job's running events become one, and a state
+    /// retains the news of an older one. `None` where the newer one supersedes this. Position and
+    /// number are the newer one's.
     pub fn joined(&self, newer: &Published) -> Option<Published> {
         let joined = match (&self.event, &newer.event) {
             (Event::Job(mine), Event::Job(theirs)) if mine.is_running() && !newer.present => {
@@ -271,7 +271,7 @@ impl Published {
         Some(Published { present: self.present, ..joined })
     }
 
-    /// The whole frame as JSON text, encoded at most once a spelling.
+    /// The whole frame as JSON text, encoded at most once per spelling.
     pub fn frame(&self, spelling: Spelling) -> Rc<[u8]> {
         let frame = self.frames[spelling.index()].get_or_init(|| self.encode(spelling));
         frame.clone()
@@ -321,8 +321,8 @@ impl Published {
     }
 }
 
-/// The frame that says that events were missed: `missed` is how many they were, before filters, where
-/// that is known; who comes back with `seq` is told of them again.
+/// The frame that reports missed events: `missed` is their number before filters, if known; a
+/// client that resumes with `seq` gets the report again.
 pub fn gap(epoch: &str, seq: u64, missed: Option<u64>) -> String {
     let args = json!({ "missed": missed });
     format!(
@@ -396,7 +396,7 @@ mod tests {
         assert_eq!(renamed.event.priority(), Some(Priority::new(3)));
         let later = Published::new(renamed.event.present(), 9, "e1".into(), "".into(), 1024);
         assert_eq!(args(&later), json!({"hostname": "b", "priority": "0 - Information"}));
-        // Who reads slowly gets the newest state alone, and the news with it.
+        // A slow reader gets only the newest state, including the news.
         let joined = renamed.joined(&state("b", false)).unwrap();
         assert_eq!((args(&joined), joined.seq), (args(&renamed), 8));
         assert!(state("b", false).joined(&renamed).is_none());

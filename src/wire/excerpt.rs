@@ -1,62 +1,62 @@
-//! A text of any length kept in bounded memory: its head, its tail, and how much lies between.
+//! A text of any length in bounded memory: its head, its tail, and the number of bytes omitted.
 //!
-//! A job may print for days. What a reader needs of that is how it began and how it ended, and the
-//! honest word that something between is not shown. Two excerpts can be joined, so that a client
-//! that reads slowly gets one larger piece instead of many small ones.
+//! A job may print for days. An event shows the beginning and the end, and states how much is
+//! omitted. Two excerpts can be joined, so a slow client gets one larger excerpt instead of many
+//! small ones.
 
 use serde::{Deserialize, Serialize};
 
 use super::json::encoded_char_len;
 
-/// A text, whole up to its limit; past it, head and tail of half the limit each.
+/// A text, complete up to its limit; beyond it, head and tail of half the limit each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Excerpt {
     /// In bytes of UTF-8.
     limit: usize,
-    /// All that came, in bytes of UTF-8.
+    /// Number of bytes appended, in UTF-8.
     total: u64,
     /// Offset of its first byte in the text that it is a part of.
     #[serde(default)]
     start: u64,
     /// The whole text while it fits, else its first half.
     head: String,
-    /// Empty while the text fits; else its end, with up to as much again before it that is only
-    /// dropped in one go (dropping a byte for each that comes would be quadratic).
+    /// Empty while the text fits; else its end, preceded by up to as much again that is dropped in
+    /// one operation (dropping a byte for each that arrives would be quadratic).
     tail: String,
 }
 
-/// A text as it is shown: its head, the line that says what is left out, its tail.
+/// A text for display: head, omission marker, tail.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shown {
     /// All three.
     pub text: String,
-    /// Bytes of the head; where nothing is left out, it is the whole.
+    /// Bytes of the head; the whole text where nothing is omitted.
     pub head: usize,
     /// Bytes of the tail.
     pub tail: usize,
 }
 
-/// The line that stands for what an excerpt leaves out.
+/// The line in place of omitted bytes.
 pub fn left_out_marker(bytes: u64) -> String {
     format!("[… {bytes} bytes left out …]\n")
 }
 
-/// Room for the marker, a line end before it included, whatever the number.
+/// Maximum size of the marker, including a line end before it.
 const MARKER_ROOM: usize = 64;
 
 impl Excerpt {
-    /// Nothing yet; `limit` is in bytes of UTF-8.
+    /// Empty; `limit` is in bytes of UTF-8.
     pub fn new(limit: usize) -> Excerpt {
         Excerpt::starting_at(0, limit)
     }
 
-    /// Nothing yet, of a text of which `start` bytes came before.
+    /// Empty, part of a text with `start` bytes before it.
     pub fn starting_at(start: u64, limit: usize) -> Excerpt {
         Excerpt { limit, total: 0, start, head: String::new(), tail: String::new() }
     }
 
-    /// From what is left of a text of `total` bytes: its beginning and its end. Where nothing is
-    /// left out, all of it is the beginning.
+    /// Restores the remains of a text of `total` bytes: its beginning and its end. Where nothing is
+    /// omitted, all of it is the beginning.
     pub fn from_ends(limit: usize, total: u64, head: String, tail: String) -> Excerpt {
         let total = total.max((head.len() + tail.len()) as u64);
         Excerpt { limit, total, start: 0, head, tail }
@@ -67,35 +67,35 @@ impl Excerpt {
         self.start
     }
 
-    /// Offset behind its last byte.
+    /// Offset after its last byte.
     pub fn end(&self) -> u64 {
         self.start + self.total
     }
 
-    /// True where more than the head and the tail came.
+    /// Whether bytes are omitted.
     pub fn is_cut(&self) -> bool {
         !self.is_whole()
     }
 
-    /// Leaves out `bytes` bytes that come next, and what it has of the tail. For a text that is cut
-    /// already, where enough for a whole tail follows.
+    /// Omits the next `bytes` bytes and the current tail. For a text that is cut already, where
+    /// enough bytes for a whole tail follow.
     pub fn skip(&mut self, bytes: u64) {
         self.begin_tail();
         self.tail.clear();
         self.total += bytes;
     }
 
-    /// Bytes of the whole text, left-out ones included.
+    /// Bytes of the whole text, omitted ones included.
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// True where nothing has come.
+    /// Whether nothing was appended.
     pub fn is_empty(&self) -> bool {
         self.total == 0
     }
 
-    /// Bytes of memory that the text itself takes, for accounts of buffers.
+    /// Memory used by the text, in bytes, for the accounting of buffers.
     pub fn held(&self) -> usize {
         self.head.len() + self.tail.len()
     }
@@ -127,7 +127,7 @@ impl Excerpt {
         self.total += text.len() as u64;
     }
 
-    /// Appends another excerpt; what that one leaves out, this one leaves out too.
+    /// Appends another excerpt, including its omission.
     pub fn append(&mut self, other: &Excerpt) {
         if other.is_whole() {
             self.push(&other.head);
@@ -141,7 +141,7 @@ impl Excerpt {
         self.total += other.total - other.head.len() as u64;
     }
 
-    /// From "whole" to "head and tail": the second half of what there is becomes the tail.
+    /// Switches from "whole" to "head and tail": the second half of the text becomes the tail.
     fn begin_tail(&mut self) {
         if self.is_whole() && self.head.len() > self.half() {
             let at = floor_boundary(&self.head, self.half());
@@ -169,12 +169,12 @@ impl Excerpt {
         &self.tail[ceil_boundary(&self.tail, from)..]
     }
 
-    /// The text, with the marker where something is left out.
+    /// The text, with the marker where bytes are omitted.
     pub fn text(&self) -> String {
         self.shown().text
     }
 
-    /// The same, with what its parts are.
+    /// The same, with the sizes of its parts.
     pub fn shown(&self) -> Shown {
         if self.is_whole() {
             return Shown { text: self.head.clone(), head: self.head.len(), tail: 0 };
@@ -182,8 +182,8 @@ impl Excerpt {
         self.assemble(&self.head, self.shown_tail())
     }
 
-    /// The text in at most `budget` bytes of encoded JSON (its quotes not counted). A budget too
-    /// small for the marker gives the empty text.
+    /// The text in at most `budget` bytes of encoded JSON (quotes not counted). A budget too small
+    /// for the marker yields the empty text.
     pub fn shown_within(&self, budget: usize) -> Shown {
         let shown = self.shown();
         if super::encoded_len(&shown.text) <= budget {
@@ -214,7 +214,7 @@ impl Excerpt {
         Shown { text, head: head.len(), tail: tail.len() }
     }
 
-    /// The same text under another limit.
+    /// The same text with another limit.
     pub fn with_limit(&self, limit: usize) -> Excerpt {
         let mut other = Excerpt::new(limit);
         other.append(self);

@@ -1,8 +1,8 @@
-//! What the dispatcher tells of a job, and how that becomes JSON.
+//! Events about jobs, and their JSON.
 //!
-//! The documented form uses the commands themselves as keys, so a command may collide with a key of
-//! the protocol or with its twin in the chain; the rules for that are all here. So is the sharing of
-//! an event's limit among the logs in it, and the joining of two running events into one.
+//! The documented form uses commands as keys, so a command may collide with a key of the protocol
+//! or with an equal command of the chain; this module has the rules for that. It also divides an
+//! event's limit among its logs, and coalesces running events.
 
 use std::rc::Rc;
 
@@ -13,7 +13,7 @@ use super::excerpt::{Excerpt, Shown};
 use super::json::encoded_len;
 use super::outcome::{OUTCOME_KEYS, Outcome};
 
-/// Keys of the documented form; a command that equals one never takes its place.
+/// Keys of the documented form; a command that equals one never replaces it.
 const RESERVED: [&str; 7] =
     ["state", "cmd_list", "process_id", "time_started", "time_finished", "current_cmd", "log"];
 const RETURN_CODES: &str = "return_codes/";
@@ -21,18 +21,18 @@ const RETURN_CODES: &str = "return_codes/";
 /// Output, by index of the command that printed it.
 pub type Pieces = Vec<(usize, Excerpt)>;
 
-/// What stays the same in all events of a job.
+/// The part common to all events of a job.
 #[derive(Debug, PartialEq, Eq)]
 pub struct JobHead {
-    /// The daemon's own number of the job, one more for each; never reused in an epoch.
+    /// The daemon's own number of the job, consecutive; never reused in an epoch.
     pub serial: u64,
-    /// The name that its submitter gave it (`process_id` on the wire).
+    /// The id chosen by its submitter (`process_id` on the wire).
     pub id: String,
-    /// The chain, as it was written or, for argv forms, quoted for a shell.
+    /// The chain, as written or, for argv forms, quoted for a shell.
     pub commands: Vec<String>,
     /// Its queue, if it has one.
     pub queue: Option<String>,
-    /// The envelope that events of this job travel in, if it is of a class.
+    /// The envelope of this job's events, if it belongs to a class.
     pub class: Option<Class>,
 }
 
@@ -41,9 +41,9 @@ pub struct JobHead {
 pub struct Class {
     /// `sysadm/pkg` and the like.
     pub event_system: &'static str,
-    /// The field that holds the output not yet told, where the class has one.
+    /// The field with unreported output, where the class has one.
     pub log_field: Option<&'static str>,
-    /// Fields that are the same in each event.
+    /// Fields with the same value in each event.
     pub fixed: Vec<(&'static str, String)>,
 }
 
@@ -52,55 +52,55 @@ pub struct Class {
 pub struct JobEvent {
     /// The job.
     pub job: Rc<JobHead>,
-    /// Where it stands.
+    /// Its phase.
     pub phase: Phase,
     /// Fields of the class that change from event to event.
     pub fields: Vec<(&'static str, Value)>,
 }
 
-/// Where a job stands.
+/// Phase of a job.
 #[derive(Clone, Debug)]
 pub enum Phase {
-    /// It waits for its turn.
+    /// Waiting in its queue.
     Pending,
-    /// A command of it runs.
+    /// One of its commands runs.
     Running(Running),
-    /// It is over.
+    /// Ended.
     Finished(Finished),
 }
 
-/// What a running event tells.
+/// Content of a running event.
 #[derive(Clone, Debug)]
 pub struct Running {
     /// RFC 3339.
     pub time_started: Rc<str>,
-    /// Index of the command that runs.
+    /// Index of the running command.
     pub current: usize,
-    /// Codes of the commands that ended, in order.
+    /// Return codes of ended commands, in order.
     pub codes: Vec<i32>,
     /// New output, by index of the command.
     pub output: Pieces,
 }
 
-/// What a finished event tells.
+/// Content of a finished event.
 #[derive(Clone, Debug)]
 pub struct Finished {
     /// RFC 3339.
     pub time_started: Rc<str>,
     /// RFC 3339.
     pub time_finished: Rc<str>,
-    /// Codes of the commands that ran, in order.
+    /// Return codes of the commands that ran, in order.
     pub codes: Vec<i32>,
     /// How it ended.
     pub outcome: Box<Outcome>,
-    /// Whole output, by index of the command, of all that ran.
+    /// Complete output, by index of the command, of all commands that ran.
     pub output: Pieces,
-    /// The part of the output that no running event told.
+    /// The part of the output that no running event had.
     pub fresh: Pieces,
 }
 
 impl JobHead {
-    /// True where the documented form alone cannot tell the logs apart.
+    /// Whether the documented form alone cannot distinguish the logs.
     fn is_ambiguous(&self) -> bool {
         self.commands
             .iter()
@@ -109,7 +109,7 @@ impl JobHead {
     }
 }
 
-/// True for a key of the protocol, whose place a command of that name never takes.
+/// Whether a key belongs to the protocol and is never replaced by a command.
 pub fn is_reserved(command: &str) -> bool {
     RESERVED.contains(&command)
         || OUTCOME_KEYS.contains(&command)
@@ -117,18 +117,18 @@ pub fn is_reserved(command: &str) -> bool {
 }
 
 impl JobEvent {
-    /// True for an event that a newer one of the same job may be joined to.
+    /// Whether a newer event of the same job may be coalesced with this one.
     pub fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Running(_))
     }
 
-    /// True for the event that tells how the job ended.
+    /// Whether this event reports the end of the job.
     pub fn is_finished(&self) -> bool {
         matches!(self.phase, Phase::Finished(_))
     }
 
-    /// Joins `newer` to this running event; both must be running events of one job, else nothing
-    /// happens and `newer` comes back.
+    /// Coalesces `newer` with this running event; unless both are running events of one job,
+    /// returns `newer` unchanged.
     pub fn join(&mut self, newer: JobEvent) -> Result<(), Box<JobEvent>> {
         if self.job.serial != newer.job.serial {
             return Err(Box::new(newer));
@@ -150,8 +150,7 @@ impl JobEvent {
         }
     }
 
-    /// Bytes that the event takes as JSON, roughly and without encoding it: what an account of
-    /// queued bytes needs.
+    /// Approximate size as JSON in bytes, without encoding: for the accounting of queues.
     pub fn weight(&self) -> usize {
         let commands: usize = self.job.commands.iter().map(String::len).sum();
         let output: usize = match &self.phase {
@@ -165,14 +164,14 @@ impl JobEvent {
         256 + 2 * commands + output + fields
     }
 
-    /// The event's `args` as JSON, at most `budget` bytes: where they would be more, each log is
-    /// cut head and tail, short ones last.
+    /// The event's `args` as JSON, at most `budget` bytes: beyond it, the middle of each log is
+    /// omitted, from short ones last.
     pub fn args(&self, budget: usize) -> String {
         self.args_and_ranges(budget).0
     }
 
-    /// The same, and which parts of the output of its commands the event holds: a list as JSON. Both
-    /// together are at most `budget` bytes.
+    /// The same, and the parts of the commands' output in the event: a list as JSON. Both together
+    /// have at most `budget` bytes.
     pub fn args_and_ranges(&self, budget: usize) -> (String, String) {
         const RANGE: usize = 128;
         let ranges = Logs::of(&self.phase).0.len() * RANGE;
@@ -183,7 +182,7 @@ impl JobEvent {
         (self.assemble(&logs).to_string(), logs.ranges().to_string())
     }
 
-    /// How often the text of a log stands in the event.
+    /// How many times the text of a log stands in the event.
     fn copies(&self) -> usize {
         let in_class_log = self.job.class.as_ref().is_some_and(|class| class.log_field.is_some());
         let in_list = matches!(self.phase, Phase::Finished(_)) && self.job.is_ambiguous();
@@ -289,25 +288,25 @@ fn weight(value: &Value) -> usize {
 struct Logs {
     output: Vec<(usize, String)>,
     fresh: Vec<String>,
-    /// Of each output.
+    /// One for each output.
     ranges: Vec<Range>,
 }
 
-/// Which part of a command's output a text of an event is. In the text stand its first `head` bytes
-/// and its last `tail` bytes; where that is not all, a line between them says so.
+/// The part of a command's output in one text of an event: its first `head` bytes and its last
+/// `tail` bytes; where bytes are omitted, a marker line stands between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
     /// Index of the command.
     pub command: usize,
     /// Offset of its first byte in all output of the command.
     pub from: u64,
-    /// Offset behind its last byte.
+    /// Offset after its last byte.
     pub to: u64,
     /// Bytes.
     pub head: usize,
     /// Bytes.
     pub tail: usize,
-    /// Bytes of the text, that line included.
+    /// Bytes of the text, including that line.
     pub length: usize,
 }
 
@@ -328,7 +327,7 @@ impl Logs {
     }
 
     /// `budget` is for all texts together; each of `output` stands `copies` times in the event, and
-    /// what is fresh only where the class tells it by itself.
+    /// unreported output only where the class has a field for it.
     fn within(phase: &Phase, budget: usize, copies: usize, tells_fresh: bool) -> Logs {
         let (output, fresh) = Logs::of(phase);
         let fresh: &[(usize, Excerpt)] = if tells_fresh { fresh } else { &[] };
@@ -364,12 +363,12 @@ impl Logs {
         Logs { output, fresh, ranges }
     }
 
-    /// As it stands on the wire; commands without output are left out.
+    /// The form on the wire; commands without output are omitted.
     fn ranges(&self) -> Value {
         json!(self.ranges.iter().filter(|range| range.to > range.from).collect::<Vec<_>>())
     }
 
-    /// What the class's own log field holds: output not yet told.
+    /// Content of the class's own log field: unreported output.
     fn fresh_text(&self, phase: &Phase) -> String {
         match phase {
             Phase::Pending => String::new(),
@@ -379,8 +378,8 @@ impl Logs {
     }
 }
 
-/// The largest share such that the sum of what each takes, its wish or the share, is within
-/// `budget`: the short ones stay whole, the long ones divide what is left.
+/// The largest share such that the sum of what each log takes, its size or the share, is within
+/// `budget`: short ones stay whole, long ones divide the rest.
 fn fair_share(wants: &[usize], budget: usize) -> usize {
     let mut sorted = wants.to_vec();
     sorted.sort_unstable();

@@ -1,9 +1,9 @@
-//! How long a text becomes as JSON.
+//! Length of a text in JSON.
 //!
-//! An event has a limit in encoded bytes, and a log of control characters grows sixfold when it is
-//! encoded; so a cut has to be made by the encoded length, without encoding first.
+//! An event has a limit in encoded bytes, and a log of control characters grows sixfold when
+//! encoded; so cuts are made by the encoded length, without encoding first.
 
-/// Bytes that `c` takes inside a JSON string as `serde_json` writes it.
+/// Bytes of `c` in a JSON string written by `serde_json`.
 pub(super) fn encoded_char_len(c: char) -> usize {
     match c {
         '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
@@ -12,9 +12,9 @@ pub(super) fn encoded_char_len(c: char) -> usize {
     }
 }
 
-/// Bytes that `text` takes inside a JSON string, without its quotes.
+/// Bytes of `text` in a JSON string, without its quotes.
 pub fn encoded_len(text: &str) -> usize {
-    // Bytes above 0x7f stand as they are, so bytes can be counted instead of characters.
+    // Bytes above 0x7f are written unchanged, so bytes can be counted instead of characters.
     text.bytes()
         .map(|b| match b {
             b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 0xc => 2,
@@ -24,8 +24,8 @@ pub fn encoded_len(text: &str) -> usize {
         .sum()
 }
 
-/// Whether a JSON text has more than `most` values in its lists and objects: what it costs to read
-/// a text depends on their number more than on its length. Cheap, and right for valid JSON only.
+/// Whether a JSON text has more than `most` values in its lists and objects: the cost of parsing
+/// depends on their number more than on the length. Cheap, and right for valid JSON only.
 pub(super) fn has_more_values_than(most: usize, text: &str) -> bool {
     let (mut values, mut in_string, mut escaped) = (0, false, false);
     for byte in text.bytes() {

@@ -1,7 +1,7 @@
-//! What stands on the wire, as values and their JSON.
+//! The protocol's messages as values, and their JSON.
 //!
-//! Everything that two programs have to agree on is in this room, and nothing else: no sockets, no
-//! clock, no other room of the house. So the protocol can be read, and tested, in one place.
+//! Contains exactly what two programs must agree on: no sockets, no clock, and no dependency on
+//! other modules. So the protocol can be read and tested in one place.
 
 mod bridge;
 mod decimal;
@@ -38,5 +38,5 @@ pub use reply::{ErrorCode, Refusal, error, response, response_of_text};
 pub use request::{Frame, Id, Request, wipe};
 pub use time::{parse_rfc3339, rfc3339};
 
-/// Level of the protocol, which rises by one where requests, events or fields are added.
+/// Level of the protocol, incremented when requests, events or fields are added.
 pub const PROTOCOL_LEVEL: u32 = 1;

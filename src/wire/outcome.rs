@@ -1,8 +1,8 @@
-//! How a job ended, in fields that need no interpretation of return codes.
+//! Outcome of a job, in fields that need no interpretation of return codes.
 
 use serde::{Deserialize, Serialize};
 
-/// How a job ended.
+/// Result of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobResult {
@@ -10,20 +10,20 @@ pub enum JobResult {
     Ok,
     /// A command returned another code, or a signal that the daemon did not send ended it.
     Failed,
-    /// A client ended it while it ran.
+    /// A client killed it while it ran.
     Killed,
-    /// Its timeout ended it.
+    /// Its timeout expired.
     TimedOut,
     /// A command could not be started.
     NotStartable,
     /// The daemon stopped or died while it ran.
     Interrupted,
-    /// It was ended before its first command ran.
+    /// It ended before its first command ran.
     Cancelled,
 }
 
 impl JobResult {
-    /// As it stands on the wire.
+    /// Its name on the wire.
     pub const fn name(self) -> &'static str {
         match self {
             JobResult::Ok => "ok",
@@ -37,11 +37,11 @@ impl JobResult {
     }
 }
 
-/// How a job ended, as it stands in its finished event, in the list and in the journal. Fields that
-/// do not apply are left out.
+/// Outcome of a job, in its finished event, in the list and in the journal. Fields that do not
+/// apply are omitted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// `None` only for a job of an earlier version whose codes do not say it.
+    /// `None` only for a job of an earlier version whose codes are ambiguous.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<JobResult>,
     /// Code that the deciding command, the last one that ran, returned.
@@ -56,10 +56,10 @@ pub struct Outcome {
     /// User who submitted the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub submitted_by: Option<String>,
-    /// User who ended the job.
+    /// User who killed the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub killed_by: Option<String>,
-    /// Seconds from the start of the first command to the end, by a clock that nobody sets.
+    /// Seconds from the start of the first command to the end, by the monotonic clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<f64>,
 }
@@ -69,8 +69,8 @@ pub(super) const OUTCOME_KEYS: [&str; 7] =
     ["result", "exit_code", "signal", "failed_command", "submitted_by", "killed_by", "duration"];
 
 impl Outcome {
-    /// The end of a job of which `codes` are known, of `commands`. `early` is why it was brought to
-    /// its end; `is_started` says that the last command could be started.
+    /// The outcome of a job with these return codes, of `commands`. `early` is the reason for an
+    /// early end; `is_started` states that the last command could be started.
     pub fn of_codes(
         codes: &[i32],
         commands: usize,
@@ -83,7 +83,7 @@ impl Outcome {
             Some(0) if codes.len() == commands => JobResult::Ok,
             Some(_) | None => JobResult::Failed,
         });
-        // The code of a command of which nobody saw the end says nothing.
+        // The code of a command whose end was not observed is meaningless.
         let is_seen = is_started && (result != JobResult::Interrupted || last != Some(-1));
         let failed = !matches!(result, JobResult::Ok | JobResult::Cancelled);
         Outcome {

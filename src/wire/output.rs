@@ -1,7 +1,7 @@
-//! The output of a job as an attached client gets it: every byte once, with its offset.
+//! The output of a job for an attached client: every byte once, with its offset.
 //!
-//! JSON carries text, and a program may print anything. Bytes that are UTF-8 travel as `data`;
-//! others, and text whose escapes would take more room than that, as `base64`.
+//! JSON carries text, and a program may print any bytes. UTF-8 is sent as `data`; other bytes, and
+//! text whose escapes would take more room, as `base64`.
 
 use std::rc::Rc;
 
@@ -23,7 +23,7 @@ pub struct Chunk<'a> {
     pub offset: u64,
     /// The bytes.
     pub bytes: &'a [u8],
-    /// The daemon says this about the job; no command printed it.
+    /// A remark of the daemon about the job; no command printed it.
     pub is_remark: bool,
 }
 
@@ -50,8 +50,8 @@ pub fn output_frames(chunk: Chunk<'_>, mut send: impl FnMut(Rc<[u8]>)) {
     }
 }
 
-/// Bytes before the first character, whole characters, bytes of an unfinished one. What is no UTF-8
-/// is not split.
+/// Bytes before the first character, whole characters, bytes of an unfinished one. Bytes that are
+/// not UTF-8 are not split.
 fn split_at_characters(bytes: &[u8]) -> [&[u8]; 3] {
     let continuation = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
     let begin = bytes.iter().take(3).take_while(continuation).count();
@@ -76,14 +76,14 @@ fn frame(chunk: &Chunk<'_>) -> Rc<[u8]> {
         offset: chunk.offset,
         remark: chunk.is_remark,
     };
-    // A vector takes everything, and there is nothing in it that JSON cannot say.
+    // Writing to a vector does not fail, and JSON can represent all of it.
     let _ = serde_json::to_writer(&mut frame, &head);
     frame.pop();
     let start = frame.len();
     let is_text = std::str::from_utf8(chunk.bytes).is_ok_and(|text| {
         frame.extend_from_slice(br#","data":"#);
         let _ = serde_json::to_writer(&mut frame, text);
-        // Not more than base64 with a little to spare.
+        // Not much longer than base64.
         frame.len() - start <= chunk.bytes.len() / 2 * 3 + 64
     });
     if !is_text {
@@ -102,14 +102,14 @@ fn frame(chunk: &Chunk<'_>) -> Rc<[u8]> {
     frame.into()
 }
 
-/// The frame that says that `bytes` bytes from `offset` on are not there any more.
+/// The frame that reports that `bytes` bytes from `offset` on are no longer available.
 pub fn left_out_of_output(job: &str, stream: u64, offset: u64, bytes: u64) -> String {
     let args = json!({ "process_id": job, "stream": stream, "offset": offset, "left_out": bytes });
     format!("{FRAME}{args}}}")
 }
 
-/// The frame that ends an attachment; `end` holds the fields that say how the job ended, where it
-/// did, and `offset` is the number of bytes that it printed.
+/// The last frame of an attachment; `end` has the fields of the job's outcome, if it has ended, and
+/// `offset` is the number of bytes printed.
 pub fn end_of_output(job: &str, stream: u64, offset: u64, end: Map<String, Value>) -> String {
     let mut args = Map::new();
     args.insert("process_id".to_owned(), job.into());
@@ -161,7 +161,7 @@ mod tests {
         for bytes in [text.as_bytes(), &random, &[0; 1000], &[0x80; 5], &[0xc3], b"\xff", &[0; 1]] {
             assert_eq!(bytes_of(&frames(bytes)), bytes);
         }
-        // Wherever it is cut, what is text stays text.
+        // However it is cut, text stays text.
         for cut in 0..text.len() {
             let (first, second) = text.as_bytes().split_at(cut);
             let split: Vec<u8> =

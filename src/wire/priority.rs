@@ -1,4 +1,4 @@
-//! How much an event matters, as a number with its category.
+//! Priority of an event: a number with its category.
 
 use std::fmt;
 
@@ -7,10 +7,10 @@ use std::fmt;
 pub struct Priority(u8);
 
 impl Priority {
-    /// The most urgent there is.
+    /// The highest priority.
     pub const MAX: Priority = Priority(10);
 
-    /// `number`, or the nearest that exists.
+    /// `number`, or the nearest valid one.
     pub const fn new(number: u8) -> Priority {
         if number > 10 { Priority::MAX } else { Priority(number) }
     }
@@ -20,7 +20,7 @@ impl Priority {
         self.0
     }
 
-    /// The word behind the number.
+    /// The category of the number.
     pub const fn category(self) -> &'static str {
         match self.0 {
             0..=2 => "Information",

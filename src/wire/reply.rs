@@ -1,4 +1,4 @@
-//! Answers: a response with what was asked for, or an error that says what is wrong.
+//! Replies: a response with the result, or an error with the reason.
 
 use std::fmt::{self, Write};
 
@@ -15,9 +15,9 @@ pub enum ErrorCode {
     Unauthorized,
     /// 403
     Forbidden,
-    /// 404: no such namespace or name.
+    /// 404: unknown namespace or name.
     NotFound,
-    /// 409: a job of that id is active.
+    /// 409: a job with that id is active.
     Conflict,
     /// 413
     TooLarge,
@@ -59,19 +59,19 @@ impl ErrorCode {
 /// Why a request is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What kind of wrong.
+    /// Kind of error.
     pub code: ErrorCode,
     /// What is wrong, and what would be right.
     pub why: String,
 }
 
 impl Refusal {
-    /// A refusal with its reason.
+    /// Creates an error reply.
     pub fn new(code: ErrorCode, why: impl Into<String>) -> Refusal {
         Refusal { code, why: why.into() }
     }
 
-    /// 400 with its reason.
+    /// Creates an error reply with 400.
     pub fn bad_request(why: impl Into<String>) -> Refusal {
         Refusal::new(ErrorCode::BadRequest, why)
     }
@@ -86,18 +86,18 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The answer to `request`, as JSON text.
+/// The response to `request`, as JSON text.
 pub fn response(request: &Request, args: &Value) -> String {
     frame(&request.namespace, "response", &request.id, args)
 }
 
-/// The same where the arguments are JSON text already.
+/// The same with arguments that are JSON text already.
 pub fn response_of_text(request: &Request, args: &str) -> String {
     frame(&request.namespace, "response", &request.id, &args)
 }
 
-/// The refusal of `request`, as JSON text; without a request (it could not be read) the namespace
-/// is `rpc` and the id empty.
+/// The error reply to `request`, as JSON text; without a request (it could not be parsed) the
+/// namespace is `rpc` and the id empty.
 pub fn error(request: Option<&Request>, refusal: &Refusal) -> String {
     let args = json!({ "code": refusal.code.number(), "message": refusal.to_string() });
     match request {
@@ -108,9 +108,9 @@ pub fn error(request: Option<&Request>, refusal: &Refusal) -> String {
 
 fn frame(namespace: &str, name: &str, id: &Id, args: &dyn fmt::Display) -> String {
     let (namespace, id) = (Value::from(namespace).to_string(), id.as_json());
-    // Room for a token: a text that grows leaves a copy behind.
+    // Room for a token: a buffer that grows leaves a copy behind.
     let mut text = String::with_capacity(namespace.len() + id.len() + 256);
-    // Nothing fails that is written to a text.
+    // Writing to a string does not fail.
     let _ = write!(text, r#"{{"namespace":{namespace},"name":"{name}","id":{id},"args":{args}}}"#);
     text
 }

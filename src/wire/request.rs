@@ -1,7 +1,7 @@
-//! Requests: one JSON object a frame.
+//! Requests: one JSON object per frame.
 //!
-//! The `id` is the client's own and goes back as it came, to the byte: a number too large for any
-//! type of ours, or an escape in a string, must not come back changed. So it is kept as JSON text.
+//! The `id` is chosen by the client and returned byte for byte: a number too large for any integer
+//! type, or an escape in a string, must not be changed. So it is stored as JSON text.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,7 +11,8 @@ use zeroize::Zeroize;
 use super::json::has_more_values_than;
 use super::reply::Refusal;
 
-/// Values in the arguments of one request: no request needs more, and each costs the loop time.
+/// Maximum number of values in the arguments of one request: no request needs more, and each takes
+/// time of the loop.
 const MAX_VALUES: usize = 8192;
 
 /// The `id` of a request: JSON text of a string or a number.
@@ -19,43 +20,44 @@ const MAX_VALUES: usize = 8192;
 pub struct Id(String);
 
 impl Id {
-    /// The text, to be written back.
+    /// The JSON text.
     pub fn as_json(&self) -> &str {
         &self.0
     }
 }
 
 impl Default for Id {
-    /// What a request without one is answered with: the empty string.
+    /// The id of a request without one: the empty string.
     fn default() -> Id {
         Id(r#""""#.to_owned())
     }
 }
 
-/// A request that could be read.
+/// A parsed request.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// As it was written; compare with [`Request::is`].
+    /// As written; compare with [`Request::is`].
     pub namespace: String,
-    /// As it was written; compare with [`Request::is`].
+    /// As written; compare with [`Request::is`].
     pub name: String,
-    /// Goes back unchanged.
+    /// Returned unchanged.
     pub id: Id,
-    /// Null where there were none.
+    /// Null if missing.
     pub args: Value,
 }
 
-/// What a frame turned out to be.
+/// Kind of a frame.
 #[derive(Debug)]
 pub enum Frame {
-    /// To be answered.
+    /// A request, to be replied to.
     Request(Request),
-    /// A `response` or `error`: never answered, or two daemons would answer each other for ever.
+    /// A `response` or `error`: never replied to, or two daemons would reply to each other for
+    /// ever.
     Answer,
 }
 
-/// The envelope; each part is looked at by itself, so that an error can name it and still be
-/// answered with the right id.
+/// The envelope; each part is parsed separately, so that an error can name it and still carry the
+/// right id.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow, default)]
@@ -68,17 +70,17 @@ struct Envelope<'a> {
     args: Option<&'a RawValue>,
 }
 
-/// Why a frame is no request: the refusal, and the request as far as it could be read.
+/// An invalid frame: the error, and the request as far as it could be parsed.
 #[derive(Debug)]
 pub struct BadFrame {
-    /// To be answered with.
+    /// To be replied with.
     pub refusal: Refusal,
-    /// For namespace and id of the answer.
+    /// For namespace and id of the reply.
     pub request: Option<Box<Request>>,
 }
 
 impl Request {
-    /// Reads a frame.
+    /// Parses a frame.
     pub fn parse(text: &str) -> Result<Frame, BadFrame> {
         let bad = |why: String| BadFrame { refusal: Refusal::bad_request(why), request: None };
         if text.trim_ascii_start().as_bytes().first() != Some(&b'{') {
@@ -115,7 +117,7 @@ impl Request {
             Ok(true) => Ok(Frame::Answer),
             Ok(false) => Ok(Frame::Request(request)),
             Err(why) => {
-                // The id may stand behind what could not be read.
+                // The id may stand after the invalid part.
                 if let Some(Ok(id)) = envelope.id.map(|id| read_id(id.get())) {
                     request.id = id;
                 }
@@ -127,18 +129,18 @@ impl Request {
         }
     }
 
-    /// Overwrites what stood in `args`, where that was a secret.
+    /// Overwrites the texts in `args` if one of them was a secret.
     pub fn wipe(&mut self) {
         wipe(&mut self.args);
     }
 
-    /// True where the request is for this name, whatever its case.
+    /// Whether the request has this name, ignoring case.
     pub fn is(&self, namespace: &str, name: &str) -> bool {
         self.namespace.eq_ignore_ascii_case(namespace) && self.name.eq_ignore_ascii_case(name)
     }
 }
 
-/// Overwrites the texts that stand in it, where one of them was a secret.
+/// Overwrites the texts in a value if one of them was a secret.
 pub fn wipe(value: &mut Value) {
     match value {
         Value::Object(fields) => fields.values_mut().for_each(wipe),

@@ -1,14 +1,15 @@
-//! Moments as the wire has them: RFC 3339, UTC, whole seconds.
+//! Times on the wire: RFC 3339, UTC, whole seconds.
 //!
-//! The old server printed local time without an offset, which no reader could place; a `Z` can be
-//! compared as text and is never ambiguous.
+//! The original server sent local time without an offset, which is ambiguous; times with `Z` are
+//! not, and can be compared as text.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::time::OffsetDateTime;
 use ::time::format_description::well_known::Rfc3339;
 
-/// `2026-11-23T17:50:47Z`. A moment that no calendar has (beyond the year 9999) is the epoch.
+/// Formats `2026-11-23T17:50:47Z`. A moment outside the calendar (beyond the year 9999) is the
+/// epoch.
 pub fn rfc3339(moment: SystemTime) -> String {
     let seconds = match moment.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_secs()).unwrap_or(0),
@@ -20,7 +21,7 @@ pub fn rfc3339(moment: SystemTime) -> String {
         .unwrap_or_else(|| "1970-01-01T00:00:00Z".to_owned())
 }
 
-/// Reads what [`rfc3339`] wrote; `None` for anything else or before 1970.
+/// Parses the output of [`rfc3339`]; `None` for anything else or before 1970.
 pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     let seconds = u64::try_from(moment.unix_timestamp()).ok()?;

@@ -1,8 +1,8 @@
-//! Linux-PAM: names and numbers of its `_pam_types.h`.
+//! Linux-PAM: names and constants of its `_pam_types.h`.
 
 use std::ffi::{CStr, c_int};
 
-/// Of the library.
+/// File names of the library.
 pub(super) const NAMES: [&CStr; 2] = [c"libpam.so.0", c"libpam.so"];
 
 pub(super) const PERM_DENIED: c_int = 6;
@@ -14,5 +14,5 @@ pub(super) const ACCT_EXPIRED: c_int = 13;
 pub(super) const CONV_ERR: c_int = 19;
 pub(super) const AUTHTOK_EXPIRED: c_int = 27;
 
-/// No messages for people.
+/// Suppresses messages for people.
 pub(super) const SILENT: c_int = 0x8000;

@@ -1,11 +1,11 @@
-//! Pluggable authentication (PAM), loaded when it is needed: so that the program starts where there
-//! is none, and is built where there is none.
+//! Pluggable authentication (PAM), loaded on demand: so the program can be built and started
+//! without it.
 //!
-//! `dlopen` itself, since that is four calls; a crate around it would be larger than what it wraps.
-//! Linux-PAM and OpenPAM are one interface with different numbers, which stand in a file each; in
-//! both a conversation gets an array of pointers to messages and gives an array of answers from
-//! `malloc`, which the library frees. To be called in a child that ends soon: modules may take their
-//! time, and leave things behind.
+//! Uses `dlopen` directly: a crate around its four calls would be larger than this file. Linux-PAM
+//! and OpenPAM have one interface with different constants, which are in one file each; in both, a
+//! conversation receives an array of pointers to messages and returns an array of responses
+//! allocated with `malloc`, which the library frees. To be called in a short-lived child: modules
+//! may be slow, and may leave state behind.
 
 #[cfg(target_os = "linux")]
 mod linux_pam;
@@ -24,20 +24,20 @@ use openpam as numbers;
 
 use super::account_state;
 
-/// What PAM says.
+/// Result of an authentication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// All is well; the user's name as PAM has it in the end.
+    /// Success, with the final user name according to PAM.
     Good(String),
-    /// The password is wrong, or there is no such user.
+    /// The password is wrong, or the user does not exist.
     Wrong,
-    /// The account may not be used, and why.
+    /// The account must not be used; the reason.
     Refused(String),
-    /// It could not be found out, and why.
+    /// PAM failed; the reason.
     Failed(String),
 }
 
-/// The same in both.
+/// Common to both.
 const SUCCESS: c_int = 0;
 const USER: c_int = 2;
 const RHOST: c_int = 4;
@@ -45,9 +45,9 @@ const PROMPT_ECHO_OFF: c_int = 1;
 const ERROR_MSG: c_int = 3;
 const TEXT_INFO: c_int = 4;
 const DISALLOW_NULL_AUTHTOK: c_int = 1;
-/// Messages in one call of a conversation (PAM_MAX_NUM_MSG).
+/// Maximum number of messages in one call of a conversation (PAM_MAX_NUM_MSG).
 const MESSAGES: c_int = 32;
-/// The longest answer, in bytes, its end included (PAM_MAX_RESP_SIZE).
+/// Maximum length of a response, in bytes, including the NUL (PAM_MAX_RESP_SIZE).
 pub const LONGEST: usize = 512;
 
 #[repr(C)]
@@ -70,7 +70,7 @@ struct Conversation {
     data: *mut c_void,
 }
 
-/// Of libpam; nobody looks into it.
+/// Opaque handle of libpam.
 type Handle = *mut c_void;
 
 type Start =
@@ -80,7 +80,7 @@ type SetItem = unsafe extern "C" fn(Handle, c_int, *const c_void) -> c_int;
 type GetItem = unsafe extern "C" fn(Handle, c_int, *mut *const c_void) -> c_int;
 type Explain = unsafe extern "C" fn(Handle, c_int) -> *const c_char;
 
-/// The functions of the library that are used.
+/// The functions of the library in use.
 struct Library {
     start: Start,
     end: WithNumber,
@@ -92,10 +92,10 @@ struct Library {
 }
 
 impl Library {
-    /// Loads it for as long as the process lives.
+    /// Loads the library for the lifetime of the process.
     fn load() -> Result<Library, String> {
         let open = |name: &&CStr| {
-            // SAFETY: a C string; the library's own initialisers are run, as for any that we link.
+            // SAFETY: a C string; the library's own initialisers run, as for any linked library.
             let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) };
             (!library.is_null()).then_some(library)
         };
@@ -124,7 +124,7 @@ impl Library {
     }
 }
 
-/// Asks PAM: whether the password is right, if there is one, and whether the account may be used.
+/// Checks the password, if one is given, and whether the account may be used.
 pub fn check(service: &CStr, user: &CStr, from: &CStr, secret: Option<&[u8]>) -> Judgement {
     let library = match Library::load() {
         Ok(library) => library,
@@ -134,7 +134,7 @@ pub fn check(service: &CStr, user: &CStr, from: &CStr, secret: Option<&[u8]>) ->
     let conversation =
         Conversation { converse, data: ptr::from_mut::<Option<&[u8]>>(&mut secret).cast() };
     let mut handle: Handle = ptr::null_mut();
-    // SAFETY: C strings and a conversation that live until `end`; the handle is written.
+    // SAFETY: C strings and a conversation that live until `end`; the handle is an out parameter.
     let started = unsafe {
         (library.start)(service.as_ptr(), user.as_ptr(), &raw const conversation, &raw mut handle)
     };
@@ -142,7 +142,7 @@ pub fn check(service: &CStr, user: &CStr, from: &CStr, secret: Option<&[u8]>) ->
         return Judgement::Failed(format!("PAM does not start for the service {service:?}"));
     }
     let (status, judgement) = talk(&library, handle, user, from, secret.is_some());
-    // SAFETY: a handle that was started, and is not used any more.
+    // SAFETY: a started handle, which is not used again.
     unsafe { (library.end)(handle, status) };
     judgement
 }
@@ -154,14 +154,14 @@ fn talk(
     from: &CStr,
     by_password: bool,
 ) -> (c_int, Judgement) {
-    // SAFETY: the handle is started; a C string, which is copied.
+    // SAFETY: the handle is started; the C string is copied.
     let mut status = unsafe { (library.set_item)(handle, RHOST, from.as_ptr().cast()) };
     if status == SUCCESS && by_password {
         let flags = numbers::SILENT | DISALLOW_NULL_AUTHTOK;
         // SAFETY: the handle is started.
         status = unsafe { (library.authenticate)(handle, flags) };
     }
-    // What it means depends on who says it: `authenticate` knows nothing of the account.
+    // The meaning depends on the function: `authenticate` does not check the account.
     let wrong = [numbers::AUTH_ERR, numbers::USER_UNKNOWN, numbers::MAXTRIES, numbers::PERM_DENIED];
     if wrong.contains(&status) {
         return (status, Judgement::Wrong);
@@ -184,8 +184,8 @@ fn talk(
     (status, judgement)
 }
 
-/// Why PAM wants a new password: pam_unix(8) of FreeBSD says of an empty one what it says of one that
-/// has expired.
+/// Why PAM requires a new password: pam_unix(8) of FreeBSD reports an empty password like an
+/// expired one.
 fn why_new_password(user: &CStr) -> &'static str {
     let user = user.to_str().ok().and_then(|name| User::from_name(name).ok().flatten());
     if user.as_ref().is_some_and(account_state::has_empty_password) {
@@ -198,12 +198,12 @@ fn why_new_password(user: &CStr) -> &'static str {
 /// The user's name; a module may have changed it.
 fn name_in(library: &Library, handle: Handle) -> Judgement {
     let mut name: *const c_void = ptr::null();
-    // SAFETY: the handle is started; the pointer is written.
+    // SAFETY: the handle is started; the pointer is an out parameter.
     let status = unsafe { (library.get_item)(handle, USER, &raw mut name) };
     if status != SUCCESS || name.is_null() {
         return Judgement::Failed("PAM does not say whose password it is".to_owned());
     }
-    // SAFETY: not null, so a C string of the handle's.
+    // SAFETY: not null, therefore a C string of the handle.
     let name = unsafe { CStr::from_ptr(name.cast()) };
     name.to_str().map_or_else(
         |_| Judgement::Failed("the user's name is not UTF-8".to_owned()),
@@ -217,11 +217,12 @@ fn explain(library: &Library, handle: Handle, status: c_int) -> String {
     if text.is_null() {
         return format!("PAM fails with {status}");
     }
-    // SAFETY: not null, so a C string of the library's.
+    // SAFETY: not null, therefore a C string of the library.
     format!("PAM: {}", unsafe { CStr::from_ptr(text) }.to_string_lossy())
 }
 
-/// Answers PAM: the password to a hidden prompt, nothing to what is only told, and no to the rest.
+/// The conversation function: the password for a hidden prompt, an empty response to informational
+/// messages, an error for anything else.
 extern "C" fn converse(
     count: c_int,
     messages: *mut *const Message,
@@ -233,9 +234,9 @@ extern "C" fn converse(
     {
         return numbers::CONV_ERR;
     }
-    // SAFETY: it is what `check` gave, which outlives the conversation.
+    // SAFETY: the pointer passed by `check`, which outlives the conversation.
     let secret = unsafe { *data.cast::<Option<&[u8]>>() };
-    // SAFETY: `many` pointers to messages, as PAM promises, which live during this call.
+    // SAFETY: `many` pointers to messages, as PAM guarantees, which live during this call.
     let styles = (0..many).map(|at| unsafe { (**messages.add(at)).style }).collect::<Vec<_>>();
     let is_answerable = |style: &c_int| match (*style, secret) {
         (PROMPT_ECHO_OFF, Some(secret)) => secret.len() < LONGEST,
@@ -244,15 +245,16 @@ extern "C" fn converse(
     if !styles.iter().all(is_answerable) {
         return numbers::CONV_ERR;
     }
-    // SAFETY: zeroed memory for `many` responses, whose all-zero form is no text.
+    // SAFETY: zeroed memory for `many` responses; all zeros is a response without text.
     let array = unsafe { libc::calloc(many, size_of::<Response>()) }.cast::<Response>();
     if array.is_null() {
         return numbers::CONV_ERR;
     }
     for (at, style) in styles.iter().enumerate() {
         if let (PROMPT_ECHO_OFF, Some(secret)) = (*style, secret) {
-            // SAFETY: `at` is within the array; the text is memory of malloc, as PAM wants it, which
-            // overwrites and frees it; zeroed, so that it ends behind the secret, which fits.
+            // SAFETY: `at` is within the array; the text is allocated with malloc as PAM requires,
+            // which overwrites and frees it; zeroed, so that it is terminated after the secret,
+            // which fits.
             unsafe {
                 let text = libc::calloc(LONGEST, 1).cast::<u8>();
                 if !text.is_null() {
@@ -262,7 +264,7 @@ extern "C" fn converse(
             }
         }
     }
-    // SAFETY: PAM's pointer to be written; the array is its own from now on.
+    // SAFETY: PAM's out parameter; PAM owns the array from now on.
     unsafe { *responses = array };
     SUCCESS
 }

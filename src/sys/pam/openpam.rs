@@ -1,8 +1,8 @@
-//! OpenPAM, FreeBSD's: names and numbers of its `pam_constants.h`.
+//! OpenPAM, FreeBSD's: names and constants of its `pam_constants.h`.
 
 use std::ffi::{CStr, c_int};
 
-/// Of the library: FreeBSD 14 and 15, then older ones.
+/// File names of the library: FreeBSD 14 and 15, then older ones.
 pub(super) const NAMES: [&CStr; 3] = [c"libpam.so.6", c"libpam.so.5", c"libpam.so"];
 
 pub(super) const CONV_ERR: c_int = 6;
@@ -14,5 +14,5 @@ pub(super) const USER_UNKNOWN: c_int = 13;
 pub(super) const ACCT_EXPIRED: c_int = 17;
 pub(super) const AUTHTOK_EXPIRED: c_int = 18;
 
-/// No messages for people.
+/// Suppresses messages for people.
 pub(super) const SILENT: c_int = c_int::MIN;
