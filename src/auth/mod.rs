@@ -1,4 +1,4 @@
-//! Who is at the other end, and what they may do.
+//! Authentication and authorization.
 
 pub mod key;
 mod role;

@@ -1,22 +1,22 @@
-//! Roles, who has which, and the one table that says what each may do.
+//! Roles, their assignment by groups, and the table of required roles.
 
 use serde::{Deserialize, Serialize};
 
 use super::key::KeyId;
 use crate::sys::peer_credentials::PeerCredentials;
 
-/// What somebody may do.
+/// A role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Subscribe, list and read logs: command lines and output of all jobs.
     Read,
-    /// Run and kill jobs too, which is all that the daemon's own user may do.
+    /// Also run and kill jobs, and therefore everything that the daemon's user may do.
     Full,
 }
 
 impl Role {
-    /// As it stands in logs.
+    /// Its name in logs.
     pub const fn name(self) -> &'static str {
         match self {
             Role::Read => "read",
@@ -25,23 +25,23 @@ impl Role {
     }
 }
 
-/// Somebody who proved who they are.
+/// An authenticated identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// As it stands in logs.
+    /// User name for logs.
     pub user: String,
-    /// The number of the user.
+    /// User number.
     pub uid: u32,
-    /// What they may do.
+    /// Role.
     pub role: Role,
-    /// How they proved it.
+    /// Method of authentication.
     pub proof: Proof,
-    /// From where, as PAM was told and is told again; empty where the kernel proved it.
+    /// Address of the peer, for PAM, also at each re-check; empty where the kernel identified it.
     pub from: String,
 }
 
 impl Identity {
-    /// Whether they may see, register and revoke keys of that user: own ones, and with full access
+    /// Whether it may see, register and revoke keys of that user: its own, and with full access
     /// all.
     pub fn may_manage_keys_of(&self, user: &str) -> bool {
         self.role >= Role::Full || self.user == user
@@ -52,30 +52,30 @@ impl Identity {
         Identity { role: self.role.min(role), ..self }
     }
 
-    /// False while only their number is known.
+    /// False while only the number is known.
     pub fn is_named(&self) -> bool {
         self.proof != Proof::Kernel || self.user != number_as_name(self.uid)
     }
 }
 
-/// How somebody is called whose name is not known; no account has such a name.
+/// Name of a user whose name is unknown; no account has such a name.
 fn number_as_name(uid: u32) -> String {
     format!("uid {uid}")
 }
 
-/// How somebody proved who they are.
+/// Method of authentication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// The kernel says so: the local socket.
+    /// The kernel: local socket.
     Kernel,
     /// A password of the host.
     Password,
-    /// A key that is registered.
+    /// A registered key.
     Key(KeyId),
 }
 
 impl Proof {
-    /// As it stands in logs.
+    /// Its name in logs.
     pub const fn name(self) -> &'static str {
         match self {
             Proof::Kernel => "local socket",
@@ -85,27 +85,27 @@ impl Proof {
     }
 }
 
-/// Which groups give which role. Users that are in none have no role at all.
+/// Groups of each role. Users in none of them have no role.
 #[derive(Clone, Debug, Default)]
 pub struct Roles {
     /// Group numbers for the full role.
     pub full: Vec<u32>,
     /// Group numbers for the read role.
     pub read: Vec<u32>,
-    /// The daemon's own user, where it is not root: for itself it has the full role.
+    /// The daemon's own user, if not root: it has the full role.
     pub own_uid: Option<u32>,
 }
 
 impl Roles {
-    /// The identity of a local peer, if it has a role. Its name is its number: to look it up
-    /// could take minutes where names live on another host.
+    /// The identity of a local peer, if it has a role. Its name is its number: a look-up could take
+    /// minutes if the name service is remote.
     pub fn of(&self, peer: &PeerCredentials) -> Option<Identity> {
         let role = self.role(peer.uid, &peer.groups)?;
         let user = if peer.uid == 0 { "root".to_owned() } else { number_as_name(peer.uid) };
         Some(Identity { user, uid: peer.uid, role, proof: Proof::Kernel, from: String::new() })
     }
 
-    /// The role of a user who is in these groups.
+    /// The role of a user in these groups.
     pub fn role(&self, uid: u32, groups: &[u32]) -> Option<Role> {
         let in_any = |wanted: &[u32]| groups.iter().any(|group| wanted.contains(group));
         if uid == 0 || self.own_uid == Some(uid) || in_any(&self.full) {
@@ -115,8 +115,8 @@ impl Roles {
         }
     }
 
-    /// True for somebody whose right does not come from an account that could be locked or leave a
-    /// group: root and the daemon's own user, where the kernel says that it is them.
+    /// Whether the role is independent of an account that could be locked or leave a group: root
+    /// and the daemon's own user, identified by the kernel.
     pub fn is_beyond_accounts(&self, who: &Identity) -> bool {
         match who.proof {
             Proof::Kernel => who.uid == 0 || self.own_uid == Some(who.uid),
@@ -125,16 +125,16 @@ impl Roles {
     }
 }
 
-/// What a request asks of whoever makes it.
+/// Requirement of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
-    /// Nothing: strangers may.
+    /// None: unauthenticated clients too.
     Nothing,
-    /// A role at least.
+    /// At least this role.
     Role(Role),
 }
 
-/// Namespace, name, action, need. An action of `None` is any.
+/// Namespace, name, action, requirement. An action of `None` is any.
 const TABLE: [(&str, &str, Option<&str>, Need); 26] = [
     ("rpc", "identify", None, Need::Nothing),
     ("rpc", "auth", None, Need::Nothing),
@@ -155,7 +155,7 @@ const TABLE: [(&str, &str, Option<&str>, Need); 26] = [
     ("rpc", "system_state", Some("check"), Need::Role(Role::Read)),
     ("rpc", "dispatcher", Some("list"), Need::Role(Role::Read)),
     ("rpc", "dispatcher", Some("log"), Need::Role(Role::Read)),
-    // To hold the job back needs the full role, see the session.
+    // Holding the job back requires the full role, see the session.
     ("rpc", "dispatcher", Some("attach"), Need::Role(Role::Read)),
     ("rpc", "dispatcher", Some("acknowledge"), Need::Role(Role::Read)),
     ("rpc", "dispatcher", Some("detach"), Need::Role(Role::Read)),
@@ -166,8 +166,8 @@ const TABLE: [(&str, &str, Option<&str>, Need); 26] = [
     ("events", "unsubscribe", None, Need::Role(Role::Read)),
 ];
 
-/// What a request needs; `None` where there is no such request. The action is compared as it is,
-/// namespace and name without case.
+/// The requirement of a request; `None` where there is no such request. The action is
+/// case-sensitive, namespace and name are not.
 pub fn need(namespace: &str, name: &str, action: Option<&str>) -> Option<Need> {
     TABLE
         .iter()
@@ -179,8 +179,7 @@ pub fn need(namespace: &str, name: &str, action: Option<&str>) -> Option<Need> {
         .map(|(.., need)| *need)
 }
 
-/// The namespaces, the names of a namespace, or the actions of a name: what an error tells of what
-/// there is.
+/// The namespaces, the names of a namespace, or the actions of a name, for error replies.
 pub fn reachable(namespace: Option<&str>, name: Option<&str>) -> Vec<&'static str> {
     let mut found = Vec::new();
     for (in_namespace, called, action, _) in &TABLE {

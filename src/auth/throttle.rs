@@ -1,48 +1,47 @@
-//! Who may try again, and when: failures by where they come from.
+//! Throttling of authentication failures by origin.
 //!
-//! A stranger who guesses is stopped by not being heard, and an address that guessed too often is
-//! not even let as far as TLS. Loopback and the local socket are not blocked, or one user of the
-//! host could lock out all others; what fails there is answered late. What is remembered is bounded,
-//! and a flood of addresses pushes out those that did least.
+//! An origin with too many failures is blocked for a time, before TLS. Loopback and the local
+//! socket are not blocked, or one user of the host could lock out all others; failures there get
+//! delayed replies. The table is bounded, and a flood of addresses evicts the least dangerous ones.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// The limits of the configuration that concern failures.
+/// Limits of authentication failures.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Failures that are borne; the next one blocks.
+    /// Failures until the next one blocks.
     pub failures: usize,
-    /// How long one counts.
+    /// How long a failure counts.
     pub window: Duration,
     /// How long a block lasts.
     pub block: Duration,
-    /// Origins that are remembered.
+    /// Maximum number of origins stored.
     pub origins: usize,
 }
 
-/// What follows from a failure.
+/// Consequence of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consequence {
-    /// It is answered, and may be tried again.
+    /// An immediate reply.
     Answer,
-    /// It is answered after this time.
+    /// A reply after this delay.
     Delay(Duration),
-    /// Nothing is taken from there for this time.
+    /// The origin is blocked for this time.
     Block(Duration),
 }
 
 #[derive(Debug, Default)]
 struct Record {
-    /// When it failed, at most as often as is borne.
+    /// Times of failures, at most as many as the limit.
     failures: VecDeque<Instant>,
     blocked_until: Option<Instant>,
-    /// When the answers that are held back will be given, whether anybody still waits for them or
-    /// not: who hangs up and comes again is not spared the time.
+    /// When delayed replies are due, even if the client has disconnected: reconnecting does not
+    /// save time.
     answers_due: Vec<Instant>,
 }
 
-/// All that failed lately. `K` is an origin.
+/// Recent failures. `K` is an origin.
 #[derive(Debug)]
 pub struct Throttle<K> {
     limits: Limits,
@@ -53,29 +52,29 @@ const SHORTEST_DELAY: Duration = Duration::from_millis(250);
 const LONGEST_DELAY: Duration = Duration::from_secs(8);
 
 impl<K: Copy + Ord> Throttle<K> {
-    /// Nobody has failed yet.
+    /// Creates an empty table.
     pub fn new(limits: Limits) -> Throttle<K> {
         Throttle { limits, records: BTreeMap::new() }
     }
 
-    /// Other limits from now on; what is blocked stays so.
+    /// Changes the limits; existing blocks stay.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
 
-    /// How long nothing is taken from there any more, if that is so.
+    /// Remaining time of a block of this origin.
     pub fn blocked(&self, origin: K, now: Instant) -> Option<Duration> {
         let until = self.records.get(&origin)?.blocked_until?;
         Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
     }
 
-    /// Answers to failures from there that are held back.
+    /// Number of delayed replies of this origin.
     pub fn pending(&self, origin: K, now: Instant) -> usize {
         let due = self.records.get(&origin).map_or(&[][..], |record| &record.answers_due);
         due.iter().filter(|due| **due > now).count()
     }
 
-    /// Something failed that came from there. One that is `exempt` is never blocked.
+    /// Records a failure of an origin. An `exempt` origin is never blocked.
     pub fn fail(&mut self, origin: K, exempt: bool, now: Instant) -> Consequence {
         if !self.records.contains_key(&origin) {
             self.make_room(now);
@@ -101,7 +100,7 @@ impl<K: Copy + Ord> Throttle<K> {
         Consequence::Block(block)
     }
 
-    /// Forgets what does not count any more, and then whoever is least of a danger.
+    /// Removes expired entries, and then the least dangerous one.
     fn make_room(&mut self, now: Instant) {
         if self.records.len() < self.limits.origins {
             return;
@@ -115,12 +114,12 @@ impl<K: Copy + Ord> Throttle<K> {
         }
     }
 
-    /// Origins that are remembered.
+    /// Number of origins stored.
     pub fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// True where nobody is remembered.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
@@ -138,7 +137,7 @@ impl Record {
         is_blocked || !self.failures.is_empty() || !self.answers_due.is_empty()
     }
 
-    /// Those that are blocked before those that are not, then by number of failures, then by time.
+    /// Blocked origins before others, then by number of failures, then by time.
     fn danger(&self) -> (Option<Instant>, usize, Option<Instant>) {
         (self.blocked_until, self.failures.len(), self.failures.back().copied())
     }
@@ -214,7 +213,7 @@ mod tests {
             assert!(throttle.len() <= LIMITS.origins);
         }
         assert!(throttle.blocked(0, at(7)).is_some());
-        // When nothing of it counts any more, nothing is kept.
+        // Expired entries are removed.
         throttle.fail(1, false, at(5000));
         assert_eq!(throttle.len(), 1);
     }

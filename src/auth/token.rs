@@ -1,7 +1,7 @@
-//! Tokens: what an authenticated client may come back with for a while.
+//! Tokens: short-lived credentials of authenticated clients.
 //!
-//! Only their hashes are kept, in memory, and all of them are compared each time, so that neither
-//! a dump of the state nor the time of an answer tells anything about one.
+//! Only their hashes are stored, in memory, and each look-up compares all of them, so that neither
+//! a memory dump nor the response time reveals one.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,10 +15,10 @@ use zeroize::Zeroizing;
 
 use super::role::Identity;
 
-/// Bits that nobody guesses: 256.
+/// 256 bits.
 const BYTES: usize = 32;
 
-/// A token that is known here, by its hash.
+/// A valid token, by its hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token([u8; BYTES]);
 
@@ -29,34 +29,34 @@ struct Entry {
     last_use: Instant,
 }
 
-/// All tokens that are valid.
+/// All valid tokens.
 #[derive(Debug)]
 pub struct Tokens {
     entries: Vec<Entry>,
-    /// How long one is valid after its last use.
+    /// Lifetime after the last use.
     ttl: Duration,
-    /// How many there may be.
+    /// Maximum number.
     most: usize,
     random: SystemRandom,
 }
 
 impl Tokens {
-    /// None yet; `ttl` counts from the last use.
+    /// Creates an empty set; `ttl` counts from the last use.
     pub fn new(ttl: Duration, most: usize) -> Tokens {
         Tokens { entries: Vec::new(), ttl, most, random: SystemRandom::new() }
     }
 
-    /// Other limits from now on.
+    /// Changes the limits.
     pub fn set_limits(&mut self, ttl: Duration, most: usize) {
         (self.ttl, self.most) = (ttl, most);
     }
 
-    /// How long a token stays valid.
+    /// Lifetime of a token.
     pub fn ttl(&self) -> Duration {
         self.ttl
     }
 
-    /// A new token for somebody; `None` where the system gives no random bits.
+    /// Creates a token; `None` where the system has no random bits.
     pub fn issue(
         &mut self,
         identity: Identity,
@@ -76,8 +76,8 @@ impl Tokens {
         Some((text, token))
     }
 
-    /// Of the user who has the most, the token that was used longest ago: nobody's tokens are pushed
-    /// out by somebody else's.
+    /// The least recently used token of the user with the most tokens: one user cannot evict
+    /// another's.
     fn dispensable(&self) -> Option<usize> {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for entry in &self.entries {
@@ -88,7 +88,7 @@ impl Tokens {
         of_user.min_by_key(|(_, entry)| entry.last_use).map(|(at, _)| at)
     }
 
-    /// Whose token this is, if it is valid; it is used by that.
+    /// The identity of a valid token; counts as use.
     pub fn redeem(&mut self, text: &str, now: Instant) -> Option<(Identity, Token)> {
         self.forget_old(now);
         let offered = hash(text);
@@ -103,7 +103,7 @@ impl Tokens {
         Some((entry.identity.clone(), entry.token))
     }
 
-    /// Its owner did something. One whose time is over stays so.
+    /// Counts as use of a token, unless it has expired.
     pub fn touch(&mut self, token: Token, now: Instant) {
         self.forget_old(now);
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.token == token) {
@@ -111,12 +111,12 @@ impl Tokens {
         }
     }
 
-    /// Whose tokens there are.
+    /// The identities of all tokens.
     pub fn identities(&self) -> impl Iterator<Item = &Identity> {
         self.entries.iter().map(|entry| &entry.identity)
     }
 
-    /// Something is known anew of those to whom they belong; `None` takes a token away.
+    /// Replaces identities after a re-check; `None` revokes the token.
     pub fn revise(&mut self, judge: impl Fn(&Identity) -> Option<Identity>) {
         self.entries.retain_mut(|entry| match judge(&entry.identity) {
             Some(identity) => {
@@ -127,7 +127,7 @@ impl Tokens {
         });
     }
 
-    /// It is not valid any more.
+    /// Revokes a token.
     pub fn revoke(&mut self, token: Token) {
         self.entries.retain(|entry| entry.token != token);
     }

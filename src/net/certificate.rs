@@ -1,8 +1,8 @@
-//! The server's certificate: made on the first start, then kept, and known by its fingerprint.
+//! The server's certificate: created on the first start, and pinned by its fingerprint.
 //!
-//! There is no authority that would sign for a host behind a name of its own choosing, so clients
-//! pin the certificate itself. It carries no keyUsage: the Qt client closes on every TLS error but
-//! "self-signed" and "host name mismatch" (protocol section 1).
+//! No authority signs for a host with a private name, so clients pin the certificate itself. It has
+//! no keyUsage extension: the Qt client closes on every TLS error but "self-signed" and "host name
+//! mismatch" (protocol section 1).
 
 use std::fmt::{self, Write as _};
 use std::fs::{self, OpenOptions};
@@ -24,16 +24,16 @@ use super::pin;
 pub enum CertificateError {
     /// A file could not be read or written.
     File(PathBuf, &'static str, io::Error),
-    /// A file does not hold what it should.
+    /// A file has invalid content.
     Content(PathBuf, String),
-    /// The certificate is there and its key is not, or the other way round.
+    /// Only one of certificate and key exists.
     Half {
-        /// The file that is there.
+        /// The file that exists.
         present: PathBuf,
         /// The file that is missing.
         missing: PathBuf,
     },
-    /// It could not be made.
+    /// The certificate could not be created.
     Making(String),
 }
 
@@ -57,13 +57,13 @@ impl fmt::Display for CertificateError {
 
 impl std::error::Error for CertificateError {}
 
-/// A day back: clocks differ, and the host's may still be wrong at its first start.
+/// One day in the past: clocks differ, and the host's may be wrong at its first start.
 const BACKDATED: Duration = Duration::from_secs(86_400);
-/// Twenty years: nobody renews what is pinned, and a new one breaks all pins.
+/// Twenty years: pinned certificates are not renewed, and a new one invalidates all pins.
 const VALID: Duration = Duration::from_secs(20 * 365 * 86_400);
 
-/// Makes certificate and key if neither is there. `names` are host names or addresses, the first
-/// is the common name.
+/// Creates certificate and key if neither exists. `names` are host names or addresses; the first is
+/// the common name.
 pub fn ensure(certificate: &Path, key: &Path, names: &[String]) -> Result<(), CertificateError> {
     match (certificate.exists(), key.exists()) {
         (true, true) => Ok(()),
@@ -94,7 +94,7 @@ fn make(certificate: &Path, key: &Path, names: &[String]) -> Result<(), Certific
     write_whole(certificate, made.pem().as_bytes(), 0o644)
 }
 
-/// Writes a file that is there whole or not at all.
+/// Writes a file atomically.
 fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CertificateError> {
     let failed = |what| move |error| CertificateError::File(path.to_owned(), what, error);
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -111,13 +111,13 @@ fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CertificateEr
     fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("write"))
 }
 
-/// The TLS side of listeners.
+/// The TLS configuration of listeners.
 pub struct ServerSide {
-    /// TLS 1.2 and 1.3, no client certificates, no session kept.
+    /// TLS 1.2 and 1.3, no client certificates, no session resumption.
     pub config: Arc<ServerConfig>,
-    /// The same with TLS 1.3 alone, for tunnels through a bridge.
+    /// The same with TLS 1.3 alone, for tunnels through a relay.
     pub tunnel: Arc<ServerConfig>,
-    /// SHA-256 of the certificate that it shows, as [`fingerprint`] writes it.
+    /// SHA-256 of its certificate, formatted by [`fingerprint`].
     pub fingerprint: String,
 }
 
@@ -143,7 +143,7 @@ pub fn server_side(certificate: &Path, key: &Path) -> Result<ServerSide, Certifi
     server_side_of((certificate, &read(certificate)?), (key, &secret))
 }
 
-/// The same from what stands in both files, which have these names.
+/// The same from the content of both files; the paths are for messages.
 pub fn server_side_of(
     (certificate, chain): (&Path, &[u8]),
     (key, secret): (&Path, &[u8]),
@@ -163,7 +163,7 @@ pub fn server_side_of(
             .with_protocol_versions(versions)?
             .with_no_client_auth()
             .with_single_cert(chain.clone(), secret.clone_key())?;
-        // Clients stay connected for days: remembering sessions would cost memory and save nothing.
+        // Clients stay connected for days: a session cache would cost memory without a benefit.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))

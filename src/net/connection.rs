@@ -1,7 +1,7 @@
-//! One connection, from its first byte to its last: TLS, the request, messages, the closing.
+//! One WebSocket connection: TLS, the upgrade request, messages, and the close handshake.
 //!
-//! It is told when its socket can be read or written and what time it is, and says what arrived.
-//! Every stage has a deadline, and nothing that a peer sends or does not send makes it grow.
+//! Inputs are readiness of the socket and the time; outputs are messages and the reason of the end.
+//! Every stage has a deadline, and no behaviour of a peer makes memory grow without bound.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -17,31 +17,31 @@ use super::websocket::{self, Arrived, Assembler, CloseReason};
 pub struct Limits {
     /// From the first byte to the end of TLS and HTTP.
     pub handshake: Duration,
-    /// Between pings; a peer that leaves two unanswered is gone.
+    /// Interval between pings; two unanswered pings end the connection.
     pub ping: Duration,
     /// From the beginning of a message to its end.
     pub message: Duration,
-    /// For the peer's answer to our close, and for reading what is left for it.
+    /// For the peer's close frame, and for reading the remaining output.
     pub close: Duration,
 }
 
-/// Something for the owner.
+/// Result of [`Connection::next`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming {
-    /// The upgrade was asked for; answer with [`Connection::accept`] or [`Connection::refuse`].
+    /// The upgrade request; reply with [`Connection::accept`] or [`Connection::refuse`].
     Upgrade(http::Upgrade),
     /// A message.
     Message(String),
 }
 
-/// Why a connection is over.
+/// Why a connection ended.
 #[derive(Debug)]
 pub enum End {
-    /// The peer closed it, or answered our close.
+    /// The peer closed it, or replied to a close frame.
     Closed,
-    /// The peer was silent for too long.
+    /// A timeout.
     Silent(&'static str),
-    /// TLS could not go on.
+    /// TLS failed.
     Tls(rustls::Error),
     /// The socket failed.
     Socket(io::Error),
@@ -62,54 +62,54 @@ impl fmt::Display for End {
 enum Stage {
     /// TLS, then HTTP; the bytes of the request so far.
     Request(Vec<u8>),
-    /// The upgrade was told to the owner; bytes behind the request.
+    /// The upgrade request was passed to the owner; bytes after the request.
     Asked(http::Upgrade, Vec<u8>),
     /// Messages.
     Open(Assembler),
-    /// Our close frame is on its way or was sent; waiting for the peer's.
+    /// A close frame is pending or sent; waiting for the peer's.
     Closing(Assembler),
-    /// The last bytes are on their way; then the peer's end is waited for.
+    /// The last bytes are pending; then the end of the peer's stream is awaited.
     Leaving {
-        /// All is sent and the write side is shut.
+        /// All is sent and the write side is shut down.
         shut: bool,
     },
 }
 
-/// One connection. `P` is what its outbox holds.
+/// One connection. `P` is the type of its outgoing messages.
 pub struct Connection<P: Parcel> {
     socket: Socket,
     tls: Option<Box<rustls::ServerConnection>>,
     stage: Stage,
-    /// What waits to be sent.
+    /// Outgoing messages.
     pub outbox: Outbox<P>,
-    /// The largest message that is taken now, in bytes.
+    /// Maximum size of an incoming message, in bytes.
     pub max_message: usize,
     limits: Limits,
-    /// When the present stage has to be over, where it has to.
+    /// Deadline of the current stage.
     stage_due: Option<Instant>,
-    /// When the message that has begun has to be whole.
+    /// Deadline for the end of an incomplete message.
     message_due: Option<Instant>,
     ping_due: Option<Instant>,
-    /// When the peer last gave a sign of life: bytes, or room for ours where there was none.
+    /// Time of the last sign of life: bytes received, or bytes accepted by a socket that was full.
     heard: Instant,
-    /// The peer has sent nothing yet.
+    /// Nothing was received yet.
     is_silent: bool,
     pings_unanswered: u32,
-    /// Bytes that the socket took so far.
+    /// Bytes written to the socket so far.
     sent: u64,
-    /// It took no more when it was last tried.
+    /// The last write returned `WouldBlock`.
     blocked: bool,
-    /// The peer gets no close frames.
+    /// No close frames are sent to this peer.
     ends_bare: bool,
 }
 
-/// Bytes handed to the socket in one call.
+/// Maximum number of bytes per write.
 const PLAIN_WRITE: usize = 64 * 1024;
 /// One TLS record.
 const TLS_WRITE: usize = 16 * 1024;
 
 impl<P: Parcel> Connection<P> {
-    /// A connection that was just accepted.
+    /// Creates the state of an accepted connection.
     pub fn new(
         socket: Socket,
         tls: Option<rustls::ServerConnection>,
@@ -137,24 +137,24 @@ impl<P: Parcel> Connection<P> {
         }
     }
 
-    /// From now on the connection ends without a close frame, for a peer that cannot stand one.
+    /// Disables close frames, for a peer that crashes on them.
     pub fn end_bare(&mut self) {
         self.ends_bare = true;
     }
 
-    /// Appends a close frame behind everything, for a peer that can stand one.
+    /// Appends a close frame, unless disabled for this peer.
     fn push_close(&mut self, reason: Option<&CloseReason>) {
         if !self.ends_bare {
             self.outbox.push_raw_last(websocket::close(reason));
         }
     }
 
-    /// For the reactor.
+    /// The socket, for registration.
     pub fn socket(&mut self) -> &mut Socket {
         &mut self.socket
     }
 
-    /// Bytes of a message, or of a request, that has begun and not ended.
+    /// Bytes of an incomplete message or request.
     pub fn unfinished(&self) -> usize {
         match &self.stage {
             Stage::Request(bytes) | Stage::Asked(_, bytes) => bytes.capacity(),
@@ -163,62 +163,62 @@ impl<P: Parcel> Connection<P> {
         }
     }
 
-    /// Forgets a message that has begun. What still comes cannot be understood, so that the
-    /// connection ends after what waits to be sent.
+    /// Drops an incomplete message. Later input cannot be parsed, so the connection ends after the
+    /// pending output.
     pub fn give_up_unfinished(&mut self) {
         self.stage = Stage::Leaving { shut: false };
     }
 
-    /// True while messages go both ways.
+    /// Whether messages can be exchanged.
     pub fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Open(_))
     }
 
-    /// True while the peer has sent nothing.
+    /// Whether nothing was received yet.
     pub fn is_silent(&self) -> bool {
         self.is_silent
     }
 
-    /// True where the first bytes of the peer wait to be read.
+    /// Whether the first bytes of the peer are ready to be read.
     pub fn has_unread_start(&self) -> bool {
         self.is_silent && self.socket.has_input()
     }
 
-    /// Bytes that its socket took so far.
+    /// Bytes written to the socket so far.
     pub fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// True where the system has all parcels of the outbox that stood before `place`.
+    /// Whether all messages queued before `place` were written.
     pub fn has_sent(&self, place: u64) -> bool {
-        // What TLS has not got rid of is not told apart.
+        // Ciphertext buffered by TLS cannot be attributed to messages.
         let encrypted = self.tls.as_ref().is_some_and(|tls| tls.wants_write());
         self.outbox.has_sent(place) && !encrypted
     }
 
-    /// Other waits from now on; a ping that was due later than a new interval is due by that.
+    /// Changes the limits; a ping due later than a new interval is due by that.
     pub fn set_limits(&mut self, limits: Limits, now: Instant) {
         self.limits = limits;
         self.ping_due = self.ping_due.map(|due| due.min(now + limits.ping));
     }
 
-    /// It will not be read for a while, so that what does not come is not the peer's fault.
+    /// Stops the timeouts of the peer while it is not read.
     pub fn pause(&mut self) {
         self.message_due = None;
     }
 
-    /// It was not read by us for a while: that nothing was heard of the peer is not its fault.
+    /// Restarts the timeouts of the peer after a time in which it was not read.
     pub fn excuse(&mut self, now: Instant) {
         self.heard = now;
         self.pings_unanswered = 0;
     }
 
-    /// When [`Connection::on_deadline`] wants to be called.
+    /// When [`Connection::on_deadline`] must be called.
     pub fn due(&self) -> Option<Instant> {
         [self.stage_due, self.message_due, self.ping_due].into_iter().flatten().min()
     }
 
-    /// Reads once. False where nothing more is to be had now.
+    /// Reads once. False where no more input is available now.
     pub fn read(&mut self, scratch: &mut [u8], now: Instant) -> Result<bool, End> {
         let read = match &mut self.tls {
             None => again(self.socket.read(scratch))?,
@@ -227,13 +227,14 @@ impl<P: Parcel> Connection<P> {
                 None => None,
                 Some(_) => {
                     if let Err(error) = tls.process_new_packets() {
-                        // The alert that says what is wrong.
+                        // Sends the alert with the reason.
                         let _ = tls.write_tls(&mut self.socket);
                         return Err(End::Tls(error));
                     }
                     loop {
                         match again(tls.reader().read(scratch))? {
-                            // The end is told once more by the next read: what came before it first.
+                            // The next read reports the end again: input before it is processed
+                            // first.
                             None | Some(0) => break,
                             Some(n) => take(&mut self.stage, &scratch[..n]),
                         }
@@ -254,7 +255,7 @@ impl<P: Parcel> Connection<P> {
         }
     }
 
-    /// What has arrived. Violations are answered here.
+    /// The next result. Protocol violations are replied to here.
     pub fn next(&mut self, now: Instant) -> Result<Option<Incoming>, End> {
         loop {
             match &mut self.stage {
@@ -278,8 +279,8 @@ impl<P: Parcel> Connection<P> {
                     let midway = assembler.is_midway();
                     match arrived {
                         Err(reason) => {
-                            // Nothing that is behind a violation can be understood, an answer to
-                            // our close neither (RFC 6455 section 7.1.7).
+                            // After a violation no input can be parsed, not even a close frame (RFC
+                            // 6455 section 7.1.7).
                             self.outbox.clear();
                             self.push_close(Some(&reason));
                             self.leave(now);
@@ -306,7 +307,7 @@ impl<P: Parcel> Connection<P> {
                     }
                 }
                 Stage::Closing(assembler) => match assembler.next(self.max_message) {
-                    // What still comes was sent before the peer saw our close: of no interest.
+                    // Sent before the peer saw the close frame: ignored.
                     Ok(Some(Arrived::Message(_) | Arrived::Ping(_) | Arrived::Pong)) => {}
                     Ok(None) => return Ok(None),
                     Ok(Some(Arrived::Close(_))) | Err(_) => self.leave(now),
@@ -315,7 +316,7 @@ impl<P: Parcel> Connection<P> {
         }
     }
 
-    /// Lets the peer in: it is a WebSocket from now on.
+    /// Completes the upgrade to a WebSocket.
     pub fn accept(&mut self, now: Instant) {
         if let Stage::Asked(upgrade, behind) = &mut self.stage {
             self.outbox.push_head(upgrade.accept());
@@ -327,19 +328,19 @@ impl<P: Parcel> Connection<P> {
         }
     }
 
-    /// Answers in HTTP, and ends.
+    /// Sends an HTTP reply, and ends.
     pub fn answer(&mut self, answer: Answer, now: Instant) {
         self.outbox.push_raw_last(answer.bytes());
         self.leave(now);
     }
 
-    /// Closes at once: what waits is not sent.
+    /// Closes at once: pending output is dropped.
     pub fn close(&mut self, reason: &CloseReason, now: Instant) {
         self.outbox.clear();
         self.close_when_sent(reason, now);
     }
 
-    /// Closes when all that waits is sent.
+    /// Closes after the pending output.
     pub fn close_when_sent(&mut self, reason: &CloseReason, now: Instant) {
         match std::mem::replace(&mut self.stage, Stage::Leaving { shut: false }) {
             Stage::Open(_) if self.ends_bare => self.leave(now),
@@ -350,7 +351,7 @@ impl<P: Parcel> Connection<P> {
                 self.ping_due = None;
                 self.message_due = None;
             }
-            // It has not come to WebSocket yet, so there is no way to say why.
+            // Before the upgrade there is no close frame to send a reason in.
             Stage::Request(_) | Stage::Asked(..) => self.leave(now),
             ended @ (Stage::Closing(_) | Stage::Leaving { .. }) => self.stage = ended,
         }
@@ -363,11 +364,11 @@ impl<P: Parcel> Connection<P> {
         self.message_due = None;
     }
 
-    /// Sends what can be sent now. False where more is left than the socket takes.
+    /// Writes as much as possible. False where the socket is full.
     pub fn flush(&mut self, now: Instant) -> Result<bool, End> {
         let before = self.sent;
         let all = self.send();
-        // Who reads slowly is alive, even where its answers to pings lie behind much else.
+        // A slow reader is alive, even if its pongs are delayed behind other output.
         if self.blocked && self.sent > before {
             self.heard = now;
         }
@@ -412,7 +413,7 @@ impl<P: Parcel> Connection<P> {
         Ok(true)
     }
 
-    /// False where ciphertext is left that the socket does not take.
+    /// False where ciphertext remains that the socket does not accept.
     fn flush_tls(&mut self) -> Result<bool, End> {
         while let Some(tls) = &mut self.tls
             && tls.wants_write()
@@ -426,8 +427,7 @@ impl<P: Parcel> Connection<P> {
         Ok(true)
     }
 
-    /// Something that was due at or before `now`: a stage, a message or an answer that did not
-    /// come, or a ping to be sent.
+    /// Handles expired deadlines: of a stage, a message or a pong, or the time of the next ping.
     pub fn on_deadline(&mut self, now: Instant) -> Result<(), End> {
         if self.stage_due.is_some_and(|due| due <= now) {
             return Err(match self.stage {
@@ -455,7 +455,7 @@ impl<P: Parcel> Connection<P> {
     }
 }
 
-/// Gives bytes to whatever stage takes them.
+/// Appends bytes to the buffer of the current stage.
 fn take(stage: &mut Stage, bytes: &[u8]) {
     match stage {
         Stage::Request(request) => request.extend_from_slice(bytes),
@@ -465,7 +465,7 @@ fn take(stage: &mut Stage, bytes: &[u8]) {
     }
 }
 
-/// `None` for "not now".
+/// `None` for `WouldBlock`.
 fn again<T>(result: io::Result<T>) -> Result<Option<T>, End> {
     match result {
         Ok(value) => Ok(Some(value)),

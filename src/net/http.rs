@@ -1,33 +1,33 @@
-//! The one HTTP request before a WebSocket begins, read without trusting it.
+//! The HTTP request that precedes a WebSocket, parsed defensively.
 //!
-//! Whoever sends something else is told what is wrong in HTTP's own words, since it may be a
-//! browser, a health check or a person with curl.
+//! Other requests get an HTTP reply with the reason, because the client may be a browser, a health
+//! check or curl.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::digest;
 
-/// The longest request that is read, in bytes, its empty line included.
+/// Maximum length of a request, in bytes, including the empty line.
 const REQUEST_LIMIT: usize = 8 * 1024;
-/// Header fields that are looked at; browsers send about twenty.
+/// Maximum number of header fields; browsers send about twenty.
 const FIELDS: usize = 64;
 /// RFC 6455 section 1.3.
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// A request to become a WebSocket.
+/// An upgrade request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
     /// `Sec-WebSocket-Key`.
     key: String,
     /// `Origin`, as it was sent.
     pub origin: Option<String>,
-    /// The first subprotocol that was offered.
+    /// The first offered subprotocol.
     subprotocol: Option<String>,
 }
 
 impl Upgrade {
-    /// The answer that makes it one. Our messages are the same in any subprotocol; the first one
-    /// that was offered is chosen, since browsers fail a connection for which none is.
+    /// The reply that accepts the upgrade. Messages are the same in any subprotocol; the first
+    /// offered one is selected, because browsers fail a connection for which none is.
     pub fn accept(&self) -> Vec<u8> {
         let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
         hash.update(self.key.as_bytes());
@@ -44,7 +44,7 @@ impl Upgrade {
     }
 }
 
-/// What is sent instead of a WebSocket, after which the connection ends.
+/// An HTTP reply instead of a WebSocket, after which the connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// 200: the daemon is alive.
@@ -52,11 +52,11 @@ pub enum Answer {
         /// False for `HEAD`.
         with_body: bool,
     },
-    /// 204: what can be asked of the health check.
+    /// 204: the methods of the health check.
     HealthMethods,
     /// 400
     BadRequest(&'static str),
-    /// 403: this origin may not.
+    /// 403: the origin is not allowed.
     OriginRefused,
     /// 405
     MethodNotAllowed {
@@ -65,16 +65,16 @@ pub enum Answer {
         /// False for `HEAD`.
         with_body: bool,
     },
-    /// 426: only WebSocket is spoken here.
+    /// 426: WebSocket required.
     UpgradeRequired,
     /// 431
     TooLarge,
-    /// 503: too many connections authenticate at present.
+    /// 503: the pool of unauthenticated connections is full.
     Busy,
 }
 
 impl Answer {
-    /// As bytes for the peer.
+    /// The reply as bytes.
     pub fn bytes(self) -> Vec<u8> {
         let (status, field, body) = match self {
             Answer::Healthy { .. } => ("200 OK", "", "ok\n"),
@@ -129,18 +129,18 @@ impl Answer {
     }
 }
 
-/// What the bytes so far are.
+/// Result of parsing.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Head {
-    /// The request has not ended yet.
+    /// The request is incomplete.
     Incomplete,
-    /// It has, after so many bytes, and asks for a WebSocket.
+    /// An upgrade request of this length.
     Upgrade(Upgrade, usize),
-    /// It is something else.
+    /// Any other request.
     Answer(Answer),
 }
 
-/// Reads what has come so far.
+/// Parses the bytes received so far.
 pub(super) fn read(bytes: &[u8]) -> Head {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS];
     let mut request = httparse::Request::new(&mut fields);
@@ -205,7 +205,7 @@ fn values<'a>(
     request.headers.iter().filter(move |f| f.name.eq_ignore_ascii_case(name)).map(|f| f.value)
 }
 
-/// The value of a field that may stand once.
+/// The value of a field that may occur once.
 fn only<'a>(
     request: &'a httparse::Request<'_, '_>,
     name: &'a str,
@@ -222,7 +222,7 @@ fn only<'a>(
     }
 }
 
-/// The words of a comma-separated field, which may stand several times.
+/// The words of a comma-separated field, which may occur several times.
 fn words<'a>(
     request: &'a httparse::Request<'_, '_>,
     name: &'a str,
@@ -233,7 +233,7 @@ fn words<'a>(
         .map(str::trim)
 }
 
-/// True where a comma-separated field holds the word, whatever its case.
+/// Whether a comma-separated field contains the word, ignoring case.
 fn has_token(request: &httparse::Request<'_, '_>, name: &str, token: &str) -> bool {
     words(request, name).any(|word| word.eq_ignore_ascii_case(token))
 }

@@ -1,4 +1,4 @@
-//! Sockets that connections come in by.
+//! Listening sockets.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -22,7 +22,7 @@ use crate::sys::confinement::{Right, limit};
 use crate::sys::ipv6_only::set_ipv6_only;
 use crate::sys::peer_credentials::peer_credentials;
 
-/// How the bytes of a connection travel.
+/// Transport of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Transport {
     /// `wss://`
@@ -34,9 +34,9 @@ pub enum Transport {
 /// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
-    /// On the network.
+    /// A network address.
     Tcp(TcpListener, Transport, SocketAddr),
-    /// On this host, by a path.
+    /// A path on this host.
     Unix(UnixListener, SocketFile),
 }
 
@@ -44,28 +44,29 @@ pub enum Listener {
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// `None` where it may not be opened.
+    /// `None` where it cannot be opened.
     directory: Option<OwnedFd>,
 }
 
-/// A connection that came in.
+/// An accepted connection.
 #[derive(Debug)]
 pub struct Accepted {
     /// Its stream.
     pub socket: Socket,
-    /// Who is at the other end.
+    /// The peer.
     pub peer: Peer,
-    /// True where TLS comes first.
+    /// Whether TLS is used.
     pub tls: bool,
-    /// True where only this host can have connected: a Unix socket, or a loopback address.
+    /// Whether only this host can have connected: a Unix socket, or a loopback address.
     pub on_loopback: bool,
 }
 
-/// Connections that wait to be accepted.
+/// Maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 
 impl Listener {
-    /// Listens on an address. An IPv6 one takes IPv6 only, so that both can be had by the same port.
+    /// Listens on an address. An IPv6 socket accepts IPv6 only, so that both families can use one
+    /// port.
     pub fn tcp(address: SocketAddr, transport: Transport) -> io::Result<Listener> {
         let family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -84,10 +85,10 @@ impl Listener {
         Ok(Listener::Tcp(listener, transport, bound))
     }
 
-    /// Listens on a path with these permissions. A socket file that nobody listens on any more is
-    /// replaced; one that somebody does is not, and neither is a file of another kind. (FreeBSD
-    /// refuses where too many wait to be accepted, as if nobody listened: listen(2) of FreeBSD. It is
-    /// the lock of the state directory then that keeps a second daemon away.)
+    /// Listens on a path with these permissions. A stale socket file is replaced; one with a
+    /// listener is not, and neither is a file of another kind. (FreeBSD refuses connections to a
+    /// listener with a full queue, like to a stale file: listen(2) of FreeBSD. In that case the
+    /// lock of the state directory excludes a second daemon.)
     pub fn unix(path: &Path, mode: u32) -> io::Result<Listener> {
         let in_use = || io::Error::new(ErrorKind::AddrInUse, "another daemon listens on it");
         if let Some(folder) = path.parent() {
@@ -103,13 +104,13 @@ impl Listener {
                     fs::remove_file(path)?
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                // It is there, with so many waiting that there is no room for one more.
+                // It has a listener, whose queue is full.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(in_use()),
                 Err(error) => return Err(error),
                 Ok(_) => return Err(in_use()),
             }
         }
-        // Between bind and chmod nobody must get in.
+        // No peer may connect between bind and chmod.
         let usual = umask(Mode::all());
         let listener = UnixListener::bind(path);
         umask(usual);
@@ -118,7 +119,7 @@ impl Listener {
         Ok(Listener::Unix(listener, SocketFile::of(path)))
     }
 
-    /// What clients are told to connect to.
+    /// The URL for clients.
     pub fn url(&self) -> String {
         match self {
             Listener::Tcp(_, Transport::Tls, address) => format!("wss://{address}"),
@@ -132,7 +133,7 @@ impl Listener {
         match self {
             Listener::Tcp(listener, transport, bound) => {
                 let (stream, address) = listener.accept()?;
-                // A small event should go out at once; it fails only where the peer is gone.
+                // Small events are sent at once; it fails only where the peer is gone.
                 let _ = stream.set_nodelay(true);
                 let tls = *transport == Transport::Tls;
                 let (socket, peer) = (Socket::Tcp(stream), Peer::Remote(address));
@@ -140,7 +141,7 @@ impl Listener {
             }
             Listener::Unix(listener, _) => {
                 let (stream, _) = listener.accept()?;
-                // Of one that has gone already the kernel may not say who it was.
+                // For a closed connection the kernel may not know the peer.
                 let credentials = peer_credentials(stream.as_fd())
                     .map_err(|error| io::Error::new(ErrorKind::ConnectionAborted, error))?;
                 let peer = Peer::Local(credentials);
@@ -149,11 +150,10 @@ impl Listener {
         }
     }
 
-    /// Limits its descriptors to their purpose: from now on connections are accepted, and the socket
-    /// file can be removed, also where no path can be opened.
+    /// Limits the descriptors to their purpose: afterwards connections can be accepted, and the
+    /// socket file can be removed, even in capability mode.
     ///
-    /// # Errors
-    /// The system refuses.
+    /// # Errors The system call fails.
     pub fn confine(&self) -> io::Result<()> {
         limit(self.as_fd(), Right::Accept)?;
         match self {
@@ -172,7 +172,7 @@ impl Listener {
         }
     }
 
-    /// For the reactor.
+    /// The socket, for registration.
     pub fn source(&mut self) -> &mut dyn Source {
         match self {
             Listener::Tcp(listener, ..) => listener,
@@ -180,11 +180,11 @@ impl Listener {
         }
     }
 
-    /// Ends it: nobody gets in from now on, and its file is gone. A child that was just forked may
-    /// still have it open, and must not keep its address.
+    /// Stops listening and removes the socket file. A child that was just forked may still have it
+    /// open, and must not hold its address.
     pub fn end(&self) {
         match self {
-            // Where a system does not do that to a listener, closing it is enough as a rule.
+            // Where shutdown(2) does not apply to listeners, closing usually suffices.
             Listener::Tcp(listener, ..) => {
                 let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
             }
@@ -201,8 +201,8 @@ impl SocketFile {
         SocketFile { path: path.to_owned(), directory }
     }
 
-    /// Removes it by its directory, since in capability mode no path leads to it. It stays where this
-    /// process may not write to the directory; the next daemon replaces it.
+    /// Removes the file relative to its directory, because paths do not work in capability mode. It
+    /// stays where this process cannot write to the directory; the next daemon replaces it.
     fn remove(&self) {
         let _ = match (&self.directory, self.path.file_name()) {
             (Some(directory), Some(name)) => {
@@ -213,7 +213,7 @@ impl SocketFile {
     }
 }
 
-/// Errors of accept(2) that are about the connection, not about us.
+/// Errors of accept(2) that concern the connection, not the listener.
 pub fn is_about_one_connection(error: &io::Error) -> bool {
     use ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
@@ -233,7 +233,7 @@ mod tests {
         let client = std::os::unix::net::UnixStream::connect(before.join("socket")).unwrap();
         assert!(matches!(listener.accept().unwrap().peer, Peer::Local(_)));
         drop(client);
-        // Now its path leads to nothing, as every path does in capability mode.
+        // Its path leads nowhere, like every path in capability mode.
         fs::rename(&before, &after).unwrap();
         assert!(after.join("socket").symlink_metadata().is_ok());
         listener.end();

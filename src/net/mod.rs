@@ -1,5 +1,5 @@
-//! Streams of bytes that carry messages: listeners, TLS, the request before the upgrade, WebSocket
-//! framing and bounded outboxes. What the messages say is none of this room's business.
+//! Transport of messages: listeners, TLS, the upgrade request, WebSocket framing and bounded
+//! outboxes. The content of messages is opaque here.
 
 pub mod certificate;
 mod connection;

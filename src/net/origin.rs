@@ -1,14 +1,14 @@
-//! Which web pages may talk to us: none but our own.
+//! Origin check: only web pages of this host may connect.
 //!
-//! A browser lets any page open a WebSocket to any address, this host's loopback included, and
-//! says in `Origin` which page it was. Programs that are no browsers send none, or a bare word.
-//! It is never compared with `Host`: a page can make both say its own name by DNS rebinding.
+//! A browser lets any page open a WebSocket to any address, including loopback, and sends the
+//! page's `Origin`. Other programs send none, or a bare word. It is never compared with `Host`: DNS
+//! rebinding gives a page control over both.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::wire::decimal;
 
-/// Host names and addresses that an origin may have.
+/// Host names and addresses of allowed origins.
 #[derive(Clone, Debug, Default)]
 pub struct AllowedOrigins {
     names: Vec<String>,
@@ -16,7 +16,7 @@ pub struct AllowedOrigins {
 }
 
 impl AllowedOrigins {
-    /// Names from the configuration and of the host, and the addresses that are listened on.
+    /// Names from the configuration and of the host, and listening addresses.
     pub fn new<'a>(
         names: impl IntoIterator<Item = &'a str>,
         listeners: impl IntoIterator<Item = SocketAddr>,
@@ -31,14 +31,14 @@ impl AllowedOrigins {
         }
     }
 
-    /// Whether a client with this `Origin` may connect. `localhost` is a page of this host where
-    /// only this host can have connected: `on_loopback`.
+    /// Whether a client with this `Origin` may connect. `localhost` is allowed where only this host
+    /// can have connected: `on_loopback`.
     pub fn allows(&self, origin: Option<&str>, on_loopback: bool) -> bool {
         let Some(origin) = origin else { return true };
         let Some((scheme, rest)) = origin.split_once("://") else {
             return origin != "null" && is_bare_word(origin);
         };
-        // A browser sends no slash; some WebSocket libraries do.
+        // Browsers send no slash; some WebSocket libraries do.
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let host = match rest.split_once(']') {
             Some((address, port)) if is_port(port) => address.strip_prefix('[').unwrap_or(""),
@@ -68,7 +68,7 @@ fn is_bare_word(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
-/// Nothing, or a colon and digits.
+/// Whether the text is empty, or a colon and digits.
 fn is_port(text: &str) -> bool {
     text.is_empty() || text.strip_prefix(':').is_some_and(|port| decimal::<u16>(port).is_some())
 }

@@ -1,7 +1,7 @@
-//! What waits to be sent to one peer: bounded, and joined where two waiting things can become one.
+//! A bounded send queue for one peer. Superseded messages are coalesced.
 //!
-//! A peer that reads slowly must cost neither memory without limit nor the others' time. What it
-//! has not read yet is counted here; the owner decides what to do with a peer whose outbox is full.
+//! A slow peer must not cost unlimited memory nor delay others. The queue accounts for unsent
+//! bytes; its owner decides about a peer whose queue is full.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
@@ -12,59 +12,59 @@ use zeroize::Zeroize;
 use super::websocket;
 use crate::charge::{Account, Charge};
 
-/// Something to be sent as one message.
+/// An outgoing message.
 pub trait Parcel: Sized {
-    /// Parcels of one key can be joined.
+    /// Messages with the same key are coalesced.
     type Key: Copy + Ord;
 
-    /// Bytes that it takes, encoded or about so.
+    /// Its encoded size in bytes, approximately.
     fn weight(&self) -> usize;
-    /// The key, if it can be joined with a newer one.
+    /// The key, if it can be coalesced with a newer message.
     fn key(&self) -> Option<Self::Key>;
-    /// The two as one, at the newer one's place.
+    /// Coalesces two messages, at the newer one's position.
     fn join(self, newer: Self) -> Self;
-    /// The message.
+    /// The encoded message.
     fn bytes(&self) -> Rc<[u8]>;
 }
 
-/// The peer has more waiting than it may.
+/// The queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// The outbox of one peer.
+/// The send queue of one peer.
 #[derive(Debug)]
 pub struct Outbox<P: Parcel> {
     /// In bytes.
     limit: usize,
-    /// Waiting and in flight, in bytes.
+    /// Queued and in flight, in bytes.
     used: Charge,
-    /// `None` stands where a parcel was joined to a newer one.
+    /// `None`: coalesced with a newer message.
     waiting: VecDeque<Option<(P, usize)>>,
-    /// How many of `waiting` are `None`.
+    /// Number of `None` in `waiting`.
     holes: usize,
-    /// Number of the first place in `waiting`, counted from the beginning.
+    /// Sequence number of the first entry of `waiting`.
     first: u64,
-    /// Places of parcels that can be joined.
+    /// Sequence numbers of messages that can be coalesced.
     places: BTreeMap<P::Key, u64>,
     flight: VecDeque<Chunk>,
     /// Bytes of the first chunk that are sent already.
     sent: usize,
 }
 
-/// Bytes that are being sent and can no longer change.
+/// Bytes in flight, which can no longer change.
 #[derive(Debug)]
 struct Chunk {
     header: [u8; websocket::HEADER],
     header_len: usize,
     payload: Rc<[u8]>,
-    /// What it counts for in the account.
+    /// Its accounted size.
     weight: usize,
     kind: Kind,
-    /// Where it stood among the parcels; of a message only.
+    /// Its sequence number; for messages only.
     place: u64,
 }
 
-/// Who was sent a token keeps it; nobody else does.
+/// Zeroized on drop: the payload may contain a token.
 impl Drop for Chunk {
     fn drop(&mut self) {
         if let Some(payload) = Rc::get_mut(&mut self.payload) {
@@ -75,7 +75,7 @@ impl Drop for Chunk {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// The answer to the upgrade, before which nothing is a frame.
+    /// The reply to the upgrade request, which precedes all frames.
     Head,
     Message,
     Ping,
@@ -100,13 +100,13 @@ impl Chunk {
     }
 }
 
-/// Chunks that are handed to the system in one call.
+/// Maximum number of chunks per system call.
 const CHUNKS: usize = 32;
-/// Places of parcels that were joined to others, beyond half of all: then the rest moves up.
+/// Entries are compacted beyond this number of holes, and beyond half of all.
 const HOLES: usize = 16;
 
 impl<P: Parcel> Outbox<P> {
-    /// An empty one of at most `limit` bytes, which are charged to `account`.
+    /// An empty queue of at most `limit` bytes, charged to `account`.
     pub fn new(limit: usize, account: &Account) -> Outbox<P> {
         Outbox {
             limit,
@@ -120,39 +120,38 @@ impl<P: Parcel> Outbox<P> {
         }
     }
 
-    /// Another limit from now on; what is in it stays.
+    /// Changes the limit; the content stays.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
 
-    /// Charges what is in it, and what will be, to another account.
+    /// Moves its charges to another account.
     pub fn move_to(&mut self, account: &Account) {
         self.used.move_to(account);
     }
 
-    /// Bytes waiting or in flight.
+    /// Bytes queued or in flight.
     pub fn used(&self) -> usize {
         self.used.amount()
     }
 
-    /// True while there is room for more than half of what it may hold.
+    /// Whether more than half of the limit is free.
     pub fn is_below_half(&self) -> bool {
         self.used() < self.limit / 2
     }
 
-    /// True where nothing is left to be sent.
+    /// Whether nothing is left to be sent.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.flight.is_empty()
     }
 
-    /// Where the next parcel will stand: all that are in it now stand before that.
+    /// Sequence number of the next message.
     pub fn next_place(&self) -> u64 {
         self.first + self.waiting.len() as u64
     }
 
-    /// True where all parcels that stood before `place` have been sent, or were given up; perhaps
-    /// later than that, where places moved up. One that is joined with a newer one stands where
-    /// that stands.
+    /// Whether all messages with sequence numbers below `place` were sent or dropped; after
+    /// compaction possibly reported late. A coalesced message has the number of the newer one.
     pub fn has_sent(&self, place: u64) -> bool {
         match self.flight.iter().find(|chunk| chunk.kind == Kind::Message) {
             Some(unsent) => unsent.place >= place,
@@ -160,7 +159,7 @@ impl<P: Parcel> Outbox<P> {
         }
     }
 
-    /// Appends `parcel`, joined with the one of its key that waits.
+    /// Appends `parcel`, coalesced with the queued message of the same key.
     pub fn push(&mut self, parcel: P) -> Result<(), Full> {
         let key = parcel.key();
         let parcel = match key.and_then(|key| self.take_place(key)) {
@@ -191,7 +190,7 @@ impl<P: Parcel> Outbox<P> {
         Some(parcel)
     }
 
-    /// A peer that never reads may have parcels joined for days: places must not add up.
+    /// A peer that never reads may cause coalescing for days: holes must not accumulate.
     fn close_holes(&mut self) {
         self.waiting.retain(Option::is_some);
         self.holes = 0;
@@ -205,17 +204,17 @@ impl<P: Parcel> Outbox<P> {
         self.used.set(self.used().saturating_add_signed(bytes));
     }
 
-    /// The answer to the upgrade: it stays the first thing that is sent, whatever comes.
+    /// Queues the reply to the upgrade request: it always stays first.
     pub fn push_head(&mut self, bytes: Vec<u8>) {
         self.flight.push_front(Chunk::raw(bytes, Kind::Head));
     }
 
-    /// A ping, before all that has not begun to be sent; one that waits already is enough.
+    /// Queues a ping before all messages that are not in flight; at most one.
     pub fn push_ping(&mut self, frame: Vec<u8>) {
         self.push_control(frame, Kind::Ping);
     }
 
-    /// The answer to a ping; only the newest has to be sent (RFC 6455 section 5.5.3).
+    /// Queues a pong; only the newest must be sent (RFC 6455 section 5.5.3).
     pub fn push_pong(&mut self, frame: Vec<u8>) {
         self.push_control(frame, Kind::Pong);
     }
@@ -228,19 +227,19 @@ impl<P: Parcel> Outbox<P> {
         self.flight.insert(settled, Chunk::raw(frame, kind));
     }
 
-    /// How many chunks keep their place at the front.
+    /// Number of chunks at the front that are never overtaken.
     fn settled(&self) -> usize {
         let is_head = |chunk: &Chunk| chunk.kind == Kind::Head;
         usize::from(self.sent > 0 || self.flight.front().is_some_and(is_head))
     }
 
-    /// Appends bytes as they are, behind everything.
+    /// Appends raw bytes after everything else.
     pub fn push_raw_last(&mut self, bytes: Vec<u8>) {
         self.fill(usize::MAX);
         self.flight.push_back(Chunk::raw(bytes, Kind::Raw));
     }
 
-    /// Forgets all that has not begun to be sent, the answer to the upgrade excepted.
+    /// Drops everything that is not in flight, except the reply to the upgrade request.
     pub fn clear(&mut self) {
         let settled = self.settled();
         self.flight.truncate(settled);
@@ -252,8 +251,7 @@ impl<P: Parcel> Outbox<P> {
         self.used.set(kept);
     }
 
-    /// Takes out what is to be sent next, as bytes, and says where it stood: for a carrier that
-    /// frames by itself.
+    /// Takes the next message out, with its sequence number: for a transport with its own framing.
     pub fn take(&mut self) -> Option<(u64, Rc<[u8]>)> {
         while let Some(slot) = self.waiting.pop_front() {
             let place = self.first;
@@ -276,7 +274,7 @@ impl<P: Parcel> Outbox<P> {
         }
     }
 
-    /// Encodes what waits until about `bytes` are in flight.
+    /// Encodes queued messages until about `bytes` are in flight.
     fn fill(&mut self, bytes: usize) {
         let mut in_flight: usize = self.flight.iter().map(Chunk::len).sum();
         while in_flight < bytes {
@@ -297,7 +295,7 @@ impl<P: Parcel> Outbox<P> {
         }
     }
 
-    /// Gives `write` about `bytes` of what is to be sent next; it says how many it took.
+    /// Passes about `bytes` of the next bytes to `write`, which returns the number accepted.
     /// Returns `None` where nothing is left.
     pub fn send<E>(
         &mut self,
@@ -341,7 +339,7 @@ impl<P: Parcel> Outbox<P> {
         }
     }
 
-    /// Most clients have nothing waiting most of the time, and there may be a thousand.
+    /// Usually most of a thousand clients have empty queues.
     fn shrink(&mut self) {
         const KEPT: usize = 4;
         if self.waiting.capacity() > KEPT {
@@ -357,7 +355,7 @@ impl<P: Parcel> Outbox<P> {
 mod tests {
     use super::*;
 
-    /// A text that is joined with another of the same first letter, if that is a capital.
+    /// A text that is coalesced with another of the same first letter, if that is a capital.
     #[derive(Debug)]
     struct Word(String);
 
@@ -385,7 +383,7 @@ mod tests {
         words.split(' ').try_for_each(|word| outbox.push(Word(word.to_owned())))
     }
 
-    /// Sends `at_most` bytes a call, and gives the payloads of all frames.
+    /// Sends `at_most` bytes per call, and returns the payloads of all frames.
     fn sent(outbox: &mut Outbox<Word>, at_most: usize) -> Vec<String> {
         let mut bytes = vec![];
         while let Some(result) = outbox.send::<()>(64, |slices| {
@@ -580,7 +578,7 @@ mod tests {
     #[test]
     fn the_answer_to_the_upgrade_stays_first_whatever_comes() {
         let mut o = outbox(1000);
-        // It looks like a frame here, for `sent`.
+        // Like a frame, for `sent`.
         o.push_head(vec![0xaa, 1, b'h']);
         push(&mut o, "one").unwrap();
         o.push_pong(vec![0x8a, 1, b'q']);

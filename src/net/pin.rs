@@ -1,7 +1,7 @@
-//! TLS towards a server that is known by its certificate alone.
+//! TLS with a pinned server certificate.
 //!
-//! No chain, no name and no date is looked at: the fingerprint names exactly one key, and the
-//! handshake's signature proves that the peer holds it.
+//! Chain, name and dates are ignored: the fingerprint identifies one certificate, and the
+//! handshake's signature proves possession of its key.
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -18,22 +18,22 @@ use rustls::{
 /// The SHA-256 of a certificate's DER form.
 pub type Digest = [u8; 32];
 
-/// Takes the certificates of a list and no other.
+/// Accepts the certificates of a list and no other.
 #[derive(Debug)]
 pub struct Pin {
     expected: Vec<Digest>,
-    /// What the server showed.
+    /// The presented certificate.
     shown: OnceLock<Digest>,
     provider: Arc<CryptoProvider>,
 }
 
 impl Pin {
-    /// What the server showed, once it has shown something; whether that is taken or not.
+    /// The presented certificate, accepted or not.
     pub fn shown(&self) -> Option<Digest> {
         self.shown.get().copied()
     }
 
-    /// The certificate that was shown instead of an expected one.
+    /// The presented certificate, if it was not an expected one.
     pub fn wrong(&self) -> Option<Digest> {
         self.shown().filter(|shown| !self.expected.contains(shown))
     }
@@ -84,14 +84,13 @@ impl ServerCertVerifier for Pin {
 /// TLS 1.2 and 1.3: for sockets.
 pub const SOCKETS: &[&SupportedProtocolVersion] =
     &[&rustls::version::TLS13, &rustls::version::TLS12];
-/// TLS 1.3 alone: for tunnels through a bridge.
+/// TLS 1.3 alone: for tunnels through a relay.
 pub const TUNNELS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
-/// The client's side of a connection to `host`, which must show one of the `expected`
-/// certificates. Nothing is sent yet.
+/// A TLS client for `host`, which must present one of the `expected` certificates. Sends nothing
+/// yet.
 ///
-/// # Errors
-/// `host` is neither a name nor an address, in rustls's words.
+/// # Errors `host` is neither a name nor an address; the text is rustls's.
 pub fn connect(
     host: &str,
     expected: Vec<Digest>,

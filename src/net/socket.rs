@@ -1,4 +1,4 @@
-//! TCP and Unix sockets as one, and who is at the other end.
+//! TCP and Unix sockets as one type, and the identity of the peer.
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
@@ -14,31 +14,31 @@ use crate::sys::peer_credentials::PeerCredentials;
 /// A connected, non-blocking stream.
 #[derive(Debug)]
 pub enum Socket {
-    /// Over the network or loopback.
+    /// Network or loopback.
     Tcp(TcpStream),
-    /// On this host.
+    /// Local.
     Unix(UnixStream),
 }
 
-/// Who is at the other end.
+/// The peer of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// Known by address only.
+    /// Identified by address only.
     Remote(SocketAddr),
-    /// Known by the kernel.
+    /// Identified by the kernel.
     Local(PeerCredentials),
-    /// Behind a bridge.
+    /// Behind a relay.
     Bridged {
-        /// The link and the client there, by our numbers.
+        /// The link, and the number of the client on it.
         source: Source,
-        /// As it stands in logs.
+        /// Name for logs.
         name: Rc<str>,
     },
 }
 
 impl Peer {
-    /// What counts as one origin of connections: an address, a /64 for IPv6 (one customer has at
-    /// least that many), a user for local ones.
+    /// The origin that connections are accounted to: an address, a /64 for IPv6 (the smallest
+    /// allocation of a customer), a user for local peers.
     pub fn source(&self) -> Source {
         match self {
             Peer::Local(credentials) => Source::User(credentials.uid),
@@ -55,7 +55,7 @@ impl Peer {
 }
 
 impl Peer {
-    /// Where it is, as it stands in the log: an address without a port, or a user.
+    /// Address or user for the log, without a port.
     pub fn place(&self) -> String {
         match self {
             Peer::Remote(address) => address.ip().to_canonical().to_string(),
@@ -82,12 +82,12 @@ pub enum Source {
     Address(IpAddr),
     /// A local user.
     User(u32),
-    /// Somebody behind a bridge: the link to it, and which of those who were ever there.
+    /// A peer behind a relay: the number of the link, and a number that is never reused on it.
     Caller(u64, u64),
 }
 
 impl Source {
-    /// The same with all addresses of loopback as one, since whoever has one of them has all.
+    /// The same with all loopback addresses as one, because any process can use all of them.
     pub fn with_loopback_as_one(self) -> Source {
         match self {
             Source::Address(ip) if ip.is_loopback() => Source::Address(Ipv4Addr::LOCALHOST.into()),
@@ -95,7 +95,7 @@ impl Source {
         }
     }
 
-    /// True for this host: a user of it, or loopback.
+    /// Whether it is on this host: a user, or loopback.
     pub fn is_of_this_host(self) -> bool {
         match self {
             Source::User(_) => true,
@@ -106,7 +106,7 @@ impl Source {
 }
 
 impl Socket {
-    /// True where bytes of a TCP peer wait to be read.
+    /// Whether bytes of a TCP peer are ready to be read.
     pub fn has_input(&self) -> bool {
         match self {
             Socket::Tcp(stream) => stream.peek(&mut [0]).is_ok_and(|length| length > 0),
@@ -114,7 +114,7 @@ impl Socket {
         }
     }
 
-    /// Says that nothing more will be sent.
+    /// Shuts the write side down.
     pub fn shutdown_write(&self) {
         // It fails only where the peer is gone already.
         let _ = match self {

@@ -1,11 +1,10 @@
-//! The places of connections that have not authenticated yet.
+//! The pool of connections that have not authenticated yet.
 //!
-//! Three stages: nothing was received, the handshake (TLS and the HTTP request) is under way, and
-//! the handshake is over. The last one has a pool of its own, so a flood of bare connects costs no
-//! place of a peer that has come so far. A place is taken from a connection at random, of the
-//! origin that has the most of them: whichever came first would be known beforehand. Below that,
-//! connections of one origin are limited only where they dawdle; many that authenticate at once
-//! are no attack.
+//! Three stages: nothing received, handshake (TLS and HTTP) in progress, handshake complete. The
+//! last stage has a limit of its own, so a flood of bare connects does not evict peers that have
+//! completed the handshake. The evicted connection is chosen at random among those of the origin
+//! that has the most: a fixed choice would be predictable. Below the limit, connections of one
+//! origin are limited only if they stall; many simultaneous authentications are no attack.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,13 +13,13 @@ use log::info;
 
 use super::socket::Source;
 
-/// Connections of one origin that may dawdle in one stage.
+/// Maximum number of stalled connections of one origin in one stage.
 const DAWDLERS: usize = 4;
-/// A connection dawdles that has not got on for one part of so many of the time for authentication.
+/// A connection is stalled after this fraction of the authentication timeout without progress.
 const DAWDLE_PART: u32 = 10;
-/// Between two lines in the log on connections that had no place.
+/// Minimum interval between log lines about evicted and refused connections.
 const SHORTAGE_LOG: Duration = Duration::from_secs(60);
-/// All behind one bridge have one part of so many of the places.
+/// All peers behind one relay together have this fraction of the pool.
 const BRIDGED_PART: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +38,7 @@ struct Entry<I> {
 }
 
 impl<I> Entry<I> {
-    /// Origin of the connection: all peers behind one bridge are one.
+    /// Origin of the connection: all peers behind one relay are one.
     fn origin(&self) -> Source {
         origin(self.source)
     }
@@ -52,35 +51,35 @@ fn origin(source: Source) -> Source {
     }
 }
 
-/// Admission of a connection that needs a place.
+/// Admission of a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room<I> {
-    /// It has one.
+    /// Admitted.
     Free,
-    /// It has one as soon as this connection is ended.
+    /// Admitted after eviction of this connection.
     Instead(I),
-    /// All are taken by connections that get on.
+    /// Refused: all others make progress.
     None,
 }
 
-/// All unauthenticated connections. `I` identifies a connection for the owner of the pool.
+/// All unauthenticated connections. `I` is the owner's identifier of a connection.
 #[derive(Debug)]
 pub struct UnauthenticatedPool<I> {
     entries: Vec<Entry<I>>,
     dawdle: Duration,
-    /// Refused or dropped since the last line in the log, which was written then.
+    /// Refused or evicted since the last line in the log, and the time of that line.
     short: u64,
     logged: Option<Instant>,
 }
 
 impl<I: Copy + PartialEq> UnauthenticatedPool<I> {
-    /// None yet; `auth` is the time that each has for authentication.
+    /// Creates an empty pool; `auth` is the authentication timeout.
     pub fn new(auth: Duration) -> UnauthenticatedPool<I> {
         let dawdle = auth / DAWDLE_PART;
         UnauthenticatedPool { entries: Vec::new(), dawdle, short: 0, logged: None }
     }
 
-    /// Sets the time that each has for authentication from now on.
+    /// Changes the authentication timeout.
     pub fn set_time(&mut self, auth: Duration) {
         self.dawdle = auth / DAWDLE_PART;
     }
@@ -94,22 +93,22 @@ impl<I: Copy + PartialEq> UnauthenticatedPool<I> {
         self.entries.len()
     }
 
-    /// True where there is none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Takes in a connection that has just been accepted.
+    /// Adds an accepted connection.
     pub fn add(&mut self, id: I, source: Source, now: Instant) {
         self.entries.push(Entry { id, source, stage: Stage::Silent, since: now });
     }
 
-    /// Takes in a connection that has given up its identity.
+    /// Adds a connection that has given up its identity.
     pub fn add_ready(&mut self, id: I, source: Source, now: Instant) {
         self.entries.push(Entry { id, source, stage: Stage::Ready, since: now });
     }
 
-    /// The connection has sent something; false where that was known.
+    /// The connection has sent bytes; false where that was known.
     pub fn begin(&mut self, id: I, now: Instant) -> bool {
         let Some(entry) = self.entry(id).filter(|entry| entry.stage == Stage::Silent) else {
             return false;
@@ -118,7 +117,7 @@ impl<I: Copy + PartialEq> UnauthenticatedPool<I> {
         true
     }
 
-    /// The handshake of the connection is over.
+    /// The handshake of the connection is complete.
     pub fn end_handshake(&mut self, id: I, now: Instant) {
         if let Some(entry) = self.entry(id) {
             (entry.stage, entry.since) = (Stage::Ready, now);
@@ -129,13 +128,13 @@ impl<I: Copy + PartialEq> UnauthenticatedPool<I> {
         self.entries.iter_mut().find(|entry| entry.id == id)
     }
 
-    /// The connection has ended, or has authenticated.
+    /// Removes a connection that has ended or authenticated.
     pub fn remove(&mut self, id: I) {
         self.entries.retain(|entry| entry.id != id);
     }
 
-    /// Whether a connection of that origin can be accepted where `most` may be in the stages of the
-    /// handshake. Never [`Room::None`]: what would have to be said needs a handshake.
+    /// Admission of a new connection from that origin, with at most `most` in the handshake stages.
+    /// Never [`Room::None`]: a refusal could only be sent after a handshake.
     pub fn room_for_new(&self, source: Source, most: usize, random: u64, now: Instant) -> Room<I> {
         let here: Vec<_> = self.entries.iter().filter(|e| e.stage < Stage::Ready).collect();
         let of_one: Vec<_> =
@@ -156,9 +155,9 @@ impl<I: Copy + PartialEq> UnauthenticatedPool<I> {
         pick(&victims, random).map_or(Room::Free, Room::Instead)
     }
 
-    /// As [`UnauthenticatedPool::room_for_new`], with `random` asked for each try. A connection in
-    /// whose place the new one would come has begun where `has_unread_start` says that it has sent
-    /// something that was not read yet; another one is chosen then.
+    /// As [`UnauthenticatedPool::room_for_new`], with `random` called for each attempt. A candidate
+    /// for eviction that has sent bytes, as `has_unread_start` says, moves to the next stage
+    /// instead.
     pub fn room_for_new_after_unread(
         &mut self,
         source: Source,
@@ -176,8 +175,8 @@ impl<I: Copy + PartialEq> UnauthenticatedPool<I> {
         }
     }
 
-    /// Whether a connection of that origin, whose handshake is over, can have a place where `most`
-    /// may have one. A connection that waits for its owner, as `is_held_up` says, does not dawdle.
+    /// Admission of a connection from that origin to the last stage, with at most `most` in it. A
+    /// connection that waits for the server, as `is_held_up` says, is not stalled.
     pub fn room_for_ready(
         &self,
         source: Source,
@@ -201,8 +200,7 @@ impl<I: Copy + PartialEq> UnauthenticatedPool<I> {
         pick(&victims, random).map_or(Room::None, Room::Instead)
     }
 
-    /// Counts a connection that was refused or dropped for want of a place, and logs how many there
-    /// were since the last such line: once a minute.
+    /// Counts a refused or evicted connection, and logs the number at most once a minute.
     pub fn log_shortage(&mut self, now: Instant) {
         if let Some(count) = self.count_shortage(now) {
             info!(
@@ -227,7 +225,7 @@ fn part(most: usize) -> usize {
     (most / BRIDGED_PART).max(DAWDLERS)
 }
 
-/// Those of the origin that has the most of these; of all such origins where there are several.
+/// The connections of the origin that has the most of these; of all such origins if several.
 fn of_fullest_origin<'e, I>(entries: &[&'e Entry<I>]) -> Vec<&'e Entry<I>> {
     let mut counts: BTreeMap<Source, usize> = BTreeMap::new();
     for entry in entries {
@@ -263,16 +261,16 @@ mod tests {
             assert_eq!(pool.room_for_ready(at(1), 64, id, |_| false, now), Room::Free);
             pool.end_handshake(id, now);
         }
-        // All get on: the newest is refused, and none of these is dropped.
+        // All make progress: the newest is refused, and none of these is dropped.
         assert_eq!(pool.room_for_ready(at(1), 64, 7, |_| false, now), Room::None);
         assert_eq!(pool.room_for_ready(at(2), 64, 7, |_| false, now), Room::None);
         let later = now + DAWDLE;
         assert_eq!(pool.room_for_ready(at(2), 64, 7, |_| false, later), Room::Instead(7));
         assert_eq!(pool.room_for_ready(at(2), 64, 64 + 9, |_| false, later), Room::Instead(9));
-        // A connection that waits for us does not dawdle.
+        // A connection that waits for the server is not stalled.
         assert_eq!(pool.room_for_ready(at(2), 64, 7, |id| id != 5, later), Room::Instead(5));
         assert_eq!(pool.room_for_ready(at(2), 64, 7, |_| true, later), Room::None);
-        // The handshake has places of its own.
+        // The handshake stages have a separate limit.
         assert_eq!(pool.room_for_new(at(2), 64, 7, later), Room::Free);
     }
 

@@ -1,4 +1,4 @@
-//! The client's side of the one HTTP exchange before a WebSocket begins (RFC 6455 section 4.1).
+//! The client's side of the HTTP upgrade to a WebSocket (RFC 6455 section 4.1).
 
 use std::fmt;
 
@@ -7,28 +7,28 @@ use base64::engine::general_purpose::STANDARD;
 use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
 
-/// The longest answer that is read, in bytes, its empty line included.
+/// Maximum length of a reply, in bytes, including the empty line.
 const ANSWER_LIMIT: usize = 16 * 1024;
-/// Header fields of an answer.
+/// Maximum number of header fields in a reply.
 const FIELDS: usize = 64;
 /// RFC 6455 section 1.3.
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// What is shown of the body of an answer that is no WebSocket, in characters.
+/// Maximum number of characters of an error body shown.
 const SHOWN_BODY: usize = 200;
 
-/// Why there is no WebSocket.
+/// Why the upgrade failed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NoUpgrade {
-    /// The peer answered in HTTP, but not with one.
+    /// An HTTP reply with another status.
     Status {
         /// The HTTP status.
         status: u16,
-        /// What the peer said beside it.
+        /// Reason phrase and body.
         why: String,
     },
-    /// The peer says what it may not say.
+    /// A protocol violation.
     Protocol(String),
-    /// The system gives no random numbers.
+    /// The system has no random numbers.
     NoRandom,
 }
 
@@ -44,22 +44,22 @@ impl fmt::Display for NoUpgrade {
     }
 }
 
-/// An upgrade that is asked for.
+/// A pending upgrade.
 #[derive(Debug)]
 pub struct UpgradeRequest {
     key: String,
 }
 
 impl UpgradeRequest {
-    /// With a fresh key.
+    /// Creates one with a random key.
     pub fn new() -> Result<UpgradeRequest, NoUpgrade> {
         let mut key = [0; 16];
         SystemRandom::new().fill(&mut key).map_err(|_| NoUpgrade::NoRandom)?;
         Ok(UpgradeRequest { key: STANDARD.encode(key) })
     }
 
-    /// The request, for a `Host` field and a path that hold no spaces or control characters.
-    /// `origin` says who we are where the peer wants to know that.
+    /// The request. `Host` and path must not contain spaces or control characters. `origin`
+    /// identifies the client where the server requires it.
     pub fn request(&self, host: &str, path: &str, origin: Option<&str>) -> Vec<u8> {
         let (before, origin) = origin.map_or(("", ""), |origin| ("\r\nOrigin: ", origin));
         format!(
@@ -70,8 +70,7 @@ impl UpgradeRequest {
         .into_bytes()
     }
 
-    /// Reads the answer as far as it came: `None` while it has not ended, else the number of bytes
-    /// that it takes.
+    /// Parses the reply received so far: `None` while it is incomplete, else its length in bytes.
     pub fn judge(&self, bytes: &[u8]) -> Result<Option<usize>, NoUpgrade> {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
         let mut answer = httparse::Response::new(&mut fields);
@@ -94,7 +93,7 @@ impl UpgradeRequest {
         if value(&answer, "sec-websocket-accept") != Some(self.expected().as_bytes()) {
             return Err(protocol("its Sec-WebSocket-Accept does not belong to our key"));
         }
-        // Nothing was offered, so nothing can have been agreed on.
+        // No extension was offered, so none can have been negotiated.
         if value(&answer, "sec-websocket-extensions").is_some()
             || value(&answer, "sec-websocket-protocol").is_some()
         {
@@ -115,7 +114,7 @@ fn protocol(why: &str) -> NoUpgrade {
     NoUpgrade::Protocol(why.to_owned())
 }
 
-/// What the peer says beside its status: its reason, and the first line of its text.
+/// The peer's explanation: the reason phrase, and the first line of the body.
 fn explanation(reason: &str, body: &[u8]) -> String {
     let body = String::from_utf8_lossy(body);
     let line: String = body.lines().next().unwrap_or("").chars().take(SHOWN_BODY).collect();

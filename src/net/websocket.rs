@@ -1,9 +1,9 @@
 //! WebSocket framing, from bytes to messages and back (RFC 6455), without I/O.
 //!
-//! Headers, opcodes, masks and close codes are tungstenite's. Its `WebSocket` is not used on this
-//! side for three reasons: it keeps a read buffer for each connection, idle ones included; it
-//! copies each message that is sent, where ours are shared among all subscribers; and it cannot
-//! tell that a message has begun and does not end, which a server has to bound.
+//! Headers, opcodes, masks and close codes are tungstenite's. Its `WebSocket` is not used here for
+//! three reasons: it holds a read buffer for each connection, even an idle one; it copies each
+//! message that is sent, while messages here are shared among all subscribers; and it does not
+//! expose that a message is incomplete, which a server must limit.
 
 use std::io::Cursor;
 
@@ -11,74 +11,74 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 use zeroize::Zeroize;
 
-/// Why a connection is closed, as its peer is told.
+/// Reason for closing a connection, as sent to the peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseReason {
     /// RFC 6455 section 7.4.
     pub code: u16,
-    /// For people; at most 123 bytes reach the peer.
+    /// For people; at most 123 bytes are sent.
     pub why: String,
 }
 
 impl CloseReason {
-    /// A code with its reason.
+    /// Creates a reason.
     pub fn new(code: u16, why: impl Into<String>) -> CloseReason {
         CloseReason { code, why: why.into() }
     }
 }
 
-/// Something whole that arrived.
+/// A complete message or control frame.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Arrived {
-    /// A text, or a binary message that holds UTF-8.
+    /// A text, or a binary message that contains UTF-8.
     Message(String),
-    /// To be answered with a pong of the same payload.
+    /// Requires a pong with the same payload.
     Ping(Vec<u8>),
-    /// The peer is there.
+    /// A pong.
     Pong,
-    /// The peer wants to close; the code is to be sent back, if it gave one.
+    /// A close frame; the reply has the same code, if any.
     Close(Option<u16>),
 }
 
-/// Payload of a control frame, in bytes (RFC 6455 section 5.5).
+/// Maximum payload of a control frame, in bytes (RFC 6455 section 5.5).
 const CONTROL_PAYLOAD: u64 = 125;
 
-/// Puts messages together from bytes. Keeps nothing while nothing is incomplete.
+/// Assembles messages from bytes. Without incomplete input it holds no memory.
 #[derive(Debug, Default)]
 pub struct Assembler {
-    /// Bytes not yet understood: less than a frame, except within [`Assembler::next`].
+    /// Unparsed bytes: less than a frame, except within [`Assembler::next`].
     inbox: Vec<u8>,
     /// Payload of the fragments so far.
     message: Vec<u8>,
-    /// A fragmented message has begun.
+    /// A fragmented message is incomplete.
     fragmented: bool,
-    /// What comes is a server's, whose frames are not masked.
+    /// Input comes from a server, whose frames are not masked.
     of_server: bool,
 }
 
 impl Assembler {
-    /// For what comes from a server.
+    /// For input from a server.
     pub fn of_server() -> Assembler {
         Assembler { of_server: true, ..Assembler::default() }
     }
 
-    /// Takes bytes as they came from the peer.
+    /// Appends input.
     pub fn push(&mut self, bytes: &[u8]) {
         self.inbox.extend_from_slice(bytes);
     }
 
-    /// Bytes that it holds.
+    /// Number of bytes held.
     pub fn held(&self) -> usize {
         self.inbox.capacity() + self.message.capacity()
     }
 
-    /// True while a message or frame has begun and not ended.
+    /// Whether a message or frame is incomplete.
     pub fn is_midway(&self) -> bool {
         self.fragmented || !self.inbox.is_empty()
     }
 
-    /// The next whole thing, if there is one. A message of more than `max_message` bytes is
-    /// refused as soon as a header announces it.
+    /// The next complete message or control frame. A message of more than `max_message` bytes is
+    /// rejected as soon as a header announces it.
     pub fn next(&mut self, max_message: usize) -> Result<Option<Arrived>, CloseReason> {
         while let Some((header, payload)) = self.next_frame(max_message)? {
             let arrived = match header.opcode {
@@ -135,7 +135,7 @@ impl Assembler {
             return Ok(None);
         }
         let mut payload = self.inbox[start..end].to_vec();
-        // Unmasked by whoever has both, it may be a secret.
+        // May contain a secret, which could be unmasked.
         self.inbox[..end].zeroize();
         self.inbox.drain(..end);
         payload.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
@@ -197,7 +197,7 @@ fn control_frame(control: Control, payload: Vec<u8>) -> Result<Option<Arrived>, 
     }
 }
 
-/// The longest header of a frame that a server sends, in bytes.
+/// Maximum length of a server's frame header, in bytes.
 pub(super) const HEADER: usize = 10;
 
 /// The header of a text frame, and its length.
@@ -205,7 +205,7 @@ pub(super) fn text_header(payload: usize) -> ([u8; HEADER], usize) {
     let header = FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
     let mut bytes = [0; HEADER];
     let mut rest = &mut bytes[..];
-    // A header without mask has at most ten bytes, so this cannot run out of room.
+    // A header without mask has at most ten bytes, so it always fits.
     let _ = header.format(payload as u64, &mut rest);
     (bytes, header.len(payload as u64))
 }
@@ -223,12 +223,12 @@ pub(super) fn ping() -> Vec<u8> {
     control(Control::Ping, &[])
 }
 
-/// The answer to a ping.
+/// A pong.
 pub(super) fn pong(payload: &[u8]) -> Vec<u8> {
     control(Control::Pong, payload)
 }
 
-/// A close frame; without a reason it is the answer to one that had none.
+/// A close frame; without a reason it replies to one without a code.
 pub(super) fn close(reason: Option<&CloseReason>) -> Vec<u8> {
     let Some(reason) = reason else { return control(Control::Close, &[]) };
     let room = CONTROL_PAYLOAD as usize - 2;
@@ -238,10 +238,10 @@ pub(super) fn close(reason: Option<&CloseReason>) -> Vec<u8> {
     control(Control::Close, &payload)
 }
 
-/// Frames as a client sends them.
+/// Encoder of a client's frames.
 #[derive(Clone, Copy, Debug)]
 pub struct Masked {
-    /// To be another one for each frame (RFC 6455 section 5.3).
+    /// Must differ for each frame (RFC 6455 section 5.3).
     pub mask: [u8; 4],
 }
 
@@ -256,7 +256,7 @@ impl Masked {
         self.frame(OpCode::Control(Control::Ping), &[], to);
     }
 
-    /// Appends the answer to a ping.
+    /// Appends a pong.
     pub fn pong(self, payload: &[u8], to: &mut Vec<u8>) {
         self.frame(OpCode::Control(Control::Pong), payload, to);
     }
@@ -268,7 +268,7 @@ impl Masked {
 
     fn frame(self, opcode: OpCode, payload: &[u8], to: &mut Vec<u8>) {
         let header = FrameHeader { opcode, mask: Some(self.mask), ..FrameHeader::default() };
-        // It fails only where memory is at its end.
+        // It fails only when out of memory.
         let _ = header.format(payload.len() as u64, to);
         to.extend(payload.iter().zip(self.mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
     }

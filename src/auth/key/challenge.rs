@@ -1,4 +1,4 @@
-//! A string to be signed: of one connection, for one try, for a short time.
+//! Challenge strings: for one connection, one attempt, and a limited time.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-/// Letters and digits of a string. The Qt client's buffer overflows below 128, and PKCS#1 with 2048
-/// bits ends at 245 (protocol section 3).
+/// Letters and digits of a challenge. The Qt client's buffer overflows below 128, and PKCS#1 with
+/// 2048 bits ends at 245 (protocol section 3).
 const LENGTH: usize = 160;
-/// How long one may be answered.
+/// Lifetime of a challenge.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LETTERS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
-/// Whatever a connection has been asked to sign. An answer takes it, right or wrong.
+/// The pending challenge of a connection. Any response consumes it, right or wrong.
 #[derive(Default)]
 pub struct Challenge(Option<(Zeroizing<String>, Instant)>);
 
@@ -24,7 +24,7 @@ impl fmt::Debug for Challenge {
 }
 
 impl Challenge {
-    /// A new string, which takes the place of an older one; `None` where the system gives no random
+    /// Creates a challenge, which replaces the pending one; `None` where the system has no random
     /// bits.
     pub fn issue(&mut self, now: Instant, random: &SystemRandom) -> Option<String> {
         self.0 = None;
@@ -32,7 +32,7 @@ impl Challenge {
         let mut bytes = Zeroizing::new([0; LENGTH]);
         while text.len() < LENGTH {
             random.fill(&mut *bytes).ok()?;
-            // The last few numbers would make the first few letters likelier.
+            // Without rejection the first letters of the alphabet would be more likely.
             let fair = bytes.iter().filter(|byte| usize::from(**byte) < 4 * LETTERS.len());
             let letters = fair.filter_map(|byte| LETTERS.get(usize::from(*byte) % LETTERS.len()));
             text.extend(letters.take(LENGTH - text.len()).map(|letter| char::from(*letter)));
@@ -41,13 +41,13 @@ impl Challenge {
         Some(text)
     }
 
-    /// The string, if one is waited for and its time is not over. There is none afterwards.
+    /// Takes the pending challenge, unless it has expired.
     pub fn take(&mut self, now: Instant) -> Option<Zeroizing<String>> {
         let (text, due) = self.0.take()?;
         (now < due).then_some(text)
     }
 
-    /// Nothing is waited for any more.
+    /// Drops the pending challenge.
     pub fn forget(&mut self) {
         self.0 = None;
     }

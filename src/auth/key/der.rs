@@ -1,7 +1,7 @@
-//! The little of DER that keys need: reading and writing tags, lengths and integers.
+//! The subset of DER that keys need: tags, lengths and integers.
 //!
-//! Five forms of a key are read (see `pem.rs`) and three are written, all of them a handful of
-//! nested sequences; a crate for them all would be larger than the rest of this room.
+//! Five forms of a key are parsed (see `pem.rs`) and three are written, each a few nested
+//! sequences; a crate for them all would be larger than this module.
 
 use zeroize::Zeroizing;
 
@@ -20,7 +20,7 @@ pub(super) const RSA: &[u8] =
 /// An `AlgorithmIdentifier` of id-Ed25519 (RFC 8410 section 3).
 pub(super) const ED25519: &[u8] = &[0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70];
 
-/// Bytes that are still to be read.
+/// Unparsed bytes.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -29,12 +29,12 @@ impl<'a> Reader<'a> {
         self.split(tag).map(|(_, content)| content)
     }
 
-    /// The next value as it stands, its tag and length included.
+    /// The next value including its tag and length.
     pub(super) fn take_whole(&mut self, tag: u8) -> Result<&'a [u8], KeyError> {
         self.split(tag).map(|(whole, _)| whole)
     }
 
-    /// The same where there may be none.
+    /// The same for an optional value.
     pub(super) fn skip_if(&mut self, tag: u8) -> Result<(), KeyError> {
         if self.0.first() == Some(&tag) { self.take(tag).map(drop) } else { Ok(()) }
     }
@@ -71,10 +71,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A value of this tag around `parts`. It may hold a secret.
+/// A value of this tag that contains `parts`. It may be a secret.
 pub(super) fn wrap(tag: u8, parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
-    // One allocation, so that no copy of a secret is left behind by a second.
+    // One allocation: growing would leave a copy of a secret behind.
     let mut whole = Zeroizing::new(Vec::with_capacity(length + 5));
     whole.push(tag);
     let [.., c, b, a] = length.to_be_bytes();

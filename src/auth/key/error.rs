@@ -5,27 +5,27 @@ use std::fmt;
 /// Why a key cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyError {
-    /// The text is no PEM.
+    /// The text is not PEM.
     NoKey,
-    /// It is PEM of a kind that is no key, or one with a passphrase.
+    /// PEM of a kind that is not a key, or a key with a passphrase.
     Unknown(String),
-    /// It is a private key of OpenSSH with a passphrase.
+    /// A private key of OpenSSH with a passphrase.
     Passphrase,
-    /// It begins as a key and is none.
+    /// Damaged.
     Damaged,
-    /// It is a key of another algorithm.
+    /// Unsupported algorithm.
     Algorithm,
-    /// An RSA key of so many bits.
+    /// An RSA key of this unsupported size in bits.
     Size(usize),
     /// An RSA key with an exponent that is even, or longer than 33 bits.
     Exponent,
-    /// There is only the public half.
+    /// Only the public half is present.
     NoPrivateKey,
-    /// The raw form is for RSA keys and 20 to 245 letters and digits.
+    /// The raw form requires an RSA key and 20 to 245 letters and digits.
     NotRaw,
-    /// The numbers of a private key do not belong together.
+    /// The numbers of a private key are inconsistent.
     Inconsistent,
-    /// The system gives no random bits.
+    /// The system has no random bits.
     Random,
 }
 

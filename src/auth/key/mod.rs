@@ -1,9 +1,9 @@
-//! Keys: how somebody proves who they are without a password (protocol section 3, `auth_ssl`).
+//! Keys: authentication without a password (protocol section 3, `auth_ssl`).
 //!
-//! The one who asks gives a string of random letters, the one who is asked signs it. What is signed
-//! names the purpose and the certificate that the signer sees, so that nobody between the two, and
-//! no other server, can use what was signed for them. Clients of the original server encrypt the
-//! bare string instead, which can be passed on; keys that may do so are registered as legacy.
+//! The verifier sends a random string, the owner of the key signs it. The signed message includes
+//! the purpose and the certificate that the signer sees, so that neither a man in the middle nor
+//! another server can use the signature. Clients of the original server encrypt the bare string
+//! instead, which can be relayed; keys that may be used so are registered as legacy.
 
 mod challenge;
 mod der;
@@ -26,17 +26,17 @@ pub use store::{
 
 use zeroize::Zeroizing;
 
-/// For whom a signature is made.
+/// Purpose of a signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// A server, which then knows its user.
+    /// Authentication at a server.
     Server,
-    /// A bridge, which then introduces its peers.
+    /// Authentication at a relay.
     Bridge,
 }
 
 impl Purpose {
-    /// As it stands in what is signed.
+    /// Its name in the signed message.
     pub const fn name(self) -> &'static str {
         match self {
             Purpose::Server => "server",
@@ -45,10 +45,10 @@ impl Purpose {
     }
 }
 
-/// Where there is no certificate: plain loopback.
+/// Without a certificate: plain loopback.
 pub const NO_CERTIFICATE: [u8; 32] = [0; 32];
 
-/// What is signed.
+/// The signed message.
 fn message(purpose: Purpose, certificate: &[u8; 32], test_string: &str) -> Zeroizing<Vec<u8>> {
     let parts: [&[u8]; 6] = [
         b"sysadm-events-auth-v1",

@@ -14,13 +14,12 @@ const ALGORITHM: &str = "ssh-ed25519";
 const MAGIC: &[u8] = b"openssh-key-v1\0";
 /// Cipher and key derivation of a private key without a passphrase.
 const NONE: &[u8] = b"none";
-/// Begins of lines with a public key of another algorithm.
+/// Prefixes of lines with a public key of another algorithm.
 const OTHERS: [&str; 4] = ["ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"];
 
 /// The Ed25519 key of the first line that is a public key; `None` where no line is one.
 ///
-/// # Errors
-/// The line is damaged, or of another algorithm.
+/// # Errors The line is damaged, or of another algorithm.
 pub(super) fn public(text: &[u8]) -> Option<Result<[u8; 32], KeyError>> {
     let mut lines = std::str::from_utf8(text).ok()?.lines().map(str::trim_ascii);
     let line = lines.find(|line| OTHERS.iter().any(|begin| line.starts_with(begin)))?;
@@ -44,9 +43,8 @@ pub(super) fn public_line(key: &[u8; 32]) -> String {
 
 /// The seed of the private key in a container.
 ///
-/// # Errors
-/// It is damaged, has a passphrase, holds several keys or one of another algorithm, or its public
-/// half differs from the seed's.
+/// # Errors The container is damaged, has a passphrase, has several keys or one of another
+/// algorithm, or its public half differs from the seed's.
 pub(super) fn seed(container: &[u8]) -> Result<(Zeroizing<[u8; 32]>, [u8; 32]), KeyError> {
     let mut fields = Fields(container.strip_prefix(MAGIC).ok_or(KeyError::Damaged)?);
     let (cipher, derivation) = (fields.string()?, fields.string()?);
@@ -85,7 +83,7 @@ fn key_of(blob: &[u8]) -> Result<[u8; 32], KeyError> {
     if fields.0.is_empty() { Ok(key) } else { Err(KeyError::Damaged) }
 }
 
-/// Bytes that are still to be read.
+/// Unparsed bytes.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -172,7 +170,7 @@ mod tests {
     #[test]
     fn openssh_container_cut_or_changed_is_refused_without_a_panic() {
         let (_, whole) = super::super::pem::read(key("none", [5; 32]).0.as_bytes()).unwrap();
-        // The comment and the padding behind the key are not read.
+        // The comment and the padding after the key are not read.
         for cut in 0..whole.len() {
             assert!(seed(&whole[..cut]).is_err(), "{cut}");
         }

@@ -1,8 +1,8 @@
-//! The server's own keys, with which it shows itself to bridges.
+//! The server's own keys, with which it authenticates to relays.
 //!
-//! Made when first needed, then kept: whoever runs a bridge registers the public half
-//! (`sysadm-events key export`). A bridge of the original kind asks for a string to be encrypted as
-//! it is, which can be passed on to another bridge; so for those there is a key of its own.
+//! Created on demand and stored: the operator of a relay registers the public half (`sysadm-events
+//! key export`). A relay of the original kind requires a string to be encrypted as it is, and could
+//! relay the result to another relay; so there is a separate key for those.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -14,23 +14,23 @@ use zeroize::Zeroizing;
 
 use super::{KeyError, Kind, PrivateKey};
 
-/// Which of the two.
+/// Which of the two keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OwnKey {
-    /// For links: Ed25519.
+    /// Ed25519, for links.
     Link,
-    /// For links that are configured as legacy, and nothing else: RSA.
+    /// RSA, only for links that are configured as legacy.
     Legacy,
 }
 
-/// Why there is no such key.
+/// Why the key is unavailable.
 #[derive(Debug)]
 pub enum OwnKeyError {
     /// The file could not be read or written.
     File(PathBuf, &'static str, io::Error),
-    /// It holds something else.
+    /// The file does not contain a usable key.
     Content(PathBuf, KeyError),
-    /// It could not be made.
+    /// The key could not be created.
     Making(KeyError),
 }
 
@@ -52,11 +52,11 @@ impl fmt::Display for OwnKeyError {
 
 impl std::error::Error for OwnKeyError {}
 
-/// The longest file that is read, in bytes: an RSA key of 8192 bits has 6.5 KiB.
+/// Maximum size of the file, in bytes: an RSA key of 8192 bits has 6.5 KiB.
 pub(super) const LONGEST: u64 = 64 * 1024;
 
 impl OwnKey {
-    /// Where it is.
+    /// Path of the file.
     pub fn path(self, state: &Path) -> PathBuf {
         state.join(match self {
             OwnKey::Link => "link-key.pem",
@@ -64,11 +64,10 @@ impl OwnKey {
         })
     }
 
-    /// The key, which is made if there is none. May wait for the disk, and an RSA key takes a
-    /// second or several: not for the poll loop.
+    /// Reads the key, or creates it. May block on the disk, and an RSA key takes a second or
+    /// several: not for the poll loop.
     ///
-    /// # Errors
-    /// See [`OwnKeyError`].
+    /// # Errors See [`OwnKeyError`].
     pub fn ensure(self, state: &Path) -> Result<PrivateKey, OwnKeyError> {
         let path = self.path(state);
         if let Some(key) = read(&path)? {
@@ -81,7 +80,7 @@ impl OwnKey {
         let made = PrivateKey::generate(kind).map_err(OwnKeyError::Making)?;
         write_new(&path, made.to_pem().as_bytes())
             .map_err(|error| OwnKeyError::File(path.clone(), "write", error))?;
-        // Another process may have been faster, and then it is its key.
+        // If another process was faster, its key is used.
         match read(&path)? {
             Some(key) => Ok(key),
             None => Ok(made),
@@ -102,7 +101,7 @@ fn read(path: &Path) -> Result<Option<PrivateKey>, OwnKeyError> {
     key.map(Some).map_err(|why| OwnKeyError::Content(path.to_owned(), why))
 }
 
-/// Writes a secret that is there whole or not at all, and never takes another one's place.
+/// Writes a secret atomically, and never replaces an existing file.
 fn write_new(path: &Path, secret: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut name = path.file_name().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! PEM: a kind and its bytes between two lines.
+//! PEM: a label and bytes between two lines.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::KeyError;
 
-/// What stands in a PEM file.
+/// Label of a PEM section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A SubjectPublicKeyInfo (RFC 5280): `openssl pkey -pubout`.
@@ -35,7 +35,7 @@ const KINDS: [(&str, Kind); 6] = [
 /// Characters of base64 in a line (RFC 7468 section 2).
 const COLUMNS: usize = 64;
 
-/// The first section of a kind that is known here. Others, and text around them, are passed over.
+/// The first section with a known label. Others, and text around them, are skipped.
 pub(super) fn read(text: &[u8]) -> Result<(Kind, Zeroizing<Vec<u8>>), KeyError> {
     let mut lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let mut unknown = None;
@@ -62,7 +62,7 @@ fn label<'a>(line: &'a [u8], begin: &[u8]) -> Option<&'a [u8]> {
     line.strip_prefix(begin)?.strip_suffix(b"-----")
 }
 
-/// A section as everybody writes it: 64 columns, LF, a newline at the end. It may hold a secret.
+/// A section in the usual form: 64 columns, LF, a newline at the end. It may be a secret.
 pub(super) fn write(name: &str, der: &[u8]) -> Zeroizing<String> {
     let encoded = Zeroizing::new(STANDARD.encode(der));
     let lines = encoded.len().div_ceil(COLUMNS);

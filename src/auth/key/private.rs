@@ -15,23 +15,23 @@ use super::pem::{self, Kind as PemKind};
 use super::public::{RAW, bits};
 use super::{KeyError, PublicKey, Purpose, message};
 
-/// Which key is made.
+/// Algorithm of a new key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// For everybody who can.
+    /// The default.
     Ed25519,
-    /// For those who only know RSA: 3072 bits, as long good as the other (NIST SP 800-57, table 2).
+    /// For clients that support only RSA: 3072 bits, as strong as the other (NIST SP 800-57, table
+    /// 2).
     Rsa,
 }
 
-/// Bits of an RSA key that is made here. One that encrypts 160 letters could have 2048; 3072 cost
-/// nothing but a little time.
+/// Bits of a new RSA key. 2048 would suffice to encrypt 160 letters; 3072 cost only a little time.
 const RSA_BITS: usize = 3072;
-/// Bits of an RSA key that can sign here, which is what ring takes.
+/// Maximum number of bits of an RSA key for signing, ring's limit.
 const LARGEST: usize = 4096;
 const EXPONENT: [u8; 3] = [1, 0, 1];
 
-/// What is secret, overwritten when it goes.
+/// Secret part, overwritten on drop.
 enum Secret {
     /// The seed.
     Ed25519(Zeroizing<[u8; 32]>),
@@ -45,7 +45,7 @@ pub struct PrivateKey {
     public: PublicKey,
 }
 
-/// Whose public halves are the same are the same.
+/// Equal if the public halves are.
 impl PartialEq for PrivateKey {
     fn eq(&self, other: &PrivateKey) -> bool {
         self.public == other.public
@@ -61,10 +61,10 @@ impl fmt::Debug for PrivateKey {
 }
 
 impl PrivateKey {
-    /// Reads a private key that has no passphrase.
+    /// Parses a private key without a passphrase.
     ///
-    /// # Errors
-    /// It is none, of another algorithm, or an RSA key that is too small or too large to sign with.
+    /// # Errors The text is not one, is of another algorithm, or is an RSA key that is too small or
+    /// too large to sign with.
     pub fn from_pem(text: &[u8]) -> Result<PrivateKey, KeyError> {
         let (kind, der) = match pem::read(text) {
             Err(KeyError::NoKey) if openssh::public(text).is_some() => {
@@ -89,7 +89,7 @@ impl PrivateKey {
         }
     }
 
-    /// RFC 5958: version, algorithm and key; what may follow is not needed.
+    /// RFC 5958: version, algorithm and key; the rest is ignored.
     fn from_pkcs8(der: &[u8]) -> Result<PrivateKey, KeyError> {
         let mut whole = Reader(Reader(der).take(der::SEQUENCE)?);
         whole.take(der::INTEGER)?;
@@ -106,7 +106,7 @@ impl PrivateKey {
         }
     }
 
-    /// The key of this seed, where `public` is its public half.
+    /// The key of this seed; `public` must be its public half.
     pub(super) fn from_seed_of(
         seed: Zeroizing<[u8; 32]>,
         public: &[u8; 32],
@@ -130,15 +130,14 @@ impl PrivateKey {
         if size > LARGEST {
             return Err(KeyError::Size(size));
         }
-        // So that what cannot sign is refused when it is read.
+        // Keys that cannot sign are rejected when they are parsed.
         RsaKeyPair::from_der(der).map_err(|_| KeyError::Inconsistent)?;
         Ok(PrivateKey { secret: Secret::Rsa(Zeroizing::new(der.to_vec())), public })
     }
 
-    /// A new one. An RSA key takes a second or several.
+    /// Creates a key. An RSA key takes a second or several.
     ///
-    /// # Errors
-    /// The system gives no random bits.
+    /// # Errors The system has no random bits.
     pub fn generate(kind: Kind) -> Result<PrivateKey, KeyError> {
         match kind {
             Kind::Ed25519 => {
@@ -150,7 +149,7 @@ impl PrivateKey {
         }
     }
 
-    /// As PKCS#8, which every program reads.
+    /// PKCS#8, which every program can read.
     pub fn to_pem(&self) -> Zeroizing<String> {
         let version = der::unsigned(&[]);
         let (algorithm, key) = match &self.secret {
@@ -169,8 +168,7 @@ impl PrivateKey {
     /// Signs a string for this purpose, and for the server with this certificate (its SHA-256) and
     /// no other.
     ///
-    /// # Errors
-    /// The system gives no random bits.
+    /// # Errors The system has no random bits.
     pub fn sign(
         &self,
         purpose: Purpose,
@@ -194,12 +192,10 @@ impl PrivateKey {
         }
     }
 
-    /// Encrypts a string as it is, for a bridge that knows nothing better: whoever gave the string
-    /// can pass it on.
+    /// Encrypts a string as it is, for a legacy relay: the relay could use the result elsewhere.
     ///
-    /// # Errors
-    /// It is no RSA key, or the string is none of 20 to 245 letters and digits: a key that signs
-    /// whatever it is given would sign certificates too.
+    /// # Errors The key is not RSA, or the string does not consist of 20 to 245 letters and digits:
+    /// a key that signs arbitrary input would sign certificates too.
     pub fn sign_raw(&self, test_string: &str) -> Result<Vec<u8>, KeyError> {
         let Secret::Rsa(der) = &self.secret else { return Err(KeyError::NotRaw) };
         let is_plain = test_string.bytes().all(|byte| byte.is_ascii_alphanumeric());
@@ -217,13 +213,13 @@ impl PrivateKey {
             primes,
         )
         .map_err(|_| KeyError::Inconsistent)?
-        // Blinded, so that the time it takes tells nothing.
+        // Blinded against timing attacks.
         .sign_with_rng(&mut System, Pkcs1v15Sign::new_unprefixed(), test_string.as_bytes())
         .map_err(|_| KeyError::Random)
     }
 }
 
-/// Of an RSAPrivateKey.
+/// Numbers of an RSAPrivateKey.
 struct RsaParts<'a> {
     /// Modulus and exponent.
     public: (&'a [u8], &'a [u8]),
@@ -243,7 +239,7 @@ fn rsa_parts(der: &[u8]) -> Result<RsaParts<'_>, KeyError> {
 
 fn generate_rsa() -> Result<PrivateKey, KeyError> {
     let made = rsa::PrivateKey::new(&mut System, RSA_BITS).map_err(|_| KeyError::Random)?;
-    // The larger first, as others expect it.
+    // The larger first, by convention.
     let mut primes: Vec<BoxedUint> =
         made.primes().iter().map(|prime| prime.clone().get()).collect();
     primes.sort_by(|a, b| b.cmp(a));
@@ -267,7 +263,7 @@ fn generate_rsa() -> Result<PrivateKey, KeyError> {
     PrivateKey::from_rsa(&der::wrap(der::SEQUENCE, &parts))
 }
 
-/// The system's random bits, as the `rsa` crate asks for them.
+/// The system's random bits, for the `rsa` crate.
 struct System;
 
 impl rsa::rand_core::TryRng for System {

@@ -14,12 +14,12 @@ use super::openssh;
 use super::pem::{self, Kind};
 use super::{KeyError, PrivateKey, Purpose, message};
 
-/// By what a key is called: the SHA-256 of its SubjectPublicKeyInfo.
+/// Key identifier: the SHA-256 of its SubjectPublicKeyInfo.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyId([u8; 32]);
 
 impl KeyId {
-    /// Reads what [`Display`](fmt::Display) writes: base64.
+    /// Parses base64, the form of [`Display`](fmt::Display).
     pub fn parse(text: &str) -> Option<KeyId> {
         STANDARD.decode(text).ok()?.try_into().ok().map(KeyId)
     }
@@ -40,7 +40,7 @@ impl fmt::Debug for KeyId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Form {
     Ed25519([u8; 32]),
-    /// As an RSAPublicKey.
+    /// An RSAPublicKey.
     Rsa(Vec<u8>),
 }
 
@@ -48,7 +48,7 @@ enum Form {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey {
     form: Form,
-    /// The SubjectPublicKeyInfo, in DER: there is one for each key, whatever it was read from.
+    /// The SubjectPublicKeyInfo, in DER: unique for each key, in whatever form it was read.
     spki: Vec<u8>,
     id: KeyId,
     /// MD5 of the PEM, computed once: a list of checksums must not hash every key in one turn.
@@ -59,7 +59,7 @@ const PEM_LABEL: &str = "PUBLIC KEY";
 
 /// Bits of an RSA modulus.
 const SIZES: std::ops::RangeInclusive<usize> = 2048..=8192;
-/// Bits of an RSA exponent; a longer one is a way to keep the other side busy.
+/// Maximum number of bits of an RSA exponent; a longer one makes verification expensive.
 const LONGEST_EXPONENT: usize = 33;
 /// Bits of the modulus and of the exponent (65537) of a legacy key.
 const LARGEST_LEGACY: usize = 4096;
@@ -68,11 +68,10 @@ const USUAL_EXPONENT: usize = 17;
 pub(super) const RAW: std::ops::RangeInclusive<usize> = 20..=245;
 
 impl PublicKey {
-    /// Reads a public key, the key of a certificate, or the public half of a private key, in PEM;
+    /// Parses a public key, the key of a certificate, or the public half of a private key, in PEM;
     /// or a line `ssh-ed25519 …` of OpenSSH where there is no PEM.
     ///
-    /// # Errors
-    /// It is none of these, of another algorithm, too small or too large.
+    /// # Errors The text is none of these, of another algorithm, too small or too large.
     pub fn from_pem(text: &[u8]) -> Result<PublicKey, KeyError> {
         let (kind, der) = match (pem::read(text), openssh::public(text)) {
             (Err(KeyError::NoKey), Some(key)) => return key.map(PublicKey::ed25519),
@@ -88,8 +87,8 @@ impl PublicKey {
         }
     }
 
-    /// RFC 5280 section 4.1: version, serial number, signature, issuer, validity and subject come
-    /// before the key.
+    /// RFC 5280 section 4.1: version, serial number, signature, issuer, validity and subject
+    /// precede the key.
     fn from_certificate(der: &[u8]) -> Result<PublicKey, KeyError> {
         let mut whole = Reader(Reader(der).take(der::SEQUENCE)?);
         let mut certificate = Reader(whole.take(der::SEQUENCE)?);
@@ -152,23 +151,23 @@ impl PublicKey {
         PublicKey { form, spki: spki.to_vec(), id: KeyId(id), checksum }
     }
 
-    /// By what it is called.
+    /// Its identifier.
     pub fn id(&self) -> KeyId {
         self.id
     }
 
-    /// The canonical text: 64 columns, LF, a newline at the end.
+    /// The canonical PEM: 64 columns, LF, a newline at the end.
     pub fn pem(&self) -> String {
         std::mem::take(&mut *pem::write(PEM_LABEL, &self.spki))
     }
 
-    /// The sum by which a server and a client find each other at a bridge: MD5 of
-    /// [`pem`](PublicKey::pem), base64. It is a name, and proves nothing.
+    /// The checksum by which a relay matches servers and clients: MD5 of [`pem`](PublicKey::pem),
+    /// base64. An identifier without any security.
     pub fn checksum(&self) -> String {
         STANDARD.encode(self.checksum)
     }
 
-    /// The line by which OpenSSH knows an Ed25519 key, without a comment; `None` for an RSA key.
+    /// The key in OpenSSH's form, without a comment; `None` for an RSA key.
     pub fn openssh(&self) -> Option<String> {
         match &self.form {
             Form::Ed25519(key) => Some(openssh::public_line(key)),
@@ -176,13 +175,13 @@ impl PublicKey {
         }
     }
 
-    /// True for an RSA key.
+    /// Whether it is an RSA key.
     pub fn is_rsa(&self) -> bool {
         matches!(self.form, Form::Rsa(_))
     }
 
     /// Whether it may be registered as a legacy key: an RSA key of at most 4096 bits with a usual
-    /// exponent, since a stranger can have all of them tried.
+    /// exponent, because an unauthenticated client can cause all of them to be tried.
     pub fn can_be_legacy(&self) -> bool {
         match &self.form {
             Form::Ed25519(_) => false,
@@ -192,7 +191,7 @@ impl PublicKey {
         }
     }
 
-    /// As people know it: `Ed25519`, `RSA`.
+    /// The name for people: `Ed25519`, `RSA`.
     pub fn algorithm(&self) -> &'static str {
         match self.form {
             Form::Ed25519(_) => "Ed25519",
@@ -200,7 +199,7 @@ impl PublicKey {
         }
     }
 
-    /// Whether its owner signed this string for this purpose, and for the server with this
+    /// Verifies a signature of this string for this purpose, and for the server with this
     /// certificate (its SHA-256).
     pub fn verify(
         &self,
@@ -221,7 +220,7 @@ impl PublicKey {
         verified.is_ok()
     }
 
-    /// Whether its owner encrypted this string as it is: PKCS#1 v1.5, type 1, no digest.
+    /// Verifies a string encrypted as it is: PKCS#1 v1.5, type 1, no digest.
     pub fn verify_raw(&self, test_string: &str, encrypted: &[u8]) -> bool {
         let Form::Rsa(key) = &self.form else { return false };
         if !RAW.contains(&test_string.len()) {

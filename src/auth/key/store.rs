@@ -1,11 +1,11 @@
-//! Which keys are known, and whose they are: a file of one JSON object a line.
+//! Registered keys and their owners: a file of one JSON object per line.
 //!
-//! The daemon and the command line both change it. So a change is made under a lock, from what
-//! stands there then, and takes the file's place in one step; whoever only reads needs no lock. A
-//! line that cannot be read costs that key and no other, and is kept for whoever can mend it.
+//! The daemon and the command line both change it. So a change is made under a lock, based on the
+//! current content, and replaces the file atomically; readers need no lock. An unreadable line
+//! affects only its key, and is preserved for repair.
 //!
-//! Each line has a checksum: a byte that a bad disk has changed could make it another user's key.
-//! Lines without one are of an older version, and get theirs with the next change.
+//! Each line has a checksum: a byte changed by a bad disk could assign a key to another user. Lines
+//! without one are of an older version, and get theirs with the next change.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -22,30 +22,30 @@ use crate::seal::{has_checksum, seal, unseal};
 use crate::sys::guarded_path::open_regular;
 use crate::wording::counted;
 
-/// A key that is known.
+/// A registered key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Line", into = "Line")]
 pub struct Entry {
-    /// The user, or for a bridge the name of the peer.
+    /// The user, or for a relay the name of the peer.
     pub user: String,
     /// The key.
     pub key: PublicKey,
-    /// What its owner calls it; may be empty.
+    /// A label chosen by its owner; may be empty.
     pub nickname: String,
     /// May be empty.
     pub email: String,
     /// When it was registered: RFC 3339, UTC.
     pub added: String,
-    /// It may be shown by a string that is encrypted as it is.
+    /// It may be proven by a string that is encrypted as it is.
     pub legacy: bool,
-    /// The role of a session that shows it, at most. A session registers no key that has more than
-    /// the session itself.
+    /// Maximum role of a session that uses it. A session cannot register a key with more than its
+    /// own role.
     pub role: Role,
-    /// At a bridge, the checksums that it may claim; empty: any.
+    /// At a relay, the checksums that it may claim; empty: any.
     pub sums: Vec<String>,
 }
 
-/// What stands in a line.
+/// JSON of a line.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -104,35 +104,34 @@ impl TryFrom<Line> for Entry {
     }
 }
 
-/// A line that cannot be read.
+/// An unreadable line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damaged {
-    /// The first one is 1.
+    /// Line number, starting at 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// The fault.
     pub why: String,
     text: Vec<u8>,
 }
 
-/// A change that one program asks another for.
+/// A change requested from another process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum KeyChange {
-    /// Take this key in, within these limits.
+    /// Register this key, within these limits.
     Insert(Box<Entry>, Limits),
-    /// Take the key of this user away.
+    /// Remove the key of this user.
     Revoke {
-        /// Whose it is.
+        /// Its owner.
         user: String,
-        /// Its name.
+        /// Its identifier.
         id: String,
     },
 }
 
 impl KeyChange {
-    /// Makes it. To make it twice is the same as once.
+    /// Applies the change. Idempotent.
     ///
-    /// # Errors
-    /// A key is not taken.
+    /// # Errors The key cannot be registered.
     pub fn apply(self, store: &mut KeyStore) -> Result<(), InsertError> {
         match self {
             KeyChange::Insert(entry, limits) => store.insert(*entry, &limits),
@@ -146,40 +145,40 @@ impl KeyChange {
     }
 }
 
-/// How many keys there may be.
+/// Maximum numbers of keys.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Limits {
     /// Of one user.
     pub of_user: usize,
     /// Of all.
     pub total: usize,
-    /// Legacy ones, of all: who shows such a key does not say which, so all of them are tried.
+    /// All legacy keys: a client does not name its legacy key, so all of them are tried.
     pub legacy: usize,
-    /// Legacy ones of one user, who must not take the places of all others.
+    /// Legacy keys of one user, who must not use up the limit of all others.
     pub legacy_of_user: usize,
 }
 
-/// Why a key is not taken.
+/// Why a key cannot be registered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InsertError {
-    /// It is somebody else's.
+    /// It belongs to another user.
     Taken(String),
-    /// Its user has as many as one may have.
+    /// Its user has the maximum number.
     OfUser(usize),
-    /// There are as many as there may be.
+    /// The total maximum is reached.
     Total(usize),
-    /// The same of legacy ones.
+    /// The maximum of legacy keys is reached.
     Legacy(usize),
-    /// Its user has as many legacy ones as one may have.
+    /// Its user has the maximum number of legacy keys.
     LegacyOfUser(usize),
-    /// It is no RSA key, or one that takes too long to be tried.
+    /// It is not an RSA key, or verification would take too long.
     NotLegacy,
 }
 
 impl fmt::Display for InsertError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // Not for whom: it is told to others too.
+            // Without the owner's name: others see this message too.
             InsertError::Taken(_) => {
                 f.write_str("the key is registered for somebody else; it is to be revoked first")
             }
@@ -210,27 +209,26 @@ impl std::error::Error for InsertError {}
 pub enum ChangeError<E> {
     /// It could not be read or written.
     File(io::Error),
-    /// The change is not wanted after all.
+    /// The change was rejected.
     Refused(E),
 }
 
-/// The largest file that is read, in bytes: a key of 8192 bits takes about 2 KiB.
+/// Maximum size of the file, in bytes: a key of 8192 bits takes about 2 KiB.
 const LARGEST: u64 = 8 * 1024 * 1024;
-/// Keys that are read: as many as may be configured.
+/// Maximum number of keys read: the configurable maximum.
 const MOST: usize = 4096;
-/// How long somebody else may be changing the file.
+/// How long to wait for another process that changes the file.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
-/// Bytes of a user's name.
+/// Maximum length of a user name, in bytes.
 const LONGEST_USER: usize = 128;
-/// Bytes of a nickname or an address: RFC 5321 section 4.5.3.1.3 ends at 256.
+/// Maximum length of a nickname or an address, in bytes: RFC 5321 section 4.5.3.1.3 ends at 256.
 const LONGEST_TEXT: usize = 254;
-/// Checksums that a peer of a bridge may be limited to (protocol section 5).
+/// Maximum number of checksums of a relay's peer (protocol section 5).
 const MOST_SUMS: usize = 256;
 
-/// Whether a nickname or an e-mail address can be kept and shown.
+/// Checks that a nickname or an e-mail address can be stored and displayed.
 ///
-/// # Errors
-/// What is wrong with it.
+/// # Errors The fault.
 pub fn check_text(what: &str, text: &str) -> Result<(), String> {
     if text.len() > LONGEST_TEXT {
         return Err(format!("{what} has more than {LONGEST_TEXT} bytes"));
@@ -241,30 +239,28 @@ pub fn check_text(what: &str, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// All keys that are known.
+/// All registered keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyStore {
     entries: Vec<Entry>,
 }
 
 impl KeyStore {
-    /// Where it is in a state directory.
+    /// Path in a state directory.
     pub fn path(state: &Path) -> PathBuf {
         state.join("keys")
     }
 
-    /// Reads the file; one that is not there holds no keys.
+    /// Reads the file; a missing one contains no keys.
     ///
-    /// # Errors
-    /// The system's, or it is larger than 8 MiB.
+    /// # Errors A system call fails, or the file is larger than 8 MiB.
     pub fn read(path: &Path) -> io::Result<(KeyStore, Vec<Damaged>)> {
         KeyStore::read_bytes(path).map(|bytes| KeyStore::parse(&bytes))
     }
 
-    /// What stands in the file, to be parsed.
+    /// The content of the file, to be parsed.
     ///
-    /// # Errors
-    /// As [`read`](KeyStore::read).
+    /// # Errors As [`read`](KeyStore::read).
     pub fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
         let file = match open_regular(path) {
             Ok(file) => file,
@@ -279,8 +275,8 @@ impl KeyStore {
         Ok(bytes)
     }
 
-    /// Reads what stands in a file, and which lines are damaged. A key that comes twice counts where
-    /// it comes first.
+    /// Parses the content of a file; also returns the damaged lines. Of duplicate keys the first
+    /// counts.
     pub fn parse(bytes: &[u8]) -> (KeyStore, Vec<Damaged>) {
         let (mut store, mut damaged) = (KeyStore::default(), Vec::new());
         for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
@@ -300,7 +296,7 @@ impl KeyStore {
         (store, damaged)
     }
 
-    /// What stands in the file.
+    /// The content for the file.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for entry in &self.entries {
@@ -311,11 +307,10 @@ impl KeyStore {
         bytes
     }
 
-    /// Changes the file, which nobody else does meanwhile. Waits for the disk, and up to 5 seconds
-    /// for somebody else: not for the poll loop. Lines that are damaged are moved to `keys.damaged`.
+    /// Changes the file under its lock. Blocks on the disk, and up to 5 seconds on another process:
+    /// not for the poll loop. Damaged lines are moved to `keys.damaged`.
     ///
-    /// # Errors
-    /// The system's, or `change` does not want it; then the file stays as it is.
+    /// # Errors A system call fails, or `change` rejects the change; then the file stays unchanged.
     pub fn change<T, E>(
         path: &Path,
         change: impl FnOnce(&mut KeyStore) -> Result<T, E>,
@@ -337,7 +332,7 @@ impl KeyStore {
         let mut file = open(&new, OpenOptions::new().write(true).create_new(true))?;
         file.write_all(&self.to_bytes())?;
         file.sync_all()?;
-        // When the rest has found its place: what fails is tried again, and these are kept once.
+        // After the rest is in place: a failure is retried, and these are stored once.
         if !damaged.is_empty() {
             let aside = path.with_extension("damaged");
             let mut file = open(&aside, OpenOptions::new().append(true).create(true))?;
@@ -351,7 +346,7 @@ impl KeyStore {
         File::open(folder)?.sync_all()
     }
 
-    /// All of them, in the order in which they were registered.
+    /// All keys, in the order of registration.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter()
     }
@@ -361,30 +356,29 @@ impl KeyStore {
         self.entries.len()
     }
 
-    /// True where there are none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The key of this name.
+    /// The key with this identifier.
     pub fn find(&self, id: &KeyId) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.key.id() == *id)
     }
 
-    /// Those that may be shown by a string that is encrypted as it is.
+    /// Keys that may be proven by a string that is encrypted as it is.
     pub fn legacy(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(|entry| entry.legacy)
     }
 
-    /// Those of a user.
+    /// The keys of a user.
     pub fn of(&self, user: &str) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(move |entry| entry.user == user)
     }
 
-    /// Takes a key in. One that its user has already is described anew.
+    /// Registers a key. If its user has it already, its description is replaced.
     ///
-    /// # Errors
-    /// Why not.
+    /// # Errors See [`InsertError`].
     pub fn insert(&mut self, entry: Entry, limits: &Limits) -> Result<(), InsertError> {
         if entry.legacy && !entry.key.can_be_legacy() {
             return Err(InsertError::NotLegacy);
@@ -405,7 +399,7 @@ impl KeyStore {
             }
         }
         if let Some(known) = at.and_then(|at| self.entries.get_mut(at)) {
-            // To describe a key anew takes nothing from it.
+            // A new description does not lower the role.
             let role = known.role.max(entry.role);
             *known = Entry { role, ..entry };
             return Ok(());
@@ -420,7 +414,7 @@ impl KeyStore {
         Ok(())
     }
 
-    /// Takes a key of this user away; false where there is none.
+    /// Removes a key of this user; false where there is none.
     pub fn revoke(&mut self, user: &str, id: &KeyId) -> bool {
         let before = self.entries.len();
         self.entries.retain(|entry| entry.user != user || entry.key.id() != *id);

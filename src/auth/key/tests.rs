@@ -98,7 +98,7 @@ fn a_key_that_is_cut_or_changed_anywhere_is_refused_or_another_one() {
             }
             let mut changed = der.to_vec();
             changed[at] ^= 0x81;
-            // Whatever it is now, it is read or refused.
+            // Whatever it is now, it is parsed or rejected without a panic.
             let _ = PublicKey::from_pem(pem::write(name, &changed).as_bytes());
         }
     }
