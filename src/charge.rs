@@ -1,14 +1,14 @@
 //! Accounts of bounded resources, and charges to them.
 //!
-//! One user must not take the room of others: each resource that a peer can make the daemon hold
+//! No user may take the share of others: each resource that a peer can make the daemon hold
 //! (connections, queued bytes, unfinished messages) is charged to the peer's user, and through that
-//! to all users together. A [`Charge`] returns its amount when it is dropped, so that no path can
-//! forget to do so (the model is `UserCharge` of dbus-broker).
+//! to all users together. A [`Charge`] returns its amount on drop, so that no code path can omit it
+//! (the model is `UserCharge` of dbus-broker).
 
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// The sum of the charges that are held. Clones are the same account.
+/// The sum of current charges. Clones are the same account.
 #[derive(Clone, Debug, Default)]
 pub struct Account(Rc<Sum>);
 
@@ -19,7 +19,7 @@ struct Sum {
 }
 
 impl Account {
-    /// An account whose charges count in `parent` too.
+    /// An account whose charges also count in `parent`.
     pub fn within(parent: &Account) -> Account {
         Account(Rc::new(Sum { used: Cell::new(0), parent: Some(parent.clone()) }))
     }
@@ -37,7 +37,7 @@ impl Account {
     }
 }
 
-/// An amount that an account holds until it is dropped.
+/// An amount charged to an account until it is dropped.
 #[derive(Debug, Default)]
 pub struct Charge {
     account: Account,
@@ -51,12 +51,12 @@ impl Charge {
         Charge { account: account.clone(), amount }
     }
 
-    /// Amount that is charged.
+    /// The charged amount.
     pub fn amount(&self) -> usize {
         self.amount
     }
 
-    /// Charges another amount in place of the present one.
+    /// Replaces the charged amount.
     pub fn set(&mut self, amount: usize) {
         if amount != self.amount {
             self.account.replace(self.amount, amount);

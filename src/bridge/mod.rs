@@ -1,10 +1,10 @@
-//! The bridge: hosts and clients behind address translation, introduced to each other.
+//! The relay: connects hosts and clients behind address translation.
 //!
-//! * [`relay`]: the rules by which peers are introduced and their frames forwarded (protocol
-//!   section 5), as a state machine.
-//! * [`daemon`]: `sysadm-events bridge`, the process that carries it.
-//! * [`link`]: what a server keeps to each bridge that it is told of.
-//! * [`tunnel`]: what a client says to a server through a bridge, which cannot look into it.
+//! * [`relay`]: introduction of peers and forwarding of frames (protocol section 5), as a state
+//!   machine.
+//! * [`daemon`]: `sysadm-events bridge`, the daemon around it.
+//! * [`link`]: a server's connection to each configured relay.
+//! * [`tunnel`]: end-to-end TLS between client and server through a relay.
 
 pub mod daemon;
 pub mod link;

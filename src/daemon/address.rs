@@ -1,4 +1,4 @@
-//! Where a daemon listens: addresses as the configuration has them, and their sockets.
+//! Listening addresses, and their sockets.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,17 +9,17 @@ use log::info;
 use super::StartError;
 use crate::net::{Listener, Transport};
 
-/// An address as the configuration has it.
+/// A configured address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// On the network, with or without TLS.
+    /// A network address, with or without TLS.
     Tcp(SocketAddr, Transport),
-    /// A socket of this host.
+    /// A Unix socket.
     Unix(PathBuf),
 }
 
 impl Address {
-    /// Whether both cannot be listened on at a time. Ports 0 are never the same.
+    /// Whether both addresses cannot be used at a time. Ports 0 never overlap.
     pub fn overlaps(&self, other: &Address) -> bool {
         match (self, other) {
             (Address::Tcp(one, _), Address::Tcp(two, _)) => {
@@ -35,9 +35,8 @@ impl Address {
     }
 }
 
-/// Binds all of `addresses` or none; but that of IPv6's own loopback only where there is IPv6: it is
-/// among the defaults, and jails and containers often lack it.
-/// `mode` is for files of sockets.
+/// Binds all of `addresses` or none; the default IPv6 loopback address is skipped on systems
+/// without IPv6, such as many jails and containers. `mode` is for socket files.
 pub fn bind(addresses: &[Address], mode: u32) -> Result<Vec<(Address, Listener)>, StartError> {
     let bind_one = |address: &Address| {
         let (listener, name) = match address {

@@ -10,7 +10,7 @@ use nix::poll::{PollTimeout, poll};
 
 use super::StartError;
 
-/// How long what another daemon left is given to end before the start is given up.
+/// How long to wait at start-up for processes of a previous daemon to end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Creates the state directory with mode 0700, and missing directories above it with 0755: those
@@ -37,8 +37,8 @@ pub fn make_private(path: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Takes the state directory for this daemon alone, until it and its store have ended. For the
-/// start: waits a little for those of a daemon that has just died.
+/// Locks the state directory for this daemon, until it and its store have ended. At start-up: waits
+/// a little for those of a daemon that has just died.
 pub fn lock(directory: &Path) -> Result<File, StartError> {
     take(directory).map_err(|error| StartError::Directory(directory.to_owned(), error.to_string()))
 }
@@ -58,8 +58,8 @@ fn take(directory: &Path) -> io::Result<File> {
     Err(io::Error::new(io::ErrorKind::WouldBlock, why))
 }
 
-/// Locks a file for this process; false where somebody else holds it longer than what a daemon
-/// leaves behind is given to end.
+/// Locks a file for this process; false where another process holds it for longer than the
+/// processes of a previous daemon need to end.
 pub(super) fn lock_patiently(file: &File) -> io::Result<bool> {
     let due = Instant::now() + PATIENCE;
     loop {

@@ -1,4 +1,4 @@
-//! Why a daemon did not start.
+//! Start-up errors of a daemon.
 
 use std::fmt;
 use std::io;
@@ -6,25 +6,25 @@ use std::path::PathBuf;
 
 use crate::net::certificate::CertificateError;
 
-/// Why the daemon did not start, or could not go on.
+/// Why the daemon did not start, or had to stop.
 #[derive(Debug)]
 pub enum StartError {
     /// Certificate or key.
     Certificate(CertificateError),
     /// An address or path cannot be listened on.
     Listen(String, io::Error),
-    /// A directory cannot be made or is not safe.
+    /// A directory cannot be created or is not safe.
     Directory(PathBuf, String),
-    /// The pid file cannot be made, or somebody holds it.
+    /// The pid file cannot be created, or another process holds it.
     PidFile(PathBuf, io::Error),
-    /// The user that it is to become.
+    /// The user to become.
     User(String),
-    /// The system refused something else.
+    /// Any other system call.
     System(&'static str, io::Error),
 }
 
 impl StartError {
-    /// The system refused `what`.
+    /// A failed system call, described by `what`.
     pub fn system(what: &'static str, error: io::Error) -> StartError {
         StartError::System(what, error)
     }

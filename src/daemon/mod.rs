@@ -1,5 +1,5 @@
-//! What both daemons, `serve` and `bridge`, begin with: their addresses, their state directory and
-//! its lock, and why one of them did not start.
+//! Start-up code of both daemons, `serve` and `bridge`: addresses, state directory and its lock,
+//! start-up errors.
 
 mod address;
 mod directory;
@@ -22,7 +22,7 @@ pub use directory::{lock, make_private};
 pub use error::StartError;
 pub use pid_file::PidFile;
 
-/// Makes a daemon of the process, whatever started it. To be called first.
+/// Prepares the process, however it was started. To be called first.
 pub fn prepare(config: &Config) {
     descriptors::close_inherited();
     signals::reset();
@@ -31,7 +31,7 @@ pub fn prepare(config: &Config) {
     crate::logger::begin(config.log.level, config.log.target);
 }
 
-/// Logs which certificate is shown, if it is not the one from before.
+/// Logs the certificate's fingerprint, if it has changed.
 pub fn tell_fingerprint(now: Option<&ServerSide>, before: Option<&ServerSide>) {
     let before = before.map(|tls| &tls.fingerprint);
     if let Some(ServerSide { fingerprint, .. }) = now.filter(|tls| before != Some(&tls.fingerprint))
@@ -40,10 +40,10 @@ pub fn tell_fingerprint(now: Option<&ServerSide>, before: Option<&ServerSide>) {
     }
 }
 
-/// Damaged lines that are named; of more only the number is.
+/// Maximum number of damaged lines named; beyond it only their number.
 const NAMED: usize = 10;
 
-/// Logs which lines of a file of keys are left out.
+/// Logs the damaged lines of a key file.
 pub fn tell_damaged(path: &Path, damaged: &[Damaged]) {
     for Damaged { line, why, .. } in damaged.iter().take(NAMED) {
         warn!("{}:{line}: left out: {why}", path.display());
@@ -53,7 +53,7 @@ pub fn tell_damaged(path: &Path, damaged: &[Damaged]) {
     }
 }
 
-/// A number that nobody foresees; the clock where the system gives no random bits, so it is not for
+/// An unpredictable number; the clock where the system has no random bits, so it is not for
 /// secrets.
 pub fn random_number() -> u64 {
     let mut bytes = [0; 8];
@@ -65,13 +65,13 @@ pub fn random_number() -> u64 {
     }
 }
 
-/// What this host calls itself.
+/// The host name.
 pub fn hostname() -> String {
     let name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
     name.ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
 }
 
-/// So many random bytes, as twice as many hexadecimal digits.
+/// This many random bytes, as hexadecimal digits.
 pub fn random_hex(bytes: usize) -> String {
     let mut random = vec![0; bytes];
     if SystemRandom::new().fill(&mut random).is_err() {

@@ -1,8 +1,7 @@
-//! The pid file, for where no supervisor keeps one: who wants to signal the daemon finds its
-//! number there.
+//! The pid file, for systems without a supervisor.
 //!
-//! It is locked as long as the daemon lives, as daemon(8) locks its own, so that a number that a
-//! dead daemon left behind is not taken for one that runs, and two daemons never share a file.
+//! It is locked for the lifetime of the daemon, like that of daemon(8), so that a stale number is
+//! not mistaken for a running daemon, and two daemons never share a file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -14,7 +13,7 @@ use log::warn;
 use super::directory::lock_patiently;
 use crate::wire::decimal;
 
-/// A locked file with our number in it.
+/// A locked file with this process's number.
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
@@ -22,12 +21,12 @@ pub struct PidFile {
 }
 
 impl PidFile {
-    /// Makes the file, or takes over what a daemon that died has left, and writes our number.
-    /// Anybody may read it. Waits a little for what that daemon left behind: a child that was about
-    /// to become a job holds the file for a moment longer.
+    /// Creates the file, or takes over a stale one, and writes this process's number.
+    /// World-readable. Waits a little for processes of a previous daemon: a child that was about to
+    /// become a job holds the file for a moment longer.
     ///
-    /// # Errors
-    /// It cannot be made or written, or somebody holds it: who, as far as the file says.
+    /// # Errors The file cannot be created or written, or another process holds it: its number, if
+    /// the file has one.
     pub fn write(path: &Path) -> io::Result<PidFile> {
         let mut options = OpenOptions::new();
         let options = options.create(true).truncate(false).read(true).write(true);
@@ -36,7 +35,7 @@ impl PidFile {
             if !lock_patiently(&file)? {
                 return Err(held(&mut file));
             }
-            // Its holder may have removed it between the two calls.
+            // The holder may have removed it between the two calls.
             if !is_at(&file, path) {
                 continue;
             }
@@ -46,7 +45,7 @@ impl PidFile {
         }
     }
 
-    /// Removes it: the daemon has ended in order.
+    /// Removes the file at an orderly shutdown.
     pub fn remove(self) {
         if !is_at(&self.file, &self.path) {
             return;
@@ -57,7 +56,7 @@ impl PidFile {
     }
 }
 
-/// Whether the file at this path is the very one that is open.
+/// Whether the file at this path is the open one.
 fn is_at(file: &File, path: &Path) -> bool {
     let same = |(ours, there): (fs::Metadata, fs::Metadata)| {
         (ours.dev(), ours.ino()) == (there.dev(), there.ino())
@@ -65,7 +64,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     file.metadata().and_then(|ours| Ok((ours, fs::symlink_metadata(path)?))).is_ok_and(same)
 }
 
-/// Longer than any number of a process.
+/// Longer than any process number.
 const NUMBER: u64 = 20;
 
 fn held(file: &mut File) -> io::Error {

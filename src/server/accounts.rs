@@ -1,9 +1,9 @@
-//! Who has which role, by accounts and groups that the helper looks up.
+//! Roles of users, by accounts and groups that the helper looks up.
 //!
-//! Groups are looked up at the start and at each reload, an account when somebody proves to be it,
-//! and all accounts of those who are connected again and again: a right does not outlive what it
-//! came from. While there is no answer things stay as they are for a while, and then nobody has a
-//! right by an account any more. This is the shell around [`Helper`].
+//! Groups are looked up at the start and at each reload, an account at authentication, and all
+//! accounts of connected users at an interval: a role does not outlive its origin. If look-ups
+//! fail, roles stay for a while; then all roles that depend on accounts are dropped. This is the
+//! I/O around [`Helper`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -30,51 +30,51 @@ use crate::sys::account_state::AccountState;
 use crate::sys::children::Exit;
 use crate::sys::peer_credentials::PeerCredentials;
 
-/// For what a question was asked.
+/// Purpose of a look-up.
 enum Purpose {
     /// The configured groups.
     Groups,
-    /// Whether these still are who they were.
+    /// A re-check of these users.
     Revision(Vec<Who>),
-    /// Whether somebody is who they say.
-    /// Where the bridge of that link is.
+    /// An authentication. The address of a link's relay.
     Host(u64),
     Proof(Attempt),
-    /// How a client is called.
+    /// The name of a client's user.
     Name(ClientId),
 }
 
-/// The helper and what belongs to it.
+/// The helper and its state.
 pub(super) struct AccountsHelper {
     pub(super) helper: Helper,
     child: Option<Child>,
     purposes: BTreeMap<RequestId, Purpose>,
-    /// When everybody is looked up again; `None` where nobody is here by an account.
+    /// When all users are re-checked; `None` where no user depends on an account.
     recheck_due: Option<Instant>,
-    /// Such look-ups in a row that had no answer.
+    /// Number of consecutive re-checks that failed.
     unanswered: u32,
-    /// Not all that was asked of groups was answered; it is asked again with the next of these.
+    /// Some groups could not be looked up; retried at the next re-check.
     groups_missing: bool,
-    /// Local users whose accounts allow less than the groups of their processes.
+    /// Local users whose accounts grant less than the groups of their processes.
     ceilings: Vec<Ceiling>,
 }
 
-/// What an account allows a local user. A process keeps the groups that it began with, and the
-/// kernel tells of these; so who has lost a right would have it again with each connection.
+/// Role that an account grants to a local user. A process keeps its initial groups, which the
+/// kernel reports; without this a user who has lost a role would regain it with each connection.
 struct Ceiling {
     uid: u32,
     role: Option<Role>,
-    /// When the account was last asked about because its user came.
+    /// When the account was last looked up because its user connected.
     asked: Instant,
 }
 
-/// Until a look-up without an answer is tried again.
+/// Retry interval of a failed look-up.
 const RETRY: Duration = Duration::from_secs(60);
-/// Look-ups in a row without an answer after which nobody has a right by an account.
+/// Number of consecutive failed re-checks after which all roles that depend on accounts are
+/// dropped.
 const MOST_UNANSWERED: u32 = 3;
-/// Ceilings that are kept; the oldest makes room.
+/// Maximum number of ceilings stored; the oldest is evicted.
 const CEILINGS: usize = 256;
-/// Until an account is asked about again because its user comes again.
+/// Minimum interval between look-ups of an account because its user connects.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 impl AccountsHelper {
@@ -90,7 +90,7 @@ impl AccountsHelper {
         }
     }
 
-    /// A child of the daemon has ended; true where it was this one.
+    /// A child has ended; true where it was this one.
     pub(super) fn on_child(
         &mut self,
         pid: Pid,
@@ -104,7 +104,7 @@ impl AccountsHelper {
         true
     }
 
-    /// Groups could not be looked up: that is tried again, and soon.
+    /// Groups could not be looked up: schedules a retry.
     pub(super) fn miss_groups(&mut self, interval: Duration, now: Instant) {
         let again = now + interval.min(RETRY);
         self.groups_missing = true;
@@ -126,7 +126,7 @@ impl AccountsHelper {
         }
     }
 
-    /// Writes what the child takes now.
+    /// Writes as much as the child accepts.
     pub(super) fn flush(&mut self, reactor: &mut Reactor<Key>) {
         while let Some(child) = &mut self.child {
             let bytes = self.helper.bytes();
@@ -136,7 +136,7 @@ impl AccountsHelper {
             match child.socket.write(bytes) {
                 Ok(sent) => self.helper.sent(sent),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Else its end will be seen.
+                // Otherwise its end is noticed.
                 Err(_) => break,
             }
         }
@@ -144,7 +144,7 @@ impl AccountsHelper {
         reactor.set_deadline(Key::Recheck, self.recheck_due);
     }
 
-    /// Reads what the child says.
+    /// Reads the child's replies.
     pub(super) fn read(&mut self, scratch: &mut [u8], reactor: &mut Reactor<Key>, now: Instant) {
         let Some(child) = &mut self.child else { return };
         if child.read(scratch, |bytes| self.helper.received(bytes, now)) {
@@ -152,7 +152,8 @@ impl AccountsHelper {
         }
     }
 
-    /// This user has that role by the account; to a session the kernel gave `by_kernel`, if any.
+    /// Sets the role that the account grants this user; `by_kernel` is the role by the kernel's
+    /// groups, if any.
     fn set_ceiling(&mut self, uid: u32, by_kernel: Option<Role>, role: Option<Role>, now: Instant) {
         match self.ceilings.iter().position(|ceiling| ceiling.uid == uid) {
             Some(at) if role == Some(Role::Full) => drop(self.ceilings.remove(at)),
@@ -167,7 +168,7 @@ impl AccountsHelper {
         }
     }
 
-    /// Asks about a password for whoever attempts it.
+    /// Requests the verification of a password.
     pub(super) fn check(
         &mut self,
         attempt: Attempt,
@@ -179,7 +180,8 @@ impl AccountsHelper {
         Ok(())
     }
 
-    /// Asks about the account of whoever showed a key. Without a `service` PAM is not asked.
+    /// Requests the check of an account after its key was proven. Without a `service` PAM is not
+    /// used.
     pub(super) fn check_account(
         &mut self,
         attempt: Attempt,
@@ -192,7 +194,8 @@ impl AccountsHelper {
         Ok(())
     }
 
-    /// Passwords from origins that `is_there` accepts that are being checked, or wait for that.
+    /// Number of passwords from origins accepted by `is_there` that are being verified or queued
+    /// for it.
     pub(super) fn passwords_of(&self, is_there: impl Fn(Source) -> bool) -> usize {
         let is_counted = |purpose: &&Purpose| match purpose {
             Purpose::Proof(attempt) => attempt.is_password() && is_there(attempt.source()),
@@ -201,13 +204,13 @@ impl AccountsHelper {
         self.purposes.values().filter(is_counted).count()
     }
 
-    /// Asks where the bridge of a link is.
+    /// Requests the addresses of a link's relay.
     pub(super) fn ask_for_addresses(&mut self, host: &str, link: u64, now: Instant) {
         let request = self.helper.ask_for_addresses(host, now);
         self.purposes.insert(request, Purpose::Host(link));
     }
 
-    /// How it is, for people.
+    /// The status, for people.
     pub(super) fn status(&self) -> Value {
         json!({
             "pid": self.child.as_ref().map(|child| child.pid.as_raw()),
@@ -216,7 +219,7 @@ impl AccountsHelper {
     }
 }
 
-/// What is asked for with this configuration.
+/// The look-up for this configuration.
 pub(super) fn asked(config: &Config) -> Asked {
     Asked {
         full: config.auth.full_access_groups.clone(),
@@ -224,7 +227,7 @@ pub(super) fn asked(config: &Config) -> Asked {
     }
 }
 
-/// The roles that follow from what was found; what was not is said.
+/// The roles that result from a look-up; logs failures.
 pub(super) fn roles(found: &Accounts) -> Roles {
     for group in &found.unknown {
         info!("there is no group {group:?} on this host");
@@ -240,7 +243,7 @@ pub(super) fn roles(found: &Accounts) -> Roles {
     }
 }
 
-/// As whom somebody is looked up again.
+/// The look-up key of an identity.
 fn who(identity: &Identity) -> Who {
     match identity.proof {
         Proof::Kernel => Who::Uid(identity.uid),
@@ -251,8 +254,8 @@ fn who(identity: &Identity) -> Who {
 }
 
 /// The identity after a re-check: the inner `None` has lost all access, the outer `None` could not
-/// be re-checked. A re-check lowers a role and never raises it: the account can have groups that the
-/// kernel did not grant to the process that connected.
+/// be re-checked. A re-check lowers a role and never raises it: the account can have groups that
+/// the kernel did not grant to the process that connected.
 fn recheck(identity: &Identity, found: &Found, roles: &Roles) -> Option<Option<Identity>> {
     let role = role_of(identity.uid, found, roles)?;
     let user = match found {
@@ -263,7 +266,7 @@ fn recheck(identity: &Identity, found: &Found, roles: &Roles) -> Option<Option<I
     Some(role.map(|role| identity.with_at_most(role)))
 }
 
-/// The role that the account of this number gives; outside, that it is not known.
+/// The role that the account of this number grants; the outer `None`: unknown.
 fn role_of(number: u32, found: &Found, roles: &Roles) -> Option<Option<Role>> {
     match found {
         Found::Account(Account { uid, groups, state: AccountState::Usable, .. })
@@ -277,26 +280,26 @@ fn role_of(number: u32, found: &Found, roles: &Roles) -> Option<Option<Role>> {
 }
 
 impl Server {
-    /// Begins to look up the groups of the present configuration.
+    /// Starts the look-up of the configured groups.
     pub(super) fn ask_for_groups(&mut self, now: Moment) {
         let asked = asked(&self.config);
         let request = self.accounts.helper.ask_for_groups(&asked, now.instant);
         self.accounts.purposes.insert(request, Purpose::Groups);
     }
 
-    /// The PAM service whose account checks count; empty where PAM is not to be asked.
+    /// The PAM service for account checks; empty where PAM is not used.
     pub(super) fn account_service(&self) -> &str {
         let auth = &self.config.auth;
         if auth.pam && geteuid().is_root() { &auth.pam_service } else { "" }
     }
 
-    /// Asks how the user of that number is called, for a client.
+    /// Requests the name of a user number, for a client.
     pub(super) fn ask_for_name(&mut self, id: ClientId, uid: u32, now: Moment) {
         let request = self.accounts.helper.ask_for_users("", &[Who::Uid(uid)], now.instant);
         self.accounts.purposes.insert(request, Purpose::Name(id));
     }
 
-    /// Somebody is here, or has a token, by an account: that is looked at again in time.
+    /// Schedules the re-check of an identity or a token that depends on an account.
     pub(super) fn expect_recheck_of(&mut self, id: ClientId, now: Moment) {
         let identity = self.clients.get(id).and_then(|client| client.session.identity());
         if self.accounts.recheck_due.is_none()
@@ -307,8 +310,8 @@ impl Server {
         }
     }
 
-    /// What somebody at the local socket may do: what the groups of their process say, and no more
-    /// than their account was last seen to allow.
+    /// Role of a peer at the local socket: by the groups of its process, limited by the last known
+    /// state of its account.
     pub(super) fn local_identity(
         &mut self,
         peer: &PeerCredentials,
@@ -332,7 +335,7 @@ impl Server {
         self.accounts.purposes.insert(request, Purpose::Revision(users));
     }
 
-    /// Looks up everybody who is here by an account.
+    /// Re-checks all users that depend on accounts.
     pub(super) fn recheck(&mut self, now: Moment) {
         let sessions = self.clients.iter().flat_map(|(_, client)| {
             [client.session.identity(), client.session.known()].into_iter().flatten()
@@ -344,14 +347,14 @@ impl Server {
         if std::mem::take(&mut self.accounts.groups_missing) {
             self.ask_for_groups(now);
         }
-        // Where another host changes the file the kernel does not tell.
+        // Where another host changes the file, the kernel does not report it.
         self.ask_for_keys(now);
         if !users.is_empty() {
             self.ask_for_accounts(users.into_iter().collect(), now);
         }
     }
 
-    /// Hands on what the helper has said; false where that was nothing.
+    /// Processes the helper's results; false where there were none.
     pub(super) fn take_accounts_outcomes(&mut self, now: Moment) -> bool {
         let mut any = false;
         while let Some(outcome) = self.accounts.helper.next_outcome() {
@@ -362,7 +365,7 @@ impl Server {
                 Outcome::Begin => self.accounts.begin(&mut self.reactor, now.instant),
                 Outcome::Kill => {
                     if let Some(child) = &self.accounts.child {
-                        // It fails where it has just ended.
+                        // It fails where the process has just ended.
                         let _ = kill(child.pid, Signal::SIGKILL);
                     }
                 }
@@ -521,7 +524,7 @@ mod tests {
             assert_eq!(after(Role::Full, &[10, 20]), Some(Role::Full));
             assert_eq!(after(Role::Full, &[20]), Some(Role::Read));
             assert_eq!(after(Role::Read, &[]), None);
-            // A role that was lowered stays so, whatever the account has later.
+            // A lowered role stays, whatever the account has later.
             let lowered = recheck(&with(Role::Full), &account(&[20]), &roles()).unwrap().unwrap();
             let later = recheck(&lowered, &account(&[10]), &roles()).unwrap().unwrap();
             assert_eq!(later.role, Role::Read);
@@ -535,7 +538,7 @@ mod tests {
         let ann = Identity { user: "uid 1000".into(), uid: 1000, role: Role::Read, proof, from };
         assert_eq!(recheck(&ann, &Found::Failed("down".into()), &roles()), None);
         assert_eq!(recheck(&ann, &Found::Nobody, &roles()), Some(None));
-        // The name of another account may have become that of this number.
+        // The name may now belong to another account.
         let other = Identity { uid: 1001, ..ann };
         assert_eq!(recheck(&other, &account(&[10]), &roles()), Some(None));
     }

@@ -1,9 +1,8 @@
-//! Clients that are attached to jobs: each gets every byte of the output, once and in order.
+//! Clients attached to jobs: each gets every byte of the output, once and in order.
 //!
-//! Flow control is the client's: it acknowledges what it has disposed of, and no more than a window
-//! is ever under way to it. An attachment that *holds* its job makes the daemon read the job's pipe
-//! only as fast as that; one that does not, or no longer does, catches up from the log, and learns
-//! how much of it is not there any more.
+//! Flow control is the client's: it acknowledges processed bytes, and at most a window of bytes is
+//! unacknowledged. An attachment that *holds* its job throttles the reading of the job's pipe; any
+//! other catches up from the log, and is informed of bytes that are no longer available.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -22,31 +21,30 @@ use crate::moment::Moment;
 use crate::session::Attach;
 use crate::wire::{Chunk, ErrorCode, Refusal, end_of_output, left_out_of_output, output_frames};
 
-/// Smallest window, in bytes.
+/// Minimum window, in bytes.
 const MIN_WINDOW: u64 = 4096;
-/// Window of a client that asks for none, in bytes.
+/// Default window, in bytes.
 const WINDOW: u64 = 256 * 1024;
-/// Attachments of one client.
+/// Maximum number of attachments of one client.
 const MOST: usize = 64;
 
-/// One client at one job.
+/// One attachment.
 #[derive(Debug)]
 struct Attachment {
     /// The job's id.
     job: String,
-    /// Everything before this offset has been sent, or will never be.
+    /// Everything before this offset was sent or skipped.
     sent: u64,
     acknowledged: u64,
-    /// The most that may be sent and not acknowledged, in bytes; 0 for a client that wants only the
-    /// end of the job.
+    /// Maximum number of unacknowledged bytes; 0 for a client that wants only the end of the job.
     window: u64,
     /// The job's pipe is read only as fast as this client acknowledges.
     holds: bool,
-    /// It goes on with what the job will print.
+    /// It also gets later output.
     follows: bool,
-    /// Part of the log is being read for it.
+    /// A part of the log is being read for it.
     reading: bool,
-    /// Since when the client owes an acknowledgement.
+    /// Since when an acknowledgement is due.
     owes_since: Option<Instant>,
 }
 
@@ -59,8 +57,8 @@ impl Attachment {
         self.window > 0
     }
 
-    /// Bytes that the job may print next for this client, where it holds the job. Small rests of a
-    /// window are not used up.
+    /// Bytes that the job may print next for this client, where it holds the job. Small remainders
+    /// of a window are not used.
     fn allows(&self, total: u64) -> Option<u64> {
         let room = self.room();
         let is_behind = self.sent < total || self.reading;
@@ -77,9 +75,9 @@ impl Attachment {
 #[derive(Debug, Default)]
 pub(super) struct Attachments {
     map: BTreeMap<(Serial, ClientId), Attachment>,
-    /// Jobs whose output is not read for the sake of a client.
+    /// Jobs whose output is not read because a client holds them.
     held: BTreeSet<Serial>,
-    /// Jobs at whose attachments something has changed.
+    /// Jobs whose attachments have changed.
     changed: BTreeSet<Serial>,
 }
 
@@ -92,9 +90,9 @@ impl Attachments {
         self.map.range(self.of_job(serial)).map(|((_, client), _)| *client).collect()
     }
 
-    /// Bytes of a job's output that may be read now; 0 where reading resumes by a later turn.
+    /// Bytes of a job's output that may be read now; 0 where reading resumes in a later turn.
     pub(super) fn output_limit(&mut self, serial: Serial, output: Option<&JobOutput<'_>>) -> usize {
-        // A job that is being ended is not held up.
+        // A job that is being killed is not held.
         let Some(output) = output.filter(|output| !output.is_ending) else { return OUTPUT_READ };
         let attached = self.map.range(self.of_job(serial));
         let limit = attached.filter_map(|(_, attachment)| attachment.allows(output.total)).min();
@@ -105,14 +103,14 @@ impl Attachments {
         limit.min(OUTPUT_READ)
     }
 
-    /// Something has changed that concerns the attachments of a job.
+    /// Marks the attachments of a job as changed.
     pub(super) fn touch(&mut self, serial: Serial) {
         if self.map.range(self.of_job(serial)).next().is_some() || self.held.contains(&serial) {
             self.changed.insert(serial);
         }
     }
 
-    /// True for a job whose output is not read now.
+    /// Whether the job's output is not read now.
     pub(super) fn holds(&self, serial: Serial) -> bool {
         self.held.contains(&serial)
     }
@@ -125,7 +123,7 @@ impl Attachments {
 }
 
 impl Server {
-    /// Attaches a client; the `args` of the reply.
+    /// Attaches a client; returns the `args` of the reply.
     pub(super) fn attach_to_job(
         &mut self,
         id: ClientId,
@@ -135,7 +133,7 @@ impl Server {
         let mine = self.attachments.map.iter().filter(|((_, client), _)| *client == id);
         let (count, taken) = mine
             .fold((0, 0), |(count, taken), (_, attachment)| (count + 1, taken + attachment.window));
-        // All windows together are a part of the outbox: other messages find room beside them.
+        // All windows together are a part of the outbox: other messages have room beside them.
         let room = (self.config.server.outbox as u64 / 3).saturating_sub(taken);
         if count >= MOST || (attach.output && room < MIN_WINDOW) {
             let why = format!("this connection is attached to {count} jobs already");
@@ -146,8 +144,8 @@ impl Server {
         let Some(output) = self.dispatcher.output(serial) else {
             return Err(Refusal::new(ErrorCode::NotFound, "the job is not known any more"));
         };
-        // After a crash the log may have lost output that the client has, and go on with a remark:
-        // that is sent whole.
+        // After a crash the log may have lost output that the client has, and continue with a
+        // remark, which is sent whole.
         let begin = output.remarks.iter().find(|remark| remark.contains(&attach.offset));
         let start = begin.map_or(attach.offset, |remark| remark.start).min(output.total);
         let reply = json!({
@@ -168,7 +166,7 @@ impl Server {
         Ok(reply)
     }
 
-    /// A client has disposed of all output before `offset`.
+    /// A client has acknowledged all output before `offset`.
     pub(super) fn acknowledge(&mut self, id: ClientId, serial: Serial, offset: u64, now: Moment) {
         let client = self.clients.get(id).and_then(|client| client.session.identity());
         let may_hold = client.is_some_and(|who| who.role == Role::Full);
@@ -182,21 +180,21 @@ impl Server {
         }
     }
 
-    /// A client wants no more of a job.
+    /// Removes an attachment.
     pub(super) fn detach(&mut self, id: ClientId, serial: Serial) {
         if self.attachments.map.remove(&(serial, id)).is_some() {
             self.attachments.touch(serial);
         }
     }
 
-    /// A client is gone, or has given up its identity.
+    /// Removes all attachments of a client that is gone or has given up its identity.
     pub(super) fn detach_all(&mut self, id: ClientId) {
         let mine = self.attachments.map.keys().filter(|(_, client)| *client == id);
         let serials: Vec<Serial> = mine.map(|(serial, _)| *serial).collect();
         serials.into_iter().for_each(|serial| self.detach(id, serial));
     }
 
-    /// Hands output of a job, which stands at `at`, to the clients that have everything before it.
+    /// Sends output of a job at offset `at` to the clients that have everything before it.
     fn forward_output(&mut self, serial: Serial, at: u64, bytes: &[u8], now: Moment) {
         for id in self.attachments.clients_of(serial) {
             let Some(attachment) = self.attachments.map.get_mut(&(serial, id)) else { continue };
@@ -209,7 +207,7 @@ impl Server {
         self.attachments.touch(serial);
     }
 
-    /// Sends output to a client, in frames that hold output of one command, or a remark.
+    /// Sends output to a client, in frames with output of one command, or a remark.
     fn send_output(&mut self, id: ClientId, serial: Serial, at: u64, bytes: &[u8]) {
         let Some(output) = self.dispatcher.output(serial) else { return };
         let (mut offset, mut rest) = (at, bytes);
@@ -238,8 +236,8 @@ impl Server {
         }
     }
 
-    /// Does what follows from changes of attachments: reads logs for clients that are behind, ends
-    /// attachments of jobs that ended, and lets pipes be read again.
+    /// Carries out changes of attachments: reads logs for clients that are behind, ends attachments
+    /// of finished jobs, and resumes reading of pipes.
     pub(super) fn advance_attachments(&mut self, now: Moment) {
         while let Some(serial) = self.attachments.changed.pop_first() {
             for id in self.attachments.clients_of(serial) {
@@ -278,7 +276,7 @@ impl Server {
         let end = match output.end {
             Some(end) => end,
             None if attachment.follows => return,
-            // It was asked for the output so far.
+            // Only output so far was requested.
             None => Map::from_iter([("state".to_owned(), "running".into())]),
         };
         let text = end_of_output(output.id, serial, output.total, end);
@@ -286,7 +284,7 @@ impl Server {
         self.clients.send(id, text.into_bytes().into());
     }
 
-    /// A part of a log that a client is behind with.
+    /// A part of a log for a client that is behind.
     pub(super) fn on_output_read(
         &mut self,
         id: ClientId,
@@ -297,7 +295,7 @@ impl Server {
         let total = self.dispatcher.output(serial).map_or(0, |output| output.total);
         let Some(attachment) = self.attachments.map.get_mut(&(serial, id)) else { return };
         attachment.reading = false;
-        // Output that cannot be read is left out.
+        // Unreadable output is skipped.
         let part = answer.as_deref().ok().and_then(output_of_answer);
         let (start, bytes) = part.unwrap_or((total, &[]));
         let start = if bytes.is_empty() { total } else { start };
@@ -311,7 +309,7 @@ impl Server {
         self.attachments.touch(serial);
     }
 
-    /// A client that holds a job has acknowledged nothing for too long: the job goes on without it.
+    /// A client that holds a job has not acknowledged in time: the job is no longer held.
     pub(super) fn on_attachments_due(&mut self, now: Moment) {
         let patience = self.config.dispatcher.attach_timeout;
         let mut late = Vec::new();
@@ -331,7 +329,7 @@ impl Server {
         }
     }
 
-    /// The job will not be known any more.
+    /// The job is about to be forgotten.
     fn end_forgotten(&mut self, serial: Serial) {
         for id in self.attachments.clients_of(serial) {
             if let Some(attachment) = self.attachments.map.remove(&(serial, id)) {
@@ -342,7 +340,7 @@ impl Server {
         }
     }
 
-    /// Does for attached clients what follows from an effect of the dispatcher.
+    /// Carries out an effect of the dispatcher for attached clients.
     pub(super) fn serve_attached(&mut self, effect: &Effect, now: Moment) {
         match effect {
             Effect::Log { serial, at, bytes, .. } => {

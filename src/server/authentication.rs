@@ -1,8 +1,8 @@
-//! Somebody says who they are: passwords and keys, and what follows from a wrong one.
+//! Authentication by password and key, and the consequences of failures.
 //!
-//! Each failure has one line in the log of a fixed form, and so has each block, for fail2ban(1) and
-//! whatever else reads logs: `authentication failure from ADDRESS: …` and `blocked ADDRESS for N s:
-//! …`. What a stranger chose stands behind the address, in quotes and escaped.
+//! Each failure and each block is logged in a fixed form, for fail2ban(1) and other log readers:
+//! `authentication failure from ADDRESS: …` and `blocked ADDRESS for N s: …`. Text chosen by the
+//! peer stands after the address, quoted and escaped.
 
 use log::{info, warn};
 use nix::unistd::geteuid;
@@ -19,23 +19,23 @@ use crate::sys::account_state::AccountState;
 use crate::sys::pam;
 use crate::wire::{ErrorCode, Refusal, Request, error as error_text, response, wipe};
 
-/// Somebody who shows a password or a key. It counts even where its client has gone.
+/// An authentication attempt. It counts even after its client has disconnected.
 pub(super) struct Attempt {
     client: ClientId,
     source: Source,
-    /// Address of the peer, as it stands in the log.
+    /// Address of the peer, for the log.
     from: String,
     user: String,
     proof: Proof,
 }
 
 impl Attempt {
-    /// Who it is said to be, and from where.
+    /// The claimed user name, and the address.
     pub(super) fn said(&self) -> (&str, &str) {
         (&self.user, &self.from)
     }
 
-    /// Where it came from.
+    /// Its origin.
     pub(super) fn source(&self) -> Source {
         self.source
     }
@@ -45,19 +45,20 @@ impl Attempt {
     }
 }
 
-/// Attempts of one origin that may be pending: being checked, or failed and not answered yet.
+/// Maximum number of pending attempts of one origin: being verified, or failed with a delayed
+/// reply.
 const PENDING: usize = 4;
-/// Bytes of a user's name (utmp and PAM take less).
+/// Maximum length of a user name in bytes (utmp and PAM have lower limits).
 const NAME: usize = 255;
 
 /// Kind of credential in a request, by the cost of its verification.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shown {
-    /// A token, or a signature with the name of its key.
+    /// A token, or a signature that names its key.
     Cheap,
-    /// A signature without the name of its key: all legacy keys are tried.
+    /// A signature that does not name its key: all legacy keys are tried.
     Legacy,
-    /// A password, about which the system is asked.
+    /// A password, which the system verifies.
     Password,
 }
 
@@ -75,7 +76,7 @@ fn shown(request: &Request) -> Option<Shown> {
     }
 }
 
-/// Each caller of a link comes anew with another number, so these are held back together.
+/// Callers of a link get a new number each time, so they are throttled together.
 fn origin(source: Source) -> Source {
     match source {
         Source::Caller(link, _) => Source::Caller(link, 0),
@@ -89,15 +90,14 @@ impl Server {
             && (matches!(source, Source::User(_)) || !self.config.auth.throttle_loopback)
     }
 
-    /// True where nothing is taken from there, not even the beginning of TLS.
+    /// Whether the origin is blocked, even before TLS.
     pub(super) fn is_blocked(&self, source: Source, now: Moment) -> bool {
         self.throttle.blocked(source, now.instant).is_some() && !self.is_exempt(source)
     }
 
-    /// Whether an attempt may be made now. A token or a signature always may: to find out whether it
-    /// is right costs little, nobody guesses one, and failures of others must not keep its owner
-    /// out. What was attempted from there counts, not what has become of the connection: to hang up
-    /// and come again must not make more attempts of it.
+    /// Whether an attempt may be made now. A token or a signature always may: its verification is
+    /// cheap, it cannot be guessed, and failures of others must not lock its owner out. Attempts
+    /// are counted by origin, not by connection: reconnecting must not allow more of them.
     pub(super) fn may_attempt(
         &mut self,
         id: ClientId,
@@ -117,8 +117,8 @@ impl Server {
         }
     }
 
-    /// The refusal of a wrong secret, or of one about which the system would have to be asked, while
-    /// others from there are pending or the origin is blocked.
+    /// The error for a wrong secret, or one that the system would have to verify, while the origin
+    /// has pending attempts or is blocked.
     fn check_throttle(&self, source: Source, now: Moment) -> Result<(), Refusal> {
         if let Some(left) = self.throttle.blocked(source, now.instant)
             && !self.is_exempt(source)
@@ -135,7 +135,7 @@ impl Server {
         Err(Refusal::new(ErrorCode::TooMany, why))
     }
 
-    /// A client shows a password.
+    /// A client presents a password.
     pub(super) fn take_password(
         &mut self,
         id: ClientId,
@@ -186,7 +186,7 @@ impl Server {
         }
     }
 
-    /// A client showed a key of this user: the account decides, as with a password.
+    /// A client has proven a key of this user: the account is checked as for a password.
     pub(super) fn take_key(
         &mut self,
         id: ClientId,
@@ -216,7 +216,7 @@ impl Server {
         self.end_wait(id, text);
     }
 
-    /// It is known what a password is worth.
+    /// The result of a verification.
     pub(super) fn on_verdict(&mut self, attempt: Attempt, verdict: Verdict, now: Moment) {
         let Attempt { client: id, user, from, .. } = &attempt;
         let refusal = match verdict {
@@ -249,11 +249,11 @@ impl Server {
         self.refuse_waiting(*id, &refusal);
     }
 
-    /// The password or the key is right: a token for whoever has a role.
+    /// Authentication succeeded: a token, if the user has a role.
     fn let_in(&mut self, attempt: &Attempt, account: Account, now: Moment) -> Result<(), Refusal> {
         let (id, proof) = (attempt.client, attempt.proof);
         let state = match (proof, account.state) {
-            // PAM has looked at more than we can.
+            // PAM has checked more than this.
             (Proof::Kernel | Proof::Password, _) | (_, AccountState::Usable) => None,
             (Proof::Key(_), AccountState::Locked) => Some("the account is locked"),
             (Proof::Key(_), AccountState::Expired) => Some("the account has expired"),
@@ -289,7 +289,7 @@ impl Server {
         Ok(())
     }
 
-    /// Something that somebody showed was wrong. `what` is for the log, `why` for the client.
+    /// Authentication failed. `what` is for the log, `why` for the client.
     #[allow(clippy::too_many_arguments, reason = "the client may be gone, so it is told apart")]
     pub(super) fn on_failure(
         &mut self,
@@ -305,7 +305,7 @@ impl Server {
         let exempt = self.is_exempt(source);
         let refusal = Refusal::new(ErrorCode::Unauthorized, why);
         let consequence = match (self.throttle.fail(source, exempt, now.instant), source) {
-            // Each comes anew with another id: so all behind one bridge are slowed.
+            // Callers get a new id each time: so all behind one relay are throttled.
             (Consequence::Answer, Source::Caller(link, _)) => {
                 self.throttle.fail(Source::Caller(link, 0), true, now.instant)
             }
@@ -356,7 +356,7 @@ impl Server {
         }
     }
 
-    /// A secret that the session itself could judge was wrong.
+    /// A secret that the session verified itself was wrong.
     pub(super) fn on_wrong(
         &mut self,
         id: ClientId,
@@ -375,7 +375,7 @@ impl Server {
         self.on_failure(id, source, &from, what, Some(request), why, now);
     }
 
-    /// The time that an answer was held back is over.
+    /// The delay of a reply is over.
     pub(super) fn on_delay_over(&mut self, id: ClientId) {
         let Some(client) = self.clients.get(id) else { return };
         if let Some(Wait::Delay { text, .. }) = &mut client.waiting {
@@ -385,7 +385,7 @@ impl Server {
     }
 }
 
-/// A name that a stranger chose, for the log.
+/// A name chosen by an unauthenticated peer, for the log.
 fn short(name: &str) -> String {
     name.chars().take(64).collect()
 }

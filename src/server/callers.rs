@@ -1,7 +1,7 @@
-//! Clients behind a bridge: whose a payload is, and what the old ones need.
+//! Clients behind a relay: assignment of payloads, and legacy clients.
 //!
-//! Whoever runs the bridge sees what old clients say, and could speak for them. So they are let in
-//! only where the configuration says so, and with no more than it says.
+//! The operator of a relay sees everything that legacy clients send, and could impersonate them. So
+//! they are accepted only if the configuration allows it, and with at most the configured role.
 
 use std::rc::Rc;
 
@@ -23,14 +23,14 @@ use crate::wire::{ErrorCode, Frame, Refusal, Request, error as error_text};
 
 use super::parcel::Parcel;
 
-/// How old clients show themselves: their events have hyphens.
+/// `Origin` of legacy clients, whose events have hyphens.
 const QT_CLIENT: &str = "sysadm-client";
 
-/// The longest payload that a bridge takes where nothing else is configured, in bytes: its
-/// `max_message` without the line with the id.
+/// Maximum size of a payload that a relay accepts by default, in bytes: its `max_message` without
+/// the line with the id.
 const PAYLOAD: usize = 256 * 1024 - 256;
 
-/// What stands for the key that the original server made for each exchange: its client looks for
+/// Placeholder for the key that the original server made for each exchange: its client looks for
 /// the words " PUBLIC KEY--" in it and for nothing else.
 const NEW_SSL_KEY: &str = "-----BEGIN PUBLIC KEY-----
 MCowBQYDK2VwAyEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
@@ -38,7 +38,7 @@ MCowBQYDK2VwAyEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
 ";
 
 impl Clients {
-    /// The caller that a client is, and where it is: the link and its number there.
+    /// The link of a caller, and its number there.
     pub(super) fn behind(&mut self, id: ClientId) -> Option<(u64, u64)> {
         match self.get(id)?.peer {
             Peer::Bridged { source: Source::Caller(link, behind), .. } => Some((link, behind)),
@@ -53,19 +53,19 @@ impl Clients {
         }
     }
 
-    /// True for a client of whom whoever runs the bridge sees all.
+    /// Whether the operator of the relay can read this client's messages.
     pub(super) fn is_in_clear(&mut self, id: ClientId) -> bool {
         self.caller(id).is_some_and(|caller| caller.is_clear())
     }
 }
 
 impl Server {
-    /// A client behind a bridge says something.
+    /// Processes a payload of a client behind a relay.
     pub(super) fn on_payload(&mut self, link: u64, from: &str, payload: &str, now: Moment) {
         let Some(line) = self.links.line(link) else { return };
         let name = line.config.name.clone();
         let Some(behind) = line.behind.iter().find(|behind| *behind.id == *from) else {
-            // It may have gone this moment.
+            // It may just have disconnected.
             return debug!("link {name}: {from} is not among those that are there");
         };
         let (number, known) = (behind.number, behind.client);
@@ -92,7 +92,7 @@ impl Server {
         let id = match client {
             Some(id) => id,
             None if is_clear || is_tunnelled(payload) => {
-                // The name of the link first: what a bridge calls its peers is its own, and could
+                // The name of the link first: a relay chooses the ids of its peers, which could
                 // look like an address in the log.
                 let peer_name = format!("link {name} peer {from}").into();
                 let peer = Peer::Bridged { source, name: peer_name };
@@ -102,7 +102,7 @@ impl Server {
                 }
             }
             None => {
-                // Base64 of an object, as an original client sends it once it has authenticated.
+                // Base64 of an object, as sent by an original client after authentication.
                 let is_encoded = STANDARD.decode(payload.get(..4).unwrap_or_default());
                 let allowed = self.config.bridge.allow_legacy_bridge_clients;
                 if is_encoded.is_ok_and(|bytes| bytes.starts_with(b"{"))
@@ -125,12 +125,12 @@ impl Server {
             debug!("client {id}: {from} behind {name}: {broken}");
             self.hub.leave(id);
         }
-        // At once: what follows on the link may end the session, and its requests would be lost.
+        // At once: later payloads may end the session, and its requests would be lost.
         self.serve(id, now);
     }
 
-    /// What anybody is answered in clear, tunnel or not: who is there. And what nobody is. True where
-    /// that is all.
+    /// Replies to requests in clear that need no session: the identity of this server. Ignores
+    /// payloads of unknown peers. True where nothing else is to be done.
     fn answer_aside(&mut self, link: u64, to: &str, payload: &str) -> bool {
         let allowed = self.config.bridge.allow_legacy_bridge_clients;
         if payload.len() > STRANGER_MESSAGE {
@@ -168,7 +168,7 @@ impl Server {
         let config = self.tls.as_ref()?.tunnel.clone();
         self.make_room_for_new(peer.source(), now);
         let is_old = self.links.line(link).is_some_and(|line| line.config.legacy);
-        // A bridge of the original kind takes whatever comes.
+        // A relay of the original kind accepts any size.
         let longest = if is_old { usize::MAX } else { PAYLOAD };
         let name: Rc<str> = peer.to_string().into();
         let made = self.clients.add_caller(
@@ -198,7 +198,7 @@ impl Server {
         Some(id)
     }
 
-    /// Says at each start what `full` means.
+    /// Warns at each start about the meaning of `full`.
     pub(super) fn warn_of_callers(&self) {
         let bridge = &self.config.bridge;
         if bridge.allow_legacy_bridge_clients == LegacyBridgeClients::Full
@@ -218,8 +218,9 @@ impl Server {
         }
     }
 
-    /// Tokens that went through a bridge in clear are known there, and open a tunnel as well. Which
-    /// those are nobody can tell; so none outlives the leave to speak in clear.
+    /// Revokes tokens that were sent through a relay in clear, which could also be used in a
+    /// tunnel. They cannot be told apart, so all tokens are revoked when clear-text access is
+    /// withdrawn.
     pub(super) fn forget_tokens_in_clear(&mut self, before: LegacyBridgeClients) {
         let allowed = self.config.bridge.allow_legacy_bridge_clients;
         if before == LegacyBridgeClients::Full && allowed != before {
@@ -227,7 +228,7 @@ impl Server {
         }
     }
 
-    /// What the configuration says of clients in clear has changed, or may have.
+    /// The configuration of clients in clear may have changed.
     pub(super) fn look_at_callers(&mut self, now: Moment) {
         let allowed = self.config.bridge.allow_legacy_bridge_clients;
         let ceiling = self.clear_ceiling();
@@ -245,10 +246,11 @@ impl Server {
         }
     }
 
-    /// Whether a client behind a bridge may ask that. What it says in clear is seen by whoever runs
-    /// the bridge, who may be at the other end of a tunnel too. He can have any string "encrypted" by
-    /// an old client, which shows its key to the bridge in that way: so in a tunnel that is no proof.
-    /// And in clear a signature would be one for no certificate, which is for loopback alone.
+    /// Whether a client behind a relay may make this request. The operator of the relay sees
+    /// requests in clear and could use a tunnel. A relay can make a legacy client "encrypt" any
+    /// string, because that is how the client authenticates to it: so that is no proof in a tunnel.
+    /// And a signature in clear would be one without a certificate, which is valid on loopback
+    /// only.
     pub(super) fn check_caller(&mut self, id: ClientId, request: &Request) -> Result<(), Refusal> {
         let Some(caller) = self.clients.caller(id) else { return Ok(()) };
         let shows = |what| request.is("rpc", "auth_ssl") && request.args.get(what).is_some();
@@ -278,8 +280,8 @@ impl Server {
         Err(Refusal::new(ErrorCode::Forbidden, why))
     }
 
-    /// The answer to the first stage of `auth_ssl` as an old client wants it, which encodes all that
-    /// follows.
+    /// Changes the reply to the first stage of `auth_ssl` to the form of legacy clients, which
+    /// encode everything after it.
     pub(super) fn dress_for_clear(&mut self, id: ClientId, request: &Request, args: &mut Value) {
         if !request.is("rpc", "auth_ssl") || request.args.get("md5_key").is_none() {
             return;

@@ -1,4 +1,4 @@
-//! What carries a client's messages: a connection of its own, or a link to a bridge.
+//! The transport of a client's messages: its own connection, or a link to a relay.
 
 use std::time::Instant;
 
@@ -6,15 +6,15 @@ use super::parcel::Parcel;
 use crate::bridge::link::Caller;
 use crate::net::{Answer, CloseReason, Connection, End, Incoming, Limits, Outbox, Socket};
 
-/// One of the two.
+/// A transport.
 pub(super) enum Carrier {
     Direct(Box<Connection<Parcel>>),
-    /// What is sent is taken by the link.
+    /// Its output is taken by the link.
     Bridged(Box<Caller<Parcel>>),
 }
 
 impl Carrier {
-    /// What waits to be sent.
+    /// Outgoing messages.
     pub(super) fn outbox(&self) -> &Outbox<Parcel> {
         match self {
             Carrier::Direct(connection) => &connection.outbox,
@@ -29,7 +29,7 @@ impl Carrier {
         }
     }
 
-    /// The socket that is its own.
+    /// Its own socket.
     pub(super) fn socket(&mut self) -> Option<&mut Socket> {
         match self {
             Carrier::Direct(connection) => Some(connection.socket()),
@@ -37,7 +37,7 @@ impl Carrier {
         }
     }
 
-    /// True while messages go both ways.
+    /// Whether messages can be exchanged.
     pub(super) fn is_open(&self) -> bool {
         match self {
             Carrier::Direct(connection) => connection.is_open(),
@@ -45,7 +45,7 @@ impl Carrier {
         }
     }
 
-    /// How much may come in a message, and wait to be sent, from now on; in bytes.
+    /// Changes the maximum sizes of a message and of the outbox, in bytes.
     pub(super) fn set_bounds(&mut self, max_message: usize, outbox: usize) {
         match self {
             Carrier::Direct(connection) => connection.max_message = max_message,
@@ -61,7 +61,7 @@ impl Carrier {
         }
     }
 
-    /// True while the peer has sent nothing; one behind a bridge is known by what it has sent.
+    /// Whether nothing was received yet; a caller exists only after its first payload.
     pub(super) fn is_silent(&self) -> bool {
         match self {
             Carrier::Direct(connection) => connection.is_silent(),
@@ -69,7 +69,7 @@ impl Carrier {
         }
     }
 
-    /// True where the first bytes of the peer wait to be read.
+    /// Whether the first bytes of the peer are ready to be read.
     pub(super) fn has_unread_start(&self) -> bool {
         match self {
             Carrier::Direct(connection) => connection.has_unread_start(),
@@ -77,7 +77,7 @@ impl Carrier {
         }
     }
 
-    /// It will not be read for a while.
+    /// Stops timeouts while it is not read.
     pub(super) fn pause(&mut self) {
         match self {
             Carrier::Direct(connection) => connection.pause(),
@@ -92,7 +92,7 @@ impl Carrier {
         }
     }
 
-    /// True where all parcels that stood before `place` have been handed on.
+    /// Whether all messages queued before `place` were passed on.
     pub(super) fn has_sent(&self, place: u64) -> bool {
         match self {
             Carrier::Direct(connection) => connection.has_sent(place),
@@ -100,23 +100,23 @@ impl Carrier {
         }
     }
 
-    /// Bytes of a message that has begun and not ended.
+    /// Bytes of an incomplete message.
     pub(super) fn unfinished(&self) -> usize {
         match self {
             Carrier::Direct(connection) => connection.unfinished(),
-            // Its link is bounded, and charged by itself.
+            // Its link is bounded, and accounted separately.
             Carrier::Bridged(_) => 0,
         }
     }
 
-    /// Forgets a message that has begun; what still comes cannot be understood.
+    /// Drops an incomplete message; later input cannot be parsed.
     pub(super) fn give_up_unfinished(&mut self) {
         if let Carrier::Direct(connection) = self {
             connection.give_up_unfinished();
         }
     }
 
-    /// Reads once. False where nothing more is to be had now.
+    /// Reads once. False where no more input is available now.
     pub(super) fn read(&mut self, scratch: &mut [u8], now: Instant) -> Result<bool, End> {
         match self {
             Carrier::Direct(connection) => connection.read(scratch, now),
@@ -124,7 +124,7 @@ impl Carrier {
         }
     }
 
-    /// What has arrived. Violations are answered here.
+    /// The next result. Protocol violations are replied to here.
     pub(super) fn next(&mut self, now: Instant) -> Result<Option<Incoming>, End> {
         let caller = match self {
             Carrier::Direct(connection) => return connection.next(now),
@@ -154,7 +154,7 @@ impl Carrier {
         }
     }
 
-    /// Sends what can be sent now, where it sends by itself.
+    /// Sends as much as possible, for a connection of its own.
     pub(super) fn flush(&mut self, now: Instant) -> Result<(), End> {
         match self {
             Carrier::Direct(connection) => connection.flush(now).map(drop),
@@ -163,7 +163,7 @@ impl Carrier {
         }
     }
 
-    /// The caller, where its link is to take something from it.
+    /// The caller, if it has output for its link.
     pub(super) fn speaking(&self) -> bool {
         match self {
             Carrier::Direct(_) => false,
@@ -181,7 +181,7 @@ impl Carrier {
         }
     }
 
-    /// Closes at once: what waits is not sent.
+    /// Closes at once: queued output is dropped.
     pub(super) fn close(&mut self, reason: &CloseReason, now: Instant) {
         match self {
             Carrier::Direct(connection) => connection.close(reason, now),
@@ -189,7 +189,7 @@ impl Carrier {
         }
     }
 
-    /// Closes when all that waits is sent.
+    /// Closes after the queued output.
     pub(super) fn close_when_sent(&mut self, reason: &CloseReason, now: Instant) {
         match self {
             Carrier::Direct(connection) => connection.close_when_sent(reason, now),

@@ -1,5 +1,5 @@
-//! A child that helps the daemon, at the other end of a socket in the poll loop: what is the same
-//! for the store and for accounts.
+//! A helper process and its socket in the poll loop: code common to the store and the accounts
+//! helper.
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -13,18 +13,18 @@ use super::Key;
 use crate::reactor::{Reactor, Registered};
 use crate::sys::children::Exit;
 
-/// The child.
+/// The process.
 pub(super) struct Child {
     pub(super) pid: Pid,
     pub(super) socket: UnixStream,
     registered: Registered,
 }
 
-/// Reads in a turn from the child.
+/// Maximum number of reads in a turn.
 const READS: usize = 16;
 
 impl Child {
-    /// Watches the socket of a child that was just started; one that cannot be watched is ended.
+    /// Registers the socket of a new child; the child is killed if that fails.
     pub(super) fn watch(
         (pid, socket): (Pid, OwnedFd),
         key: Key,
@@ -40,7 +40,7 @@ impl Child {
         }
     }
 
-    /// A child of the daemon has ended: how, if it was this one, which is let go.
+    /// The exit of this child, if `pid` is its; unregisters it.
     pub(super) fn take_ended(
         place: &mut Option<Child>,
         pid: Pid,
@@ -55,7 +55,7 @@ impl Child {
         })
     }
 
-    /// Reads what the child says, so much in a turn; true where there may be more.
+    /// Reads a bounded amount; true where there may be more.
     pub(super) fn read(&mut self, scratch: &mut [u8], mut received: impl FnMut(&[u8])) -> bool {
         for _ in 0..READS {
             match self.socket.read(scratch) {

@@ -1,8 +1,8 @@
-//! Everybody who is connected: strangers in a pool of their own, and those who proved who they are.
+//! All connections: authenticated clients, and a separate pool of unauthenticated ones.
 //!
-//! An unauthenticated connection never has an authenticated client's place; see
-//! [`UnauthenticatedPool`] for the places of these. And no client can make another wait: each is read a little at a time, and what
-//! is not read by a client stays in its own outbox until that is full.
+//! An unauthenticated connection never takes an authenticated client's place; see
+//! [`UnauthenticatedPool`] for its limits. And no client can delay another: each is read a little
+//! at a time, and unread output stays in the client's own outbox until that is full.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -32,24 +32,24 @@ use crate::wire::{Published, Request, Spelling};
 
 pub(super) type ClientId = u64;
 
-/// What a client waits for; it is not read meanwhile, so that its answers come in order.
+/// Pending operation of a client, which is not read meanwhile, so that replies stay in order.
 #[derive(Debug)]
 pub(super) enum Wait {
-    /// Jobs that it submitted are to be durable.
+    /// Its jobs are being made durable.
     Filing {
         request: Box<Request>,
         response: Value,
-        /// So many are not yet.
+        /// Number of those that are not.
         left: usize,
         failed: Option<String>,
     },
-    /// A part of a log is read.
+    /// A part of a log is being read.
     Log { request: Box<Request> },
-    /// A password, or the account of whoever showed a key, is checked.
+    /// A password, or the account of a key's owner, is being checked.
     Proof { request: Box<Request> },
-    /// Its name is looked up for what it asks of keys, or they are changed.
+    /// Its name is being looked up for a request about keys, or keys are being changed.
     Settings { request: Box<Request>, settings: Option<Settings> },
-    /// This answer is held back for a while.
+    /// A delayed reply.
     Delay { request: Box<Request>, text: String },
 }
 
@@ -58,37 +58,37 @@ pub(super) struct Client {
     pub(super) connection: Carrier,
     pub(super) session: Session,
     pub(super) peer: Peer,
-    /// The user whose share it takes a part of.
+    /// The user whose share it is charged to.
     owner: Owner,
-    /// One connection.
+    /// Charge for the connection.
     place: Charge,
-    /// The message that has begun and not ended.
+    /// Charge for an incomplete message.
     inbox: Charge,
-    /// It waits for its turn to be served.
+    /// It waits for its turn.
     queued: bool,
     tls: bool,
     /// Only this host can have connected: see [`Accepted`].
     pub(super) on_loopback: bool,
     registered: Option<Registered>,
-    /// The socket may have more to read.
+    /// The socket may have more input.
     pub(super) readable: bool,
-    /// It is not read until its outbox has room again.
+    /// Reading is paused until its outbox has room.
     pub(super) stalled: bool,
-    /// It is not read until this is there.
+    /// Reading is paused until this is complete.
     pub(super) waiting: Option<Wait>,
-    /// How a job ended is being read for it; it is told no more of the present state until then.
+    /// A job's outcome is being read for it; its backlog is paused meanwhile.
     pub(super) retelling: bool,
-    /// Something is to be sent.
+    /// It has output.
     dirty: bool,
-    /// By when a stranger has to say who it is.
+    /// Deadline for authentication.
     auth_due: Option<Instant>,
     admitted: bool,
-    /// Who it was, and how they proved it, when that was last looked at.
+    /// Its identity and the proof of it, when last checked.
     pub(super) seen_as: Option<(u32, Proof)>,
 }
 
 impl Client {
-    /// As it stands in the log.
+    /// Name for the log.
     pub(super) fn name(&self) -> String {
         let way = if self.tls { " over TLS" } else { "" };
         match (self.session.identity(), &self.peer) {
@@ -104,7 +104,7 @@ impl Client {
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
-        // Who waits for us is not late.
+        // A client that waits for the server is not late.
         let auth_due = self.auth_due.filter(|_| self.waiting.is_none());
         [self.connection.due(), auth_due].into_iter().flatten().min()
     }
@@ -114,12 +114,12 @@ impl Client {
     }
 }
 
-/// The limits of the configuration that concern clients.
+/// Limits of clients.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClientLimits {
     pub(super) max_clients: usize,
     pub(super) max_unauthenticated: usize,
-    /// Addresses of loopback count as one origin.
+    /// Loopback addresses count as one origin.
     pub(super) loopback_is_one: bool,
     pub(super) max_message: usize,
     pub(super) outbox: usize,
@@ -131,15 +131,15 @@ pub(super) struct ClientLimits {
 
 /// Places beyond `max_clients` for root and the daemon's own user at the local socket.
 const RESERVED_PLACES: usize = 8;
-/// Of `outbox_total`, one user's replies take at most one part of so many.
+/// Replies to one user take at most this fraction of `outbox_total`.
 const REPLY_PART: usize = 2;
-/// The largest message of a stranger, in bytes.
+/// Maximum size of a message of an unauthenticated client, in bytes.
 pub(super) const STRANGER_MESSAGE: usize = 8 * 1024;
-/// What waits for a stranger, at most, in bytes: an answer hardly longer than its request, and some
-/// more. All strangers together must not fill what is there for those who are known.
+/// Maximum size of the outbox of an unauthenticated client, in bytes: a reply is hardly longer than
+/// its request. All of them together must not use up `outbox_total`.
 const STRANGER_OUTBOX: usize = 64 * 1024;
 
-/// All of them.
+/// All connections.
 pub(super) struct Clients {
     pub(super) limits: ClientLimits,
     map: BTreeMap<ClientId, Client>,
@@ -147,9 +147,9 @@ pub(super) struct Clients {
     unauthenticated: UnauthenticatedPool<ClientId>,
     users: Users,
     dirty: Vec<ClientId>,
-    /// Clients whose outbox was full when something was to be put into it.
+    /// Clients whose outbox overflowed.
     pub(super) overflowing: Vec<ClientId>,
-    /// Clients behind a bridge that have something for their link to take.
+    /// Clients behind a relay that have output for their link.
     pub(super) speaking: Vec<ClientId>,
 }
 
@@ -185,7 +185,7 @@ impl Clients {
         self.map.get_mut(&id)
     }
 
-    /// Whose session that is.
+    /// User name of a session.
     pub(super) fn user(&self, id: ClientId) -> Option<String> {
         Some(self.map.get(&id)?.session.identity()?.user.clone())
     }
@@ -220,13 +220,13 @@ impl Clients {
         self.map.len() - self.unauthenticated.len()
     }
 
-    /// Origin of a peer, to which failures and connections are charged.
+    /// Origin of a peer, which failures and connections are accounted to.
     pub(super) fn source_of(&self, peer: &Peer) -> Source {
         let source = peer.source();
         if self.limits.loopback_is_one { source.with_loopback_as_one() } else { source }
     }
 
-    /// Whether there is room for one more unauthenticated connection of that origin.
+    /// Admission of a new unauthenticated connection of that origin.
     pub(super) fn room_for_new(&mut self, source: Source, now: Instant) -> Room<ClientId> {
         let most = self.limits.max_unauthenticated;
         let has_unread_start =
@@ -240,7 +240,7 @@ impl Clients {
         )
     }
 
-    /// The same for one whose handshake is over.
+    /// The same for one whose handshake is complete.
     pub(super) fn room_for_ready(&self, source: Source, now: Instant) -> Room<ClientId> {
         let is_held_up = |id| {
             let client = self.map.get(&id);
@@ -250,12 +250,12 @@ impl Clients {
         self.unauthenticated.room_for_ready(source, most, random_number(), is_held_up, now)
     }
 
-    /// Counts a connection that had no place, for the log.
+    /// Counts a refused connection, for the log.
     pub(super) fn log_shortage(&mut self, now: Instant) {
         self.unauthenticated.log_shortage(now);
     }
 
-    /// An unauthenticated connection was read.
+    /// Records that an unauthenticated connection was read.
     pub(super) fn note_progress(&mut self, id: ClientId, now: Instant) {
         if let Some(client) = self.map.get(&id)
             && !client.connection.is_silent()
@@ -264,13 +264,13 @@ impl Clients {
         }
     }
 
-    /// The handshake of an unauthenticated connection is over, and it has a place.
+    /// Records the complete handshake of an admitted unauthenticated connection.
     pub(super) fn end_handshake(&mut self, id: ClientId, now: Instant) {
         self.unauthenticated.end_handshake(id, now);
     }
 
-    /// Takes a connection in; `tls` comes with the SHA-256 of the certificate that is shown. One
-    /// whose peer the kernel knows, and who has a role, is no stranger.
+    /// Adds a connection; `tls` includes the SHA-256 of the presented certificate. A peer with a
+    /// role by the kernel is authenticated from the start.
     pub(super) fn add(
         &mut self,
         accepted: Accepted,
@@ -304,7 +304,7 @@ impl Clients {
         Ok(id)
     }
 
-    /// Takes somebody in who is behind a bridge.
+    /// Adds a client behind a relay.
     pub(super) fn add_caller(
         &mut self,
         peer: Peer,
@@ -358,8 +358,8 @@ impl Clients {
     }
 
     /// Whether there is a place for one more authenticated client of this account. Root and the
-    /// daemon's own user have all places, and some at the local socket that nobody else can take;
-    /// any other user has at most half of the places that the others leave.
+    /// daemon's own user may use all places, and some at the local socket that are reserved for
+    /// them; any other user has at most half of the places that the others leave.
     pub(super) fn has_place_for(&self, peer: &Peer, uid: u32) -> bool {
         let is_exempt = uid == 0 || uid == nix::unistd::geteuid().as_raw();
         let is_local = matches!(peer, Peer::Local(_));
@@ -367,7 +367,7 @@ impl Clients {
         has_place(self.limits.max_clients, self.admitted(), own, is_exempt, is_local)
     }
 
-    /// An unauthenticated connection belongs to this account now, and there is a place for it.
+    /// An unauthenticated connection has authenticated as this account, and is admitted.
     pub(super) fn admit(&mut self, id: ClientId, uid: u32) {
         self.change_owner(id, Owner::Account(uid));
         let Some(client) = self.map.get_mut(&id) else { return };
@@ -377,7 +377,7 @@ impl Clients {
         self.unauthenticated.remove(id);
     }
 
-    /// Charges what a client holds to another user.
+    /// Moves the charges of a client to another user.
     pub(super) fn change_owner(&mut self, id: ClientId, owner: Owner) {
         let Some(client) = self.map.get_mut(&id).filter(|client| client.owner != owner) else {
             return;
@@ -390,7 +390,7 @@ impl Clients {
         self.users.forget_unused(before);
     }
 
-    /// A client has given up who it was.
+    /// A client has given up its identity.
     pub(super) fn make_stranger(&mut self, id: ClientId, now: Instant) {
         if let Some(client) = self.map.get(&id) {
             self.change_owner(id, Owner::Origin(client.peer.source()));
@@ -418,7 +418,7 @@ impl Clients {
         Some(client)
     }
 
-    /// Puts an event into a client's outbox.
+    /// Queues an event for a client.
     pub(super) fn deliver(&mut self, id: ClientId, event: &Rc<Published>, spelling: Spelling) {
         let parcel = Parcel::Event(event.clone(), spelling);
         if let Some(client) = self.map.get_mut(&id).filter(|client| client.connection.is_open())
@@ -429,20 +429,20 @@ impl Clients {
         self.touch(id);
     }
 
-    /// Puts an answer into a client's outbox; one that has been told to go gets none.
+    /// Queues a reply for a client, unless that is being closed.
     pub(super) fn answer(&mut self, id: ClientId, mut text: String) -> Result<(), Full> {
         let Some(client) = self.map.get_mut(&id).filter(|client| client.connection.is_open())
         else {
             return Ok(());
         };
         let pushed = client.connection.outbox_mut().push(Parcel::Answer(text.as_bytes().into()));
-        // It may hold a token.
+        // It may contain a token.
         text.zeroize();
         self.touch(id);
         pushed
     }
 
-    /// Puts a message into a client's outbox.
+    /// Queues a message for a client.
     pub(super) fn send(&mut self, id: ClientId, message: Rc<[u8]>) {
         if let Some(client) = self.map.get_mut(&id).filter(|client| client.connection.is_open())
             && let Err(Full) = client.connection.outbox_mut().push(Parcel::Answer(message))
@@ -452,7 +452,7 @@ impl Clients {
         self.touch(id);
     }
 
-    /// Something of this client is to be sent, or its deadline may have changed.
+    /// Marks a client for output, or for a changed deadline.
     pub(super) fn touch(&mut self, id: ClientId) {
         if let Some(client) = self.map.get_mut(&id)
             && !client.dirty
@@ -462,7 +462,7 @@ impl Clients {
         }
     }
 
-    /// Gives a client a turn; one that waits for its turn already has no second one.
+    /// Gives a client a turn, unless it waits for one already.
     pub(super) fn enqueue(&mut self, id: ClientId) {
         if let Some(client) = self.map.get_mut(&id)
             && !std::mem::replace(&mut client.queued, true)
@@ -471,7 +471,7 @@ impl Clients {
         }
     }
 
-    /// The client whose turn it is. One that is gone may be named.
+    /// The client whose turn it is. It may be gone.
     pub(super) fn next_turn(&mut self) -> Option<ClientId> {
         let id = self.users.next()?;
         if let Some(client) = self.map.get_mut(&id) {
@@ -485,9 +485,9 @@ impl Clients {
         self.users.is_somebody_ready()
     }
 
-    /// Whether more may be made for a client: replies, and the current state. It has room for more
-    /// than half of its outbox, and either nothing waits for it, or its user's clients together
-    /// have less waiting than their part of `outbox_total`.
+    /// Whether more output may be generated for a client: replies, and the current state. More than
+    /// half of its outbox must be free, and either the outbox is empty, or its user's clients
+    /// together have less than their part of `outbox_total`.
     pub(super) fn may_get_more(&self, id: ClientId) -> bool {
         self.map.get(&id).is_some_and(|client| self.has_room(client))
     }
@@ -499,15 +499,15 @@ impl Clients {
         outbox.is_below_half() && (outbox.used() == 0 || of_user < share)
     }
 
-    /// Charges what a client has sent of a message that has not ended.
+    /// Charges an incomplete message to its client.
     pub(super) fn count_unfinished(&mut self, id: ClientId) {
         if let Some(client) = self.map.get_mut(&id) {
             client.inbox.set(client.connection.unfinished());
         }
     }
 
-    /// The client with the most unfinished message of the user who has the most, where all
-    /// together are above their limit: `inbox_total`, or two messages where that is less.
+    /// The client with the longest incomplete message of the user who has the most, if all together
+    /// exceed their limit: `inbox_total`, or two messages where that is less.
     pub(super) fn most_unfinished(&self) -> Option<ClientId> {
         let limit = self.limits.inbox_total.max(2 * self.limits.max_message);
         if self.users.inbox_bytes() <= limit {
@@ -521,13 +521,12 @@ impl Clients {
         self.map.iter().filter(move |(_, client)| client.owner == owner)
     }
 
-    /// True where something is to be flushed.
+    /// Whether there is output.
     pub(super) fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
 
-    /// Sends what can be sent to those that were touched, until `budget` is spent. Gives those
-    /// that are over.
+    /// Sends output to marked clients, until `budget` is spent. Returns those that ended.
     pub(super) fn flush(
         &mut self,
         budget: Budget,
@@ -562,8 +561,8 @@ impl Clients {
         over
     }
 
-    /// The client with the most in its outbox, of the user for whom the most waits, if all
-    /// together have more than they may.
+    /// The client with the fullest outbox, of the user with the most queued bytes, if all together
+    /// exceed their limit.
     pub(super) fn fullest(&self) -> Option<ClientId> {
         if self.users.outbox_bytes() <= self.limits.outbox_total {
             return None;
@@ -573,7 +572,7 @@ impl Clients {
         self.of_user(owner).max_by_key(|(_, client)| used(client)).map(|(id, _)| *id)
     }
 
-    /// Says to a client that it is closed, and why.
+    /// Closes a client with a reason.
     pub(super) fn close(&mut self, id: ClientId, reason: &CloseReason, now: Instant) {
         if let Some(client) = self.map.get_mut(&id) {
             client.auth_due = None;
@@ -582,7 +581,7 @@ impl Clients {
         }
     }
 
-    /// Closes a client and drops what it has sent of a message.
+    /// Closes a client and drops its incomplete message.
     pub(super) fn give_up_unfinished(&mut self, id: ClientId, reason: &CloseReason, now: Instant) {
         self.close(id, reason, now);
         if let Some(client) = self.map.get_mut(&id) {
@@ -591,7 +590,7 @@ impl Clients {
         self.count_unfinished(id);
     }
 
-    /// The same, after all that waits has been sent.
+    /// Closes a client after its queued output.
     pub(super) fn close_when_sent(&mut self, id: ClientId, reason: &CloseReason, now: Instant) {
         if let Some(client) = self.map.get_mut(&id) {
             client.auth_due = None;

@@ -1,8 +1,8 @@
 //! The processes of jobs, between the dispatcher and the reactor.
 //!
-//! A command is over when its process has ended *and* its output has. Where a process that it left
-//! behind holds the output open, the end is waited for a little and then done without; what that
-//! process prints later is read and thrown away, since to close its pipe would kill it.
+//! A command has ended when its process has ended *and* its output has. If a process that it left
+//! behind holds the output open, the end is awaited for a grace period only; later output is read
+//! and discarded, because closing the pipe would kill that process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,16 +21,17 @@ use crate::sys::process_table;
 use crate::sys::process_tree::{Descendants, Orphans, Roots};
 use crate::sys::survivors::{Traces, survivors};
 
-/// How often the processes of a job are looked for again because one may have had a child between
-/// the look and the signal.
+/// Number of times that the processes of a job are listed again because one may have forked between
+/// the listing and the signal.
 const ROUNDS: usize = 16;
 
-/// Outputs of processes left behind that are still read; the oldest is closed beyond that.
+/// Maximum number of outputs of left-behind processes that are still read; beyond it the oldest is
+/// closed.
 const LEFTOVERS: usize = 64;
-/// Between two reads of one: what nobody wants must not keep the daemon busy.
+/// Interval between two reads of one, so that discarded output does not occupy the daemon.
 const LEFTOVER_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often it is looked whether processes of another daemon's jobs are gone.
+/// Interval of checks whether processes of a previous daemon's jobs have ended.
 const SURVIVORS_LOOK: Duration = Duration::from_millis(200);
 
 /// All processes of jobs.
@@ -38,31 +39,31 @@ pub(super) struct Jobs {
     environment: Environment,
     epoch: String,
     at_work: BTreeMap<Serial, AtWork>,
-    /// Leaders at work.
+    /// Running leaders.
     by_pid: BTreeMap<Pid, Serial>,
-    /// Leaders that were reaped, of jobs that are not over.
+    /// Reaped leaders of jobs that have not ended.
     ended: BTreeMap<Pid, Serial>,
-    /// Jobs that are being ended and had processes when last looked at.
+    /// Jobs that are being killed and had processes when last checked.
     ending: BTreeSet<Serial>,
     orphans: Orphans,
     leftovers: BTreeMap<u64, Leftover>,
     last_leftover: u64,
-    /// How long the output may stay open when its command has ended.
+    /// How long the output may stay open after its command has ended.
     grace: Duration,
 }
 
-/// The output of a process that was left behind.
+/// The output of a left-behind process.
 struct Leftover {
     output: Receiver,
     registered: Registered,
-    /// It was read a moment ago.
+    /// It was read recently.
     paused: bool,
 }
 
-/// A job whose commands are run.
+/// A running job.
 struct AtWork {
     roots: Roots,
-    /// By what its processes can be known, where another daemon started them.
+    /// Identification of its processes, if a previous daemon started them.
     traces: Option<Traces>,
     /// Index of the command.
     command: usize,
@@ -119,12 +120,12 @@ impl Jobs {
                 let pid = process.pid;
                 job.roots.leader = Some(pid);
                 if registered.is_none() {
-                    // No room in the kernel to watch the pipe: its end will be found at the exit.
+                    // The kernel has no resources to poll the pipe: its end is noticed at the exit.
                     log::error!("cannot watch the output of job {serial}");
                 }
                 job.process = Some((process, registered));
                 self.by_pid.insert(pid, serial);
-                // The system has given the number out again: it is this job's now.
+                // The number was reused: it belongs to this job now.
                 if let Some(before) = self.ended.remove(&pid)
                     && let Some(other) = self.at_work.get_mut(&before)
                 {
@@ -136,7 +137,7 @@ impl Jobs {
         }
     }
 
-    /// The output of a job has something, or has ended.
+    /// The output of a job is readable or has ended.
     pub(super) fn on_output(
         &mut self,
         serial: Serial,
@@ -166,7 +167,7 @@ impl Jobs {
         }
     }
 
-    /// The output of a command that has ended stayed open for too long.
+    /// The output of an ended command stayed open for too long.
     pub(super) fn on_output_overdue(
         &mut self,
         serial: Serial,
@@ -207,7 +208,7 @@ impl Jobs {
         }
     }
 
-    /// A process left behind printed something that nobody wants any more.
+    /// A left-behind process printed something, which is discarded.
     pub(super) fn on_leftover(
         &mut self,
         number: u64,
@@ -233,7 +234,7 @@ impl Jobs {
         }
     }
 
-    /// Its pause is over.
+    /// The interval has elapsed.
     pub(super) fn on_leftover_due(
         &mut self,
         number: u64,
@@ -247,7 +248,7 @@ impl Jobs {
         }
     }
 
-    /// A child of the daemon has ended; true where it was a command of a job.
+    /// A child has ended; true where it was a command of a job.
     pub(super) fn on_child(
         &mut self,
         pid: Pid,
@@ -261,7 +262,7 @@ impl Jobs {
         true
     }
 
-    /// Looks whether jobs that are being ended still have processes.
+    /// Checks whether jobs that are being killed still have processes.
     pub(super) fn look_after_all(&mut self, dispatcher: &mut Dispatcher, now: Moment) {
         if self.ending.is_empty() {
             return;
@@ -278,14 +279,14 @@ impl Jobs {
         }
     }
 
-    /// A job ran when the daemon before this one died.
+    /// Takes over a job that ran when the previous daemon died.
     pub(super) fn adopt(&mut self, serial: Serial, traces: Traces) {
         let job =
             AtWork { roots: Roots::default(), traces: Some(traces), command: 0, process: None };
         self.at_work.insert(serial, job);
     }
 
-    /// Looks whether processes of another daemon's jobs are gone: nobody tells of their end.
+    /// Polls whether processes of a previous daemon's jobs have ended, which is not notified.
     pub(super) fn look_after_survivors(
         &mut self,
         dispatcher: &mut Dispatcher,
@@ -302,7 +303,7 @@ impl Jobs {
         reactor.set_deadline(Key::Survivors, left.then(|| now.instant + SURVIVORS_LOOK));
     }
 
-    /// The output of a command that has ended is waited for once more.
+    /// Restarts the wait for the output of an ended command.
     pub(super) fn wait_for_output(&self, serial: Serial, reactor: &mut Reactor<Key>, now: Moment) {
         reactor.set_deadline(Key::Output(serial), Some(now.instant + self.grace));
     }
@@ -327,7 +328,7 @@ impl Jobs {
         } else if registered.is_none() {
             self.command_over(serial, true, dispatcher, reactor, now);
         } else {
-            // What it printed last may still be in the pipe.
+            // Its last output may still be in the pipe.
             reactor.again(Key::Output(serial));
             reactor.set_deadline(Key::Output(serial), Some(now.instant + self.grace));
         }
@@ -353,7 +354,7 @@ impl Jobs {
         dispatcher.ended(serial, &ended, left_open, now);
     }
 
-    /// Sends the signal that ends to every process of a job, and says whether there was none.
+    /// Sends a terminating signal to every process of a job, and returns whether there was none.
     pub(super) fn signal(
         &mut self,
         serial: Serial,
@@ -387,7 +388,7 @@ impl Jobs {
             for pid in fresh {
                 // It fails where the process has just ended.
                 let _ = kill(pid, signal);
-                // One that is stopped would not see SIGTERM.
+                // A stopped process would not see SIGTERM.
                 let _ = kill(pid, Signal::SIGCONT);
             }
         }
@@ -397,7 +398,7 @@ impl Jobs {
         }
     }
 
-    /// The job is over.
+    /// Releases an ended job.
     pub(super) fn release(&mut self, serial: Serial, reactor: &mut Reactor<Key>) {
         self.ending.remove(&serial);
         reactor.set_deadline(Key::Output(serial), None);
@@ -408,7 +409,7 @@ impl Jobs {
         for leader in &job.roots.ended {
             self.ended.remove(leader);
         }
-        // A process that could not be ended: its output is given up with it.
+        // A process that could not be killed: its output is closed.
         if let Some((mut process, registered)) = job.process
             && let (Some(mut output), Some(registered)) = (process.take_output(), registered)
         {
@@ -416,7 +417,7 @@ impl Jobs {
         }
     }
 
-    /// Outputs that are open.
+    /// Number of open outputs.
     pub(super) fn open_outputs(&self) -> usize {
         self.leftovers.len() + self.at_work.values().filter(|job| job.process.is_some()).count()
     }

@@ -1,9 +1,9 @@
-//! The registered keys in the loop: who shows one, who registers one, and what becomes of those who
-//! came in by a key that is registered no more.
+//! The registered keys in the loop: authentication, registration, and sessions whose key was
+//! revoked.
 //!
-//! The file is the store's to read and to change. The loop has what stood there last, and has it
-//! read again when the kernel says that somebody else changed it (`sysadm-events key`), when the
-//! accounts of those who are connected are looked at again, and when the daemon is told to reload.
+//! The store reads and changes the file. The loop has the last known content, and has it read again
+//! when the kernel reports a change (`sysadm-events key`), at each re-check of accounts, and at a
+//! reload.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -26,29 +26,30 @@ use crate::reactor::{Reactor, Watch};
 use crate::session::{Settings, Settled};
 use crate::wire::{ErrorCode, Refusal, Request, error as error_text, response};
 
-/// Until what could not be read is asked for again.
+/// Retry interval of a failed read.
 const RETRY: Duration = Duration::from_secs(10);
-/// About what it takes to try one legacy key, of 4096 bits.
+/// Approximate time to try one legacy key of 4096 bits.
 const LEGACY_KEY: Duration = Duration::from_millis(1);
 
-/// What is known of them.
+/// The known keys.
 pub(super) struct Keys {
     pub(super) store: KeyStore,
     stamp: Option<Stamp>,
-    /// Of the directory.
+    /// Watch of the directory.
     watch: Option<Watch>,
-    /// The store has been asked and has not answered.
+    /// A request to the store is pending.
     asked: bool,
-    /// It is to be asked once more then.
+    /// Another one must follow.
     again: bool,
-    /// That it cannot be read has been said.
+    /// The failure was logged.
     failing: bool,
-    /// While an origin is held back, its legacy keys are not tried before then.
+    /// While an origin is throttled, its legacy keys are not tried before this time.
     legacy_due: Option<Instant>,
 }
 
 impl Keys {
-    /// Reads the file, before there is a loop to be held up. One that cannot be read holds no keys.
+    /// Reads the file at start-up, where blocking is allowed. Without a readable file there are no
+    /// keys.
     pub(super) fn begin(state: &Path, limit: usize, reactor: &mut Reactor<Key>) -> Keys {
         let path = KeyStore::path(state);
         let name = path.file_name().unwrap_or(OsStr::new("keys"));
@@ -76,8 +77,8 @@ impl Keys {
         }
     }
 
-    /// False where an identity rests on a key that is not its user's any more, or has less now than
-    /// that role.
+    /// False where an identity depends on a key that is no longer registered for its user, or now
+    /// has a lower role.
     pub(super) fn back(&self, identity: &Identity) -> bool {
         match identity.proof {
             Proof::Key(id) => self
@@ -88,8 +89,8 @@ impl Keys {
         }
     }
 
-    /// Whether so many legacy keys may be tried for an origin that is held back: that may take a
-    /// fifth of the time, since it is work that anybody can ask for.
+    /// Whether this many legacy keys may be tried for a throttled origin: limited to a fifth of the
+    /// time, because any client can cause that work.
     pub(super) fn may_try_legacy(&mut self, count: usize, now: Instant) -> bool {
         if self.legacy_due.is_some_and(|due| now < due) {
             return false;
@@ -99,7 +100,7 @@ impl Keys {
         true
     }
 
-    /// The role that this proof gives at most, where there is such a bound.
+    /// Maximum role of this proof, if limited.
     pub(super) fn role_of(&self, proof: &Proof) -> Option<Role> {
         match proof {
             Proof::Key(id) => self.store.find(id).map(|key| key.role),
@@ -108,7 +109,7 @@ impl Keys {
     }
 }
 
-/// The limits of the configuration that concern keys.
+/// The configured limits of keys.
 pub(super) fn limits(config: &Config) -> Limits {
     Limits {
         of_user: config.auth.max_keys_per_user,
@@ -138,7 +139,7 @@ fn tell(store: &KeyStore, damaged: &[Damaged], path: &Path, legacy: usize) {
 }
 
 impl Server {
-    /// Something in the state directory may have changed.
+    /// The state directory may have changed.
     pub(super) fn on_keys_changed(&mut self, now: Moment) {
         let state = &self.config.paths.state;
         let lost = self.keys.watch.take_if(|watch| !self.reactor.is_watched(watch));
@@ -149,7 +150,7 @@ impl Server {
         self.ask_for_keys(now);
     }
 
-    /// Has the file read again.
+    /// Requests a read of the file.
     pub(super) fn ask_for_keys(&mut self, now: Moment) {
         if std::mem::replace(&mut self.keys.asked, true) {
             self.keys.again = true;
@@ -159,7 +160,7 @@ impl Server {
         self.ask_store_for_keys(&question, None, now);
     }
 
-    /// The store has read the file, or changed it for a client; or neither.
+    /// The store has read the file, or changed it for a client; or failed.
     pub(super) fn on_keys(
         &mut self,
         client: Option<(ClientId, String)>,
@@ -186,10 +187,10 @@ impl Server {
                 (Some(Refusal::new(ErrorCode::Internal, why)), None)
             }
         };
-        // The answer first: it may be the asker's own key that has gone.
+        // The reply first: the client's own key may have been revoked.
         let (asker, is_ours) = (client.as_ref().map(|(id, _)| *id), client.is_none());
         if let Some((id, did)) = client {
-            // Whether the asker still hears it or not.
+            // Even if the client has disconnected.
             if refusal.is_none() {
                 info!("{did}");
             }
@@ -229,7 +230,7 @@ impl Server {
         self.links.keys_changed = true;
     }
 
-    /// Ends whatever came by a key that is registered no more; `asker` gets its answer.
+    /// Ends sessions whose key is no longer registered; `asker` gets its reply first.
     fn end_lost_keys(&mut self, asker: Option<ClientId>, now: Moment) {
         let keys = &self.keys;
         self.tokens.revise(|identity| keys.back(identity).then(|| identity.clone()));
@@ -254,7 +255,7 @@ impl Server {
         }
     }
 
-    /// A client asks about keys, or for a change of them.
+    /// A client requests a list or a change of keys.
     pub(super) fn take_settings(
         &mut self,
         id: ClientId,
@@ -267,13 +268,13 @@ impl Server {
         if identity.is_named() {
             return self.settle_keys(id, request, settings, now);
         }
-        // Keys are kept by name, and the kernel gave a number.
+        // Keys are stored by name, and the kernel has reported a number.
         let uid = identity.uid;
         client.waiting = Some(Wait::Settings { request, settings: Some(settings) });
         self.ask_for_name(id, uid, now);
     }
 
-    /// The name of whoever asks is known, or is not.
+    /// Result of the look-up of the client's name.
     pub(super) fn on_name(&mut self, id: ClientId, found: Found, now: Moment) {
         let Some(client) = self.clients.get(id) else { return };
         let Some(Wait::Settings { settings, .. }) = &mut client.waiting else { return };

@@ -1,13 +1,13 @@
-//! Logs, between the room that reads them, the hub and the disk.
+//! Logs, between their reader, the hub and the disk.
 //!
-//! Reading is held back for three things, and for none of them without an end:
-//! * for a client that wants the events and has much waiting (protocol section 2.2): it is given
-//!   time to read, then closed;
-//! * for the positions to be kept: what was read since is what a crash repeats. They are kept when
-//!   the system has the events of all lines before them for everybody who wants them, so that a
+//! Reading is paused for three reasons, each with a time limit:
+//! * for a subscribed client with a long queue (protocol section 2.2): it gets time to read, then
+//!   it is closed;
+//! * for positions to be persisted: lines read since are repeated after a crash. They are persisted
+//!   after the system has accepted the events of all earlier lines for all subscribers, so that a
 //!   crash loses none;
-//! * at the start for somebody who wants what was written while the daemon was down: whoever was
-//!   subscribed before is about to come back.
+//! * at the start, for lines written while the daemon was down: former subscribers are about to
+//!   reconnect.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -28,52 +28,52 @@ use crate::reactor::{Reactor, Watch};
 use crate::rules::RuleSet;
 use crate::wire::{Event, EventName, LifePreserverEvent};
 
-/// Its name in the state directory.
+/// File name in the state directory.
 const FILE: &str = "life_preserver.json";
-/// The largest such file that is read, in bytes.
+/// Maximum size of that file, in bytes.
 const LARGEST: u64 = 4 * 1024 * 1024;
-/// Events to subscribers in a turn; then the others have their turn.
+/// Maximum number of deliveries in a turn.
 const DELIVERIES: usize = 4096;
 
-/// The time that the lines of logs may take of a turn.
+/// Time limit of log lines in a turn.
 const LINES: Duration = Duration::from_millis(3);
 
-/// The logs, and what holds their reading back.
+/// The logs, and the reasons for a pause.
 pub(super) struct Logs {
     room: LifePreserver,
-    /// It is to have a turn.
+    /// It needs a turn.
     awake: bool,
-    /// Until then what was written before the start waits for a subscriber.
+    /// Until then lines written before the start wait for a subscriber.
     wait_until: Option<Instant>,
-    /// Clients that had much waiting when they got their last event.
+    /// Clients with a long queue when they got their last event.
     crowded: BTreeSet<ClientId>,
-    /// Since when they are given time.
+    /// Start of the pause for them.
     paused: Option<Instant>,
-    /// All outboxes together have much waiting, and time was given for that.
+    /// All outboxes together are full, and the pause for that is over.
     ignores_total: bool,
-    /// Since when it waits for its positions to be kept.
+    /// Start of the wait for positions to be persisted.
     held: Option<Instant>,
-    /// Reading goes on although they are not.
+    /// Reading continues although they are not.
     unbound: bool,
-    /// Bytes of logs that were read when what is kept was made.
+    /// Bytes of logs that were read for the last persisted state.
     kept: u64,
     mark: Option<Mark>,
-    /// It is being kept.
+    /// Persisting is in progress.
     keeping: bool,
-    /// Why they are not kept, said once; and when that is tried again.
+    /// Why persisting failed, logged once; and the time of the next attempt.
     failed: Option<(String, Instant)>,
 }
 
-/// What is to be kept when its events have been sent.
+/// State to be persisted when its events have been sent.
 struct Mark {
     memory: Vec<u8>,
     consumed: u64,
-    /// Whose events have not been; up to which place, where that is known already.
+    /// Recipients of unsent events; up to which outbox position, where known.
     unsent: BTreeMap<ClientId, Option<u64>>,
 }
 
 impl Logs {
-    /// Begins to follow what the configuration names.
+    /// Starts to follow the configured logs.
     pub(super) fn begin(config: &Config, reactor: &mut Reactor<Key>, now: Moment) -> Logs {
         let file = config.paths.state.join(FILE);
         let kept = read(&file);
@@ -101,23 +101,23 @@ impl Logs {
         }
     }
 
-    /// For a request.
+    /// The status for a request.
     pub(super) fn status(&self, now: Moment) -> serde_json::Value {
         self.room.status(now.wall)
     }
 
-    /// Something about this file has changed.
+    /// A file has changed.
     pub(super) fn on_changed(&mut self, id: FollowId) {
         self.room.mark(id);
         self.awake = true;
     }
 
-    /// It is to have a turn.
+    /// Requests a turn.
     pub(super) fn wake(&mut self) {
         self.awake = true;
     }
 
-    /// True where nothing is left that could still be kept.
+    /// Whether there is nothing left to persist.
     pub(super) fn is_kept(&self) -> bool {
         let nothing_new = !self.room.has_changed() && self.mark.is_none();
         !self.keeping && (nothing_new || self.failed.is_some())
@@ -125,7 +125,7 @@ impl Logs {
 }
 
 impl Server {
-    /// Gives the logs their turn, if they are to have one.
+    /// Processes logs, if they need a turn.
     pub(super) fn follow_logs(&mut self, now: Moment) {
         if self.phase != Phase::Serving || self.logs_wait_for_subscriber(now) || !self.logs.awake {
             return;
@@ -176,7 +176,7 @@ impl Server {
         });
     }
 
-    /// The time of the logs has come.
+    /// The logs' deadline has expired.
     pub(super) fn on_logs_deadline(&mut self, now: Moment) {
         let pause = self.config.life_preserver.pause;
         if self.logs.paused.is_some_and(|since| since + pause <= now.instant) {
@@ -202,14 +202,14 @@ impl Server {
         true
     }
 
-    /// At most so much is read that is not kept; more only where keeping takes too long.
+    /// Limits the bytes read beyond the persisted positions, unless persisting takes too long.
     fn logs_may_be_read(&self) -> bool {
-        // A slice is read as a whole, so half of them are as much.
+        // A slice is read as a whole, so half of them is the limit.
         let ahead = self.logs.room.consumed().saturating_sub(self.logs.kept);
         self.logs.unbound || ahead < (self.config.life_preserver.slice / 2) as u64
     }
 
-    /// Until when reading is held back for clients that have much waiting, if it is.
+    /// End of the pause for clients with long queues, if there is one.
     fn logs_are_paused(&mut self, now: Moment) -> Option<Instant> {
         if !self.somebody_is_crowded() {
             self.logs.paused = None;
@@ -232,7 +232,7 @@ impl Server {
         !self.logs.crowded.is_empty() || (much && !self.logs.ignores_total)
     }
 
-    /// They had their time.
+    /// The pause is over.
     fn end_pause(&mut self, now: Moment) {
         self.logs.paused = None;
         if !self.somebody_is_crowded() {
@@ -243,11 +243,11 @@ impl Server {
             let why = format!("and a log that it wants waited {pause:?} for its outbox");
             self.close_slow(id, &why, now);
         }
-        // Of all together the fullest goes when they are full, not before.
+        // Of all together the fullest is closed when they are full, not before.
         self.logs.ignores_total = true;
     }
 
-    /// After what there is was sent: goes on with reading, and keeps positions.
+    /// After output was sent: resumes reading, and persists positions.
     pub(super) fn go_on_with_logs(&mut self, now: Moment) {
         if self.logs.paused.is_some() && !self.somebody_is_crowded() {
             self.reactor.again(Key::Logs);
@@ -279,8 +279,8 @@ impl Server {
         self.logs.mark = Some(Mark { memory, consumed, unsent });
     }
 
-    /// Whether a client's connection has taken all events up to the mark. Its place in the outbox
-    /// is known as soon as nothing older waits for the client elsewhere.
+    /// Whether a client's connection has taken all events up to the mark. Its outbox position is
+    /// known as soon as no older event is queued for the client elsewhere.
     fn has_sent(&mut self, id: ClientId, place: &mut Option<u64>) -> bool {
         let Some(client) = self.clients.get(id) else { return true };
         if place.is_none() && !self.hub.is_behind(id) {
@@ -293,12 +293,12 @@ impl Server {
         self.logs.keeping = true;
         self.keep_logs(FILE, mark.memory, mark.consumed, now);
         if self.storage.store.standing().is_err() {
-            // The refusal is there already.
+            // The error is already there.
             self.reactor.again(Key::Logs);
         }
     }
 
-    /// What was to be kept is, or is not.
+    /// Result of persisting.
     pub(super) fn on_logs_kept(&mut self, consumed: u64, kept: Result<(), String>, now: Moment) {
         self.logs.keeping = false;
         match kept {
@@ -325,7 +325,7 @@ impl Server {
         self.reactor.again(Key::Logs);
     }
 
-    /// Another configuration.
+    /// Applies another configuration.
     pub(super) fn configure_logs(&mut self, now: Moment) {
         let (limits, sources) = (limits(&self.config), sources(&self.config));
         self.logs.room.configure(limits, sources, &mut Kernel(&mut self.reactor), now.instant);
@@ -333,7 +333,7 @@ impl Server {
     }
 }
 
-/// The kernel's watches, under the names of the loop.
+/// File watches, registered with the loop's tokens.
 struct Kernel<'r>(&'r mut Reactor<Key>);
 
 impl Watching for Kernel<'_> {
@@ -354,7 +354,7 @@ impl Watching for Kernel<'_> {
     }
 }
 
-/// What was kept, if there is something; it is at most so large.
+/// The persisted state, if any, of bounded size.
 fn read(file: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = File::open(file).and_then(|it| it.take(LARGEST + 1).read_to_end(&mut bytes));
@@ -392,7 +392,7 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-/// One source a log: rules for the same one are asked in their order.
+/// One source per log: rule sets of the same log are tried in their order.
 fn sources(config: &Config) -> Vec<Source> {
     let logs = &config.life_preserver;
     let mut sources: Vec<Source> = Vec::new();

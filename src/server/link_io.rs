@@ -1,7 +1,7 @@
-//! Links at work: dialling, reading what a bridge says, and writing what is to be said.
+//! I/O of links: connecting, reading, and writing.
 //!
-//! Nothing here waits: a connection that is being made, a name that is looked up and a bridge that
-//! does not read each have a deadline, and what is read of one in a turn is bounded.
+//! Nothing here blocks: connection attempts, look-ups and slow relays each have a deadline, and
+//! reads per turn are bounded.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,9 +24,9 @@ use crate::moment::Moment;
 use crate::net::pin;
 use crate::wire::{PeerKind, routed};
 
-/// Reads of a link in a turn: each may bring some forty handshakes.
+/// Maximum number of reads of a link in a turn: each may contain some forty handshakes.
 const READS: usize = 2;
-/// The longest string of a bridge's that is signed, in bytes: ours has 160.
+/// Maximum length of a relay's challenge, in bytes: this implementation's has 160.
 const CHALLENGE: usize = 1024;
 
 impl Server {
@@ -46,7 +46,7 @@ impl Server {
         }
     }
 
-    /// The name of a bridge was looked up.
+    /// Result of looking up a relay's name.
     pub(super) fn on_addresses(
         &mut self,
         number: u64,
@@ -63,7 +63,7 @@ impl Server {
         }
     }
 
-    /// Tries the addresses one after the other; `why` the one before could not be reached.
+    /// Tries the addresses one after the other; `why` is the last error.
     fn connect_link(
         &mut self,
         number: u64,
@@ -94,7 +94,7 @@ impl Server {
         self.lose_link(number, &format!("cannot connect: {why}"), now);
     }
 
-    /// The connection is there, or could not be made.
+    /// The connection is established or failed.
     fn on_link_connected(&mut self, number: u64, now: Moment) {
         let Some(line) = self.links.lines.iter_mut().find(|line| line.number == number) else {
             return;
@@ -171,7 +171,7 @@ impl Server {
                 }
                 Err(trouble) => {
                     let line = self.links.line(number);
-                    // What was said may have been reason enough to leave it.
+                    // The last text may have been a reason to disconnect.
                     if line.is_some_and(|line| matches!(line.state, State::Talking { .. })) {
                         self.lose_link(number, &trouble.to_string(), now);
                     }
@@ -182,7 +182,7 @@ impl Server {
         self.reactor.again(Key::Link(number));
     }
 
-    /// Hands what the dialogue has to say to the channel.
+    /// Passes the dialogue's texts to the channel.
     pub(super) fn push_dialogue(&mut self, number: u64, now: Moment) {
         let Some(line) = self.links.line(number) else { return };
         if let State::Talking { channel, dialogue, .. } = &mut line.state
@@ -253,7 +253,7 @@ impl Server {
         }
     }
 
-    /// The whole list of clients that are there.
+    /// The complete list of available clients.
     fn on_available(&mut self, number: u64, ids: &[String]) {
         let Some(line) = self.links.line(number) else { return };
         let mut gone = Vec::new();
@@ -286,7 +286,7 @@ impl Server {
         }
     }
 
-    /// The link is over; it is dialled again later.
+    /// The link is lost; schedules a reconnection.
     fn lose_link(&mut self, number: u64, why: &str, now: Moment) {
         self.leave_link(number, why, Duration::ZERO, now);
     }
@@ -301,7 +301,7 @@ impl Server {
         line.since = now;
         let again = line.schedule.failed(chance(), now.instant).max(now.instant + least);
         self.reactor.set_deadline(Key::Link(number), Some(again));
-        // What goes wrong again and again is said once.
+        // A repeated error is logged once.
         if line.error.as_deref() == Some(why) {
             debug!("link {}: {why}", line.config.name);
         } else {
@@ -333,7 +333,7 @@ impl Server {
         }
     }
 
-    /// Takes from callers in turn what their links take, and writes it.
+    /// Takes output of callers in turn, as much as their links accept, and writes it.
     pub(super) fn flush_links(&mut self, now: Moment) {
         for id in std::mem::take(&mut self.clients.speaking) {
             if let Some((number, _)) = self.clients.behind(id)
@@ -379,7 +379,7 @@ impl Server {
                 if let Some(payload) = payload {
                     channel.push(&routed(&behind.id, &payload));
                     any = true;
-                    // The rest of a message comes before another one's.
+                    // The rest of a message precedes other messages.
                     if is_midway {
                         line.speaking.push_front(id);
                     } else if has_more {
@@ -398,12 +398,12 @@ impl Server {
 
 fn chance() -> u8 {
     let mut random = [0];
-    // Without random bits there is no spread.
+    // Without random bits there is no jitter.
     let _ = SystemRandom::new().fill(&mut random);
     random[0]
 }
 
-/// The fingerprint of the configuration, whose hex digits have been checked there.
+/// The fingerprint of the configuration, whose hex digits were validated there.
 fn digest(hex: &str) -> pin::Digest {
     let byte = |at: usize| hex.get(2 * at..2 * at + 2).and_then(|d| u8::from_str_radix(d, 16).ok());
     std::array::from_fn(|at| byte(at).unwrap_or(0))

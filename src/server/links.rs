@@ -1,8 +1,9 @@
-//! Links to bridges: the sockets of the machines in `bridge::link`, and who is behind them.
+//! Links to relays: the sockets for the state machines in `bridge::link`, and the clients behind
+//! them.
 //!
-//! A link is dialled without waiting (`link_io`), its bridge's name looked up by the accounts
-//! helper. Each client behind it is a client like any other, with a session and an outbox; a link
-//! takes from them in turn, a message at a time, while the bridge takes more.
+//! Connecting does not block (`link_io`); the accounts helper looks the relay's name up. Each
+//! client behind a relay is a client like any other, with a session and an outbox; a link takes
+//! from them in turn, a message at a time, while the relay accepts more.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -24,14 +25,14 @@ use crate::reactor::{Reactor, Registered};
 use crate::sys::fork::in_child;
 use crate::wire::{MOST_SUMS, rfc3339, routed};
 
-/// How long the making of a key may take before it is tried again.
+/// Maximum duration of key generation before another attempt.
 const MAKING: Duration = Duration::from_secs(60);
-/// Answers to questions in clear that wait; of more the newest are forgotten.
+/// Maximum number of queued replies in clear; beyond it the newest are dropped.
 const ASIDES: usize = 64;
-/// Clients of a link that status names where they have no session: a bridge can make up thousands.
+/// Maximum number of clients without a session that the status names: a relay can invent thousands.
 const SHOWN: usize = 256;
 
-/// A link's name in status and log, and how far it is.
+/// Connection state of a link.
 pub(super) enum State {
     /// Until its deadline.
     Waiting,
@@ -47,15 +48,15 @@ pub(super) enum State {
         registered: Registered,
         channel: Box<Channel>,
         dialogue: Box<Dialogue>,
-        /// By when the bridge has to have let us in.
+        /// Deadline for authentication.
         due: Option<Instant>,
     },
 }
 
-/// A client that the bridge says is there.
+/// A client reported by the relay.
 pub(super) struct Behind {
     pub(super) id: Rc<str>,
-    /// Never given twice on one link.
+    /// Never reused on one link.
     pub(super) number: u64,
     pub(super) client: Option<ClientId>,
 }
@@ -66,34 +67,34 @@ pub(super) struct Line {
     pub(super) config: BridgeLink,
     pub(super) state: State,
     pub(super) since: Moment,
-    /// Why it was lost, or could not be made.
+    /// Why it was lost, or could not be established.
     pub(super) error: Option<String>,
     pub(super) schedule: Schedule,
     pub(super) behind: Vec<Behind>,
     pub(super) last_behind: u64,
-    /// Those that have something to say, in turn.
+    /// Callers with output, in turn.
     pub(super) speaking: VecDeque<ClientId>,
-    /// Whole frames for the bridge that belong to no session.
+    /// Frames for the relay that belong to no session.
     pub(super) asides: VecDeque<String>,
 }
 
-/// All links, and what they need.
+/// All links.
 #[derive(Default)]
 pub(super) struct Links {
     pub(super) lines: Vec<Line>,
     last: u64,
     own: Option<PrivateKey>,
     legacy: Option<PrivateKey>,
-    /// Since when a child makes a key.
+    /// Start of key generation in a child.
     making: Option<Instant>,
-    /// Of the keys of all users.
+    /// Checksums of the keys of all users.
     pub(super) sums: Vec<String>,
-    /// They may be others now; bridges are told at the end of the turn.
+    /// They may have changed; sent to relays at the end of the turn.
     pub(super) keys_changed: bool,
 }
 
 impl Links {
-    /// With the keys that this configuration needs, made where there are none: for the start.
+    /// Creates missing keys for this configuration: at start-up.
     pub(super) fn begin(config: &Config) -> Links {
         let mut links = Links::default();
         let is_needed = |legacy| config.bridge.link.iter().any(|link| link.legacy == legacy);
@@ -106,7 +107,7 @@ impl Links {
         links
     }
 
-    /// The key for a bridge; one that was not needed before is read, or made by a child.
+    /// The key for a relay; one that was not needed before is read, or created by a child.
     pub(super) fn key(
         &mut self,
         legacy: bool,
@@ -136,7 +137,7 @@ impl Links {
         self.lines.iter_mut().find(|line| line.number == number)
     }
 
-    /// This client is no more.
+    /// Removes a client.
     pub(super) fn forget(&mut self, link: u64, behind: u64, client: ClientId) {
         let Some(line) = self.line(link) else { return };
         if let Some(behind) = line.behind.iter_mut().find(|it| it.number == behind)
@@ -147,7 +148,7 @@ impl Links {
         line.speaking.retain(|id| *id != client);
     }
 
-    /// True where the system has all that was to be sent.
+    /// Whether all output was written.
     pub(super) fn are_flushed(&self) -> bool {
         self.lines.iter().all(|line| match &line.state {
             State::Talking { channel, .. } => channel.is_flushed(),
@@ -155,7 +156,7 @@ impl Links {
         })
     }
 
-    /// How they are, for people.
+    /// The status, for people.
     pub(super) fn status(&self, user: impl Fn(ClientId) -> Option<String>) -> Value {
         let line = |line: &Line| {
             let (sessions, others): (Vec<&Behind>, Vec<&Behind>) =
@@ -219,7 +220,7 @@ impl Line {
         }
     }
 
-    /// Lets the socket go, if there is one.
+    /// Closes the socket, if there is one.
     pub(super) fn hang_up(&mut self, reactor: &mut Reactor<Key>) {
         match std::mem::replace(&mut self.state, State::Waiting) {
             State::Waiting | State::LookingUp => {}
@@ -236,14 +237,14 @@ impl Line {
         self.speaking.clear();
     }
 
-    /// Sends a frame that belongs to no session, when its turn comes.
+    /// Queues a frame that belongs to no session.
     pub(super) fn say_aside(&mut self, to: &str, payload: &str) {
         if self.asides.len() < ASIDES {
             self.asides.push_back(routed(to, payload));
         }
     }
 
-    /// One more has something to say.
+    /// Marks a caller with output.
     pub(super) fn speaks(&mut self, client: ClientId) {
         if !self.speaking.contains(&client) {
             self.speaking.push_back(client);
@@ -251,18 +252,17 @@ impl Line {
     }
 }
 
-/// What a bridge forwards at most where nothing else is configured there, in bytes. A longer text
-/// ends the link, and with it the sessions of all others: so no client may have one sent.
+/// Default limit of a relay for forwarded texts, in bytes. A longer text ends the link with all its
+/// sessions: so no client may cause one.
 const FORWARDED: usize = 256 * 1024;
 
-/// The largest text of a bridge, in bytes: a message in base64, and the id of who sends it.
+/// Maximum size of a relay's text, in bytes: a message in base64, and the sender's id.
 pub(super) fn max_text(config: &Config) -> usize {
     (config.server.max_message / 3 * 4).max(FORWARDED) + 1024
 }
 
 impl Server {
-    /// Makes links what the configuration says: new ones are dialled, those that are as they were
-    /// stay.
+    /// Applies the configuration: new links connect, unchanged ones stay.
     pub(super) fn configure_links(&mut self, now: Moment) {
         let wanted = self.config.bridge.link.clone();
         let (shortest, longest) =
@@ -286,7 +286,7 @@ impl Server {
                 channel.set_max_text(text);
                 channel.set_ping(ping);
             }
-            // What went wrong may have been mended: it is tried at once.
+            // The cause of the failure may be fixed: connects at once.
             let at_once = matches!(line.state, State::Waiting).then_some(now.instant);
             self.reactor.set_deadline(Key::Link(line.number), line.state.due().or(at_once));
         }
@@ -300,8 +300,8 @@ impl Server {
         }
     }
 
-    /// Bridges are told the sums of the registered keys, where they are others than before. That is
-    /// done last in a turn: who loses a key is told so while the bridge still knows them by it.
+    /// Sends relays the checksums of the registered keys, if changed. At the end of a turn: a user
+    /// whose key was revoked is informed while the relay still knows the key.
     pub(super) fn tell_sums(&mut self, now: Moment) {
         let all = self.keys.store.len();
         let keys = self.keys.store.iter().take(MOST_SUMS);

@@ -1,8 +1,8 @@
-//! The daemon: owns all rooms and turns what is ready into calls.
+//! The server daemon: owns all subsystems and dispatches events of the loop.
 //!
-//! Each turn of the loop has three parts: what happened is handed to whom it concerns; what
-//! follows from that (jobs started, events published, present state told) is done until nothing
-//! follows any more; and what is to be sent is sent. Nothing in a turn waits.
+//! Each turn of the loop has three parts: events are dispatched; effects (jobs started, events
+//! published, current state sent) are carried out until there are none; output is sent. Nothing in
+//! a turn blocks.
 
 mod accounts;
 mod attachments;
@@ -65,7 +65,7 @@ use users::Owner;
 
 pub use crate::daemon::StartError;
 
-/// What the reactor is asked to watch.
+/// Poll token of a registration, or key of a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     Listener(u64),
@@ -74,7 +74,7 @@ enum Key {
     Turn,
     /// The output of a job; its deadline is for the output to end after the command.
     Output(u64),
-    /// The output of a process that a job left behind; its deadline ends a pause.
+    /// The output of a left-behind process; its deadline ends a pause.
     Leftover(u64),
     /// The dispatcher's next deadline.
     Dispatcher,
@@ -82,27 +82,27 @@ enum Key {
     Accounts,
     /// A link to a bridge.
     Link(u64),
-    /// A file that is followed.
+    /// A followed file.
     Log(FollowId),
-    /// The turn of all that are; their next deadline.
+    /// The turn of all logs; their next deadline.
     Logs,
-    /// When keeping how far they were read is tried again.
+    /// The retry of persisting their positions.
     Keeping,
-    /// The next look at the accounts of those who are connected.
+    /// The next re-check of accounts.
     Recheck,
-    /// An answer that is held back.
+    /// A delayed reply.
     Delayed(ClientId),
-    /// The directory of the registered keys; its deadline is for another try to read them.
+    /// The directory of the registered keys; its deadline is for a retry.
     Keys,
     /// Host name and pools.
     SystemState(Part),
-    /// The store's child.
+    /// The store process.
     Store,
-    /// A look at the processes that another daemon left.
+    /// The next check of survivors.
     Survivors,
     /// A client that holds a job owes an acknowledgement.
     Attachments,
-    /// The end of an orderly stop.
+    /// The end of an orderly shutdown.
     Stop,
 }
 
@@ -110,22 +110,22 @@ enum Key {
 struct Listening {
     listener: Listener,
     registered: Option<Registered>,
-    /// As the configuration names it.
+    /// Its configured address.
     configured: Address,
 }
 
-/// How far an orderly stop has come.
+/// Phase of an orderly shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
-    /// Jobs are being ended.
+    /// Jobs are being killed.
     EndingJobs,
-    /// Clients are told, and leave.
+    /// Clients are being disconnected.
     Leaving,
     Over,
 }
 
-/// The daemon.
+/// The server.
 struct Server {
     config: Config,
     file: Option<PathBuf>,
@@ -154,28 +154,27 @@ struct Server {
     storage: Storage,
     phase: Phase,
     scratch: Vec<u8>,
-    /// Clients that are to be ended at the end of the turn.
+    /// Clients to be removed at the end of the turn.
     ended: Vec<(ClientId, End)>,
-    /// The reply to `rpc/status` of this turn, as JSON text, while nothing has changed it.
+    /// The reply to `rpc/status` of this turn, as JSON text, until it changes.
     status_reply: Option<Rc<str>>,
     /// The subscriber to which the current state was sent last.
     told_last: ClientId,
 }
 
-/// Read at once, in bytes: what a pipe holds, four TLS records.
+/// Bytes read at once: the size of a pipe, four TLS records.
 const SCRATCH: usize = 64 * 1024;
-/// Of that, for a client.
+/// Bytes of it for a client.
 const CLIENT_READ: usize = 16 * 1024;
-/// The time that requests take of a turn, and the sending after that: what is left waits for the
-/// next turn, and others wait no longer than that.
+/// Time limit of requests in a turn, and of output after that: the rest continues in the next turn,
+/// so that others wait no longer.
 const TURN: Duration = Duration::from_millis(3);
-/// Connections accepted in a turn from one listener.
+/// Maximum number of connections accepted in a turn from one listener.
 const ACCEPTS: usize = 16;
-/// Until a listener is tried again after the system had no room for another connection.
+/// Retry interval of a listener for which the system had no resources.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs the daemon until it is told to stop. `file` is where the configuration came from, for
-/// reloading it.
+/// Runs the server until a signal stops it. `file` is the path of the configuration, for reloads.
 pub fn run(
     config: Config,
     file: Option<PathBuf>,
@@ -260,7 +259,7 @@ impl Server {
                     &mut self.scratch[..limit],
                     now,
                 );
-                // What it printed counts before another one is read.
+                // Its output is processed before the next command runs.
                 self.carry_out_effects(now);
             }
             Key::Leftover(number) => {
@@ -269,7 +268,7 @@ impl Server {
             Key::Accounts => {
                 self.accounts.read(&mut self.scratch, &mut self.reactor, now.instant);
             }
-            // What can be written is, at the end of the turn.
+            // Output is written at the end of the turn.
             Key::Link(number) => self.on_link_io(number, readable, now),
             Key::Logs => self.logs.wake(),
             Key::SystemState(part) => self.on_zpool_io(part, now),
@@ -297,7 +296,7 @@ impl Server {
             Key::Client(id) => self.on_client_deadline(id, now),
             Key::Link(number) => self.on_link_deadline(number, now),
             Key::Output(serial) if self.storage.holds(serial) || self.attachments.holds(serial) => {
-                // It is us who do not read.
+                // Reading is paused by back-pressure.
                 self.jobs.wait_for_output(serial, &mut self.reactor, now);
             }
             Key::Output(serial) => {
@@ -323,7 +322,7 @@ impl Server {
         }
     }
 
-    /// Children have ended.
+    /// Reaps ended children.
     fn reap(&mut self, now: Moment) {
         while let Some((pid, exit)) = children::reap() {
             let reactor = &mut self.reactor;
@@ -386,7 +385,8 @@ impl Server {
             (None, true) => return,
             (_, false) => None,
         };
-        // Who is known and has no place is told so when it can be: till then it is a stranger.
+        // A known user without a place is informed when that is possible: until then it counts as
+        // unauthenticated.
         let uid = uid.filter(|uid| self.clients.has_place_for(&accepted.peer, *uid));
         if uid.is_none() {
             self.make_room_for_new(source, now);
@@ -424,7 +424,7 @@ impl Server {
         room != Room::None
     }
 
-    /// Serves clients in turn until all are served or the time for that is over.
+    /// Serves clients in turn until all are served or the time limit is reached.
     fn serve_clients(&mut self, now: Moment) {
         let budget = Budget::of(TURN);
         while let Some(id) = self.clients.next_turn() {
@@ -438,8 +438,8 @@ impl Server {
         }
     }
 
-    /// Answers one message of a client, and reads once for that. Where there may be more, the
-    /// client has another turn behind the others.
+    /// Processes one message of a client, and reads at most once. Where there may be more, the
+    /// client gets another turn after the others.
     fn serve(&mut self, id: ClientId, now: Moment) {
         let mut may_read = true;
         loop {
@@ -473,7 +473,7 @@ impl Server {
                 Ok(more) => client.readable = more,
             }
             if !client.is_admitted() {
-                // A secret may have stood there.
+                // It may contain a secret.
                 self.scratch[..CLIENT_READ].zeroize();
                 self.clients.note_progress(id, now.instant);
             }
@@ -515,7 +515,7 @@ impl Server {
         }
     }
 
-    /// Gives a place to a connection whose handshake is over, or refuses it with 503.
+    /// Admits a connection whose handshake is complete, or refuses it with 503.
     fn give_place(&mut self, id: ClientId, now: Moment) -> bool {
         let Some(client) = self.clients.get(id) else { return false };
         if client.is_admitted() {
@@ -578,7 +578,7 @@ impl Server {
     }
 
     fn give_answer(&mut self, id: ClientId, request: Request, answer: Answer, now: Moment) {
-        // What it asked is done; only whom to answer is still of interest.
+        // The request is carried out; only the addressee of the reply is still needed.
         let bare = |request: Request| Box::new(Request { args: Value::Null, ..request });
         match answer {
             Answer::Silence => {}
@@ -589,7 +589,7 @@ impl Server {
                 }
                 let text = response(&request, &args);
                 if args.is_array() {
-                    // A token and how long it is valid.
+                    // A token and its lifetime.
                     wipe(&mut args);
                 }
                 self.send_answer(id, Some(&request), text);
@@ -642,14 +642,14 @@ impl Server {
         }
     }
 
-    /// The one line in the log on what somebody did, with who that was and where: all of one form.
+    /// The audit line of a request: action, user and address, in one form.
     fn audit(&mut self, id: ClientId, did: &str, job: Option<&str>) {
         if let Some(line) = self.audit_line(id, did, job) {
             info!("{line}");
         }
     }
 
-    /// That line, for what is done later.
+    /// The same for an action that completes later.
     fn audit_line(&mut self, id: ClientId, did: &str, job: Option<&str>) -> Option<String> {
         let client = self.clients.get(id)?;
         let Identity { user, role, proof, .. } = client.session.identity()?;
@@ -675,7 +675,7 @@ impl Server {
         }
     }
 
-    /// A request may have made a stranger known, or somebody known a stranger.
+    /// Handles a change of identity by a request.
     fn look_at_standing(&mut self, id: ClientId, now: Moment) {
         let Some(client) = self.clients.get(id) else { return };
         let seen = client.session.identity().map(|who| (who.uid, who.proof));
@@ -721,7 +721,7 @@ impl Server {
         self.clients.touch(id);
     }
 
-    /// Does what follows from what happened, until nothing does.
+    /// Carries out effects until there are none.
     fn settle(&mut self, now: Moment) {
         self.follow_logs(now);
         let budget = Budget::of(TURN);
@@ -802,7 +802,7 @@ impl Server {
         self.hub.publish(event, now, |id, event, spelling| clients.deliver(id, event, spelling));
     }
 
-    /// Tells subscribers of the current state, in turn, until `budget` is spent.
+    /// Sends the current state to subscribers, in turn, until `budget` is spent.
     fn tell_present_state(&mut self, budget: Budget, now: Moment) {
         let mut behind = self.hub.behind();
         let next = behind.partition_point(|id| *id <= self.told_last);
@@ -815,7 +815,7 @@ impl Server {
                     break;
                 };
                 if !may_get_more {
-                    // Goes on when some of it has been sent.
+                    // Continues when some of it has been sent.
                     client.stalled = true;
                     break;
                 }
@@ -855,7 +855,7 @@ impl Server {
             if self.clients.get(id).is_some_and(|client| client.connection.is_open()) {
                 self.close_slow(id, "all outboxes together are full, and its is the fullest", now);
             } else {
-                // It was told, and has not even read to the end of what had begun to be sent.
+                // It was closed with a reason, but has not even read the rest of a frame in flight.
                 self.end(id, "all outboxes together are full");
             }
         }

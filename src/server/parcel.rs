@@ -1,4 +1,4 @@
-//! What stands in a client's outbox: answers, and events that may be joined while they wait.
+//! Entries of a client's outbox: replies, and events that may be coalesced.
 
 use std::rc::Rc;
 
@@ -9,18 +9,18 @@ use crate::wire::{Event, Published, Spelling};
 /// One message to a client.
 #[derive(Debug)]
 pub(super) enum Parcel {
-    /// JSON text of its own.
+    /// A reply as JSON text.
     Answer(Rc<[u8]>),
-    /// An event, shared with everybody else who gets it.
+    /// An event, shared by all its recipients.
     Event(Rc<Published>, Spelling),
 }
 
-/// What parcels are joined by.
+/// Key for coalescing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
-    /// Running events of a job become one.
+    /// Running events of a job.
     Running(Serial),
-    /// The newest state takes the place of an older one.
+    /// The newest state supersedes an older one.
     SystemState,
 }
 

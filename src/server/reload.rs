@@ -1,4 +1,4 @@
-//! SIGHUP: another configuration, without dropping a client.
+//! SIGHUP: reloads the configuration without disconnecting a client.
 
 use std::io;
 
@@ -11,8 +11,8 @@ use crate::moment::Moment;
 use crate::net::Listener;
 
 impl Server {
-    /// Reads the file again. With an error in it, or with an address that cannot be listened on,
-    /// nothing changes.
+    /// Reads the file again. An error in it, or an address that cannot be listened on, changes
+    /// nothing.
     pub(super) fn reload(&mut self, now: Moment) {
         let shown =
             self.file.as_ref().map_or("built-in defaults".into(), |f| f.display().to_string());
@@ -80,8 +80,8 @@ impl Server {
     }
 
     /// Binds `new` where old listeners that are no longer `wanted` may be in the way: the same port
-    /// with or without TLS, or on one address instead of all. They go first, and if that was not the
-    /// reason they come back.
+    /// with or without TLS, or on one address instead of all. They are closed first, and restored
+    /// if they were not the cause.
     fn bind_in_place(
         &mut self,
         config: &Config,

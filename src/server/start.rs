@@ -1,4 +1,4 @@
-//! From a configuration to a daemon that listens, or to the reason why not.
+//! Start of the server, from the configuration to listening sockets.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ use crate::reactor::Reactor;
 use crate::sys::{descriptors, memory, process_tree};
 use crate::system_state::{Starter, SystemState};
 
-/// The pid file, where one is wanted.
+/// The pid file, if configured.
 pub(super) fn pid_file(path: Option<&Path>) -> Result<Option<PidFile>, StartError> {
     let failed = |path: &Path, error| StartError::PidFile(path.to_owned(), error);
     path.map(|path| PidFile::write(path).map_err(|error| failed(path, error))).transpose()
@@ -139,7 +139,7 @@ pub(super) fn start(
     Ok(server)
 }
 
-/// Takes over the jobs of the daemon before this one.
+/// Takes over the jobs of the previous daemon.
 fn take_over(
     place: &store::Place,
     dispatcher: &mut Dispatcher,
@@ -171,7 +171,7 @@ fn take_over(
 }
 
 impl Server {
-    /// Begins to accept on listeners that are bound.
+    /// Starts to accept connections on bound listeners.
     pub(super) fn listen(&mut self, bound: Vec<(Address, Listener)>) {
         for (configured, mut listener) in bound {
             self.last_listener += 1;
@@ -188,7 +188,7 @@ impl Server {
         }
     }
 
-    /// What an `Origin` may name, from the configuration and the listeners.
+    /// Hosts allowed in an `Origin`, from the configuration and the listeners.
     pub(super) fn find_origins(&mut self) {
         let names =
             self.config.server.hosts.iter().map(String::as_str).chain([self.hostname.as_str()]);
@@ -201,7 +201,7 @@ impl Server {
     }
 }
 
-/// Lets a listening socket go, and its file.
+/// Closes a listening socket, and removes its file.
 pub(super) fn stop_listening(listening: &mut Listening, reactor: &mut Reactor<Key>) {
     listening.listener.end();
     if let Some(registered) = listening.registered.take() {
@@ -209,7 +209,7 @@ pub(super) fn stop_listening(listening: &mut Listening, reactor: &mut Reactor<Ke
     }
 }
 
-/// All addresses of a configuration, in order.
+/// All configured addresses, in order.
 pub(super) fn addresses(config: &Config) -> Vec<Address> {
     let tls = config.server.listen.iter().map(|address| Address::Tcp(*address, Transport::Tls));
     let plain = config.server.listen_plain.iter();
@@ -218,7 +218,8 @@ pub(super) fn addresses(config: &Config) -> Vec<Address> {
     tls.chain(plain).chain(unix).collect()
 }
 
-/// The TLS side, if anything listens with TLS or comes through a tunnel. Certificate and key are made where there are none.
+/// The TLS configuration, if a listener or a tunnel uses TLS. Creates certificate and key if
+/// missing.
 pub(super) fn tls(config: &Config, hostname: &str) -> Result<Option<ServerSide>, StartError> {
     if config.server.listen.is_empty() && config.bridge.link.is_empty() {
         return Ok(None);

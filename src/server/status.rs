@@ -1,4 +1,4 @@
-//! How the daemon is doing: for a request, and for a line in the log.
+//! Status of the server: for a request, and as a line in the log.
 
 use std::rc::Rc;
 
@@ -10,12 +10,12 @@ use crate::moment::Moment;
 use crate::net::Peer;
 use crate::sys::memory;
 
-/// Clients in one reply.
+/// Maximum number of clients in one reply.
 const PAGE: usize = 64;
 
 impl Server {
-    /// The reply to `rpc/status`, as JSON text. It costs the same however many clients there are,
-    /// and the first page of it is made once a turn at most.
+    /// The reply to `rpc/status`, as JSON text. Its cost does not depend on the number of clients,
+    /// and its first page is generated at most once per turn.
     pub(super) fn status_text(&mut self, args: &Value, now: Moment) -> Rc<str> {
         let after = args.get("after").and_then(Value::as_u64).unwrap_or(0);
         if after > 0 {
@@ -28,7 +28,7 @@ impl Server {
         self.status_reply.insert(text).clone()
     }
 
-    /// The state of the daemon, with the first clients that came after that one.
+    /// The state of the server, with the clients after the given one.
     fn status(&self, after: ClientId, now: Moment) -> Value {
         let counts = self.dispatcher.counts();
         let mut rest = self.clients.after(after);

@@ -1,4 +1,4 @@
-//! The store in the loop: its child, its socket, and who waits for what it says.
+//! The store in the loop: its process, its socket, and the recipients of its replies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -22,33 +22,33 @@ use crate::reactor::Reactor;
 use crate::sys::children::Exit;
 use crate::wire::{ErrorCode, Event, Excerpt, Refusal, error as error_text, response};
 
-/// For what a question was asked.
+/// Purpose of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// A client wants a part of a log.
+    /// A client requested a part of a log.
     Log(ClientId),
-    /// Everybody is to be told how the job ended.
+    /// The outcome of a job is to be published.
     Publish(Serial),
-    /// A client is to be told how the job ended.
+    /// The outcome of a job is to be sent to a client.
     Retell(ClientId, Serial),
-    /// A client that is attached to the job is behind.
+    /// An attached client is behind.
     Output(ClientId, Serial),
-    /// How far the logs were read, and how much of them that is, in bytes.
+    /// Positions of logs, and the number of bytes of logs up to them.
     Logs(u64),
-    /// The registered keys, which may have been changed for a client; what it did, for the log.
+    /// The registered keys, possibly changed for a client; its action, for the log.
     Keys(Option<(ClientId, String)>),
 }
 
-/// The store and what belongs to it.
+/// The store and its state.
 pub(super) struct Storage {
     pub(super) store: Store<Ticket>,
     place: Place,
     lock: File,
-    /// The state directory: open, so that its identity is nobody else's.
+    /// The state directory: open, so that its identity cannot be reused.
     _directory: File,
     child: Option<Child>,
     pub(super) questions: BTreeMap<RequestId, Purpose>,
-    /// Who waits for the jobs to be durable.
+    /// Clients that wait for jobs to be durable.
     filing: BTreeMap<Serial, ClientId>,
     /// Jobs whose output is not read until their log has room.
     held: BTreeSet<Serial>,
@@ -73,7 +73,7 @@ impl Storage {
         }
     }
 
-    /// True where the log of a job can take more; else it is said when it can.
+    /// Whether the log of a job accepts more; otherwise it is reported when it does.
     pub(super) fn takes_output(&mut self, serial: Serial) -> bool {
         let room = self.store.has_room();
         if !room {
@@ -82,12 +82,12 @@ impl Storage {
         room
     }
 
-    /// True for a job whose output is not read now.
+    /// Whether the job's output is not read now.
     pub(super) fn holds(&self, serial: Serial) -> bool {
         self.held.contains(&serial)
     }
 
-    /// A child of the daemon has ended; true where it was this one.
+    /// A child has ended; true where it was this one.
     pub(super) fn on_child(
         &mut self,
         pid: Pid,
@@ -101,9 +101,9 @@ impl Storage {
         true
     }
 
-    /// Makes the first child before its turn, and before files are watched. Where the daemon is
-    /// killed so early that the child still has the watches, it is the child who lets them go. That
-    /// can take the kernel seconds, and all the while it has the lock.
+    /// Starts the first child early, before files are watched. If the daemon is killed early, a
+    /// child that had inherited the watches would have to release them, which can take the kernel
+    /// seconds, while the child holds the lock.
     pub(super) fn begin_early(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
         if let Some(Outcome::Begin) = self.store.next_outcome() {
             self.begin(reactor, now);
@@ -127,7 +127,7 @@ impl Storage {
         }
     }
 
-    /// Writes what the child takes now.
+    /// Writes as much as the child accepts.
     pub(super) fn flush(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
         while let Some(child) = &mut self.child {
             let (first, second) = self.store.bytes();
@@ -137,7 +137,7 @@ impl Storage {
             match child.socket.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]) {
                 Ok(sent) => self.store.sent(sent, now),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Else its end will be seen.
+                // Otherwise its end is noticed.
                 Err(_) => break,
             }
         }
@@ -149,7 +149,7 @@ impl Storage {
         reactor.set_deadline(Key::Store, self.store.due());
     }
 
-    /// Reads what the child says.
+    /// Reads the child's replies.
     pub(super) fn read(&mut self, scratch: &mut [u8], reactor: &mut Reactor<Key>, now: Instant) {
         let Some(child) = &mut self.child else { return };
         if child.read(scratch, |bytes| self.store.received(bytes, now)) {
@@ -157,8 +157,8 @@ impl Storage {
         }
     }
 
-    /// After the loop: the child is told that nothing more comes, and its end is waited for a
-    /// little, so that whoever starts next need not.
+    /// After the loop: closes the socket, and waits a little for the child to end, so that a next
+    /// daemon need not.
     pub(super) fn close(&mut self, patience: Duration) {
         let Some(child) = self.child.take() else { return };
         let _ = child.socket.shutdown(std::net::Shutdown::Write);
@@ -183,7 +183,7 @@ impl Storage {
         }
     }
 
-    /// How it is, for people.
+    /// The status, for people.
     pub(super) fn status(&self) -> Value {
         json!({
             "state": self.store.standing().err().unwrap_or("working"),
@@ -196,7 +196,7 @@ impl Storage {
 }
 
 impl Server {
-    /// Hands on what the store has said; false where that was nothing.
+    /// Processes the store's results; false where there were none.
     pub(super) fn take_store_outcomes(&mut self, now: Moment) -> bool {
         let mut any = false;
         while let Some(outcome) = self.storage.store.next_outcome() {
@@ -226,7 +226,7 @@ impl Server {
             Outcome::Begin => self.storage.begin(&mut self.reactor, now.instant),
             Outcome::Kill => {
                 if let Some(child) = &self.storage.child {
-                    // It fails where it has just ended.
+                    // It fails where the process has just ended.
                     let _ = kill(child.pid, Signal::SIGKILL);
                 }
             }
@@ -238,13 +238,13 @@ impl Server {
             Outcome::Available => {
                 info!("state storage answers again");
                 self.dispatcher.set_storage(Ok(()));
-                // What failed just before is not asked for by any `Retry`.
+                // A failure just before is not covered by any `Retry`.
                 self.dispatcher.keep_again();
             }
         }
     }
 
-    /// A job that a client waits for is durable, or is not.
+    /// A job for which a client waits is durable, or failed to be.
     fn on_filed(&mut self, serial: Serial, kept: Result<(), String>) {
         let Some(id) = self.storage.filing.remove(&serial) else { return };
         let Some(client) = self.clients.get(id) else { return };
@@ -266,7 +266,7 @@ impl Server {
         self.end_wait(id, text);
     }
 
-    /// What a client waited for is there: it is answered, and read again.
+    /// Sends the reply for which a client waited, and resumes reading.
     pub(super) fn end_wait(&mut self, id: ClientId, text: String) {
         let Some(client) = self.clients.get(id) else { return };
         let request = match client.waiting.take() {
@@ -331,7 +331,7 @@ impl Server {
         self.end_wait(id, text);
     }
 
-    /// The registered keys are wanted, after a change for a client if there is one.
+    /// Requests the registered keys, after a change for a client if there is one.
     pub(super) fn ask_store_for_keys(
         &mut self,
         question: &KeysQuestion,
@@ -365,18 +365,18 @@ impl Server {
         }
     }
 
-    /// How far the logs were read is to be kept.
+    /// Persists the positions of the logs.
     pub(super) fn keep_logs(&mut self, name: &str, memory: Vec<u8>, consumed: u64, now: Moment) {
         let request = self.storage.store.replace(name, memory, now.instant);
         self.storage.questions.insert(request, Purpose::Logs(consumed));
     }
 
-    /// Everybody is to be told how a job ended, which has to be read first.
+    /// Requests the outcome of a job, to be published.
     pub(super) fn ask_to_publish(&mut self, serial: Serial, now: Moment) {
         self.ask_for_outcome(serial, Purpose::Publish(serial), now);
     }
 
-    /// A client is to be told how a job ended. False where the job is not known any more.
+    /// Requests the outcome of a job, for a client. False where the job is no longer known.
     pub(super) fn ask_to_retell(&mut self, id: ClientId, serial: Serial, now: Moment) -> bool {
         self.ask_for_outcome(serial, Purpose::Retell(id, serial), now)
     }

@@ -1,9 +1,8 @@
-//! The processes and the socket by which the system's state is found out, between its state
-//! machine and the reactor.
+//! The processes and the socket of the system state, between its state machine and the reactor.
 //!
-//! A `zpool` that answers soon, as nearly all do, wakes the loop once, by its end: what it printed
-//! waits in the pipe meanwhile. Only one that takes longer has its pipe watched, so that it is not
-//! held up by a full one.
+//! A `zpool` that ends soon, as nearly all do, wakes the loop once, by its end: its output stays in
+//! the pipe meanwhile. The pipe is polled only if it takes longer, so that a full pipe does not
+//! block it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -25,44 +24,44 @@ use crate::system_state::{
     Complaint, Devd, Effect, Feed, Limits, Process, Starter, drain, zdb_beside,
 };
 
-/// What of it the reactor is asked to watch.
+/// Poll tokens and deadlines of the system state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     /// The state machine's own deadline.
     Check,
-    /// What the asked `zpool` prints; its deadline is for it to be watched.
+    /// Standard output of `zpool`; its deadline is for it to be polled.
     Output,
-    /// What it writes to standard error.
+    /// Standard error of it.
     Errors,
-    /// The kernel's events; its deadline is for them to be read again.
+    /// The feed of kernel events; its deadline is for the next read.
     Feed,
 }
 
-/// How long a `zpool` may take until its pipes are watched.
+/// How long a `zpool` may take until its pipes are polled.
 const UNWATCHED: Duration = Duration::from_millis(100);
-/// Bytes of a feed that are read in one turn; what is left waits for the next.
+/// Maximum number of bytes of a feed read in one turn.
 const FEED_TURN: usize = 256 * 1024;
 
-/// All of them.
+/// All processes.
 pub(super) struct Probes {
     starter: Starter,
     asked: Option<Asked>,
-    /// The one that was asked, was killed, and has not ended.
+    /// A killed process that has not ended.
     dying: Option<Pid>,
     follower: Option<Follower>,
     devd: Option<Devd>,
-    /// Of the feed, while it is watched.
+    /// Registration of the feed.
     feed: Option<Registered>,
 }
 
-/// A `zpool` that is to answer.
+/// A running `zpool`.
 struct Asked {
     process: Process,
     output: Option<Registered>,
     errors: Option<Registered>,
 }
 
-/// A `zpool events` that is followed.
+/// A running `zpool events`.
 struct Follower {
     process: Process,
     errors: Complaint,
@@ -73,16 +72,16 @@ impl Probes {
         Probes { starter, asked: None, dying: None, follower: None, devd: None, feed: None }
     }
 
-    /// Has the pipes of the asked `zpool` watched; what is in them is told at once.
+    /// Polls the pipes of the running `zpool`; readable bytes are reported at once.
     fn watch(&mut self, reactor: &mut Reactor<Key>) {
         let Some(Asked { process, output, errors }) = &mut self.asked else { return };
         let (out, err) = (Key::SystemState(Part::Output), Key::SystemState(Part::Errors));
-        // One that cannot be watched is read when its process has ended.
+        // If polling fails, the pipe is read when its process has ended.
         *output = reactor.register(&mut process.output, Interest::READABLE, out).ok();
         *errors = reactor.register(&mut process.errors, Interest::READABLE, err).ok();
     }
 
-    /// Gives the asked `zpool` up, or takes it when it has ended.
+    /// Takes the running `zpool`, abandoned or ended.
     fn take_asked(&mut self, reactor: &mut Reactor<Key>) -> Option<Process> {
         reactor.set_deadline(Key::SystemState(Part::Output), None);
         let Asked { mut process, output, errors } = self.asked.take()?;
@@ -144,7 +143,7 @@ pub(super) fn limits(config: &Config) -> Limits {
 }
 
 impl Server {
-    /// Does what the state machine wants done, until it wants no more.
+    /// Carries out the state machine's effects until there are none.
     pub(super) fn look_after_system_state(&mut self, now: Moment) {
         while let Some(effect) = self.system_state.next_effect() {
             match effect {
@@ -194,7 +193,7 @@ impl Server {
         }
     }
 
-    /// Finds a feed of events: devd, or else a `zpool` that can be followed.
+    /// Finds a feed of events: devd, or else `zpool events`.
     fn attach(&mut self, events: Option<&[String]>, now: Moment) {
         let state = &self.config.system_state;
         let probes = &mut self.probes;
@@ -230,7 +229,7 @@ impl Server {
         }
     }
 
-    /// The asked `zpool` takes its time, and has printed something meanwhile.
+    /// A slow `zpool` has printed something.
     fn on_zpool_output(&mut self, part: Part) {
         let Some(Asked { process, output, errors }) = &mut self.probes.asked else { return };
         let is_output = part == Part::Output;
@@ -251,8 +250,7 @@ impl Server {
         }
     }
 
-    /// Reads what the kernel said, and then lets it talk for a while: one wounded pool says
-    /// hundreds of things a second.
+    /// Reads the feed, and then pauses: one wounded pool causes hundreds of events a second.
     fn on_feed(&mut self, now: Moment) {
         let (probes, state) = (&mut self.probes, &mut self.system_state);
         let mut left = FEED_TURN;
@@ -275,7 +273,7 @@ impl Server {
             let again = now.instant + self.config.system_state.event_delay;
             self.reactor.set_deadline(Key::SystemState(Part::Feed), Some(again));
         } else if let Some(follower) = &probes.follower {
-            // Its end is still to be told; one that closed its output and lives is of no use.
+            // Its end is still to be reported; one that closed its output and lives is useless.
             follower.process.kill();
         } else {
             probes.devd = None;
@@ -298,7 +296,7 @@ impl Server {
         }
     }
 
-    /// A child has ended that is no job's and no helper: a `zpool`, or nothing of ours.
+    /// A child has ended that belongs to no job and no helper: a `zpool`, or a foreign process.
     pub(super) fn on_zpool_exit(&mut self, pid: Pid, exit: Exit, now: Moment) {
         let probes = &mut self.probes;
         if probes.asked.as_ref().is_some_and(|asked| asked.process.pid == pid) {
@@ -321,7 +319,7 @@ impl Server {
 }
 
 impl Follower {
-    /// Reads what it wrote to standard error, whether that is kept or not: a full pipe would stop it.
+    /// Reads standard error, even if it is not stored: a full pipe would block the process.
     fn drain_errors(&mut self, scratch: &mut [u8]) {
         let errors = &mut self.errors;
         let mut left = FEED_TURN;

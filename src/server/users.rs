@@ -1,9 +1,9 @@
-//! The share of each user: what its connections hold, and whose turn is next.
+//! The share of each user: the resources of its connections, and the order of turns.
 //!
-//! A user is an account of the host (its number, however the peer proved it), or the origin of
-//! connections that are not authenticated. Users are served in turn, and the connections of one
-//! user in turn: a user with a thousand busy connections delays another user's request by one
-//! request, and its own by a thousand.
+//! A user is an account of the host (its number, however the peer authenticated), or the origin of
+//! unauthenticated connections. Users are served in turn, and the connections of one user in turn:
+//! a user with a thousand busy connections delays another user's request by one request, and its
+//! own by a thousand.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,35 +16,35 @@ use crate::net::Source;
 pub(super) enum Owner {
     /// An account of the host.
     Account(u32),
-    /// Peers that are not authenticated, by origin.
+    /// Unauthenticated peers, by origin.
     Origin(Source),
 }
 
-/// Resources that the connections of one user hold.
+/// Resources of the connections of one user.
 #[derive(Debug)]
 pub(super) struct Share {
     /// Connections.
     pub(super) connections: Account,
-    /// Bytes that wait to be sent.
+    /// Queued bytes.
     pub(super) outboxes: Account,
-    /// Bytes of messages that have begun and not ended.
+    /// Bytes of incomplete messages.
     pub(super) inboxes: Account,
-    /// Connections that have something to be read, in the order of their turns.
+    /// Connections with input, in the order of their turns.
     ready: VecDeque<ClientId>,
 }
 
-/// All users that have a connection.
+/// All users with connections.
 #[derive(Debug, Default)]
 pub(super) struct Users {
     shares: BTreeMap<Owner, Share>,
-    /// Users with a connection that is ready, each once, in the order of their turns.
+    /// Users with a ready connection, each once, in the order of their turns.
     turns: VecDeque<Owner>,
     outboxes: Account,
     inboxes: Account,
 }
 
 impl Users {
-    /// The share of a user; it begins empty.
+    /// The share of a user; initially empty.
     pub(super) fn share(&mut self, owner: Owner) -> &Share {
         self.shares.entry(owner).or_insert_with(|| Share {
             connections: Account::default(),
@@ -54,32 +54,32 @@ impl Users {
         })
     }
 
-    /// Connections of a user.
+    /// Number of connections of a user.
     pub(super) fn connections(&self, owner: Owner) -> usize {
         self.shares.get(&owner).map_or(0, |share| share.connections.used())
     }
 
-    /// Bytes that wait to be sent to a user's connections.
+    /// Bytes queued for a user's connections.
     pub(super) fn outbox_bytes_of(&self, owner: Owner) -> usize {
         self.shares.get(&owner).map_or(0, |share| share.outboxes.used())
     }
 
-    /// Bytes that wait to be sent.
+    /// Bytes queued for all.
     pub(super) fn outbox_bytes(&self) -> usize {
         self.outboxes.used()
     }
 
-    /// Bytes of messages that have not ended.
+    /// Bytes of incomplete messages.
     pub(super) fn inbox_bytes(&self) -> usize {
         self.inboxes.used()
     }
 
-    /// The user for whom the most bytes wait.
+    /// The user with the most queued bytes.
     pub(super) fn fullest_outbox(&self) -> Option<Owner> {
         self.most(|share| &share.outboxes)
     }
 
-    /// The user with the most bytes of unfinished messages.
+    /// The user with the most bytes of incomplete messages.
     pub(super) fn fullest_inbox(&self) -> Option<Owner> {
         self.most(|share| &share.inboxes)
     }
@@ -89,7 +89,7 @@ impl Users {
         self.shares.iter().max_by_key(|(_, share)| used(share)).map(|(owner, _)| *owner)
     }
 
-    /// Forgets a user without connections.
+    /// Removes a user without connections.
     pub(super) fn forget_unused(&mut self, owner: Owner) {
         let unused = |share: &Share| share.connections.used() == 0 && share.ready.is_empty();
         if self.shares.get(&owner).is_some_and(unused) {
@@ -97,7 +97,7 @@ impl Users {
         }
     }
 
-    /// Gives a connection of `owner` a turn, behind those that wait for theirs.
+    /// Gives a connection of `owner` a turn, after those that wait for theirs.
     pub(super) fn enqueue(&mut self, owner: Owner, id: ClientId) {
         let Some(share) = self.shares.get_mut(&owner) else { return };
         if share.ready.is_empty() {

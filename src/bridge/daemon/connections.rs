@@ -1,8 +1,8 @@
-//! Everybody who is connected: peers, those who are not known yet, and operators on this host.
+//! All connections: peers, unauthenticated connections, and operators on this host.
 //!
-//! What waits for a peer is bounded, and a peer for which there is more is closed: no other waits
-//! for it. Only who sends faster than a peer reads that does read is itself not read for a while,
-//! so that a burst costs nobody their connection. Those that wait for one take turns.
+//! The queue of a peer is bounded, and a peer whose queue overflows is closed: no other peer waits
+//! for it. Only while a sender is faster than a peer that does read, the sender is not read, so
+//! that a burst closes no connection. Senders that wait for one peer take turns.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -29,25 +29,25 @@ pub(super) struct Connected {
     pub(super) origin: Peer,
     /// Only this host can have connected: see [`Accepted`].
     pub(super) on_loopback: bool,
-    /// Who it was, once the relay does not know it any more.
+    /// Its name after the relay state has dropped it.
     pub(super) name: String,
-    /// SHA-256 of the certificate that it was shown.
+    /// SHA-256 of the certificate presented to it.
     pub(super) certificate: [u8; 32],
     registered: Option<Registered>,
-    /// The socket may have more to read.
+    /// The socket may have more input.
     pub(super) readable: bool,
-    /// An answer that is held back; it is not read until that is sent.
+    /// A delayed reply; reading is paused until it is sent.
     pub(super) delayed: Option<String>,
-    /// It sends faster than this one reads, and is not read meanwhile.
+    /// Reading is paused because this peer reads more slowly.
     held_by: Option<PeerNumber>,
     held_since: Instant,
-    /// What it sent then: one message, like one that has not come to its end.
+    /// The message received then, accounted like an incomplete one.
     pub(super) waiting: Option<Zeroizing<String>>,
-    /// Those that are not read because of this one, in the order in which they began to wait.
+    /// Senders paused because of this peer, in the order in which they began to wait.
     holds: VecDeque<PeerNumber>,
     reading: Reading,
     dirty: bool,
-    /// By when it has to say who it is.
+    /// Deadline for authentication.
     auth_due: Option<Instant>,
     admitted: bool,
 }
@@ -61,18 +61,18 @@ impl Connected {
         matches!(self.origin, Peer::Local(_))
     }
 
-    /// True while it is to be read.
+    /// Whether it is to be read.
     pub(super) fn is_heard(&self) -> bool {
         self.delayed.is_none() && self.held_by.is_none()
     }
 
-    /// True where it takes so little of what waits for it that nobody should wait too.
+    /// Whether it reads so little of its queue that no sender should wait for it.
     fn is_stuck(&mut self, limits: &ConnectionLimits, now: Instant) -> bool {
         self.reading.is_stuck(self.connection.sent(), limits.queue, limits.pause, now)
     }
 
     fn due(&self) -> Option<Instant> {
-        // Who waits for us is not late.
+        // A peer whose reply is delayed is not late.
         let auth_due = self.auth_due.filter(|_| self.delayed.is_none());
         [self.connection.due(), auth_due].into_iter().flatten().min()
     }
@@ -82,12 +82,12 @@ impl Connected {
     }
 }
 
-/// The limits of the configuration that concern connections.
+/// Limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConnectionLimits {
     pub(super) max_peers: usize,
     pub(super) max_unauthenticated: usize,
-    /// Addresses of loopback count as one origin.
+    /// Loopback addresses count as one origin.
     pub(super) loopback_is_one: bool,
     pub(super) max_message: usize,
     pub(super) queue: usize,
@@ -97,14 +97,14 @@ pub(super) struct ConnectionLimits {
     pub(super) connection: Limits,
 }
 
-/// Operators at a time.
+/// Maximum number of operators at a time.
 const LOCAL_PLACES: usize = 8;
-/// The largest message of a stranger, in bytes.
+/// Maximum size of a message of an unauthenticated client, in bytes.
 const STRANGER_MESSAGE: usize = 8 * 1024;
-/// What waits for a stranger, at most, in bytes.
+/// Maximum size of the queue of an unauthenticated client, in bytes.
 const STRANGER_QUEUE: usize = 64 * 1024;
 
-/// All of them.
+/// All connections.
 pub(super) struct Connections {
     pub(super) limits: ConnectionLimits,
     map: BTreeMap<PeerNumber, Connected>,
@@ -113,7 +113,7 @@ pub(super) struct Connections {
     locals: usize,
     total: Account,
     dirty: Vec<PeerNumber>,
-    /// Those whose queue was full when something was to be put into it.
+    /// Those whose queue overflowed.
     pub(super) overflowing: Vec<PeerNumber>,
 }
 
@@ -154,7 +154,7 @@ impl Connections {
         self.map.get(&number)
     }
 
-    /// True where less than half of what may wait for this one does.
+    /// Whether its queue is less than half full.
     pub(super) fn has_room_for(&self, number: PeerNumber) -> bool {
         self.map.get(&number).is_none_or(|c| c.connection.outbox.is_below_half())
     }
@@ -175,23 +175,23 @@ impl Connections {
         self.unauthenticated.len()
     }
 
-    /// Peers that are known.
+    /// Number of authenticated peers.
     pub(super) fn peers(&self) -> usize {
         self.map.len() - self.unauthenticated.len() - self.locals
     }
 
-    /// Bytes that wait for all of them.
+    /// Bytes in all queues.
     pub(super) fn waiting(&self) -> usize {
         self.total.used()
     }
 
-    /// Origin of a peer, to which failures and connections are charged.
+    /// Origin of a peer, which failures and connections are accounted to.
     pub(super) fn source_of(&self, peer: &Peer) -> Source {
         let source = peer.source();
         if self.limits.loopback_is_one { source.with_loopback_as_one() } else { source }
     }
 
-    /// Whether there is room for one more unauthenticated connection of that origin.
+    /// Admission of a new unauthenticated connection of that origin.
     pub(super) fn room_for_new(&mut self, source: Source, now: Instant) -> Room<PeerNumber> {
         let most = self.limits.max_unauthenticated;
         let has_unread_start =
@@ -205,18 +205,18 @@ impl Connections {
         )
     }
 
-    /// The same for one whose handshake is over.
+    /// The same for one whose handshake is complete.
     pub(super) fn room_for_ready(&self, source: Source, now: Instant) -> Room<PeerNumber> {
         let most = self.limits.max_unauthenticated;
         self.unauthenticated.room_for_ready(source, most, random_number(), |_| false, now)
     }
 
-    /// Counts a connection that had no place, for the log.
+    /// Counts a refused connection, for the log.
     pub(super) fn log_shortage(&mut self, now: Instant) {
         self.unauthenticated.log_shortage(now);
     }
 
-    /// An unauthenticated connection was read.
+    /// Records that an unauthenticated connection was read.
     pub(super) fn note_progress(&mut self, number: PeerNumber, now: Instant) {
         if let Some(connected) = self.map.get(&number)
             && !connected.connection.is_silent()
@@ -225,7 +225,7 @@ impl Connections {
         }
     }
 
-    /// The handshake of an unauthenticated connection is over, and it has a place.
+    /// Records the complete handshake of an admitted unauthenticated connection.
     pub(super) fn end_handshake(&mut self, number: PeerNumber, now: Instant) {
         self.unauthenticated.end_handshake(number, now);
     }
@@ -238,7 +238,7 @@ impl Connections {
         self.peers() < self.limits.max_peers
     }
 
-    /// Takes a connection in.
+    /// Adds a connection.
     pub(super) fn add(
         &mut self,
         accepted: Accepted,
@@ -284,7 +284,7 @@ impl Connections {
         Ok(number)
     }
 
-    /// A stranger has shown a key, and there is a place for it.
+    /// Moves an authenticated connection out of the pool.
     pub(super) fn admit(&mut self, number: PeerNumber) {
         let Some(connected) = self.map.get_mut(&number) else { return };
         connected.admitted = true;
@@ -294,7 +294,7 @@ impl Connections {
         self.unauthenticated.remove(number);
     }
 
-    /// A peer has given up who it was.
+    /// Moves a peer that has given up its identity back into the pool.
     pub(super) fn make_stranger(&mut self, number: PeerNumber, now: Instant) {
         if let Some(connected) = self.map.get_mut(&number).filter(|c| c.admitted) {
             connected.admitted = false;
@@ -327,7 +327,7 @@ impl Connections {
         Some(connected)
     }
 
-    /// Puts a message into a peer's queue; one that has been told to go gets none.
+    /// Queues a message for a peer, unless that is being closed.
     pub(super) fn push(&mut self, number: PeerNumber, text: String) {
         let Some(connected) = self.map.get_mut(&number).filter(|c| c.connection.is_open()) else {
             return;
@@ -338,15 +338,14 @@ impl Connections {
         self.touch(number);
     }
 
-    /// True where much waits for a peer, and it reads.
+    /// Whether a peer has a long queue and reads it.
     pub(super) fn is_to_be_waited_for(&mut self, reader: PeerNumber, now: Instant) -> bool {
         let limits = &self.limits;
         let reader = self.map.get_mut(&reader);
         reader.is_some_and(|r| !r.connection.outbox.is_below_half() && !r.is_stuck(limits, now))
     }
 
-    /// `sender` is not read for a while, and what it said waits with it: `reader` is to be waited
-    /// for.
+    /// Pauses `sender` together with its last message until `reader` has read enough.
     pub(super) fn hold(
         &mut self,
         sender: PeerNumber,
@@ -366,8 +365,8 @@ impl Connections {
         }
     }
 
-    /// A sender was not read for as long as that may be: it is read again, but where the other one
-    /// has read enough meanwhile.
+    /// The maximum pause of a sender is over: it is read again, unless its peer has read enough
+    /// meanwhile.
     pub(super) fn on_held(&mut self, sender: PeerNumber, reactor: &mut Reactor<Key>, now: Instant) {
         let Some(fast) = self.map.get(&sender) else { return };
         let Some(reader) = fast.held_by else { return };
@@ -383,7 +382,7 @@ impl Connections {
         self.let_all_go(reader, reactor, now);
     }
 
-    /// Nobody is held because of this one any more.
+    /// Resumes all senders that wait for this peer.
     pub(super) fn let_all_go(
         &mut self,
         reader: PeerNumber,
@@ -396,7 +395,7 @@ impl Connections {
         }
     }
 
-    /// The one that has waited longest goes on; the next one in the turn after that.
+    /// Resumes the sender that has waited longest; the next one follows in the next turn.
     fn let_first_go(&mut self, reader: PeerNumber, reactor: &mut Reactor<Key>, now: Instant) {
         while let Some(slow) = self.map.get_mut(&reader)
             && let Some(first) = slow.holds.pop_front()
@@ -407,7 +406,7 @@ impl Connections {
         }
     }
 
-    /// False where it has gone meanwhile.
+    /// False where it is gone.
     fn let_go(
         &mut self,
         sender: PeerNumber,
@@ -426,7 +425,7 @@ impl Connections {
         true
     }
 
-    /// Something of this one is to be sent, or its deadline may have changed.
+    /// Marks a connection for output, or for a changed deadline.
     pub(super) fn touch(&mut self, number: PeerNumber) {
         if let Some(connected) = self.map.get_mut(&number)
             && !connected.dirty
@@ -436,7 +435,7 @@ impl Connections {
         }
     }
 
-    /// Sends what can be sent to all that were touched. Gives those that are over.
+    /// Sends as much as possible to all marked connections. Returns those that ended.
     pub(super) fn flush(
         &mut self,
         reactor: &mut Reactor<Key>,
@@ -459,7 +458,7 @@ impl Connections {
         over
     }
 
-    /// The one for which the most waits, if for all together more does than may.
+    /// The peer with the longest queue, if all queues together exceed their limit.
     pub(super) fn fullest(&self) -> Option<PeerNumber> {
         if self.total.used() <= self.limits.queue_total {
             return None;
@@ -468,7 +467,7 @@ impl Connections {
         self.map.iter().max_by_key(|(_, connected)| used(connected)).map(|(number, _)| *number)
     }
 
-    /// Says to a peer that it is closed, and why; what waits is sent before that where it is to be.
+    /// Closes a connection with a reason, after its queue if requested.
     pub(super) fn close(
         &mut self,
         number: PeerNumber,

@@ -1,6 +1,6 @@
-//! Peers show their keys, and what follows from a wrong one.
+//! Verification of peers' keys, and the consequences of a failure.
 //!
-//! The lines in the log have the server's form (`authentication failure from ADDRESS: …`, `blocked
+//! Log lines have the same form as the server's (`authentication failure from ADDRESS: …`, `blocked
 //! ADDRESS for N s: …`), so that one rule of fail2ban(1) serves both.
 
 use base64::Engine;
@@ -16,10 +16,10 @@ use crate::moment::Moment;
 use crate::net::{CloseReason, Source};
 use crate::wire::{ErrorCode, Refusal, Request, Sum, error as error_text};
 
-/// Answers to failures that one origin may have pending.
+/// Maximum number of delayed replies of one origin.
 const DELAYED: usize = 4;
 
-/// A registered key, as the relay has to know it.
+/// A registered key in the relay's form.
 pub(super) fn registration(entry: &Entry, legacy: bool) -> Registration {
     let sums = (!entry.sums.is_empty()).then(|| {
         let mut sums: Vec<Sum> = entry.sums.iter().filter_map(|sum| Sum::parse(sum)).collect();
@@ -34,12 +34,12 @@ impl Bridge {
         source.is_of_this_host() && !self.config.auth.throttle_loopback
     }
 
-    /// True where nothing is taken from there, not even the beginning of TLS.
+    /// Whether the origin is blocked, even before TLS.
     pub(super) fn is_blocked(&self, source: Source, now: Moment) -> bool {
         self.throttle.blocked(source, now.instant).is_some() && !self.is_exempt(source)
     }
 
-    /// What a peer shows is compared with what is registered.
+    /// Verifies what a peer presented against the registered keys.
     pub(super) fn judge(
         &mut self,
         number: PeerNumber,
@@ -55,7 +55,8 @@ impl Bridge {
             return self.refuse(number, &request, ErrorCode::Unauthorized, why);
         };
         match self.find(proof, &test_string, &certificate) {
-            // A right key is taken whatever failed before: failures of others must not keep it out.
+            // A right key is accepted despite failures of the origin: others must not lock its
+            // owner out.
             Some(registration) => self.let_in(number, &request, registration, now),
             None => self.on_failure(number, request, now),
         }
@@ -77,7 +78,7 @@ impl Bridge {
             }
             Proof::Encrypted(text) => {
                 let encrypted = STANDARD.decode(text).ok()?;
-                // It does not say which key it is.
+                // It does not name its key.
                 let is_of = |entry: &&Entry| entry.key.verify_raw(test_string, &encrypted);
                 let mut tried = self.keys.legacy().take(self.config.relay.max_legacy_keys);
                 tried.find(is_of).map(|entry| registration(entry, true))
@@ -114,12 +115,12 @@ impl Bridge {
         self.connections.push(number, error_text(Some(request), &Refusal::new(code, why)));
     }
 
-    /// What a peer showed is wrong.
+    /// Verification failed.
     fn on_failure(&mut self, number: PeerNumber, request: Request, now: Moment) {
         let Some(connected) = self.connections.get(number) else { return };
         let (origin, from) = (connected.origin.clone(), connected.origin.place());
         let source = self.connections.source_of(&origin);
-        // Whether anybody still waits for them or not: to hang up and come again spares no time.
+        // Even if the client has disconnected: reconnecting does not save time.
         if self.throttle.pending(source, now.instant) >= DELAYED {
             let why = "answers to failed authentications from there are pending; try again later";
             return self.refuse(number, &request, ErrorCode::TooMany, why);
@@ -155,7 +156,7 @@ impl Bridge {
         }
     }
 
-    /// The time that an answer was held back is over.
+    /// The delay of a reply is over.
     pub(super) fn on_delay_over(&mut self, number: PeerNumber) {
         let Some(connected) = self.connections.get(number) else { return };
         if let Some(text) = connected.delayed.take() {

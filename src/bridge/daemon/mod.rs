@@ -1,9 +1,8 @@
-//! `sysadm-events bridge`: the process that carries the relay.
+//! `sysadm-events bridge`: the daemon that relays.
 //!
-//! As in the server, each turn of the loop hands what happened to whom it concerns, does what
-//! follows, and sends what is to be sent; nothing in a turn waits. It starts no process, opens no
-//! path once it has begun, and is nobody in particular: what it would need for that it gives up at
-//! the start (see `start`).
+//! As in the server, each turn of the loop dispatches events, carries out their effects, and sends
+//! output; nothing in a turn blocks. The daemon starts no process, opens no path after start-up,
+//! and drops its privileges at the start (see `start`).
 
 mod connections;
 mod judge;
@@ -36,21 +35,21 @@ use crate::wire::{ErrorCode, Frame, Refusal, Request, error as error_text, respo
 use connections::Connections;
 use start::{Identity, Places};
 
-/// What the reactor is asked to watch.
+/// Poll token of a registration, or key of a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
-    /// By its place in the list.
+    /// By index.
     Listener(usize),
     Peer(PeerNumber),
-    /// An answer to this one that is held back.
+    /// A delayed reply to this peer.
     Delayed(PeerNumber),
-    /// This one is not read for a while.
+    /// Reading of this peer is paused.
     Held(PeerNumber),
     /// The file of registered keys.
     Keys,
-    /// A list that was to be told later.
+    /// A list that is sent later.
     News,
-    /// The end of an orderly stop.
+    /// The end of an orderly shutdown.
     Stop,
 }
 
@@ -58,26 +57,26 @@ enum Key {
 struct Listening {
     listener: Listener,
     registered: Option<Registered>,
-    /// The system had no room for another connection; it is tried again at a deadline.
+    /// The system had no resources for another connection; retried at a deadline.
     is_full: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
-    /// Peers are told, and leave.
+    /// Peers are being disconnected.
     Leaving,
     Over,
 }
 
-/// What was passed on.
+/// Counters of forwarded frames.
 #[derive(Clone, Copy, Debug, Default)]
 struct Forwarded {
     frames: u64,
     bytes: u64,
 }
 
-/// The bridge.
+/// The relay daemon.
 struct Bridge {
     config: Config,
     home: Home,
@@ -92,41 +91,39 @@ struct Bridge {
     connections: Connections,
     relay: Relay,
     keys: KeyStore,
-    /// They could not be read when they were to be.
+    /// The last attempt to read them failed.
     keys_are_old: bool,
-    /// Of the directory with the file of keys.
+    /// Watch of the directory with the key file.
     _watch: Option<Watch>,
     forwarded: Forwarded,
     phase: Phase,
     scratch: Vec<u8>,
-    /// Connections that are to be ended at the end of the turn.
+    /// Connections to be removed at the end of the turn.
     ended: Vec<(PeerNumber, End)>,
 }
 
 /// The `Origin` of servers. The original one crashes on a close frame.
 const ORIGINAL_SERVER: &str = "sysadm-server";
 
-/// Read at once from a peer, in bytes: one TLS record.
+/// Bytes read at once from a peer: one TLS record.
 const SCRATCH: usize = 16 * 1024;
-/// Messages of a peer that are taken in a turn.
+/// Maximum number of messages of a peer processed in a turn.
 const MESSAGES: usize = 16;
-/// Bytes for the bridge itself that count as one more message: it has to read them, and what they
-/// say may concern everybody.
+/// Bytes for the relay itself that count as one more message: it must parse them, and they may
+/// affect every peer.
 const OBJECT: usize = 512;
-/// Connections accepted in a turn from one listener.
+/// Maximum number of connections accepted in a turn from one listener.
 const ACCEPTS: usize = 16;
-/// Until a listener is tried again after the system had no room for another connection.
+/// Retry interval of a listener for which the system had no resources.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// Until keys that could not be read are read again: one of them may have been revoked.
+/// Retry interval for reading keys: one of them may have been revoked.
 const KEYS_PAUSE: Duration = Duration::from_secs(1);
-/// Random bytes of a peer's id: nobody guesses one.
+/// Random bytes of a peer's id: unguessable.
 const ID: usize = 16;
 
-/// Runs the bridge until it is told to stop. `file` is where the configuration came from, for
-/// reloading it.
+/// Runs the relay until a signal stops it. `file` is the path of the configuration, for reloads.
 ///
-/// # Errors
-/// Why it did not start, or could not go on.
+/// # Errors Why it did not start, or had to stop.
 pub fn run(config: Config, file: Option<PathBuf>, home: Home) -> Result<(), StartError> {
     let mut bridge = start::start(config, file, home)?;
     let mut ready = Vec::new();
@@ -145,7 +142,7 @@ pub fn run(config: Config, file: Option<PathBuf>, home: Home) -> Result<(), Star
     Ok(())
 }
 
-/// Of [`MESSAGES`], how many it counts for.
+/// Its share of [`MESSAGES`].
 fn cost(incoming: &Incoming) -> usize {
     match incoming {
         Incoming::Message(text) if text.starts_with('{') => 1 + text.len() / OBJECT,
@@ -170,7 +167,7 @@ impl Bridge {
 
     fn on_io(&mut self, key: Key, readable: bool, writable: bool, now: Moment) {
         match key {
-            // However many knock meanwhile, it is not tried more often for that.
+            // New connections do not shorten the retry interval.
             Key::Listener(place) if self.listeners.get(place).is_some_and(|l| l.is_full) => {}
             Key::Listener(place) => self.accept(place, now),
             Key::Peer(number) => {
@@ -198,7 +195,7 @@ impl Bridge {
             }
             Key::Stop => self.phase = Phase::Over,
             Key::Keys => self.read_keys(now),
-            // It is told at the end of the turn.
+            // Sent at the end of the turn.
             Key::News => {}
         }
     }
@@ -279,7 +276,7 @@ impl Bridge {
         room != Room::None
     }
 
-    /// Gives a place to a connection whose handshake is over, or refuses it with 503.
+    /// Admits a connection whose handshake is complete, or refuses it with 503.
     fn give_place(&mut self, number: PeerNumber, now: Moment) -> bool {
         let Some(connected) = self.connections.get(number) else { return false };
         if connected.is_admitted() {
@@ -298,7 +295,7 @@ impl Bridge {
         false
     }
 
-    /// Reads from a peer and does what it wants, a little.
+    /// Reads from a peer and processes a bounded number of messages.
     fn serve(&mut self, number: PeerNumber, now: Moment) {
         let mut may_read = true;
         let mut messages = 0;
@@ -336,7 +333,7 @@ impl Bridge {
                 Ok(more) => connected.readable = more,
             }
             if !connected.is_admitted() {
-                // A secret may have stood there.
+                // It may contain a secret.
                 self.scratch[..].zeroize();
                 self.connections.note_progress(number, now.instant);
             }
@@ -345,7 +342,8 @@ impl Bridge {
         self.connections.touch(number);
     }
 
-    /// Who has said goodbye, or has been told to go, is out at once: its connection may take its time.
+    /// Removes a peer that is closing from the relay state at once: its connection may take time to
+    /// end.
     fn look_at_end(&mut self, number: PeerNumber) {
         let connected = self.connections.peek(number);
         if connected.is_some_and(|connected| !connected.connection.is_open()) {
@@ -399,7 +397,8 @@ impl Bridge {
         }
     }
 
-    /// A peer says something. What is for one for whom much waits has to wait with its sender.
+    /// Processes a message of a peer. A message for a peer with a long queue waits together with
+    /// its sender.
     fn on_message(&mut self, number: PeerNumber, text: Zeroizing<String>, now: Moment) {
         let recipient = self.relay.recipient(number, &text);
         match recipient.filter(|reader| self.connections.is_to_be_waited_for(*reader, now.instant))
@@ -414,7 +413,7 @@ impl Bridge {
         }
     }
 
-    /// Whoever runs this host asks how it goes.
+    /// Replies to an operator's status request.
     fn answer_operator(&mut self, number: PeerNumber, text: &str, now: Moment) {
         let Some(connected) = self.connections.get(number) else { return };
         let may = match &connected.origin {
@@ -482,8 +481,7 @@ impl Bridge {
         }
     }
 
-    /// A peer as it stands in the log: by which key it is known, what it is and calls itself, and
-    /// where it is.
+    /// Name of a peer for the log: its key, kind, host name and address.
     fn name(&self, number: PeerNumber) -> String {
         let Some(connected) = self.connections.peek(number) else { return String::new() };
         let Some(peer) = self.relay.peer(number).filter(|_| connected.name.is_empty()) else {
@@ -505,7 +503,7 @@ impl Bridge {
         name
     }
 
-    /// Closes a connection, and takes its peer out at once: nobody is told of it any more.
+    /// Closes a connection, and removes its peer from the relay state at once.
     fn close(
         &mut self,
         number: PeerNumber,
@@ -534,7 +532,7 @@ impl Bridge {
         self.connections.touch(number);
     }
 
-    /// Does what follows from what happened, until nothing does.
+    /// Carries out effects until there are none.
     fn settle(&mut self, now: Moment) {
         loop {
             let at = now.instant;
@@ -566,7 +564,7 @@ impl Bridge {
             if self.connections.peek(number).is_some_and(|c| c.connection.is_open()) {
                 self.close_slow(number, why, now);
             } else {
-                // It was told, and has not even read to the end of what had begun to be sent.
+                // It was closed with a reason, but has not even read the rest of a frame in flight.
                 self.end(number, why, now);
             }
         }
@@ -626,7 +624,7 @@ mod tests {
         let message = |text: String| cost(&Incoming::Message(text));
         assert_eq!(message(format!("id\n{}", "x".repeat(200_000))), 1);
         assert_eq!(message(r#"{"namespace":"rpc","name":"identify"}"#.to_owned()), 1);
-        // As many keys as a list may have.
+        // The maximum number of keys in a list.
         let sums = "\"AAAAAAAAAAAAAAAAAAAAAA==\",".repeat(crate::wire::MOST_SUMS);
         assert!(message(format!("{{{sums}}}")) > MESSAGES / 2);
     }

@@ -1,4 +1,4 @@
-//! A file that is read again later, when no path leads there any more.
+//! A file that is read again later, when paths cannot be resolved any more.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -11,17 +11,17 @@ use nix::sys::stat::Mode;
 
 use crate::sys::confinement::{Right, limit};
 
-/// A name in a directory that stays open.
+/// A name in an open directory.
 #[derive(Debug)]
 pub(super) struct Place {
     directory: OwnedFd,
     name: OsString,
-    /// As it was named, for messages.
+    /// Its path, for messages.
     pub(super) path: PathBuf,
 }
 
 impl Place {
-    /// Opens the directory; the file need not be there.
+    /// Opens the directory; the file need not exist.
     pub(super) fn of(path: &Path) -> io::Result<Place> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -30,13 +30,13 @@ impl Place {
         Ok(Place { directory, name, path: path.to_owned() })
     }
 
-    /// Leaves the directory good for reading alone.
+    /// Limits the directory descriptor to reading.
     pub(super) fn confine(&self) -> io::Result<()> {
         use std::os::fd::AsFd;
         limit(self.directory.as_fd(), Right::ReadBelow)
     }
 
-    /// What stands in the file, if that is no more than `most` bytes.
+    /// The content of the file, if it has at most `most` bytes.
     pub(super) fn read(&self, most: u64) -> io::Result<Vec<u8>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file =

@@ -1,24 +1,24 @@
-//! How much a peer reads while much waits for it: only then is it worth to wait for.
+//! Read rate of a peer with a long queue: whether senders should wait for it.
 
 use std::time::{Duration, Instant};
 
-/// The part of its queue that a peer has to take in a `pause` at least for others to wait for it.
+/// Fraction of its queue that a peer must read per `pause` for senders to wait for it.
 const SLOWEST: usize = 64;
-/// In as many `pause`s whoever waits has to have had its turn, however many wait: who is not read does
-/// not get its pings answered either, and has others to speak to.
+/// Number of `pause`s after which a waiting sender is resumed, however many wait: a sender that is
+/// not read gets no pongs, and may have messages for other peers.
 const LONGEST: u32 = 8;
 
-/// What was seen of it.
+/// Observations of a peer.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
-    /// When it was looked at last, and the bytes that its socket had taken until then.
+    /// Time of the last observation, and the bytes sent to its socket until then.
     looked_at: Option<(Instant, u64)>,
     is_stuck: bool,
 }
 
 impl Reading {
-    /// True where it takes so little of what waits for it that nobody should wait too. `sent` are
-    /// the bytes that its socket has taken so far.
+    /// Whether it reads so little of its queue that no sender should wait. `sent` is the number of
+    /// bytes written to its socket.
     pub(super) fn is_stuck(
         &mut self,
         sent: u64,
@@ -34,8 +34,8 @@ impl Reading {
         self.is_stuck
     }
 
-    /// True where somebody has waited for too long, or is to wait no longer for another reason. Then
-    /// nobody waits for a `pause` at least.
+    /// Whether a sender has waited too long, or must not wait for another reason. Then none waits
+    /// for at least a `pause`.
     pub(super) fn is_given_up(
         &mut self,
         waited: Duration,
@@ -51,7 +51,7 @@ impl Reading {
         self.is_stuck(sent, queue, pause, now)
     }
 
-    /// There is room for more.
+    /// Its queue has room again.
     pub(super) fn has_room(&mut self, is_empty: bool) {
         self.is_stuck = false;
         if is_empty {
@@ -76,7 +76,7 @@ mod tests {
             assert!(!reading.is_stuck(5000, QUEUE, PAUSE, at(0)));
             assert!(!reading.is_stuck(5000, QUEUE, PAUSE, at(999)));
             assert!(reading.is_stuck(5000 + rate, QUEUE, PAUSE, at(1000)), "{rate}");
-            // What it takes by and by counts, even if there was room for one more in between.
+            // Slow reading counts, even if the queue had room in between.
             reading.has_room(false);
             assert!(!reading.is_stuck(5000 + rate, QUEUE, PAUSE, at(1500)));
             assert!(reading.is_stuck(5000 + 2 * rate, QUEUE, PAUSE, at(2000)), "{rate}");
@@ -106,7 +106,7 @@ mod tests {
         for second in 0..100 {
             assert!(!reading.is_stuck(second * 1024, QUEUE, PAUSE, at(second)));
         }
-        // It had nothing to read for a while.
+        // Its queue was empty for a while.
         reading.has_room(true);
         assert!(!reading.is_stuck(99 * 1024, QUEUE, PAUSE, at(200)));
         assert!(reading.is_stuck(99 * 1024, QUEUE, PAUSE, at(201)));

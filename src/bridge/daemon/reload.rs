@@ -1,5 +1,5 @@
-//! SIGHUP: another configuration, certificate and keys, without dropping a peer; and keys that are
-//! registered or revoked meanwhile.
+//! SIGHUP: reloads configuration, certificate and keys without disconnecting a peer; and changes of
+//! the key file.
 
 use log::{error, info, warn};
 
@@ -10,8 +10,8 @@ use crate::daemon::tell_fingerprint;
 use crate::moment::Moment;
 
 impl Bridge {
-    /// Reads all files again. With an error in one of them nothing changes, but the registered keys
-    /// are looked at in any case.
+    /// Reads all files again. An error in one of them changes nothing, but registered keys are
+    /// reloaded in any case.
     pub(super) fn reload(&mut self, now: Moment) {
         self.read_keys(now);
         let shown = self.places.config.as_ref();
@@ -58,7 +58,7 @@ impl Bridge {
         Ok(())
     }
 
-    /// The file of registered keys may be another.
+    /// Reads the file of registered keys, which may have changed.
     pub(super) fn read_keys(&mut self, now: Moment) {
         let keys = match self.places.keys() {
             Ok(keys) => keys,

@@ -1,8 +1,8 @@
-//! From a configuration to a bridge that listens, or to the reason why not.
+//! Start of the relay, from the configuration to listening sockets.
 //!
-//! All that takes a path or a privilege is done here: afterwards the process is its own user, and
-//! where the system can, nothing can be opened by path any more. So files that are read again are
-//! read below directories that stay open.
+//! Everything that needs a path or a privilege happens here: afterwards the process runs as its own
+//! user, and in capability mode, where available, no path can be opened. So files that are read
+//! again are opened relative to open directories.
 
 use std::fs::File;
 use std::io;
@@ -34,33 +34,33 @@ use crate::reactor::{Reactor, Watch};
 use crate::sys::confinement::{self, Right};
 use crate::sys::{descriptors, memory, privileges};
 
-/// The certificate that is shown, and its key.
+/// The certificate and its key.
 pub(super) struct Identity {
     pub(super) tls: ServerSide,
-    /// SHA-256 of it: what peers sign for.
+    /// Its SHA-256, which peers sign.
     pub(super) sha256: [u8; 32],
 }
 
-/// Files that are read again when told to.
+/// Files that are read again on reload.
 pub(super) struct Places {
-    /// `None` where there is no file.
+    /// `None` without a file.
     pub(super) config: Option<Place>,
     certificate: Place,
     private_key: Place,
     keys: Place,
-    /// Held as long as the process lives.
+    /// Held for the lifetime of the process.
     lock: File,
 }
 
-/// The largest certificate or key that is read, in bytes.
+/// Maximum size of a certificate or key, in bytes.
 const PEM: u64 = 256 * 1024;
-/// The largest file of registered keys that is read, in bytes.
+/// Maximum size of the file of registered keys, in bytes.
 const KEYS: u64 = 8 * 1024 * 1024;
-/// Who may connect to the local socket, by its permissions: who started us.
+/// Permissions of the local socket: the user that started the daemon.
 const SOCKET_MODE: u32 = 0o600;
 
 impl Places {
-    /// Certificate and key, as they are now.
+    /// Reads certificate and key.
     pub(super) fn identity(&self) -> Result<Identity, CertificateError> {
         let read = |place: &Place| {
             place
@@ -75,7 +75,7 @@ impl Places {
         Ok(Identity { tls, sha256 })
     }
 
-    /// The registered keys, as they are now.
+    /// Reads the registered keys.
     pub(super) fn keys(&self) -> io::Result<KeyStore> {
         let bytes = match self.keys.read(KEYS) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -158,10 +158,11 @@ pub(super) fn start(
     })
 }
 
-/// Descriptors beside those of peers and strangers: files, directories, operators.
+/// Descriptors besides connections: files, directories, operators.
 const OTHERS: u64 = 64;
 
-/// With fewer descriptors than places strangers could take those of peers.
+/// With fewer descriptors than the configured maximum, unauthenticated clients could use up those
+/// of peers.
 fn tell_lack(relay: &Section, limit: u64) {
     let (peers, strangers) = (relay.max_peers, relay.max_unauthenticated);
     if limit < (peers + strangers) as u64 + OTHERS {
@@ -172,7 +173,7 @@ fn tell_lack(relay: &Section, limit: u64) {
     }
 }
 
-/// Whom it becomes; `None` where it stays who it is.
+/// The user to become; `None` to stay the current user.
 fn user_to_become(relay: &Section) -> Result<Option<User>, StartError> {
     let Some(name) = relay.user.as_ref().filter(|_| geteuid().is_root()) else { return Ok(None) };
     match User::from_name(name) {
@@ -184,8 +185,8 @@ fn user_to_become(relay: &Section) -> Result<Option<User>, StartError> {
     }
 }
 
-/// What root has made so far belongs to the user from now on. In a directory that is the user's
-/// already root touches nothing: the user could have put anything there.
+/// Gives files that root created to the user. Root touches nothing in a directory that belongs to
+/// the user already: the user could have put anything there.
 fn give_state(directory: &Path, user: &User) -> io::Result<()> {
     let folder = File::open(directory)?;
     if folder.metadata()?.uid() != 0 || user.uid.is_root() {
@@ -201,7 +202,7 @@ fn give_state(directory: &Path, user: &User) -> io::Result<()> {
     fchown(&folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
 }
 
-/// A file of root's becomes the user's, if it is that one file and nothing else's other name.
+/// Changes the owner of a root-owned file, unless it has other names.
 fn hand_over(path: &Path, user: &User) -> io::Result<()> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = File::options().read(true).custom_flags(flags).open(path)?;
@@ -215,8 +216,8 @@ fn hand_over(path: &Path, user: &User) -> io::Result<()> {
     fchown(&file, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
 }
 
-/// Makes certificate and key where there are none; a key that it has made can be read by the user,
-/// who reads it again at a reload.
+/// Creates certificate and key if missing; a new key is readable by the user, who reads it again on
+/// reload.
 fn make_certificate(
     relay: &Section,
     hostname: &str,
@@ -289,7 +290,7 @@ fn places(config: &Config, file: Option<&Path>, lock: File) -> Result<Places, St
     })
 }
 
-/// Gives up what is not needed any more.
+/// Drops everything that is not needed any more.
 fn confine(places: &Places, bound: &[Listener]) -> io::Result<()> {
     for listener in bound {
         listener.confine()?;
@@ -306,7 +307,7 @@ fn confine(places: &Places, bound: &[Listener]) -> io::Result<()> {
     Ok(())
 }
 
-/// What an `Origin` may name.
+/// Hosts allowed in an `Origin`.
 pub(super) fn origins<'a>(
     config: &Config,
     hostname: &str,
@@ -327,7 +328,7 @@ pub(super) fn connection_limits(config: &Config) -> ConnectionLimits {
         max_unauthenticated: relay.max_unauthenticated,
         loopback_is_one: !config.auth.throttle_loopback,
         max_message: relay.max_message,
-        // One that waits for nothing takes any message, whatever was configured.
+        // An empty queue accepts any message, whatever the configuration.
         queue: relay.queue.max(2 * (relay.max_message + BESIDE)),
         queue_total: relay.queue_total,
         pause: relay.pause,

@@ -1,4 +1,4 @@
-//! How the bridge is doing: for its operator, and for a line in the log.
+//! Status of the relay: for its operator, and as a line in the log.
 
 use serde_json::{Value, json};
 
@@ -6,11 +6,11 @@ use super::Bridge;
 use crate::moment::Moment;
 use crate::sys::memory;
 
-/// Peers that are listed one by one: an answer is bounded.
+/// Maximum number of peers listed individually.
 const LISTED: usize = 4096;
 
 impl Bridge {
-    /// What `rpc/status` answers on the local socket.
+    /// The reply to `rpc/status` on the local socket.
     pub(super) fn status(&self, now: Moment) -> Value {
         let known = self.connections.iter().filter(|(_, c)| c.is_admitted() && !c.is_local());
         let peers: Vec<Value> = known

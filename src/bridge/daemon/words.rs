@@ -1,5 +1,5 @@
-//! What waits for a peer: whole messages, in their order. None becomes one with another, since the
-//! bridge does not know what stands in them.
+//! Queued messages for a peer, in order. They are never coalesced, because their content is opaque
+//! to the relay.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use crate::net::Parcel;
 #[derive(Debug)]
 pub(super) struct Words(pub(super) Rc<[u8]>);
 
-/// Bytes that a message takes beside its own, about: its place, its counters, what the allocator adds.
+/// Approximate overhead of a message in bytes: queue entry, counters, allocator.
 pub(super) const BESIDE: usize = 64;
 
 impl Parcel for Words {

@@ -1,8 +1,7 @@
-//! One client behind a bridge: a tunnel, or the clear way of old clients.
+//! A client behind a relay: through a tunnel, or in clear for legacy clients.
 //!
-//! Payloads come in, messages come out, and the other way round. It has its own outbox, from which
-//! its link takes when its turn comes: who does not read, or has much to be told, makes no other
-//! caller wait.
+//! Converts payloads to messages and back. It has its own outbox, from which the link takes in
+//! turn: a slow client, or one with a long queue, delays no other.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -18,14 +17,14 @@ use zeroize::Zeroizing;
 use super::super::tunnel::{Broken, MESSAGE, Tunnel, decode, encode, head, is_tunnelled};
 use crate::net::{CloseReason, Outbox, Parcel};
 
-/// How a caller takes its leave.
+/// Progress of closing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leave {
-    /// Not yet.
+    /// Not closing.
     Stays,
-    /// When what waits has been sent.
+    /// After the queued output.
     Leaving,
-    /// Nothing more is to be sent.
+    /// Nothing more is sent.
     Gone,
 }
 
@@ -33,38 +32,37 @@ enum Way {
     Tunnel(Tunnel),
     Clear {
         messages: VecDeque<Zeroizing<String>>,
-        /// What they count for.
+        /// Their accounted size.
         held: usize,
-        /// From this place of the outbox on both sides speak base64.
+        /// From this position of the outbox on both sides use base64.
         encoded: Option<u64>,
-        /// The longest payload that the bridge takes, in bytes.
+        /// Maximum size of a payload that the relay accepts, in bytes.
         longest: usize,
     },
 }
 
-/// One caller. `P` is what its outbox holds.
+/// A client behind a relay. `P` is the type of outgoing messages.
 pub struct Caller<P: Parcel> {
     way: Way,
-    /// What waits to be sent.
+    /// Outgoing messages.
     pub outbox: Outbox<P>,
-    /// The largest message that is taken now, in bytes.
+    /// Maximum size of an incoming message, in bytes.
     pub max_message: usize,
-    /// A message that is being sent, and how much of it was.
+    /// The message being sent, and the number of bytes sent.
     current: Option<(Rc<[u8]>, usize)>,
     leave: Leave,
-    /// What is said last.
+    /// The last message.
     last_words: Option<String>,
-    /// When it has to be gone.
+    /// Deadline for closing.
     due: Option<Instant>,
-    /// How long it may take to leave.
+    /// Maximum duration of closing.
     patience: Duration,
 }
 
 impl<P: Parcel> Caller<P> {
-    /// One that comes through a tunnel.
+    /// A client through a tunnel.
     ///
-    /// # Errors
-    /// TLS cannot begin.
+    /// # Errors TLS cannot be initialised.
     pub fn tunnel(
         config: Arc<ServerConfig>,
         outbox: Outbox<P>,
@@ -74,8 +72,8 @@ impl<P: Parcel> Caller<P> {
         Ok(Caller::new(Way::Tunnel(Tunnel::server(config)?), outbox, max_message, patience))
     }
 
-    /// One that speaks in clear, a message a payload; it ends where one of more than `longest` bytes
-    /// would have to be sent.
+    /// A client in clear, one message per payload; it is closed where a payload of more than
+    /// `longest` bytes would have to be sent.
     pub fn clear(
         outbox: Outbox<P>,
         max_message: usize,
@@ -99,22 +97,22 @@ impl<P: Parcel> Caller<P> {
         }
     }
 
-    /// True for one of whom the bridge sees all.
+    /// Whether the relay can read its messages.
     pub fn is_clear(&self) -> bool {
         matches!(self.way, Way::Clear { .. })
     }
 
-    /// True while messages go both ways.
+    /// Whether messages can be exchanged.
     pub fn is_open(&self) -> bool {
         self.leave == Leave::Stays
     }
 
-    /// True where nothing more is to be sent.
+    /// Whether nothing more is sent.
     pub fn is_gone(&self) -> bool {
         self.leave == Leave::Gone
     }
 
-    /// True where `payload` is not for this session: its client begins anew.
+    /// Whether `payload` starts a new session of the same client.
     pub fn begins_anew(&self, payload: &str) -> bool {
         match &self.way {
             Way::Tunnel(tunnel) => !is_tunnelled(payload) || tunnel.is_another(&head(payload)),
@@ -124,11 +122,10 @@ impl<P: Parcel> Caller<P> {
         }
     }
 
-    /// Takes a payload.
+    /// Processes a payload.
     ///
-    /// # Errors
-    /// It is none of this session's; the session is over, and what is left to be said of that is
-    /// there to be sent.
+    /// # Errors The payload is invalid in this session; the session has ended, and an alert may be
+    /// pending.
     pub fn receive(&mut self, payload: &str) -> Result<(), Broken> {
         if !self.is_open() {
             return Ok(());
@@ -163,7 +160,7 @@ impl<P: Parcel> Caller<P> {
         taken
     }
 
-    /// The next message; `Err` with its length where it is longer than one may be.
+    /// The next message; `Err` with its length where it exceeds the maximum.
     pub fn next_message(&mut self) -> Option<Result<Zeroizing<String>, usize>> {
         if !self.is_open() {
             return None;
@@ -186,7 +183,7 @@ impl<P: Parcel> Caller<P> {
         if message.len() > self.max_message { Some(Err(message.len())) } else { Some(Ok(message)) }
     }
 
-    /// The next parcel is the last one that is said in clear; what comes has to be encoded.
+    /// The next message is the last one in clear; later ones are encoded.
     pub fn encode_after_next(&mut self) {
         let place = self.outbox.next_place() + 1;
         if let Way::Clear { encoded, .. } = &mut self.way {
@@ -194,7 +191,7 @@ impl<P: Parcel> Caller<P> {
         }
     }
 
-    /// True where [`Caller::next_payload`] may have something.
+    /// Whether [`Caller::next_payload`] may return a payload.
     pub fn has_something(&self) -> bool {
         let (is_open, has_records) = match &self.way {
             Way::Tunnel(tunnel) => (tunnel.is_open(), tunnel.has_records()),
@@ -204,12 +201,12 @@ impl<P: Parcel> Caller<P> {
         is_sending || has_records || self.leave == Leave::Leaving
     }
 
-    /// True where the link has all parcels of the outbox that stood before `place`.
+    /// Whether the link has taken all messages queued before `place`.
     pub fn has_sent(&self, place: u64) -> bool {
         self.outbox.has_sent(place) && self.current.is_none()
     }
 
-    /// True in the middle of a message, of which the rest should come next.
+    /// Whether it is in the middle of a message, whose rest should be taken next.
     pub fn is_midway(&self) -> bool {
         self.current.is_some()
     }
@@ -259,7 +256,7 @@ impl<P: Parcel> Caller<P> {
     fn next_of_clear(&mut self) -> Option<String> {
         let Way::Clear { encoded, longest, .. } = &self.way else { return None };
         let Some((place, bytes)) = self.outbox.take() else {
-            // A client that has not authenticated begins anew by itself.
+            // A client that has not authenticated reconnects by itself.
             let words = self.last_words.take().filter(|_| self.leave == Leave::Leaving)?;
             return encoded.map(|_| words);
         };
@@ -275,14 +272,14 @@ impl<P: Parcel> Caller<P> {
         Some(payload)
     }
 
-    /// Closes at once: what waits is not sent, except for the message that has begun.
+    /// Closes at once: queued output is dropped, except the rest of a message in flight.
     pub fn close(&mut self, reason: &CloseReason, now: Instant) {
         self.outbox.clear();
         self.close_when_sent(reason, now);
     }
 
-    /// Closes when all that waits is sent. The client gets the reason, as a WebSocket does in its
-    /// close frame: in a tunnel by a message `rpc/close`, in clear by [`session_is_over`].
+    /// Closes after the queued output. The client gets the reason like in a WebSocket's close
+    /// frame: in a tunnel by a message `rpc/close`, in clear by [`session_is_over`].
     pub fn close_when_sent(&mut self, reason: &CloseReason, now: Instant) {
         if self.leave == Leave::Stays {
             self.last_words = Some(if self.is_clear() {
@@ -296,19 +293,19 @@ impl<P: Parcel> Caller<P> {
         }
     }
 
-    /// Another time to leave in, from now on.
+    /// Changes the maximum duration of closing.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
     }
 
-    /// When it has to be gone, where it has to.
+    /// Deadline for closing.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
 }
 
-/// The payload by which an original client in clear learns that its session is over: the error of
-/// its own automatic authentication, on which it authenticates anew.
+/// The payload that ends the session of an original client in clear: the error of its automatic
+/// authentication, after which it authenticates again.
 pub fn session_is_over(why: &str) -> String {
     let args = json!({ "code": 401, "message": format!("Unauthorized: {why}") });
     let id = "sysadm-client-auth-auto";
@@ -378,7 +375,7 @@ mod tests {
             let taken = (0..10_000).take_while(|_| caller.receive(payload).is_ok()).count();
             assert!(taken < 10, "{taken}");
         }
-        // Whoever is listened to may say as much as it likes.
+        // A client may send any amount while it is read.
         let mut caller = clear();
         for _ in 0..10_000 {
             caller.receive("{}").unwrap();
@@ -386,7 +383,7 @@ mod tests {
         }
     }
 
-    /// Numbers that look random and are the same each time.
+    /// Pseudo-random numbers with a fixed seed.
     fn numbers(seed: u64) -> impl FnMut(usize) -> usize {
         let mut state = seed;
         move |below| {

@@ -1,7 +1,7 @@
-//! The connection to a bridge: TLS with the pinned certificate, the request, then texts.
+//! The connection to a relay: TLS with the pinned certificate, the upgrade, then texts.
 //!
-//! It is given a stream when that can be read or written, and what time it is. What waits to be
-//! written is bounded by whoever asks first whether there is room; what comes by the largest frame.
+//! Inputs are a stream that is ready and the time. Output is bounded by callers that check for room
+//! first; input is bounded by the largest frame.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -14,22 +14,22 @@ use rustls::ClientConnection;
 use crate::net::pin::{Digest, Pin};
 use crate::net::{Arrived, Assembler, Masked, NoUpgrade, UpgradeRequest};
 
-/// Why a connection to a bridge is over.
+/// Why a connection to a relay ended.
 #[derive(Debug)]
 pub enum Trouble {
-    /// It shows another certificate.
+    /// It presented another certificate.
     WrongCertificate(Digest),
     /// TLS failed.
     Tls(String),
-    /// It does not open a WebSocket.
+    /// The upgrade failed.
     NoUpgrade(NoUpgrade),
-    /// It says what it may not say, and how.
+    /// A protocol violation.
     Protocol(String),
-    /// It closed the connection: code, or 0 for none.
+    /// Closed by the relay: code, or 0 for none.
     Closed(u16),
-    /// It said nothing for too long; what was waited for.
+    /// A timeout: the awaited event.
     Silent(&'static str),
-    /// The socket failed.
+    /// A socket error.
     Socket(io::Error),
 }
 
@@ -53,20 +53,20 @@ impl fmt::Display for Trouble {
 
 #[derive(Debug)]
 enum Stage {
-    /// The request was or will be sent; the answer so far.
+    /// The request is pending or sent; the reply received so far.
     Upgrading(UpgradeRequest, Vec<u8>),
-    /// Texts go both ways.
+    /// Texts can be exchanged.
     Open(Assembler),
 }
 
-/// One connection.
+/// A connection.
 pub struct Channel {
     tls: Box<ClientConnection>,
     pin: Arc<Pin>,
     stage: Stage,
-    /// Frames that TLS has not taken yet.
+    /// Frames not yet passed to TLS.
     out: Vec<u8>,
-    /// The largest text that is taken, in bytes.
+    /// Maximum size of an incoming text, in bytes.
     max_text: usize,
     ping: Duration,
     ping_due: Instant,
@@ -74,18 +74,17 @@ pub struct Channel {
     unanswered: u32,
 }
 
-/// Above so many bytes that wait, no more is asked for.
+/// No more output is accepted while more bytes than this are buffered.
 const OUT: usize = 64 * 1024;
-/// Ciphertext that TLS keeps, in bytes.
+/// Maximum ciphertext buffered by TLS, in bytes.
 const TLS_OUT: usize = 64 * 1024;
-/// Plaintext taken from TLS in a call.
+/// Bytes of plaintext read from TLS per call.
 const PART: usize = 4096;
 
 impl Channel {
-    /// Over a stream that is connected to `host`. Nothing is sent yet.
+    /// Creates a channel over a stream connected to `host`. Sends nothing yet.
     ///
-    /// # Errors
-    /// The system gives no random numbers.
+    /// # Errors The system has no random numbers.
     pub fn new(
         (mut tls, pin): (ClientConnection, Arc<Pin>),
         host: &str,
@@ -109,28 +108,28 @@ impl Channel {
         })
     }
 
-    /// True once texts go both ways.
+    /// Whether texts can be exchanged.
     pub fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Open(_))
     }
 
-    /// What the bridge showed.
+    /// The presented certificate.
     pub fn certificate(&self) -> Option<Digest> {
         self.pin.shown()
     }
 
-    /// Another interval of pings from now on.
+    /// Changes the interval of pings.
     pub fn set_ping(&mut self, ping: Duration) {
         self.ping = ping;
         self.ping_due = self.ping_due.min(self.heard + ping);
     }
 
-    /// Another bound for a text from now on.
+    /// Changes the maximum size of a text.
     pub fn set_max_text(&mut self, bytes: usize) {
         self.max_text = bytes;
     }
 
-    /// Reads once. False where nothing more is to be had now.
+    /// Reads once. False where no more input is available now.
     pub fn read(&mut self, stream: &mut dyn Read, now: Instant) -> Result<bool, Trouble> {
         match self.tls.read_tls(stream) {
             Ok(0) => return Err(Trouble::Closed(0)),
@@ -156,7 +155,7 @@ impl Channel {
         Ok(true)
     }
 
-    /// The next text that has come. Pings are answered.
+    /// The next text. Replies to pings.
     pub fn next_text(&mut self) -> Result<Option<String>, Trouble> {
         loop {
             match &mut self.stage {
@@ -188,23 +187,23 @@ impl Channel {
     }
 
     fn pong(&mut self, payload: &[u8]) {
-        // Pings of somebody who does not read are not answered for ever.
+        // Pings of a relay that does not read are not replied to without limit.
         if self.has_room() {
             masked().pong(payload, &mut self.out);
         }
     }
 
-    /// True where something may be [pushed](Channel::push).
+    /// Whether more output may be [pushed](Channel::push).
     pub fn has_room(&self) -> bool {
         self.is_open() && self.out.len() < OUT
     }
 
-    /// True where more waits than should, since what has to be said was pushed all the same.
+    /// Whether the limit is exceeded by output that was pushed regardless.
     pub fn is_overfull(&self) -> bool {
         self.out.len() > 2 * OUT
     }
 
-    /// True where the stream has taken all.
+    /// Whether all output was written.
     pub fn is_flushed(&self) -> bool {
         self.out.is_empty() && !self.tls.wants_write()
     }
@@ -214,14 +213,14 @@ impl Channel {
         masked().text(text.as_bytes(), &mut self.out);
     }
 
-    /// Appends the end of the conversation.
+    /// Appends a close frame.
     pub fn push_close(&mut self) {
         if self.is_open() {
             masked().close(1001, &mut self.out);
         }
     }
 
-    /// Writes what the stream takes. False where more is left.
+    /// Writes to the stream. False where output is left.
     pub fn write(&mut self, stream: &mut dyn Write) -> Result<bool, Trouble> {
         loop {
             while self.tls.wants_write() {
@@ -243,12 +242,12 @@ impl Channel {
         }
     }
 
-    /// When [`Channel::on_deadline`] wants to be called.
+    /// When [`Channel::on_deadline`] must be called.
     pub fn due(&self) -> Option<Instant> {
         self.is_open().then_some(self.ping_due)
     }
 
-    /// Pings, or finds that two pings were not answered.
+    /// Sends a ping, or fails after two unanswered ones.
     pub fn on_deadline(&mut self, now: Instant) -> Result<(), Trouble> {
         if !self.is_open() || self.ping_due > now {
             return Ok(());
@@ -261,7 +260,7 @@ impl Channel {
         } else {
             self.unanswered += 1;
             self.ping_due = now + self.ping;
-            // One who does not read what waits does not see a ping behind it either.
+            // A relay that does not read would not see the ping either.
             if self.has_room() {
                 masked().ping(&mut self.out);
             }
@@ -270,7 +269,7 @@ impl Channel {
     }
 }
 
-/// A fresh mask. What is masked goes through TLS: without random bits a constant one does.
+/// A random mask. Masked data goes through TLS: without random bits a constant mask is harmless.
 fn masked() -> Masked {
     let mut mask = [0x5a; 4];
     let _ = SystemRandom::new().fill(&mut mask);
@@ -292,7 +291,7 @@ mod tests {
 
     const PING: Duration = Duration::from_secs(30);
 
-    /// Bytes on their way; where there are none a read would block.
+    /// Bytes in transit; an empty pipe would block.
     #[derive(Default)]
     struct Pipe(Vec<u8>);
 
@@ -337,7 +336,7 @@ mod tests {
             self.start + Duration::from_secs(seconds)
         }
 
-        /// Carries all that waits, both ways, and gives what the bridge got.
+        /// Transfers all pending bytes both ways, and returns those for the relay.
         fn carry(&mut self, now: Instant) -> Result<Vec<u8>, Trouble> {
             let mut got = Vec::new();
             loop {
@@ -362,7 +361,7 @@ mod tests {
             }
         }
 
-        /// The bridge sends this, and it is carried.
+        /// Transfers these bytes of the relay.
         fn say(&mut self, bytes: &[u8], now: Instant) {
             self.bridge.writer().write_all(bytes).unwrap();
             self.carry(now).unwrap();

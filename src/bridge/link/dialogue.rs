@@ -1,9 +1,9 @@
-//! What a peer and its bridge say to each other (protocol section 5, rules 1 to 5).
+//! The protocol between a peer and its relay (protocol section 5, rules 1 to 5).
 //!
-//! A server proves that it is known there, names the keys of its users, and is told which clients
-//! are there; a client does the same with its own key, and is told of servers. Two questions are
-//! answered and no other, so an old bridge, which takes any further `response` for a list of keys,
-//! is served by the same words.
+//! A server authenticates, lists the keys of its users, and receives the list of available clients;
+//! a client does the same with its own key, and receives servers. It replies to exactly two
+//! requests, so a legacy relay, which takes any further `response` for a list of keys, needs no
+//! special case.
 
 use serde_json::{Value, json};
 
@@ -11,93 +11,93 @@ use crate::wire::{
     BridgeFrame, IDENTIFY_ID as IDENT, LIST_KEYS_ID as KEYS, PeerKind, SERVER_AUTH_ID as AUTH,
 };
 
-/// The longest id of a peer, in bytes: ours have 22 characters, the old bridge's 40.
+/// Maximum length of a peer's id, in bytes: this relay's have 22 characters, the legacy relay's 40.
 const LONGEST_ID: usize = 128;
-/// Peers of a list that are looked at; a bridge has at most 1024 where nothing else is configured.
+/// Maximum number of peers of a list that are processed; the default limit of a relay is 1024.
 const MOST_PEERS: usize = 4096;
-/// What an error of the bridge's is cut to, in characters.
+/// Maximum length of a relay's error text, in characters.
 const SHOWN: usize = 200;
 
-/// Something for the owner.
+/// Result of processing a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
-    /// Sign this, and say it with [`Dialogue::prove`].
+    /// A challenge: sign it, and call [`Dialogue::prove`].
     Challenge(String),
-    /// The bridge knows us.
+    /// Authentication succeeded.
     Known,
-    /// All peers that are there, at most 4096; sorted, and never one twice.
+    /// All available peers, at most 4096; sorted, without duplicates.
     Available(Vec<String>),
-    /// A peer says something.
+    /// A payload of a peer.
     Payload {
-        /// Its id.
+        /// Id of the sender.
         from: String,
-        /// What it says.
+        /// Content.
         text: String,
     },
-    /// The bridge does not let us in, and says this.
+    /// The relay rejected the authentication, with this text.
     Refused(String),
-    /// The bridge complains of something that we sent.
+    /// The relay reported an error.
     Complaint(String),
 }
 
-/// How we prove who we are.
+/// Proof of identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// By a signature, with the id of its key.
+    /// A signature, with the id of its key.
     Signature {
         /// SHA-256 of the key, base64.
         key: String,
         /// base64.
         signature: String,
     },
-    /// In the old way: the string as our key "encrypts" it, base64.
+    /// The legacy form: the string "encrypted" by the own key, base64.
     Encrypted(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Something to sign was asked for.
+    /// Waiting for a challenge.
     Asking,
-    /// It is being signed: no other is.
+    /// The challenge is being signed; others are ignored.
     Signing,
-    /// It was signed.
+    /// The signature was sent.
     Proving,
     Known,
 }
 
-/// The conversation over one connection.
+/// State of one connection.
 #[derive(Debug)]
 pub struct Dialogue {
     kind: PeerKind,
     hostname: String,
     stage: Stage,
-    /// base64(md5(PEM)) of the keys of our users, or of our own.
+    /// base64(md5(PEM)) of the own key or of the keys of the server's users.
     sums: Vec<String>,
-    /// The bridge has asked for them.
+    /// The relay has requested them.
     asked: bool,
-    /// Texts for the bridge.
+    /// Texts for the relay.
     out: Vec<String>,
 }
 
 impl Dialogue {
-    /// Begins; what is to be sent first is there.
+    /// Creates the state with the first text to send.
     pub fn new(kind: PeerKind, hostname: &str, sums: Vec<String>) -> Dialogue {
         let out = vec![request("auth_ssl", AUTH, &json!(""))];
         let hostname = hostname.to_owned();
         Dialogue { kind, hostname, stage: Stage::Asking, sums, asked: false, out }
     }
 
-    /// True once the bridge knows us.
+    /// Whether authentication succeeded.
     pub fn is_known(&self) -> bool {
         self.stage == Stage::Known
     }
 
-    /// What is to be sent.
+    /// Takes the texts to be sent.
     pub fn take_texts(&mut self) -> Vec<String> {
         std::mem::take(&mut self.out)
     }
 
-    /// Other sums from now on; the bridge is told if it has asked and if they are others.
+    /// Changes the checksums; sends them if the relay has requested them and they differ.
     pub fn set_sums(&mut self, sums: Vec<String>) {
         if self.sums != sums {
             self.sums = sums;
@@ -111,7 +111,7 @@ impl Dialogue {
         self.out.push(response(KEYS, &json!({ "md5_keys": self.sums })));
     }
 
-    /// Answers a challenge.
+    /// Replies to a challenge.
     pub fn prove(&mut self, proof: &Proof) {
         let args = match proof {
             Proof::Signature { key, signature } => json!({ "key": key, "signature": signature }),
@@ -121,7 +121,7 @@ impl Dialogue {
         self.out.push(request("auth_ssl", AUTH, &args));
     }
 
-    /// Takes a text from the bridge. What it has no word for is passed over.
+    /// Processes a text of the relay. Unknown texts are ignored.
     pub fn take(&mut self, text: &str) -> Option<News> {
         let object = match BridgeFrame::parse(text) {
             BridgeFrame::Object(object) => object,
@@ -179,8 +179,8 @@ impl Dialogue {
     }
 }
 
-/// One line that may be an id of a peer; old bridges have an address and braces in it. It stands in
-/// our log, in quotes.
+/// Whether a text is one line that may be a peer's id; legacy relays use an address and braces. It
+/// appears quoted in the log.
 fn is_id(text: &str) -> bool {
     let is_sane = |byte: u8| byte.is_ascii_alphanumeric() || b":_-{}.%".contains(&byte);
     (1..=LONGEST_ID).contains(&text.len())
@@ -188,7 +188,7 @@ fn is_id(text: &str) -> bool {
         && !text.starts_with(['{', '['])
 }
 
-/// What an error says: an object of ours, or whatever an old bridge sends.
+/// The text of an error: this protocol's object, or any JSON of a legacy relay.
 fn complaint(args: &Value) -> String {
     let text = match args.get("message").unwrap_or(args) {
         Value::String(text) => text.clone(),
@@ -197,7 +197,7 @@ fn complaint(args: &Value) -> String {
     text.chars().filter(|c| !c.is_control()).take(SHOWN).collect()
 }
 
-/// What a server answers to a client that asks in clear who is there.
+/// The reply of a server to a client that requests its identity in clear.
 pub fn hint(id: &str, hostname: &str) -> String {
     let args = json!({ "type": "server", "hostname": hostname });
     format!(r#"{{"namespace":"rpc","name":"response","id":{id},"args":{args}}}"#)
@@ -242,8 +242,8 @@ mod tests {
         dialogue
     }
 
-    /// From the recorded frames of the original server and its bridge: what the bridge said, and
-    /// what the server answered.
+    /// From the recorded frames of the original server and its relay: the relay's texts, and the
+    /// server's replies.
     #[test]
     fn it_says_what_the_original_server_said() {
         let mut dialogue = dialogue();
@@ -287,7 +287,7 @@ mod tests {
         assert!(!dialogue.is_known());
     }
 
-    /// A signature costs time, and a bridge may send a hundred strings at once.
+    /// A signature takes time, and a relay may send a hundred challenges at once.
     #[test]
     fn one_string_is_signed_however_many_come() {
         let mut dialogue = dialogue();

@@ -1,12 +1,12 @@
-//! A server's way to a bridge, as state machines without I/O.
+//! A server's link to a relay, as state machines without I/O.
 //!
-//! * [`Schedule`]: when it is dialled again.
+//! * [`Schedule`]: reconnection with back-off.
 //! * [`Channel`]: the connection, from TLS to whole texts and back.
-//! * [`Dialogue`]: what server and bridge say to each other: who we are, which keys our users have,
-//!   who is there.
-//! * [`Caller`]: one client behind the bridge, with its own outbox.
+//! * [`Dialogue`]: the protocol between server and relay: authentication, keys of the users,
+//!   available clients.
+//! * [`Caller`]: one client behind the relay, with its own outbox.
 //!
-//! The daemon has the sockets, and makes each caller one of its clients.
+//! The daemon owns the sockets, and treats each caller as one of its clients.
 
 mod caller;
 mod channel;

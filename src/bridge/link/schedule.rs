@@ -1,37 +1,38 @@
-//! When a bridge is dialled again: soon, then ever later, and never all servers in one moment.
+//! Reconnection to a relay: back-off with jitter.
 
 use std::time::{Duration, Instant};
 
-/// The pauses of one link.
+/// Back-off of one link.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
     shortest: Duration,
     longest: Duration,
-    /// The next pause, before chance has its say.
+    /// The next interval, without jitter.
     pause: Duration,
-    /// Since when the bridge knows us.
+    /// Time of successful authentication.
     known: Option<Instant>,
 }
 
 impl Schedule {
-    /// Nothing was tried yet.
+    /// Creates the initial state.
     pub fn new(shortest: Duration, longest: Duration) -> Schedule {
         Schedule { shortest, longest, pause: shortest, known: None }
     }
 
-    /// Other bounds from now on.
+    /// Changes the bounds.
     pub fn set_bounds(&mut self, shortest: Duration, longest: Duration) {
         (self.shortest, self.longest) = (shortest, longest);
         self.pause = self.pause.clamp(shortest, longest);
     }
 
-    /// The bridge has let us in.
+    /// Authentication succeeded.
     pub fn known(&mut self, now: Instant) {
         self.known = Some(now);
     }
 
-    /// It cannot be reached, or the connection is lost: when it is tried again. `chance` is any
-    /// number. A bridge that lets us in and soon sends us away is not asked ever faster.
+    /// The connection failed or was lost: returns the time of the next attempt. `chance` is a
+    /// random number. The interval also grows for a relay that disconnects soon after
+    /// authentication.
     pub fn failed(&mut self, chance: u8, now: Instant) -> Instant {
         let lived = self.known.take().map(|since| now.saturating_duration_since(since));
         if lived.is_some_and(|lived| lived >= self.pause) {
@@ -40,7 +41,7 @@ impl Schedule {
         let spread = self.pause / 2 * u32::from(chance) / 255;
         let after = (self.pause + spread).min(self.longest);
         self.pause = (2 * self.pause).min(self.longest);
-        // At the upper bound chance makes it shorter.
+        // At the upper bound jitter shortens the interval.
         now + if after == self.longest {
             after - after / 4 * u32::from(chance) / 255
         } else {

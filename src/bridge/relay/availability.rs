@@ -1,16 +1,16 @@
-//! Who claims which key.
+//! Index of claimed keys.
 
 use std::collections::BTreeSet;
 
 use super::PeerNumber;
 use crate::wire::{PeerKind, Sum};
 
-/// All claims, in an order in which those of one sum and one kind stand together.
+/// All claims, sorted so that those of one checksum and one kind are adjacent.
 #[derive(Debug, Default)]
 pub(super) struct Claims(BTreeSet<(Sum, PeerKind, PeerNumber)>);
 
 impl Claims {
-    /// A peer claims others than before. Both lists are in order.
+    /// Replaces the claims of a peer. Both lists are sorted.
     pub(super) fn replace(
         &mut self,
         kind: PeerKind,
@@ -26,7 +26,7 @@ impl Claims {
         }
     }
 
-    /// Who is available to a peer of that kind with these sums: in order, each once.
+    /// The peers available to a peer of that kind with these checksums: sorted, without duplicates.
     pub(super) fn available(&self, kind: PeerKind, sums: &[Sum]) -> Vec<PeerNumber> {
         let other = kind.other();
         let of_sum = |sum: &Sum| self.0.range((*sum, other, 0)..=(*sum, other, PeerNumber::MAX));

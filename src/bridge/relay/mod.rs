@@ -1,16 +1,15 @@
-//! The relay: who may be introduced to whom, and whose frames go where (protocol section 5).
+//! Relay state machine: introduction of peers and forwarding of frames (protocol section 5).
 //!
-//! Bytes and proofs come in as arguments, what is to be done comes out as effects. A frame reaches a
-//! peer only where the two were introduced: one is a server, the other a client, both have shown a
-//! registered key, and both claim a key in common. That is an introduction and no permission: what
-//! a client may do, its server decides.
+//! Inputs are bytes and verified proofs, outputs are effects. A frame is forwarded only between
+//! peers that were introduced: one is a server, the other a client, both have proven a registered
+//! key, and both claim a key in common. An introduction grants no permission: the server decides
+//! what a client may do.
 //!
-//! Peers are found by the sums that they claim, so that a peer that comes, goes or changes its keys
-//! costs in proportion to those it shares one with. What changed for a peer is told at the end of
-//! a turn, or before the bridge says anything else to it or somebody new speaks to it, whichever
-//! comes first; only if its list is another than the one it was told last. A long list is not told
-//! again at once: it is told whole each time, and somebody who comes and goes all the time must not
-//! make the bridge send all its lists all the time.
+//! Peers are found by claimed checksums, so the cost of connecting, disconnecting or changing keys
+//! is proportional to the number of peers with a common key. A peer receives its changed list at
+//! the end of a turn, or earlier if the relay sends it another message or a new peer sends it a
+//! frame; never an unchanged list. A long list is rate-limited: it is always sent whole, and a peer
+//! that reconnects constantly must not make the relay send all lists constantly.
 
 mod availability;
 mod peer;
@@ -35,15 +34,15 @@ use peer::Peer;
 
 pub use peer::{Registration, Standing};
 
-/// What the owner knows a connection by: never used twice.
+/// The owner's number of a connection, never reused.
 pub type PeerNumber = u64;
 
-/// What a peer shows to prove who it is.
+/// A proof presented by a peer.
 #[derive(Debug)]
 pub enum Proof {
     /// A signature by this key.
     Signed {
-        /// The key's id, as it was sent.
+        /// The key's id, as received.
         key: String,
         /// Base64.
         signature: String,
@@ -52,53 +51,54 @@ pub enum Proof {
     Encrypted(String),
 }
 
-/// What is to be done.
+/// An action for the owner.
 #[derive(Debug)]
 pub enum Effect {
-    /// The bridge's own words for a peer.
+    /// A message of the relay to a peer.
     Send {
-        /// Whom.
+        /// Recipient.
         to: PeerNumber,
         /// JSON.
         text: String,
     },
-    /// One peer's words for another.
+    /// A frame of one peer for another.
     Forward {
-        /// Who sent it.
+        /// Sender.
         from: PeerNumber,
-        /// Who gets it.
+        /// Recipient.
         to: PeerNumber,
-        /// With the sender's id as its first line.
+        /// The frame, with the sender's id as its first line.
         frame: String,
     },
-    /// A peer shows a key: to be answered with [`Relay::prove`], or refused.
+    /// A proof to verify: call [`Relay::prove`], or reply with an error.
     Judge {
-        /// Who.
+        /// The peer.
         peer: PeerNumber,
-        /// Its request, without what it showed.
+        /// Its request, without the proof.
         request: Box<Request>,
-        /// What was to be signed; `None` where nothing was asked, or too long ago.
+        /// The challenge; `None` without one, or after it expired.
         test_string: Option<Zeroizing<String>>,
-        /// What it shows.
+        /// The proof.
         proof: Proof,
     },
-    /// A peer has given up who it was: it is a stranger again.
+    /// A peer has given up its identity.
     Estranged(PeerNumber),
-    /// A peer has to go.
+    /// A peer must be closed.
     Close {
-        /// Who.
+        /// The peer.
         peer: PeerNumber,
-        /// What it is told.
+        /// The reason.
         reason: CloseReason,
     },
 }
 
-/// Characters of a host name that are kept: RFC 1035 section 2.3.4.
+/// Maximum length of a stored host name in characters: RFC 1035 section 2.3.4.
 const HOSTNAME: usize = 255;
 
-/// Peers in a list that may be told again at once.
+/// Maximum number of peers in a list that is not rate-limited.
 const SHORT_LIST: usize = 16;
-/// For each peer in a longer one, until the next: so that the lists of one peer have 1,000 a second.
+/// Minimum interval per peer in a longer list: limits the lists of one peer to 1,000 entries a
+/// second.
 const PACE: Duration = Duration::from_millis(1);
 
 /// All peers.
@@ -108,13 +108,13 @@ pub struct Relay {
     peers: BTreeMap<PeerNumber, Peer>,
     by_id: BTreeMap<String, PeerNumber>,
     claims: Claims,
-    /// Peers whose list may be another than the one they were told.
+    /// Peers whose list may have changed.
     news: BTreeSet<PeerNumber>,
     effects: VecDeque<Effect>,
 }
 
 impl Relay {
-    /// Nobody is there yet. `hostname` is what a peer is told that asks.
+    /// Creates an empty relay. `hostname` is reported to peers on request.
     pub fn new(hostname: &str) -> Relay {
         Relay {
             hostname: hostname.to_owned(),
@@ -127,19 +127,19 @@ impl Relay {
         }
     }
 
-    /// What is to be done next.
+    /// The next action.
     pub fn next_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }
 
-    /// Somebody has connected, and gets this id, which nobody had before.
+    /// Adds a connection with a new id.
     pub fn connect(&mut self, number: PeerNumber, id: String) {
         self.by_id.insert(id.clone(), number);
         self.peers.insert(number, Peer::new(id));
         self.send(number, identify_request());
     }
 
-    /// It has gone, however.
+    /// Removes a connection.
     pub fn disconnect(&mut self, number: PeerNumber) {
         self.withdraw(number);
         self.news.remove(&number);
@@ -148,7 +148,7 @@ impl Relay {
         }
     }
 
-    /// Whom a frame of a peer is for, if it would be passed on now.
+    /// The recipient of a frame, if it would be forwarded now.
     pub fn recipient(&self, from: PeerNumber, text: &str) -> Option<PeerNumber> {
         match BridgeFrame::parse(text) {
             BridgeFrame::Routed { peer, .. } => self.introduced(from, peer),
@@ -156,7 +156,7 @@ impl Relay {
         }
     }
 
-    /// A frame of a peer.
+    /// Processes a frame of a peer.
     pub fn take(&mut self, number: PeerNumber, text: &str, now: Instant) {
         match BridgeFrame::parse(text) {
             BridgeFrame::Routed { peer, payload } => self.forward(number, peer, payload),
@@ -175,12 +175,12 @@ impl Relay {
         }
     }
 
-    /// What a peer showed is right: it is this registered key. `request` is answered.
+    /// A proof was verified: it belongs to this registered key. Replies to `request`.
     pub fn prove(&mut self, number: PeerNumber, request: &Request, registration: Registration) {
         let Some(peer) = self.peers.get_mut(&number) else { return };
         let revised = peer.standing.registration().is_some();
         peer.standing = Standing::Known(registration);
-        // A token is what a server would reply with, and no relay takes one. The original server
+        // The original protocol expects a token here; a relay accepts none. The original server
         // takes an empty one for a failure.
         self.send(number, response(request, &json!(["bridge", 0])));
         if revised {
@@ -189,7 +189,8 @@ impl Relay {
         self.ask_for_keys(number);
     }
 
-    /// The registered keys are others: `current` is what is registered now where that was.
+    /// The registered keys have changed: `current` returns the current registration of a former
+    /// one.
     pub fn revise(&mut self, current: impl Fn(&Registration) -> Option<Registration>) {
         for number in self.peers.keys().copied().collect::<Vec<_>>() {
             let Some(peer) = self.peers.get_mut(&number) else { continue };
@@ -210,8 +211,8 @@ impl Relay {
         }
     }
 
-    /// Tells those whose list has changed and who are ready for it; at the end of a turn. Who has
-    /// much waiting is told later, and then only how it is by then.
+    /// Sends changed lists to peers that are ready; at the end of a turn. A peer with a long queue
+    /// gets only the latest list, later.
     pub fn tell_news(&mut self, now: Instant, is_ready: impl Fn(PeerNumber) -> bool) {
         let is_due = |number: &PeerNumber| self.next_list(*number).is_none_or(|due| due <= now);
         let news = self.news.iter().copied().filter(is_due);
@@ -226,13 +227,13 @@ impl Relay {
         }
     }
 
-    /// Whether there is somebody whom [`Relay::tell_news`] would tell something.
+    /// Whether [`Relay::send_lists`] would send a list.
     pub fn has_news(&self, now: Instant, is_ready: impl Fn(PeerNumber) -> bool) -> bool {
         let is_due = |number: PeerNumber| self.next_list(number).is_none_or(|due| due <= now);
         self.news.iter().any(|number| is_due(*number) && is_ready(*number))
     }
 
-    /// When the next list is told that has to wait until then.
+    /// When the next rate-limited list is due.
     pub fn news_due(&self, now: Instant) -> Option<Instant> {
         let due = self.news.iter().filter_map(|number| self.next_list(*number));
         due.filter(|due| *due > now).min()
@@ -242,12 +243,12 @@ impl Relay {
         self.peers.get(&number)?.next_list
     }
 
-    /// A peer, to be shown.
+    /// A peer, for display.
     pub fn peer(&self, number: PeerNumber) -> Option<&Peer> {
         self.peers.get(&number)
     }
 
-    /// What is said to a peer comes after what it has to hear first.
+    /// Sends a message after the pending list of the peer.
     fn send(&mut self, to: PeerNumber, text: String) {
         self.tell(to);
         self.effects.push_back(Effect::Send { to, text });
@@ -264,12 +265,12 @@ impl Relay {
             return self.refuse(from, None, ErrorCode::Unauthorized, why);
         }
         let Some(to) = self.introduced(from, to) else {
-            // The same whether it is not there or only not available.
+            // The same text whether it does not exist or is not available.
             let why = "no such connection is available to you";
             return self.refuse(from, None, ErrorCode::NotFound, why);
         };
         let frame = routed(&sender.id, payload);
-        // It knows the sender before it hears from it.
+        // The recipient must know the sender before it receives its frame.
         let knows = |peer: &Peer| peer.told.binary_search(&from).is_ok();
         if !self.peers.get(&to).is_some_and(knows) {
             self.tell(to);
@@ -277,7 +278,7 @@ impl Relay {
         self.effects.push_back(Effect::Forward { from, to, frame });
     }
 
-    /// The peer of that id, if it is available to this one.
+    /// The peer with that id, if it is available to this one.
     fn introduced(&self, from: PeerNumber, to: &str) -> Option<PeerNumber> {
         let (sender, to) = (self.peers.get(&from)?, *self.by_id.get(to)?);
         sender.available.binary_search(&to).is_ok().then_some(to)
@@ -296,7 +297,7 @@ impl Relay {
                 let reason = CloseReason::new(1008, "a peer is a server or a client");
                 self.effects.push_back(Effect::Close { peer: number, reason });
             }
-            // What was not asked for counts for nothing.
+            // Unrequested claims are ignored.
             PeerAnswer::Keys(claimed) if peer.asked && peer.standing.registration().is_some() => {
                 peer.claimed = claimed;
                 self.claim(number);
@@ -367,7 +368,7 @@ impl Relay {
         self.refuse(number, Some(&request), ErrorCode::NotFound, why);
     }
 
-    /// Asks a peer for its keys as soon as it is known who it is, in both senses.
+    /// Requests a peer's keys as soon as its key is proven and its kind is known.
     fn ask_for_keys(&mut self, number: PeerNumber) {
         let Some(peer) = self.peers.get_mut(&number) else { return };
         if peer.kind.is_some() && peer.standing.registration().is_some() && !peer.asked {
@@ -376,7 +377,7 @@ impl Relay {
         }
     }
 
-    /// What a peer claims, or may claim, is another than before.
+    /// Updates the claims of a peer.
     fn claim(&mut self, number: PeerNumber) {
         let Some(peer) = self.peers.get_mut(&number) else { return };
         let sums = peer.allowed();
@@ -387,7 +388,7 @@ impl Relay {
         self.set_sums(number, sums);
     }
 
-    /// It is available to nobody any more.
+    /// Removes the peer from all lists.
     fn withdraw(&mut self, number: PeerNumber) {
         if let Some(peer) = self.peers.get_mut(&number) {
             peer.claimed = Vec::new();
@@ -429,7 +430,7 @@ impl Relay {
         }
     }
 
-    /// Tells one peer its list, if it is another than the one that it was told.
+    /// Sends a peer its list, if it differs from the last one sent.
     fn tell(&mut self, number: PeerNumber) {
         if !self.news.remove(&number) {
             return;
@@ -447,7 +448,7 @@ impl Relay {
     }
 }
 
-/// What stands in the second stage of an authentication; `None` for the first.
+/// The proof in the second stage of an authentication; `None` for the first.
 fn proof_of(args: &Value) -> Result<Option<Proof>, &'static str> {
     let text = |key: &str| args.get(key).and_then(Value::as_str).map(str::to_owned);
     match args {

@@ -1,4 +1,4 @@
-//! One peer, as the relay knows it.
+//! A peer in the relay's state.
 
 use std::time::Instant;
 
@@ -6,32 +6,32 @@ use super::PeerNumber;
 use crate::auth::key::{Challenge, KeyId};
 use crate::wire::{PeerKind, Sum};
 
-/// A registered key, as far as the relay has to know it.
+/// A registered key in the relay's form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
-    /// What the key is registered as.
+    /// Registered name.
     pub name: String,
-    /// Which key it is.
+    /// Identifier of the key.
     pub key: KeyId,
-    /// It was shown by a string that is encrypted as it is.
+    /// It was proven by a string that is encrypted as it is.
     pub legacy: bool,
-    /// The sums that its owner may claim, in order; `None`: any.
+    /// The checksums that its owner may claim, sorted; `None`: any.
     pub sums: Option<Vec<Sum>>,
 }
 
-/// What a peer has proved.
+/// Authentication state of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Nothing.
+    /// Unauthenticated.
     Stranger,
-    /// That it has a registered key.
+    /// Authenticated by a registered key.
     Known(Registration),
-    /// That it had one, which was registered as this.
+    /// The key was revoked; its former name.
     Revoked(String),
 }
 
 impl Standing {
-    /// The key that it has.
+    /// The key.
     pub fn registration(&self) -> Option<&Registration> {
         match self {
             Standing::Stranger | Standing::Revoked(_) => None,
@@ -43,26 +43,26 @@ impl Standing {
 /// A peer.
 #[derive(Debug)]
 pub struct Peer {
-    /// By what others know it.
+    /// Its id, known to other peers.
     pub id: String,
-    /// What it is, once it has said so.
+    /// Its kind, once it has identified itself.
     pub kind: Option<PeerKind>,
-    /// What it calls itself.
+    /// Its host name, as claimed.
     pub hostname: String,
-    /// What it has proved.
+    /// Its authentication state.
     pub standing: Standing,
     pub(super) challenge: Challenge,
-    /// It was asked for its keys.
+    /// Its keys were requested.
     pub(super) asked: bool,
-    /// What it said then.
+    /// The claimed checksums.
     pub(super) claimed: Vec<Sum>,
-    /// Of that, what it may claim; in order.
+    /// Those of them that it may claim; sorted.
     pub(super) sums: Vec<Sum>,
-    /// Who is available to it; in order.
+    /// Available peers; sorted.
     pub(super) available: Vec<PeerNumber>,
-    /// Who was, when it was last told.
+    /// The list that was last sent.
     pub(super) told: Vec<PeerNumber>,
-    /// It is told nothing new before that, if it need not be.
+    /// Earliest time of the next rate-limited list.
     pub(super) next_list: Option<Instant>,
 }
 
@@ -83,17 +83,17 @@ impl Peer {
         }
     }
 
-    /// How many are available to it.
+    /// Number of available peers.
     pub fn available(&self) -> usize {
         self.available.len()
     }
 
-    /// How many keys it claims, of those that it may.
+    /// Number of valid claims.
     pub fn keys(&self) -> usize {
         self.sums.len()
     }
 
-    /// Of what it claims, what it may; in order.
+    /// The claims that are allowed; sorted.
     pub(super) fn allowed(&self) -> Vec<Sum> {
         let Some(registration) = self.standing.registration() else { return Vec::new() };
         let limit = registration.sums.as_ref();

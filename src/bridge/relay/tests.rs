@@ -1,4 +1,4 @@
-//! The six rules, by hand: no socket, no key, no clock.
+//! The six rules, driven by hand: no socket, no key, no clock.
 
 use std::time::Duration;
 
@@ -28,11 +28,11 @@ fn sums(texts: &[&str]) -> Vec<Sum> {
     texts.iter().map(|text| Sum::parse(text).unwrap()).collect()
 }
 
-/// A relay, and what it has told each peer.
+/// A relay, and the messages sent to each peer.
 struct Desk {
     relay: Relay,
     now: Instant,
-    /// When the turn ends; long after the one before.
+    /// End of the turn; long after the previous one.
     end: Instant,
 }
 
@@ -51,14 +51,14 @@ impl Desk {
         self.told_to(|_| true)
     }
 
-    /// The same where only some are ready for news.
+    /// The same where only some peers are ready for lists.
     fn told_to(&mut self, is_ready: impl Fn(PeerNumber) -> bool) -> Vec<String> {
         self.end += Duration::from_secs(60);
         self.relay.tell_news(self.end, is_ready);
         self.effects()
     }
 
-    /// What has come of it by now, as short texts.
+    /// Effects so far, as short texts.
     fn effects(&mut self) -> Vec<String> {
         let mut told = Vec::new();
         while let Some(effect) = self.relay.next_effect() {
@@ -100,7 +100,7 @@ impl Desk {
         ));
     }
 
-    /// One that has come so far that it is asked for its keys, and has answered.
+    /// A peer that has authenticated and has listed its keys.
     fn join(&mut self, number: PeerNumber, kind: &str, sums: &[&str]) {
         self.relay.connect(number, format!("id{number}"));
         self.identify(number, kind);
@@ -140,7 +140,7 @@ fn a_list_is_told_whole_and_only_to_those_for_whom_it_changed() {
     assert_eq!(desk.told(), ["1 list id4", "2 list id4", "4 list id1 id2"]);
     desk.join(5, "client", &[A]);
     assert_eq!(desk.told(), ["1 list id4 id5", "5 list id1"]);
-    // The same list again, in another order, and one more key that nobody else has.
+    // The same list in another order, and one more key that no other peer has.
     desk.claim(1, &[B, A, B, C]);
     assert_eq!(desk.told(), ["1 list id3 id4 id5", "3 list id1"]);
     desk.claim(4, &[B, A]);
@@ -218,7 +218,7 @@ fn a_peer_knows_the_sender_before_it_hears_from_it() {
     assert_eq!(desk.told(), ["1 list id2", "2>1 id2\nhello", "2 list id1"]);
 }
 
-/// Who flaps makes everybody's list another one all the time, and each is told whole.
+/// A peer that reconnects constantly changes all lists constantly, and each is sent whole.
 #[test]
 fn a_long_list_is_not_told_again_at_once_and_then_as_it_is_by_then() {
     let mut desk = Desk::new();
@@ -234,7 +234,7 @@ fn a_long_list_is_not_told_again_at_once_and_then_as_it_is_by_then() {
         desk.claim(2, if flap % 2 == 0 { &[] } else { &[A] });
         desk.relay.tell_news(at(flap), |_| true);
         assert_eq!(of_server(desk.effects()), 0);
-        // Who is known to it can speak to it all the same, and makes it hear no list.
+        // A peer in the list can send frames without causing a new list.
         desk.say(3, "id1\nx");
         assert_eq!(desk.effects(), ["3>1 id3\nx"]);
     }
@@ -248,7 +248,7 @@ fn a_long_list_is_not_told_again_at_once_and_then_as_it_is_by_then() {
         Some(&format!("1 list {list}"))
     );
     assert_eq!(desk.relay.news_due(at(40)), None);
-    // What somebody says who is new to it does not wait, nor what the bridge says.
+    // A frame of a new peer is not delayed, nor is a message of the relay.
     desk.claim(2, &[A]);
     desk.say(2, "id1\nx");
     let told = desk.effects();
@@ -282,7 +282,7 @@ fn a_stranger_learns_nothing_and_counts_for_nobody() {
         desk.say(2, &format!(r#"{{"namespace":"rpc","name":"{name}","id":1}}"#));
         assert_eq!(desk.told(), [told], "{name}");
     }
-    // Keys that it named before it was asked do not count afterwards.
+    // Keys listed without a request do not count later.
     desk.relay.prove(2, &request("auth_ssl"), registration(key()));
     assert_eq!(desk.told(), [r#"2 response ["bridge",0]"#, "2 settings?"]);
     desk.say(2, "id1\nx");
@@ -343,7 +343,7 @@ fn a_registered_key_may_be_limited_to_sums() {
     assert_eq!(register(&mut desk, Some(limited(&[A]))), [""; 0]);
     assert_eq!(register(&mut desk, Some(limited(&[]))), ["1 list ", "2 list "]);
     assert_eq!(register(&mut desk, Some(registration(id))), ["1 list id2", "2 list id1"]);
-    // Revoked: it is out at once, and learns nothing any more.
+    // Revoked: it is removed at once, and receives nothing more.
     assert_eq!(register(&mut desk, None), ["2 close 1008", "1 list "]);
     desk.say(2, "id1\nx");
     assert_eq!(desk.told(), ["2 error 401"]);
@@ -393,7 +393,7 @@ fn an_answer_that_was_not_asked_for_is_not_answered_and_other_requests_are_refus
     assert_eq!(desk.told(), ["1 error 400"]);
 }
 
-/// Each change is held against what it should come to, computed the slow way.
+/// Each change is compared with a naive computation.
 #[test]
 fn a_thousand_changes_come_to_what_they_should() {
     let mut desk = Desk::new();

@@ -1,9 +1,9 @@
-//! TLS from end to end, through a bridge that forwards texts and is trusted with nothing.
+//! End-to-end TLS through an untrusted relay that forwards texts.
 //!
-//! TLS 1.3 records travel as payloads `tls <base64>`; inside, a message is a line of JSON. What a
-//! bridge changes, repeats, reorders or leaves out ends the tunnel, since each record is sealed
-//! under its number; and what it puts in from elsewhere is not sealed at all. Both ends are this
-//! one state machine: records come in as arguments, and go out when they are asked for.
+//! TLS 1.3 records are sent as payloads `tls <base64>`; a message is a line of JSON. If a relay
+//! changes, repeats, reorders or drops records the tunnel ends, because each record is
+//! authenticated under its number; it cannot insert records either. Both ends use this one state
+//! machine: records are passed in as arguments, and taken out on request.
 
 mod payload;
 
@@ -17,24 +17,23 @@ use zeroize::{Zeroize, Zeroizing};
 
 pub use payload::{RECORDS, decode, encode, head, is_tunnelled};
 
-/// Plaintext that is sealed at once, in bytes: with what TLS adds it is one record, and less than
-/// a payload may hold.
+/// Bytes of plaintext encrypted at once: with the overhead of TLS it is one record, and fits into a
+/// payload.
 const SEALED: usize = 15 * 1024;
-/// What waits in TLS to be taken away, at most, in bytes: a flight of the handshake.
+/// Maximum number of bytes of pending TLS output: a flight of the handshake.
 const UNSENT: usize = 64 * 1024;
 
-/// What a message that waits counts for beside its text, in bytes: many small ones cost more than
-/// they are long.
+/// Accounted overhead of a received message, in bytes.
 pub const MESSAGE: usize = 64;
 
-/// Why a tunnel cannot go on.
+/// Why a tunnel ended.
 #[derive(Debug, PartialEq)]
 pub enum Broken {
-    /// It is not the payload of a tunnel.
+    /// Not a payload of a tunnel.
     Garbage(&'static str),
-    /// What came is not what the other end has sent, or that is no TLS 1.3.
+    /// Not authentic, or not TLS 1.3.
     Tls(rustls::Error),
-    /// More came than is kept, of that many bytes.
+    /// More bytes than the limit, of this value.
     TooMuch(usize),
 }
 
@@ -51,29 +50,28 @@ impl fmt::Display for Broken {
 /// One end of a tunnel.
 pub struct Tunnel {
     tls: Box<Connection>,
-    /// Of the message that is coming.
+    /// The incomplete incoming message.
     line: Zeroizing<Vec<u8>>,
-    /// Messages that have come, and what they count for.
+    /// Received messages, and their accounted size.
     lines: VecDeque<Zeroizing<String>>,
     held: usize,
-    /// The other end has said that nothing more comes.
+    /// The other end has closed.
     ended: bool,
-    /// So have we.
+    /// This end has closed.
     closed: bool,
-    /// A first message of a handshake was seen.
+    /// The first message of a handshake was received.
     greeted: bool,
 }
 
 impl Tunnel {
-    /// The server's end. `config` is for TLS 1.3 alone.
+    /// The server's end. `config` must be for TLS 1.3 alone.
     ///
-    /// # Errors
-    /// rustls cannot begin with it.
+    /// # Errors rustls rejects the configuration.
     pub fn server(config: Arc<ServerConfig>) -> Result<Tunnel, rustls::Error> {
         Ok(Tunnel::of(ServerConnection::new(config)?.into()))
     }
 
-    /// The client's end; its first records are there to be taken.
+    /// The client's end; its first records are ready.
     pub fn client(connection: ClientConnection) -> Tunnel {
         Tunnel::of(connection.into())
     }
@@ -91,35 +89,33 @@ impl Tunnel {
         }
     }
 
-    /// True once both ends know each other's keys.
+    /// Whether the handshake is complete.
     pub fn is_open(&self) -> bool {
         !self.tls.is_handshaking() && !self.ended && !self.closed
     }
 
-    /// True where the other end has said that it sends nothing more.
+    /// Whether the other end has closed.
     pub fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// True where records that begin so begin a handshake that is not this one's: whoever is at the
-    /// other end has begun anew.
+    /// Whether records with this beginning start another handshake: the other end has reconnected.
     pub fn is_another(&self, records: &[u8]) -> bool {
-        // Of a hello that was answered with "another key share, please" the second is expected.
+        // After a HelloRetryRequest a second ClientHello is expected.
         let asked_again =
             self.tls.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest);
         self.greeted && is_client_hello(records) && !(asked_again && self.tls.is_handshaking())
     }
 
-    /// Takes records as they came. At most `room` bytes of messages are kept.
+    /// Processes records. At most `room` bytes of messages are stored.
     ///
-    /// # Errors
-    /// The tunnel is over. There may be an alert to be [taken](Tunnel::take_records) that says so
-    /// to the other end.
+    /// # Errors The tunnel has ended. An alert for the other end may be
+    /// [pending](Tunnel::take_records).
     pub fn receive(&mut self, records: &[u8], room: usize) -> Result<(), Broken> {
         self.greeted |= is_client_hello(records);
         let mut rest = records;
         while !rest.is_empty() {
-            // It takes what it has room for; what it refuses for good is an error of the records.
+            // It accepts what it has room for; a permanent refusal is an error of the records.
             match self.tls.read_tls(&mut rest) {
                 Ok(0) => break,
                 Ok(_) => {}
@@ -139,7 +135,7 @@ impl Tunnel {
                 Ok(0) => return Ok(()),
                 Ok(n) => n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // Nothing more for now; or the end without a word, which is for the owner to see.
+                // No more input for now; or an end without an alert, which the owner notices.
                 Err(_) => return Ok(()),
             };
             for piece in part.get(..n).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
@@ -173,7 +169,7 @@ impl Tunnel {
         }
     }
 
-    /// The next message that has come.
+    /// The next received message.
     pub fn next_message(&mut self) -> Option<Zeroizing<String>> {
         let line = self.lines.pop_front();
         match &line {
@@ -183,9 +179,9 @@ impl Tunnel {
         line
     }
 
-    /// Seals what can be sealed now of a message's text, and says how many bytes that is. The
-    /// message ends with [`Tunnel::end_message`]. Nothing where the handshake is not over, or where
-    /// records wait to be taken.
+    /// Encrypts as much of a message as possible now, and returns that number of bytes. The message
+    /// ends with [`Tunnel::end_message`]. Returns 0 before the end of the handshake, or while
+    /// records are pending.
     pub fn send(&mut self, text: &[u8]) -> usize {
         if !self.is_open() || self.tls.wants_write() {
             return 0;
@@ -194,18 +190,18 @@ impl Tunnel {
         self.tls.writer().write(part).unwrap_or(0)
     }
 
-    /// Seals a whole message, which is to be short against [`RECORDS`].
+    /// Encrypts a whole message, which must be short compared to [`RECORDS`].
     pub fn send_short(&mut self, text: &str) {
         let _ = self.tls.writer().write_all(text.as_bytes());
         self.end_message();
     }
 
-    /// Seals the end of a message.
+    /// Encrypts the end of a message.
     pub fn end_message(&mut self) {
         let _ = self.tls.writer().write_all(b"\n");
     }
 
-    /// Says that nothing more comes.
+    /// Sends a close alert.
     pub fn close(&mut self) {
         if !self.closed {
             self.closed = true;
@@ -213,12 +209,12 @@ impl Tunnel {
         }
     }
 
-    /// True where [`Tunnel::take_records`] has some.
+    /// Whether [`Tunnel::take_records`] returns records.
     pub fn has_records(&self) -> bool {
         self.tls.wants_write()
     }
 
-    /// Records for the other end, if there are some: no more than fit into a payload.
+    /// Records for the other end, at most as many as fit into a payload.
     pub fn take_records(&mut self) -> Option<Vec<u8>> {
         let mut records = Records(Vec::new());
         while self.tls.wants_write() && records.0.len() < RECORDS {
@@ -230,12 +226,12 @@ impl Tunnel {
     }
 }
 
-/// A record of the handshake that is a ClientHello (RFC 8446 sections 4 and 5.1).
+/// Whether a handshake record is a ClientHello (RFC 8446 sections 4 and 5.1).
 fn is_client_hello(records: &[u8]) -> bool {
     matches!(records, [22, _, _, _, _, 1, ..])
 }
 
-/// Takes as much as a payload holds.
+/// A buffer of the size of a payload.
 struct Records(Vec<u8>);
 
 impl Write for Records {

@@ -1,28 +1,28 @@
-//! How records look on their way: `tls <base64>`.
+//! Encoding of records in payloads: `tls <base64>`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Broken;
 
-/// Records in one payload, at most, in bytes (protocol section 5).
+/// Maximum number of bytes of records in one payload (protocol section 5).
 pub const RECORDS: usize = 16 * 1024;
 
 const PREFIX: &str = "tls ";
 
-/// True for what belongs to a tunnel.
+/// Whether a payload belongs to a tunnel.
 pub fn is_tunnelled(payload: &str) -> bool {
     payload.starts_with(PREFIX)
 }
 
-/// The first bytes of the records in a payload, without a look at the rest; none where they are no
+/// The first bytes of the records in a payload, without decoding the rest; empty for invalid
 /// base64.
 pub fn head(payload: &str) -> Vec<u8> {
     let start = payload.strip_prefix(PREFIX).and_then(|text| text.get(..8));
     start.and_then(|text| STANDARD.decode(text).ok()).unwrap_or_default()
 }
 
-/// The payload for these records.
+/// The payload with these records.
 pub fn encode(records: &[u8]) -> String {
     let mut payload = String::with_capacity(PREFIX.len() + records.len().div_ceil(3) * 4);
     payload.push_str(PREFIX);
@@ -30,10 +30,9 @@ pub fn encode(records: &[u8]) -> String {
     payload
 }
 
-/// The records of a payload.
+/// The records in a payload.
 ///
-/// # Errors
-/// It is not that of a tunnel, or holds more than it may.
+/// # Errors The payload does not belong to a tunnel, or is too long.
 pub fn decode(payload: &str) -> Result<Vec<u8>, Broken> {
     let text = payload.strip_prefix(PREFIX).ok_or(Broken::Garbage("no payload of a tunnel"))?;
     if text.len() > RECORDS.div_ceil(3) * 4 {

@@ -1,4 +1,4 @@
-//! Two ends in one process, and between them whatever a bridge might do.
+//! Two ends in one process, with a hostile relay between them.
 
 use super::*;
 use crate::net::certificate::{self, ServerSide};
@@ -6,7 +6,7 @@ use crate::net::pin::{self, Pin, TUNNELS};
 
 const ROOM: usize = 64 * 1024;
 
-/// A certificate that is made for one test.
+/// A certificate for one test.
 fn certificate() -> ServerSide {
     static MADE: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     let number = MADE.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -24,7 +24,7 @@ fn digest(side: &ServerSide) -> pin::Digest {
     std::array::from_fn(byte)
 }
 
-/// A client's side that expects the certificate of this server's side.
+/// A client that expects this server's certificate.
 pub(in crate::bridge) fn client_and_config() -> (ClientConnection, Arc<ServerConfig>) {
     let (client, _, config) = pinned_client_and_config();
     (client, config)
@@ -50,7 +50,7 @@ fn pair() -> Pair {
     Pair { client, server, pin }
 }
 
-/// Takes all from one end to the other; every payload on the way is in the bounds.
+/// Transfers everything from one end to the other, and checks the size of each payload.
 fn carry(from: &mut Tunnel, to: &mut Tunnel) -> Result<usize, Broken> {
     let mut payloads = 0;
     while let Some(records) = from.take_records() {
