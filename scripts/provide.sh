@@ -29,7 +29,7 @@ package_of() {
 
 advice_on() {
 	case $1 in
-	cargo) echo "Rust 1.89 or newer: https://rustup.rs" ;;
+	cargo) echo "Rust 1.91 or newer: https://rustup.rs" ;;
 	cc) echo "a C compiler (a library has C in it): apt-get install gcc libc6-dev" ;;
 	useradd) echo "Tests of real passwords are skipped without it; on Debian: apt-get install passwd libpam-modules" ;;
 	zfs-fuse) echo "Tests on real pools are skipped without it; on Debian: apt-get install zfs-fuse, as root" ;;

@@ -21,6 +21,7 @@
 //! * [`hub`]: who wants which events.
 //! * [`session`]: one conversation: a request in, an answer out.
 //! * [`bridge`]: hosts and clients that cannot reach each other, introduced.
+//! * [`backoff`]: pauses between attempts.
 //! * [`charge`]: what each user holds of a bounded resource.
 //! * [`daemon`]: what both daemons begin with.
 //! * [`server`]: the daemon. It owns all of the above and turns readiness into calls.
@@ -30,6 +31,7 @@
 //! shells touch the system. So every rule of the protocol is tested without a socket or a clock.
 
 pub mod auth;
+pub mod backoff;
 pub mod bridge;
 pub mod charge;
 pub mod cli;
@@ -58,7 +60,8 @@ pub mod wording;
 /// The modules of this crate that each module uses, from the bottom up: a module uses only modules
 /// that stand before it, so that there is no cycle. A test holds the `use` lines against this table.
 #[cfg(test)]
-const USES: [(&str, &[&str]); 25] = [
+const USES: [(&str, &[&str]); 26] = [
+    ("backoff", &[]),
     ("charge", &[]),
     ("literals", &[]),
     ("moment", &[]),
@@ -74,17 +77,17 @@ const USES: [(&str, &[&str]); 25] = [
     ("logger", &["config", "sys", "wire", "wording"]),
     ("net", &["charge", "sys", "wire"]),
     ("daemon", &["auth", "config", "logger", "net", "sys", "wire"]),
-    ("helper", &["auth", "seal", "sys", "wire"]),
+    ("helper", &["backoff", "auth", "seal", "sys", "wire"]),
     ("dispatcher", &["helper", "moment", "reactor", "sys", "wire", "wording"]),
     ("hub", &["dispatcher", "moment", "wire"]),
     ("life_preserver", &["moment", "reactor", "rules", "sys", "wire", "wording"]),
-    ("system_state", &["moment", "sys", "wire"]),
+    ("system_state", &["backoff", "moment", "sys", "wire"]),
     ("session", &["auth", "dispatcher", "helper", "hub", "moment", "system_state", "wire"]),
     (
         "bridge",
         &[
-            "auth", "charge", "config", "daemon", "logger", "moment", "net", "reactor", "sys",
-            "wire",
+            "backoff", "auth", "charge", "config", "daemon", "logger", "moment", "net", "reactor",
+            "sys", "wire",
         ],
     ),
     (
@@ -110,7 +113,7 @@ const USES: [(&str, &[&str]); 25] = [
             "wire",
         ],
     ),
-    ("client", &["auth", "bridge", "net", "wire"]),
+    ("client", &["backoff", "auth", "bridge", "net", "wire"]),
     (
         "cli",
         &[

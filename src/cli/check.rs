@@ -20,10 +20,10 @@ pub(super) const COMMAND: Command = Command {
     summary: "say what is wrong with the configuration, or what a log means",
     help: "\
 Reads the configuration and says all that is wrong with it, as FILE:LINE: why.
-Of a configuration that is right it reports samples of rule files (rules_dir)
-that give another event than they must, and warns where this host lacks what is named
-there (a group, the zpool command, a log), and where a line of the registered
-keys is damaged.
+A sample of a rule file (rules_dir) that gives another event than it must is an
+error too. Of a configuration that is right it warns where this host lacks what
+is named there (a group, the zpool command, a log), and where a line of the
+registered keys is damaged.
 With --try, shows what each line of a log gives, and which lines look like
 errors that no rule knows.
 

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::backoff::Backoff;
+
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -13,14 +15,14 @@ pub(super) struct Pace {
     since: Instant,
     /// Not before this is it tried again, and then not before so much later.
     retry: Instant,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 impl Pace {
     /// There is a connection.
     pub(super) fn new() -> Pace {
         let now = Instant::now();
-        Pace { since: now, retry: now, pause: SHORTEST_PAUSE }
+        Pace { since: now, retry: now, backoff: Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE) }
     }
 
     /// When it may be tried again.
@@ -37,7 +39,7 @@ impl Pace {
     pub(super) fn is_lost(&mut self) {
         let now = Instant::now();
         if now.saturating_duration_since(self.since) > LONGEST_PAUSE {
-            self.pause = SHORTEST_PAUSE;
+            self.backoff.reset();
             self.retry = now;
         } else {
             self.wait_longer();
@@ -47,8 +49,7 @@ impl Pace {
     /// Many clients of one daemon must not come back in one moment, and none again and again to one
     /// that sends it away.
     pub(super) fn wait_longer(&mut self) {
-        self.retry = Instant::now() + jittered(self.pause);
-        self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+        self.retry = Instant::now() + jittered(self.backoff.take());
     }
 }
 

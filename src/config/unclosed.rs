@@ -103,9 +103,7 @@ impl Scan<'_> {
             if !byte.is_ascii_whitespace() && byte != b'#' {
                 self.last = byte;
             }
-            while !self.text.is_char_boundary(self.at) {
-                self.at += 1;
-            }
+            self.at = self.text.ceil_char_boundary(self.at);
         }
     }
 

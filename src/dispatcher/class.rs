@@ -226,8 +226,7 @@ fn iohyve(reading: &Reading<'_>) -> Fields {
 /// The beginning of a word, which a job may make as long as it likes.
 fn short(word: &str) -> &str {
     const MOST: usize = 256;
-    let end = (0..=MOST.min(word.len())).rev().find(|&at| word.is_char_boundary(at));
-    &word[..end.unwrap_or(0)]
+    &word[..word.floor_char_boundary(MOST)]
 }
 
 #[cfg(test)]

@@ -674,11 +674,7 @@ fn bounded(mut message: String, max_line: usize, was_cut: bool) -> String {
     let most = max_line + MORE;
     let too_long = message.len() > most;
     if too_long {
-        let mut end = most;
-        while !message.is_char_boundary(end) {
-            end -= 1;
-        }
-        message.truncate(end);
+        message.truncate(message.floor_char_boundary(most));
     }
     if was_cut || too_long {
         message.push('…');

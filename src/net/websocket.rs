@@ -232,9 +232,9 @@ pub(super) fn pong(payload: &[u8]) -> Vec<u8> {
 pub(super) fn close(reason: Option<&CloseReason>) -> Vec<u8> {
     let Some(reason) = reason else { return control(Control::Close, &[]) };
     let room = CONTROL_PAYLOAD as usize - 2;
-    let end = (0..=room.min(reason.why.len())).rev().find(|&i| reason.why.is_char_boundary(i));
+    let end = reason.why.floor_char_boundary(room);
     let mut payload = reason.code.to_be_bytes().to_vec();
-    payload.extend_from_slice(&reason.why.as_bytes()[..end.unwrap_or(0)]);
+    payload.extend_from_slice(&reason.why.as_bytes()[..end]);
     control(Control::Close, &payload)
 }
 

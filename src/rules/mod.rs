@@ -160,8 +160,7 @@ pub fn mentions_failure(text: &str) -> bool {
 
 /// The beginning of a text, of at most `most` bytes.
 fn beginning(text: &str, most: usize) -> &str {
-    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
-    text.get(..end.unwrap_or(0)).unwrap_or_default()
+    &text[..text.floor_char_boundary(most)]
 }
 
 /// A text on one line, of at most `longest` bytes; both ends of a longer one.
@@ -170,8 +169,7 @@ fn shorten(text: &str, longest: usize) -> String {
     // Words are only counted near the ends.
     let near = 2 * longest;
     let (head, tail) = if text.len() > 2 * near {
-        let from = (text.len() - near..text.len()).find(|at| text.is_char_boundary(*at));
-        (beginning(text, near), from.and_then(|from| text.get(from..)).unwrap_or_default())
+        (beginning(text, near), &text[text.ceil_char_boundary(text.len() - near)..])
     } else {
         (text, "")
     };
@@ -183,11 +181,8 @@ fn shorten(text: &str, longest: usize) -> String {
     }
     if short.len() > longest {
         let third = longest / 3;
-        let is_boundary = |at: &usize| short.is_char_boundary(*at);
-        let from = short.len() - (longest - third - " … ".len());
-        let head = (0..=third).rev().find(is_boundary).unwrap_or(0);
-        let tail = (from..=short.len()).find(is_boundary).unwrap_or(short.len());
-        short = format!("{} … {}", &short[..head], &short[tail..]);
+        let tail = short.ceil_char_boundary(short.len() - (longest - third - " … ".len()));
+        short = format!("{} … {}", beginning(&short, third), &short[tail..]);
     }
     short
 }

@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::backoff::Backoff;
+
 /// The first pause, and the minimum between two requested checks.
 const LEAST: Duration = Duration::from_secs(1);
 
@@ -14,9 +16,8 @@ const LEAST: Duration = Duration::from_secs(1);
 pub(super) struct Pacing {
     /// How long events are coalesced.
     delay: Duration,
-    /// Maximum pause.
-    longest: Duration,
-    pause: Duration,
+    /// Pauses between two checks that events cause.
+    backoff: Backoff,
     /// Start of the last check that an event or a request caused.
     last: Option<Instant>,
     due: Option<Instant>,
@@ -24,17 +25,17 @@ pub(super) struct Pacing {
 
 impl Pacing {
     pub(super) fn new(delay: Duration, longest: Duration) -> Pacing {
-        Pacing { delay, longest, pause: LEAST, last: None, due: None }
+        Pacing { delay, backoff: Backoff::new(LEAST, longest), last: None, due: None }
     }
 
     pub(super) fn set_limits(&mut self, delay: Duration, longest: Duration) {
-        (self.delay, self.longest) = (delay, longest);
-        self.pause = self.pause.min(longest);
+        self.delay = delay;
+        self.backoff.set_limits(LEAST, longest);
     }
 
     /// Records a ZFS event.
     pub(super) fn event(&mut self, now: Instant) {
-        self.want(now + self.delay, self.pause);
+        self.want(now + self.delay, self.backoff.pause());
     }
 
     /// Records a request.
@@ -57,8 +58,13 @@ impl Pacing {
         if self.due.take().is_none() {
             return false;
         }
-        let goes_on = self.last.is_some_and(|last| now.duration_since(last) <= 2 * self.pause);
-        self.pause = if goes_on { (2 * self.pause).min(self.longest) } else { LEAST };
+        let goes_on =
+            self.last.is_some_and(|last| now.duration_since(last) <= 2 * self.backoff.pause());
+        if goes_on {
+            self.backoff.take();
+        } else {
+            self.backoff.reset();
+        }
         self.last = Some(now);
         true
     }

@@ -68,8 +68,7 @@ fn is_sentence(line: &str) -> bool {
 
 /// The beginning of a text, of at most `most` bytes.
 pub(super) fn cut(text: &str, most: usize) -> String {
-    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
-    text[..end.unwrap_or(0)].to_owned()
+    text[..text.floor_char_boundary(most)].to_owned()
 }
 
 /// A page that is being parsed.

@@ -119,7 +119,7 @@ impl Excerpt {
         let missing = self.half().saturating_sub(self.head.len());
         let mut rest = text;
         if self.tail.is_empty() && self.is_whole() && missing > 0 {
-            let (first, behind) = text.split_at(floor_boundary(text, missing));
+            let (first, behind) = text.split_at(text.floor_char_boundary(missing));
             self.head.push_str(first);
             rest = behind;
         }
@@ -144,7 +144,7 @@ impl Excerpt {
     /// Switches from "whole" to "head and tail": the second half of the text becomes the tail.
     fn begin_tail(&mut self) {
         if self.is_whole() && self.head.len() > self.half() {
-            let at = floor_boundary(&self.head, self.half());
+            let at = self.head.floor_char_boundary(self.half());
             self.tail = self.head.split_off(at);
             self.head.shrink_to_fit();
         }
@@ -154,19 +154,19 @@ impl Excerpt {
         let half = self.half();
         if text.len() >= half {
             self.tail.clear();
-            self.tail.push_str(&text[ceil_boundary(text, text.len() - half)..]);
+            self.tail.push_str(&text[text.ceil_char_boundary(text.len() - half)..]);
             return;
         }
         self.tail.push_str(text);
         if self.tail.len() > 2 * half {
-            let from = ceil_boundary(&self.tail, self.tail.len() - half);
+            let from = self.tail.ceil_char_boundary(self.tail.len() - half);
             self.tail.drain(..from);
         }
     }
 
     fn shown_tail(&self) -> &str {
         let from = self.tail.len().saturating_sub(self.half());
-        &self.tail[ceil_boundary(&self.tail, from)..]
+        &self.tail[self.tail.ceil_char_boundary(from)..]
     }
 
     /// The text, with the marker where bytes are omitted.
@@ -222,16 +222,6 @@ impl Excerpt {
     }
 }
 
-/// The largest character boundary at or below `at`.
-fn floor_boundary(text: &str, at: usize) -> usize {
-    (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0)
-}
-
-/// The smallest character boundary at or above `at`.
-fn ceil_boundary(text: &str, at: usize) -> usize {
-    (at..text.len()).find(|&i| text.is_char_boundary(i)).unwrap_or(text.len())
-}
-
 fn encoded_prefix(text: &str, budget: usize) -> usize {
     let mut used = 0;
     for (at, c) in text.char_indices() {
@@ -284,7 +274,7 @@ mod tests {
             let mut e = Excerpt::new(1000);
             let mut rest = text.as_str();
             while !rest.is_empty() {
-                let (piece, behind) = rest.split_at(ceil_boundary(rest, size.min(rest.len())));
+                let (piece, behind) = rest.split_at(rest.ceil_char_boundary(size.min(rest.len())));
                 e.push(piece);
                 rest = behind;
             }

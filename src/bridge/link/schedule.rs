@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use crate::backoff::Backoff;
+
 /// Back-off of one link.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
-    shortest: Duration,
     longest: Duration,
-    /// The next interval, without jitter.
-    pause: Duration,
+    /// The intervals, without jitter.
+    backoff: Backoff,
     /// Time of successful authentication.
     known: Option<Instant>,
 }
@@ -16,13 +17,13 @@ pub struct Schedule {
 impl Schedule {
     /// Creates the initial state.
     pub fn new(shortest: Duration, longest: Duration) -> Schedule {
-        Schedule { shortest, longest, pause: shortest, known: None }
+        Schedule { longest, backoff: Backoff::new(shortest, longest), known: None }
     }
 
     /// Changes the bounds.
     pub fn set_bounds(&mut self, shortest: Duration, longest: Duration) {
-        (self.shortest, self.longest) = (shortest, longest);
-        self.pause = self.pause.clamp(shortest, longest);
+        self.longest = longest;
+        self.backoff.set_limits(shortest, longest);
     }
 
     /// Authentication succeeded.
@@ -35,12 +36,12 @@ impl Schedule {
     /// authentication.
     pub fn failed(&mut self, chance: u8, now: Instant) -> Instant {
         let lived = self.known.take().map(|since| now.saturating_duration_since(since));
-        if lived.is_some_and(|lived| lived >= self.pause) {
-            self.pause = self.shortest;
+        if lived.is_some_and(|lived| lived >= self.backoff.pause()) {
+            self.backoff.reset();
         }
-        let spread = self.pause / 2 * u32::from(chance) / 255;
-        let after = (self.pause + spread).min(self.longest);
-        self.pause = (2 * self.pause).min(self.longest);
+        let pause = self.backoff.take();
+        let spread = pause / 2 * u32::from(chance) / 255;
+        let after = (pause + spread).min(self.longest);
         // At the upper bound jitter shortens the interval.
         now + if after == self.longest {
             after - after / 4 * u32::from(chance) / 255

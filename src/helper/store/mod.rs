@@ -31,6 +31,7 @@ pub use keys::{KeysAnswer, KeysQuestion, Stamp};
 pub use segments::{LogEnd, Part};
 pub use worker::{Place, TextQuestion, log_ends, prepare};
 
+use crate::backoff::Backoff;
 use crate::sys::fork::with_socket;
 
 /// The limits of the configuration that concern the store.
@@ -132,7 +133,7 @@ pub struct Store<K> {
     /// When bytes last went out, while there are some.
     moved: Instant,
     /// Between tries; grows while they fail.
-    pause: Duration,
+    backoff: Backoff,
     /// The owner was told that nothing can be kept.
     announced: bool,
     outcomes: VecDeque<Outcome<K>>,
@@ -172,7 +173,7 @@ impl<K: Copy> Store<K> {
             unanswered: None,
             forgotten: BTreeMap::new(),
             moved: now,
-            pause: SHORTEST_PAUSE,
+            backoff: Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE),
             announced: false,
             outcomes: VecDeque::from([Outcome::Begin]),
         }
@@ -419,7 +420,7 @@ impl<K: Copy> Store<K> {
                 // An answer to what was asked before it failed does not say that it is back.
                 if self.standing().is_err() && commit == self.last_commit && self.hears() {
                     self.condition = Condition::Working;
-                    self.pause = SHORTEST_PAUSE;
+                    self.backoff.reset();
                     if std::mem::take(&mut self.announced) {
                         self.outcomes.push_back(Outcome::Available);
                     }
@@ -436,7 +437,7 @@ impl<K: Copy> Store<K> {
                 }
                 self.announce(&why);
                 if self.hears() {
-                    let retry = Some(now + self.longer_pause());
+                    let retry = Some(now + self.backoff.take());
                     self.condition = Condition::Failing { why, retry };
                 }
             }
@@ -474,12 +475,6 @@ impl<K: Copy> Store<K> {
             tickets.extend(self.waiting.pop_front().map(|waiting| waiting.ticket));
         }
         tickets
-    }
-
-    fn longer_pause(&mut self) -> Duration {
-        let pause = self.pause;
-        self.pause = (2 * pause).min(LONGEST_PAUSE);
-        pause
     }
 
     /// A child runs: it gets all that is not written or not durable yet.
@@ -526,7 +521,7 @@ impl<K: Copy> Store<K> {
             | Condition::Trying { why } => {
                 let why = why.clone();
                 self.announce(&why);
-                (why, now + self.longer_pause())
+                (why, now + self.backoff.take())
             }
         };
         self.condition = Condition::Gone { why, again };
