@@ -12,22 +12,21 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tungstenite::Bytes;
 
 use super::exit::Exit;
 use super::interrupt::Interrupts;
 use super::outcome::{self, Verdict};
+use super::standard_output::StandardOutput;
 use super::{complain, escape};
 use crate::client::{Client, ClientError, Feed, Frame, Incoming, News, Reply, Wait, sysexits};
 use crate::wire::{Decoder, JobResult, Outcome};
 
 /// An acknowledgement is not sent for each chunk, but at the latest after this time.
 const ACKNOWLEDGE: Duration = Duration::from_millis(500);
-/// Bytes of one write to a descriptor that may block: as much as a pipe takes that
-/// poll(2) calls writable.
-const CHUNK: usize = libc::PIPE_BUF;
 /// Left by Ctrl-C: as a shell says it.
 pub(super) const INTERRUPTED: u8 = 130;
 /// A command could not be run: as a shell says it.
@@ -148,7 +147,8 @@ impl Attachment {
 
     /// Attaches to the job, behind what has been received; `how` are more fields of the request.
     pub(super) fn attach(&mut self, client: &mut Client, how: Value) -> Result<(), ClientError> {
-        let mut request = json!({"action": "attach", "job_id": self.id, "offset": self.offset});
+        let mut request = json!({"action": "attach", "job_id": self.id, "offset": self.offset,
+                                 "binary": true});
         if let (Value::Object(request), Value::Object(how)) = (&mut request, how) {
             request.extend(how);
         }
@@ -164,7 +164,7 @@ impl Attachment {
         interrupts: &mut Interrupts,
     ) -> Result<Happened, Exit> {
         loop {
-            self.pending.write(&self.id)?;
+            self.pending.update(&self.id)?;
             if self.pending.is_empty() {
                 std::mem::take(&mut self.remarks).iter().for_each(|remark| self.say(remark));
                 if let Some(end) = self.end.take() {
@@ -172,10 +172,9 @@ impl Attachment {
                 }
             }
             self.acknowledge(feed)?;
-            let stdout = io::stdout();
             let mut wake = vec![PollFd::new(interrupts.as_fd(), PollFlags::POLLIN)];
-            if !self.pending.is_empty() {
-                wake.push(PollFd::new(stdout.as_fd(), PollFlags::POLLOUT));
+            if let Some(output) = self.pending.output.as_ref().filter(|_| !self.pending.is_closed) {
+                wake.push(PollFd::new(output.as_fd(), PollFlags::POLLIN));
             }
             let deadline = self.acknowledge_due.filter(|_| self.unacknowledged() > 0);
             let news = feed.next(&Wait { deadline, wake: &wake })?;
@@ -205,7 +204,7 @@ impl Attachment {
     }
 
     fn unacknowledged(&self) -> u64 {
-        let written = self.offset.saturating_sub(self.pending.len() as u64);
+        let written = self.offset.saturating_sub(self.pending.length);
         written.saturating_sub(self.acknowledged)
     }
 
@@ -235,9 +234,12 @@ impl Attachment {
 
     /// Takes an event, which may be about another attachment.
     pub(super) fn take(&mut self, frame: &Frame) -> Result<(), Exit> {
-        let Ok(OutputFrame { args: output }) = serde_json::from_str(frame.text()) else {
-            return Ok(());
+        let text = frame.text();
+        let output = match frame.payload() {
+            Some(_) => serde_json::from_str(text),
+            None => serde_json::from_str(text).map(|OutputFrame { args }| args),
         };
+        let Ok(output): Result<Output<'_>, _> = output else { return Ok(()) };
         if Some(output.stream) != self.stream {
             return Ok(());
         }
@@ -252,10 +254,10 @@ impl Attachment {
             self.remarks.push(format!("{} bytes of the output are left out", output.left_out));
             return Ok(());
         }
-        let bytes: Cow<'_, [u8]> = match (output.data, output.base64) {
-            (Some(Cow::Borrowed(text)), _) => text.as_bytes().into(),
-            (Some(Cow::Owned(text)), _) => text.into_bytes().into(),
-            (None, base64) => {
+        let bytes: Bytes = match (frame.payload(), output.data, output.base64) {
+            (Some(payload), ..) => payload.clone(),
+            (None, Some(text), _) => text.into_owned().into(),
+            (None, None, base64) => {
                 let decoded = STANDARD.decode(base64.unwrap_or_default().as_bytes());
                 let wrong = |_| ClientError::Protocol("its output is no base64".to_owned());
                 decoded.map_err(wrong)?.into()
@@ -268,7 +270,7 @@ impl Attachment {
                 let remark = remark.trim().trim_start_matches('[').trim_end_matches(']');
                 self.remarks.push(remark.to_owned());
             }
-            Show::Exactly | Show::Log => self.pending.push(bytes),
+            Show::Exactly | Show::Log => self.pending.push(bytes)?,
             Show::Harmless { unicode } => {
                 if self.current != Some(output.command) && self.commands.len() > 1 {
                     let name = self.commands.get(output.command).map_or("", String::as_str);
@@ -359,69 +361,47 @@ impl End {
 /// Output that standard output has not taken yet.
 #[derive(Default)]
 struct Pending {
-    bytes: Vec<u8>,
-    written: usize,
+    output: Option<StandardOutput>,
+    /// Bytes, when last asked.
+    length: u64,
     /// The reader has gone.
     is_closed: bool,
     /// The output so far does not end with a line end.
     midway: bool,
-    /// It is a file, to which writing does not block.
-    is_file: Option<bool>,
 }
 
 impl Pending {
-    fn len(&self) -> usize {
-        self.bytes.len() - self.written
-    }
-
     fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.length == 0
     }
 
-    fn push(&mut self, bytes: Cow<'_, [u8]>) {
-        if self.is_closed {
-            return;
-        }
-        if let Some(last) = bytes.last() {
-            self.midway = *last != b'\n';
-        }
-        if self.is_empty() {
-            self.written = 0;
-            self.bytes.clear();
-        }
-        self.bytes.extend_from_slice(&bytes);
+    fn push(&mut self, bytes: Bytes) -> Result<(), Exit> {
+        let Some(last) = bytes.last().filter(|_| !self.is_closed) else { return Ok(()) };
+        self.midway = *last != b'\n';
+        self.length += bytes.len() as u64;
+        let output = match &mut self.output {
+            Some(output) => output,
+            none => none.insert(StandardOutput::start()?),
+        };
+        output.push(bytes);
+        Ok(())
     }
 
-    /// Writes what standard output takes without blocking. A reader that leaves does not end the
-    /// job: half an upgrade is worse than an unread one.
-    fn write(&mut self, job: &str) -> Result<(), Exit> {
-        let stdout = io::stdout();
-        let is_file = *self.is_file.get_or_insert_with(|| {
-            let kind = nix::sys::stat::fstat(&stdout).map(|stat| stat.st_mode & libc::S_IFMT);
-            kind.is_ok_and(|kind| kind == libc::S_IFREG)
-        });
-        while let Some(rest) = self.bytes.get(self.written..).filter(|rest| !rest.is_empty()) {
-            if !is_file {
-                let mut asked = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
-                if !matches!(poll(&mut asked, PollTimeout::ZERO), Ok(1..)) {
-                    return Ok(());
-                }
+    /// Asks how much is left. A reader that leaves does not end the job: half an upgrade is worse
+    /// than an unread one.
+    fn update(&mut self, job: &str) -> Result<(), Exit> {
+        let Some(output) = self.output.as_mut().filter(|_| !self.is_closed) else { return Ok(()) };
+        match output.pending() {
+            Ok(length) => self.length = length,
+            Err(Errno::EPIPE) => {
+                self.is_closed = true;
+                self.midway = false;
+                self.length = 0;
+                complain(&format!(
+                    "nobody reads the output any more; waiting for job {job}, Ctrl-C ends it"
+                ));
             }
-            let length = if is_file { rest.len() } else { rest.len().min(CHUNK) };
-            match nix::unistd::write(&stdout, rest.get(..length).unwrap_or(rest)) {
-                Ok(written) => self.written += written,
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(()),
-                Err(Errno::EPIPE) => {
-                    self.is_closed = true;
-                    self.midway = false;
-                    self.written = self.bytes.len();
-                    complain(&format!(
-                        "nobody reads the output any more; waiting for job {job}, Ctrl-C ends it"
-                    ));
-                }
-                Err(error) => return Err(Exit::from(io::Error::from(error))),
-            }
+            Err(error) => return Err(Exit::from(io::Error::from(error))),
         }
         Ok(())
     }

@@ -30,6 +30,7 @@ mod run;
 mod screen;
 mod serve;
 mod span;
+mod standard_output;
 mod state;
 mod status;
 mod table;

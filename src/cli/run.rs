@@ -108,7 +108,7 @@ fn main(words: Words) -> Result<u8, Exit> {
         Exit::failed(sysexits::UNAVAILABLE, format!("cannot limit a Ctrl-C: {error}"))
     })?;
     submission["nonce"] = nonce()?.into();
-    submission["attach"] = true.into();
+    submission["attach"] = json!({ "binary": true });
     let feed = Feed::connect(target)?;
     let attachment = Attachment::new(String::new(), Show::Exactly);
     Job { submission, attachment }.follow(feed, interrupts)

@@ -95,7 +95,9 @@ impl Feed {
 
     fn follow(&mut self, frame: &Frame) {
         // An event of an old server has no place, and then there is nothing to go on from.
-        if let Ok(place) = serde_json::from_str(frame.text()) {
+        if self.subscription.is_some()
+            && let Ok(place) = serde_json::from_str(frame.text())
+        {
             self.place = Some(place);
         }
     }

@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tungstenite::Bytes;
 
 use super::error::{ClientError, Refused};
 use crate::wire::decimal;
@@ -13,9 +15,23 @@ use crate::wire::decimal;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     text: String,
+    payload: Option<Bytes>,
 }
 
 impl Frame {
+    /// The event of a binary message: a line of JSON, and behind it bytes. `None` where it is none.
+    pub(super) fn of_binary(message: &Bytes) -> Option<Frame> {
+        let end = memchr(b'\n', message)?;
+        let text = std::str::from_utf8(message.get(..end)?).ok()?;
+        let is_object = text.starts_with('{') && text.ends_with('}');
+        is_object.then(|| Frame { text: text.to_owned(), payload: Some(message.slice(end + 1..)) })
+    }
+
+    /// The bytes of a binary message, whose JSON is the `args` of an event.
+    pub fn payload(&self) -> Option<&Bytes> {
+        self.payload.as_ref()
+    }
+
     /// The frame's JSON, on one line.
     pub fn text(&self) -> &str {
         &self.text
@@ -67,6 +83,10 @@ struct Envelope<'a> {
 impl Message {
     /// Reads a text message.
     pub(super) fn parse(text: String) -> Result<Message, ClientError> {
+        // Output of jobs comes in bulk, and is parsed by its reader.
+        if text.starts_with(r#"{"namespace":"events","name":"output","#) && !text.contains('\n') {
+            return Ok(Message::Event(Frame { text, payload: None }));
+        }
         let envelope: Envelope<'_> =
             serde_json::from_str(&text).map_err(|error| not_json(&error))?;
         let args = || match envelope.args {
@@ -88,7 +108,7 @@ impl Message {
             }
             _ if envelope.namespace.eq_ignore_ascii_case("events") => {
                 drop(envelope);
-                Message::Event(Frame { text: on_one_line(text)? })
+                Message::Event(Frame { text: on_one_line(text)?, payload: None })
             }
             _ => Message::Other,
         })

@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use tungstenite::protocol::{Role, WebSocketConfig};
-use tungstenite::{Error, Message, WebSocket};
+use tungstenite::{Bytes, Error, Message, WebSocket};
 
 use super::connect::{Opened, Patience};
 use super::stream::{self, Stream, Waited};
@@ -16,6 +16,7 @@ const READ_BUFFER: usize = 64 * 1024;
 /// What came.
 pub(super) enum Got {
     Text(String),
+    Binary(Bytes),
     /// Nothing; a descriptor of [`Wait::wake`] has something.
     Woken,
     /// Nothing; [`Wait::deadline`] has passed.
@@ -32,6 +33,12 @@ pub(super) struct Line {
     /// When the peer gave its last sign of life, and whether it was asked for one since.
     heard: Instant,
     pinged: bool,
+}
+
+/// A binary message that holds text.
+pub(super) fn text_of(message: &Bytes) -> Result<String, ClientError> {
+    let text = String::from_utf8(message.to_vec());
+    text.map_err(|_| ClientError::Protocol("it sent a binary message that is not UTF-8".into()))
 }
 
 impl Line {
@@ -80,15 +87,13 @@ impl Line {
         }
     }
 
-    /// The next text. Answers pings on the way: tungstenite queues the pong, and writes it when it
+    /// The next message. Answers pings on the way: tungstenite queues the pong, and writes it when it
     /// is called again.
     pub(super) fn receive(&mut self, wait: &Wait<'_>) -> Result<Got, ClientError> {
         loop {
-            let text = match self.socket.read() {
-                Ok(Message::Text(text)) => text.as_str().to_owned(),
-                Ok(Message::Binary(bytes)) => String::from_utf8(bytes.to_vec()).map_err(|_| {
-                    ClientError::Protocol("it sent a binary message that is not UTF-8".into())
-                })?,
+            let got = match self.socket.read() {
+                Ok(Message::Text(text)) => Got::Text(text.as_str().to_owned()),
+                Ok(Message::Binary(bytes)) => Got::Binary(bytes),
                 Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {
                     self.is_alive();
                     continue;
@@ -109,7 +114,7 @@ impl Line {
                 Err(error) => return Err(explain(error)),
             };
             self.is_alive();
-            return Ok(Got::Text(text));
+            return Ok(got);
         }
     }
 

@@ -47,7 +47,7 @@ use serde_json::{Map, Value, json};
 
 use connect::{Opened, Patience};
 use frame::Message;
-use line::{Got, Line};
+use line::{Got, Line, text_of};
 use pace::Pace;
 use via::{Far, Hall, Heard};
 
@@ -303,7 +303,10 @@ impl Client {
                 }
                 Incoming::Nothing => return Err(patience.over()),
                 Incoming::Woken => {}
-                Incoming::Event(frame) => self.keep(frame.text().len(), Incoming::Event(frame))?,
+                Incoming::Event(frame) => {
+                    let payload = frame.payload().map_or(0, |payload| payload.len());
+                    self.keep(frame.text().len() + payload, Incoming::Event(frame))?;
+                }
                 Incoming::Reply(reply) => self.keep(reply.id.len(), Incoming::Reply(reply))?,
             }
             // A stream of events must not put the deadline off.
@@ -373,6 +376,10 @@ impl Client {
         loop {
             let text = match self.carrier.receive(wait)? {
                 Got::Text(text) => text,
+                Got::Binary(message) => match Frame::of_binary(&message) {
+                    Some(frame) => return Ok(Incoming::Event(frame)),
+                    None => text_of(&message)?,
+                },
                 Got::Woken => return Ok(Incoming::Woken),
                 Got::Nothing => return Ok(Incoming::Nothing),
             };

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::line::{Got, Line};
+use super::line::{Got, Line, text_of};
 use super::target::{Bridge, Fingerprint, Via};
 use super::{ClientError, MAX_MESSAGE, Refused, Timeouts, Wait, connect, registration};
 use crate::auth::key::{PrivateKey, Purpose};
@@ -96,6 +96,7 @@ impl Hall {
         loop {
             let text = match self.line.receive(wait)? {
                 Got::Text(text) => text,
+                Got::Binary(message) => text_of(&message)?,
                 Got::Woken => return Ok(Heard::Woken),
                 Got::Nothing => return Ok(Heard::Nothing),
             };

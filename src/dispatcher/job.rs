@@ -253,8 +253,10 @@ impl Job {
         }
         self.unread.extend_from_slice(bytes);
         self.news = true;
-        if self.unread.len() > self.limits.command {
-            self.read_output();
+        match self.cut_log().is_some() {
+            false if self.unread.len() > self.limits.command => self.read_output(),
+            true if self.unread.len() > 2 * self.limits.command => self.skip_unread(),
+            false | true => {}
         }
         self.total += bytes.len() as u64;
         self.at_line_start = bytes.ends_with(b"\n");
@@ -267,22 +269,33 @@ impl Job {
         self.remarks.push(start..self.total);
     }
 
+    /// The log of the current command, where it is cut already and nothing reads all output.
+    fn cut_log(&mut self) -> Option<&mut Excerpt> {
+        let current = self.current();
+        let fresh = self.fresh.iter_mut().find(|(index, _)| *index == current);
+        let cut = fresh.filter(|(_, log)| log.is_cut() && self.to_be_read.is_none());
+        cut.map(|(_, log)| log)
+    }
+
+    /// Leaves of the output that is in no excerpt yet as much as the tail of a log holds.
+    fn skip_unread(&mut self) {
+        let is_continuation = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
+        let skipped = self.unread.len().saturating_sub(self.limits.command);
+        let rest = self.unread.iter().skip(skipped).take(3).take_while(is_continuation).count();
+        self.unread.drain(..skipped + rest);
+        if let Some(log) = self.cut_log() {
+            log.skip((skipped + rest) as u64);
+        }
+        self.decoder = Decoder::default();
+    }
+
     /// Takes what was printed into the excerpts. Of a log that is cut already only as much as its tail
     /// holds is decoded: a program may print faster than that can be done for all.
     fn read_output(&mut self) {
-        let mut bytes = std::mem::take(&mut self.unread);
-        let (current, limit) = (self.current(), self.limits.command);
-        let fresh = self.fresh.iter_mut().find(|(index, _)| *index == current);
-        if let Some((_, log)) = fresh.filter(|(_, log)| log.is_cut() && self.to_be_read.is_none())
-            && bytes.len() > limit
-        {
-            let is_continuation = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
-            let skipped = bytes.len() - limit;
-            let rest = bytes.iter().skip(skipped).take(3).take_while(is_continuation).count();
-            bytes.drain(..skipped + rest);
-            log.skip((skipped + rest) as u64);
-            self.decoder = Decoder::default();
+        if self.unread.len() > self.limits.command && self.cut_log().is_some() {
+            self.skip_unread();
         }
+        let bytes = std::mem::take(&mut self.unread);
         let text = self.decoder.decode(&bytes);
         self.show(&text);
     }

@@ -25,6 +25,10 @@ pub trait Parcel: Sized {
     fn join(self, newer: Self) -> Self;
     /// The encoded message.
     fn bytes(&self) -> Rc<[u8]>;
+    /// It is a binary message, and holds no secret.
+    fn is_binary(&self) -> bool {
+        false
+    }
 }
 
 /// The queue is full.
@@ -67,7 +71,9 @@ struct Chunk {
 /// Zeroized on drop: the payload may contain a token.
 impl Drop for Chunk {
     fn drop(&mut self) {
-        if let Some(payload) = Rc::get_mut(&mut self.payload) {
+        if self.kind != Kind::Binary
+            && let Some(payload) = Rc::get_mut(&mut self.payload)
+        {
             payload.zeroize();
         }
     }
@@ -78,6 +84,7 @@ enum Kind {
     /// The reply to the upgrade request, which precedes all frames.
     Head,
     Message,
+    Binary,
     Ping,
     Pong,
     Raw,
@@ -153,7 +160,7 @@ impl<P: Parcel> Outbox<P> {
     /// Whether all messages with sequence numbers below `place` were sent or dropped; after
     /// compaction possibly reported late. A coalesced message has the number of the newer one.
     pub fn has_sent(&self, place: u64) -> bool {
-        match self.flight.iter().find(|chunk| chunk.kind == Kind::Message) {
+        match self.flight.iter().find(|chunk| matches!(chunk.kind, Kind::Message | Kind::Binary)) {
             Some(unsent) => unsent.place >= place,
             None => self.waiting.is_empty() || self.first >= place,
         }
@@ -287,8 +294,9 @@ impl<P: Parcel> Outbox<P> {
             };
             self.leave_place(&parcel, place);
             let payload = parcel.bytes();
-            let (header, header_len) = websocket::text_header(payload.len());
-            let kind = Kind::Message;
+            let is_binary = parcel.is_binary();
+            let (header, header_len) = websocket::data_header(payload.len(), is_binary);
+            let kind = if is_binary { Kind::Binary } else { Kind::Message };
             let chunk = Chunk { header, header_len, payload, weight, kind, place };
             in_flight += chunk.len();
             self.flight.push_back(chunk);

@@ -200,9 +200,10 @@ fn control_frame(control: Control, payload: Vec<u8>) -> Result<Option<Arrived>, 
 /// Maximum length of a server's frame header, in bytes.
 pub(super) const HEADER: usize = 10;
 
-/// The header of a text frame, and its length.
-pub(super) fn text_header(payload: usize) -> ([u8; HEADER], usize) {
-    let header = FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
+/// The header of a text or binary frame, and its length.
+pub(super) fn data_header(payload: usize, is_binary: bool) -> ([u8; HEADER], usize) {
+    let data = if is_binary { Data::Binary } else { Data::Text };
+    let header = FrameHeader { opcode: OpCode::Data(data), ..FrameHeader::default() };
     let mut bytes = [0; HEADER];
     let mut rest = &mut bytes[..];
     // A header without mask has at most ten bytes, so it always fits.
@@ -411,9 +412,9 @@ mod tests {
 
     #[test]
     fn what_we_send_is_framed_without_mask() {
-        assert_eq!(text_header(5), ([0x81, 5, 0, 0, 0, 0, 0, 0, 0, 0], 2));
-        assert_eq!(text_header(300).0[..4], [0x81, 126, 1, 44]);
-        assert_eq!(text_header(70_000).1, 10);
+        assert_eq!(data_header(5, false), ([0x81, 5, 0, 0, 0, 0, 0, 0, 0, 0], 2));
+        assert_eq!(data_header(300, true).0[..4], [0x82, 126, 1, 44]);
+        assert_eq!(data_header(70_000, false).1, 10);
         assert_eq!(ping(), [0x89, 0]);
         assert_eq!(pong(b"x"), [0x8a, 1, b'x']);
         assert_eq!(close(None), [0x88, 0]);

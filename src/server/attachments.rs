@@ -19,7 +19,9 @@ use crate::dispatcher::{Effect, JobOutput, OUTPUT_READ, Serial};
 use crate::helper::store::output_of_answer;
 use crate::moment::Moment;
 use crate::session::Attach;
-use crate::wire::{Chunk, ErrorCode, Refusal, end_of_output, left_out_of_output, output_frames};
+use crate::wire::{
+    Chunk, ErrorCode, Refusal, binary_output, end_of_output, left_out_of_output, output_frames,
+};
 
 /// Minimum window, in bytes.
 const MIN_WINDOW: u64 = 4096;
@@ -42,6 +44,8 @@ struct Attachment {
     holds: bool,
     /// It also gets later output.
     follows: bool,
+    /// Output goes in binary messages.
+    binary: bool,
     /// A part of the log is being read for it.
     reading: bool,
     /// Since when an acknowledgement is due.
@@ -148,9 +152,13 @@ impl Server {
         // remark, which is sent whole.
         let begin = output.remarks.iter().find(|remark| remark.contains(&attach.offset));
         let start = begin.map_or(attach.offset, |remark| remark.start).min(output.total);
-        let reply = json!({
+        let mut reply = json!({
             "stream": serial, "offset": start, "window": window, "cmd_list": output.commands,
         });
+        let binary = attach.binary && self.clients.get(id).is_some_and(|client| client.is_direct());
+        if binary {
+            reply["binary"] = true.into();
+        }
         let attachment = Attachment {
             job: output.id.to_owned(),
             sent: start,
@@ -158,6 +166,7 @@ impl Server {
             window,
             holds: attach.hold && attach.output && attach.follow,
             follows: attach.follow,
+            binary,
             reading: false,
             owes_since: None,
         };
@@ -210,6 +219,8 @@ impl Server {
     /// Sends output to a client, in frames with output of one command, or a remark.
     fn send_output(&mut self, id: ClientId, serial: Serial, at: u64, bytes: &[u8]) {
         let Some(output) = self.dispatcher.output(serial) else { return };
+        let attachment = self.attachments.map.get(&(serial, id));
+        let is_binary = attachment.is_some_and(|attachment| attachment.binary);
         let (mut offset, mut rest) = (at, bytes);
         while !rest.is_empty() {
             let command = output.begins.partition_point(|begin| *begin <= offset);
@@ -231,7 +242,11 @@ impl Server {
                 is_remark,
             };
             let clients = &mut self.clients;
-            output_frames(chunk, |frame| clients.send(id, frame));
+            if is_binary {
+                clients.send_binary(id, binary_output(chunk));
+            } else {
+                output_frames(chunk, |frame| clients.send(id, frame));
+            }
             (offset, rest) = (offset + now.len() as u64, later);
         }
     }

@@ -88,6 +88,11 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// True where the connection is its own and not a link's.
+    pub(super) fn is_direct(&self) -> bool {
+        matches!(self.connection, Carrier::Direct(_))
+    }
+
     /// Name for the log.
     pub(super) fn name(&self) -> String {
         let way = if self.tls { " over TLS" } else { "" };
@@ -420,13 +425,7 @@ impl Clients {
 
     /// Queues an event for a client.
     pub(super) fn deliver(&mut self, id: ClientId, event: &Rc<Published>, spelling: Spelling) {
-        let parcel = Parcel::Event(event.clone(), spelling);
-        if let Some(client) = self.map.get_mut(&id).filter(|client| client.connection.is_open())
-            && let Err(Full) = client.connection.outbox_mut().push(parcel)
-        {
-            self.overflowing.push(id);
-        }
-        self.touch(id);
+        self.push(id, Parcel::Event(event.clone(), spelling));
     }
 
     /// Queues a reply for a client, unless that is being closed.
@@ -442,10 +441,19 @@ impl Clients {
         pushed
     }
 
-    /// Queues a message for a client.
+    /// Queues a text message for a client.
     pub(super) fn send(&mut self, id: ClientId, message: Rc<[u8]>) {
+        self.push(id, Parcel::Answer(message));
+    }
+
+    /// Queues a binary message for a client whose connection is its own.
+    pub(super) fn send_binary(&mut self, id: ClientId, message: Rc<[u8]>) {
+        self.push(id, Parcel::Binary(message));
+    }
+
+    fn push(&mut self, id: ClientId, parcel: Parcel) {
         if let Some(client) = self.map.get_mut(&id).filter(|client| client.connection.is_open())
-            && let Err(Full) = client.connection.outbox_mut().push(Parcel::Answer(message))
+            && let Err(Full) = client.connection.outbox_mut().push(parcel)
         {
             self.overflowing.push(id);
         }

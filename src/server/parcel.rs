@@ -11,6 +11,8 @@ use crate::wire::{Event, Published, Spelling};
 pub(super) enum Parcel {
     /// A reply as JSON text.
     Answer(Rc<[u8]>),
+    /// A binary message.
+    Binary(Rc<[u8]>),
     /// An event, shared by all its recipients.
     Event(Rc<Published>, Spelling),
 }
@@ -29,14 +31,14 @@ impl net::Parcel for Parcel {
 
     fn weight(&self) -> usize {
         match self {
-            Parcel::Answer(text) => text.len(),
+            Parcel::Answer(bytes) | Parcel::Binary(bytes) => bytes.len(),
             Parcel::Event(event, spelling) => event.weight(*spelling),
         }
     }
 
     fn key(&self) -> Option<Key> {
         match self {
-            Parcel::Answer(_) => None,
+            Parcel::Answer(_) | Parcel::Binary(_) => None,
             Parcel::Event(published, _) => match &published.event {
                 Event::Job(event) => event.is_running().then_some(Key::Running(event.job.serial)),
                 Event::SystemState(_) => Some(Key::SystemState),
@@ -53,13 +55,18 @@ impl net::Parcel for Parcel {
                     None => newer,
                 }
             }
-            (Parcel::Answer(_), _) | (_, Parcel::Answer(_)) => newer,
+            (Parcel::Answer(_) | Parcel::Binary(_), _)
+            | (_, Parcel::Answer(_) | Parcel::Binary(_)) => newer,
         }
+    }
+
+    fn is_binary(&self) -> bool {
+        matches!(self, Parcel::Binary(_))
     }
 
     fn bytes(&self) -> Rc<[u8]> {
         match self {
-            Parcel::Answer(text) => text.clone(),
+            Parcel::Answer(bytes) | Parcel::Binary(bytes) => bytes.clone(),
             Parcel::Event(event, spelling) => event.frame(*spelling),
         }
     }

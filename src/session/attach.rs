@@ -17,12 +17,15 @@ pub struct Attach {
     pub follow: bool,
     /// Output is sent; otherwise only the end.
     pub output: bool,
+    /// Output may come in binary messages.
+    pub binary: bool,
 }
 
 impl Attach {
     /// Parses `attach`: the job's id, and the options.
     pub fn read(fields: &Map<String, Value>) -> Result<(&str, Attach), Refusal> {
-        const KNOWN: [&str; 6] = ["job_id", "offset", "window", "hold", "follow", "output"];
+        const KNOWN: [&str; 7] =
+            ["job_id", "offset", "window", "hold", "follow", "output", "binary"];
         let is_known = |key: &str| key == "action" || KNOWN.contains(&key);
         if let Some(unknown) = fields.keys().find(|key| !is_known(key)) {
             let why = format!("attach does not know {unknown:?}; it knows {}", KNOWN.join(", "));
@@ -37,24 +40,26 @@ impl Attach {
             hold: flag(fields, "hold")?.unwrap_or(true),
             follow: flag(fields, "follow")?.unwrap_or(true),
             output: flag(fields, "output")?.unwrap_or(true),
+            binary: flag(fields, "binary")?.unwrap_or(false),
         };
         Ok((id, attach))
     }
 
-    /// Parses the `attach` of a submission: `true`, or an object with a `window`.
+    /// Parses the `attach` of a submission: `true`, or an object with `window` and `binary`.
     pub fn of_submission(fields: &Map<String, Value>) -> Result<Option<Attach>, Refusal> {
-        let window = match fields.get("attach") {
+        let is_known = |key: &String| ["window", "binary"].contains(&key.as_str());
+        let (window, binary) = match fields.get("attach") {
             None | Some(Value::Null | Value::Bool(false)) => return Ok(None),
-            Some(Value::Bool(true)) => None,
-            Some(Value::Object(options)) if options.keys().all(|key| key == "window") => {
-                number(options, "window")?
+            Some(Value::Bool(true)) => (None, false),
+            Some(Value::Object(options)) if options.keys().all(is_known) => {
+                (number(options, "window")?, flag(options, "binary")?.unwrap_or(false))
             }
             Some(_) => {
-                let why = "attach must be true, or {\"window\": number of bytes}";
+                let why = "attach must be true, or an object with \"window\" and \"binary\"";
                 return Err(Refusal::bad_request(why));
             }
         };
-        Ok(Some(Attach { offset: 0, window, hold: true, follow: true, output: true }))
+        Ok(Some(Attach { offset: 0, window, hold: true, follow: true, output: true, binary }))
     }
 }
 

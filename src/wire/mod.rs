@@ -32,7 +32,7 @@ pub use job_event::{
 };
 pub use json::encoded_len;
 pub use outcome::{JobResult, Outcome};
-pub use output::{Chunk, end_of_output, left_out_of_output, output_frames};
+pub use output::{Chunk, binary_output, end_of_output, left_out_of_output, output_frames};
 pub use priority::Priority;
 pub use reply::{ErrorCode, Refusal, error, response, response_of_text};
 pub use request::{Frame, Id, Request, wipe};

@@ -66,9 +66,16 @@ fn split_at_characters(bytes: &[u8]) -> [&[u8]; 3] {
     }
 }
 
-fn frame(chunk: &Chunk<'_>) -> Rc<[u8]> {
-    let mut frame = Vec::with_capacity(FRAME.len() + 256 + chunk.bytes.len() / 3 * 4);
-    frame.extend_from_slice(FRAME.as_bytes());
+/// The binary message that carries a chunk: a line of JSON, and behind it the bytes.
+pub fn binary_output(chunk: Chunk<'_>) -> Rc<[u8]> {
+    let mut message = Vec::with_capacity(512 + chunk.bytes.len());
+    put_head(&chunk, &mut message);
+    message.push(b'\n');
+    message.extend_from_slice(chunk.bytes);
+    message.into()
+}
+
+fn put_head(chunk: &Chunk<'_>, to: &mut Vec<u8>) {
     let head = Head {
         process_id: chunk.job,
         stream: chunk.stream,
@@ -77,7 +84,13 @@ fn frame(chunk: &Chunk<'_>) -> Rc<[u8]> {
         remark: chunk.is_remark,
     };
     // Writing to a vector does not fail, and JSON can represent all of it.
-    let _ = serde_json::to_writer(&mut frame, &head);
+    let _ = serde_json::to_writer(to, &head);
+}
+
+fn frame(chunk: &Chunk<'_>) -> Rc<[u8]> {
+    let mut frame = Vec::with_capacity(FRAME.len() + 256 + chunk.bytes.len() / 3 * 4);
+    frame.extend_from_slice(FRAME.as_bytes());
+    put_head(chunk, &mut frame);
     frame.pop();
     let start = frame.len();
     let is_text = std::str::from_utf8(chunk.bytes).is_ok_and(|text| {

@@ -110,6 +110,41 @@ fn job_is_held_until_its_client_acknowledges() {
 }
 
 #[test]
+fn output_comes_in_binary_messages_where_that_is_asked_for() {
+    let daemon = Daemon::start(PROGRAM).unwrap();
+    let file = daemon.directory().join("file");
+    let bytes = random(1 << 20);
+    std::fs::write(&file, &bytes).unwrap();
+    let mut client = Peer::local(&daemon).unwrap();
+    let job = json!({"action": "submit", "id": "j", "attach": {"binary": true},
+                     "commands": [format!("cat {}", file.display())]});
+    let attached = client.request("rpc", "dispatcher", &job).unwrap();
+    assert_eq!(attached["binary"], true);
+    let mut received: Vec<u8> = Vec::new();
+    loop {
+        let message = client.any_message().unwrap();
+        let Some(end) = message.iter().position(|byte| *byte == b'\n') else {
+            let frame: Value = serde_json::from_slice(&message).unwrap();
+            assert!(frame["name"] != "output" || frame["args"]["end"] == true, "{frame}");
+            if frame["args"]["end"] == true {
+                break;
+            }
+            continue;
+        };
+        let head: Value = serde_json::from_slice(&message[..end]).unwrap();
+        let expected = json!({"process_id": "j", "stream": attached["stream"], "command": 0,
+                              "offset": received.len()});
+        assert_eq!(head, expected);
+        received.extend(&message[end + 1..]);
+        let args = json!({"action": "acknowledge", "stream": attached["stream"],
+                          "offset": received.len()});
+        let request = json!({"namespace": "rpc", "name": "dispatcher", "id": "a", "args": args});
+        client.send(&request).unwrap();
+    }
+    assert!(received == bytes, "{} bytes", received.len());
+}
+
+#[test]
 fn run_whose_reader_is_slow_slows_its_job_only() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();

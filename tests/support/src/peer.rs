@@ -367,6 +367,17 @@ impl Peer {
         self.socket.into_inner()
     }
 
+    /// The next message that is text or binary, as bytes.
+    pub fn any_message(&mut self) -> Outcome<Vec<u8>> {
+        loop {
+            match self.socket.read()? {
+                Message::Ping(_) | Message::Pong(_) => {}
+                Message::Close(_) => return Err("it was closed".into()),
+                message => return Ok(message.into_data().to_vec()),
+            }
+        }
+    }
+
     /// The next text frame, waited for.
     pub fn event(&mut self) -> Outcome<String> {
         let patience = Instant::now() + PATIENCE;
