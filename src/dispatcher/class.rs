@@ -1,7 +1,7 @@
-//! Classes of jobs: what the old server's subsystems told beside the job itself.
+//! Classes of jobs: additional event fields of the original server's subsystems.
 //!
-//! Which class a job is of follows from its id, since that is how the Qt client names its jobs.
-//! A new class is an entry in the table.
+//! The id determines the class, because that is how the Qt client names its jobs. A new class is an
+//! entry in the table.
 
 use std::collections::HashSet;
 
@@ -9,17 +9,17 @@ use serde_json::{Map, Value, json};
 
 use crate::wire::{Class, encoded_len};
 
-/// What a class reads in a job's output.
+/// Input of a class's parser.
 pub(super) struct Reading<'a> {
     /// The job's id.
     pub(super) id: &'a str,
-    /// The command that runs, or ran last.
+    /// The running command, or the last one.
     pub(super) command: &'a str,
-    /// Output so far, head and tail where it is long.
+    /// Output so far; head and tail of a long one.
     pub(super) log: &'a str,
-    /// The job is over.
+    /// The job has ended.
     pub(super) finished: bool,
-    /// Bytes of JSON that a list of names may take.
+    /// Maximum size of a list of names as JSON, in bytes.
     pub(super) room: usize,
 }
 
@@ -29,7 +29,7 @@ struct Rule {
     prefix: &'static str,
     event_system: &'static str,
     log_field: Option<&'static str>,
-    /// Name of the field that holds what the id asks for, with the prefix of its value.
+    /// Name of the field for the action in the id, and the prefix of its value.
     action: Option<(&'static str, &'static str)>,
     fields: fn(&Reading<'_>) -> Fields,
 }
@@ -65,11 +65,11 @@ const TABLE: [Rule; 4] = [
     },
 ];
 
-/// Queues that jobs go to by their id where nothing else is said, as in the old server.
+/// Default queues by id, as in the original server.
 const QUEUES: [(&str, &str); 2] =
     [("sysadm_pkg_", "pkg_queue"), ("sysadm_iocage_", "iocage_queue")];
 
-/// The queue of a job that names none.
+/// The default queue of a job.
 pub(super) fn default_queue(id: &str) -> Option<&'static str> {
     QUEUES.iter().find(|(prefix, _)| id.starts_with(prefix)).map(|(_, queue)| *queue)
 }
@@ -95,19 +95,19 @@ fn action<'a>(rule: &Rule, id: &'a str) -> &'a str {
     rest.split_once('-').map_or(rest, |(action, _)| action)
 }
 
-/// True where [`fields`] would look at the output.
+/// Whether [`fields`] parses the output.
 pub(super) fn reads_output(id: &str) -> bool {
     rule(id).is_some_and(|rule| {
         rule.event_system == "sysadm/pkg" || rule.event_system == "sysadm/iohyve"
     })
 }
 
-/// True where that is all output, at the end.
+/// Whether it parses the whole output, at the end.
 pub(super) fn reads_all_output(id: &str) -> bool {
     rule(id).is_some_and(|rule| rule.event_system == "sysadm/pkg")
 }
 
-/// Fields as they stand in a record, by the names that classes have for them.
+/// Fields of a record, with the static names of the classes.
 pub(super) fn known_fields(mut fields: Map<String, Value>) -> Fields {
     const KNOWN: [&str; 6] = [
         "updates_available",
@@ -159,8 +159,8 @@ fn pkg(reading: &Reading<'_>) -> Fields {
     }
 }
 
-/// Names, each once, in the order in which they came. Those that do not fit are left out: a job may
-/// print anything, and an event has a limit. All of them stand in the log.
+/// Names, without duplicates, in order of appearance. Names beyond the limit are omitted: output is
+/// arbitrary, and an event is bounded. The log has all of them.
 struct Names<'a> {
     list: Vec<&'a str>,
     known: HashSet<&'a str>,
@@ -183,8 +183,8 @@ impl<'a> Names<'a> {
     }
 }
 
-/// The progress of a download, as `fetch` prints it: fields between tabs, one of them `37% of 600
-/// MB 1200 kBps`, or a line that ends in ` Bps`.
+/// Progress of a download in the output of `fetch`: fields between tabs, one of them `37% of 600 MB
+/// 1200 kBps`, or a line that ends in ` Bps`.
 fn iohyve(reading: &Reading<'_>) -> Fields {
     let fetches = reading.id.starts_with("sysadm_iohyve_fetch")
         || reading.command.starts_with("iohyve fetch ");
@@ -193,12 +193,12 @@ fn iohyve(reading: &Reading<'_>) -> Fields {
     }
     let is_progress =
         |line: &&str| line.contains("% of ") || line.ends_with(" Bps") || line.ends_with("Bps");
-    // `fetch` on a terminal draws its line again after a carriage return.
+    // On a terminal `fetch` overwrites its line after a carriage return.
     let Some(line) = reading.log.split(['\n', '\r']).rev().find(is_progress) else {
         return Vec::new();
     };
     let words: Vec<&str> = line.split_whitespace().collect();
-    // With its unit and the size, as the original server told it.
+    // With its unit and the size, as in the original server.
     let percent = words.iter().position(|word| word.ends_with('%')).map_or(String::new(), |at| {
         let is_sized = words.get(at + 1) == Some(&"of");
         let is_unit = |word: &&str| word.ends_with('B');
@@ -223,7 +223,7 @@ fn iohyve(reading: &Reading<'_>) -> Fields {
     ]
 }
 
-/// The beginning of a word, which a job may make as long as it likes.
+/// The beginning of a word, which may have any length.
 fn short(word: &str) -> &str {
     const MOST: usize = 256;
     &word[..word.floor_char_boundary(MOST)]

@@ -1,24 +1,24 @@
-//! A command as it was submitted, and the words that it consists of.
+//! A submitted command, and the words that it consists of.
 //!
-//! A line is split as a shell does, and then no shell runs it: no pipes, no variables, no wildcards,
-//! so that nothing in a file name or an argument can become a command of its own. A line that only a
-//! shell would understand is refused, since it would run as something that its author does not mean;
-//! `sh -c '…'` or a list of words says what is meant.
+//! A line is split like in a shell, but not run by one: no pipes, variables or wildcards, so that
+//! nothing in a file name or an argument can become a command. A line with shell operators is
+//! rejected, because it would not do what its author expects; `sh -c '…'` or a list of words is
+//! unambiguous.
 
 use crate::wire::Refusal;
 
 /// One command of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
-    /// What people see, and the key in events.
+    /// The text for people, and the key in events.
     pub shown: String,
     /// Name and arguments; never empty.
     pub words: Vec<String>,
 }
 
 impl Command {
-    /// From a line; `None` for one without words. Refuses a line break and an unquoted operator of
-    /// the shell.
+    /// Parses a line; `None` for one without words. Rejects line breaks and unquoted shell
+    /// operators.
     pub fn from_line(line: &str) -> Result<Option<Command>, Refusal> {
         let why = if line.trim_ascii().is_empty() {
             None
@@ -36,15 +36,15 @@ impl Command {
         }
     }
 
-    /// From a line of the journal, which may hold what [`Command::from_line`] refuses: a list of
-    /// words is recorded as a line.
+    /// Parses a line of the journal, which may contain what [`Command::from_line`] rejects: a list
+    /// of words is recorded as a line.
     pub(super) fn from_recorded(line: &str) -> Result<Option<Command>, Refusal> {
         let refuse = |why: &str| Refusal::bad_request(format!("command {line:?}: {why}"));
         let words = shell_words::split(line).map_err(|_| refuse("a quote is not closed"))?;
         Command::checked(line.to_owned(), words).map_err(|why| refuse(&why))
     }
 
-    /// From words that are taken as they are; `None` where there are none.
+    /// Takes words unchanged; `None` for an empty list.
     pub fn from_words(words: Vec<String>) -> Result<Option<Command>, Refusal> {
         let shown = shell_words::join(&words);
         Command::checked(shown.clone(), words)
@@ -63,11 +63,11 @@ impl Command {
     }
 }
 
-/// The first word of a line that is an operator of the shell: a control operator (`|`, `&&`, `;`), a
-/// redirection (`>`, `2>&1`, `<file`), or a word that a control operator ends (`a;`). Quoted
-/// characters are never part of an operator.
+/// The first unquoted shell operator in a line: a control operator (`|`, `&&`, `;`), a redirection
+/// (`>`, `2>&1`, `<file`), or a word that ends with a control operator (`a;`). Quoted characters
+/// are never part of an operator.
 fn unquoted_operator(line: &str) -> Option<String> {
-    // Each word with quoted characters replaced by one that no operator has.
+    // Each word, with quoted characters replaced by one that no operator contains.
     let mut words = vec![String::new()];
     let (mut characters, mut quote) = (line.chars(), None);
     while let Some(character) = characters.next() {

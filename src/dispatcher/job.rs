@@ -1,4 +1,4 @@
-//! One job: where it stands, what it printed, and what of that has been told.
+//! One job: its state, its output, and the part of the output that was reported.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -16,54 +16,53 @@ use crate::wire::{
     Running, parse_rfc3339, rfc3339,
 };
 
-/// Why a job is brought to its end before its time.
+/// Reason for an early end of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// Somebody asked for it.
+    /// A client killed it.
     Killed,
-    /// Its time is over.
+    /// Its timeout expired.
     TimedOut,
-    /// The daemon stops.
+    /// The daemon shuts down.
     Stopped,
     /// The daemon that ran it died.
     Interrupted,
-    /// It is not known whether it ran.
+    /// It may have run.
     Doubtful,
 }
 
-/// The way to the end of a job that is brought to it.
+/// Progress of ending a job early.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ending {
     pub(super) cause: Cause,
-    /// How often SIGKILL was sent.
+    /// Number of SIGKILLs sent.
     pub(super) kills: u32,
-    /// The command itself has ended; what it started may live on.
+    /// The command has ended; its descendants may be alive.
     pub(super) command_ended: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum State {
-    /// Taken in, but not durable yet: nobody is told of it.
+    /// Accepted, but not durable yet: not visible to clients.
     Filed {
-        /// The record says that it is run at once.
+        /// The record states that it starts at once.
         recorded: bool,
-        /// It is to be run at once.
+        /// It starts at once.
         chosen: bool,
     },
-    /// It waits for its turn.
+    /// Waiting in its queue.
     Pending,
-    /// Its turn has come, but that is not durable yet.
+    /// Chosen to start, but that is not durable yet.
     Starting,
-    /// A command of it runs.
+    /// A command runs.
     Running { current: usize, ending: Option<Ending> },
-    /// It is over, but that is not durable yet; the event that tells it, where it can be told
-    /// without reading the log again.
+    /// Ended, but that is not durable yet; its event, unless the log must be read for it.
     Ended(Option<Box<JobEvent>>),
-    /// It is over, and that was told.
+    /// Ended, and reported.
     Finished,
 }
 
-/// Limits of what is kept of a job's output, in bytes.
+/// Limits of a job's stored output, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LogLimits {
     /// The whole log.
@@ -79,23 +78,23 @@ pub(super) struct Job {
     pub(super) head: Rc<JobHead>,
     pub(super) asked: Submission,
     pub(super) state: State,
-    /// The finished job of the same id, which is forgotten when this one is durable.
+    /// The finished job with the same id, which is forgotten when this one is durable.
     pub(super) replaces: Option<u64>,
     codes: Vec<i32>,
     /// The last command could not be started.
     not_startable: bool,
-    /// When its first command was started by this daemon.
+    /// When this daemon started its first command.
     begun: Option<Instant>,
-    /// User who ended it.
+    /// User who killed it.
     pub(super) killed_by: Option<String>,
-    /// How it ended.
+    /// Its outcome.
     outcome: Outcome,
     limits: LogLimits,
-    /// Output that running events have told, by command.
+    /// Output that running events have reported, by command.
     told: Pieces,
-    /// Output that none has told yet.
+    /// Output that is not reported yet.
     fresh: Pieces,
-    /// Bytes printed in all, and of those told by running events.
+    /// Total number of bytes printed, and of those reported by running events.
     total: u64,
     told_total: u64,
     /// Ranges of these bytes that are remarks of the dispatcher, in order.
@@ -103,28 +102,28 @@ pub(super) struct Job {
     /// Output of the current command that is in no excerpt yet.
     unread: Vec<u8>,
     decoder: Decoder,
-    /// Where the output of each command that began begins, in bytes of all output.
+    /// Offsets at which the output of each started command begins.
     begins: Vec<u64>,
-    /// All output, where the class reads it at the end.
+    /// Complete output, where the class parses it at the end.
     to_be_read: Option<Excerpt>,
     /// The output ends with a line end, or is empty.
     at_line_start: bool,
-    /// Number and start of the processes that were started for it.
+    /// Number and start of its leader processes.
     leaders: Vec<(i32, String)>,
     mark: String,
-    /// Another daemon ran it: what it printed is in its file alone.
+    /// A previous daemon ran it: its output is in its file alone.
     restored: bool,
-    /// Number of the event that told its end, in this run of the daemon.
+    /// Number of its finished event, in this run of the daemon.
     pub(super) finished_seq: Option<u64>,
     time_started: Option<Rc<str>>,
     time_finished: Option<Rc<str>>,
-    /// Seconds that the daemons of this journal had run when it ended.
+    /// Total uptime of the daemons of this journal at its end, in seconds.
     uptime: u64,
-    /// Fields of the class, as last told.
+    /// Fields of the class, as last reported.
     fields: Vec<(&'static str, Value)>,
-    /// Something is to be told.
+    /// An event is pending.
     pub(super) news: bool,
-    /// Not before this.
+    /// Not before this time.
     pub(super) next_tell: Option<Instant>,
 }
 
@@ -172,7 +171,7 @@ impl Job {
         }
     }
 
-    /// True until its end was told.
+    /// True until its end was reported.
     pub(super) fn is_active(&self) -> bool {
         match self.state {
             State::Filed { .. }
@@ -184,17 +183,17 @@ impl Job {
         }
     }
 
-    /// True while somebody knows of it and it is not over.
+    /// Whether it is visible to clients and has not ended.
     pub(super) fn can_be_killed(&self) -> bool {
         matches!(self.state, State::Pending | State::Starting | State::Running { .. })
     }
 
-    /// True where it was ended before it ran.
+    /// Whether it ended before it ran.
     pub(super) fn is_cancelled(&self) -> bool {
         self.outcome.result == Some(JobResult::Cancelled)
     }
 
-    /// True where another daemon ran it.
+    /// Whether a previous daemon ran it.
     pub(super) fn is_restored(&self) -> bool {
         self.restored
     }
@@ -210,7 +209,7 @@ impl Job {
         self.state = State::Running { current: 0, ending: None };
     }
 
-    /// The command that runs, or ran last.
+    /// The running command, or the last one.
     pub(super) fn current(&self) -> usize {
         match self.state {
             State::Filed { .. } | State::Pending | State::Starting => 0,
@@ -236,17 +235,17 @@ impl Job {
         mark.clone_into(&mut self.mark);
     }
 
-    /// Where its next output will stand in all of it.
+    /// Offset of its next output.
     pub(super) fn total(&self) -> u64 {
         self.total
     }
 
-    /// What is kept of its output, in bytes.
+    /// Maximum size of its stored output, in bytes.
     pub(super) fn log_limit(&self) -> usize {
         self.limits.job
     }
 
-    /// Takes output of the current command.
+    /// Appends output of the current command.
     pub(super) fn print(&mut self, bytes: &[u8]) {
         if self.begins.is_empty() {
             self.begins.push(self.total);
@@ -262,7 +261,7 @@ impl Job {
         self.at_line_start = bytes.ends_with(b"\n");
     }
 
-    /// Takes a remark of the dispatcher, which is output that no command printed.
+    /// Appends a remark of the dispatcher, output that no command printed.
     pub(super) fn print_remark(&mut self, remark: &str) {
         let start = self.total;
         self.print(remark.as_bytes());
@@ -320,14 +319,14 @@ impl Job {
         }
     }
 
-    /// A remark of the dispatcher's own, on a line of its own.
+    /// A remark of the dispatcher, on a line of its own.
     pub(super) fn remark(&self, text: &str) -> String {
         let before = if self.at_line_start { "" } else { "\n" };
         format!("{before}[{text}]\n")
     }
 
-    /// The current command ended with this code, or was never started; true where another one is to
-    /// be run.
+    /// The current command ended with this code, or was never started; true where another one
+    /// follows.
     pub(super) fn end_command(&mut self, code: i32, is_started: bool) -> bool {
         self.read_output();
         let rest = self.decoder.finish();
@@ -353,7 +352,7 @@ impl Job {
         }
     }
 
-    /// A long chain of talkative commands must not keep a full log of each.
+    /// A long chain of commands with much output must not store a full log of each.
     fn bound_told(&mut self) {
         let held: usize = self.told.iter().map(|(_, log)| log.held()).sum();
         if held > self.limits.event {
@@ -382,7 +381,7 @@ impl Job {
         Event::Job(JobEvent { job: self.head.clone(), phase: Phase::Pending, fields: vec![] })
     }
 
-    /// What is new since the last one.
+    /// The news since the last running event.
     pub(super) fn running_event(&mut self) -> Event {
         let fresh = self.tell();
         if class::reads_output(&self.head.id) {
@@ -395,8 +394,8 @@ impl Job {
         Event::Job(self.running(fresh))
     }
 
-    /// For who comes late: all that has been told so far. `None` where nobody was told of it yet,
-    /// or its end is about to be told.
+    /// The current state for a new subscriber: everything reported so far. `None` where nothing was
+    /// reported yet, or the end is about to be reported.
     pub(super) fn present(&self) -> Option<JobEvent> {
         match self.state {
             State::Pending | State::Starting => {
@@ -418,8 +417,8 @@ impl Job {
         JobEvent { job: self.head.clone(), phase, fields: self.fields.clone() }
     }
 
-    /// Ends the job, early where there is a cause, `uptime` seconds after the first daemon of this
-    /// journal began to run. Its event is published when that is durable.
+    /// Ends the job, early if there is a cause. `uptime` is the total uptime of the daemons of this
+    /// journal in seconds. Its event is published when that is durable.
     pub(super) fn end(&mut self, cause: Option<Cause>, uptime: u64, now: Moment) {
         self.uptime = uptime;
         let time_finished: Rc<str> = rfc3339(now.wall).into();
@@ -441,7 +440,7 @@ impl Job {
         }
         self.next_tell = None;
         let told = std::mem::take(&mut self.told);
-        // Of what another daemon told there is only the file.
+        // Output reported by a previous daemon is only in the file.
         let event = (!self.restored).then(|| Box::new(self.finished(told, fresh)));
         self.state = State::Ended(event);
     }
@@ -457,7 +456,7 @@ impl Job {
         });
         let since = |begun| now.instant.saturating_duration_since(begun);
         let duration = self.begun.map(since).or_else(|| {
-            // Another daemon started it.
+            // A previous daemon started it.
             let begun = parse_rfc3339(self.time_started.as_deref()?)?;
             now.wall.duration_since(begun).ok()
         });
@@ -489,9 +488,9 @@ impl Job {
         JobEvent { job: self.head.clone(), phase, fields: self.fields.clone() }
     }
 
-    /// Its end is durable, or never will be: the event that tells it, if it need not be read again.
+    /// Its end is durable, or never will be: returns its event, unless the log must be read for it.
     pub(super) fn finish(&mut self) -> Option<JobEvent> {
-        // Nobody will run it again.
+        // It will not run again.
         self.asked.env.clear();
         self.asked.commands.clear();
         match std::mem::replace(&mut self.state, State::Finished) {
@@ -504,8 +503,8 @@ impl Job {
         }
     }
 
-    /// The output of the commands as ranges of all output, and behind them of the part that no
-    /// running event told.
+    /// The output of the commands as ranges of the total output, followed by those of the
+    /// unreported part.
     pub(super) fn ranges(&self) -> Vec<Range<u64>> {
         let ends = self.begins.iter().skip(1).chain([&self.total]);
         let whole: Vec<Range<u64>> =
@@ -517,7 +516,7 @@ impl Job {
         whole.into_iter().chain(fresh).collect()
     }
 
-    /// The event that told its end, made again from what [`Job::ranges`] asks for.
+    /// The finished event, rebuilt from the pieces requested by [`Job::ranges`].
     pub(super) fn outcome(&self, pieces: Vec<Excerpt>) -> JobEvent {
         let commands = self.begins.len();
         let number = |(at, piece): (usize, Excerpt)| (at % commands.max(1), piece);
@@ -528,7 +527,7 @@ impl Job {
         self.finished(pieces, fresh)
     }
 
-    /// How large each piece of an outcome may be, in bytes.
+    /// Maximum size of each piece of an outcome, in bytes.
     pub(super) fn piece_limit(&self) -> usize {
         self.limits.command.min(self.limits.event / self.begins.len().max(1))
     }
@@ -539,7 +538,7 @@ impl Job {
         class::fields(&Reading { id: &self.head.id, command, log, finished, room })
     }
 
-    /// The job's entry in a list, of each command at most so many bytes.
+    /// The job's entry in a list, with at most this many bytes of each command.
     pub(super) fn entry(&self, position: Option<usize>) -> Value {
         let state = match self.state {
             State::Filed { .. } | State::Pending | State::Starting => "pending",
@@ -580,7 +579,7 @@ impl Job {
         entry
     }
 
-    /// What is to be asked for a part of the log, from byte `offset`, at most `length` bytes.
+    /// The query for a part of the log, from byte `offset`, at most `length` bytes.
     pub(super) fn log_question(&self, offset: u64, length: usize) -> TextQuestion {
         TextQuestion {
             serial: self.head.serial,
@@ -592,7 +591,7 @@ impl Job {
         }
     }
 
-    /// How it stands, for the journal.
+    /// Its record for the journal.
     pub(super) fn record(&self, is: Kind) -> JobRecord {
         let progress = Progress {
             time_started: self.time_started.as_deref().unwrap_or_default().to_owned(),
@@ -635,7 +634,7 @@ impl Job {
         }
     }
 
-    /// A job from the journal, as it stood. `end` is where its log ends on disk.
+    /// Restores a job from the journal. `end` is the end of its log on disk.
     pub(super) fn restore(record: JobRecord, limits: LogLimits, end: LogEnd) -> Option<Job> {
         let asked = record.submission()?;
         let limits = LogLimits { job: record.log_limit, ..limits };
@@ -655,7 +654,7 @@ impl Job {
         match record.outcome {
             Some(outcome) => {
                 job.restored = true;
-                // Told by another daemon, before any event of this one.
+                // Reported by a previous daemon, before any event of this one.
                 job.finished_seq = Some(0);
                 job.time_finished = text(&outcome.time_finished);
                 job.uptime = outcome.uptime;
@@ -673,8 +672,8 @@ impl Job {
         Some(job)
     }
 
-    /// The outcome of a job of an earlier version, as far as its codes say it: a negative code may
-    /// be a signal of any origin.
+    /// The outcome of a job of an earlier version, as far as its codes are unambiguous: a negative
+    /// code may be a signal of any origin.
     fn outcome_of_codes(&self) -> Outcome {
         let commands = self.head.commands.len();
         match self.codes.last() {
@@ -684,7 +683,7 @@ impl Job {
         }
     }
 
-    /// It ran when its daemon died: it is brought to its end.
+    /// It ran when its daemon died: starts to end it.
     pub(super) fn interrupt(&mut self, ending: Ending, now: Moment) {
         self.restored = true;
         self.time_started.get_or_insert_with(|| rfc3339(now.wall).into());
@@ -716,32 +715,32 @@ impl Job {
         }
     }
 
-    /// The latest time of the job that events state.
+    /// The latest time of the job in events.
     pub(super) fn latest_time(&self) -> Option<&str> {
         self.time_finished.as_deref().or(self.time_started.as_deref())
     }
 
-    /// How long the job is over, as the running time of daemons.
+    /// Time since the job ended, by the uptime of daemons.
     pub(super) fn age(&self, uptime: u64) -> Duration {
         Duration::from_secs(uptime.saturating_sub(self.uptime))
     }
 }
 
-/// The output of a job as an attached client sees it.
+/// The output of a job for attached clients.
 #[derive(Debug)]
 pub struct JobOutput<'a> {
-    /// The job.
+    /// Its id.
     pub id: &'a str,
     /// Its chain.
     pub commands: &'a [String],
-    /// Bytes of all output so far.
+    /// Total number of bytes so far.
     pub total: u64,
-    /// Where the output of each command that began begins.
+    /// Offsets at which the output of each started command begins.
     pub begins: &'a [u64],
     /// Ranges that are remarks of the dispatcher, in order.
     pub remarks: &'a [Range<u64>],
-    /// The daemon is ending it.
+    /// The daemon is killing it.
     pub is_ending: bool,
-    /// The fields that say how it ended, once that was published.
+    /// The fields of its outcome, once that was published.
     pub end: Option<serde_json::Map<String, Value>>,
 }

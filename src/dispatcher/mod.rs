@@ -1,12 +1,11 @@
 //! The dispatcher: jobs from the request to the finished event, without I/O.
 //!
-//! It is told what was asked for, what a command printed and how it ended, and what time it is; it
-//! says through [`Effect`]s what is to be started, signalled, written down and published. The
-//! processes themselves are in [`process`](self::process).
+//! Inputs are requests, output and exits of commands, and the time; outputs are [`Effect`]s:
+//! commands to start, signals, records and events. The processes are in [`process`](self::process).
 //!
-//! Three things of a job are durable before they have an effect: that it was taken in, before
-//! anybody is told so; that its turn has come, before its first command runs, so that no job ever
-//! runs twice; and its outcome, before the finished event. Each is a [`Step`].
+//! Three facts of a job are durable before they have an effect: that it was accepted, before the
+//! reply; that it starts, before its first command runs, so that no job ever runs twice; and its
+//! outcome, before the finished event. Each is a [`Step`].
 
 mod class;
 mod command;
@@ -35,51 +34,51 @@ pub use job::JobOutput;
 pub use process::{Environment, Output, Process};
 pub use submission::{Bounds, Submission, check_name, read_run, read_submit};
 
-/// What of which job becomes durable.
+/// A step of a job that becomes durable.
 pub type Ticket = (Serial, Step);
 
-/// Number of a job in this run of the daemon; one more for each.
+/// Number of a job in this run of the daemon, consecutive.
 pub type Serial = u64;
 
-/// The most that is read of a job's output at once, in bytes.
+/// Maximum number of bytes of a job's output read at once.
 pub const OUTPUT_READ: usize = process::READ;
 
-/// The limits of the configuration that concern jobs.
+/// Limits of jobs.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Jobs that run at a time.
+    /// Maximum number of running jobs.
     pub max_running: usize,
-    /// Jobs that wait.
+    /// Maximum number of pending jobs.
     pub max_pending: usize,
-    /// Commands of one job.
+    /// Maximum number of commands of one job.
     pub max_commands: usize,
-    /// Bytes kept of a job's output.
+    /// Maximum size of a job's stored output, in bytes.
     pub log_limit: usize,
-    /// Bytes of a command's output in an event.
+    /// Maximum size of a command's output in an event, in bytes.
     pub event_log_limit: usize,
-    /// Bytes of one encoded event.
+    /// Maximum size of an encoded event, in bytes.
     pub max_event: usize,
-    /// Finished jobs that are kept.
+    /// Maximum number of retained finished jobs.
     pub retain_jobs: usize,
-    /// How long they are.
+    /// How long they are retained.
     pub retain_time: Duration,
-    /// Between running events of a job.
+    /// Minimum interval between running events of a job.
     pub output_interval: Duration,
-    /// Between SIGTERM and SIGKILL, and between one SIGKILL and the next.
+    /// Between SIGTERM and SIGKILL, and between two SIGKILLs.
     pub kill_grace: Duration,
-    /// How long the end of a job is not told while it cannot be made durable.
+    /// How long the end of a job is not reported while it cannot be made durable.
     pub end_patience: Duration,
 }
 
 impl Limits {
-    /// Bounds on a submission. A command stands up to five times in an event, and its output has to
-    /// have room beside it.
+    /// Limits of a submission. A command occurs up to five times in an event, with room for its
+    /// output.
     pub fn bounds(&self) -> Bounds {
         const MOST: usize = 32 * 1024;
         Bounds { max_commands: self.max_commands, max_command_bytes: MOST.min(self.max_event / 8) }
     }
 
-    /// As many jobs as can be known at a time.
+    /// Maximum number of jobs known at a time.
     pub fn max_known(&self) -> usize {
         self.max_running + self.max_pending + self.retain_jobs + MOST_CANCELLED
     }
@@ -89,29 +88,29 @@ impl Limits {
     }
 }
 
-/// The first output of a job is not held back for a whole interval, only for so long that a quick
-/// command's output goes out with its end.
+/// The first output of a job is delayed only this long, not for a whole interval, so that a quick
+/// command's output is sent together with its end.
 const FIRST_OUTPUT: Duration = Duration::from_millis(50);
-/// After so many SIGKILLs a process cannot be ended: it waits in the kernel, for a disk perhaps.
+/// After this number of SIGKILLs a process counts as unkillable: blocked in the kernel, perhaps by
+/// a disk.
 const KILLS: u32 = 3;
-/// How long a daemon that stops waits for the end of a job to be durable: time enough for a store
-/// that hangs to be replaced.
+/// How long shutdown waits for the end of a job to be durable: time to replace a hung store.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-/// A clock that is farther from the times of the journal is logged. A host may well be off for a
-/// season, but no time runs back.
+/// A clock that differs by more from the times of the journal is logged. A host may be off for a
+/// season, but time does not run backwards.
 const CLOCK_AHEAD: Duration = Duration::from_secs(366 * 86_400);
 const CLOCK_BEHIND: Duration = Duration::from_secs(60);
-/// Jobs that were cancelled before they ran are retained apart from the others, so that they do not
-/// take the place of a history: so many, and so long.
+/// Jobs that were cancelled before they ran are retained separately, so that they do not displace
+/// the history: this many, this long.
 const MOST_CANCELLED: usize = 16;
 const RETAIN_CANCELLED: Duration = Duration::from_secs(10 * 60);
-/// The most that `log` gives at once, in bytes.
+/// Maximum size of one reply to `log`.
 const LOG_PART: u64 = 64 * 1024;
 
-/// Jobs in one page of a list, in bytes of JSON.
+/// Maximum size of one page of a list, in bytes of JSON.
 const LIST_PAGE: usize = 128 * 1024;
 
-/// The page behind a job that was active, or finished, when it was listed: active jobs after the
+/// The page after a job that was active, or finished, when it was listed: active jobs after the
 /// first number, if any, and finished ones before the second.
 fn read_page(page: &str) -> Option<(Option<Serial>, Serial)> {
     match page.split_at_checked(1)? {
@@ -121,39 +120,39 @@ fn read_page(page: &str) -> Option<(Option<Serial>, Serial)> {
     }
 }
 
-/// What of a job becomes durable, and what waits for it.
+/// A fact of a job that becomes durable, and its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
-    /// It was taken in: then its submitter is told so.
+    /// It was accepted: then the submitter gets a reply.
     File,
-    /// Its turn has come: then it runs.
+    /// It starts: then it runs.
     Start,
-    /// Its outcome: then that is told.
+    /// Its outcome: then it is reported.
     Finish,
 }
 
-/// Something to be done for the dispatcher.
+/// An action for the owner.
 #[derive(Debug)]
 pub enum Effect {
-    /// Tell everybody.
+    /// Publish an event.
     Publish(Event),
-    /// Tell everybody how the job ended; its log has to be read for that. Ask for
-    /// [`Dispatcher::outcome_question`], and give what comes to [`Dispatcher::outcome`].
+    /// Publish the outcome of a job, which requires its log: run the query of
+    /// [`Dispatcher::outcome_question`], and pass the result to [`Dispatcher::outcome`].
     PublishOutcome {
         /// The job.
         serial: Serial,
     },
-    /// Make a record durable, a JSON object, and say [`Dispatcher::kept`] or
+    /// Make a record durable, a JSON object, and report [`Dispatcher::kept`] or
     /// [`Dispatcher::not_kept`].
     Keep {
         /// The job.
         serial: Serial,
-        /// What waits for it.
+        /// The effect that depends on it.
         step: Step,
         /// The record.
         record: Vec<u8>,
     },
-    /// Write a record down that nothing waits for.
+    /// Write a record on which nothing depends.
     Note {
         /// The record.
         record: Vec<u8>,
@@ -162,62 +161,62 @@ pub enum Effect {
     Log {
         /// The job.
         serial: Serial,
-        /// Offset of these bytes in all that the job printed.
+        /// Offset of these bytes in the job's output.
         at: u64,
-        /// What is kept of the log, in bytes.
+        /// Maximum size of the stored log, in bytes.
         limit: usize,
-        /// What it printed.
+        /// The output.
         bytes: Vec<u8>,
     },
-    /// The job's record and log are of no interest any more.
+    /// Delete the job's record and log.
     Forget {
         /// The job.
         serial: Serial,
     },
-    /// Start the command of that number.
+    /// Start a command.
     Start {
         /// The job.
         serial: Serial,
         /// Index of its command.
         command: usize,
     },
-    /// Send a signal to all processes of the job, then say with [`Dispatcher::tree_is_gone`]
-    /// whether there are none left.
+    /// Send a signal to all processes of the job, and report [`Dispatcher::tree_is_gone`] if there
+    /// are none left.
     Signal {
         /// The job.
         serial: Serial,
-        /// SIGKILL; else SIGTERM.
+        /// SIGKILL, else SIGTERM.
         kill: bool,
     },
-    /// The job is over: its processes are no longer ours.
+    /// The job has ended: release its processes.
     Release {
         /// The job.
         serial: Serial,
     },
 }
 
-/// The logs that a finished event is made of, as ranges of all that the job printed.
+/// The logs of a finished event, as ranges of the job's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutcomeQuestion {
     /// The ranges, in bytes.
     pub ranges: Vec<std::ops::Range<u64>>,
-    /// What is wanted of each, in bytes.
+    /// Maximum size of each, in bytes.
     pub limit: usize,
 }
 
-/// A job that ran when its daemon died, and by what its processes can be known.
+/// A job that ran when its daemon died, and the identification of its processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interrupted {
     /// The job.
     pub serial: Serial,
-    /// Of its processes.
+    /// Identification of its processes.
     pub traces: Traces,
 }
 
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// By itself or by a signal.
+    /// With an exit code or by a signal.
     Exit(Exit),
     /// It was never started.
     NotStarted(String),
@@ -228,13 +227,13 @@ enum Timer {
     Tell,
     Timeout,
     Grace,
-    /// The end of a job is told, durable or not.
+    /// The end of a job is reported, durable or not.
     End,
     Retain,
 }
 
 impl Ended {
-    /// As it stands in events: the code, the signal's number below zero, or -1.
+    /// The code in events: the exit code, the negative signal number, or -1.
     fn code(&self) -> i32 {
         match self {
             Ended::Exit(Exit::Code(code)) => *code,
@@ -244,14 +243,14 @@ impl Ended {
     }
 }
 
-/// Counts of jobs.
+/// Numbers of jobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Waiting.
+    /// Pending.
     pub pending: usize,
-    /// At work.
+    /// Running.
     pub running: usize,
-    /// Over, and still known.
+    /// Finished and retained.
     pub finished: usize,
 }
 
@@ -261,36 +260,36 @@ pub struct Dispatcher {
     limits: Limits,
     jobs: BTreeMap<Serial, Job>,
     ids: HashMap<String, Serial>,
-    /// Jobs of each queue that are not over, in the order in which they came; only the first may run.
+    /// Unfinished jobs of each queue, in order of submission; only the first may run.
     queues: BTreeMap<String, BTreeSet<Serial>>,
     pending: BTreeSet<Serial>,
-    /// Pending jobs that wait for nothing but room.
+    /// Pending jobs that wait only for a free slot.
     startable: BTreeSet<Serial>,
-    /// Jobs whose turn has come.
+    /// Jobs that have started.
     running: BTreeSet<Serial>,
-    /// Jobs that are over, but not durably so.
+    /// Jobs that have ended, but not durably.
     ended: BTreeSet<Serial>,
     finished: VecDeque<Serial>,
-    /// Finished jobs that never ran, which are retained apart.
+    /// Finished jobs that never ran, which are retained separately.
     cancelled: VecDeque<Serial>,
     last_serial: Serial,
     timers: Deadlines<(Serial, Timer)>,
     effects: VecDeque<Effect>,
     stopping: bool,
-    /// Whether jobs outlive the daemon.
+    /// Whether jobs survive the daemon.
     durable: bool,
-    /// Why nothing can be kept, where that is so.
+    /// Why nothing can be persisted, if so.
     no_storage: Option<String>,
-    /// Jobs that are over and whose outcome could not be kept.
+    /// Ended jobs whose outcome could not be persisted.
     unkept: BTreeSet<Serial>,
-    /// Seconds that the daemons before this one ran, as far as the journal says, and when this one
-    /// took over.
+    /// Total uptime of previous daemons in seconds, according to the journal, and the start of this
+    /// one.
     uptime_before: u64,
     began: Instant,
 }
 
 impl Dispatcher {
-    /// A dispatcher without jobs; `durable` says whether jobs outlive the daemon.
+    /// Creates a dispatcher without jobs; `durable` states whether jobs survive the daemon.
     pub fn new(limits: Limits, durable: bool) -> Dispatcher {
         Dispatcher {
             limits,
@@ -315,7 +314,7 @@ impl Dispatcher {
         }
     }
 
-    /// Other limits from now on; jobs that there are keep those of their logs.
+    /// Changes the limits; existing jobs retain the limits of their logs.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
         self.forget_surplus();
@@ -327,24 +326,24 @@ impl Dispatcher {
         &self.limits
     }
 
-    /// What is to be done next.
+    /// The next action.
     pub fn next_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }
 
-    /// When [`Dispatcher::on_deadline`] wants to be called.
+    /// When [`Dispatcher::on_deadline`] must be called.
     pub fn due(&self) -> Option<Instant> {
         self.timers.next()
     }
 
-    /// How many jobs there are.
+    /// Numbers of jobs.
     pub fn counts(&self) -> Counts {
         let (pending, running) = (self.pending.len(), self.running.len());
         Counts { pending, running, finished: self.finished.len() + self.cancelled.len() }
     }
 
-    /// Takes jobs in, all of them or none. Their numbers, in order; they are jobs when
-    /// [`Dispatcher::kept`] says so of each, and then the submitter is to be told first.
+    /// Accepts all jobs or none. Returns their serials in order; each becomes a job with
+    /// [`Dispatcher::kept`], after which the submitter gets a reply first.
     pub fn submit(&mut self, batch: Vec<Submission>) -> Result<Vec<Serial>, Refusal> {
         if self.stopping {
             return Err(Refusal::new(ErrorCode::Internal, "the daemon is stopping"));
@@ -395,7 +394,7 @@ impl Dispatcher {
         serial
     }
 
-    /// Gives a job that waits its places.
+    /// Adds a pending job to the indexes.
     fn admit(&mut self, mut job: Job) {
         let serial = job.head.serial;
         job.replaces = self.ids.insert(job.head.id.clone(), serial);
@@ -446,7 +445,7 @@ impl Dispatcher {
         }
     }
 
-    /// What was to be kept of a job is durable.
+    /// A step of a job is durable.
     pub fn kept(&mut self, serial: Serial, step: Step, now: Moment) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         match (step, &job.state) {
@@ -459,7 +458,8 @@ impl Dispatcher {
                     self.forget(over);
                 }
                 if self.stopping && (recorded || !self.durable) {
-                    // The record says that it ran, so no other daemon will run it, or there is none.
+                    // The record states that it ran, so no other daemon will run it, or there is no
+                    // record.
                     self.end(serial, Cause::Stopped, now);
                 } else if self.stopping {
                     self.wait_again(serial);
@@ -477,7 +477,7 @@ impl Dispatcher {
             (Step::Finish, State::Finished) => {
                 self.unkept.remove(&serial);
             }
-            // It was brought to its end meanwhile.
+            // It was ended meanwhile.
             (
                 Step::File | Step::Start | Step::Finish,
                 State::Filed { .. }
@@ -490,12 +490,12 @@ impl Dispatcher {
         }
     }
 
-    /// What was to be kept of a job is not.
+    /// A step of a job could not be made durable.
     pub fn not_kept(&mut self, serial: Serial, step: Step) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         match (step, &job.state) {
             (Step::File, State::Filed { .. }) => {
-                // A record of it may be there all the same.
+                // A record of it may exist nevertheless.
                 self.effects.push_back(Effect::Forget { serial });
                 let (id, over) = (job.head.id.clone(), job.replaces.take());
                 self.running.remove(&serial);
@@ -512,7 +512,7 @@ impl Dispatcher {
                 self.wait_again(serial);
                 self.start_what_may();
             }
-            // It is tried again, and told when it is durable, or when it has waited for too long.
+            // It is retried, and reported when it is durable, or after a time limit.
             (Step::Finish, State::Ended(_) | State::Finished) => {
                 self.unkept.insert(serial);
             }
@@ -528,7 +528,7 @@ impl Dispatcher {
         }
     }
 
-    /// A job whose turn had come waits for it again.
+    /// A job that was chosen to start is pending again.
     fn wait_again(&mut self, serial: Serial) {
         if let Some(job) = self.jobs.get_mut(&serial) {
             job.state = State::Pending;
@@ -538,13 +538,14 @@ impl Dispatcher {
         }
     }
 
-    /// Whether things can be kept, or why not: without that no job is taken in and none begins.
+    /// Sets whether records can be persisted, or why not: without storage no job is accepted and
+    /// none starts.
     pub fn set_storage(&mut self, standing: Result<(), String>) {
         self.no_storage = standing.err();
         self.start_what_may();
     }
 
-    /// The storage is tried again: what could not be kept is given once more.
+    /// The storage is retried: returns failed records once more.
     pub fn keep_again(&mut self) {
         for serial in self.unkept.clone() {
             self.keep(serial, Step::Finish);
@@ -572,7 +573,7 @@ impl Dispatcher {
         }
     }
 
-    /// A process was started for the job: its number, and when that was as the kernel has it.
+    /// A process was started for the job: its number, and its start time according to the kernel.
     pub fn started(&mut self, serial: Serial, leader: (i32, String), mark: &str) {
         if let Some(job) = self.jobs.get_mut(&serial) {
             job.started(leader, mark);
@@ -580,17 +581,17 @@ impl Dispatcher {
         }
     }
 
-    /// What a job was asked to be, while it runs.
+    /// The submission of an active job.
     pub fn submission(&self, serial: Serial) -> Option<&Submission> {
         self.jobs.get(&serial).filter(|job| job.is_running()).map(|job| &job.asked)
     }
 
-    /// True while a job waits or runs.
+    /// Whether a job is pending or running.
     pub fn is_active(&self, serial: Serial) -> bool {
         self.jobs.get(&serial).is_some_and(Job::is_active)
     }
 
-    /// The current command of a job printed something.
+    /// Output of the current command of a job.
     pub fn printed(&mut self, serial: Serial, bytes: &[u8]) {
         let Some(job) = self.jobs.get_mut(&serial).filter(|job| job.is_running()) else { return };
         if bytes.is_empty() {
@@ -624,13 +625,13 @@ impl Dispatcher {
         }
     }
 
-    /// The current command of a job ended; `left_open` says that a process which it left behind
-    /// still holds its output.
+    /// The current command of a job ended; `left_open` states that a process which it left behind
+    /// still holds its output open.
     pub fn ended(&mut self, serial: Serial, ended: &Ended, left_open: bool, now: Moment) {
         if !self.jobs.get(&serial).is_some_and(Job::is_running) {
             return;
         }
-        // What is being ended is waited for.
+        // A job that is being killed is waited for.
         let is_ending = |job: &mut Job| job.ending().is_some();
         if left_open && !self.jobs.get_mut(&serial).is_some_and(is_ending) {
             self.remark(
@@ -649,7 +650,7 @@ impl Dispatcher {
             self.tell_later(serial);
         } else if let Some(ending) = job.ending() {
             ending.command_ended = true;
-            // The rest of the tree is asked for; whether it is gone comes back.
+            // Signals the rest of the tree; the result is reported.
             let kill = ending.kills > 0;
             self.effects.push_back(Effect::Signal { serial, kill });
             self.tell_later(serial);
@@ -658,8 +659,8 @@ impl Dispatcher {
         }
     }
 
-    /// No process of a job that is being ended lives any more. Says nothing while its command has
-    /// not been seen to end.
+    /// No process of a job that is being killed is alive. Ignored until the end of its command was
+    /// seen.
     pub fn tree_is_gone(&mut self, serial: Serial, now: Moment) {
         if let Some(job) = self.jobs.get_mut(&serial)
             && let Some(Ending { cause, command_ended: true, .. }) = job.ending().copied()
@@ -668,10 +669,10 @@ impl Dispatcher {
         }
     }
 
-    /// Ends jobs for the user `by`; returns the ids of those that were active. Their events follow.
+    /// Kills jobs for the user `by`; returns the ids of those that were active. Their events
+    /// follow.
     ///
-    /// # Errors
-    /// More ids than jobs can be known.
+    /// # Errors More ids than jobs can be known.
     pub fn kill(
         &mut self,
         ids: &[String],
@@ -720,8 +721,8 @@ impl Dispatcher {
         }
     }
 
-    /// Nothing new is started, and what runs is ended. What waits goes on waiting for the next
-    /// daemon, where jobs outlive this one.
+    /// Starts no more jobs, and ends running ones. Pending jobs remain for the next daemon, where
+    /// jobs survive.
     pub fn stop(&mut self, now: Moment) {
         self.stopping = true;
         let waits = self.pending.iter().filter(|_| !self.durable);
@@ -735,7 +736,7 @@ impl Dispatcher {
         }
     }
 
-    /// After [`Dispatcher::stop`]: what still runs is ended by force, now.
+    /// After [`Dispatcher::stop`]: kills running jobs now.
     pub fn hurry(&mut self, now: Moment) {
         for serial in self.ended.clone() {
             self.timers.set((serial, Timer::End), Some(now.instant));
@@ -745,7 +746,7 @@ impl Dispatcher {
         }
     }
 
-    /// True where nothing is left of [`Dispatcher::stop`] to wait for.
+    /// Whether [`Dispatcher::stop`] is complete.
     pub fn is_idle(&self) -> bool {
         let waits = self.pending.iter().any(|serial| {
             let filed = |job: &Job| matches!(job.state, State::Filed { .. });
@@ -799,7 +800,7 @@ impl Dispatcher {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         if let Some(Ending { cause, .. }) = job.ending().copied() {
             if cause == Cause::Interrupted {
-                // Only now: should this daemon die too, the next one finds the job as it was.
+                // Only now: should this daemon die too, the next one finds the job unchanged.
                 job.end_command(-1, true);
             }
             self.remark(serial, remark(cause));
@@ -821,13 +822,13 @@ impl Dispatcher {
         self.start_what_may();
     }
 
-    /// A daemon that stops has less of it.
+    /// Shorter during shutdown.
     fn end_patience(&self) -> Duration {
         let patience = self.limits.end_patience;
         if self.stopping { patience.min(STOP_PATIENCE) } else { patience }
     }
 
-    /// The end of a job is told: it is durable, or cannot be.
+    /// The end of a job is reported: it is durable, or cannot be.
     fn tell_end(&mut self, serial: Serial, now: Moment) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         self.ended.remove(&serial);
@@ -838,7 +839,7 @@ impl Dispatcher {
                 self.retain(serial, self.limits.retain_time, now);
                 self.forget_surplus();
             }
-            // It is not forgotten before that is told.
+            // It is not forgotten before it is reported.
             None => self.effects.push_back(Effect::PublishOutcome { serial }),
         }
     }
@@ -853,7 +854,7 @@ impl Dispatcher {
         self.timers.set((serial, Timer::Retain), Some(now.instant + time));
     }
 
-    /// The end of a job was told by the event of that number.
+    /// The end of a job was reported by the event with that number.
     pub fn told(&mut self, serial: Serial, seq: u64, now: Moment) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         let is_first = job.finished_seq.replace(seq).is_none();
@@ -863,8 +864,8 @@ impl Dispatcher {
         }
     }
 
-    /// The first finished job whose number is `from` or more and whose end was told before the event
-    /// of number `before`, or by another daemon.
+    /// The first finished job with serial `from` or more whose end was reported before event
+    /// `before`, or by a previous daemon.
     pub fn next_outcome(&self, from: Serial, before: u64) -> Option<(Serial, &str)> {
         let finished = self.jobs.range(from..).find(|(_, job)| {
             let is_finished = matches!(job.state, State::Finished);
@@ -873,13 +874,13 @@ impl Dispatcher {
         finished.map(|(serial, job)| (*serial, job.head.id.as_str()))
     }
 
-    /// What has to be read for the event that tells how a job ended.
+    /// The query for the finished event of a job.
     pub fn outcome_question(&self, serial: Serial) -> Option<OutcomeQuestion> {
         let job = self.jobs.get(&serial).filter(|job| !job.is_active())?;
         Some(OutcomeQuestion { ranges: job.ranges(), limit: job.piece_limit() })
     }
 
-    /// That event, from what was read; `Err` is why it could not be.
+    /// The finished event from the result of the query; `Err` is why it failed.
     pub fn outcome(&self, serial: Serial, read: Result<Vec<Excerpt>, String>) -> Option<JobEvent> {
         let job = self.jobs.get(&serial).filter(|job| !job.is_active())?;
         Some(job.outcome(read.unwrap_or_else(|why| {
@@ -906,7 +907,7 @@ impl Dispatcher {
         }
     }
 
-    /// Finished jobs beyond what is retained, the oldest first.
+    /// Forgets finished jobs beyond the limits, the oldest first.
     fn forget_surplus(&mut self) {
         let surplus = self.finished.len().saturating_sub(self.limits.retain_jobs);
         let most = MOST_CANCELLED.min(self.limits.retain_jobs);
@@ -940,9 +941,9 @@ impl Dispatcher {
         true
     }
 
-    /// Takes over what the journal says, before anything else: what waited waits again, what ran is
-    /// brought to its end and never run again by itself, what was finished is known as such.
-    /// `log_end` is where a job's log ends on disk.
+    /// Restores the jobs of the journal, before anything else: pending jobs are pending again,
+    /// running ones are ended and never run again automatically, finished ones are known. `log_end`
+    /// returns the end of a job's log on disk.
     pub fn restore(
         &mut self,
         loaded: &Loaded,
@@ -950,7 +951,7 @@ impl Dispatcher {
         now: Moment,
     ) -> Vec<Interrupted> {
         self.last_serial = self.last_serial.max(loaded.last_serial);
-        // Of each job the last word; it is complete in itself.
+        // The last record of each job is complete.
         let mut last: BTreeMap<Serial, JobRecord> = BTreeMap::new();
         for record in &loaded.records {
             if let Ok(record) = serde_json::from_str::<JobRecord>(&record.text) {
@@ -987,7 +988,7 @@ impl Dispatcher {
                 self.interrupt(serial, now);
                 interrupted.push(Interrupted { serial, traces });
             } else if loaded.damaged {
-                // A record that it began may be among what was lost.
+                // A record of its start may be among the lost ones.
                 self.end(serial, Cause::Doubtful, now);
             } else if let Some(job) = self.jobs.get(&serial) {
                 self.effects.push_back(Effect::Publish(job.pending_event()));
@@ -999,7 +1000,8 @@ impl Dispatcher {
         interrupted
     }
 
-    /// Logs a clock that stands far from the times of the journal. Nothing is forgotten for it.
+    /// Logs a clock that differs much from the times of the journal. Nothing is forgotten because
+    /// of it.
     fn warn_of_clock(&self, now: Moment) {
         let times = self.jobs.values().filter_map(|job| parse_rfc3339(job.latest_time()?));
         let Some(newest) = times.max() else { return };
@@ -1041,8 +1043,8 @@ impl Dispatcher {
         self.timers.set((serial, Timer::Grace), Some(now.instant + self.limits.kill_grace));
     }
 
-    /// The state of the first pending or running job whose number is `from` or more, for who comes
-    /// late: its log as far as it was told.
+    /// The current state of the first pending or running job with serial `from` or more: its log as
+    /// far as it was reported.
     pub fn present(&self, from: Serial) -> Option<(Serial, JobEvent)> {
         let mut from = from;
         loop {
@@ -1056,7 +1058,7 @@ impl Dispatcher {
         }
     }
 
-    /// The first pending job whose number is `from` or more.
+    /// The first pending job with serial `from` or more.
     pub fn present_pending(&self, from: Serial) -> Option<(Serial, JobEvent)> {
         self.pending.range(from..).find_map(|serial| {
             let event = self.jobs.get(serial)?.present()?;
@@ -1064,20 +1066,19 @@ impl Dispatcher {
         })
     }
 
-    /// How many jobs of each named queue wait or run.
+    /// Numbers of unfinished jobs of each named queue.
     pub fn queues(&self) -> Value {
         let queues = self.queues.iter().map(|(name, jobs)| (name.clone(), jobs.len().into()));
         Value::Object(queues.collect())
     }
 
-    /// The jobs that are known, by queue: the active ones in the order of their submission, then
-    /// the finished ones, the newest first. At most [`LIST_PAGE`] bytes of jobs, and one job at
-    /// least; `next` names the page that follows, if one does.
+    /// The known jobs, by queue: the active ones in order of submission, then the finished ones,
+    /// the newest first. At most [`LIST_PAGE`] bytes of jobs, but at least one job; `next` names
+    /// the next page, if any.
     ///
-    /// # Errors
-    /// `page` is no page that a list has named.
+    /// # Errors `page` is not the name of a page.
     pub fn list(&self, page: Option<&str>) -> Result<Value, Refusal> {
-        // The last job of the page before.
+        // The last job of the previous page.
         let (active_after, finished_before) = match page {
             None => (Some(0), Serial::MAX),
             Some(page) => read_page(page)
@@ -1113,7 +1114,7 @@ impl Dispatcher {
             last = Some(format!("{}{serial}", if job.is_active() { 'a' } else { 'f' }));
             entries.insert(*serial, (job, entry));
         }
-        // Within a page in the order in which the jobs came.
+        // Within a page in order of submission.
         let mut queues: Map<String, Value> = Map::new();
         queues.insert("no_queue".into(), json!({}));
         for (job, entry) in entries.into_values() {
@@ -1128,7 +1129,7 @@ impl Dispatcher {
         Ok(reply)
     }
 
-    /// What is to be asked of the store for a part of a job's log.
+    /// The query for a part of a job's log.
     pub fn log_question(
         &self,
         id: &str,
@@ -1142,7 +1143,7 @@ impl Dispatcher {
         Ok(job.log_question(offset, usize::try_from(length).unwrap_or(usize::MAX)))
     }
 
-    /// A name for a job that was given none: its program and a number that no job has had.
+    /// Generates an id for a job without one: its program and an unused number.
     pub fn new_id(&self, program: &str) -> String {
         const MOST: usize = 24;
         let name = program.rsplit('/').next().unwrap_or_default();
@@ -1162,12 +1163,12 @@ impl Dispatcher {
         self.jobs.values().find(is_it).map(|job| (job.head.serial, job.head.id.as_str()))
     }
 
-    /// True for a job that is not durable yet.
+    /// Whether a job is not durable yet.
     pub fn is_filed(&self, serial: Serial) -> bool {
         self.jobs.get(&serial).is_some_and(|job| matches!(job.state, State::Filed { .. }))
     }
 
-    /// The number of the job of that id.
+    /// The serial of the job with that id.
     pub fn find(&self, id: &str) -> Result<Serial, Refusal> {
         let serial = self.ids.get(id).copied();
         let is_filed = |serial: &Serial| {

@@ -1,7 +1,7 @@
-//! The processes of jobs: starting them, reading what they print, learning how they end.
+//! The processes of jobs: start, output, exit.
 //!
-//! The thin shell around the dispatcher's state machine. Nothing here waits: the pipe is
-//! non-blocking, and a program that could not be started is learned of when its process has ended.
+//! The I/O around the dispatcher's state machine. Nothing here blocks: the pipe is non-blocking,
+//! and a failed start is reported after the child's exit.
 
 use std::ffi::{CString, OsStr};
 use std::io::{self, Read};
@@ -20,7 +20,7 @@ use crate::sys::process_tree::MARK_NAME;
 use crate::sys::spawn::{self, Child, Program, Report, RunAs, Step};
 use crate::wording::without_errno;
 
-/// What every job finds around it.
+/// Environment common to all jobs.
 #[derive(Debug)]
 pub struct Environment {
     home: Option<CString>,
@@ -29,11 +29,11 @@ pub struct Environment {
     limit: Option<DescriptorLimit>,
 }
 
-/// Where programs are looked for, whatever the daemon's own environment says.
+/// `PATH` of jobs, independent of the daemon's.
 const PATH: &str = "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin";
 
 impl Environment {
-    /// `home` and `user` are those of the daemon itself.
+    /// `home` and `user` are the daemon's own.
     pub fn new(home: &Path, user: &str, limit: Option<DescriptorLimit>) -> io::Result<Environment> {
         let home = CString::new([b"HOME=", home.as_os_str().as_bytes()].concat())?;
         let user = CString::new(format!("USER={user}"))?;
@@ -46,33 +46,33 @@ impl Environment {
     }
 }
 
-/// A command at work.
+/// A running command.
 #[derive(Debug)]
 pub struct Process {
-    /// The process that was started.
+    /// The started process.
     pub pid: Pid,
     output: Option<Receiver>,
     report: Report,
-    /// How it ended, once that is known.
+    /// Its exit, once known.
     pub exit: Option<Exit>,
 }
 
-/// What a read of the output gave.
+/// Result of reading the output.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
-    /// So many bytes, in the buffer; there may be more.
+    /// This many bytes in the buffer; there may be more.
     Read(usize),
-    /// Nothing now.
+    /// Nothing available.
     Blocked,
-    /// Nobody holds the other end any more.
+    /// The pipe is closed.
     End,
 }
 
-/// The most that is read at once, in bytes: what a pipe holds.
+/// Bytes read at once: the size of a pipe.
 pub(super) const READ: usize = 64 * 1024;
 
 impl Process {
-    /// Starts a command of a job. An error is the reason why it could not even be tried.
+    /// Starts a command of a job. An error means that no attempt was possible.
     pub fn start(
         command: &Command,
         asked: &Submission,
@@ -113,7 +113,7 @@ impl Process {
         Ok(Process { pid, output, report, exit: None })
     }
 
-    /// The pipe, for the reactor, while it is open.
+    /// The pipe, for registration, while it is open.
     pub fn output(&mut self) -> Option<&mut Receiver> {
         self.output.as_mut()
     }
@@ -136,12 +136,12 @@ impl Process {
         }
     }
 
-    /// Gives the pipe away, for it to be let go by whoever registered it.
+    /// Takes the pipe, to be unregistered by the owner of the registration.
     pub fn take_output(&mut self) -> Option<Receiver> {
         self.output.take()
     }
 
-    /// After the end: why the program could not be started, if so.
+    /// After the end: why the program could not be started.
     pub fn start_failure(self, command: &Command, asked: &Submission) -> Option<String> {
         let (step, error) = self.report.failure()?;
         let is_unknown = error.kind() == io::ErrorKind::NotFound;

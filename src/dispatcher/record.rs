@@ -1,5 +1,4 @@
-//! A job as it stands in the journal: complete in each record, so that any one of them is enough to
-//! know what the job was.
+//! A job's record in the journal: complete, so that any one of them describes the job.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +19,7 @@ pub(super) struct JobRecord {
     pub(super) serial: u64,
     pub(super) is: Kind,
     pub(super) id: String,
-    /// As lines: [`Command::from_recorded`] gives the same words again.
+    /// As lines: [`Command::from_recorded`] restores the words.
     pub(super) commands: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) queue: Option<String>,
@@ -38,9 +37,9 @@ pub(super) struct JobRecord {
     pub(super) submitted_by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) nonce: Option<String>,
-    /// Bytes kept of its output.
+    /// Maximum size of its stored output, in bytes.
     pub(super) log_limit: usize,
-    /// It was to be run at once: it may have been, even if no record says so.
+    /// It was to start at once: it may have run, even without a record of its start.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) starts: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,7 +48,7 @@ pub(super) struct JobRecord {
     pub(super) outcome: Option<OutcomeRecord>,
 }
 
-/// Whom it runs as.
+/// User of a job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Who {
@@ -57,46 +56,46 @@ pub(super) enum Who {
     Name(String),
 }
 
-/// How far it has come.
+/// Progress of a job.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Progress {
-    /// RFC 3339; empty where it never began.
+    /// RFC 3339; empty if it never started.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) time_started: String,
-    /// Of the commands that ended.
+    /// Return codes of ended commands.
     #[serde(default)]
     pub(super) codes: Vec<i32>,
-    /// Where the output of each command that began begins in all that the job printed, in bytes.
+    /// Offsets in the job's output at which the output of each started command begins.
     #[serde(default)]
     pub(super) begins: Vec<u64>,
     /// Ranges of its output that are remarks of the dispatcher.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) remarks: Vec<std::ops::Range<u64>>,
-    /// Number and start of the processes that were started for it.
+    /// Number and start of its leader processes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) leaders: Vec<(i32, String)>,
-    /// What is in the environment of all of them.
+    /// The mark in the environment of all its processes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) mark: String,
 }
 
-/// How it ended.
+/// Outcome of a job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct OutcomeRecord {
     /// RFC 3339.
     pub(super) time_finished: String,
-    /// Running time of the daemons of this journal until then, in seconds: unlike `time_finished` it
-    /// says how old the outcome is whatever the clock does.
+    /// Total uptime of the daemons of this journal at that time, in seconds: unlike `time_finished`
+    /// independent of clock changes.
     #[serde(default)]
     pub(super) uptime: u64,
-    /// Bytes that it printed.
+    /// Number of bytes printed.
     pub(super) total: u64,
-    /// Of those, told by running events.
+    /// Number of those reported by running events.
     pub(super) told: u64,
-    /// Fields of its class, as the finished event has them.
+    /// Fields of its class in the finished event.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub(super) fields: Map<String, Value>,
-    /// Without fields in records of earlier versions.
+    /// Empty in records of earlier versions.
     #[serde(default)]
     pub(super) outcome: Outcome,
 }
@@ -106,7 +105,7 @@ impl JobRecord {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// What it was asked to be; `None` where that makes no sense any more.
+    /// The submission; `None` if it is no longer valid.
     pub(super) fn submission(&self) -> Option<Submission> {
         let commands = self.commands.iter().map(|line| Command::from_recorded(line).ok().flatten());
         Some(Submission {
@@ -125,7 +124,7 @@ impl JobRecord {
         })
     }
 
-    /// What its processes can be known by.
+    /// Identification of its processes.
     pub(super) fn traces(&self) -> Traces {
         let progress = self.progress.clone().unwrap_or_default();
         Traces { leaders: progress.leaders, mark: progress.mark }

@@ -1,4 +1,4 @@
-//! What a client asks for when it wants a job, read and checked before anything is done.
+//! Job submissions, parsed and validated before anything is done.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::command::Command;
 use crate::sys::spawn::RunAs;
 use crate::wire::{ErrorCode, Refusal, decimal, encoded_len};
 
-/// A job that is asked for.
+/// A submitted job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Submission {
     /// 1 to 128 bytes without control characters.
@@ -19,43 +19,44 @@ pub struct Submission {
     pub commands: Vec<Command>,
     /// Jobs of one queue run one at a time.
     pub queue: Option<String>,
-    /// How long the whole chain may run.
+    /// Time limit of the whole chain.
     pub timeout: Option<Duration>,
-    /// Where it runs.
+    /// Working directory.
     pub cwd: Option<String>,
-    /// Variables beside the fixed ones.
+    /// Variables in addition to the fixed ones.
     pub env: BTreeMap<String, String>,
-    /// Whom it runs as; the daemon's own user where nothing is said.
+    /// User of the job; the daemon's own by default.
     pub user: Option<RunAs>,
-    /// By which its submitter knows it again: what is submitted twice with it is one job.
+    /// Idempotency key: submissions of one user with the same nonce are one job.
     pub nonce: Option<String>,
     /// Name of the user who submitted it.
     pub submitted_by: Option<String>,
 }
 
-/// Bounds on what is asked for.
+/// Limits of a submission.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Commands of one job.
     pub max_commands: usize,
-    /// Bytes of JSON that the commands of one job take together.
+    /// Maximum size of the commands of one job together, in bytes of JSON.
     pub max_command_bytes: usize,
 }
 
-/// Jobs of one `run`: each is read, recorded and published in one turn of the loop.
+/// Maximum number of jobs of one `run`: each is parsed, recorded and published in one turn of the
+/// loop.
 const BATCH: usize = 256;
-/// The longest id, and the longest name of a queue, in bytes.
+/// Maximum length of an id and of a queue name, in bytes.
 const NAME: usize = 128;
-/// The longest directory, in bytes (`PATH_MAX` of both systems is at least this).
+/// Maximum length of a directory, in bytes (`PATH_MAX` of both systems is at least this).
 const DIRECTORY: usize = 1024;
-/// Bytes of all variables together.
+/// Maximum size of all variables together, in bytes.
 const ENVIRONMENT: usize = 32 * 1024;
-/// Ten years: longer waits overflow some clocks.
+/// Ten years: longer times overflow some clocks.
 const LONGEST: u64 = 10 * 365 * 86_400;
 
-/// Reads `run`: every key but `action` is an id, its value a command or a list of them.
+/// Parses `run`: every key but `action` is an id, its value a command or a list of commands.
 pub fn read_run(args: &Map<String, Value>, bounds: Bounds) -> Result<Vec<Submission>, Refusal> {
-    // `action` is one of them.
+    // `action` is one of the keys.
     if args.len() > BATCH + 1 {
         let why = format!("{} jobs in one request; {BATCH} are allowed", args.len() - 1);
         return Err(Refusal::new(ErrorCode::TooLarge, why));
@@ -86,7 +87,7 @@ pub fn read_run(args: &Map<String, Value>, bounds: Bounds) -> Result<Vec<Submiss
     Ok(batch)
 }
 
-/// Reads `submit`; `new_id` names a job of that program where the client gives no id.
+/// Parses `submit`; `new_id` generates an id for a job of that program where the client gives none.
 pub fn read_submit(
     args: &Map<String, Value>,
     new_id: impl FnOnce(&str) -> String,
@@ -137,7 +138,7 @@ impl Submission {
         }
         let given = id.clone().unwrap_or_else(|| "without id".to_owned());
         let too_large = |why: String| Err(Refusal::new(ErrorCode::TooLarge, why));
-        // Before anything is made of them.
+        // Before they are parsed.
         let (number, bytes) = commands
             .iter()
             .map(size)
@@ -202,11 +203,11 @@ impl Submission {
     }
 }
 
-/// Bytes that a command takes at least.
+/// Minimum number of bytes of a command.
 fn size(command: &Value) -> usize {
     match command {
         Value::String(line) => line.len(),
-        // With the space between two words.
+        // Including the space between two words.
         Value::Array(words) => words.iter().map(|word| 1 + word.as_str().map_or(0, str::len)).sum(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => 0,
     }
@@ -222,7 +223,7 @@ fn text<'a>(args: &'a Map<String, Value>, key: &str) -> Result<Option<&'a str>, 
     }
 }
 
-/// Refuses what can be no id of a job, and no name of a queue; `what` says which of them it is.
+/// Rejects text that cannot be a job's id or a queue's name; `what` names which of them it is.
 pub fn check_name(what: &str, name: &str) -> Result<(), Refusal> {
     if name.is_empty() || name.len() > NAME || name.chars().any(char::is_control) {
         let why = format!("{what} {name:?} must have 1 to {NAME} bytes and no control characters");
@@ -240,8 +241,8 @@ fn read_timeout(args: &Map<String, Value>) -> Result<Option<Duration>, Refusal> 
     }
 }
 
-/// Reads `user`: a name, or a number that is a JSON number or a string of decimal digits without
-/// leading zeros. Digits are never a name, and a sign or a blank makes neither.
+/// Parses `user`: a name, or a number that is a JSON number or a string of decimal digits without
+/// leading zeros. Digits are never a name, and a sign or a blank is invalid in both.
 fn read_user(args: &Map<String, Value>) -> Result<Option<RunAs>, Refusal> {
     let number = match args.get("user") {
         None | Some(Value::Null) => return Ok(None),
@@ -260,8 +261,8 @@ fn read_user(args: &Map<String, Value>) -> Result<Option<RunAs>, Refusal> {
     number.map(|number| Some(RunAs::Number(number))).ok_or_else(|| Refusal::bad_request(why))
 }
 
-/// True for a name that a file of accounts can hold: passwd(5) has colons between fields and gives a
-/// first `+` or `-` another meaning.
+/// Whether a file of accounts can contain the name: passwd(5) separates fields by colons, and gives
+/// a leading `+` or `-` another meaning.
 fn is_user_name(name: &str) -> bool {
     let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !":/,".contains(c);
     check_name("user", name).is_ok() && !name.starts_with(['+', '-']) && name.chars().all(is_plain)

@@ -11,11 +11,11 @@ struct Driver {
     /// Wall-clock time at the start.
     epoch: SystemTime,
     elapsed: Duration,
-    /// What was to be done and has not been looked at.
+    /// Effects that were not examined yet.
     done: Vec<Effect>,
     /// Records become durable at once.
     keeps: bool,
-    /// Those that did, in order.
+    /// Durable records, in order.
     records: Vec<Value>,
 }
 
@@ -76,7 +76,7 @@ impl Driver {
         (driver, interrupted)
     }
 
-    /// Does what follows, as the daemon does.
+    /// Carries out effects like the daemon.
     fn settle(&mut self) {
         while let Some(effect) = self.dispatcher.next_effect() {
             match effect {
@@ -157,7 +157,7 @@ impl Driver {
         self.settle();
     }
 
-    /// What is to be done, a word each; events as `state:id`.
+    /// The effects, one word each; events as `state:id`.
     fn effects(&mut self) -> Vec<String> {
         let mut shown = vec![];
         for effect in self.done.drain(..) {
@@ -184,7 +184,7 @@ impl Driver {
         shown
     }
 
-    /// The `args` of the events that are to be published.
+    /// The `args` of published events.
     fn events(&mut self) -> Vec<Value> {
         let mut events = vec![];
         for effect in self.done.drain(..) {
@@ -195,7 +195,7 @@ impl Driver {
         events
     }
 
-    /// What was appended to logs.
+    /// Output appended to logs.
     fn logged(&mut self) -> String {
         let mut logged = String::new();
         for effect in self.done.drain(..) {
@@ -211,14 +211,14 @@ impl Driver {
 #[test]
 fn the_longest_chain_that_is_taken_fits_into_an_event() {
     const MAX_EVENT: usize = 64 * 1024;
-    // As the configuration allows them.
+    // The limits of the configuration.
     let max_commands = MAX_EVENT / 256;
     let limits = Limits { max_commands, max_event: MAX_EVENT, ..limits() };
     let mut d = Driver::new();
     d.dispatcher = Dispatcher::new(limits, true);
     let length = limits.bounds().max_command_bytes / max_commands;
-    // All keys of their own, each as long as it may be (a backslash takes two bytes in JSON), and
-    // two equal ones so that there is the list as well.
+    // All keys distinct, each of maximum length (a backslash takes two bytes in JSON), and two
+    // equal ones so that the list is included.
     let command = |n| format!("{n:04}{}", "\\".repeat((length - 4) / 4 * 2));
     let mut chain: Vec<String> = (1..max_commands).map(command).collect();
     chain.push(chain[0].clone());
@@ -422,7 +422,7 @@ fn a_process_that_is_ended_with_its_job_was_not_left_behind() {
 fn list_has_pages_of_bounded_size_that_are_complete_together() {
     let mut d = Driver::new();
     d.dispatcher.limits.max_pending = 1000;
-    // Each needs twice its length as JSON.
+    // Each takes twice its length as JSON.
     let long = format!("x '{}'", "\"".repeat(2000));
     let mut asked = Vec::new();
     for number in 0..200 {
@@ -447,7 +447,7 @@ fn list_has_pages_of_bounded_size_that_are_complete_together() {
     assert!(pages > 5, "{pages}");
     let (mut active, mut finished): (Vec<_>, Vec<_>) =
         listed.into_iter().partition(|(_, state)| state != "finished");
-    // Finished jobs come on the last pages, and each page is in the order of the jobs.
+    // Finished jobs are on the last pages, and each page is in the order of the jobs.
     active.append(&mut finished);
     let ids: Vec<&String> = active.iter().map(|(id, _)| id).collect();
     let order: Vec<&String> = asked[2..].iter().chain(&asked[..2]).collect();
@@ -527,7 +527,7 @@ fn a_stop_while_jobs_are_being_filed_begins_none_and_comes_to_its_end() {
         d.keeps = false;
         d.submit(json!({"id": "b", "commands": ["x"], "queue": "q"}));
         d.submit(json!({"id": "c", "commands": ["x"]}));
-        // The turn of "b" comes before it is durable.
+        // "b" is chosen before it is durable.
         d.exit(1, 0);
         d.stop();
         d.effects();
@@ -580,7 +580,7 @@ fn nothing_has_an_effect_before_it_is_durable() {
         d.settle();
         d.effects()
     };
-    // What is run at once says so in its first record; what waits has another one for that.
+    // A job that starts at once says so in its first record; a pending one gets another record.
     assert_eq!(kept(&mut d, 1, Step::File), ["pending:a", "start 1.0", "running:a"]);
     assert_eq!(kept(&mut d, 3, Step::File), ["pending:c"]);
     d.exit(1, 0);
@@ -618,7 +618,7 @@ fn what_cannot_be_kept_is_refused_or_waits_and_an_end_is_told_late() {
     d.pass(1);
     assert_eq!(d.effects(), ["finished:a"], "nobody waits for ever");
     assert_eq!(d.dispatcher.counts(), Counts { pending: 1, running: 1, finished: 1 });
-    // It is back: what could not be kept is given again.
+    // The storage is back: failed records are returned again.
     d.dispatcher.keep_again();
     d.settle();
     assert_eq!(d.effects(), ["keep 1 Finish"]);
@@ -666,7 +666,7 @@ fn after_a_crash_what_waited_runs_what_ran_does_not_and_what_was_over_is_known()
         d.exit(1, 3);
         d.events().into_iter().find(|event| event["state"] == "finished").unwrap()
     };
-    // The daemon is killed here. "waits" has had its turn with the end of "over".
+    // The daemon is killed here. "waits" was chosen at the end of "over".
     let records: Vec<Value> = d.records.iter().filter(|r| r["id"] != "waits").cloned().collect();
     let waits = d.records.iter().find(|r| r["id"] == "waits" && r["is"] == "filed").cloned();
     let records: Vec<Value> = records.into_iter().chain(waits).collect();
@@ -685,7 +685,7 @@ fn after_a_crash_what_waited_runs_what_ran_does_not_and_what_was_over_is_known()
     );
     assert_eq!((next.env["A"].as_str(), next.queue.as_deref()), ("1", Some("q")));
     assert_eq!(next.user, Some(crate::sys::spawn::RunAs::Name("nobody".into())));
-    // Its processes are gone: it is over, and its log is read for the event.
+    // Its processes have ended: it has ended, and its log is read for the event.
     d.gone(2);
     assert_eq!(d.effects()[..2], ["release 2", "publish outcome 2"]);
     let question = d.dispatcher.outcome_question(2).unwrap();
@@ -697,7 +697,7 @@ fn after_a_crash_what_waited_runs_what_ran_does_not_and_what_was_over_is_known()
     let event = Event::Job(d.dispatcher.outcome(2, Ok(pieces)).unwrap());
     assert_eq!(args(&event)["return_codes/x"], "0");
     assert_eq!(args(&event)["return_codes/y"], "-1");
-    // The other one can be told again as it was.
+    // The other one can be reported again unchanged.
     let question = d.dispatcher.outcome_question(1).unwrap();
     assert_eq!(question.ranges[0], 0..4);
     let piece = Excerpt::from_ends(100, 4, "out\n".into(), String::new());
@@ -804,7 +804,7 @@ fn finished_jobs_are_kept_by_number_and_by_age() {
 #[test]
 fn retention_after_a_restart_follows_running_time_not_the_clock() {
     let mut d = Driver::new();
-    // The first daemon has run for a while, and another one before it.
+    // The first daemon has run for a while, after a previous one.
     d.dispatcher.uptime_before = 1000;
     d.pass(10_000);
     for (id, serial) in [("a", 1), ("b", 2)] {
@@ -818,7 +818,7 @@ fn retention_after_a_restart_follows_running_time_not_the_clock() {
         let fresh = Driver { epoch: clock, ..Driver::new() };
         let (mut d, _) = Driver::restarted_with(&d.records, Loaded::default(), fresh);
         assert_eq!(d.dispatcher.counts().finished, 2, "clock at {clock:?}");
-        // "a" was over for 40 s when "b" ended, of the 100 s that it is kept.
+        // "a" had ended 40 s before "b", of the 100 s that it is retained.
         d.pass(59_999);
         assert_eq!(d.dispatcher.counts().finished, 2, "clock at {clock:?}");
         d.pass(1);
@@ -958,7 +958,7 @@ fn outcome_is_in_the_journal_and_older_records_are_still_read() {
         |d: &Driver, id: &str| d.dispatcher.list(None).unwrap()["jobs"]["no_queue"][id].clone();
     assert_eq!(entry(&restarted, "new"), entry(&d, "new"));
     assert_eq!(entry(&d, "new")["failed_command"], 0);
-    // As an earlier version wrote them.
+    // In the form of an earlier version.
     let mut old = d.records.clone();
     for outcome in old.iter_mut().filter_map(|record| record["outcome"].as_object_mut()) {
         outcome.remove("outcome");

@@ -1,4 +1,4 @@
-//! What may hang, in children of our own, and the loop's end of it.
+//! Helper processes for calls that may block, and their state machines in the loop.
 
 pub mod accounts;
 pub mod store;

@@ -1,8 +1,8 @@
-//! What the daemon and its accounts helper say to each other, and how that becomes bytes.
+//! Messages between the daemon and its accounts helper, and their encoding.
 //!
-//! Both ends are one program (the helper is forked), so the form is ours alone: length, kind, the
-//! number of the question, and what is asked or answered. A password travels as it is, and every
-//! buffer that it stood in is wiped.
+//! Both ends are one program (the helper is forked), so the format is private: length, kind,
+//! request number, and the request or reply. A password is sent in clear, and every buffer that
+//! contained it is zeroized.
 
 use std::io::{self, Read};
 
@@ -10,31 +10,31 @@ use zeroize::Zeroizing;
 
 use super::RequestId;
 
-/// What is wanted.
+/// Kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The numbers of groups; [`super::Asked`] as JSON.
+    /// Look up numbers of groups; [`super::Asked`] as JSON.
     Groups,
-    /// What is known of users; a [`super::UsersQuestion`] as JSON.
+    /// Look up users; a [`super::UsersQuestion`] as JSON.
     Users,
-    /// Whether a password is right, or an account may be used; service, user, address and, for the
-    /// first, password, with NUL between them.
+    /// Verify a password, or check an account; service, user, address and, for the first, password,
+    /// separated by NULs.
     Check,
-    /// The addresses of a host; its name.
+    /// Look up the addresses of a host; its name.
     Host,
-    /// The check or host of that number is not wanted any more. Answered by an empty list.
+    /// Cancel the check or look-up with that number. The reply is an empty list.
     Forget,
 }
 
-/// The head of a message: length of the body, kind, number.
+/// Size of the header: length of the body, kind, number.
 const HEAD: usize = 4 + 1 + 8;
-/// The longest body, in bytes: some hundred thousand users.
+/// Maximum size of a body, in bytes: some hundred thousand users.
 const BODY: usize = 16 * 1024 * 1024;
 
-/// A message to the helper; wiped when it is dropped.
+/// A message to the helper; zeroized on drop.
 pub(super) type Frame = Zeroizing<Vec<u8>>;
 
-/// Puts a message together, in one allocation.
+/// Encodes a request, in one allocation.
 pub(super) fn order(kind: Kind, request: RequestId, parts: &[&[u8]]) -> Frame {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     let mut frame = Zeroizing::new(Vec::with_capacity(HEAD + length));
@@ -51,7 +51,7 @@ pub(super) fn order(kind: Kind, request: RequestId, parts: &[&[u8]]) -> Frame {
     frame
 }
 
-/// In the helper: reads the next message. `None` at the end, or where it makes no sense.
+/// In the helper: reads the next request. `None` at the end of the stream, or for an invalid one.
 pub(super) fn read_order(socket: &mut impl Read) -> io::Result<Option<(Kind, RequestId, Frame)>> {
     let mut head = [0; HEAD];
     match socket.read_exact(&mut head) {
@@ -76,7 +76,7 @@ pub(super) fn read_order(socket: &mut impl Read) -> io::Result<Option<(Kind, Req
     Ok(Some((kind, u64::from_le_bytes(request), body)))
 }
 
-/// In the helper: an answer, JSON.
+/// In the helper: encodes a reply, JSON.
 pub(super) fn report(request: RequestId, answer: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(12 + answer.len());
     bytes.extend(u32::try_from(answer.len()).unwrap_or(u32::MAX).to_le_bytes());
@@ -85,7 +85,7 @@ pub(super) fn report(request: RequestId, answer: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The first answer in `bytes` if it is whole, and how many bytes it took.
+/// The first complete reply in `bytes`, and its length.
 pub(super) fn take_report(bytes: &[u8]) -> Option<(RequestId, &[u8], usize)> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (request, rest) = rest.split_first_chunk::<8>()?;

@@ -1,15 +1,15 @@
-//! Accounts: a child that asks the system about users, groups and passwords, since that may hang;
-//! and the loop's end of it.
+//! Accounts helper: a child that looks up users, groups and passwords, which may block; and its
+//! state machine in the loop.
 //!
-//! A name service behind LDAP can take minutes, PAM delays a failure on purpose, and the modules
-//! that the C library loads for both take memory that a daemon would keep for ever. So a child has
-//! the trouble. It is forked when first needed and ends when nothing was asked for a while. It is
-//! forked and not executed anew for the reasons of [`crate::sys::fork`]; a clean memory would not
-//! keep anything from PAM's modules, which run as root and may read every file of ours.
+//! A name service behind LDAP can take minutes, PAM delays failures deliberately, and the modules
+//! that the C library loads for both use memory that a daemon would hold for ever. So a child calls
+//! them. It is forked on demand and ends when idle. It is forked without exec for the reasons of
+//! [`crate::sys::fork`]; a clean memory would not hide anything from PAM's modules, which run as
+//! root and may read every file of the daemon.
 //!
-//! Whatever it does not answer in time is answered for it: there is no answer, so nobody gets in. A
-//! look-up that hangs costs the helper its life. Passwords are checked side by side, each in a
-//! child of its own, a bounded number at once; others wait, a bounded number too.
+//! A request without a timely reply fails, so authentication is denied. A look-up that hangs gets
+//! the helper killed. Passwords are verified in parallel, each in a child of its own, a bounded
+//! number at once; a bounded number of others wait.
 //!
 //! [`Helper`] is a state machine: bytes, exits and time come in, bytes and [`Outcome`]s go out.
 
@@ -33,25 +33,26 @@ pub use worker::look_up_now;
 use crate::sys::account_state::AccountState;
 use crate::sys::fork::with_socket;
 
-/// The limits of the configuration that concern the helper.
+/// Limits of the helper.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long a look-up may take; after that the helper counts as hung.
+    /// Time limit of a look-up; beyond it the helper counts as hung.
     pub lookup: Duration,
-    /// How long a password check may take, waiting for its turn included.
+    /// Time limit of a password check, including the wait for its turn.
     pub check: Duration,
-    /// Password checks at once.
+    /// Maximum number of concurrent password checks.
     pub at_once: usize,
-    /// Password checks that may wait, and [`PROVEN`] times as many of accounts of keys.
+    /// Maximum number of waiting password checks, and 1/[`PROVEN`] of that of waiting account
+    /// checks.
     pub waiting: usize,
-    /// After such a time without a question the helper ends.
+    /// The helper ends after this time without a request.
     pub idle: Duration,
 }
 
-/// Number of a question, as its answer comes back under it.
+/// Number of a request, repeated in its reply.
 pub type RequestId = u64;
 
-/// Names of groups that are to be looked up.
+/// Names of groups to look up.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Asked {
     /// Groups with full access.
@@ -60,14 +61,14 @@ pub struct Asked {
     pub read: Vec<String>,
 }
 
-/// What was found of groups, and of the daemon's own user.
+/// Result of looking up groups and the daemon's own user.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accounts {
-    /// Numbers of the groups with full access that there are.
+    /// Numbers of the existing groups with full access.
     pub full: Vec<u32>,
-    /// Numbers of the groups with read access that there are.
+    /// Numbers of the existing groups with read access.
     pub read: Vec<u32>,
-    /// Groups that there are not.
+    /// Groups that do not exist.
     pub unknown: Vec<String>,
     /// Groups that could not be looked up, with the reason.
     pub failed: Vec<String>,
@@ -77,76 +78,76 @@ pub struct Accounts {
     pub home: PathBuf,
 }
 
-/// A user to be looked up.
+/// A user to look up.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Who {
     /// By number.
     Uid(u32),
     /// By name.
     Name(String),
-    /// By name, and PAM's account checks count too.
+    /// By name, including PAM's account checks.
     Proven {
         /// The name.
         name: String,
-        /// Where they proved it, for PAM: it may let somebody in from there and not from elsewhere.
+        /// Address of the peer, for PAM, whose decision may depend on it.
         from: String,
     },
 }
 
-/// What is asked of users.
+/// A look-up of users.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct UsersQuestion {
-    /// The PAM service whose account checks count too; empty for none.
+    /// The PAM service for account checks; empty for none.
     service: String,
     users: Vec<Who>,
 }
 
-/// A user as the system knows it.
+/// An account of the system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// Its name.
     pub name: String,
     /// Its number.
     pub uid: u32,
-    /// All groups that it is in.
+    /// All its groups.
     pub groups: Vec<u32>,
-    /// Whether it may be used.
+    /// Its status.
     pub state: AccountState,
 }
 
-/// What a look-up of users found, in the order of the question.
+/// Result of looking up a user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Found {
-    /// This one.
+    /// The account.
     Account(Account),
     /// There is no such user.
     Nobody,
-    /// It could not be found out, and why.
+    /// The look-up failed; the reason.
     Failed(String),
 }
 
-/// What became of a password.
+/// Result of a password check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
-    /// It is right, and the account may be used.
+    /// Right, and the account may be used.
     Right(Account),
-    /// It is wrong, or there is no such user.
+    /// Wrong, or there is no such user.
     Wrong,
-    /// It is right, and the account may not be used, for this reason.
+    /// Right, but the account must not be used; the reason.
     Refused(String),
-    /// It could not be checked, and why.
+    /// The check failed; the reason.
     Failed(String),
 }
 
-/// A password to be checked.
+/// A password to verify.
 pub struct Password {
     /// The PAM service.
     pub service: String,
     /// The user.
     pub user: String,
-    /// The secret.
+    /// The password.
     pub secret: Zeroizing<String>,
-    /// Address of whoever shows it, for PAM's modules and their logs.
+    /// Address of the peer, for PAM's modules and their logs.
     pub from: String,
 }
 
@@ -156,69 +157,70 @@ impl fmt::Debug for Password {
     }
 }
 
-/// So many wait already that it is not taken.
+/// The maximum number of checks is waiting.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooMany;
 
-/// Something for the owner.
+/// An action or result for the owner.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The answer to a question, as JSON.
+    /// The reply to a request, as JSON.
     Answer(RequestId, Vec<u8>),
-    /// There is none, and why.
+    /// The request failed; the reason.
     NoAnswer(RequestId, String),
-    /// Start a child, and say [`Helper::begun`] or [`Helper::ended`].
+    /// Start a child, and report [`Helper::begun`] or [`Helper::ended`].
     Begin,
-    /// Kill the child, whose exit is to be said with [`Helper::ended`].
+    /// Kill the child, and report its exit to [`Helper::ended`].
     Kill,
-    /// Close the child's socket; its exit is to be said with [`Helper::ended`].
+    /// Close the child's socket, and report its exit to [`Helper::ended`].
     Close,
 }
 
-/// How it stands.
+/// State of the helper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Condition {
-    /// There is no child, and nothing is asked.
+    /// There is no child and no request.
     Absent,
-    /// One is being started.
+    /// The child is being started.
     Beginning,
-    /// It answers.
+    /// The child is running.
     Working,
-    /// It was killed, or has nothing to do; its exit has not been seen.
+    /// The child was killed, or is idle; its exit has not been reported.
     Ending,
 }
 
-/// A check that waits for its turn.
+/// A waiting check.
 #[derive(Debug)]
 struct Waiting {
     request: RequestId,
     frame: Frame,
     end: Instant,
-    /// Whoever it is for showed a key. Strangers can ask for as many passwords to be checked as they
-    /// like, and who has a key does not wait behind them.
+    /// The client has proven a key. Unauthenticated clients can request any number of password
+    /// checks, and owners of keys do not wait behind those.
     is_proven: bool,
 }
 
-/// The loop's end of the helper.
+/// State machine of the helper.
 #[derive(Debug)]
 pub struct Helper {
     limits: Limits,
     condition: Condition,
     outgoing: VecDeque<Frame>,
-    /// Bytes of the first frame that are out already.
+    /// Bytes of the first frame that are written already.
     sent: usize,
     incoming: Vec<u8>,
-    /// Look-ups and checks that are on their way, by number, with what they are and their end.
+    /// Requests in flight, by number, with their kinds and deadlines.
     questions: BTreeMap<RequestId, (Kind, Instant)>,
-    /// Checks that wait for their turn: those of keys, then those of passwords.
+    /// Waiting checks: those of keys, then those of passwords.
     waiting: VecDeque<Waiting>,
     last_request: RequestId,
-    /// When something was asked or answered last.
+    /// Time of the last request or reply.
     busy: Instant,
     outcomes: VecDeque<Outcome>,
 }
 
-/// So many accounts of keys may wait for each password: only owners of keys can ask for these.
+/// Number of account checks that may wait for each password check: only owners of keys can request
+/// them.
 pub const PROVEN: usize = 16;
 const NO_RESOLVER: &str = "the name service does not answer";
 const SILENT: &str = "the accounts of this host do not answer";
@@ -227,7 +229,7 @@ const SILENT: &str = "the accounts of this host do not answer";
 pub fn begin(helper: &mut Helper) -> std::io::Result<(Pid, OwnedFd)> {
     let nothing = std::fs::File::open("/dev/null")?;
     with_socket(c"sysadm-accounts", nothing.into(), |socket, _| {
-        // Copies of passwords that wait to be sent, of which the child needs none.
+        // Copies of queued passwords, none of which the child needs.
         helper.outgoing.clear();
         helper.waiting.clear();
         worker::run(socket.into());
@@ -235,7 +237,7 @@ pub fn begin(helper: &mut Helper) -> std::io::Result<(Pid, OwnedFd)> {
 }
 
 impl Helper {
-    /// One without a child.
+    /// Creates a helper without a child.
     pub fn new(limits: Limits, now: Instant) -> Helper {
         Helper {
             limits,
@@ -251,31 +253,31 @@ impl Helper {
         }
     }
 
-    /// Other limits from now on.
+    /// Changes the limits.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
 
-    /// What it has for its owner.
+    /// The next action or result.
     pub fn next_outcome(&mut self) -> Option<Outcome> {
         self.outcomes.pop_front()
     }
 
-    /// Asks for groups; the answer is [`Accounts`].
+    /// Looks up groups; the reply is [`Accounts`].
     pub fn ask_for_groups(&mut self, asked: &Asked, now: Instant) -> RequestId {
         let asked = serde_json::to_vec(asked).unwrap_or_default();
         self.look_up(Kind::Groups, &asked, now)
     }
 
-    /// Asks for users; the answer is a list of [`Found`]. PAM is not asked where `service` is empty.
+    /// Looks up users; the reply is a list of [`Found`]. PAM is not used where `service` is empty.
     pub fn ask_for_users(&mut self, service: &str, users: &[Who], now: Instant) -> RequestId {
         let question = UsersQuestion { service: service.to_owned(), users: users.to_vec() };
         let question = serde_json::to_vec(&question).unwrap_or_default();
         self.look_up(Kind::Users, &question, now)
     }
 
-    /// Asks for the addresses of a host; the answer is a `Result<Vec<IpAddr>, String>`. One that
-    /// hangs holds up nobody else.
+    /// Looks up the addresses of a host; the reply is a `Result<Vec<IpAddr>, String>`. One that
+    /// hangs blocks no other.
     pub fn ask_for_addresses(&mut self, host: &str, now: Instant) -> RequestId {
         self.look_up(Kind::Host, host.as_bytes(), now)
     }
@@ -287,15 +289,15 @@ impl Helper {
         request
     }
 
-    /// Asks whether a password is right; the answer is a [`Verdict`].
+    /// Verifies a password; the reply is a [`Verdict`].
     pub fn check(&mut self, password: &Password, now: Instant) -> Result<RequestId, TooMany> {
         let Password { service, user, secret, from } = password;
         let (service, user, from) = (service.as_bytes(), user.as_bytes(), from.as_bytes());
         self.check_parts(&[service, b"\0", user, b"\0", from, b"\0", secret.as_bytes()], false, now)
     }
 
-    /// Asks whether an account may be used, for somebody who proved in another way who they are;
-    /// the answer is a [`Verdict`]. Without a `service` PAM is not asked.
+    /// Checks an account after authentication by other means; the reply is a [`Verdict`]. Without a
+    /// `service` PAM is not used.
     pub fn check_account(
         &mut self,
         service: &str,
@@ -359,7 +361,7 @@ impl Helper {
         }
     }
 
-    /// What is to be written to the child next.
+    /// Bytes to write to the child next.
     pub fn bytes(&self) -> &[u8] {
         match (self.condition, self.outgoing.front()) {
             (Condition::Working, Some(frame)) => frame.get(self.sent..).unwrap_or_default(),
@@ -370,7 +372,7 @@ impl Helper {
         }
     }
 
-    /// The child's socket took so many of them.
+    /// The child's socket has accepted this many of them.
     pub fn sent(&mut self, bytes: usize) {
         self.sent += bytes;
         if self.outgoing.front().is_some_and(|frame| frame.len() <= self.sent) {
@@ -379,7 +381,7 @@ impl Helper {
         }
     }
 
-    /// The child said something.
+    /// Bytes from the child.
     pub fn received(&mut self, bytes: &[u8], now: Instant) {
         if self.condition != Condition::Working {
             return;
@@ -406,7 +408,7 @@ impl Helper {
         self.condition = Condition::Working;
     }
 
-    /// The child has ended, or could not be started for the reason `why`.
+    /// The child has ended, or could not be started; the reason is `why`.
     pub fn ended(&mut self, why: &str, now: Instant) {
         if self.condition != Condition::Ending {
             self.fail_all(&format!("the accounts helper has ended: {why}"));
@@ -420,7 +422,7 @@ impl Helper {
         }
     }
 
-    /// All that is on its way has no answer.
+    /// Fails all requests in flight.
     fn fail_all(&mut self, why: &str) {
         for (request, (kind, _)) in std::mem::take(&mut self.questions) {
             if kind != Kind::Forget {
@@ -431,7 +433,7 @@ impl Helper {
         self.sent = 0;
     }
 
-    /// When [`Helper::on_deadline`] wants to be called.
+    /// When [`Helper::on_deadline`] must be called.
     pub fn due(&self) -> Option<Instant> {
         let asked = self.questions.values().map(|(_, end)| *end);
         let ends = asked.chain(self.waiting.iter().map(|waiting| waiting.end));
@@ -463,7 +465,7 @@ impl Helper {
                 self.questions.remove(&request);
                 let why = if kind == Kind::Host { NO_RESOLVER } else { SILENT };
                 self.outcomes.push_back(Outcome::NoAnswer(request, why.to_owned()));
-                // Answered at once by a helper that lives.
+                // A living helper replies to it at once.
                 let forget = self.number();
                 let frame = message::order(Kind::Forget, forget, &[&request.to_le_bytes()]);
                 self.order(Kind::Forget, forget, frame, now + self.limits.lookup, now);

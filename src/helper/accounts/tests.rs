@@ -1,4 +1,4 @@
-//! The loop's end of the helper, with made-up time and a child that is only told about.
+//! The state machine of the helper, with made-up time and a simulated child.
 
 use super::message::{Kind, read_order, report};
 use super::*;
@@ -42,16 +42,16 @@ impl Bench {
         self.helper.check(&Password { service, user, secret, from }, self.now)
     }
 
-    /// All that is wanted of the owner.
+    /// All actions and results.
     fn wanted(&mut self) -> Vec<Outcome> {
         std::iter::from_fn(|| self.helper.next_outcome()).collect()
     }
 
-    /// What a child would read now.
+    /// Requests that a child would read now.
     fn read(&mut self) -> Vec<(Kind, RequestId)> {
         let mut bytes = Vec::new();
         while !self.helper.bytes().is_empty() {
-            // As a socket may: a little at a time.
+            // A socket may accept a little at a time.
             bytes.push(self.helper.bytes()[0]);
             self.helper.sent(1);
         }
@@ -90,7 +90,7 @@ fn it_starts_when_first_asked_and_ends_when_idle() {
     assert_eq!(bench.wanted(), []);
     bench.at(61);
     assert_eq!(bench.wanted(), [Outcome::Close]);
-    // Asked just now: the next one answers.
+    // Just requested: the next one is replied to.
     let request = bench.ask();
     assert_eq!(bench.wanted(), []);
     bench.helper.ended("exit code 0", bench.now);
@@ -110,7 +110,7 @@ fn a_look_up_that_hangs_is_no_answer_and_costs_the_helper_its_life() {
     assert_eq!(bench.wanted(), []);
     bench.at(10);
     assert_eq!(bench.wanted(), [silent(look_up), silent(check), Outcome::Kill]);
-    // What it still says is of no interest.
+    // Later replies are ignored.
     bench.answer(look_up);
     assert_eq!(bench.wanted(), []);
     let next = bench.ask();

@@ -1,8 +1,8 @@
-//! The helper itself: a child that asks the system, and may hang over it.
+//! The helper process: a child that calls the system, and may block.
 //!
-//! Look-ups it does itself, one after the other. A password is checked in a child of its own, so
-//! that a delay of PAM holds up nobody else, what PAM's modules leave behind goes with the child,
-//! and so does the password.
+//! It does look-ups itself, one after the other. A password is verified in a child of its own, so
+//! that a delay of PAM blocks nothing else, and the memory of PAM's modules and the password are
+//! gone with the child.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -24,8 +24,7 @@ use crate::sys::account_state;
 use crate::sys::fork::in_child;
 use crate::sys::pam::{self, Judgement};
 
-/// A password or account that is being checked, or users or a host that are looked up: in a child of
-/// its own.
+/// A check or look-up in a child of its own.
 struct Check {
     request: RequestId,
     kind: Kind,
@@ -34,17 +33,17 @@ struct Check {
     answer: Vec<u8>,
 }
 
-/// The longest answer of a check, in bytes: some thousand accounts with all their groups.
+/// Maximum size of a reply, in bytes: some thousand accounts with all their groups.
 const ANSWER: usize = 4 * 1024 * 1024;
 
-/// Answers questions from `socket` until its other end is closed.
+/// Serves requests from `socket` until its other end is closed.
 pub(super) fn run(mut socket: UnixStream) {
     let mut checks: Vec<Check> = Vec::new();
     loop {
         let mut asked = vec![PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
         asked.extend(checks.iter().map(|c| PollFd::new(c.pipe.as_fd(), PollFlags::POLLIN)));
         if poll(&mut asked, PollTimeout::NONE).is_err() {
-            // An interruption is no more than another look.
+            // Interrupted: retry.
             continue;
         }
         let is_asked = asked.first().is_some_and(|fd| fd.any().unwrap_or(true));
@@ -60,7 +59,7 @@ pub(super) fn run(mut socket: UnixStream) {
         if !is_asked {
             continue;
         }
-        // Whole messages are sent to us, so the rest of one that has begun comes at once.
+        // The daemon sends whole messages, so the rest of one arrives at once.
         let Ok(Some((kind, request, body))) = read_order(&mut socket) else { return };
         let answer = match kind {
             Kind::Groups => {
@@ -100,13 +99,13 @@ impl Check {
                 Kind::Users => users(body),
                 Kind::Check | Kind::Groups | Kind::Forget => to_json(&judge(body)),
             };
-            // A failed write leaves no answer, and that is noticed.
+            // A failed write means that there is no reply, which is noticed.
             let _ = out.write_all(&answer);
         })?;
         Ok(Check { request, kind, pid, pipe: File::from(pipe), answer: Vec::new() })
     }
 
-    /// Reads what has come; true where no more will.
+    /// Reads available bytes; true at end of file.
     fn read(&mut self) -> bool {
         let room = ANSWER.saturating_sub(self.answer.len()) as u64;
         match (&mut self.pipe).take(room).read_to_end(&mut self.answer) {
@@ -115,7 +114,7 @@ impl Check {
         }
     }
 
-    /// Ends the child, whatever it still does, and gives its answer.
+    /// Kills the child, and returns its reply.
     fn end(self) -> Vec<u8> {
         // It fails where the child has just ended.
         let _ = kill(self.pid, Signal::SIGKILL);
@@ -129,17 +128,17 @@ impl Check {
     }
 }
 
-/// What is answered where there is nothing else to be said.
+/// The reply where there is no other.
 fn failed(kind: Kind, why: String) -> Vec<u8> {
     match kind {
         Kind::Host => to_json(&Addresses::Err(why)),
         Kind::Check => to_json(&Verdict::Failed(why)),
-        // No answer of theirs, and so none; the reason stands in it.
+        // Not a valid reply, and therefore a failure; its text is the reason.
         Kind::Users | Kind::Groups | Kind::Forget => to_json(&why),
     }
 }
 
-/// In a child of the helper: what is known of these users, and whether PAM still lets them in.
+/// In a child of the helper: looks up users, including PAM's account checks.
 fn users(body: &[u8]) -> Vec<u8> {
     let question = match serde_json::from_slice::<UsersQuestion>(body) {
         Ok(question) => question,
@@ -147,7 +146,7 @@ fn users(body: &[u8]) -> Vec<u8> {
     };
     let service = CString::new(question.service).unwrap_or_default();
     let found = question.users.iter().map(|who| {
-        // Who came by the local socket was not let in by PAM.
+        // PAM did not admit a user of the local socket.
         let Who::Proven { name, from } = who else { return look_up_user(who) };
         let (Ok(name), Ok(from)) = (CString::new(name.as_str()), CString::new(from.as_str()))
         else {
@@ -165,8 +164,8 @@ fn users(body: &[u8]) -> Vec<u8> {
     to_json(&found.collect::<Vec<Found>>())
 }
 
-/// In a child of the helper: is the password right, and may the account be used? Without a password
-/// only the second; without a service PAM is not asked.
+/// In a child of the helper: verifies a password and checks the account. Without a password only
+/// the latter; without a service PAM is not used.
 fn judge(body: &[u8]) -> Verdict {
     let mut parts = body.splitn(4, |byte| *byte == 0);
     let mut part = || parts.next().and_then(|part| CString::new(part).ok());
@@ -258,11 +257,9 @@ fn look_up(asked: &Asked) -> Accounts {
     found
 }
 
-/// Looks up groups and waits for the answer, in a child of its own: for the start, when there is no
-/// loop yet to be held up.
+/// Looks up groups and waits for the reply, in a child: at start-up, when blocking is allowed.
 ///
-/// # Errors
-/// There is no answer within `patience`, or the system refused a child; in words for the log.
+/// # Errors No reply within `patience`, or no child could be created; a text for the log.
 pub fn look_up_now(asked: &Asked, patience: Duration) -> Result<Accounts, String> {
     let (pid, answer): (Pid, OwnedFd) = in_child(|mut out| {
         let _ = out.write_all(&to_json(&look_up(asked)));
@@ -278,7 +275,7 @@ pub fn look_up_now(asked: &Asked, patience: Duration) -> Result<Accounts, String
             return Err("the name service does not answer".to_owned());
         }
         let mut asked = [PollFd::new(check.pipe.as_fd(), PollFlags::POLLIN)];
-        // An interruption is no more than another look.
+        // Interrupted: retry.
         let _ = poll(&mut asked, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
     }
     let found = serde_json::from_slice(&check.answer);

@@ -1,9 +1,9 @@
-//! Serials of the jobs that no longer wait, in a file of their own beside the journal.
+//! Serials of jobs that are no longer pending, in a file beside the journal.
 //!
-//! A second witness: a journal that has lost its end says of a job only that it was filed, and the
-//! next daemon would run the job again. The file gets one sealed line per job, written with the
-//! first record that says that the job does not wait any more, and no `fsync` of its own: it answers
-//! for a journal that was cut, restored or damaged, not for a disk that lost both.
+//! A second source: a journal that has lost its end may only state that a job was filed, and the
+//! next daemon would run it again. The file gets one sealed line per job, written with the first
+//! record after the job's wait, without an `fsync` of its own: it protects against a journal that
+//! was cut, restored or damaged, not against a disk that lost both.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -21,7 +21,7 @@ struct Line {
     departed: u64,
 }
 
-/// The file that belongs to a journal.
+/// The path that belongs to a journal.
 fn beside(journal: &Path) -> PathBuf {
     journal.with_file_name("departed")
 }
@@ -30,8 +30,8 @@ fn line(serial: u64) -> String {
     seal(&serde_json::to_string(&Line { departed: serial }).unwrap_or_default())
 }
 
-/// The serials of the file that belongs to `journal`. Lines that cannot be read are skipped; a file
-/// that cannot be read is an empty one.
+/// The serials in the file that belongs to `journal`. Unreadable lines are skipped; an unreadable
+/// file counts as empty.
 pub(super) fn read(journal: &Path) -> BTreeSet<u64> {
     serials(&std::fs::read(beside(journal)).unwrap_or_default())
 }
@@ -50,7 +50,7 @@ fn serials(bytes: &[u8]) -> BTreeSet<u64> {
 pub(super) struct Departed {
     path: PathBuf,
     file: File,
-    /// Bytes that count.
+    /// Number of confirmed bytes.
     length: u64,
     serials: BTreeSet<u64>,
 }
@@ -61,7 +61,7 @@ impl Departed {
         let mut options = OpenOptions::new();
         let mut file = options.create(true).append(true).mode(0o600).open(&path)?;
         let bytes = std::fs::read(&path)?;
-        // A torn line must not swallow the next one.
+        // The next line must not be joined to a torn one.
         if bytes.last().is_some_and(|last| *last != b'\n') {
             file.write_all(b"\n")?;
         }
@@ -74,26 +74,26 @@ impl Departed {
         self.serials.last().copied().unwrap_or(0)
     }
 
-    /// Appends the serials that are not in the file; [`Departed::confirm`] or [`Departed::undo`]
+    /// Appends serials that are not in the file; [`Departed::confirm`] or [`Departed::undo`]
     /// follows.
     pub(super) fn append(&mut self, serials: &BTreeSet<u64>) -> io::Result<()> {
         let lines: String = serials.difference(&self.serials).map(|serial| line(*serial)).collect();
         if lines.is_empty() { Ok(()) } else { self.file.write_all(lines.as_bytes()) }
     }
 
-    /// Confirms the lines that were appended.
+    /// Confirms the appended lines.
     pub(super) fn confirm(&mut self, serials: BTreeSet<u64>) {
         let new = serials.difference(&self.serials).map(|serial| line(*serial).len() as u64);
         self.length += new.sum::<u64>();
         self.serials.extend(serials);
     }
 
-    /// Removes the lines that were appended.
+    /// Removes the appended lines.
     pub(super) fn undo(&mut self) -> io::Result<()> {
         self.file.set_len(self.length)
     }
 
-    /// Replaces the file by one with only the serials that `is_wanted` says.
+    /// Replaces the file by one with only the serials for which `is_wanted` returns true.
     pub(super) fn rewrite(&mut self, is_wanted: impl Fn(u64) -> bool) -> io::Result<()> {
         let serials: BTreeSet<u64> =
             self.serials.iter().copied().filter(|serial| is_wanted(*serial)).collect();

@@ -1,11 +1,11 @@
-//! The journal: what happened to each job, one JSON object a line, only appended to.
+//! The journal: an append-only file of job records, one JSON object per line.
 //!
-//! Each line carries a sum over itself, so that a line which a crash or a bad disk has changed is
-//! known as such, and all others still count. What is no longer wanted is dropped when the file has
-//! grown to twice what is: the lines that are, are written to a new file which takes its place.
+//! Each line has a checksum, so that a line changed by a crash or a bad disk is detected, and all
+//! others still count. Obsolete records are dropped when the file has grown to twice the size of
+//! the current ones: these are written to a new file, which replaces it.
 //!
-//! A record is one of four kinds. `filed`: the job was taken in. `started`: it was decided to run
-//! it, or where it stands since. `finished`: its outcome, complete in itself. `forgotten`.
+//! A record is of one of four kinds. `filed`: the job was accepted. `started`: the decision to run
+//! it, or its progress since. `finished`: its outcome, complete. `forgotten`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -20,30 +20,30 @@ use super::departed::{self, Departed};
 use crate::seal::{has_checksum, seal, unseal};
 use crate::wire::decimal;
 
-/// The form of the file that this program writes and reads.
+/// Format version of the file.
 const VERSION: u64 = 1;
-/// The longest line that is taken for one, in bytes: far above what the limits of jobs allow.
+/// Maximum length of a line, in bytes: far above what the limits of jobs allow.
 const LINE: usize = 1 << 20;
-/// The file may hold so much more than twice what is wanted of it, in bytes.
+/// The file may exceed twice the size of its current records by this many bytes.
 const SLACK: u64 = 256 * 1024;
-/// Files set aside that are kept; the oldest goes.
+/// Maximum number of files set aside; the oldest is removed.
 const ASIDE: usize = 8;
 
-/// What a record says of its job.
+/// Kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// It was taken in.
+    /// The job was accepted.
     Filed,
-    /// It was decided to run it, or where it stands since then.
+    /// The decision to run it, or its progress since.
     Started,
-    /// Its outcome, complete in itself.
+    /// Its outcome, complete.
     Finished,
-    /// Nobody wants to know of it any more.
+    /// The job is obsolete.
     Forgotten,
 }
 
-/// What every record begins with.
+/// Common fields of all records.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Key {
     pub(super) serial: u64,
@@ -53,16 +53,16 @@ pub(super) struct Key {
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     journal: u64,
-    /// The highest serial number so far.
+    /// The highest serial so far.
     last: u64,
 }
 
-/// One record as it stands in the file, without its sum.
+/// One record of the file, without its checksum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Number of the job.
     pub serial: u64,
-    /// What it says.
+    /// Its kind.
     pub kind: Kind,
     /// The JSON object.
     pub text: String,
@@ -77,7 +77,7 @@ enum Line {
     Torn,
 }
 
-/// Calls `each` with every line: where it begins, its length, and what it is.
+/// Calls `each` for every line, with its offset, its length, and its content.
 fn scan(file: &mut impl BufRead, mut each: impl FnMut(u64, u64, Line)) -> io::Result<()> {
     let mut at = 0;
     let mut bytes = Vec::new();
@@ -92,7 +92,7 @@ fn scan(file: &mut impl BufRead, mut each: impl FnMut(u64, u64, Line)) -> io::Re
             .ok()
             .and_then(|text| read_line(text.trim_end_matches('\n')));
         let line = match line {
-            // A whole record of which only the line end is missing is a whole record.
+            // A record that lacks only the line end is complete.
             Some(line) => line,
             None if ended || bytes.len() == LINE || is_complete(&bytes) => Line::Damaged,
             None => Line::Torn,
@@ -102,7 +102,7 @@ fn scan(file: &mut impl BufRead, mut each: impl FnMut(u64, u64, Line)) -> io::Re
     }
 }
 
-/// True where nothing is missing but the line end: then it was not cut short, but changed.
+/// Whether only the line end is missing: then the line was changed, not torn.
 fn is_complete(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
     has_checksum(&text)
@@ -117,22 +117,23 @@ fn read_line(text: &str) -> Option<Line> {
     Some(Line::Record(Record { serial: key.serial, kind: key.is, text: object }))
 }
 
-/// What the file held at the start of the daemon.
+/// Content of the file at the start of the daemon.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
-    /// All that can be read and is still wanted, in the order in which it was written.
+    /// All readable current records, in the order in which they were written.
     pub records: Vec<Record>,
-    /// The highest serial number that was ever given.
+    /// The highest serial ever used.
     pub last_serial: u64,
-    /// Lines that cannot be read were among them: what is missing is not known.
+    /// Unreadable lines were found: records are missing.
     pub damaged: bool,
-    /// Jobs that no longer waited at some time, whatever the records say: they may have run.
+    /// Jobs that stopped being pending at some time, whatever their records state: they may have
+    /// run.
     pub departed: BTreeSet<u64>,
-    /// What was found and done about it, for the log.
+    /// Findings and actions, for the log.
     pub remarks: Vec<String>,
 }
 
-/// Reads the journal and leaves it in order: a file that cannot be read is set aside, with a remark.
+/// Reads the journal and repairs it: an unreadable file is set aside, with a remark.
 pub fn load(path: &Path) -> Loaded {
     let mut loaded = load_journal(path);
     loaded.departed = departed::read(path);
@@ -212,8 +213,8 @@ fn open_to_read(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Of each job what a restart needs: the outcome alone, or else how it was filed and the last word
-/// of where it stood.
+/// The records of each job that a restart needs: the outcome alone, or the filing and the last
+/// progress.
 fn still_wanted(records: Vec<Record>) -> Vec<Record> {
     let mut wanted: BTreeMap<u64, BTreeMap<Kind, Record>> = BTreeMap::new();
     for record in records {
@@ -231,7 +232,7 @@ fn still_wanted(records: Vec<Record>) -> Vec<Record> {
     all.filter(|record| record.kind != Kind::Forgotten).collect()
 }
 
-/// Renames a file to `NAME.WORD-TIME`, and says so.
+/// Renames a file to `NAME.WORD-TIME`, with a remark.
 fn set_aside(path: &Path, word: &str, why: &str, remarks: &mut Vec<String>) -> bool {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -269,7 +270,7 @@ fn forget_oldest_aside(path: &Path) {
     }
 }
 
-/// Sets the file aside and writes what could be read of it anew.
+/// Sets the file aside and writes its readable records to a new one.
 fn replace(path: &Path, word: &str, why: &str, loaded: &mut Loaded) {
     if !set_aside(path, word, why, &mut loaded.remarks) {
         return;
@@ -291,21 +292,22 @@ fn header(last: u64) -> String {
     seal(&serde_json::to_string(&Header { journal: VERSION, last }).unwrap_or_default())
 }
 
-/// Writes a whole journal beside the old one and puts it in its place.
+/// Writes a whole journal beside the old one and replaces that.
 fn write_new<'t>(path: &Path, last: u64, texts: impl Iterator<Item = &'t str>) -> io::Result<()> {
     let mut bytes = header(last).into_bytes();
     texts.for_each(|text| bytes.extend(seal(text).into_bytes()));
     put_in_place(path, &bytes).map(drop)
 }
 
-/// Writes a file that is there whole or not at all; the open file comes back.
+/// Writes a file atomically; returns it open.
 pub(super) fn put_in_place(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let file = rename_into_place(path, bytes)?;
     sync_directory_of(path)?;
     Ok(file)
 }
 
-/// The same up to the rename, after which `path` is the new file whatever comes of its directory.
+/// The same up to the rename, after which `path` is the new file, even if syncing its directory
+/// fails.
 pub(super) fn rename_into_place(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
@@ -317,7 +319,7 @@ pub(super) fn rename_into_place(path: &Path, bytes: &[u8]) -> io::Result<File> {
         Ok(file)
     });
     if written.is_err() {
-        // On a full disk it would take the room that others need.
+        // On a full disk it would occupy room that others need.
         let _ = fs::remove_file(&new);
     }
     written
@@ -327,7 +329,7 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Where a line that is still wanted lies.
+/// Position of a current line.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     at: u64,
@@ -336,34 +338,34 @@ struct Place {
 
 type Index = BTreeMap<u64, BTreeMap<Kind, Place>>;
 
-/// Why a write failed, and what that means for the file.
+/// Why a write failed, and the state of the file.
 #[derive(Debug)]
 pub(super) enum WriteError {
-    /// It is as it was before.
+    /// Unchanged.
     AsBefore(io::Error),
-    /// It may have more at its end than is known of.
+    /// It may have unknown bytes at its end.
     Broken(io::Error),
 }
 
-/// The journal as its writer has it.
+/// The journal, open for writing.
 #[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
     file: File,
-    /// What is durable and in order, in bytes.
+    /// Size of the durable, valid part, in bytes.
     length: u64,
     index: Index,
     last_serial: u64,
-    /// What is durable ends with a line end.
+    /// The durable part ends with a line end.
     at_line_start: bool,
-    /// Lines that are to be written with the next commit, and what they are.
+    /// Lines for the next commit, and their keys.
     pending: Vec<u8>,
     pending_keys: Vec<(Key, Place)>,
     departed: Departed,
 }
 
 impl Journal {
-    /// Opens it, or begins one. Expects it as [`load`] has left it.
+    /// Opens it, or creates one. Expects the state after [`load`].
     pub(super) fn open(path: &Path) -> io::Result<Journal> {
         let mut options = OpenOptions::new();
         let mut file =
@@ -405,8 +407,8 @@ impl Journal {
         Ok(journal)
     }
 
-    /// The next write begins with a header, which may stand anywhere: so there is one in each file,
-    /// and a commit of no record is a write all the same, that tells whether there can be one.
+    /// The next write begins with a header, which may stand anywhere: so each file has one, and a
+    /// commit without records still writes, which tests whether writing works.
     fn begin_pending(&mut self) {
         self.pending = if self.at_line_start { Vec::new() } else { b"\n".to_vec() };
         self.pending.extend(header(self.last_serial).into_bytes());
@@ -421,7 +423,7 @@ impl Journal {
         Ok(Some(byte[0]))
     }
 
-    /// Takes a record in, to be written with the next commit; it is a JSON object.
+    /// Adds a record, a JSON object, to the next commit.
     pub(super) fn append(&mut self, object: &str) -> io::Result<()> {
         let key = serde_json::from_str::<Key>(object)?;
         let line = seal(object);
@@ -434,10 +436,10 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes the pending records, `durable` or not. Where that fails, none of them is in the file;
-    /// [`WriteError::Broken`] says that the file is not as it was before, and has to be opened anew.
-    /// A durable write ends with a journal that is found under its name: where the file was removed
-    /// or replaced, it is written anew from the open one, and `Ok(true)` says so.
+    /// Writes the pending records, `durable` or not. If that fails, none of them is in the file;
+    /// [`WriteError::Broken`] states that the file may have changed and must be reopened. After a
+    /// durable write the journal is found under its name: if the file was removed or replaced, it
+    /// is written again from the open one, and `Ok(true)` says so.
     pub(super) fn write(&mut self, durable: bool) -> Result<bool, WriteError> {
         self.try_write(durable).map_err(|error| {
             self.drop_pending();
@@ -453,7 +455,7 @@ impl Journal {
         Ok(is_lost)
     }
 
-    /// The pending records are never written.
+    /// Drops the pending records.
     pub(super) fn drop_pending(&mut self) {
         self.begin_pending();
     }
@@ -492,7 +494,7 @@ impl Journal {
         self.index.values().flat_map(BTreeMap::values).map(|place| place.length).sum()
     }
 
-    /// Drops what is no longer wanted, if it is worth it.
+    /// Drops obsolete records, if that pays off.
     pub(super) fn compact(&mut self) -> io::Result<()> {
         if self.length <= SLACK || self.length <= SLACK + 2 * self.wanted() {
             return Ok(());
@@ -500,7 +502,7 @@ impl Journal {
         self.rewrite()
     }
 
-    /// Writes a new file of the records that are wanted, in place of what has the name.
+    /// Writes the current records to a new file, which replaces the one with the name.
     fn rewrite(&mut self) -> io::Result<()> {
         let mut bytes = header(self.last_serial).into_bytes();
         let mut index = Index::new();
@@ -612,7 +614,7 @@ mod tests {
         for cut in 0..=whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
             let loaded = load(&path);
-            // The header is a line too, and a record whole but for its line end is whole.
+            // The header is a line too, and a record that lacks only its line end is complete.
             let expected = ends.iter().filter(|end| **end <= cut + 1).count().saturating_sub(1);
             assert_eq!(loaded.records.len(), expected, "cut at {cut}");
             assert!(!loaded.damaged, "cut at {cut}: {:?}", loaded.remarks);
@@ -641,7 +643,7 @@ mod tests {
             assert_eq!(loaded.departed, [2, 3, 4].into(), "cut at {cut}");
             assert!(loaded.last_serial >= 4, "no number is given twice, cut at {cut}");
         }
-        // A torn or changed line of the other file costs that line alone.
+        // A torn or changed line of the other file affects that line alone.
         let departed = place.0.join("departed");
         let lines = fs::read(&departed).unwrap();
         fs::write(&departed, &lines[..lines.len() - 5]).unwrap();
@@ -663,7 +665,7 @@ mod tests {
                 flipped[at] ^= bit;
                 fs::write(&path, &flipped).unwrap();
                 let loaded = load(&path);
-                // A line end that flipped joins two lines.
+                // A flipped line end joins two lines.
                 assert!(loaded.records.len() >= 2, "byte {at}: {:?}", loaded.remarks);
                 for record in &loaded.records {
                     assert_eq!(record.text, records[record.serial as usize - 1], "byte {at}");

@@ -1,4 +1,4 @@
-//! The registered keys: the store reads and changes their file, since the disk may hang.
+//! The registered keys: the store reads and changes their file, because the disk may block.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -8,26 +8,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::key::{ChangeError, InsertError, KeyChange, KeyStore};
 
-/// By what a file is told from the one before: device and inode, size, and when it was changed.
+/// Identifies the content of a file: device and inode, size, and modification time.
 pub type Stamp = (u64, u64, u64, i64, i64);
 
-/// What is asked.
+/// A request.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct KeysQuestion {
-    /// What is to be changed first.
+    /// A change to make first.
     pub change: Option<KeyChange>,
-    /// What is known already, and need not be read again.
+    /// The known content, which need not be read again.
     pub known: Option<Stamp>,
 }
 
-/// What is answered.
+/// The reply.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct KeysAnswer {
-    /// Why the change was refused.
+    /// Why the change was rejected.
     pub refused: Option<InsertError>,
-    /// What the file holds now; `None` where that is known already.
+    /// The content of the file; `None` if already known.
     pub file: Option<String>,
-    /// Which file that is; `None` where there is none.
+    /// The stamp of the file; `None` where there is none.
     pub stamp: Option<Stamp>,
 }
 
@@ -42,7 +42,7 @@ pub(super) fn answer(path: &Path, question: &[u8]) -> io::Result<Vec<u8>> {
             Err(ChangeError::File(error)) => return Err(error),
         }
     }
-    // The stamp first: what is changed in between is then read once more, not once less.
+    // The stamp first: a change in between is then read once more, not once less.
     answer.stamp = stamp(path)?;
     if answer.stamp.is_none() || answer.stamp != question.known {
         let bytes = KeyStore::read_bytes(path)?;

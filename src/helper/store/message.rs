@@ -1,56 +1,55 @@
-//! What the daemon and its store say to each other, and how that becomes bytes.
+//! Messages between the daemon and its store, and their encoding.
 //!
-//! Both ends are one program (the store is forked), so the form is ours alone: length, kind, then
-//! numbers of eight bytes and at most one text or block behind them.
+//! Both ends are one program (the store is forked), so the format is private: length, kind, numbers
+//! of eight bytes, and at most one text or block after them.
 
-/// What the daemon wants.
+/// A request of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     /// Append a line to the journal.
     Line(Vec<u8>),
-    /// Make all lines so far durable, and say so with this number.
+    /// Make all lines so far durable, and report it with this number.
     Commit(u64),
-    /// Append to a job's log of at most `limit` bytes; `at` is where the text stands in all that the
-    /// job printed.
+    /// Append to a job's log of at most `limit` bytes; `at` is the offset in the job's output.
     Log { serial: u64, at: u64, limit: u64, text: Vec<u8> },
-    /// No more of that job's log will come for now.
+    /// No more output of that job for now.
     CloseLog(u64),
-    /// Nobody wants to know of the job any more.
+    /// Delete the job.
     Forget(u64),
-    /// Replace a state file, and say so.
+    /// Replace a state file, and report it.
     Keep { request: u64, name: String, bytes: Vec<u8> },
-    /// Read a part of a job's log; the question as JSON.
+    /// Read a part of a job's log; the query as JSON.
     ReadText { request: u64, question: Vec<u8> },
-    /// Read the logs of a job's commands; the question as JSON.
+    /// Read the logs of a job's commands; the query as JSON.
     ReadPieces { request: u64, question: Vec<u8> },
-    /// Change the registered keys, or read them; the question as JSON.
+    /// Change the registered keys, or read them; the request as JSON.
     Keys { request: u64, question: Vec<u8> },
-    /// Read at most `length` bytes of a job's log, the first that are there from `from` on. The
-    /// answer is their offset in all output, in eight bytes, and they themselves.
+    /// Read at most `length` bytes of a job's log, the first available ones from `from` on. The
+    /// reply is their offset in the output, in eight bytes, and the bytes.
     ReadOutput { request: u64, serial: u64, from: u64, length: u64 },
 }
 
-/// What the store answers.
+/// A reply of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Report {
-    /// All up to this commit is durable.
+    /// Everything up to this commit is durable.
     Kept(u64),
-    /// What came up to this commit since the last good one is not in the journal.
+    /// Records between the last successful commit and this one are not in the journal.
     Failed { commit: u64, why: String },
-    /// The answer to a question, as JSON.
+    /// The reply to a request, as JSON.
     Answer { request: u64, answer: Vec<u8> },
-    /// There is no answer.
+    /// The request failed.
     NoAnswer { request: u64, why: String },
-    /// Something for the daemon's log.
+    /// A line for the daemon's log.
     Remark(String),
-    /// So many [`Order::Log`]s were carried out since the store began.
+    /// Number of [`Order::Log`]s carried out since the store started.
     Logged(u64),
 }
 
-/// The head of a message: length of what follows it, then the kind.
+/// Size of the header: length of the rest, and the kind.
 const HEAD: usize = 5;
 
-/// Where bytes are appended, a block at a time.
+/// A buffer to which blocks of bytes are appended.
 pub(super) trait Bytes: for<'b> Extend<&'b u8> {}
 
 impl<B: for<'b> Extend<&'b u8>> Bytes for B {}
@@ -64,12 +63,12 @@ fn put(out: &mut impl Bytes, kind: u8, numbers: &[u64], rest: &[u8]) {
     out.extend(rest);
 }
 
-/// Appends an [`Order::Log`] to `out`, of output that need not be copied for it.
+/// Appends an [`Order::Log`] to `out`, without copying the output first.
 pub(super) fn put_log(out: &mut impl Bytes, serial: u64, at: u64, limit: u64, output: &[u8]) {
     put(out, 3, &[serial, at, limit], output);
 }
 
-/// The first message of `bytes` if it is whole: kind, payload, and bytes taken in all.
+/// The first complete message of `bytes`: kind, payload, and total length.
 fn first(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let length = u32::from_le_bytes(*length) as usize;
@@ -107,8 +106,8 @@ impl Order {
         }
     }
 
-    /// The first order of `bytes` and how many bytes it took, if it is whole. What makes no sense
-    /// is skipped: there is no other end but ourselves.
+    /// The first complete order of `bytes`, and its length. Invalid ones are skipped: both ends are
+    /// the same program.
     pub(super) fn take(bytes: &[u8]) -> Option<(Option<Order>, usize)> {
         let (kind, payload, length) = first(bytes)?;
         Some((Order::read(kind, payload), length))

@@ -1,10 +1,10 @@
-//! The store: a child that does all durable writing, since a disk may hang; and the loop's end of it.
+//! The store: a child that does all durable writing, because a disk may block; and its state
+//! machine in the loop.
 //!
-//! What the loop wants written goes through a socket that it never waits for. Records that must be
-//! durable before something else may happen carry a ticket, which comes back when they are, or with
-//! the reason why they are not. Tickets of one turn of the loop share one commit. A store that does
-//! not answer in time is killed and started anew; what waited is told that it failed, and what the
-//! owner still wants kept it gives again when the store is back.
+//! Data is sent through a socket that never blocks the loop. Records that must be durable before an
+//! effect carry a ticket, which is returned when they are, or with the reason why they are not.
+//! Tickets of one turn of the loop share one commit. A store that does not reply in time is killed
+//! and replaced; pending tickets fail, and the owner submits them again when the store is back.
 //!
 //! [`Store`] is a state machine: bytes, exits and time come in, bytes and [`Outcome`]s go out.
 
@@ -34,55 +34,55 @@ pub use worker::{Place, TextQuestion, log_ends, prepare};
 use crate::backoff::Backoff;
 use crate::sys::fork::with_socket;
 
-/// The limits of the configuration that concern the store.
+/// Limits of the store.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long an answer may take; after that the store counts as hung.
+    /// Time limit of a reply; beyond it the store counts as hung.
     pub deadline: Duration,
-    /// Bytes of job logs that may be on their way to it.
+    /// Maximum number of bytes of job logs in flight.
     pub backlog: usize,
 }
 
-/// Number of a question, as its answer comes back under it.
+/// Number of a request, repeated in its reply.
 pub type RequestId = u64;
 
-/// Something for the owner.
+/// An action or result for the owner.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome<K> {
-    /// What that ticket stands for is durable.
+    /// The record of that ticket is durable.
     Kept(K),
-    /// It is not, and why.
+    /// It is not; the reason.
     NotKept(K, String),
-    /// The answer to a question, as JSON.
+    /// The reply to a request, as JSON.
     Answer(RequestId, Vec<u8>),
-    /// There is none, and why.
+    /// The request failed; the reason.
     NoAnswer(RequestId, String),
-    /// Something for the log.
+    /// A line for the log.
     Remark(String),
-    /// Start a child, and say [`Store::begun`].
+    /// Start a child, and report [`Store::begun`].
     Begin,
-    /// Kill the child, whose exit is to be said with [`Store::ended`].
+    /// Kill the child, and report its exit to [`Store::ended`].
     Kill,
-    /// From now on nothing can be kept, and why.
+    /// Nothing can be persisted from now on; the reason.
     Unavailable(String),
-    /// Try what could not be kept once more; what is given now decides whether the store is back.
+    /// Submit failed records once more; their result decides whether the store is back.
     Retry,
-    /// From now on things can be kept again.
+    /// Records can be persisted again.
     Available,
 }
 
-/// How it stands.
+/// State of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Condition {
-    /// It answers.
+    /// The child replies.
     Working,
-    /// The child runs and cannot write; it is tried again at that time.
+    /// The child runs and cannot write; retried at that time.
     Failing { why: String, retry: Option<Instant> },
-    /// The child was killed; its exit has not been seen.
+    /// The child was killed; its exit has not been reported.
     Killed { why: String },
     /// There is no child; one is started at that time.
     Gone { why: String, again: Instant },
-    /// A new child has what could not be kept, and has not answered.
+    /// A new child has the failed records, and has not replied.
     Trying { why: String },
 }
 
@@ -90,15 +90,15 @@ enum Condition {
 #[derive(Debug)]
 struct Waiting<K> {
     ticket: K,
-    /// Kept until it is durable: a new child gets it again.
+    /// Held until it is durable: a new child gets it again.
     line: Vec<u8>,
     since: Instant,
     /// `None` where no child has it.
     commit: Option<u64>,
 }
 
-/// A part of a job's log that no child has acknowledged: a new child gets it again, and skips what
-/// is in the file already.
+/// A part of a job's log that no child has acknowledged: a new child gets it again, and skips bytes
+/// that are in the file already.
 #[derive(Debug)]
 struct LogOutput {
     serial: u64,
@@ -107,7 +107,7 @@ struct LogOutput {
     output: Vec<u8>,
 }
 
-/// The loop's end of the store. `K` is what tickets are.
+/// State machine of the store. `K` is the type of tickets.
 #[derive(Debug)]
 pub struct Store<K> {
     limits: Limits,
@@ -125,12 +125,12 @@ pub struct Store<K> {
     last_commit: u64,
     /// Lines since the last commit.
     uncommitted: bool,
-    /// When the child last said something of commits, or got the first that it has to say something
-    /// of; `None` where it has said all.
+    /// Time of the child's last reply to a commit, or of the first commit without one; `None` where
+    /// all have replies.
     unanswered: Option<Instant>,
-    /// Jobs that are to be forgotten, and the commit that will cover that, where the child has it.
+    /// Jobs to be deleted, and the commit that covers it, where the child has it.
     forgotten: BTreeMap<u64, Option<u64>>,
-    /// When bytes last went out, while there are some.
+    /// Time of the last write, while output is pending.
     moved: Instant,
     /// Between tries; grows while they fail.
     backoff: Backoff,
@@ -143,7 +143,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const SILENT: &str = "state storage does not answer";
 
-/// Starts a child that stores; `lock` stays open in it.
+/// Starts a store process, which holds `lock` open.
 pub fn begin(place: &Place, lock: OwnedFd) -> std::io::Result<(Pid, OwnedFd)> {
     with_socket(c"sysadm-store", lock, |socket, _lock| worker::run(UnixStream::from(socket), place))
 }
@@ -155,7 +155,7 @@ impl LogOutput {
 }
 
 impl<K: Copy> Store<K> {
-    /// A store without a child: [`Outcome::Begin`] is the first thing that it wants.
+    /// Creates a store without a child: its first action is [`Outcome::Begin`].
     pub fn new(limits: Limits, now: Instant) -> Store<K> {
         Store {
             limits,
@@ -179,12 +179,12 @@ impl<K: Copy> Store<K> {
         }
     }
 
-    /// Other limits from now on.
+    /// Changes the limits.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
 
-    /// Whether things can be kept, or why not.
+    /// Whether records can be persisted, or why not.
     pub fn standing(&self) -> Result<(), &str> {
         match &self.condition {
             Condition::Working => Ok(()),
@@ -195,22 +195,22 @@ impl<K: Copy> Store<K> {
         }
     }
 
-    /// What it has for its owner.
+    /// The next action or result.
     pub fn next_outcome(&mut self) -> Option<Outcome<K>> {
         self.outcomes.pop_front()
     }
 
-    /// True where nothing is under way.
+    /// Whether nothing is pending.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.outgoing.is_empty() && self.questions.is_empty()
     }
 
-    /// Records that are not durable yet.
+    /// Number of records that are not durable yet.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Bytes on their way.
+    /// Bytes in flight.
     pub fn outgoing(&self) -> usize {
         self.outgoing.len()
     }
@@ -233,7 +233,7 @@ impl<K: Copy> Store<K> {
         }
     }
 
-    /// Keeps a record, a JSON object; the ticket comes back when it is durable, or is not.
+    /// Persists a record, a JSON object; the ticket is returned when it is durable, or has failed.
     pub fn keep(&mut self, ticket: K, line: Vec<u8>, now: Instant) {
         if self.hears() {
             self.order(&Order::Line(line.clone()), now);
@@ -243,15 +243,15 @@ impl<K: Copy> Store<K> {
         self.waiting.push_back(Waiting { ticket, line, since: now, commit });
     }
 
-    /// Writes a record down that nothing waits for.
+    /// Writes a record on which nothing depends.
     pub fn note(&mut self, line: Vec<u8>, now: Instant) {
         if self.hears() {
             self.order(&Order::Line(line), now);
         }
     }
 
-    /// True while the log of a job can be taken without leaving something out. Output is held back
-    /// for a store that is slow or is being restarted, never for one that cannot write.
+    /// Whether more of a job's log can be accepted without omission. Output is held back for a
+    /// store that is slow or is being restarted, never for one that cannot write.
     pub fn has_room(&self) -> bool {
         self.has_log_room() || self.announced || matches!(self.condition, Condition::Killed { .. })
     }
@@ -260,8 +260,8 @@ impl<K: Copy> Store<K> {
         self.outgoing.len().max(self.logs_held) < self.limits.backlog
     }
 
-    /// Appends to a job's log; `at` is where it stands in all that the job printed, `limit` is of
-    /// the whole log in bytes. Held until a child acknowledges it; left out where a store that
+    /// Appends to a job's log; `at` is the offset in the job's output, `limit` the maximum size of
+    /// the whole log in bytes. Held until a child acknowledges it; omitted where a store that
     /// cannot write has filled the backlog.
     pub fn log(&mut self, serial: u64, at: u64, limit: usize, output: Vec<u8>, now: Instant) {
         if !self.has_log_room() && self.has_room() {
@@ -276,14 +276,14 @@ impl<K: Copy> Store<K> {
         self.logs.push_back(log);
     }
 
-    /// No more of that job's log comes.
+    /// No more output of that job follows.
     pub fn close_log(&mut self, serial: u64, now: Instant) {
         if self.hears() {
             self.order(&Order::CloseLog(serial), now);
         }
     }
 
-    /// Nobody wants to know of the job any more.
+    /// Deletes a job.
     pub fn forget(&mut self, serial: u64, now: Instant) {
         // Its place in the order stays, for a child that has it.
         for log in self.logs.iter_mut().filter(|log| log.serial == serial) {
@@ -295,7 +295,7 @@ impl<K: Copy> Store<K> {
         }
     }
 
-    /// Gives the child all that is to be forgotten and that it does not know of.
+    /// Sends the child all pending deletions that it does not know.
     fn forget_again(&mut self, now: Instant) {
         let commit = self.last_commit + 1;
         let mut orders = Vec::new();
@@ -307,21 +307,21 @@ impl<K: Copy> Store<K> {
         self.uncommitted |= !orders.is_empty();
     }
 
-    /// Replaces a file in the state directory. The answer, which is empty, comes when it is durable;
-    /// where there is none, it may have been replaced or not.
+    /// Replaces a file in the state directory. The reply, which is empty, means that it is durable;
+    /// without one, it may have been replaced or not.
     pub fn replace(&mut self, name: &str, bytes: Vec<u8>, now: Instant) -> RequestId {
         let name = name.to_owned();
         self.ask(now, |request| Order::Keep { request, name, bytes })
     }
 
-    /// Asks for a part of a job's log as one text.
+    /// Requests a part of a job's log as one text.
     pub fn ask_for_text(&mut self, question: &TextQuestion, now: Instant) -> RequestId {
         let question = serde_json::to_vec(&question).unwrap_or_default();
         self.ask(now, |request| Order::ReadText { request, question })
     }
 
-    /// Asks for the logs of a job's commands, each a range of what the job printed, head and tail of
-    /// at most `limit` bytes.
+    /// Requests the logs of a job's commands, each a range of the job's output, head and tail of at
+    /// most `limit` bytes.
     pub fn ask_for_pieces(
         &mut self,
         serial: u64,
@@ -334,8 +334,8 @@ impl<K: Copy> Store<K> {
         self.ask(now, |request| Order::ReadPieces { request, question })
     }
 
-    /// Asks for at most `length` bytes of a job's output, the first that are there from `from` on.
-    /// [`output_of_answer`] reads the answer.
+    /// Requests at most `length` bytes of a job's output, the first available ones from `from` on.
+    /// [`output_of_answer`] decodes the reply.
     pub fn ask_for_output(
         &mut self,
         serial: u64,
@@ -346,8 +346,7 @@ impl<K: Copy> Store<K> {
         self.ask(now, |request| Order::ReadOutput { request, serial, from, length })
     }
 
-    /// Asks for the registered keys, after a change if there is one; the answer is a
-    /// [`KeysAnswer`].
+    /// Requests the registered keys, after a change if there is one; the reply is a [`KeysAnswer`].
     pub fn ask_for_keys(&mut self, question: &KeysQuestion, now: Instant) -> RequestId {
         let question = serde_json::to_vec(question).unwrap_or_default();
         self.ask(now, |request| Order::Keys { request, question })
@@ -367,7 +366,7 @@ impl<K: Copy> Store<K> {
         request
     }
 
-    /// To be called at the end of each turn of the loop: what was given in it is committed.
+    /// To be called at the end of each turn of the loop: commits its records.
     pub fn end_of_turn(&mut self, now: Instant) {
         if self.uncommitted {
             self.commit(now);
@@ -381,12 +380,12 @@ impl<K: Copy> Store<K> {
         self.order(&Order::Commit(self.last_commit), now);
     }
 
-    /// What is to be written to the child next.
+    /// Bytes to write to the child next.
     pub fn bytes(&self) -> (&[u8], &[u8]) {
         self.outgoing.as_slices()
     }
 
-    /// The child's socket took so many of them.
+    /// The child's socket has accepted this many of them.
     pub fn sent(&mut self, bytes: usize, now: Instant) {
         self.outgoing.drain(..bytes);
         self.moved = now;
@@ -395,7 +394,7 @@ impl<K: Copy> Store<K> {
         }
     }
 
-    /// The child said something.
+    /// Bytes from the child.
     pub fn received(&mut self, bytes: &[u8], now: Instant) {
         self.incoming.extend_from_slice(bytes);
         let incoming = std::mem::take(&mut self.incoming);
@@ -417,7 +416,7 @@ impl<K: Copy> Store<K> {
                 for ticket in self.up_to(commit) {
                     self.outcomes.push_back(Outcome::Kept(ticket));
                 }
-                // An answer to what was asked before it failed does not say that it is back.
+                // A reply to an order before the failure does not mean that it is back.
                 if self.standing().is_err() && commit == self.last_commit && self.hears() {
                     self.condition = Condition::Working;
                     self.backoff.reset();
@@ -498,7 +497,7 @@ impl<K: Copy> Store<K> {
         self.uncommitted = true;
     }
 
-    /// The child has ended, or could not be started for the reason `why`.
+    /// The child has ended, or could not be started; the reason is `why`.
     pub fn ended(&mut self, why: &str, now: Instant) {
         self.outgoing.clear();
         self.incoming.clear();
@@ -509,7 +508,7 @@ impl<K: Copy> Store<K> {
         }
         self.forgotten.values_mut().for_each(|covered| *covered = None);
         let (why, again) = match &self.condition {
-            // The first one is replaced at once, and nobody need notice.
+            // The first one is replaced at once, without a failure.
             Condition::Working => {
                 let remark = format!("it has ended, {why}, and is started anew");
                 self.outcomes.push_back(Outcome::Remark(remark));
@@ -534,7 +533,7 @@ impl<K: Copy> Store<K> {
         }
     }
 
-    /// When [`Store::on_deadline`] wants to be called.
+    /// When [`Store::on_deadline`] must be called.
     pub fn due(&self) -> Option<Instant> {
         let own = match &self.condition {
             Condition::Gone { again, .. } => Some(*again),
@@ -544,7 +543,7 @@ impl<K: Copy> Store<K> {
         [own, self.patience_ends()].into_iter().flatten().min()
     }
 
-    /// When what waits will have waited for too long.
+    /// When the pending replies are overdue.
     fn patience_ends(&self) -> Option<Instant> {
         let record = self.waiting.front().map(|waiting| waiting.since);
         let question = self.questions.values().map(|(_, since)| *since).min();
@@ -560,7 +559,7 @@ impl<K: Copy> Store<K> {
         }
         match &mut self.condition {
             Condition::Gone { again, .. } if *again <= now => {
-                // Said once; what follows is `begun` or `ended`.
+                // Requested once; `begun` or `ended` follows.
                 *again = now + LONGEST_PAUSE;
                 self.outcomes.push_back(Outcome::Begin);
             }
@@ -578,7 +577,7 @@ impl<K: Copy> Store<K> {
         }
     }
 
-    /// It has not answered in time: all that waits has failed, and a child that is there has hung.
+    /// It has not replied in time: everything pending fails, and a running child has hung.
     fn give_up(&mut self, now: Instant) {
         for waiting in std::mem::take(&mut self.waiting) {
             self.outcomes.push_back(Outcome::NotKept(waiting.ticket, SILENT.to_owned()));
@@ -598,7 +597,7 @@ impl<K: Copy> Store<K> {
     }
 }
 
-/// The answer to [`Store::ask_for_output`]: where the bytes stand, and they themselves.
+/// Decodes the reply to [`Store::ask_for_output`]: the offset of the bytes, and the bytes.
 pub fn output_of_answer(answer: &[u8]) -> Option<(u64, &[u8])> {
     let (start, bytes) = answer.split_first_chunk::<8>()?;
     Some((u64::from_le_bytes(*start), bytes))

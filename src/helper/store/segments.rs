@@ -1,10 +1,10 @@
-//! A job's log on disk: head and tail of what it printed, in files that are only appended to.
+//! A job's log on disk: head and tail of its output, in append-only files.
 //!
-//! A log is a few segments, each a file `SERIAL.OFFSET` of at most half the limit, named by where
-//! it begins in all that the job printed. The first one is the head. Of the others the last two are
-//! kept, which hold at least the last half; so a log past its limit costs no rewriting, and at most
-//! one and a half times the limit of disk. What did not reach us leaves a gap between two names,
-//! and is told like what was left out.
+//! A log consists of a few segments, each a file `SERIAL.OFFSET` of at most half the limit, named
+//! by its offset in the job's output. The first one is the head. Of the others the last two are
+//! retained, which contain at least the last half; so a log beyond its limit requires no rewriting,
+//! and at most one and a half times the limit of disk space. Missing output leaves a gap between
+//! two names, and is reported like omitted output.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use crate::wire::{Excerpt, decimal, left_out_marker};
 
-/// A file of a log: where it begins, and its bytes.
+/// A file of a log: its offset, and its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Segment {
     start: u64,
@@ -42,7 +42,7 @@ pub(super) struct JobLog {
 const SEGMENTS: usize = 3;
 
 impl JobLog {
-    /// The log of that job as it lies in `directory`, which may be none yet.
+    /// The log of that job in `directory`, which may not exist yet.
     pub(super) fn open(directory: &Path, serial: u64) -> io::Result<JobLog> {
         let mut segments: Vec<Segment> = Vec::new();
         for entry in fs::read_dir(directory)? {
@@ -66,12 +66,13 @@ impl JobLog {
         self.directory.join(format!("{}.{start}", self.serial))
     }
 
-    /// Appends bytes that stand at `at` in the job's output; `limit` is of the whole log, in bytes.
+    /// Appends bytes at offset `at` of the job's output; `limit` is the maximum size of the whole
+    /// log, in bytes.
     pub(super) fn append(&mut self, at: u64, text: &[u8], limit: usize) -> io::Result<()> {
         let half = (limit / 2).max(1) as u64;
         let (mut at, mut text) = (at, text);
         if let Some(last) = self.segments.back() {
-            // What is there already (a repetition after a crash) is not written twice.
+            // Bytes that are there already (repeated after a crash) are not written twice.
             let known = usize::try_from(last.end().saturating_sub(at)).unwrap_or(usize::MAX);
             if known > 0 {
                 text = text.get(known..).unwrap_or_default();
@@ -116,8 +117,7 @@ impl JobLog {
         Ok(())
     }
 
-    /// A write that fails half way has written what it has written: the next look at the file
-    /// would count it, so it counts here too.
+    /// A partial write is counted, because reopening the file would count it.
     fn write(&mut self, mut text: &[u8]) -> io::Result<()> {
         let (Some(file), Some(last)) = (&mut self.file, self.segments.back_mut()) else {
             return Ok(());
@@ -133,7 +133,7 @@ impl JobLog {
         Ok(())
     }
 
-    /// Bytes from the beginning that are there without a gap.
+    /// Number of bytes from the beginning without a gap.
     fn head_end(&self) -> u64 {
         let mut end = 0;
         for segment in &self.segments {
@@ -145,7 +145,7 @@ impl JobLog {
         end
     }
 
-    /// From where on all is there up to the end.
+    /// Offset from which on everything is there.
     fn tail_start(&self) -> u64 {
         let mut start = self.end();
         for segment in self.segments.iter().rev() {
@@ -157,12 +157,12 @@ impl JobLog {
         start
     }
 
-    /// How many bytes the job printed, as far as it is known here.
+    /// Number of bytes that the job printed, as far as known here.
     pub(super) fn end(&self) -> u64 {
         self.segments.back().map_or(0, Segment::end)
     }
 
-    /// The bytes of a stretch that is there.
+    /// The bytes of an available range.
     fn bytes(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         for segment in &self.segments {
@@ -178,8 +178,8 @@ impl JobLog {
         Ok(bytes)
     }
 
-    /// Which stretches of a range are shown, in at most `limit` bytes: where nothing is missing and
-    /// all fits, the whole is its head. Each begins and ends between two characters.
+    /// The parts of a range to show, in at most `limit` bytes: where nothing is missing and all
+    /// fits, the whole is its head. Each begins and ends between two characters.
     fn shown(&self, range: Range<u64>, limit: usize) -> io::Result<Shown> {
         let Range { start, end } = range;
         let head_end = self.head_end().clamp(start, end);
@@ -200,8 +200,8 @@ impl JobLog {
         Ok(Shown { head, tail })
     }
 
-    /// What the job printed from `range.start` to `range.end`, head and tail of at most `limit`
-    /// bytes together.
+    /// The output from `range.start` to `range.end`, head and tail of at most `limit` bytes
+    /// together.
     pub(super) fn excerpt(&self, range: Range<u64>, limit: usize) -> io::Result<Excerpt> {
         let total = range.end - range.start;
         let Shown { head, tail } = self.shown(range, limit)?;
@@ -209,9 +209,9 @@ impl JobLog {
         Ok(Excerpt::from_ends(limit, total, head, tail))
     }
 
-    /// A part of the log as one text: head, the line that says what is left out, tail. `offset` and
-    /// `length` are in bytes of that text, of which only this part is read. While a job is `active`
-    /// only what can no longer change its place is shown: the first half of the limit.
+    /// A part of the log as one text: head, omission marker, tail. `offset` and `length` are in
+    /// bytes of that text, of which only this part is read. While a job is `active` only the part
+    /// with a stable position is returned: the first half of the limit.
     pub(super) fn part(
         &self,
         total: u64,
@@ -234,7 +234,7 @@ impl JobLog {
         let whole = behind_marker + (tail.end - tail.start);
         let end = if active { head.end.min((limit / 2) as u64) } else { whole };
         let start = offset.min(end);
-        // As much more as may have to be skipped.
+        // Plus the bytes that may have to be skipped.
         let stop = start.saturating_add((length as u64).saturating_add(CHARACTER)).min(end);
 
         let mut bytes = self.bytes(start.min(head.end)..stop.min(head.end))?;
@@ -256,8 +256,8 @@ impl JobLog {
         Ok(Part { data: text_of(bytes), offset: start, next, eof: !active && next == whole })
     }
 
-    /// At most `length` bytes of the output, the first that are there from `from` on, and where they
-    /// stand; none at the end.
+    /// At most `length` bytes of the output, the first available ones from `from` on, and their
+    /// offset; empty at the end.
     pub(super) fn output(&self, from: u64, length: u64) -> io::Result<(u64, Vec<u8>)> {
         let Some(segment) = self.segments.iter().find(|segment| segment.end() > from) else {
             return Ok((self.end().max(from), Vec::new()));
@@ -267,7 +267,7 @@ impl JobLog {
         Ok((start, self.bytes(start..end)?))
     }
 
-    /// Takes all of it away.
+    /// Deletes it.
     pub(super) fn remove(&mut self) -> io::Result<()> {
         self.file = None;
         while let Some(segment) = self.segments.pop_front() {
@@ -277,7 +277,7 @@ impl JobLog {
     }
 }
 
-/// The stretches of a range that are shown; nothing is left out where they meet.
+/// The parts of a range to show; nothing is omitted where they meet.
 struct Shown {
     head: Range<u64>,
     tail: Range<u64>,
@@ -286,29 +286,29 @@ struct Shown {
 /// Bytes of the longest character.
 const CHARACTER: u64 = 4;
 
-/// A part of a log; bytes that are not UTF-8 are replaced in it.
+/// A part of a log; bytes that are not UTF-8 are replaced.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Part {
     /// The text.
     pub data: String,
-    /// Where it begins, in bytes of the whole text.
+    /// Its offset, in bytes of the whole text.
     pub offset: u64,
-    /// Where it ends.
+    /// Its end.
     pub next: u64,
-    /// Nothing comes behind it.
+    /// It is the last part.
     pub eof: bool,
 }
 
-/// Where a log ends.
+/// End of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogEnd {
-    /// In bytes of all that the job printed.
+    /// Size of the job's output in bytes.
     pub total: u64,
-    /// The last line has no end.
+    /// The last line is unterminated.
     pub midway: bool,
 }
 
-/// Where the log of each job ends.
+/// The end of each job's log.
 pub(super) fn ends(directory: &Path) -> io::Result<BTreeMap<u64, LogEnd>> {
     let mut last: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
     for entry in fs::read_dir(directory)? {
@@ -334,7 +334,7 @@ fn last_byte(path: &Path) -> io::Result<u8> {
     Ok(byte[0])
 }
 
-/// Logs of jobs that nobody knows are taken away; how many jobs that were.
+/// Deletes logs of unknown jobs; returns the number of jobs.
 pub(super) fn remove_unknown(directory: &Path, known: impl Fn(u64) -> bool) -> io::Result<usize> {
     let mut removed: BTreeSet<u64> = BTreeSet::new();
     for entry in fs::read_dir(directory)? {
@@ -358,14 +358,14 @@ fn is_continuation(byte: u8) -> bool {
     byte & 0b1100_0000 == 0b1000_0000
 }
 
-/// Bytes at the beginning that are the rest of a character. Of output that is no text there may be
-/// any number of such bytes; not more than one character can be cut.
+/// Number of bytes at the beginning that continue a character. Output that is not text may have any
+/// number of such bytes; at most one character can be cut.
 fn leading_continuations(bytes: &[u8]) -> usize {
     let longest = CHARACTER as usize - 1;
     bytes.iter().take(longest).take_while(|byte| is_continuation(**byte)).count()
 }
 
-/// Without a character that was cut at the end.
+/// Removes a character that was cut at the end.
 fn whole_characters(mut bytes: Vec<u8>) -> Vec<u8> {
     let last = bytes.len().saturating_sub(CHARACTER as usize);
     let first = last + leading_continuations(&bytes[last..]);
@@ -377,7 +377,7 @@ fn whole_characters(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// The output of a job may be no text.
+/// The output of a job may not be text.
 fn text_of(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes)
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
@@ -423,7 +423,7 @@ mod tests {
     fn output_of_any_bytes_comes_back_as_it_was_written() {
         const LIMIT: usize = 200;
         let place = Place::new("bytes");
-        // No text at all: continuation bytes without a beginning, NUL bytes, broken characters.
+        // Not text: continuation bytes without a beginning, NUL bytes, broken characters.
         let all: Vec<u8> = (0..1000_u32).map(|i| [0x80, 0, 0xff, 0xc3][i as usize % 4]).collect();
         let mut log = place.log();
         for (chunk, at) in all.chunks(37).zip((0..).step_by(37)) {
@@ -505,10 +505,10 @@ mod tests {
         log.append(100, b"after\n", 1000).unwrap();
         let text = place.log().excerpt(0..106, 1000).unwrap().text();
         assert_eq!(text, "begin\n[… 94 bytes left out …]\nafter\n");
-        // The end did not come either.
+        // The end is missing too.
         let text = place.log().excerpt(0..120, 1000).unwrap().text();
         assert_eq!(text, "begin\n[… 114 bytes left out …]\n");
-        // Nothing came at all.
+        // Everything is missing.
         let nothing = JobLog::open(&place.0, 8).unwrap();
         assert_eq!(nothing.excerpt(0..5, 1000).unwrap().text(), "[… 5 bytes left out …]\n");
     }
@@ -542,7 +542,7 @@ mod tests {
         }
         assert_eq!(read, log.excerpt(0..total, 400).unwrap().text());
         assert!(read.starts_with(&begin.data), "offsets hold when the job ends");
-        // Wherever it begins: also within the marker, and within a character, which is left out.
+        // At any offset: also within the marker, and within a character, which is omitted.
         for offset in 0..=read.len() {
             let part = log.part(total, 400, false, offset as u64, 23).unwrap();
             let start = (offset..).find(|at| read.is_char_boundary(*at)).unwrap();

@@ -1,4 +1,4 @@
-//! The loop's end of the store driven by hand, and the child driven over a real socket.
+//! The state machine of the store driven by hand, and the child driven over a real socket.
 
 use super::*;
 
@@ -46,7 +46,7 @@ impl Driver {
         std::iter::from_fn(|| self.store.next_outcome()).collect()
     }
 
-    /// What the child gets, a word each; it is taken.
+    /// Orders for the child, one word each; removes them.
     fn orders(&mut self) -> Vec<String> {
         let (first, second) = self.store.bytes();
         let bytes = [first, second].concat();
@@ -155,7 +155,7 @@ fn a_child_that_hangs_is_killed_and_nobody_waits_for_it() {
         ]
     );
     assert_eq!(d.store.standing(), Err(SILENT));
-    // What it still says, or what is asked meanwhile, changes nothing.
+    // Late reports and new requests change nothing.
     d.say(Report::Kept(1));
     let request = d.ask();
     assert_eq!(d.outcomes(), [Outcome::NoAnswer(request, silent)]);
@@ -262,7 +262,7 @@ fn log_text_not_acknowledged_goes_to_the_next_child() {
     assert_eq!(d.orders().len(), 4);
     d.say(Report::Logged(2));
     d.store.ended("signal 9", d.now());
-    // Printed while no child is there.
+    // Printed while there is no child.
     d.store.log(1, 40, 100, "text 4".into(), d.now());
     d.store.begun(d.now());
     assert_eq!(d.orders(), ["log 0 at 20", "log 1 at 30", "log 1 at 40"]);
@@ -361,7 +361,7 @@ impl Child {
         self.socket.write_all(&bytes).unwrap();
     }
 
-    /// The next report; those that acknowledge log texts come as they come.
+    /// The next report; skips acknowledgements of log texts.
     fn report(&mut self) -> Report {
         use std::io::Read;
         let mut bytes = Vec::new();
@@ -401,7 +401,7 @@ fn a_child_keeps_what_it_is_told_up_to_the_last_order() {
         Order::Keep { request: 8, name: "tail".into(), bytes: b"17".to_vec() },
         Order::Keep { request: 9, name: "no/tail".into(), bytes: b"17".to_vec() },
     ]);
-    // The two commits may come as one: the last says all.
+    // The two commits may be reported as one.
     let (mut committed, mut replaced, mut refused) = (false, false, false);
     while !(committed && replaced && refused) {
         match child.report() {
@@ -437,7 +437,7 @@ fn a_child_keeps_what_it_is_told_up_to_the_last_order() {
 #[test]
 fn a_child_that_cannot_write_says_why_and_goes_on_when_it_can() {
     let mut child = Child::new("full");
-    // What is in the way of the journal's new file is in the way of its first one too.
+    // An obstacle to the journal's replacement is one to its creation too.
     let place = child.place.clone();
     child.end();
     std::fs::remove_file(place.journal()).unwrap();
@@ -446,7 +446,7 @@ fn a_child_that_cannot_write_says_why_and_goes_on_when_it_can() {
     child.order(&[line(1, "filed"), Order::Commit(1), line(1, "started")]);
     assert!(matches!(child.report(), Report::Failed { commit: 1, .. }));
     std::fs::remove_dir(child.place.journal()).unwrap();
-    // What came behind the first commit is lost too, and only the next one can say so.
+    // Records after the first commit are lost too, which only the next one can report.
     child.order(&[Order::Commit(2)]);
     assert!(matches!(child.report(), Report::Failed { commit: 2, .. }));
     child.order(&[Order::Commit(3)]);

@@ -1,7 +1,8 @@
-//! The store itself: a child that does what it is told, in order, and may hang over it.
+//! The store process: a child that carries out orders in sequence, and may block.
 //!
-//! It reads what has come, does all of it, and then makes all commits of it durable at once: many
-//! jobs that end together cost one fsync. It ends when the daemon does, after the last order.
+//! It reads all available orders, carries them out, and then makes all their commits durable at
+//! once: many jobs that end together cost one fsync. It ends when the daemon does, after the last
+//! order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,12 +22,12 @@ use super::segments::{JobLog, LogEnd, ends, remove_unknown};
 use crate::auth::key::KeyStore;
 use crate::wire::Excerpt;
 
-/// Where the store writes.
+/// Location of the store.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// The state directory.
     pub directory: PathBuf,
-    /// Whether there is a journal; without one nothing outlives the daemon.
+    /// Whether there is a journal; without one nothing survives the daemon.
     pub journal: bool,
     /// Device and inode of the directory at the start of the daemon.
     identity: (u64, u64),
@@ -37,16 +38,16 @@ fn identity(about: &fs::Metadata) -> (u64, u64) {
 }
 
 impl Place {
-    /// A state directory that exists. While the file that comes back is open, no other directory
-    /// can get the same identity.
+    /// Opens an existing state directory. While the returned file is open, no other directory can
+    /// have the same identity.
     pub fn open(directory: &Path, journal: bool) -> std::io::Result<(Place, fs::File)> {
         let file = fs::File::open(directory)?;
         let identity = identity(&file.metadata()?);
         Ok((Place { directory: directory.to_owned(), journal, identity }, file))
     }
 
-    /// Whether the path still leads to the directory with which the daemon began: a file written
-    /// into another one, or into a removed one, is not there after a restart.
+    /// Whether the path still leads to the original directory: a file written to another one, or to
+    /// a removed one, would be missing after a restart.
     fn verify(&self) -> Result<(), String> {
         let name = self.directory.display();
         match fs::metadata(&self.directory) {
@@ -56,49 +57,49 @@ impl Place {
         }
     }
 
-    /// The file of the journal.
+    /// Path of the journal.
     pub fn journal(&self) -> PathBuf {
         self.directory.join("journal")
     }
 
-    /// The directory of the jobs' logs.
+    /// Directory of the jobs' logs.
     pub fn logs(&self) -> PathBuf {
         self.directory.join("log")
     }
 }
 
-/// A part of a job's log is wanted, as text.
+/// A query for a part of a job's log, as text.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct TextQuestion {
-    /// Number of the job.
+    /// Serial of the job.
     pub serial: u64,
-    /// Bytes that the job printed; 0 where only its file knows.
+    /// Number of bytes that the job printed; 0 where only its file knows.
     pub total: u64,
-    /// Of the whole log, in bytes.
+    /// Maximum size of the whole log, in bytes.
     pub limit: usize,
-    /// More may come: only what can no longer change its place is shown.
+    /// More output may follow: only the part with a stable position is returned.
     pub active: bool,
-    /// Where the part begins, in bytes of the text.
+    /// Offset of the part, in bytes of the text.
     pub offset: u64,
-    /// How long it may be, in bytes.
+    /// Its maximum length, in bytes.
     pub length: usize,
 }
 
-/// The logs of a job's commands are wanted, head and tail of each.
+/// A query for the logs of a job's commands, head and tail of each.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct PiecesQuestion {
     pub(super) serial: u64,
     pub(super) ranges: Vec<Range<u64>>,
-    /// Of each, in bytes.
+    /// Maximum size of each, in bytes.
     pub(super) limit: usize,
 }
 
-/// Read at once, in bytes: what a socket holds.
+/// Bytes read at once: the buffer of a socket.
 const READ: usize = 64 * 1024;
-/// Bytes of log texts that are acknowledged at the latest; less than half of the smallest backlog.
+/// Maximum number of unacknowledged bytes of log texts; less than half of the smallest backlog.
 const UNREPORTED: usize = 16 * 1024;
 
-/// Does orders from `socket` until its other end is closed.
+/// Carries out orders from `socket` until its other end is closed.
 pub(super) fn run(mut socket: UnixStream, place: &Place) {
     let mut worker = Worker::new(place);
     let mut bytes = Vec::new();
@@ -106,7 +107,7 @@ pub(super) fn run(mut socket: UnixStream, place: &Place) {
     loop {
         let reports = worker.take_reports();
         if !reports.is_empty() && socket.write_all(&reports).is_err() {
-            // Nobody hears it; what was ordered is done all the same.
+            // There is no recipient; orders are carried out nevertheless.
             worker.deaf = true;
         }
         match socket.read(&mut room) {
@@ -134,20 +135,20 @@ struct Worker<'p> {
     /// Why there is none, where there should be one.
     journal: Result<Option<Journal>, String>,
     logs: BTreeMap<u64, JobLog>,
-    /// Orders to append to a log that were carried out, and their bytes since the last report.
+    /// Number of log orders carried out, and their bytes since the last report.
     logged: u64,
     unreported: usize,
-    /// Jobs whose log could not be written, and that was said.
+    /// Jobs whose log could not be written, which was reported.
     failed_logs: BTreeSet<u64>,
-    /// The number of the last commit that is asked for.
+    /// The number of the last requested commit.
     asked: Option<u64>,
-    /// Records came behind that.
+    /// Records followed it.
     uncovered: bool,
-    /// Why records are lost that no commit has covered yet: the next one fails for them.
+    /// Why records were lost that no commit has covered yet: the next commit fails.
     lost: Option<String>,
     reports: Vec<u8>,
     deaf: bool,
-    /// The last try to compact the journal did not fail.
+    /// The last attempt to compact the journal did not fail.
     compacts: bool,
 }
 
@@ -279,8 +280,8 @@ impl Worker<'_> {
         self.report(&Report::Remark(remark));
     }
 
-    /// Acknowledges log texts, with another report or by itself when they are many bytes: a few of
-    /// them cost the daemon less memory than a wake-up for each would cost it time.
+    /// Acknowledges log texts, together with another report or separately when they are many bytes:
+    /// the memory for a few of them is cheaper than a wake-up for each.
     fn report_logged(&mut self) {
         let is_worth_it = !self.reports.is_empty() || self.unreported >= UNREPORTED;
         if self.unreported > 0 && is_worth_it {
@@ -297,7 +298,7 @@ impl Worker<'_> {
         let logs = self.place.logs();
         let appended = self.log(serial, &logs).and_then(|log| log.append(at, text, limit));
         if let Err(error) = appended {
-            // Its state is not known any more; the next piece looks at the files again.
+            // Its state is unknown; the next append examines the files again.
             self.logs.remove(&serial);
             if self.failed_logs.insert(serial) {
                 self.remark(format!("cannot write the log of job number {serial}: {error}"));
@@ -311,7 +312,7 @@ impl Worker<'_> {
             Entry::Occupied(open) => Ok(open.into_mut()),
             Entry::Vacant(none) => {
                 let opened = JobLog::open(logs, serial).or_else(|error| {
-                    // Somebody removed the directory of logs alone.
+                    // The directory of logs alone was removed.
                     let is_missing = error.kind() == std::io::ErrorKind::NotFound;
                     if !is_missing || self.place.verify().is_err() {
                         return Err(error);
@@ -351,8 +352,7 @@ impl Worker<'_> {
         self.report(&report);
     }
 
-    /// Writes the pending records, and makes them durable in the state directory itself where that
-    /// was asked for.
+    /// Writes the pending records, and makes them durable in the state directory if requested.
     fn write(&mut self, durable: bool) -> Result<(), String> {
         let journal = match &mut self.journal {
             Err(why) => return Err(why.clone()),
@@ -379,14 +379,14 @@ impl Worker<'_> {
         if durable { self.place.verify() } else { Ok(()) }
     }
 
-    /// Writes what was taken in, and makes it durable if that was asked for.
+    /// Writes the pending records, and makes them durable if requested.
     fn commit(&mut self) {
         let asked = self.asked.take();
         if self.journal.is_err() && asked.is_some() {
             self.open_journal();
         }
         let written = self.write(asked.is_some());
-        // What is lost behind the last commit, or was before, is told by the next one.
+        // Records lost after the last commit, or before, fail the next one.
         let before = self.lost.take_if(|_| asked.is_some());
         if std::mem::take(&mut self.uncovered) {
             let why = written.as_ref().err().or(before.as_ref()).cloned();
@@ -412,14 +412,14 @@ impl Worker<'_> {
     }
 }
 
-/// Where the log of each job ends. For the start, before there is a loop to be held up; what cannot
-/// be read is as if it were not there.
+/// The end of each job's log. At start-up, where blocking is allowed; unreadable logs count as
+/// missing.
 pub fn log_ends(place: &Place) -> BTreeMap<u64, LogEnd> {
     ends(&place.logs()).unwrap_or_default()
 }
 
-/// Makes the directories, and takes away logs of jobs that nobody knows any more. For the start,
-/// before there is a loop to be held up.
+/// Creates the directories, and deletes logs of unknown jobs. At start-up, where blocking is
+/// allowed.
 pub fn prepare(place: &Place, known: impl Fn(u64) -> bool) -> std::io::Result<usize> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(place.logs())?;
     remove_unknown(&place.logs(), known)
