@@ -132,9 +132,9 @@ pub struct Store<K> {
     forgotten: BTreeMap<u64, Option<u64>>,
     /// Time of the last write, while output is pending.
     moved: Instant,
-    /// Between tries; grows while they fail.
+    /// Retry interval; grows while attempts fail.
     backoff: Backoff,
-    /// The owner was told that nothing can be kept.
+    /// The owner knows that nothing can be persisted.
     announced: bool,
     outcomes: VecDeque<Outcome<K>>,
 }
@@ -476,7 +476,7 @@ impl<K: Copy> Store<K> {
         tickets
     }
 
-    /// A child runs: it gets all that is not written or not durable yet.
+    /// A child runs: it gets everything that is not written or not durable yet.
     pub fn begun(&mut self, now: Instant) {
         let Condition::Gone { why, .. } = &self.condition else { return };
         self.condition = Condition::Trying { why: why.clone() };
