@@ -1,4 +1,4 @@
-//! `attach`: the output of a job that runs already, as `run` would have shown it.
+//! `attach`: the output of a running job, shown like by `run`.
 
 use serde_json::json;
 

@@ -1,8 +1,8 @@
-//! A command that is attached to a job: `run`, `attach`, `log` and `wait`.
+//! Commands that attach to a job: `run`, `attach`, `log` and `wait`.
 //!
-//! Output is written as fast as standard output takes it, and acknowledged when it is written. The
-//! daemon never has more than a window under way, so memory is bounded here, and a reader that is
-//! slow slows the job instead of losing a part of it.
+//! Output is written as fast as standard output accepts it, and acknowledged when it is written.
+//! The daemon never has more than a window in flight, so memory is bounded here, and a slow reader
+//! slows the job instead of losing output.
 
 use std::borrow::Cow;
 use std::io;
@@ -25,36 +25,36 @@ use super::{complain, escape};
 use crate::client::{Client, ClientError, Feed, Frame, Incoming, News, Reply, Wait, sysexits};
 use crate::wire::{Decoder, JobResult, Outcome};
 
-/// An acknowledgement is not sent for each chunk, but at the latest after this time.
+/// Maximum delay of an acknowledgement.
 const ACKNOWLEDGE: Duration = Duration::from_millis(500);
 /// Left by Ctrl-C: as a shell says it.
 pub(super) const INTERRUPTED: u8 = 130;
-/// A command could not be run: as a shell says it.
+/// A command could not be run, like in a shell.
 const NOT_RUN: u8 = 127;
 /// Ended before its last command ran, or by the death of the daemon: as if by SIGTERM.
 const ENDED_BEFORE: u8 = 143;
 
-/// End of an attached command.
+/// An event for an attached command.
 pub(super) enum Happened {
     /// The job has ended, and all of its output is written.
     Ended(End),
     /// Ctrl-C or SIGTERM.
     Interrupted,
-    /// The connection was made again; the command attaches itself anew.
+    /// Reconnected; the command must attach again.
     Back,
-    /// The answer to a request that was only sent.
+    /// The reply to a request sent without waiting.
     Reply(Reply),
 }
 
-/// How output is shown.
+/// Form in which output is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Show {
-    /// Byte by byte. Remarks of the daemon go to standard error.
+    /// Unchanged bytes. Remarks of the daemon go to standard error.
     Exactly,
-    /// The log as it is stored, remarks in their places.
+    /// The log as it is stored, including remarks.
     Log,
-    /// The same for a terminal: control characters are made harmless, and commands of a chain are
-    /// set apart; `unicode` says what the terminal can show.
+    /// The same for a terminal: control characters are escaped, and commands of a chain are
+    /// separated; `unicode` says whether the terminal can show it.
     Harmless { unicode: bool },
 }
 
@@ -83,14 +83,14 @@ struct OutputFrame<'a> {
     args: Output<'a>,
 }
 
-/// How an attachment ended.
+/// End of an attachment.
 #[derive(Clone, Debug)]
 pub(super) struct End {
     pub(super) outcome: Outcome,
     pub(super) commands: Vec<String>,
-    /// Bytes that were not there any more.
+    /// Number of bytes that were no longer available.
     pub(super) left_out: u64,
-    /// Why the end of the job is not known, in the daemon's word: `running`, `forgotten`.
+    /// Why the job's outcome is unknown, in the daemon's word: `running`, `forgotten`.
     state: Option<String>,
 }
 
@@ -99,13 +99,13 @@ pub(super) struct Attachment {
     pub(super) id: String,
     show: Show,
     stream: Option<u64>,
-    /// All before this offset was received.
+    /// Everything before this offset was received.
     offset: u64,
     acknowledged: u64,
     acknowledge_due: Option<Instant>,
     window: u64,
     commands: Vec<String>,
-    /// The command whose output came last.
+    /// The command that printed the last output.
     current: Option<usize>,
     left_out: u64,
     pending: Pending,
@@ -134,18 +134,18 @@ impl Attachment {
         }
     }
 
-    /// The reply to `attach`, or to a submission with it, has come.
+    /// Processes the reply to `attach`, or to a submission with it.
     pub(super) fn begin(&mut self, reply: &Value) {
         self.stream = reply["stream"].as_u64();
         self.window = reply["window"].as_u64().unwrap_or_default();
-        // After a crash the log may end before what was received already.
+        // After a crash the log may end before this offset.
         self.offset = reply["offset"].as_u64().unwrap_or(self.offset);
         self.acknowledged = self.offset;
         let commands = reply["cmd_list"].as_array().into_iter().flatten();
         self.commands = commands.filter_map(Value::as_str).map(str::to_owned).collect();
     }
 
-    /// Attaches to the job, behind what has been received; `how` are more fields of the request.
+    /// Attaches to the job after the received output; `how` has more fields of the request.
     pub(super) fn attach(&mut self, client: &mut Client, how: Value) -> Result<(), ClientError> {
         let mut request = json!({"action": "attach", "job_id": self.id, "offset": self.offset,
                                  "binary": true});
@@ -157,7 +157,7 @@ impl Attachment {
         Ok(())
     }
 
-    /// Waits for what concerns the command. Output is written meanwhile.
+    /// Waits for the next event of the command. Output is written meanwhile.
     pub(super) fn next(
         &mut self,
         feed: &mut Feed,
@@ -197,7 +197,7 @@ impl Attachment {
         }
     }
 
-    /// Says something on standard error, on a line of its own where both are one terminal.
+    /// Writes a message to standard error, on a line of its own where both are one terminal.
     pub(super) fn say(&mut self, text: &str) {
         self.pending.end_line();
         complain(text);
@@ -227,12 +227,12 @@ impl Attachment {
         Ok(())
     }
 
-    /// How the job ended, where that was received.
+    /// The end of the attachment, if it was received.
     pub(super) fn take_end(&mut self) -> Option<End> {
         self.end.take()
     }
 
-    /// Takes an event, which may be about another attachment.
+    /// Processes an event, which may be about another attachment.
     pub(super) fn take(&mut self, frame: &Frame) -> Result<(), Exit> {
         let text = frame.text();
         let output = match frame.payload() {
@@ -304,7 +304,7 @@ impl Attachment {
     }
 }
 
-/// Attaches, also after the connection was made again.
+/// Attaches, also after a reconnection.
 pub(super) fn attach(
     attachment: &mut Attachment,
     feed: &mut Feed,
@@ -323,25 +323,25 @@ pub(super) fn attach(
 }
 
 impl End {
-    /// How the job ended, in words.
+    /// The outcome of the job in words.
     pub(super) fn verdict(&self) -> Verdict {
         let commands: Vec<&str> = self.commands.iter().map(String::as_str).collect();
         outcome::verdict(&self.outcome, &commands)
     }
 
-    /// Why the end of the job is not known, where it is not.
+    /// Why the job's outcome is unknown, if so.
     pub(super) fn unknown(&self) -> Option<&str> {
         self.state.as_deref()
     }
 
-    /// The exit code that tells how the deciding command ended.
+    /// The exit code of the deciding command.
     pub(super) fn exit_code(&self) -> u8 {
         let Outcome { result, exit_code, signal, failed_command, .. } = &self.outcome;
         let is_cut_short = failed_command.is_some_and(|at| at + 1 < self.commands.len());
         match (result, exit_code, signal) {
             _ if self.state.is_some() => sysexits::UNAVAILABLE,
             (Some(JobResult::NotStartable), ..) => NOT_RUN,
-            // The chain was cut short between two commands, which is no success.
+            // The chain ended between two commands, which is no success.
             (_, Some(0), _) if is_cut_short => ENDED_BEFORE,
             (_, Some(code), _) => u8::try_from(*code).unwrap_or(u8::MAX),
             (_, None, Some(signal)) => u8::try_from(signal.saturating_add(128)).unwrap_or(u8::MAX),
@@ -349,7 +349,7 @@ impl End {
         }
     }
 
-    /// The same for a command that promises all of the output.
+    /// The same for a command that guarantees complete output.
     pub(super) fn exit_code_of_all(&self) -> u8 {
         match self.exit_code() {
             0 if self.left_out > 0 => sysexits::IO,
@@ -358,7 +358,7 @@ impl End {
     }
 }
 
-/// Output that standard output has not taken yet.
+/// Output that standard output has not accepted yet.
 #[derive(Default)]
 struct Pending {
     output: Option<StandardOutput>,
@@ -412,7 +412,7 @@ impl Pending {
         super::write(text)
     }
 
-    /// On a terminal what we say ourselves begins on a line of its own.
+    /// On a terminal the command's own messages begin on a new line.
     fn end_line(&mut self) {
         use std::io::{IsTerminal, Write};
         if self.midway && io::stdout().is_terminal() && io::stderr().is_terminal() {

@@ -1,8 +1,8 @@
-//! Replications under way, each as one line with a bar at the foot of the screen.
+//! Progress bars of replications at the bottom of the screen.
 //!
-//! The lines are drawn again when one of them changes, and wiped before anything else is written:
-//! so what was written above stays as it is. A line is never wider than the terminal, which would
-//! break it in two and leave its first half behind.
+//! The lines are redrawn when one of them changes, and erased before anything else is written, so
+//! that earlier text stays. A line is never wider than the terminal, which would wrap it and leave
+//! its first half behind.
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
@@ -10,28 +10,28 @@ use std::time::{Duration, SystemTime};
 use super::terminal::{Terminal, Tone};
 use crate::wire::decimal;
 
-/// Lines that are shown; of more the ones that had news last.
+/// Maximum number of lines; beyond it the most recently updated ones.
 const LINES: usize = 8;
-/// One that had no news for so long is not shown any more: its end was not told.
+/// A replication without progress for this long is hidden: its end was not reported.
 const SILENCE: Duration = Duration::from_secs(300);
-/// The bar, in columns, brackets not counted.
+/// Width of the bar in columns, without brackets.
 const BAR: usize = 24;
 
-/// How wide the terminal is now, if it says so.
+/// Returns the current width of the terminal, if known.
 pub(super) type Width = fn() -> Option<usize>;
 
-/// The lines at the foot of the screen.
+/// The lines at the bottom of the screen.
 pub(super) struct Bars {
     width: Width,
     /// In the order in which they began.
     bars: Vec<Bar>,
-    /// Lines that stand on the screen now.
+    /// Number of lines on the screen.
     drawn: usize,
 }
 
 struct Bar {
     dataset: String,
-    /// `12.3M/1.23G`, or as much of it as is known.
+    /// `12.3M/1.23G`, or the known part of it.
     amount: String,
     /// In tenths of a per cent.
     share: Option<usize>,
@@ -44,7 +44,7 @@ impl Bars {
         Bars { width, bars: Vec::new(), drawn: 0 }
     }
 
-    /// Takes the message of a replication's progress in; false for any other message.
+    /// Processes the message of a replication's progress; false for any other message.
     pub(super) fn take(&mut self, message: &str, now: SystemTime) -> bool {
         let Some(bar) = read(message, now) else { return false };
         match self.bars.iter_mut().find(|known| known.dataset == bar.dataset) {
@@ -59,7 +59,7 @@ impl Bars {
         true
     }
 
-    /// The replication that a message says has ended has no line any more.
+    /// Removes the replication that a message reports as ended.
     pub(super) fn end(&mut self, message: &str) {
         let first = message.lines().next().unwrap_or("");
         self.bars.retain(|bar| {
@@ -70,12 +70,12 @@ impl Bars {
         });
     }
 
-    /// News were missed, ends perhaps among them: what still runs is shown with its next news.
+    /// Events were missed, possibly ends: running replications reappear with their next progress.
     pub(super) fn miss(&mut self) {
         self.bars.clear();
     }
 
-    /// What wipes the lines from the screen.
+    /// The text that erases the lines.
     pub(super) fn wipe(&mut self) -> String {
         let drawn = std::mem::take(&mut self.drawn);
         match drawn {
@@ -85,7 +85,7 @@ impl Bars {
         }
     }
 
-    /// What draws them, where the cursor stands at the beginning of a line.
+    /// The text that draws them, with the cursor at the beginning of a line.
     pub(super) fn draw(&mut self, terminal: Terminal, now: SystemTime) -> String {
         self.bars.retain(|bar| {
             now.duration_since(bar.heard).is_ok_and(|age| age < SILENCE) || bar.heard > now
@@ -98,7 +98,7 @@ impl Bars {
         lines.join("\n")
     }
 
-    /// True where lines stand on the screen.
+    /// Whether lines are on the screen.
     pub(super) fn are_drawn(&self) -> bool {
         self.drawn > 0
     }
@@ -122,7 +122,7 @@ impl Bar {
         }
         line.push_str(&super::escape::line(&self.amount, terminal.unicode));
         let line: String = match columns {
-            // In the last column some terminals go to the next line.
+            // Some terminals wrap in the last column.
             Some(columns) => line.chars().take(columns.saturating_sub(1)).collect(),
             None => line,
         };
@@ -130,7 +130,7 @@ impl Bar {
     }
 }
 
-/// `Replicating tank/home: 12.3M/1.23G (0.9%)`, as the protocol has it in section 2.2.
+/// Parses `Replicating tank/home: 12.3M/1.23G (0.9%)`, protocol section 2.2.
 fn read(message: &str, heard: SystemTime) -> Option<Bar> {
     let (dataset, rest) = message.strip_prefix("Replicating ")?.rsplit_once(": ")?;
     let (amount, percent) = match rest.strip_suffix(')').and_then(|rest| rest.rsplit_once(" (")) {
@@ -146,7 +146,7 @@ fn read(message: &str, heard: SystemTime) -> Option<Bar> {
     })
 }
 
-/// `12%` or `12.3%`, in tenths of a per cent.
+/// Parses `12%` or `12.3%`, in tenths of a per cent.
 fn tenths(percent: &str) -> Option<usize> {
     let number = percent.strip_suffix('%')?;
     let (whole, part) = number.split_once('.').unwrap_or((number, "0"));

@@ -1,4 +1,4 @@
-//! `call`: any request, for whatever has no command of its own.
+//! `call`: sends any request, for those without a command.
 
 use std::io::{self, IsTerminal};
 

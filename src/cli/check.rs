@@ -1,5 +1,4 @@
-//! `check`: says what is wrong with a configuration before the daemon has to, and what the lines of
-//! a log mean by the rules.
+//! `check`: reports faults of a configuration, and tests log rules on a log.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -94,7 +93,7 @@ fn main(mut words: Words) -> Result<u8, Exit> {
     Ok(0)
 }
 
-/// Warnings of names in the configuration that this host lacks.
+/// Warnings about names in the configuration that do not exist on this host.
 fn warnings(config: &Config, defaults: &Config) -> Vec<String> {
     let mut found = groups(config, defaults);
     let zpool = &config.system_state.zpool;
@@ -134,7 +133,7 @@ fn groups(config: &Config, defaults: &Config) -> Vec<String> {
     said
 }
 
-/// The default log is missed only where the program that writes it seems to be there.
+/// A missing default log is reported only where the program that writes it is installed.
 fn logs(config: &Config, defaults: &Config) -> Vec<String> {
     let logs = &config.life_preserver;
     let default = defaults.life_preserver.log.as_ref();
@@ -163,7 +162,7 @@ fn keys(path: &Path) -> Vec<String> {
             .iter()
             .map(|Damaged { line, why, .. }| format!("{}:{line}: {why}", path.display()))
             .collect(),
-        // It is for root and the daemon alone.
+        // It is readable by root and the daemon only.
         Err(error) if error.kind() == ErrorKind::PermissionDenied && !geteuid().is_root() => {
             Vec::new()
         }

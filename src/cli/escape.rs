@@ -1,12 +1,13 @@
-//! Foreign text made harmless before it reaches a terminal.
+//! Escapes foreign text before it reaches a terminal.
 //!
-//! Job output, names and messages come from whoever could start a job or name a dataset. A terminal
-//! obeys what it is sent: escape sequences move the cursor, rewrite what stands above, set titles or
-//! paste; bidirectional marks make a line read as another. So nothing foreign is passed on as it is.
+//! Job output, names and messages are chosen by any user who can start a job or name a dataset. A
+//! terminal interprets its input: escape sequences move the cursor, overwrite earlier text, set
+//! titles or paste; bidirectional marks make a line read as another. So no foreign text is printed
+//! unchanged.
 
-/// A text of many lines, such as a job's output: line ends and tabs stay, a carriage return ends a
-/// line too (what it would overwrite is shown), well-formed escape sequences (colours) are dropped,
-/// and everything else that a terminal might obey is written in words.
+/// Escapes a text of several lines, such as a job's output: line ends and tabs stay, a carriage
+/// return becomes a line end (overwritten text stays visible), well-formed escape sequences
+/// (colours) are dropped, and every other control character is spelled out.
 pub(super) fn text(text: &str, unicode: bool) -> String {
     let mut harmless = String::with_capacity(text.len());
     let mut rest = text;
@@ -36,8 +37,8 @@ pub(super) fn text(text: &str, unicode: bool) -> String {
     harmless
 }
 
-/// A text that has to stay on one line, such as a name: line ends and tabs are written in words too,
-/// and nothing is dropped.
+/// Escapes a text of one line, such as a name: line ends and tabs are spelled out too, and nothing
+/// is dropped.
 pub(super) fn line(text: &str, unicode: bool) -> String {
     let mut harmless = String::with_capacity(text.len());
     for c in text.chars() {
@@ -51,8 +52,8 @@ pub(super) fn line(text: &str, unicode: bool) -> String {
     harmless
 }
 
-/// JSON with an escape in place of each character that a terminal obeys or hides: the same value.
-/// Without `unicode`, of each that is not ASCII.
+/// JSON with an escape for each character that a terminal interprets or hides: the same value.
+/// Without `unicode`, for each that is not ASCII.
 pub(super) fn json(text: &str, unicode: bool) -> String {
     let mut harmless = String::with_capacity(text.len());
     for c in text.chars() {
@@ -71,8 +72,8 @@ pub(super) fn json(text: &str, unicode: bool) -> String {
     harmless
 }
 
-/// Characters that show nothing of themselves: format characters (general category Cf of Unicode,
-/// bidirectional marks among them), separators of lines, fillers, variation selectors and tags.
+/// Invisible characters: format characters (general category Cf of Unicode, including bidirectional
+/// marks), separators of lines, fillers, variation selectors and tags.
 fn is_hidden(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}'
@@ -83,7 +84,7 @@ fn is_hidden(c: char) -> bool {
         | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// A terminal that does not read UTF-8 takes the second byte of a letter for a C1 control.
+/// A terminal without UTF-8 takes the second byte of a letter for a C1 control.
 fn push(harmless: &mut String, c: char, unicode: bool) {
     match c {
         '\0'..='\u{1f}' | '\u{7f}' => {
@@ -101,10 +102,10 @@ fn push(harmless: &mut String, c: char, unicode: bool) {
     }
 }
 
-/// The longest sequence that is dropped, in bytes; what is longer is shown.
+/// Maximum length of a sequence that is dropped, in bytes; a longer one is shown.
 const SEQUENCE: usize = 1024;
 
-/// Bytes of the escape sequence (ECMA-48) that `text` begins with, if it is whole.
+/// Length of the complete escape sequence (ECMA-48) at the beginning of `text`.
 fn sequence(text: &str) -> Option<usize> {
     let text = text.as_bytes();
     let text = &text[..text.len().min(SEQUENCE)];
@@ -128,8 +129,8 @@ fn control_sequence(text: &[u8], from: usize) -> Option<usize> {
     (0x40..=0x7e).contains(&text[end]).then_some(end + 1)
 }
 
-/// Anything up to a string terminator; BEL is one by custom. Not over a line end: a string that is
-/// never terminated must not hide what follows.
+/// Any text up to a string terminator, or BEL by convention. Not beyond a line end: an unterminated
+/// string must not hide later text.
 fn control_string(text: &[u8], from: usize) -> Option<usize> {
     for (at, byte) in text.iter().enumerate().skip(from) {
         match (byte, text.get(at + 1)) {
@@ -217,7 +218,7 @@ mod tests {
         assert!(text("Ûber\n…", false).is_ascii());
     }
 
-    /// Nothing but line ends, tabs and printable characters, whatever comes.
+    /// Arbitrary input yields only line ends, tabs and printable characters.
     #[test]
     fn nothing_that_a_terminal_obeys_gets_through() {
         let pieces = [

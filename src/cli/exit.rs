@@ -1,5 +1,4 @@
-//! How a command ends before its work is done, as one type: what a person reads and what a script
-//! sees are decided together.
+//! Early end of a command: its message and its exit code, as one type.
 
 use std::io;
 
@@ -8,18 +7,18 @@ use crate::client::{ClientError, sysexits};
 /// Why a command ends early.
 #[derive(Debug)]
 pub(super) enum Exit {
-    /// Help was asked for.
+    /// Help was requested.
     Help(&'static str),
-    /// The command line is wrong, and so.
+    /// The command line is wrong; the fault.
     Usage(String),
-    /// It cannot be done.
+    /// The command failed.
     Failed {
-        /// As in sysexits(3).
+        /// Exit code of sysexits(3).
         code: u8,
-        /// For a person; may be several lines.
+        /// For a person; may have several lines.
         message: String,
     },
-    /// Whoever reads our output has heard enough; that is no error.
+    /// The reader of standard output has closed it; not an error.
     ReaderGone,
 }
 
@@ -53,7 +52,7 @@ impl From<ClientError> for Exit {
     }
 }
 
-/// Of standard output: nothing else is written to by commands.
+/// An error of standard output: commands write to nothing else.
 impl From<io::Error> for Exit {
     fn from(error: io::Error) -> Exit {
         if error.kind() == io::ErrorKind::BrokenPipe {

@@ -1,4 +1,4 @@
-//! `fingerprint`: what a remote client has to know this host by.
+//! `fingerprint`: prints the certificate's fingerprint for remote clients.
 
 use super::exit::Exit;
 use super::words::{Word, Words, unexpected};

@@ -1,4 +1,4 @@
-//! `watch` at a bridge: the events of all hosts behind it, each with its host.
+//! `watch` at a relay: the events of all hosts behind it, each with its host.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -15,10 +15,10 @@ use crate::client::{Bridge, Fleet, FleetNews, KnownHosts, Wait, sysexits};
 use crate::config::Home;
 use crate::sys::local_time::local_time;
 
-/// The widest name of a host that others are aligned to.
+/// Maximum width of the column of host names.
 const NAME_WIDTH: usize = 16;
 
-/// Follows all that are there, until it cannot go on or its reader goes.
+/// Follows all hosts, until an error or until the reader closes standard output.
 pub(super) fn watch(
     bridge: Bridge,
     subscription: Map<String, Value>,
@@ -67,22 +67,22 @@ pub(super) fn watch(
     }
 }
 
-/// A frame with its host in front of all else, as a line.
+/// A frame as a line, with its host as the first member.
 fn with_host(host: &str, frame: &str) -> String {
     let rest = frame.trim_start().strip_prefix('{').unwrap_or_default();
     format!("{{\"host\":{},{rest}\n", Value::from(host))
 }
 
-/// A host comes or goes.
+/// A host connects or disconnects.
 fn presence(what: &str) -> String {
     format!(r#"{{"namespace":"fleet","name":"{what}"}}"#)
 }
 
-/// A screen for each host: jobs of two hosts may have one id.
+/// One screen per host: jobs of two hosts may have the same id.
 struct Screens {
     width: usize,
     all: Vec<(String, Screen)>,
-    /// Whose text came last.
+    /// The host of the last text.
     last: Option<usize>,
 }
 
@@ -97,7 +97,7 @@ impl Screens {
             }
         };
         let mut out = String::new();
-        // Half a line of another host is ended first.
+        // An unfinished line of another host is ended first.
         let is_other = self.last.is_some_and(|last| last != at);
         if is_other && let Some((_, screen)) = self.last.and_then(|last| self.all.get_mut(last)) {
             out.push_str(&screen.end());

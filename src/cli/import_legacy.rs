@@ -1,7 +1,7 @@
-//! `import-legacy`: takes over what the Qt sysadm knew.
+//! `import-legacy`: imports settings and keys of the Qt sysadm.
 //!
-//! Settings are printed, for a person to look at and put where they belong: a configuration is
-//! theirs. Registered keys go where keys are kept, since nobody wants to copy those by hand.
+//! Settings are printed, for the operator to review and insert: the configuration is theirs.
+//! Registered keys are imported directly, because they are tedious to copy.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -53,7 +53,7 @@ Examples:
     main,
 };
 
-/// The largest file that is read, in bytes: hundreds of keys.
+/// Maximum size of a file, in bytes: hundreds of keys.
 const LARGEST: u64 = 4 * 1024 * 1024;
 
 struct Options {
@@ -87,7 +87,7 @@ fn main(mut words: Words) -> Result<u8, Exit> {
     let home = Home::of_this_process();
     let (config, _) = Config::load(options.config.as_deref(), &home)
         .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))?;
-    // All of them before anything is done about one.
+    // Reads all of them before anything is changed.
     let mut all = Vec::new();
     for file in &options.files {
         let bytes = contents(file)
@@ -114,9 +114,9 @@ fn contents(file: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// What has come of it so far.
+/// State of the import.
 struct Import {
-    /// For standard error.
+    /// Messages for standard error.
     said: Vec<String>,
     is_whole: bool,
 }
@@ -127,7 +127,7 @@ impl Import {
         self.is_whole &= !is_fault;
     }
 
-    /// What goes into the configuration.
+    /// The text for the configuration.
     fn fragment(&mut self, all: &[(&Path, Legacy)], home: &Home) -> String {
         let mut chosen: Vec<&Setting> = Vec::new();
         for (file, legacy) in all {
@@ -162,7 +162,7 @@ impl Import {
         text
     }
 
-    /// Registers all keys at once, or says what that would come to.
+    /// Registers all keys at once, or reports what that would do.
     fn keys(
         &mut self,
         all: &[(&Path, Legacy)],
@@ -213,7 +213,7 @@ impl Import {
     }
 }
 
-/// Whether our configuration takes the value.
+/// Whether the configuration accepts the value.
 fn check(setting: &Setting, home: &Home) -> Result<(), String> {
     let text = format!("[{}]\n{} = {}\n", setting.section, setting.key, setting.value);
     match Config::parse(&text, Path::new(""), home) {
@@ -225,7 +225,7 @@ fn check(setting: &Setting, home: &Home) -> Result<(), String> {
     }
 }
 
-/// A bridge cannot be dialled before somebody says what its certificate is.
+/// A link requires the fingerprint of the relay's certificate.
 fn link(text: &mut String, bridge: &Dialled) {
     let Dialled { name, url, .. } = bridge;
     let (host, port) = (&url.host, url.port);
@@ -244,7 +244,7 @@ fn link(text: &mut String, bridge: &Dialled) {
     );
 }
 
-/// As it is kept here.
+/// The registry entry for a legacy key.
 fn entry(registered: &Registered) -> Entry {
     let Registered { user, key, nickname, email, added, .. } = registered;
     let described = |what: &str, text: &str| match check_text(what, text) {
@@ -258,7 +258,7 @@ fn entry(registered: &Registered) -> Entry {
         nickname: described("the nickname", nickname),
         email: described("the e-mail address", email),
         added: rfc3339(added),
-        // The Qt client knows no other way.
+        // The Qt client supports no other form.
         legacy: key.is_rsa(),
         role: Role::Full,
         sums: Vec::new(),

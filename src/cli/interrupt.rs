@@ -1,7 +1,7 @@
-//! Ctrl-C and SIGTERM as something that can be waited for together with a socket.
+//! Ctrl-C and SIGTERM as pollable events.
 //!
-//! A flag set by a signal handler is seen only after the next event, and a signal that comes between
-//! a look at the flag and the wait is seen never; a pipe in the same wait knows neither trouble.
+//! A flag set by a signal handler is only checked after the next event, and a signal between the
+//! check and the wait is missed; a pipe in the same poll(2) has neither problem.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,10 +13,10 @@ use signal_hook::low_level::pipe;
 use super::exit::Exit;
 use crate::client::sysexits;
 
-/// Counts interrupts from now on, instead of ending at the first.
+/// Counts interrupts, instead of ending at the first.
 pub(super) struct Interrupts {
     receiver: UnixStream,
-    /// So many came.
+    /// Number of interrupts.
     count: u64,
 }
 
@@ -35,13 +35,13 @@ impl Interrupts {
         Ok(Interrupts { receiver, count: 0 })
     }
 
-    /// True where one came that was not counted.
+    /// Whether there was a new interrupt.
     pub(super) fn count_new(&mut self) -> bool {
         let before = self.count;
         self.count() > before
     }
 
-    /// How many came so far.
+    /// Number of interrupts so far.
     pub(super) fn count(&mut self) -> u64 {
         let mut bytes = [0; 16];
         while let Ok(more @ 1..) = self.receiver.read(&mut bytes) {

@@ -1,7 +1,7 @@
-//! A dispatcher event as a reader wants it: which job, what state, what is new.
+//! Parser of dispatcher events: job, state and new output.
 //!
-//! The commands of a job are keys of its event beside the protocol's own, and a class wraps all of it
-//! in an envelope (protocol section 2.1); after this file nobody has to know.
+//! The commands of a job are keys of its event beside the protocol's own, and a class wraps the
+//! event in an envelope (protocol section 2.1); other modules need not know either.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use super::outcome::{self, Verdict};
 use crate::wire::{Outcome, Range, is_reserved, left_out_marker, parse_rfc3339};
 
 const RETURN_CODES: &str = "return_codes/";
-/// Where a job stands.
+/// State of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Pending,
@@ -31,7 +31,7 @@ pub(super) struct JobEvent<'a> {
 }
 
 impl<'a> JobEvent<'a> {
-    /// Reads the `args` of a dispatcher event; `None` where they are not what they should be.
+    /// Parses the `args` of a dispatcher event; `None` if they are invalid.
     pub(super) fn read(args: &'a Value) -> Option<JobEvent<'a>> {
         let details = args.get("process_details").unwrap_or(args).as_object()?;
         let text = |key: &str| details.get(key).and_then(Value::as_str);
@@ -50,25 +50,25 @@ impl<'a> JobEvent<'a> {
         self.details.get(key).and_then(Value::as_str)
     }
 
-    /// The command that runs.
+    /// The running command.
     pub(super) fn current(&self) -> Option<&'a str> {
         self.text("current_cmd")
     }
 
-    /// When it was over, RFC 3339.
+    /// Time of its end, RFC 3339.
     pub(super) fn time_finished(&self) -> Option<&'a str> {
         self.text("time_finished")
     }
 
-    /// How long it took.
+    /// Its duration.
     pub(super) fn duration(&self) -> Option<Duration> {
         let started = parse_rfc3339(self.text("time_started")?)?;
         let finished = parse_rfc3339(self.time_finished()?)?;
-        // A clock that was set back makes nonsense of it.
+        // Meaningless after the clock was set back.
         finished.duration_since(started).ok()
     }
 
-    /// Codes of the commands that ended, in order. Of equal commands only the finished event knows.
+    /// Return codes of ended commands, in order. Of equal commands only the finished event has all.
     pub(super) fn codes(&self) -> Vec<i32> {
         let number = |value: &Value| match value {
             Value::String(code) => code.parse().ok(),
@@ -81,14 +81,13 @@ impl<'a> JobEvent<'a> {
         self.commands.iter().map_while(code).collect()
     }
 
-    /// The list that tells logs apart where the documented form cannot.
+    /// The list that distinguishes logs where the documented form cannot.
     fn list(&self) -> Option<&'a Vec<Value>> {
         (self.state == State::Finished).then(|| self.details.get("log")?.as_array())?
     }
 
-    /// The texts of the ranges that the event holds. Output of equal commands is joined in it, in the
-    /// order of the chain, and that of a command that equals a key of the protocol is in the list
-    /// alone.
+    /// The texts of the event's ranges. Output of equal commands is joined, in the order of the
+    /// chain, and that of a command that equals a key of the protocol is in the list alone.
     fn texts(&self, ranges: &[Range]) -> Vec<(&'a str, &'a str)> {
         let mut taken: Vec<(&str, usize)> = Vec::new();
         let text_of = |range: &Range| {
@@ -113,7 +112,7 @@ impl<'a> JobEvent<'a> {
         ranges.iter().map(text_of).collect()
     }
 
-    /// How a finished job ended.
+    /// The outcome of a finished job.
     pub(super) fn outcome(&self) -> Outcome {
         let fields = Value::Object(self.details.clone());
         let mut outcome = outcome::outcome(&fields, &self.codes(), self.commands.len());
@@ -128,13 +127,14 @@ impl<'a> JobEvent<'a> {
     }
 }
 
-/// The output of one job, each byte once: how much of that of each command was shown, in bytes.
+/// Tracks the output of one job, so that each byte is shown once: number of bytes shown, by
+/// command.
 #[derive(Default)]
 pub(super) struct JobOutput(BTreeMap<usize, u64>);
 
 impl JobOutput {
-    /// Output that is new in this event, by command. `ranges` are the event's, as they stand on the wire; a
-    /// daemon of an earlier version sends none: then it is assumed that nothing was missed or cut.
+    /// New output in this event, by command. `ranges` are the event's, as on the wire; a daemon of
+    /// an earlier version sends none: then it is assumed that nothing was missed or cut.
     pub(super) fn fresh<'a>(
         &mut self,
         event: &JobEvent<'a>,
@@ -166,7 +166,7 @@ impl JobOutput {
         if from >= to {
             return "".into();
         }
-        // Missed before the event, and left out in it.
+        // Missed before the event, and omitted in it.
         let missed = range.from.saturating_sub(before);
         let skip = usize::try_from(from - range.from).unwrap_or(usize::MAX);
         let tail_from = to - range.tail as u64;
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn output_that_was_cut_is_shown_behind_what_was_shown() {
-        // "0123456789" with three bytes of each end; what was shown ends in each part in turn.
+        // "0123456789" with three bytes of each end; the shown output ends in each part in turn.
         let text = "012\n[… 4 bytes left out …]\n789";
         let ranges = json!([{"command": 0, "from": 0, "to": 10, "head": 3, "tail": 3,
                              "length": text.len()}]);

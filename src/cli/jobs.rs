@@ -1,4 +1,4 @@
-//! `jobs`: what runs, what waits and what has finished.
+//! `jobs`: lists running, pending and finished jobs.
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
@@ -131,7 +131,7 @@ fn parse(mut words: Words) -> Result<Arguments, Exit> {
 }
 
 impl Arguments {
-    /// Takes out of a list the jobs that were not asked for.
+    /// Removes unrequested jobs from a list.
     fn select(&self, list: &mut Value, now: SystemTime) {
         let Some(queues) = list.get_mut("jobs").and_then(Value::as_object_mut) else { return };
         queues.retain(|queue, _| self.queue.as_ref().is_none_or(|only| only == queue));
@@ -149,18 +149,18 @@ impl Arguments {
     }
 }
 
-/// One a line, for a script: as they are. No id and no queue has a control character.
+/// One per line, unescaped, for scripts. Ids and queues have no control characters.
 fn lines<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().flat_map(|name| [name, "\n"]).collect()
 }
 
-/// Where jobs without a queue stand in the list.
+/// Key of jobs without a queue in the list.
 const NO_QUEUE: &str = "no_queue";
 
 const COLUMNS: [&str; 9] =
     ["ID", "QUEUE", "STATE", "POS", "STARTED", "TOOK", "RESULT", "BY", "COMMANDS"];
 
-/// A job of the list, with what it is sorted by.
+/// A job of the list, with its sort key.
 struct Entry<'a> {
     id: &'a str,
     queue: &'a str,
@@ -172,7 +172,8 @@ impl Entry<'_> {
         self.job[key].as_str().unwrap_or("")
     }
 
-    /// What runs first, then what waits in the order of its queue, then the past, newest first.
+    /// Running jobs first, then pending ones in the order of their queue, then finished ones,
+    /// newest first.
     fn key(&self) -> (u8, &str, u64, std::cmp::Reverse<&str>) {
         let position = self.text("queue_position").parse().unwrap_or(u64::MAX);
         match self.text("state") {
@@ -183,7 +184,7 @@ impl Entry<'_> {
     }
 }
 
-/// All jobs of a list, in the order in which they are shown.
+/// All jobs of a list, in display order.
 fn entries(list: &Value) -> Vec<Entry<'_>> {
     let queues = list["jobs"].as_object().into_iter().flatten();
     let mut entries: Vec<Entry<'_>> = queues
@@ -210,7 +211,7 @@ impl<'a> Entry<'a> {
         outcome::outcome(self.job, &self.codes(), self.texts("commands").len())
     }
 
-    /// How long ago something was.
+    /// Time since an event.
     fn since(&self, key: &str, now: SystemTime) -> Option<String> {
         let time = parse_rfc3339(self.text(key))?;
         now.duration_since(time).ok().map(span::show)
@@ -242,7 +243,7 @@ fn row(entry: &Entry<'_>, now: SystemTime, terminal: Terminal) -> [String; COLUM
     ]
 }
 
-/// A name or a number; nothing for anything else.
+/// A name or a number; empty for anything else.
 fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -251,7 +252,7 @@ fn scalar(value: &Value) -> String {
     }
 }
 
-/// All that is known of a job: a field a line, and its commands with their return codes.
+/// All details of a job: one field per line, and its commands with their return codes.
 fn details(entry: &Entry<'_>, now: SystemTime, terminal: Terminal) -> String {
     let commands = entry.texts("commands");
     let time = |key: &str| {

@@ -1,6 +1,6 @@
-//! `key`: the keys that are known on this host, and keys of one's own.
+//! `key`: registered keys of this host, and the user's own keys.
 //!
-//! These commands change files, whether a daemon runs or not; one that runs sees it.
+//! These commands change files, whether a daemon runs or not; a running one notices.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -69,7 +69,7 @@ Examples:
     main,
 };
 
-/// What was given.
+/// Options of the command line.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {
     rsa: bool,
@@ -80,9 +80,9 @@ struct Options {
     config: Option<PathBuf>,
 }
 
-/// The longest file with a key that is read, in bytes: a private RSA key of 8192 bits has 6.5 KiB.
+/// Maximum size of a key file, in bytes: a private RSA key of 8192 bits has 6.5 KiB.
 const KEY_FILE: u64 = 64 * 1024;
-/// Letters of a key that the list shows: more than enough to tell it from others.
+/// Letters of a key in the list: enough to distinguish keys.
 const SHOWN: usize = 16;
 
 fn main(mut words: Words) -> Result<u8, Exit> {
@@ -144,7 +144,7 @@ fn generate(file: &Path, rsa: bool) -> Result<u8, Exit> {
     let mut public = file.as_os_str().to_owned();
     public.push(".pub");
     let public = PathBuf::from(public);
-    // Before the private half is there without the public one.
+    // Before the private half is written without the public one.
     if public.exists() {
         let why = io::ErrorKind::AlreadyExists.into();
         return Err(file_error("make", &public, &why));
@@ -159,7 +159,8 @@ fn generate(file: &Path, rsa: bool) -> Result<u8, Exit> {
     Ok(0)
 }
 
-/// Writes a file that must not be there yet: a key that is lost is lost. Half a key is removed.
+/// Writes a new file, and never replaces one: a lost key cannot be recovered. A partial file is
+/// removed.
 fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Exit> {
     let failed = |error: io::Error| file_error("make", path, &error);
     let made = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
@@ -174,7 +175,7 @@ fn add(user: &str, file: &Path, options: &Options) -> Result<u8, Exit> {
     if !options.sums.is_empty() && !options.bridge {
         return Err(Exit::usage("--sum goes with --bridge"));
     }
-    // One that is none would leave its owner nothing to claim, and nobody would say why.
+    // An invalid one would leave its owner nothing to claim, without an error.
     if let Some(wrong) = options.sums.iter().find(|sum| Sum::parse(sum).is_none()) {
         return Err(Exit::usage(format!("{wrong:?} is no checksum: 24 characters of base64")));
     }

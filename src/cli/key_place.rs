@@ -1,4 +1,5 @@
-//! Where keys are kept on this host, for commands that change them whether a daemon runs or not.
+//! Location of registered keys on this host, for commands that change them whether a daemon runs or
+//! not.
 
 use std::fs;
 use std::io;
@@ -15,14 +16,14 @@ use crate::config::Config;
 /// The state directory of a daemon on this host.
 pub(super) struct KeyPlace<'c> {
     state: &'c Path,
-    /// Whom the directory belongs to where root makes it.
+    /// Owner of a directory that root creates.
     user: Option<&'c str>,
-    /// How many keys may be registered there.
+    /// Limits of registered keys.
     pub(super) limits: Limits,
 }
 
 impl<'c> KeyPlace<'c> {
-    /// That of `serve`, or of the bridge.
+    /// That of `serve`, or of the relay.
     pub(super) fn of(config: &'c Config, bridge: bool) -> KeyPlace<'c> {
         let (auth, relay) = (&config.auth, &config.relay);
         if bridge {
@@ -34,18 +35,18 @@ impl<'c> KeyPlace<'c> {
             of_user: auth.max_keys_per_user,
             total: auth.max_keys,
             legacy: auth.max_legacy_keys,
-            // What one may take from the others is for who administers this to say.
+            // The administrator may use up the limit of all users.
             legacy_of_user: auth.max_legacy_keys,
         };
         KeyPlace { state: &config.paths.state, user: None, limits }
     }
 
-    /// The file of registered keys.
+    /// Path of the registered keys.
     pub(super) fn path(&self) -> PathBuf {
         KeyStore::path(self.state)
     }
 
-    /// Makes the directory where no daemon has made it yet, as the daemon would.
+    /// Creates the directory like the daemon, if missing.
     pub(super) fn make(&self) -> Result<(), Exit> {
         let folder = self.state;
         if folder.exists() {
@@ -63,9 +64,8 @@ impl<'c> KeyPlace<'c> {
         Ok(())
     }
 
-    /// Root goes on as the user whose directory it is. So that user's daemon can read what is
-    /// written; and what that user may have put there, such as a link to a file of root, leads
-    /// nowhere.
+    /// Root becomes the user who owns the directory. So that user's daemon can read what is
+    /// written; and files of that user, such as a link to a file of root, cannot be abused.
     pub(super) fn become_owner(&self) -> Result<(), Exit> {
         let folder = self.state;
         if !geteuid().is_root() {
@@ -83,12 +83,12 @@ impl<'c> KeyPlace<'c> {
     }
 }
 
-/// A file of ours that cannot be used.
+/// A file that cannot be used.
 pub(super) fn file_error(what: &str, path: &Path, error: &io::Error) -> Exit {
     Exit::failed(code_of(error), format!("cannot {what} {}: {error}", path.display()))
 }
 
-/// By sysexits(3).
+/// Exit code of sysexits(3).
 pub(super) fn code_of(error: &io::Error) -> u8 {
     match error.kind() {
         io::ErrorKind::PermissionDenied => sysexits::NO_PERMISSION,

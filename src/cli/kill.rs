@@ -1,4 +1,4 @@
-//! `kill`: ends jobs, with all that they have started.
+//! `kill`: ends jobs, including all their processes.
 
 use std::io::{self, IsTerminal};
 
@@ -46,7 +46,8 @@ fn main(words: Words) -> Result<u8, Exit> {
         .flatten()
         .filter_map(Value::as_str)
         .collect();
-    // The reply names active jobs only. The jobs are being ended, whether they can be listed or not.
+    // The reply names active jobs only. The jobs are being killed, whether they can be listed or
+    // not.
     let is_complete = ids.iter().all(|id| active.contains(&&**id));
     let retained = (!is_complete)
         .then(|| daemon.call("rpc", "dispatcher", json!({ "action": "list" })).ok())

@@ -1,4 +1,4 @@
-//! `log`: what a job has printed.
+//! `log`: the output of a job.
 
 use std::io::{self, IsTerminal};
 

@@ -1,5 +1,4 @@
-//! What is written about the commands elsewhere is held against the commands: the manual page, and
-//! the completions of three shells. Their own help is what they are measured by.
+//! The manual page and the completions of three shells are compared with the commands' own help.
 
 use std::collections::BTreeSet;
 use std::process::Command as Process;
@@ -13,7 +12,7 @@ const FISH: &str = include_str!("../../etc/completion/sysadm-events.fish");
 
 type Names = BTreeSet<String>;
 
-/// The options in a part of a help: what lines begin with, two blanks in.
+/// The options in a part of a help: beginnings of lines, indented by two blanks.
 fn options(help: &str) -> Names {
     let lines = help.lines().filter_map(|line| line.strip_prefix("  "));
     let words = lines.filter(|line| line.starts_with('-')).flat_map(|line| {
@@ -22,7 +21,7 @@ fn options(help: &str) -> Names {
     words.map(str::to_owned).collect()
 }
 
-/// The part of a command's help that is its own, and the one that is about the daemon.
+/// The part of a command's help about its own options, and the one about the daemon.
 fn parts(command: &Command) -> (&'static str, &'static str) {
     command.help.split_once("\nWhich daemon (TARGET):\n").unwrap_or((command.help, ""))
 }
@@ -37,7 +36,7 @@ fn help() -> Names {
     options("  -h, --help  this text")
 }
 
-/// What stands under a heading of the page, up to the next one of its kind.
+/// The text under a heading of the page, up to the next one of its kind.
 fn under<'a>(page: &'a str, macro_name: &str, heading: &str) -> &'a str {
     let (_, rest) = page
         .split_once(&format!("\n.{macro_name} {heading}\n"))
@@ -52,7 +51,7 @@ fn explained(text: &str) -> Names {
     items.map(|item| format!("-{}", item.split(' ').next().unwrap())).collect()
 }
 
-/// What begins the items of a list.
+/// The first words of the items of a list.
 fn items<'a>(text: &'a str, macro_name: &str) -> BTreeSet<&'a str> {
     let lines = text.lines().filter_map(|line| line.strip_prefix(".It ")?.strip_prefix(macro_name));
     lines.filter_map(|item| item.split_whitespace().next()).collect()
@@ -110,7 +109,7 @@ fn the_page_names_every_signal() {
     assert_eq!(items(under(PAGE, "Sh", "SIGNALS"), "Dv "), wanted);
 }
 
-/// What bash offers for the last of these words.
+/// Completions of bash for the last of these words.
 fn offered(words: &[&str]) -> Names {
     let script = format!(
         "{BASH}\nCOMP_WORDS=(sysadm-events \"$@\")\nCOMP_CWORD=$#\n_sysadm_events\n\
@@ -171,7 +170,7 @@ fn zsh_completes_every_command_and_option() {
     }
 }
 
-/// What fish completes after a command: its options.
+/// Completions of fish after a command: its options.
 fn fish_options(command: &str) -> Names {
     let mut of_name = std::collections::BTreeMap::new();
     let mut found = Names::new();

@@ -1,7 +1,7 @@
-//! Finished jobs in a `watch` that outlives daemons: each is shown once.
+//! Finished jobs in a `watch` across restarts of daemons: each is shown once.
 //!
-//! After a restart a daemon sends the finished events of all jobs that it still knows. Those that
-//! were shown are passed over, and those that ended while nobody watched are counted.
+//! After a restart a daemon sends the finished events of all jobs that it still knows. Those shown
+//! before are skipped, and those that ended while the connection was lost are counted.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::job::{JobEvent, State};
 
-/// Finished jobs that are remembered.
+/// Maximum number of finished jobs that are remembered.
 const MOST: usize = 65_536;
 
 /// Treatment of an event.
@@ -19,7 +19,7 @@ pub(super) enum Admission {
     Show,
     /// It was shown before.
     Repeated,
-    /// It tells of an end that was missed.
+    /// It reports an end that was missed.
     Missed,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct Meanwhile {
 }
 
 impl Meanwhile {
-    /// Looks at an event before it is shown.
+    /// Classifies an event before it is shown.
     pub(super) fn admit(&mut self, frame: &Value) -> Admission {
         let Some(event) = JobEvent::read(&frame["args"]) else { return Admission::Show };
         if event.state != State::Finished {
@@ -52,12 +52,12 @@ impl Meanwhile {
         Admission::Missed
     }
 
-    /// True while missed ends were counted and not said.
+    /// Whether missed ends were counted and not reported.
     pub(super) fn has_missed(&self) -> bool {
         self.missed > 0
     }
 
-    /// The line that says how many ends were missed, once.
+    /// The line with the number of missed ends, once.
     pub(super) fn take_missed(&mut self) -> Option<String> {
         match std::mem::take(&mut self.missed) {
             0 => None,

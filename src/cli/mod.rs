@@ -1,8 +1,8 @@
 //! The commands of the executable, one file each.
 //!
-//! A command reads its words, does its work through the other rooms and ends with an exit code of
-//! sysexits(3). Results go to standard output, everything said about them to standard error; a
-//! reader who leaves early is no error.
+//! A command parses its arguments, does its work through other modules and ends with an exit code
+//! of sysexits(3). Results go to standard output, messages to standard error; a reader that closes
+//! standard output early is no error.
 
 mod attach;
 mod attached;
@@ -56,10 +56,10 @@ use crate::wording::without_errno;
 /// A command of the executable.
 struct Command {
     name: &'static str,
-    /// Half a line for the overview.
+    /// Short description for the overview.
     summary: &'static str,
     help: &'static str,
-    /// Does it; the exit code.
+    /// Runs it; returns the exit code.
     main: fn(Words) -> Result<u8, Exit>,
 }
 
@@ -83,7 +83,7 @@ static COMMANDS: [Command; 16] = [
     import_legacy::COMMAND,
 ];
 
-/// Runs the command that the process was started for.
+/// Runs the command named on the command line.
 pub fn main() -> ExitCode {
     let mut parser = lexopt::Parser::from_env();
     let (name, exit) = match first(&mut parser) {
@@ -99,7 +99,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The command that the line names.
+/// The command named on the command line.
 fn first(parser: &mut lexopt::Parser) -> Result<&'static Command, Exit> {
     let usage = |error: lexopt::Error| Exit::usage(error.to_string());
     let name = match parser.next().map_err(usage)? {
@@ -131,7 +131,7 @@ fn find(name: &str) -> Result<&'static Command, Exit> {
         .ok_or_else(|| Exit::usage(format!("there is no command {name:?}")))
 }
 
-/// Tells a person why it ended; the exit code.
+/// Prints why a command ended; returns the exit code.
 fn tell(exit: &Exit, command: Option<&str>) -> u8 {
     match exit {
         Exit::Help("") => print(&overview()),
@@ -157,16 +157,16 @@ fn print(text: &str) -> u8 {
     }
 }
 
-/// Says something on standard error. What a daemon says may be in it, so it is made harmless.
+/// Prints a message on standard error. It may contain text of a daemon, so it is escaped.
 fn complain(message: &str) {
     let terminal = Terminal::of_this_process(io::stderr().is_terminal());
     let message = without_errno(message);
     let message = escape::text(&message, terminal.unicode || message.is_ascii());
-    // Who does not hear it cannot be helped.
+    // A closed standard error is ignored.
     let _ = writeln!(io::stderr(), "sysadm-events: {}", message.trim_end());
 }
 
-/// Writes to standard output at once: whoever reads us in a pipe wants to read now.
+/// Writes to standard output without buffering: readers of a pipe expect output at once.
 fn write(text: &str) -> Result<(), Exit> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
@@ -174,7 +174,7 @@ fn write(text: &str) -> Result<(), Exit> {
     Ok(())
 }
 
-/// Writes JSON: as it is into a pipe, and with escapes of the same value on a terminal.
+/// Writes JSON: unchanged to a pipe, and with escapes of the same value to a terminal.
 fn write_json(text: &str) -> Result<(), Exit> {
     if !io::stdout().is_terminal() {
         return write(text);

@@ -1,4 +1,4 @@
-//! How a job ended, in words: the same in `jobs`, `watch`, `log` and `run`.
+//! The outcome of a job in words: the same in `jobs`, `watch`, `log` and `run`.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::span;
 use crate::wire::{JobResult, Outcome};
 
-/// How a job ended.
+/// The outcome in words.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
     /// All commands ran and returned 0.
@@ -17,8 +17,8 @@ pub(super) struct Verdict {
     pub(super) how: String,
 }
 
-/// The outcome in `fields`, a finished event or an entry of the list. A daemon of an earlier version
-/// names no result: then `codes` say what can be known.
+/// The outcome in `fields`, a finished event or an entry of the list. A daemon of an earlier
+/// version sends no result: then it is derived from `codes`.
 pub(super) fn outcome(fields: &Value, codes: &[i32], commands: usize) -> Outcome {
     let outcome = Outcome::deserialize(fields).unwrap_or_default();
     if outcome.result.is_some() {
@@ -53,7 +53,7 @@ pub(super) fn event(outcome: &Outcome) -> String {
     }
 }
 
-/// The whole in one line: `[2/3] sh -c 'exit 5': exit 5 after 3 s`.
+/// One line: `[2/3] sh -c 'exit 5': exit 5 after 3 s`.
 pub(super) fn verdict(outcome: &Outcome, commands: &[&str]) -> Verdict {
     let good = outcome.result == Some(JobResult::Ok);
     let command = outcome.failed_command.and_then(|at| Some((at, commands.get(at)?)));

@@ -1,4 +1,4 @@
-//! How a bridge is doing, for people.
+//! Status of a relay, for people.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::table::table;
 use super::terminal::Terminal;
 use super::{escape, span};
 
-/// What a newer bridge says beside this is left to `--json`.
+/// Unknown fields of a newer relay are shown by `--json` only.
 pub(super) fn page(status: &Value, terminal: Terminal) -> String {
     let text = |value: &Value| match value {
         Value::Null => "?".to_owned(),
@@ -22,7 +22,7 @@ pub(super) fn page(status: &Value, terminal: Terminal) -> String {
         status["uptime"].as_u64().map_or("?".to_owned(), |s| span::show(Duration::from_secs(s)));
     let mut page = String::new();
     let mut line = |name: &str, value: String| {
-        // Writing into a string does not fail.
+        // Writing to a string does not fail.
         let _ = writeln!(page, "{name:<9} {value}");
     };
     line("host", text(&status["hostname"]));

@@ -1,4 +1,4 @@
-//! `run`: a job as if its commands had been run here: its output as it comes, its code at the end.
+//! `run`: runs a job like a local command: prints its output, and exits with its code.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -78,10 +78,10 @@ const LAST_WORDS: &str =
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Arguments {
-    /// As they go to the daemon: a line, or a list of words.
+    /// In the form of the request: a line, or a list of words.
     commands: Vec<Value>,
     sh: bool,
-    /// Words behind `--`, of which one command is made.
+    /// Words after `--`, which form one command.
     words: Vec<String>,
     queue: Option<String>,
     id: Option<String>,
@@ -102,7 +102,7 @@ fn main(words: Words) -> Result<u8, Exit> {
         write(&format!("{}\n", started(&reply)?))?;
         return Ok(0);
     }
-    // From here on Ctrl-C is the job's, even if it comes before the job runs.
+    // From here on Ctrl-C is for the job, even before the job runs.
     let interrupts = Interrupts::watch()?;
     leave::after_interrupt(REPLY, INTERRUPTED.into(), LAST_WORDS).map_err(|error| {
         Exit::failed(sysexits::UNAVAILABLE, format!("cannot limit a Ctrl-C: {error}"))
@@ -186,7 +186,7 @@ fn submission(arguments: &Arguments) -> Value {
     submission
 }
 
-/// By this the daemon knows the submission again, where the connection is lost before its reply.
+/// An idempotency key: identifies the submission if the connection is lost before its reply.
 fn nonce() -> Result<String, Exit> {
     let mut random = [0; 8];
     SystemRandom::new()
@@ -195,20 +195,20 @@ fn nonce() -> Result<String, Exit> {
     Ok(format!("{:016x}", u64::from_be_bytes(random)))
 }
 
-/// The id that the job has been given.
+/// The id of the started job.
 fn started(reply: &Value) -> Result<&str, ClientError> {
     let id = reply["started"][0].as_str();
     id.ok_or_else(|| ClientError::Protocol("it does not name the job that it took".to_owned()))
 }
 
-/// A job that is submitted, and the attachment to it; without an id until the daemon took it.
+/// A submitted job, and the attachment to it; without an id until the daemon has accepted it.
 struct Job {
     submission: Value,
     attachment: Attachment,
 }
 
 impl Job {
-    /// Submits the job and shows it until it has finished; the exit code.
+    /// Submits the job and shows it until it has finished; returns the exit code.
     fn follow(mut self, mut feed: Feed, mut interrupts: Interrupts) -> Result<u8, Exit> {
         let mut killed = false;
         self.connect(&mut feed)?;
@@ -229,13 +229,13 @@ impl Job {
                 Happened::Interrupted if killed => return Ok(INTERRUPTED),
                 Happened::Interrupted => {
                     killed = true;
-                    // Its answer is not waited for: a second Ctrl-C must be heard meanwhile.
+                    // The reply is not awaited: a second Ctrl-C must be noticed meanwhile.
                     let kill = json!({ "action": "kill", "job_id": self.attachment.id });
                     match feed.client() {
                         Some(client) => {
                             client.send("rpc", "dispatcher", kill)?;
                         }
-                        // The daemon is away: there is nobody who could end it.
+                        // The daemon is not connected: the job cannot be killed.
                         None => return Ok(INTERRUPTED),
                     }
                     if io::stderr().is_terminal() {
@@ -246,7 +246,7 @@ impl Job {
         }
     }
 
-    /// Submits the job, or attaches to it again after the connection was lost.
+    /// Submits the job, or attaches to it again after a reconnection.
     fn connect(&mut self, feed: &mut Feed) -> Result<(), Exit> {
         let Some(client) = feed.client() else { return Ok(()) };
         let Err(error) = self.submit_or_attach(client) else { return Ok(()) };
@@ -258,7 +258,7 @@ impl Job {
                 let message = format!("the daemon does not know job {id} any more");
                 Err(Exit::failed(sysexits::UNAVAILABLE, message))
             }
-            // A daemon that says no is there, and will say it again.
+            // A daemon that replies with an error will do so again.
             ClientError::Refused(_) => Err(error.into()),
             error => {
                 let error = feed.lose(error).map_err(|error| self.unknown(error.into()))?;
@@ -281,7 +281,7 @@ impl Job {
         Ok(())
     }
 
-    /// Says what there is to say of the end; the exit code.
+    /// Reports the end; returns the exit code.
     fn ended(&mut self, end: &End) -> u8 {
         let id = self.attachment.id.clone();
         if let Some(state) = end.unknown() {
@@ -302,7 +302,7 @@ impl Job {
         end.exit_code_of_all()
     }
 
-    /// Nobody can tell how the job ends.
+    /// The outcome of the job is unknown.
     fn unknown(&self, exit: Exit) -> Exit {
         match exit {
             Exit::Failed { code, message } if !self.attachment.id.is_empty() => {

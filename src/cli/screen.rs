@@ -1,7 +1,7 @@
-//! Events as a person follows them: one line each, in columns, a job's output beneath its job.
+//! Events for a person: one line each, in columns, with a job's output below its job.
 //!
-//! A pure function of what came before, so that every line of it can be tested: frames go in, text
-//! comes out, and the clock is handed in. Nothing foreign gets through as it is (see [`escape`]).
+//! Deterministic, so that every line can be tested: frames go in, text comes out, and the clock is
+//! an argument. Foreign text is escaped (see [`escape`]).
 
 use std::time::SystemTime;
 
@@ -15,44 +15,44 @@ use super::terminal::{Terminal, Tone};
 use crate::sys::local_time::LocalTime;
 use crate::wire::parse_rfc3339;
 
-/// What stands in the second column at its widest: `1 - Information`.
+/// Maximum width of the second column: `1 - Information`.
 const STATE_WIDTH: usize = 15;
-/// The third column grows with what stands in it, within these bounds.
+/// Bounds of the width of the third column, which grows with its content.
 const NAME_WIDTH: std::ops::RangeInclusive<usize> = 8..=28;
-/// Jobs whose output is followed at once; past it the oldest is forgotten, and what of it was told
-/// is told again when it finishes.
+/// Maximum number of jobs whose output is tracked; beyond it the oldest is dropped, and its output
+/// is repeated when it finishes.
 const JOBS: usize = 1024;
 
-/// How a moment is told: local time, or `None` where there is no calendar for it.
+/// Converts a time to local time; `None` where there is no calendar for it.
 pub(super) type Clock = fn(SystemTime) -> Option<LocalTime>;
 
-/// What has been shown so far, as far as it matters for what comes.
+/// State of the display.
 pub(super) struct Screen {
     terminal: Terminal,
     clock: Clock,
     name_width: usize,
-    /// Of the line that came last.
+    /// Date of the last line.
     day: Option<(i32, u8, u8)>,
-    /// Where the cursor stands.
+    /// Position of the cursor.
     place: Place,
     jobs: Vec<Job>,
-    /// The state of the system that came last.
+    /// The last state of the system.
     state: Option<Value>,
-    /// Where the terminal can be drawn over: replications under way.
+    /// Progress bars of replications, where the terminal supports them.
     bars: Option<Bars>,
 }
 
 struct Job {
     id: String,
     output: JobOutput,
-    /// The command that was last announced, and how many had ended then.
+    /// The command that was last announced, and the number of ended commands at that time.
     announced: Option<(String, usize)>,
 }
 
 enum Place {
-    /// At the beginning of a line that belongs to nobody.
+    /// At the beginning of an unrelated line.
     Free,
-    /// Beneath the output of a command of a job.
+    /// Below the output of a command of a job.
     Output { id: String, command: String, midway: bool },
 }
 
@@ -72,17 +72,17 @@ impl Screen {
         Screen { terminal, clock, name_width, day, place, jobs, state, bars }
     }
 
-    /// The same on a terminal whose last lines can be drawn over, so wide as `width` says.
+    /// The same for a terminal that supports progress bars, of the width returned by `width`.
     pub(super) fn with_bars(self, width: Width) -> Screen {
         Screen { bars: Some(Bars::new(width)), ..self }
     }
 
-    /// The text that shows `frame`. `now` is for events that do not say when they happened.
+    /// The text that shows `frame`. `now` is for events without a time.
     pub(super) fn show(&mut self, frame: &Value, now: SystemTime) -> String {
         self.above_bars(now, |screen, out| screen.event(out, frame, now))
     }
 
-    /// The text that shows a remark of the program's own.
+    /// The text that shows a message of this program.
     pub(super) fn remark(&mut self, text: &str, now: SystemTime) -> String {
         self.above_bars(now, |screen, out| {
             let text = screen.harmless(text);
@@ -91,11 +91,11 @@ impl Screen {
         })
     }
 
-    /// What `show` shows, with the bars taken away before it and drawn again beneath it.
+    /// Runs `show` with the bars erased before and redrawn after it.
     fn above_bars(&mut self, now: SystemTime, show: impl FnOnce(&mut Self, &mut String)) -> String {
         let mut out = self.bars.as_mut().map(Bars::wipe).unwrap_or_default();
         show(self, &mut out);
-        // Beneath half a line there is no place for them.
+        // There is no room for bars below an unfinished line.
         let midway = matches!(self.place, Place::Output { midway: true, .. });
         if let (Some(bars), false) = (&mut self.bars, midway) {
             out.push_str(&bars.draw(self.terminal, now));
@@ -105,7 +105,7 @@ impl Screen {
 
     fn event(&mut self, out: &mut String, frame: &Value, now: SystemTime) {
         let args = &frame["args"];
-        // An end that is told later has its own time.
+        // An end that is reported later has its own time.
         let ended = args.get("process_details").unwrap_or(args)["time_finished"].as_str();
         let ended = ended.filter(|_| frame["present"] == true);
         let moment = ended.or(frame["time"].as_str()).and_then(parse_rfc3339).unwrap_or(now);
@@ -121,12 +121,12 @@ impl Screen {
         }
     }
 
-    /// True where the cursor stands in the middle of a line.
+    /// Whether the cursor is in the middle of a line.
     pub(super) fn is_midway(&self) -> bool {
         matches!(self.place, Place::Output { midway: true, .. })
     }
 
-    /// What has to be written so that the cursor stands at the beginning of a line.
+    /// The text that moves the cursor to the beginning of a line.
     pub(super) fn end(&mut self) -> String {
         let mut out = String::new();
         if self.bars.take().is_some_and(|bars| bars.are_drawn()) {
@@ -202,7 +202,7 @@ impl Screen {
         }
     }
 
-    /// A command begins.
+    /// Announces a command that begins.
     fn announce(&mut self, out: &mut String, event: &JobEvent<'_>, moment: SystemTime) {
         let current = event.current().unwrap_or("");
         let (number, of) = (event.codes().len() + 1, event.commands.len());
@@ -226,7 +226,7 @@ impl Screen {
         self.line(out, &Line { moment, tone, state, name: &name, text: &text });
     }
 
-    /// Output of a command, beneath a line that says whose it is.
+    /// Output of a command, below a line with its job and command.
     fn output(
         &mut self,
         out: &mut String,
@@ -303,7 +303,7 @@ impl Screen {
             );
             row.trim_end().to_owned()
         });
-        // One pool alone needs no heading.
+        // A single pool needs no heading.
         let text = if text.is_empty() { rows.next().unwrap_or_default() } else { text };
         let rows: Vec<String> = rows.collect();
         let line =
@@ -327,7 +327,7 @@ impl Screen {
         self.line(out, &line);
     }
 
-    /// An event of a newer daemon: told as it is rather than not at all.
+    /// An unknown event of a newer daemon: shown as JSON rather than not at all.
     fn unknown(&mut self, out: &mut String, frame: &Value, moment: SystemTime) {
         let name = self.harmless(frame["name"].as_str().unwrap_or("?"));
         let text = self.harmless(&frame["args"].to_string());
@@ -370,7 +370,7 @@ impl Screen {
         self.place = Place::Free;
     }
 
-    /// What stands before a line that belongs to the one above: the time's column stays empty.
+    /// The margin of a line that continues the one above: the column of the time stays empty.
     fn margin(&self) -> String {
         let bar = self.terminal.either("          │ ", "          | ");
         self.terminal.paint(Tone::Quiet, bar)
@@ -381,7 +381,7 @@ impl Screen {
     }
 }
 
-/// By the number that a priority begins with (protocol section 2.4).
+/// By the number at the beginning of a priority (protocol section 2.4).
 fn tone(priority: &str) -> Tone {
     let digits = priority.split(|c: char| !c.is_ascii_digit()).next().unwrap_or("");
     match digits.parse::<u8>() {

@@ -1,4 +1,4 @@
-//! What a person sees, line by line.
+//! The display, line by line.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::*;
 
-/// Five hours west of Greenwich, so that local time is seen to be another one.
+/// Five hours west of Greenwich, so that local time differs.
 fn clock(moment: SystemTime) -> Option<LocalTime> {
     let seconds = moment.duration_since(UNIX_EPOCH).ok()?.as_secs() - 5 * 3600;
     let day = 1 + u8::try_from(seconds / 86_400 - 20_780).ok()?;

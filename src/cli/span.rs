@@ -1,4 +1,4 @@
-//! Spans of time as people write and read them.
+//! Durations in their written form.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-/// Reads whole seconds: `90`, `90s`, `5m`, `2h`, `1d`; at least one.
+/// Parses whole seconds: `90`, `90s`, `5m`, `2h`, `1d`; at least one.
 pub(super) fn parse(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
@@ -22,7 +22,7 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
-/// Two units at most: `3 s`, `2 m 05 s`, `1 h 02 m`, `3 d 04 h`.
+/// Formats with at most two units: `3 s`, `2 m 05 s`, `1 h 02 m`, `3 d 04 h`.
 pub(super) fn show(span: Duration) -> String {
     let seconds = span.as_secs();
     if seconds < MINUTE {

@@ -1,26 +1,25 @@
-//! The state of the system for people: whole the first time, and from then on what is new in it.
+//! The state of the system for people: complete the first time, and only changes after that.
 //!
-//! A host with many pools sends them all with each event; whoever watches wants the one that has
-//! just failed.
+//! A host sends all its pools with each event; a person wants to see the one that has just failed.
 
 use serde_json::Value;
 
 use super::escape;
 use super::terminal::Terminal;
 
-/// A pool on its line: name, health, priority, capacity, and what is to be said of it.
+/// A pool on its line: name, health, priority, capacity, and remarks.
 pub(super) type Row = [String; 5];
 
-/// What is to be shown of an event.
+/// The part of an event to show.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Shown {
-    /// What concerns the host; nothing where a single pool says it all.
+    /// About the host; empty where a single pool has everything.
     pub(super) text: String,
-    /// Pools, each with what is new of it.
+    /// Pools, each with its changes.
     pub(super) pools: Vec<Row>,
 }
 
-/// What is new in `args` since the event `before`.
+/// The changes in `args` since the event `before`.
 pub(super) fn news(before: Option<&Value>, args: &Value, terminal: Terminal) -> Shown {
     let pools: Vec<Row> = match before {
         None => {
@@ -53,12 +52,12 @@ pub(super) fn news(before: Option<&Value>, args: &Value, terminal: Terminal) -> 
     Shown { text: notes.join(", "), pools }
 }
 
-/// All pools of a state, with whatever the daemon tells of them.
+/// All pools of a state.
 pub(super) fn pools(args: &Value) -> impl Iterator<Item = (&String, &Value)> {
     args["zpools"].as_object().into_iter().flatten()
 }
 
-/// How many pools there are, in words.
+/// The number of pools, in words.
 pub(super) fn count(args: &Value) -> String {
     match args["zpools"].as_object().map(serde_json::Map::len) {
         None if args["zpool_error"].is_string() => "nothing".to_owned(),
@@ -89,7 +88,7 @@ fn changes(before: &Value, args: &Value, terminal: Terminal) -> Vec<Row> {
     changed.chain(gone).collect()
 }
 
-/// Pools that are gone, each on its line.
+/// Missing pools, each on its line.
 pub(super) fn gone(args: &Value, terminal: Terminal) -> impl Iterator<Item = Row> {
     let gone = args["zpools_gone"].as_object().into_iter().flatten();
     gone.map(move |(name, gone)| gone_row(name, gone, terminal))
@@ -123,7 +122,7 @@ fn row(name: &str, before: Option<&Value>, pool: Option<&Value>, terminal: Termi
     [name, from_to("health"), cell(Some(pool), "priority"), capacity, remarks]
 }
 
-/// Remarks on a pool beside its figures, those that are new since `before`.
+/// Remarks on a pool besides its figures, those that are new since `before`.
 pub(super) fn remarks(pool: &Value, before: Option<&Value>, terminal: Terminal) -> String {
     let is_new = |key: &&str| before.is_none_or(|before| before[*key] != pool[*key]);
     let said = |key: &str| match key {
@@ -210,7 +209,7 @@ mod tests {
         wounded["status"] = "damaged".into();
         assert_eq!(told(wounded.clone()), ["tank  ONLINE  7 - Critical  cap 12%  damaged"]);
         assert_eq!(told(fine.clone()), ["2 pools, nothing new"]);
-        // What is still wrong is not said again.
+        // A persistent fault is not repeated.
         let healed = now(wounded.clone());
         wounded["capacity"] = "13%".into();
         assert_eq!(
@@ -237,7 +236,7 @@ mod tests {
                     0/0/442, sdb^[ UNAVAIL (was /dev/sdb1), sdc ONLINE (resilvering); scrub \
                     running, 1.50% done, repaired 4K; action: Replace it.";
         assert_eq!(told(Some(&fine), &now), [said]);
-        // Only what is new of it.
+        // Only its changes.
         let mut later = now.clone();
         later["zpools"]["tank"]["scan"] =
             json!({"function": "scrub", "state": "finished", "repaired": "4K", "errors": "0"});

@@ -1,4 +1,4 @@
-//! `status`: how the daemon is doing.
+//! `status`: the state of the daemon.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
@@ -61,7 +61,7 @@ fn main(mut words: Words) -> Result<u8, Exit> {
     Ok(0)
 }
 
-/// What a newer daemon says beside this is left to `--json`.
+/// Unknown fields of a newer daemon are shown by `--json` only.
 fn page(status: &Value, terminal: Terminal) -> String {
     let text = |value: &Value| match value {
         Value::Null => "?".to_owned(),
@@ -74,7 +74,7 @@ fn page(status: &Value, terminal: Terminal) -> String {
     let clients = status["clients"].as_array().map_or(&[][..], Vec::as_slice);
     let mut page = String::new();
     let mut line = |name: &str, value: String| {
-        // Writing into a string does not fail.
+        // Writing to a string does not fail.
         let _ = writeln!(page, "{name:<9} {value}");
     };
     line("host", text(&status["hostname"]));
@@ -158,12 +158,12 @@ fn page(status: &Value, terminal: Terminal) -> String {
     page
 }
 
-/// A link to a bridge: how it is, and what is wrong with it.
+/// A link to a relay: its state and its error.
 fn link_line(link: &Value, terminal: Terminal) -> String {
     let text = |key: &str| escape::line(link[key].as_str().unwrap_or("?"), terminal.unicode);
     let clients = link["available"].as_u64().unwrap_or(0);
     let mut told = format!("{} to {}: {}", text("name"), text("url"), text("state"));
-    // Writing into a string does not fail.
+    // Writing to a string does not fail.
     let _ = write!(told, " since {}", text("since"));
     if link["state"] == "connected" {
         let _ = write!(told, ", clients behind it: {clients}");
@@ -184,7 +184,7 @@ fn last(event: &Value, terminal: Terminal) -> Option<String> {
     Some(format!("{ago}{priority}: {message}"))
 }
 
-/// The pools, how old their figures are, and when there will be new ones.
+/// The pools, the age of their figures, and the time of the next check.
 fn pools(state: &Value, terminal: Terminal) -> String {
     let text = |value: &Value| escape::line(value.as_str().unwrap_or(""), terminal.unicode);
     let shown = |seconds: &Value| {
@@ -226,7 +226,7 @@ fn pools(state: &Value, terminal: Terminal) -> String {
     page
 }
 
-/// Each named queue with how many jobs wait or run in it.
+/// Each named queue with its number of unfinished jobs.
 fn jobs_in_queues(status: &Value, terminal: Terminal) -> Option<String> {
     let queues = status["queues"].as_object().filter(|queues| !queues.is_empty())?;
     let one = |(name, jobs): (&String, &Value)| {
@@ -235,7 +235,7 @@ fn jobs_in_queues(status: &Value, terminal: Terminal) -> Option<String> {
     Some(queues.iter().map(one).collect::<Vec<_>>().join(", "))
 }
 
-/// How much of a log was read and known; a log whose rules know nothing is named.
+/// The number of lines read and matched of a log; a log without matches is marked.
 fn log_line(log: &Value, terminal: Terminal) -> String {
     let text = |value: &Value| escape::line(value.as_str().unwrap_or("?"), terminal.unicode);
     let count = |name: &str| log[name].as_u64().unwrap_or(0);
@@ -279,7 +279,7 @@ pub(super) fn thousands(number: u64) -> String {
     shown
 }
 
-/// In the largest unit of which there is at least one.
+/// In the largest unit with a value of at least one.
 pub(super) fn size(bytes: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     for (unit, name) in UNITS {

@@ -1,4 +1,4 @@
-//! Columns under headings, each as wide as what stands in it.
+//! Tables with headings.
 
 /// Rows under `headings`; the last column is not padded. Cells must be one line each.
 pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {

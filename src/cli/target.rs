@@ -1,4 +1,4 @@
-//! Which daemon a command speaks to, read from its options.
+//! Options that select the daemon of a command.
 
 use std::fs;
 use std::io::Read;
@@ -13,7 +13,7 @@ use crate::auth::key::PrivateKey;
 use crate::client::{Bridge, Client, Credential, KnownHost, Secret, Target, Url, Via, sysexits};
 use crate::config::{Config, Home, HostEntry};
 
-/// The part of a command's help that is about these options.
+/// The part of a command's help about these options.
 macro_rules! target_help {
     () => {
         "
@@ -45,10 +45,10 @@ Which daemon (TARGET):
 }
 pub(super) use target_help;
 
-/// The longest file with a secret that is read, in bytes: only its first line matters.
+/// Maximum size of a file with a secret, in bytes: only its first line is used.
 const SECRET_FILE: u64 = 64 * 1024;
 
-/// The options as they were given.
+/// The options as given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct TargetOptions {
     host: Option<String>,
@@ -64,19 +64,19 @@ pub(super) struct TargetOptions {
     bridge_fingerprint: Option<String>,
 }
 
-/// How it is known what a server must show whose certificate is not given.
+/// Sources of a certificate's fingerprint that was not given.
 struct Trust {
-    /// The one at a URL: known, or asked about.
+    /// For a URL: known, or confirmed by the user.
     asked: fn(&Url) -> Result<KnownHost, Exit>,
-    /// A host behind a bridge: known.
+    /// For a host behind a relay: known.
     known: fn(&str) -> Result<KnownHost, Exit>,
 }
 
-/// By `known_hosts`, and by the user.
+/// `known_hosts`, and the user.
 const TRUST: Trust = Trust { asked: trust::certificate_of, known: trust::known };
 
 impl TargetOptions {
-    /// Takes the option if it is one of ours.
+    /// Parses an option, if it is one of these.
     pub(super) fn take(&mut self, option: &str, words: &mut Words) -> Result<bool, Exit> {
         match option {
             "-c" | "--config" => self.config = Some(words.path()?),
@@ -95,12 +95,12 @@ impl TargetOptions {
         Ok(true)
     }
 
-    /// Connects to the daemon that the options name.
+    /// Connects to the selected daemon.
     pub(super) fn connect(&self) -> Result<Client, Exit> {
         Ok(Client::connect(&self.target(&Home::of_this_process())?)?)
     }
 
-    /// Connects to the bridge of this host that the options name.
+    /// Connects to the relay of this host.
     pub(super) fn connect_to_bridge(&self) -> Result<Client, Exit> {
         let home = Home::of_this_process();
         if self.host.is_some() {
@@ -123,13 +123,13 @@ impl TargetOptions {
         Ok(Client::connect(&Target::Sockets(sockets))?)
     }
 
-    /// The daemon that the options name.
+    /// The selected daemon.
     pub(super) fn target(&self, home: &Home) -> Result<Target, Exit> {
         self.resolved()?.target_with(home, &TRUST)
     }
 
-    /// The options with what `hosts.toml` says of the host that `-H` names, and with the default key
-    /// where a remote daemon wants one. Options on the command line have precedence.
+    /// The options completed by the entry of `-H` in `hosts.toml`, and by the default key for a
+    /// remote daemon. Options on the command line take precedence.
     fn resolved(&self) -> Result<TargetOptions, Exit> {
         let mut options = self.clone();
         let mut key = Some(Home::default_key()).filter(|key| key.exists());
@@ -155,7 +155,7 @@ impl TargetOptions {
         Ok(options)
     }
 
-    /// The same; `trust` says what a server must show whose certificate is not given.
+    /// The same; `trust` returns the fingerprint of a certificate that was not given.
     fn target_with(&self, home: &Home, trust: &Trust) -> Result<Target, Exit> {
         let places = [self.config.is_some(), self.socket.is_some(), self.url.is_some()];
         if places.into_iter().filter(|given| *given).count() > 1 {
@@ -192,8 +192,8 @@ impl TargetOptions {
         Ok(Target::Sockets(vec![Home::system_socket().to_path_buf(), home.socket()]))
     }
 
-    /// A host behind a bridge. Nothing of it is trusted on first use: whoever runs the bridge could
-    /// be asked about instead.
+    /// A host behind a relay. It is never trusted on first use: the relay could present another
+    /// certificate.
     fn bridged(&self, url: &str, host: &str, trust: &Trust) -> Result<Target, Exit> {
         let url = Url::of_bridge(url).map_err(usage)?;
         let Some(file) = &self.key else {
@@ -216,7 +216,7 @@ impl TargetOptions {
         Ok(Target::Via(Box::new(Via { bridge, host, fingerprint, known, credential })))
     }
 
-    /// The bridge, where the URL is one's and no host behind it is named.
+    /// The relay, if the URL names one without a host behind it.
     pub(super) fn bridge_of_all(&self, home: &Home) -> Result<Option<Bridge>, Exit> {
         let options = self.resolved()?;
         let (None, Some(file), Some(_)) = (&options.via, &options.key, &options.url) else {
@@ -329,7 +329,7 @@ fn read_secret(file: &Path, what: &str) -> Result<Secret, Exit> {
     fs::File::open(file)
         .and_then(|file| file.take(SECRET_FILE).read_to_string(&mut text))
         .map_err(|error| Exit::usage(format!("cannot read {what}: {}: {error}", file.display())))?;
-    // A token has no blanks around it; a password may.
+    // A token has no surrounding blanks; a password may.
     let line = text.lines().next().unwrap_or("");
     let secret = if what == "a token" { line.trim() } else { line };
     if secret.is_empty() {

@@ -1,4 +1,4 @@
-//! What the terminal at the other end can show.
+//! Capabilities of the terminal.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -18,11 +18,11 @@ pub(super) struct Terminal {
     pub(super) unicode: bool,
 }
 
-/// What a piece of a line means; how that looks is decided here alone.
+/// Meaning of a part of a line; its appearance is defined here alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
-    /// Less important than what stands beside it.
+    /// Less important than the rest of the line.
     Quiet,
     Waiting,
     Active,
@@ -33,7 +33,7 @@ pub(super) enum Tone {
 }
 
 impl Terminal {
-    /// Judged by the environment; no colours where output is not a terminal.
+    /// According to the environment; no colours where output is not a terminal.
     pub(super) fn new(is_terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> Terminal {
         let filled = |name: &str| variable(name).filter(|value| !value.is_empty());
         let dumb = filled("TERM").is_none_or(|term| term == "dumb");
@@ -46,12 +46,12 @@ impl Terminal {
         }
     }
 
-    /// By the environment of this process.
+    /// According to the environment of this process.
     pub(super) fn of_this_process(is_terminal: bool) -> Terminal {
         Terminal::new(is_terminal, |name| std::env::var_os(name))
     }
 
-    /// `text` in its tone.
+    /// `text` in its colour.
     pub(super) fn paint(self, tone: Tone, text: &str) -> String {
         let code = match tone {
             Tone::Plain => "",
@@ -75,19 +75,19 @@ impl Terminal {
     }
 }
 
-/// Whether a terminal knows how to move its cursor up and wipe what stands below: all but `dumb`
-/// ones do (ECMA-48, CUU and ED).
+/// Whether a terminal can move its cursor up and erase below: all but `dumb` ones can (ECMA-48, CUU
+/// and ED).
 pub(super) fn can_be_drawn_over(variable: impl Fn(&str) -> Option<OsString>) -> bool {
     variable("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
-/// The longest secret that is typed, in bytes.
+/// Maximum length of a typed secret, in bytes.
 const TYPED: usize = 1024;
-/// What Ctrl-C sends.
+/// Sent by Ctrl-C.
 const CTRL_C: u8 = 3;
 
-/// Asks for something on the terminal of this process, which does not show what is typed. Ctrl-C
-/// gives up: it ends the line instead of the command, so that the terminal is always put back.
+/// Reads a secret from the terminal of this process without echo. Ctrl-C cancels: it ends the line
+/// instead of the command, so that the terminal is always restored.
 pub(super) fn ask_for_secret(prompt: &str) -> io::Result<Secret> {
     let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
     let usual = tcgetattr(&terminal)?;
@@ -95,7 +95,7 @@ pub(super) fn ask_for_secret(prompt: &str) -> io::Result<Secret> {
     hidden.local_flags.remove(LocalFlags::ECHO | LocalFlags::ISIG);
     hidden.local_flags.insert(LocalFlags::ECHONL | LocalFlags::ICANON);
     hidden.control_chars[SpecialCharacterIndices::VEOL as usize] = CTRL_C;
-    // First hidden, then asked for: what was typed before is let go.
+    // Echo is disabled before the prompt: earlier input is discarded.
     tcsetattr(&terminal, SetArg::TCSAFLUSH, &hidden)?;
     let mut line = Zeroizing::new([0; TYPED]);
     let read = terminal.write_all(prompt.as_bytes()).and_then(|()| terminal.read(&mut *line));

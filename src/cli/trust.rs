@@ -1,4 +1,4 @@
-//! The certificate of another host: known already, or looked at and asked about, once.
+//! The certificate of another host: known, or confirmed by the user once.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -6,8 +6,8 @@ use super::exit::Exit;
 use crate::client::{self, DEFAULT_PORT, Fingerprint, KnownHost, KnownHosts, Url, sysexits};
 use crate::config::Home;
 
-/// What the server of `url` must show. One that is not known is asked about on the terminal; where
-/// there is none nobody could answer, and it is refused.
+/// The fingerprint that the server of `url` must have. An unknown one is confirmed on the terminal;
+/// without a terminal it is refused.
 pub(super) fn certificate_of(url: &Url) -> Result<KnownHost, Exit> {
     let path = Home::known_hosts();
     let failed = |what: &str, error: io::Error| {
@@ -37,7 +37,7 @@ pub(super) fn certificate_of(url: &Url) -> Result<KnownHost, Exit> {
     Ok(KnownHost { fingerprint, place: path.display().to_string() })
 }
 
-/// What a host behind a bridge must show, by its name or as it is known when it is dialled itself.
+/// The known fingerprint of a host behind a relay, by its name or by its direct address.
 pub(super) fn known(host: &str) -> Result<KnownHost, Exit> {
     let path = Home::known_hosts();
     let failed = |why: String| Exit::failed(sysexits::CONFIGURATION, why);
@@ -55,11 +55,10 @@ pub(super) fn known(host: &str) -> Result<KnownHost, Exit> {
     )))
 }
 
-/// Asks whether the certificate is that of `name`. `yes` and the fingerprint itself accept it;
-/// anything that is neither that nor `no` is asked about once more.
+/// Asks whether the certificate is that of `name`. `yes` and the fingerprint itself accept it; any
+/// answer other than these and `no` repeats the question once.
 ///
-/// # Errors
-/// Why it is not accepted.
+/// # Errors Why it is not accepted.
 fn ask(
     name: &str,
     fingerprint: Fingerprint,

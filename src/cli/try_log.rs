@@ -1,4 +1,4 @@
-//! `check --try`: what the lines of a log give by the rules, before the daemon follows it.
+//! `check --try`: the events of a log's lines according to the rules, before the daemon follows it.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -18,10 +18,10 @@ use crate::rules::{Outcome, Reader, RuleSet, mentions_failure};
 use crate::wire::Priority;
 use crate::wording;
 
-/// Of a larger log the beginning is left out.
+/// Only the end of a larger log is read.
 const LARGEST: u64 = 64 * 1024 * 1024;
 
-/// The sums over all lines.
+/// Totals of all lines.
 #[derive(Default)]
 struct Sums {
     lines: usize,
@@ -31,8 +31,8 @@ struct Sums {
     matched: usize,
 }
 
-/// Reads the log by the rule sets of these names; without one by what the configuration says of it,
-/// or else by the set that knows most of its lines. Returns the exit code.
+/// Reads the log with the rule sets of these names; without one with those of the configuration, or
+/// else with the set that matches most of its lines. Returns the exit code.
 pub(super) fn run(
     config: &LifePreserver,
     log: &Path,
@@ -59,7 +59,7 @@ pub(super) fn run(
         } else {
             as_text(number, &outcome, is_silent, line, terminal.unicode)
         };
-        // Writing into a string does not fail.
+        // Writing to a string does not fail.
         let _ = writeln!(page, "{shown}");
         if page.len() > 1 << 16 {
             write(&page)?;

@@ -1,4 +1,4 @@
-//! `wait`: until jobs have ended.
+//! `wait`: waits until jobs have ended.
 
 use serde_json::json;
 

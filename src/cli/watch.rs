@@ -69,10 +69,10 @@ struct Arguments {
     target: TargetOptions,
 }
 
-/// Where to begin.
+/// Start of the events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Since {
-    /// Without it, that of the daemon that runs.
+    /// Defaults to that of the running daemon.
     epoch: Option<String>,
     seq: u64,
 }
@@ -115,7 +115,7 @@ fn main(words: Words) -> Result<u8, Exit> {
     followed
 }
 
-/// The place that `--since` means.
+/// The position given by `--since`.
 fn place(since: Since, target: &Target) -> Result<Place, Exit> {
     let seq = since.seq;
     if let Some(epoch) = since.epoch {
@@ -166,19 +166,18 @@ fn event_name(name: &str) -> Result<EventName, Exit> {
     })
 }
 
-/// No more ends that were missed have come for so long.
+/// Missed ends are reported after this time without a further one.
 const MISSED: Duration = Duration::from_millis(300);
 
-/// What a reader is to see.
+/// Item for the reader.
 enum Shown {
     Event(Frame),
-    /// Of our own.
+    /// A message of this program.
     Remark(String),
 }
 
-/// Hands on each event until it cannot go on or the reader goes. A reader is missed at once, not
-/// only when there is something to be written to it.
-/// `verbose` shows the ends that were missed one by one.
+/// Prints each event until an error, or until the reader closes standard output, which is noticed
+/// at once. `verbose` shows missed ends one by one.
 fn follow(
     feed: &mut Feed,
     verbose: bool,
@@ -188,7 +187,7 @@ fn follow(
     let wake = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
     let mut meanwhile = Meanwhile::default();
     loop {
-        // Missed ends come one after the other: they are said when no more has come for a while.
+        // Missed ends arrive one after the other: they are reported after a short silence.
         let deadline = meanwhile.has_missed().then(|| Instant::now() + MISSED);
         let news = feed.next(&Wait { deadline, wake: &wake })?;
         let admission = match &news {

@@ -1,14 +1,14 @@
-//! The words of a command line, one after the other.
+//! Parser of command-line arguments.
 //!
-//! A thin layer over `lexopt`, so that each command reads its options the same way, `--help` works
-//! in every place and a wrong word is told in the same words everywhere.
+//! A thin layer over `lexopt`, so that all commands parse options alike, support `--help` in every
+//! position, and report unknown arguments in the same words.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::exit::Exit;
 
-/// An option, or what is none.
+/// An option or an argument.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Word {
     /// With its dashes.
@@ -17,21 +17,21 @@ pub(super) enum Word {
     Value(OsString),
 }
 
-/// What is left of a command line.
+/// The remaining arguments.
 pub(super) struct Words {
     parser: lexopt::Parser,
     help: &'static str,
-    /// The word `--` has been passed.
+    /// `--` was seen.
     separated: bool,
 }
 
 impl Words {
-    /// `help` is what `--help` shows.
+    /// `help` is the text for `--help`.
     pub(super) fn new(parser: lexopt::Parser, help: &'static str) -> Words {
         Words { parser, help, separated: false }
     }
 
-    /// The next word; `--help` ends the command here.
+    /// The next argument; `--help` ends the command here.
     pub(super) fn next(&mut self) -> Result<Option<Word>, Exit> {
         if let Some(rest) = self.parser.try_raw_args() {
             self.separated |= rest.peek().is_some_and(|word| word == "--");
@@ -48,12 +48,12 @@ impl Words {
         Ok(Some(word))
     }
 
-    /// True where the last word stands behind `--`.
+    /// Whether the last argument stands after `--`.
     pub(super) fn is_separated(&self) -> bool {
         self.separated
     }
 
-    /// The value of the option that came last.
+    /// The value of the last option.
     pub(super) fn value(&mut self) -> Result<String, Exit> {
         text(self.parser.value().map_err(wrong)?)
     }
@@ -64,12 +64,12 @@ impl Words {
     }
 }
 
-/// An argument as text: what goes to a daemon is JSON, which knows nothing else.
+/// An argument as text: requests are JSON, which cannot represent other bytes.
 pub(super) fn text(value: OsString) -> Result<String, Exit> {
     value.into_string().map_err(|value| Exit::usage(format!("{value:?} is not UTF-8")))
 }
 
-/// A word that the command does not know.
+/// An unknown argument.
 pub(super) fn unexpected(word: &Word) -> Exit {
     Exit::usage(match word {
         Word::Option(name) => format!("unknown option {name}"),

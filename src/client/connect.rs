@@ -1,4 +1,4 @@
-//! The way to a daemon: a socket, TLS where it is remote, and the upgrade to a WebSocket.
+//! Connecting to a daemon: a socket, TLS where it is remote, and the upgrade to a WebSocket.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -20,14 +20,14 @@ use super::target::{Fingerprint, Url};
 use super::tls;
 use crate::net::UpgradeRequest;
 
-/// A stream whose upgrade is done, and what the peer has sent behind it.
+/// An upgraded stream, and bytes that the peer has sent after the reply.
 pub(super) struct Opened {
     pub(super) stream: Stream,
     pub(super) rest: Vec<u8>,
     pub(super) peer: String,
 }
 
-/// Opens the first of `paths` that has a daemon behind it.
+/// Opens the first of `paths` with a listening daemon.
 pub(super) fn open_socket(paths: &[PathBuf], timeouts: &Timeouts) -> Result<Opened, ClientError> {
     let mut tried: Vec<(PathBuf, io::Error)> = Vec::new();
     for path in paths {
@@ -45,8 +45,8 @@ pub(super) fn open_socket(paths: &[PathBuf], timeouts: &Timeouts) -> Result<Open
     Err(ClientError::NoDaemon(tried))
 }
 
-/// A connect to a Unix socket waits for room in the listener's backlog, on Linux for ever: the
-/// send time-out is what bounds it (unix(7)).
+/// connect(2) to a Unix socket waits for room in the listener's backlog, on Linux for ever: the
+/// send timeout bounds it (unix(7)).
 fn connect_unix(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     let socket: OwnedFd =
         socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
@@ -73,7 +73,7 @@ fn connect_unix(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     Ok(socket)
 }
 
-/// Opens a TCP connection, with TLS where a fingerprint says what to expect.
+/// Opens a TCP connection, with TLS where a fingerprint is given.
 pub(super) fn open_url(
     url: &Url,
     fingerprint: Option<Fingerprint>,
@@ -92,7 +92,7 @@ pub(super) fn open_url(
         Stream::Unix(_) | Stream::Tcp(_) => Ok(()),
     })
     .map_err(|error| match error {
-        // A connection that breaks meanwhile says nothing of the server: it may be restarted.
+        // A broken connection says nothing about the server: it may be restarting.
         ClientError::Lost(error) if error.kind() == io::ErrorKind::InvalidData => {
             tls::explain(&pin, fingerprint, &error)
         }
@@ -107,7 +107,7 @@ fn connect_tcp(url: &Url, patience: Duration) -> Result<TcpStream, ClientError> 
     let addresses = (&*url.host, url.port).to_socket_addrs().map_err(unreachable)?;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
-        // Without TLS the name must not lead away from this host, whatever the resolver says.
+        // Without TLS the name must resolve to this host, whatever the resolver returns.
         if !url.tls && !address.ip().is_loopback() {
             continue;
         }
@@ -126,7 +126,7 @@ fn connect_tcp(url: &Url, patience: Duration) -> Result<TcpStream, ClientError> 
     Err(unreachable(last))
 }
 
-/// Sends the request and reads the answer.
+/// Sends the request and reads the reply.
 fn upgrade(
     mut stream: Stream,
     peer: String,
@@ -162,7 +162,7 @@ fn upgrade(
     }
 }
 
-/// How long one step may take.
+/// Time limit of one step.
 pub(super) struct Patience<'a> {
     peer: &'a str,
     step: Step,
@@ -175,7 +175,7 @@ impl<'a> Patience<'a> {
         Patience { peer, step, after, deadline: Instant::now() + after }
     }
 
-    /// Tries until it neither would block nor is interrupted, or the deadline passes.
+    /// Retries until the call neither would block nor is interrupted, or the deadline passes.
     fn drive<T>(
         &self,
         stream: &mut Stream,

@@ -1,4 +1,4 @@
-//! What can go wrong between a command and its daemon, so that a person knows what to do.
+//! Errors between a command and its daemon, with text for people.
 
 use std::fmt;
 use std::io;
@@ -9,56 +9,56 @@ use super::sysexits;
 use super::target::Fingerprint;
 use crate::net::NoUpgrade;
 
-/// Why a conversation could not begin, or ended.
+/// Why a connection failed or ended.
 #[derive(Debug)]
 pub enum ClientError {
-    /// No socket of those that were tried has a daemon behind it.
+    /// No daemon listens on any of these sockets.
     NoDaemon(Vec<(PathBuf, io::Error)>),
     /// The host could not be reached: its name, or the reason.
     Unreachable(String, io::Error),
-    /// The peer took too long.
+    /// Time limit exceeded.
     TimedOut {
-        /// Who.
+        /// The peer.
         peer: String,
-        /// What was waited for.
+        /// The step.
         step: Step,
-        /// How long.
+        /// The limit.
         after: Duration,
     },
-    /// The server shows another certificate than the pinned one.
+    /// The server presented another certificate than the pinned one.
     WrongCertificate {
-        /// What was pinned.
+        /// The pinned one.
         expected: Fingerprint,
-        /// What was shown.
+        /// The presented one.
         shown: Fingerprint,
-        /// Where the pinned one stands, if it was not given but known: `FILE:LINE`.
+        /// Source of the pinned one, if it was not given: `FILE:LINE`.
         known: Option<String>,
     },
     /// TLS failed for another reason.
     Tls(String),
-    /// The peer answered in HTTP, but not with a WebSocket.
+    /// The peer replied in HTTP without an upgrade.
     NotUpgraded {
         /// The HTTP status.
         status: u16,
-        /// What the peer said beside it.
+        /// Reason phrase and body.
         why: String,
     },
-    /// The peer says what it may not say.
+    /// Protocol violation.
     Protocol(String),
-    /// The daemon closed the conversation.
+    /// Closed by the daemon.
     Closed {
-        /// RFC 6455 section 7.4; 1005 where it gave none.
+        /// RFC 6455 section 7.4; 1005 for none.
         code: u16,
         /// For people.
         reason: String,
     },
     /// The connection broke.
     Lost(io::Error),
-    /// So many bytes of events came before a reply that no more are kept.
+    /// Too many bytes of events arrived before a reply.
     TooManyEvents(usize),
-    /// The request was answered with an error.
+    /// An error reply.
     Refused(Refused),
-    /// The daemon does not accept the client's key.
+    /// The daemon rejected the client's key.
     KeyRefused {
         /// The reply.
         refused: Refused,
@@ -67,32 +67,32 @@ pub enum ClientError {
     },
 }
 
-/// What was waited for.
+/// The awaited step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// A connection.
     Connecting,
     /// TLS and the WebSocket upgrade.
     Handshake,
-    /// That a request can be sent.
+    /// Room to send a request.
     Sending,
     /// The reply to a request.
     Reply,
-    /// Any sign of life.
+    /// A pong.
     Ping,
 }
 
 /// An error reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// As in protocol section 1; the old server sends none.
+    /// As in protocol section 1; the original server sends none.
     pub code: Option<i64>,
-    /// What is wrong.
+    /// The reason.
     pub message: String,
 }
 
 impl Refused {
-    /// The exit code of a command that is refused so.
+    /// The exit code of a command that gets this error.
     pub fn exit_code(&self) -> u8 {
         match self.code {
             Some(401 | 403) => sysexits::NO_PERMISSION,
@@ -105,8 +105,8 @@ impl Refused {
 }
 
 impl ClientError {
-    /// True for what another try may find mended: a daemon that is being restarted, a network that
-    /// is away, a client that was too slow.
+    /// Whether another attempt may succeed: a daemon that is restarting, a network that is down, a
+    /// client that was too slow.
     pub fn may_pass(&self) -> bool {
         match self {
             ClientError::NoDaemon(_)
@@ -125,7 +125,7 @@ impl ClientError {
         }
     }
 
-    /// True where a connection was refused, or dropped, since too many authenticate at present.
+    /// Whether a connection was refused, or dropped, because too many are authenticating.
     pub(super) fn is_for_want_of_room(&self) -> bool {
         match self {
             ClientError::NotUpgraded { status, .. } => *status == 503,
@@ -144,13 +144,13 @@ impl ClientError {
         }
     }
 
-    /// The connection ended without a word.
+    /// The connection ended without a close frame.
     pub(super) fn ended() -> ClientError {
         let why = io::Error::new(io::ErrorKind::UnexpectedEof, "it ended without a word");
         ClientError::Lost(why)
     }
 
-    /// The same, where what was pinned stands there.
+    /// The same, with the source of the pinned certificate.
     pub(super) fn known_at(self, place: Option<&str>) -> ClientError {
         match self {
             ClientError::WrongCertificate { expected, shown, .. } => {
@@ -161,11 +161,11 @@ impl ClientError {
         }
     }
 
-    /// The exit code of a command that ends so.
+    /// The exit code of a command that ends with this error.
     pub fn exit_code(&self) -> u8 {
         let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
         match self {
-            // What was forbidden is the reason only where nothing else was tried in vain.
+            // "Permission denied" is the reason only where no other attempt failed differently.
             ClientError::NoDaemon(tried) if tried.iter().all(|(_, error)| denied(error)) => {
                 sysexits::NO_PERMISSION
             }
@@ -179,7 +179,7 @@ impl ClientError {
             | ClientError::WrongCertificate { .. }
             | ClientError::Tls(_)
             | ClientError::Protocol(_) => sysexits::PROTOCOL,
-            // Policy: a right was lost, or never gained in time.
+            // Policy: a privilege was lost, or not gained in time.
             ClientError::Closed { code: 1008, .. } => sysexits::NO_PERMISSION,
             ClientError::Closed { code: 1002 | 1003 | 1007 | 1009 | 1010, .. } => {
                 sysexits::PROTOCOL

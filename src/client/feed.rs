@@ -1,9 +1,8 @@
-//! Events of a daemon, over as many connections as it takes.
+//! Events of a daemon, across reconnections.
 //!
-//! A daemon is restarted, a host sleeps, a network goes away. Whoever follows events wants to go on
-//! where it was: so the place in the stream is kept, the connection is made again at growing
-//! intervals, and the daemon is asked for what was missed. If it cannot tell that, it says so by a
-//! `gap`, which is an event here like any other.
+//! A daemon restarts, a host sleeps, a network is down. So the position in the stream is tracked,
+//! the connection is re-established with back-off, and the daemon is asked for missed events. If it
+//! no longer has them it sends a `gap`, which is passed on like any other event.
 
 use std::time::Instant;
 
@@ -14,18 +13,18 @@ use super::pace::Pace;
 use super::stream::pause;
 use super::{Client, ClientError, Frame, Incoming, Target, Timeouts, Wait};
 
-/// Something from the feed.
+/// An item of the feed.
 #[derive(Debug)]
 pub enum News {
-    /// A message, or what else ended the wait.
+    /// A message, or another reason for the end of the wait.
     Incoming(Incoming),
-    /// The connection is lost; it is made again as soon as that is possible.
+    /// The connection is lost; reconnection is in progress.
     Lost(ClientError),
-    /// There is a connection again, and the subscription is made.
+    /// Reconnected and subscribed.
     Back,
 }
 
-/// Where a stream of events is.
+/// Position in a stream of events.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct Place {
     /// The run of the daemon.
@@ -34,11 +33,11 @@ pub struct Place {
     pub seq: u64,
 }
 
-/// A subscription that outlives its connections.
+/// A subscription that survives its connections.
 pub struct Feed {
     target: Target,
     timeouts: Timeouts,
-    /// Of `events/subscribe`, without `since`; `None` for a conversation without subscription.
+    /// Arguments of `events/subscribe`, without `since`; `None` without a subscription.
     subscription: Option<Map<String, Value>>,
     place: Option<Place>,
     client: Option<Client>,
@@ -46,8 +45,8 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Connects and subscribes; what fails now is not tried again. `subscription` is the object form
-    /// of a subscription; with `since` it begins behind that place.
+    /// Connects and subscribes; failures are not retried. `subscription` is the object form of a
+    /// subscription; with `since` it starts after that position.
     pub fn begin(
         target: Target,
         subscription: Map<String, Value>,
@@ -59,7 +58,7 @@ impl Feed {
         Ok(feed)
     }
 
-    /// Connects without a subscription; what fails now is not tried again.
+    /// Connects without a subscription; failures are not retried.
     pub fn connect(target: Target) -> Result<Feed, ClientError> {
         let timeouts = Timeouts::default();
         let client = Some(Client::connect_within(&target, timeouts)?);
@@ -67,12 +66,12 @@ impl Feed {
         Ok(Feed { target, timeouts, subscription, place, client, pace: Pace::new() })
     }
 
-    /// The conversation, while there is one.
+    /// The connection, while there is one.
     pub fn client(&mut self) -> Option<&mut Client> {
         self.client.as_mut()
     }
 
-    /// What comes next. Only what no other try can mend is an error.
+    /// The next item. Only permanent failures are errors.
     pub fn next(&mut self, wait: &Wait<'_>) -> Result<News, ClientError> {
         let Some(client) = &mut self.client else { return self.connect_again(wait) };
         match client.next(wait) {
@@ -85,8 +84,7 @@ impl Feed {
         }
     }
 
-    /// The connection is of no use any more, for the reason `error`; an error where another one
-    /// would not be either.
+    /// Drops the connection for the reason `error`; returns an error if reconnecting is useless.
     pub fn lose(&mut self, error: ClientError) -> Result<ClientError, ClientError> {
         self.client = None;
         self.pace.is_lost();

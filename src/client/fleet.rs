@@ -1,7 +1,7 @@
-//! All hosts behind a bridge at once: one connection, a tunnel to each, their events as they come.
+//! All hosts behind a relay at once: one connection, a tunnel to each, and their events.
 //!
-//! A host that comes is joined, one that goes is told, and one that comes again goes on where it
-//! was. Only hosts whose certificate is known are joined: any other is named, and nothing is said to
+//! New hosts are joined, disconnections are reported, and a host that reconnects is resumed. Only
+//! hosts with a known certificate are joined: any other is reported by name, and nothing is sent to
 //! it.
 
 use std::collections::VecDeque;
@@ -18,36 +18,36 @@ use super::target::{Bridge, Fingerprint};
 use super::via::{Far, Hall, Heard, ask_for_name, name_in};
 use super::{ClientError, Frame, Incoming, Reply, Timeouts, Wait, signed};
 
-/// Something of the fleet.
+/// An item of the fleet.
 #[derive(Debug)]
 pub enum FleetNews {
     /// An event of a host.
     Event(String, Frame),
-    /// A host is there, and its events are coming.
+    /// A host was joined.
     Joined(String),
-    /// A host has gone.
+    /// A host has disconnected.
     Left(String),
-    /// Something is wrong with a host, or with the bridge.
+    /// A problem with a host, or with the relay.
     Remark(String),
-    /// Nothing; a descriptor of [`Wait::wake`] has something.
+    /// A descriptor of [`Wait::wake`] is ready.
     Woken,
-    /// Nothing; [`Wait::deadline`] has passed.
+    /// [`Wait::deadline`] has passed.
     Nothing,
 }
 
-/// How far a host is.
+/// State of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Handshake,
-    /// Something to sign was asked for.
+    /// A challenge was requested.
     Asking,
     /// It was signed.
     Proving,
     Subscribing,
     Following,
-    /// It is of no use until it comes anew.
+    /// Refused until it reconnects.
     Refused,
-    /// It is tried again then.
+    /// Retried at that time.
     Paused(Instant),
 }
 
@@ -55,37 +55,37 @@ struct Member {
     id: String,
     far: Option<Far>,
     stage: Stage,
-    /// When its tunnel was begun.
+    /// When its tunnel was opened.
     begun: Instant,
-    /// What it calls itself.
+    /// The host name that it claims.
     hint: Option<String>,
-    /// What it is known as, once it has shown its certificate.
+    /// Its known name, after it has presented its certificate.
     name: Option<(String, Fingerprint)>,
-    /// It is to be said why it is not joined, once it is known how it calls itself.
+    /// Its certificate is unknown, which is to be reported with its host name.
     unknown: Option<Fingerprint>,
 }
 
-/// Before a host is tried again that has sent us away.
+/// Interval before another attempt at a host that has closed the tunnel.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// All hosts behind one bridge that are known.
+/// All known hosts behind one relay.
 pub struct Fleet {
     bridge: Bridge,
     timeouts: Timeouts,
-    /// Of `events/subscribe`, without `since`.
+    /// Arguments of `events/subscribe`, without `since`.
     subscription: Map<String, Value>,
     known: Vec<(String, Fingerprint)>,
     hall: Option<Hall>,
     members: Vec<Member>,
-    /// How far each was followed.
+    /// Positions in the hosts' streams.
     places: Vec<(Fingerprint, Place)>,
     news: VecDeque<FleetNews>,
     pace: Pace,
 }
 
 impl Fleet {
-    /// Connects to the bridge; what fails now is not tried again. `known` are names of hosts and
-    /// what they must show, `subscription` the object form of one.
+    /// Connects to the relay; failures are not retried. `known` are names of hosts and their
+    /// fingerprints, `subscription` the object form of one.
     pub fn begin(
         bridge: Bridge,
         known: Vec<(String, Fingerprint)>,
@@ -106,7 +106,7 @@ impl Fleet {
         })
     }
 
-    /// What comes next. Only what no other try can mend is an error.
+    /// The next item. Only permanent failures are errors.
     pub fn next(&mut self, wait: &Wait<'_>) -> Result<FleetNews, ClientError> {
         loop {
             if let Some(news) = self.news.pop_front() {
@@ -155,7 +155,7 @@ impl Fleet {
         }
     }
 
-    /// One step with the bridge; an error is the bridge's.
+    /// One step with the relay; an error is the relay's.
     fn go_on(&mut self, wait: &Wait<'_>) -> Result<Option<FleetNews>, ClientError> {
         self.give_up_the_silent();
         self.begin_again()?;
@@ -177,7 +177,7 @@ impl Fleet {
         Ok(None)
     }
 
-    /// Who is there now.
+    /// Updates the list of hosts.
     fn look_at(&mut self, ids: &[String]) -> Result<(), ClientError> {
         let members = std::mem::take(&mut self.members);
         let (stay, gone): (Vec<Member>, Vec<Member>) =
@@ -208,8 +208,8 @@ impl Fleet {
         }
     }
 
-    /// Those that do not answer on the way in are tried again later: their servers may have had no
-    /// room for one more, or the bridge has lost something.
+    /// Schedules retries of hosts that did not reply while joining: they may have had no room, or
+    /// the relay has lost a frame.
     fn give_up_the_silent(&mut self) {
         let now = Instant::now();
         for at in 0..self.members.len() {
@@ -222,7 +222,7 @@ impl Fleet {
         }
     }
 
-    /// Begins tunnels to those whose time has come.
+    /// Opens tunnels to hosts whose retry is due.
     fn begin_again(&mut self) -> Result<(), ClientError> {
         let Some(hall) = &mut self.hall else { return Ok(()) };
         let pins: Vec<Fingerprint> = self.known.iter().map(|(_, pin)| *pin).collect();
@@ -277,7 +277,7 @@ impl Fleet {
         self.converse(at)
     }
 
-    /// Says what is to be said to a host, and takes what it says.
+    /// Exchanges messages with a host.
     fn converse(&mut self, at: usize) -> Result<(), ClientError> {
         loop {
             let (Some(hall), Some(member)) = (&mut self.hall, self.members.get_mut(at)) else {
@@ -315,7 +315,7 @@ impl Fleet {
         }
     }
 
-    /// A host is left alone for a while.
+    /// Pauses attempts at a host.
     fn pause(&mut self, at: usize, why: Option<String>) {
         let Some(member) = self.members.get_mut(at) else { return };
         let who = member.called();
@@ -371,7 +371,7 @@ impl Fleet {
                 {
                     self.places.push((shown, place));
                 }
-                // It may have come anew before the bridge saw it go.
+                // It may have reconnected before the relay noticed the disconnection.
                 let is_known = self.leave_older(&id, shown);
                 if !is_known {
                     self.news.push_back(FleetNews::Joined(name));
@@ -382,7 +382,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Leaves another connection of a host that has come anew as `id`; true where there was one.
+    /// Drops the older connection of a host that has reconnected as `id`; true where there was one.
     fn leave_older(&mut self, id: &str, shown: Fingerprint) -> bool {
         let is_older = |member: &&mut Member| {
             let is_it = member.name.as_ref().is_some_and(|(_, of)| *of == shown);
@@ -409,7 +409,7 @@ impl Fleet {
 }
 
 impl Member {
-    /// When something is to be done about it.
+    /// When the next action is due.
     fn due(&self, timeouts: &Timeouts) -> Option<Instant> {
         match self.stage {
             Stage::Paused(until) => Some(until),

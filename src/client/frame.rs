@@ -1,4 +1,4 @@
-//! What a daemon sends, sorted: replies, events, and what is neither.
+//! Messages of a daemon: replies, events, and others.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use tungstenite::Bytes;
 use super::error::{ClientError, Refused};
 use crate::wire::decimal;
 
-/// An event as it stood on the wire.
+/// An event as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     text: String,
@@ -43,28 +43,28 @@ impl Frame {
     }
 }
 
-/// The answer to a request.
+/// The reply to a request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
-    /// The request's; empty for one that the daemon could not read.
+    /// The request's id; empty for one that the daemon could not parse.
     pub id: String,
-    /// What was asked for, or why it is not to be had.
+    /// The result, or the error.
     pub outcome: Result<Value, Refused>,
 }
 
-/// A message of the daemon's.
+/// A message of the daemon.
 #[derive(Debug)]
 pub(super) enum Message {
     Event(Frame),
     Reply(Reply),
-    /// The daemon ends the tunnel through a bridge, and says why: as a close frame does.
+    /// The daemon closes the tunnel through a relay with a reason, like a close frame.
     Close {
         /// RFC 6455 section 7.4.
         code: u16,
         /// For people.
         reason: String,
     },
-    /// A request to us, or something newer than we are.
+    /// A request, or an unknown message of a newer daemon.
     Other,
 }
 
@@ -81,7 +81,7 @@ struct Envelope<'a> {
 }
 
 impl Message {
-    /// Reads a text message.
+    /// Parses a text message.
     pub(super) fn parse(text: String) -> Result<Message, ClientError> {
         // Output of jobs comes in bulk, and is parsed by its reader.
         if text.starts_with(r#"{"namespace":"events","name":"output","#) && !text.contains('\n') {
@@ -115,9 +115,9 @@ impl Message {
     }
 }
 
-/// A frame is one line for whoever reads us in a pipe, however the daemon laid it out.
+/// A frame is printed on one line, however the daemon formatted it.
 fn on_one_line(text: String) -> Result<String, ClientError> {
-    // One pattern at a time is a memchr; a list of characters is compared one by one.
+    // A search for one character at a time is a memchr; a set of characters is slower.
     if !text.contains('\n') && !text.contains('\r') {
         return Ok(text);
     }
@@ -125,7 +125,7 @@ fn on_one_line(text: String) -> Result<String, ClientError> {
     Ok(value.to_string())
 }
 
-/// The old server sends a string, ours a code and a message.
+/// The original server sends a string, this one a code and a message.
 fn refused(args: &Value) -> Refused {
     let code = &args["code"];
     let code = code.as_i64().or_else(|| code.as_str().and_then(decimal));

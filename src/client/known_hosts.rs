@@ -1,8 +1,7 @@
-//! Certificates that the user has once said to trust: a file of `HOST:PORT FINGERPRINT` a line.
+//! Certificates trusted by the user: a file of `HOST:PORT FINGERPRINT` lines.
 //!
-//! Whoever shows another certificate under a name that stands there is refused; the user takes the
-//! line away where the certificate was renewed. Lines that begin with `#`, and empty ones, are the
-//! user's own.
+//! A host with another certificate than the one listed is refused; the user removes the line after
+//! a renewal. Empty lines, and lines that begin with `#`, are ignored.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,30 +10,29 @@ use std::path::{Path, PathBuf};
 
 use super::target::{DEFAULT_PORT, Fingerprint};
 
-/// The largest file that is read, in bytes: some ten thousand hosts.
+/// Maximum size of the file, in bytes: some ten thousand hosts.
 const LARGEST: u64 = 1024 * 1024;
 
-/// The file as it was read.
+/// The content of the file.
 #[derive(Debug)]
 pub struct KnownHosts {
     path: PathBuf,
     text: String,
 }
 
-/// What stands there of a host.
+/// An entry of a host.
 #[derive(Debug, PartialEq, Eq)]
 pub struct KnownHost {
-    /// The certificate that it must show.
+    /// The fingerprint of its certificate.
     pub fingerprint: Fingerprint,
-    /// Where that stands: `FILE:LINE`.
+    /// Position of the entry: `FILE:LINE`.
     pub place: String,
 }
 
 impl KnownHosts {
-    /// Reads the file; one that is not there knows nobody.
+    /// Reads the file; a missing one is empty.
     ///
-    /// # Errors
-    /// It cannot be read, is no text, or is larger than 1 MiB.
+    /// # Errors It cannot be read, is not text, or is larger than 1 MiB.
     pub fn read(path: &Path) -> io::Result<KnownHosts> {
         let mut text = String::new();
         match fs::File::open(path) {
@@ -50,10 +48,9 @@ impl KnownHosts {
         Ok(KnownHosts { path: path.to_owned(), text })
     }
 
-    /// What stands there of `name`, which is `HOST:PORT` in any case.
+    /// The entry of `name`, which must be `HOST:PORT`.
     ///
-    /// # Errors
-    /// Where its line is damaged, in words: that must not make a stranger of it.
+    /// # Errors The entry is damaged: it must not be treated as missing.
     pub fn find(&self, name: &str) -> Result<Option<KnownHost>, String> {
         for (at, line) in self.text.lines().enumerate() {
             let mut words = line.split_whitespace();
@@ -73,7 +70,7 @@ impl KnownHosts {
         Ok(None)
     }
 
-    /// All hosts that stand there, without the port of a daemon; damaged lines are nobody's.
+    /// All hosts, without the default port; damaged lines are skipped.
     pub fn all(&self) -> Vec<(String, Fingerprint)> {
         let own_port = format!(":{DEFAULT_PORT}");
         let host = |line: &str| {
@@ -86,10 +83,9 @@ impl KnownHosts {
         self.text.lines().filter_map(host).collect()
     }
 
-    /// Appends a host. The file and its directory are for the user alone.
+    /// Appends a host. The file and its directory are accessible to the user only.
     ///
-    /// # Errors
-    /// They cannot be made or written.
+    /// # Errors They cannot be created or written.
     pub fn add(&self, name: &str, fingerprint: Fingerprint) -> io::Result<()> {
         if let Some(folder) = self.path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;

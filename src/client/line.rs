@@ -1,4 +1,4 @@
-//! A WebSocket to a daemon or a bridge: texts both ways, each wait bounded.
+//! A WebSocket to a daemon or a relay: texts both ways, with a time limit for each wait.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,27 +10,27 @@ use super::connect::{Opened, Patience};
 use super::stream::{self, Stream, Waited};
 use super::{ClientError, MAX_MESSAGE, Step, Timeouts, Wait};
 
-/// Bytes that are read from the socket at once.
+/// Bytes read from the socket at once.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// What came.
+/// Result of a wait.
 pub(super) enum Got {
     Text(String),
     Binary(Bytes),
     /// Nothing; a descriptor of [`Wait::wake`] has something.
     Woken,
-    /// Nothing; [`Wait::deadline`] has passed.
+    /// [`Wait::deadline`] has passed.
     Nothing,
 }
 
-/// One connection. It ends with it, as far as that is possible without waiting.
+/// One connection. Closed on drop, as far as possible without blocking.
 pub(super) struct Line {
     socket: WebSocket<Stream>,
     peer: String,
     timeouts: Timeouts,
-    /// The connection may die without a word.
+    /// The connection may die silently.
     remote: bool,
-    /// When the peer gave its last sign of life, and whether it was asked for one since.
+    /// Time of the peer's last sign of life, and whether a ping was sent since.
     heard: Instant,
     pinged: bool,
 }
@@ -60,7 +60,7 @@ impl Line {
         }
     }
 
-    /// Who is at the other end: the path of a socket, or host and port.
+    /// The peer: the path of a socket, or host and port.
     pub(super) fn peer(&self) -> &str {
         &self.peer
     }
@@ -87,8 +87,8 @@ impl Line {
         }
     }
 
-    /// The next message. Answers pings on the way: tungstenite queues the pong, and writes it when it
-    /// is called again.
+    /// The next text. Replies to pings: tungstenite queues the pong, and writes it when it is
+    /// called again.
     pub(super) fn receive(&mut self, wait: &Wait<'_>) -> Result<Got, ClientError> {
         loop {
             let got = match self.socket.read() {
@@ -123,7 +123,7 @@ impl Line {
         self.pinged = false;
     }
 
-    /// Waits for bytes; `None` when there are some, or when it was time for a ping.
+    /// Waits for bytes; `None` when there are some, or when a ping was due.
     fn wait(&mut self, wait: &Wait<'_>) -> Result<Option<Got>, ClientError> {
         let Timeouts { idle, ping, .. } = self.timeouts;
         let silent = self.heard + if self.pinged { idle + ping } else { idle };
@@ -149,14 +149,14 @@ impl Line {
         }
     }
 
-    /// The peer took too long.
+    /// A time limit was exceeded.
     pub(super) fn gave_up(&self, step: Step, after: Duration) -> ClientError {
         ClientError::TimedOut { peer: self.peer.clone(), step, after }
     }
 }
 
 impl Drop for Line {
-    /// Says good-bye as far as that is possible without waiting.
+    /// Closes the connection, as far as possible without blocking.
     fn drop(&mut self) {
         let _ = self.socket.close(None);
         self.socket.get_mut().shut_down();

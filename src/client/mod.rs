@@ -1,9 +1,9 @@
-//! A small client that blocks, for commands that say one thing and then listen.
+//! A small blocking client for commands.
 //!
-//! It has no thread and no runtime: its sockets do not block, and every wait is one `poll(2)` with
-//! a deadline. Replies are bounded in time, so that a daemon that hangs gives an error instead of a
-//! hanging command; events may be waited for without end, and meanwhile pings are answered. Towards
-//! a remote daemon it pings by itself, since a host that died says nothing.
+//! It has no thread and no runtime: its sockets are non-blocking, and every wait is one `poll(2)`
+//! with a deadline. Replies have a time limit, so that a hung daemon yields an error instead of a
+//! hung command; events may be awaited without limit, and pings are answered meanwhile. It pings a
+//! remote daemon, because a dead host sends nothing.
 
 mod connect;
 mod error;
@@ -16,10 +16,10 @@ mod pace;
 mod stream;
 pub mod sysexits;
 mod target;
-/// Pages of one list that are asked for: a daemon that names another one for ever is not followed.
+/// Maximum number of pages of one list: a daemon that always names another one is not followed.
 const PAGES: usize = 1024;
 
-/// Adds the fields of one object to another, and of the objects in them.
+/// Merges the fields of one object, and of the objects in them, into another.
 fn add_page(list: &mut Value, page: Value) {
     match (list, page) {
         (Value::Object(list), Value::Object(page)) => {
@@ -63,18 +63,18 @@ pub use target::{
     Via,
 };
 
-/// How long the parts of a conversation may take.
+/// Time limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// For a connection, over all addresses of a name.
+    /// Of a connection, over all addresses of a name.
     pub connect: Duration,
-    /// For TLS, and again for the upgrade.
+    /// Of TLS, and again of the upgrade.
     pub handshake: Duration,
-    /// For the reply to a request; a daemon may delay one by 8 s (protocol section 3).
+    /// Of the reply to a request; a daemon may delay one by 8 s (protocol section 3).
     pub reply: Duration,
-    /// After such a silence a remote daemon is pinged.
+    /// A remote daemon is pinged after this silence.
     pub idle: Duration,
-    /// For a sign of life after that ping.
+    /// Of the pong.
     pub ping: Duration,
 }
 
@@ -90,43 +90,43 @@ impl Default for Timeouts {
     }
 }
 
-/// The largest message that is taken, in bytes: far above what a daemon is configured to send, and
-/// far below what would hurt.
+/// Maximum size of a message, in bytes: far above what a daemon is configured to send, and far
+/// below what would hurt.
 const MAX_MESSAGE: usize = 64 << 20;
-/// Bytes of events that are kept while a reply is waited for.
+/// Maximum number of bytes of events stored while a reply is awaited.
 const MAX_QUEUED: usize = 64 << 20;
 
-/// Times that a connection is made again which broke before its credential was accepted: a daemon
-/// under many connects drops some.
+/// Number of reconnections after a connection broke before authentication: a daemon under many
+/// connects drops some.
 const LOST: u32 = 2;
 
-/// What to wait for beside messages.
+/// Conditions that end a wait, besides messages.
 #[derive(Default)]
 pub struct Wait<'a> {
-    /// Not longer than until then; without it for ever.
+    /// Deadline; `None` for no limit.
     pub deadline: Option<Instant>,
-    /// Other descriptors; one that has what it is asked for ends the wait.
+    /// Other descriptors; one that is ready ends the wait.
     pub wake: &'a [PollFd<'a>],
 }
 
-/// What came.
+/// Result of a wait.
 #[derive(Debug)]
 pub enum Incoming {
-    /// Something happened.
+    /// An event.
     Event(Frame),
-    /// The answer to a request that was only [sent](Client::send).
+    /// The reply to a request [sent](Client::send) without waiting.
     Reply(Reply),
-    /// Nothing; a descriptor of [`Wait::wake`] has something.
+    /// A descriptor of [`Wait::wake`] is ready.
     Woken,
-    /// Nothing; [`Wait::deadline`] has passed.
+    /// [`Wait::deadline`] has passed.
     Nothing,
 }
 
-/// What carries the messages of a conversation.
+/// Transport of messages.
 enum Carrier {
     /// A connection to the daemon.
     Direct(Box<Line>),
-    /// A tunnel through a bridge.
+    /// A tunnel through a relay.
     Via(Box<(Hall, Far)>),
 }
 
@@ -168,31 +168,31 @@ impl Carrier {
                 Heard::Payload { from, text } if from == far.id => far.take(&text, hall)?,
                 Heard::Available(_) | Heard::Payload { .. } => {}
             }
-            // What others say must not put a deadline off.
+            // Messages of others must not postpone a deadline.
             is_late = wait.deadline.is_some_and(|deadline| deadline <= Instant::now());
         }
     }
 }
 
-/// A conversation with a daemon.
+/// A connection to a daemon.
 pub struct Client {
     carrier: Carrier,
     peer: String,
     timeouts: Timeouts,
     requests: u64,
-    /// What came while a reply was waited for, and its bytes.
+    /// Messages received while a reply was awaited, and their bytes.
     queue: VecDeque<Incoming>,
     queued: usize,
 }
 
 impl Client {
-    /// Connects, and authenticates where the target has a credential.
+    /// Connects, and authenticates if the target has a credential.
     pub fn connect(target: &Target) -> Result<Client, ClientError> {
         Client::connect_within(target, Timeouts::default())
     }
 
-    /// The same with other time-outs. A daemon that has no place at present is asked again, at
-    /// growing intervals, for as long as a connection may take.
+    /// The same with other time limits. A daemon that has no room is retried with back-off, within
+    /// the time limit of a connection.
     pub fn connect_within(target: &Target, timeouts: Timeouts) -> Result<Client, ClientError> {
         let deadline = Instant::now() + timeouts.connect;
         let mut pace = Pace::new();
@@ -256,7 +256,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Signs what the server gives, for the certificate that it has shown.
+    /// Signs the server's challenge, for the certificate that it has presented.
     fn show_key(&mut self, key: &PrivateKey, certificate: &[u8; 32]) -> Result<(), ClientError> {
         let reply = self.call("rpc", "auth_ssl", json!({}))?;
         let proof = signed(key, certificate, &reply)?;
@@ -268,12 +268,12 @@ impl Client {
         }
     }
 
-    /// Who is at the other end: the path of a socket, or host and port.
+    /// The peer: the path of a socket, or host and port.
     pub fn peer(&self) -> &str {
         &self.peer
     }
 
-    /// The jobs that the daemon knows: all pages of its list as if they were one reply.
+    /// The jobs of the daemon: all pages of its list, merged into one reply.
     pub fn jobs(&mut self) -> Result<Value, ClientError> {
         let mut list = self.call("rpc", "dispatcher", json!({ "action": "list" }))?;
         for _ in 0..PAGES {
@@ -286,8 +286,8 @@ impl Client {
         Ok(list)
     }
 
-    /// Asks and waits for the answer; its `args`. Events that come before it are kept for
-    /// [`Client::next`]. `Value::Null` sends no `args`.
+    /// Sends a request and waits for the reply; returns its `args`. Events that arrive before it
+    /// are stored for [`Client::next`]. `Value::Null` sends no `args`.
     pub fn call(&mut self, namespace: &str, name: &str, args: Value) -> Result<Value, ClientError> {
         let request = self.send(namespace, name, args)?;
         let peer = self.peer.clone();
@@ -295,7 +295,7 @@ impl Client {
         let wait = Wait { deadline: Some(patience.deadline()), wake: &[] };
         loop {
             match self.receive(&wait)? {
-                // An error without an id answers what could not even be read: ours.
+                // An error without an id is the reply to an invalid request: this one.
                 Incoming::Reply(Reply { id, outcome })
                     if id == request || (id.is_empty() && outcome.is_err()) =>
                 {
@@ -309,14 +309,15 @@ impl Client {
                 }
                 Incoming::Reply(reply) => self.keep(reply.id.len(), Incoming::Reply(reply))?,
             }
-            // A stream of events must not put the deadline off.
+            // A stream of events must not postpone the deadline.
             if patience.deadline() <= Instant::now() {
                 return Err(patience.over());
             }
         }
     }
 
-    /// Asks without waiting for the answer, which [`Client::next`] brings; the request's id.
+    /// Sends a request without waiting for the reply, which [`Client::next`] returns; returns the
+    /// request's id.
     pub fn send(
         &mut self,
         namespace: &str,
@@ -352,7 +353,7 @@ impl Client {
         }
     }
 
-    /// The next event, however long it takes; replies are passed over.
+    /// The next event, without a time limit; replies are dropped.
     pub fn next_event(&mut self) -> Result<Frame, ClientError> {
         loop {
             match self.next(&Wait::default())? {
@@ -395,7 +396,7 @@ impl Client {
     }
 }
 
-/// The shell command that registers a key for `user` on the host of a daemon or a bridge.
+/// The shell command that registers a key for `user` on the host of a daemon or a relay.
 fn registration(key: &PrivateKey, user: &str, option: &str) -> String {
     match key.public().openssh() {
         Some(line) => format!("echo '{line}' | sysadm-events key add {user} -{option}"),
@@ -403,7 +404,7 @@ fn registration(key: &PrivateKey, user: &str, option: &str) -> String {
     }
 }
 
-/// The second stage of `auth_ssl`, for what the first one was answered.
+/// The second stage of `auth_ssl`, from the reply to the first one.
 fn signed(key: &PrivateKey, certificate: &[u8; 32], reply: &Value) -> Result<Value, ClientError> {
     let Some(string) = reply["test_string"].as_str() else {
         return Err(ClientError::Protocol("it gives nothing to be signed".into()));
@@ -414,12 +415,11 @@ fn signed(key: &PrivateKey, certificate: &[u8; 32], reply: &Value) -> Result<Val
     Ok(json!({ "key": key.public().id().to_string(), "signature": STANDARD.encode(signature) }))
 }
 
-/// Which certificate the server of `url` shows, to be asked about: nothing is proved by it yet.
+/// The certificate of the server of `url`, for confirmation by the user: it is not verified.
 ///
-/// # Errors
-/// It cannot be reached, or there is no TLS.
+/// # Errors The server cannot be reached, or does not support TLS.
 pub fn certificate_of(url: &Url) -> Result<Fingerprint, ClientError> {
-    // No certificate has this digest, so that the connection ends when it has been shown.
+    // No certificate has this digest, so the connection ends after the certificate was presented.
     let none = Fingerprint::new([0; 32]);
     match connect::open_url(url, Some(none), &Timeouts::default()) {
         Err(ClientError::WrongCertificate { shown, .. }) => Ok(shown),
@@ -429,7 +429,7 @@ pub fn certificate_of(url: &Url) -> Result<Fingerprint, ClientError> {
 }
 
 impl Drop for Client {
-    /// Says good-bye as far as that is possible without waiting.
+    /// Closes the connection, as far as possible without blocking.
     fn drop(&mut self) {
         if let Carrier::Via(via) = &mut self.carrier {
             let (hall, far) = &mut **via;

@@ -1,4 +1,4 @@
-//! When a lost connection is made again: at growing intervals, and never all clients in one moment.
+//! Reconnection with back-off and jitter.
 
 use std::time::{Duration, Instant};
 
@@ -9,33 +9,33 @@ use crate::backoff::Backoff;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// The pauses of one connection that is made again and again.
+/// Back-off of one connection.
 pub(super) struct Pace {
-    /// Since when there is a connection.
+    /// Time of the connection.
     since: Instant,
-    /// Not before this is it tried again, and then not before so much later.
+    /// Earliest time of the next attempt, and the interval after that.
     retry: Instant,
     backoff: Backoff,
 }
 
 impl Pace {
-    /// There is a connection.
+    /// Connected.
     pub(super) fn new() -> Pace {
         let now = Instant::now();
         Pace { since: now, retry: now, backoff: Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE) }
     }
 
-    /// When it may be tried again.
+    /// Earliest time of the next attempt.
     pub(super) fn retry(&self) -> Instant {
         self.retry
     }
 
-    /// There is a connection again.
+    /// Reconnected.
     pub(super) fn is_back(&mut self) {
         self.since = Instant::now();
     }
 
-    /// It is lost.
+    /// Connection lost.
     pub(super) fn is_lost(&mut self) {
         let now = Instant::now();
         if now.saturating_duration_since(self.since) > LONGEST_PAUSE {
@@ -46,8 +46,8 @@ impl Pace {
         }
     }
 
-    /// Many clients of one daemon must not come back in one moment, and none again and again to one
-    /// that sends it away.
+    /// Many clients of one daemon must not reconnect at the same moment, and none constantly to a
+    /// daemon that disconnects it.
     pub(super) fn wait_longer(&mut self) {
         self.retry = Instant::now() + jittered(self.backoff.take());
     }
@@ -56,7 +56,7 @@ impl Pace {
 /// Between three quarters and five quarters of it.
 fn jittered(pause: Duration) -> Duration {
     let mut random = [128];
-    // Without random bits it is just the pause.
+    // Without random bits there is no jitter.
     let _ = SystemRandom::new().fill(&mut random);
     pause * 3 / 4 + pause * u32::from(random[0]) / 512
 }

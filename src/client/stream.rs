@@ -1,8 +1,8 @@
-//! A stream of bytes that waits only as long as it is told to.
+//! A byte stream whose waits have deadlines.
 //!
-//! The sockets do not block; whoever wants to wait does so in [`wait`], with a deadline and with
-//! other descriptors beside it. So one thread can wait for a daemon and for Ctrl-C at once, and no
-//! silent peer can hold a command for ever.
+//! The sockets are non-blocking; callers wait in [`wait`], with a deadline and with other
+//! descriptors. So one thread can wait for a daemon and for Ctrl-C at once, and no silent peer can
+//! block a command for ever.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ use rustls::{ClientConnection, StreamOwned};
 
 use super::{ClientError, Incoming};
 
-/// What carries the bytes. Never blocks: `WouldBlock` instead.
+/// Transport of the bytes. Never blocks: returns `WouldBlock` instead.
 #[derive(Debug)]
 pub(super) enum Stream {
     Unix(UnixStream),
@@ -25,19 +25,19 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// What to wait for when a read or write would block.
+    /// Events to poll for when a read or write would block.
     fn interest(&self, writing: bool) -> PollFlags {
         let plain = if writing { PollFlags::POLLOUT } else { PollFlags::POLLIN };
         match self {
             Stream::Unix(_) | Stream::Tcp(_) => plain,
-            // TLS may have to write to be able to read, and the other way round.
+            // TLS may have to write in order to read, and vice versa.
             Stream::Tls(tls) if tls.conn.wants_write() => PollFlags::POLLIN | PollFlags::POLLOUT,
             Stream::Tls(tls) if tls.conn.is_handshaking() => PollFlags::POLLIN,
             Stream::Tls(_) => plain,
         }
     }
 
-    /// Ends the stream in order, as far as that is possible without waiting.
+    /// Closes the stream in order, as far as possible without blocking.
     pub(super) fn shut_down(&mut self) {
         if let Stream::Tls(tls) = self {
             tls.conn.send_close_notify();
@@ -84,19 +84,19 @@ impl Write for Stream {
     }
 }
 
-/// How a wait ended.
+/// Result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waited {
-    /// The stream is to be tried again.
+    /// The stream is ready.
     Ready,
-    /// One of the other descriptors has something.
+    /// Another descriptor is ready.
     Woken,
-    /// The deadline is over.
+    /// The deadline has passed.
     Over,
 }
 
-/// Waits until `stream` can go on (`writing`: can be written), a descriptor of `wake` has what it
-/// was asked for, or `deadline` passes; without one, for ever.
+/// Waits until `stream` is ready (`writing`: for writing), a descriptor of `wake` is ready, or
+/// `deadline` passes; without one, for ever.
 pub(super) fn wait(
     stream: &Stream,
     writing: bool,
@@ -118,7 +118,7 @@ pub(super) fn wait(
     }
 }
 
-/// Waits without a stream, until the earliest of `deadlines`; what ended it where that was a
+/// Waits without a stream, until the earliest of `deadlines`; returns why it ended where that was a
 /// descriptor of `wake`.
 pub(super) fn pause(
     wake: &[PollFd<'_>],
@@ -136,7 +136,7 @@ pub(super) fn pause(
     }
 }
 
-/// True where a descriptor of `wake` has something already.
+/// Whether a descriptor of `wake` is ready.
 pub(super) fn is_woken(wake: &[PollFd<'_>]) -> bool {
     let mut asked = wake.to_vec();
     !asked.is_empty() && matches!(poll(&mut asked, PollTimeout::ZERO), Ok(1..))
@@ -152,7 +152,7 @@ impl HasEvents for PollFd<'_> {
     }
 }
 
-/// Milliseconds until `deadline`, rounded up so that nobody polls in circles before it.
+/// Milliseconds until `deadline`, rounded up so that the caller does not poll repeatedly before it.
 fn timeout(deadline: Option<Instant>) -> PollTimeout {
     let Some(deadline) = deadline else { return PollTimeout::NONE };
     let left = deadline.saturating_duration_since(Instant::now());

@@ -1,18 +1,18 @@
-//! What a command's exit tells a script: numbers of sysexits(3), by name.
+//! Exit codes of sysexits(3), by name.
 //!
-//! They are part of the contract with whoever scripts our commands, so they stand in one place.
+//! They are a contract for scripts that run the commands.
 
-/// The command line is wrong, or the daemon says that the request is.
+/// The command line is wrong, or the daemon rejected the request as invalid.
 pub const USAGE: u8 = 64;
 /// An input file cannot be read.
 pub const NO_INPUT: u8 = 66;
-/// No daemon answers, or it went away.
+/// No daemon responds, or the connection was lost.
 pub const UNAVAILABLE: u8 = 69;
-/// What we read or write locally cannot be read or written.
+/// A local read or write failed.
 pub const IO: u8 = 74;
-/// Not now: what is asked for is in use.
+/// A temporary failure: the resource is in use.
 pub const TEMPORARY: u8 = 75;
-/// The peer does not speak our protocol, or is not whom it should be.
+/// The peer violates the protocol, or is not the expected one.
 pub const PROTOCOL: u8 = 76;
 /// Not permitted.
 pub const NO_PERMISSION: u8 = 77;

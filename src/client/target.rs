@@ -1,8 +1,8 @@
-//! Where a daemon is, and how it is known to be the right one.
+//! Addresses and identities of daemons.
 //!
-//! A host has no name that an authority could vouch for, so a remote daemon is known by the
-//! fingerprint of its certificate and by nothing else; a local one by the path of its socket, which
-//! only its owner can have made.
+//! No authority can vouch for a host's name, so a remote daemon is identified by the fingerprint of
+//! its certificate and by nothing else; a local one by the path of its socket, which only its owner
+//! can have created.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,66 +15,66 @@ use zeroize::Zeroizing;
 use crate::auth::key::PrivateKey;
 use crate::wire::decimal;
 
-/// The port of a daemon where a URL names none.
+/// Default port of a daemon.
 pub const DEFAULT_PORT: u16 = 12150;
-/// The port of a bridge where a URL names none.
+/// Default port of a relay.
 pub const BRIDGE_PORT: u16 = 12149;
 
-/// A daemon to speak to.
+/// The daemon to connect to.
 pub enum Target {
-    /// The first of these Unix sockets that has a daemon behind it.
+    /// The first of these Unix sockets with a listening daemon.
     Sockets(Vec<PathBuf>),
-    /// A daemon with TLS; known by its certificate.
+    /// A daemon with TLS, identified by its certificate.
     Tls {
-        /// Where it is.
+        /// Its address.
         url: Url,
-        /// What it must show.
+        /// Fingerprint of its certificate.
         fingerprint: Fingerprint,
-        /// Where that stands, if it is not given but known: `FILE:LINE`.
+        /// Source of the fingerprint, if it was not given: `FILE:LINE`.
         known: Option<String>,
-        /// What we are known by; without it only `identify` is answered.
+        /// Credential; without it only `identify` is permitted.
         credential: Option<Credential>,
     },
-    /// A daemon behind a bridge, through a tunnel.
+    /// A daemon behind a relay, through a tunnel.
     Via(Box<Via>),
     /// A daemon on this host, without TLS.
     Loopback {
-        /// Where it is.
+        /// Its address.
         url: Url,
-        /// What we are known by; without it only `identify` is answered.
+        /// Credential; without it only `identify` is permitted.
         credential: Option<Credential>,
     },
 }
 
-/// A bridge, and what it knows us by.
+/// A relay, and the key for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bridge {
-    /// Where it is.
+    /// Its address.
     pub url: Url,
-    /// What it must show.
+    /// Fingerprint of its certificate.
     pub fingerprint: Fingerprint,
-    /// Where that stands, if it is not given but known: `FILE:LINE`.
+    /// Source of the fingerprint, if it was not given: `FILE:LINE`.
     pub known: Option<String>,
     /// The key that is registered there.
     pub key: Arc<PrivateKey>,
 }
 
-/// A daemon behind a bridge.
+/// A daemon behind a relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Via {
-    /// The bridge.
+    /// The relay.
     pub bridge: Bridge,
-    /// What the daemon's host is called, or its id on the bridge.
+    /// Name of the daemon's host, or its id on the relay.
     pub host: String,
-    /// What the daemon must show.
+    /// Fingerprint of the daemon's certificate.
     pub fingerprint: Fingerprint,
-    /// Where that stands, if it is not given but known: `FILE:LINE`.
+    /// Source of the fingerprint, if it was not given: `FILE:LINE`.
     pub known: Option<String>,
-    /// What the daemon knows us by.
+    /// Credential for the daemon.
     pub credential: Credential,
 }
 
-/// What a daemon knows us by.
+/// A credential for a daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
     /// A session token.
@@ -90,12 +90,12 @@ pub enum Credential {
     Key(Arc<PrivateKey>),
 }
 
-/// Something that is not kept in memory longer than needed, and never shown.
+/// A secret: zeroized on drop, and never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// A secret in clear.
+    /// Wraps a secret in clear.
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(Zeroizing::new(text.into()))
     }
@@ -116,12 +116,12 @@ impl fmt::Debug for Secret {
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// From the digest itself.
+    /// From the digest.
     pub const fn new(digest: [u8; 32]) -> Fingerprint {
         Fingerprint(digest)
     }
 
-    /// The digest itself.
+    /// The digest.
     pub const fn digest(&self) -> [u8; 32] {
         self.0
     }
@@ -133,7 +133,7 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// Why a URL or fingerprint cannot be taken.
+/// Why a URL or fingerprint is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetError(String);
 
@@ -148,7 +148,7 @@ impl std::error::Error for TargetError {}
 impl FromStr for Fingerprint {
     type Err = TargetError;
 
-    /// 64 hex digits of any case; colons between them and `sha256:` before them are welcome.
+    /// 64 hex digits of any case; colons between them and a leading `sha256:` are accepted.
     fn from_str(text: &str) -> Result<Fingerprint, TargetError> {
         let wrong = || {
             TargetError(format!(
@@ -181,17 +181,16 @@ pub struct Url {
     pub tls: bool,
     /// A name, or a literal address without brackets.
     pub host: String,
-    /// [`DEFAULT_PORT`] where none is named.
+    /// [`DEFAULT_PORT`] if omitted.
     pub port: u16,
     /// Begins with a slash.
     pub path: String,
 }
 
 impl Url {
-    /// That of a bridge: `wss://HOST[:PORT]`, the port [`BRIDGE_PORT`] where none is named.
+    /// URL of a relay: `wss://HOST[:PORT]`, with [`BRIDGE_PORT`] if the port is omitted.
     ///
-    /// # Errors
-    /// It is no such URL.
+    /// # Errors The URL is invalid.
     pub fn of_bridge(text: &str) -> Result<Url, TargetError> {
         let mut url: Url = text.parse()?;
         if !url.tls {
@@ -216,7 +215,7 @@ impl Url {
         }
     }
 
-    /// True for a host that can only be this one.
+    /// Whether the host is certainly this one.
     pub fn is_loopback(&self) -> bool {
         match self.host.parse::<IpAddr>() {
             Ok(address) => address.is_loopback(),
@@ -278,7 +277,7 @@ impl FromStr for Url {
     }
 }
 
-/// Host without brackets, and what stands behind the colon.
+/// Host without brackets, and the text after the colon.
 fn split_authority(authority: &str) -> Result<(&str, Option<&str>), &'static str> {
     if let Some(rest) = authority.strip_prefix('[') {
         let (host, behind) = rest.split_once(']').ok_or("a bracket is not closed")?;

@@ -1,4 +1,4 @@
-//! The client against small servers written by hand, over real sockets.
+//! The client against small hand-written servers, over real sockets.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -23,7 +23,7 @@ use tungstenite::{Message as WsMessage, WebSocket};
 use super::*;
 use crate::net::certificate;
 
-/// A directory of its own for each test.
+/// A directory for one test.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -52,7 +52,7 @@ fn impatient() -> Timeouts {
     Timeouts { connect: short, handshake: short, reply: short, ..Timeouts::default() }
 }
 
-/// Reads the request up to its empty line and gives the answer that belongs to its key.
+/// Reads the request up to its empty line and returns the reply to its key.
 fn accept_for(stream: &mut impl Read) -> String {
     let mut request = Vec::new();
     let mut byte = [0];
@@ -79,7 +79,7 @@ fn upgraded<S: Read + Write>(mut stream: S) -> WebSocket<S> {
     WebSocket::from_raw_socket(stream, Role::Server, None)
 }
 
-/// A server of one connection on a Unix socket; the client's target.
+/// A server for one connection on a Unix socket; the client's target.
 fn serve<F>(directory: &Directory, serve: F) -> (Target, JoinHandle<()>)
 where
     F: FnOnce(UnixStream) + Send + 'static,
@@ -213,7 +213,7 @@ fn a_backlog_that_is_full_gives_an_error_in_time() {
     let path = directory.join("socket");
     let _listener = UnixListener::bind(&path).unwrap();
     let timeouts = Timeouts { connect: Duration::from_secs(1), ..impatient() };
-    // Nobody accepts; where the backlog is full depends on the system.
+    // No connection is accepted; the size of the backlog depends on the system.
     let address = UnixAddr::new(&path).unwrap();
     let (family, kind) = (AddressFamily::Unix, SockType::Stream);
     let mut held = Vec::new();
@@ -284,7 +284,7 @@ fn a_wait_ends_at_its_deadline_or_when_another_descriptor_has_something() {
     server.join().unwrap();
 }
 
-/// A TLS server of one connection, which answers one request by its own arguments.
+/// A TLS server for one connection, which echoes the arguments of one request.
 fn serve_tls(directory: &Directory) -> (Url, JoinHandle<()>) {
     let (cert, key) = (directory.join("cert.pem"), directory.join("key.pem"));
     certificate::ensure(&cert, &key, &["localhost".to_owned()]).unwrap();
@@ -345,7 +345,7 @@ fn a_remote_daemon_that_died_silently_is_noticed() {
         assert_eq!(socket.read().unwrap(), WsMessage::Ping(Vec::new().into()));
         socket.flush().unwrap();
         assert_eq!(socket.read().unwrap(), WsMessage::Ping(Vec::new().into()));
-        // No more answers: what would send them is gone.
+        // No more replies: their sender is gone.
         let _ = socket.get_mut().read_to_end(&mut Vec::new());
     });
     let short = Duration::from_millis(100);

@@ -1,4 +1,4 @@
-//! TLS towards a server that is known by its certificate alone.
+//! TLS with a pinned server certificate.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::error::ClientError;
 use super::target::Fingerprint;
 use crate::net::pin::{self, Pin};
 
-/// The client's side of a connection to `host` that must show `expected`. Nothing is sent yet.
+/// A TLS client for `host`, which must present `expected`. Sends nothing yet.
 pub(super) fn connection(
     host: &str,
     expected: Fingerprint,
@@ -17,7 +17,7 @@ pub(super) fn connection(
         .map_err(|error| ClientError::Tls(error.to_string()))
 }
 
-/// Why the handshake failed: because of the certificate, or for another reason.
+/// Why the handshake failed: the certificate, or another reason.
 pub(super) fn explain(
     pin: &Pin,
     expected: Fingerprint,

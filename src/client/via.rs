@@ -1,8 +1,8 @@
-//! The way to a host behind a bridge.
+//! Connecting to a host behind a relay.
 //!
-//! In the [`Hall`] of the bridge we show our key and are told which servers know it too. One of
-//! them is the host that is wanted: what it calls itself is a hint, its certificate is the proof.
-//! What is said to it goes through a tunnel that the bridge cannot look into.
+//! The client authenticates to the relay, and gets the list of servers with a common key. One of
+//! them is the requested host: its host name is a hint, its certificate is the proof. Messages go
+//! through a tunnel that the relay cannot read.
 
 use std::io;
 use std::sync::Arc;
@@ -22,29 +22,29 @@ use crate::bridge::tunnel::{self, Tunnel};
 use crate::net::pin::{self, Pin};
 use crate::wire::{PeerKind, routed};
 
-/// Something from the bridge.
+/// An event of the relay.
 pub(super) enum Heard {
-    /// All servers that are there.
+    /// All available servers.
     Available(Vec<String>),
-    /// One of them says something.
+    /// A payload of a server.
     Payload { from: String, text: String },
-    /// Nothing; a descriptor of [`Wait::wake`] has something.
+    /// A descriptor of [`Wait::wake`] is ready.
     Woken,
-    /// Nothing; [`Wait::deadline`] has passed.
+    /// [`Wait::deadline`] has passed.
     Nothing,
 }
 
-/// A bridge that knows us.
+/// An authenticated connection to a relay.
 pub(super) struct Hall {
     line: Line,
     dialogue: Dialogue,
     key: Arc<PrivateKey>,
-    /// Of the bridge.
+    /// Certificate of the relay.
     certificate: [u8; 32],
 }
 
 impl Hall {
-    /// Connects to the bridge, and shows it our key.
+    /// Connects to the relay, and authenticates.
     pub(super) fn enter(bridge: &Bridge, timeouts: Timeouts) -> Result<Hall, ClientError> {
         let opened = connect::open_url(&bridge.url, Some(bridge.fingerprint), &timeouts)
             .map_err(|error| error.known_at(bridge.known.as_deref()))?;
@@ -72,7 +72,7 @@ impl Hall {
         &self.line
     }
 
-    /// Host and port of the bridge.
+    /// Host and port of the relay.
     pub(super) fn peer(&self) -> &str {
         self.line.peer()
     }
@@ -90,8 +90,8 @@ impl Hall {
         self.dialogue.take_texts().into_iter().try_for_each(|text| self.line.send(text))
     }
 
-    /// What comes next; what is between the bridge and us is done here. A [`Heard::Nothing`] may also
-    /// come where it was for the bridge alone and we are known now.
+    /// The next event; messages of the relay itself are handled here. [`Heard::Nothing`] may also
+    /// be returned after such a message, when authentication has succeeded.
     pub(super) fn next(&mut self, wait: &Wait<'_>) -> Result<Heard, ClientError> {
         loop {
             let text = match self.line.receive(wait)? {
@@ -125,7 +125,7 @@ impl Hall {
             if !was_known && self.dialogue.is_known() {
                 return Ok(Heard::Available(Vec::new()));
             }
-            // What is only for the bridge and us must not put a deadline off.
+            // Messages of the relay itself must not postpone a deadline.
             if wait.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Ok(Heard::Nothing);
             }
@@ -133,7 +133,7 @@ impl Hall {
     }
 }
 
-/// A server behind the bridge.
+/// A server behind the relay.
 pub(super) struct Far {
     /// Its id there, as long as it is connected.
     pub(super) id: String,
@@ -142,7 +142,7 @@ pub(super) struct Far {
 }
 
 impl Far {
-    /// Begins a tunnel to it, which must show one of the `expected` certificates.
+    /// Opens a tunnel to it; it must present one of the `expected` certificates.
     pub(super) fn begin(
         id: &str,
         expected: &[Fingerprint],
@@ -156,23 +156,23 @@ impl Far {
         Ok(far)
     }
 
-    /// True once messages go both ways.
+    /// Whether messages can be exchanged.
     pub(super) fn is_open(&self) -> bool {
         self.tunnel.is_open()
     }
 
-    /// The certificate that it has shown.
+    /// The presented certificate.
     pub(super) fn shown(&self) -> Option<Fingerprint> {
         self.pin.shown().map(Fingerprint::new)
     }
 
-    /// The certificate that it has shown instead of an expected one.
+    /// The presented certificate, if it was not an expected one.
     pub(super) fn wrong(&self) -> Option<Fingerprint> {
         self.pin.wrong().map(Fingerprint::new)
     }
 
-    /// Takes a payload of its. What is not of the tunnel is the bridge's or whose ever, and nothing to
-    /// us.
+    /// Processes a payload. A payload that is not authentic is ignored: the relay may have inserted
+    /// it.
     pub(super) fn take(&mut self, payload: &str, hall: &mut Hall) -> Result<(), ClientError> {
         if !tunnel::is_tunnelled(payload) {
             return Ok(());
@@ -184,7 +184,7 @@ impl Far {
         taken
     }
 
-    /// The next message that has come.
+    /// The next received message.
     pub(super) fn next_message(&mut self) -> Result<Option<Zeroizing<String>>, ClientError> {
         let message = self.tunnel.next_message();
         if message.is_none() && self.tunnel.has_ended() {
@@ -217,21 +217,21 @@ impl Far {
         Ok(())
     }
 
-    /// Says good-bye.
+    /// Closes the tunnel.
     pub(super) fn close(&mut self, hall: &mut Hall) {
         self.tunnel.close();
         let _ = self.flush(hall);
     }
 }
 
-/// What a server calls itself that is asked in clear; `None` where that is no answer to it.
+/// The host name in a server's reply in clear; `None` for any other payload.
 pub(super) fn name_in(payload: &str) -> Option<String> {
     let answer: Value = serde_json::from_str(payload).ok()?;
     let is_answer = answer["name"] == "response" && answer["id"] == HINT;
     answer["args"]["hostname"].as_str().filter(|_| is_answer).map(str::to_owned)
 }
 
-/// Asks a server how it calls itself.
+/// Requests a server's host name.
 pub(super) fn ask_for_name(id: &str, hall: &mut Hall) -> Result<(), ClientError> {
     let question = format!(r#"{{"namespace":"rpc","name":"identify","id":"{HINT}","args":""}}"#);
     hall.send(id, &question)
@@ -242,9 +242,9 @@ const HINT: &str = "who";
 /// The search for one host.
 struct Search<'a> {
     via: &'a Via,
-    /// Ids that are there, and what they call themselves.
+    /// Available ids, and their host names.
     there: Vec<(String, Option<String>)>,
-    /// To be tried.
+    /// Candidates.
     next: Vec<String>,
     far: Option<Far>,
     wrong: Option<Fingerprint>,
@@ -265,7 +265,7 @@ pub(super) fn find(via: &Via, hall: &mut Hall) -> Result<Far, ClientError> {
         }
         match search.far.take_if(|far| far.is_open()) {
             Some(far) => return Ok(far),
-            // What comes and is not the host must not put the deadline off.
+            // Other payloads must not postpone the deadline.
             None if search.is_over() || deadline <= Instant::now() => {
                 return Err(search.in_vain(hall.peer()));
             }
@@ -324,8 +324,8 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// True where all hosts that are there have said their names, and none is the host: it has
-    /// another name, or showed another certificate.
+    /// Whether all available hosts have sent their names, and none is the requested one: it has
+    /// another name, or presented another certificate.
     fn is_over(&self) -> bool {
         let all_asked = self.there.iter().all(|(_, name)| name.is_some());
         self.far.is_none() && self.next.is_empty() && all_asked && !self.there.is_empty()
@@ -348,7 +348,7 @@ impl Search<'_> {
     }
 }
 
-/// Whether a host is called so: wholly, or by the first part of its name.
+/// Whether a host has that name, or that first label of its name.
 fn is_called(name: &str, wanted: &str) -> bool {
     let first = name.split('.').next().unwrap_or_default();
     name.eq_ignore_ascii_case(wanted) || first.eq_ignore_ascii_case(wanted)

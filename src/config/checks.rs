@@ -1,4 +1,4 @@
-//! What no key can judge alone: limits that exclude each other, files and addresses used twice.
+//! Checks between keys: limits that exclude each other, files and addresses used twice.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,7 +16,7 @@ pub(super) fn check(config: &Config, reader: &mut Reader<'_>) {
     check_links(&config.bridge, reader);
 }
 
-/// Bytes that each command of a job has in an event, its code and its keys included.
+/// Room for each command of a job in an event, in bytes, including its code and keys.
 const COMMAND_IN_EVENT: usize = 256;
 
 fn check_limits(config: &Config, reader: &mut Reader<'_>) {
@@ -120,14 +120,14 @@ fn check_listeners(config: &Config, reader: &mut Reader<'_>) {
     }
 }
 
-/// An entry of a list, with the key and its number.
+/// An entry of a list, with the key and its index.
 type Entry<'c, T> = ((&'static str, usize), &'c T);
 
 fn named<'c, T>(key: &'static str, list: &'c [T]) -> impl Iterator<Item = Entry<'c, T>> {
     list.iter().enumerate().map(move |(index, entry)| ((key, index), entry))
 }
 
-/// Each pair once, the later entry first: it is the one to be blamed.
+/// Each pair once, the later entry first: the fault is reported there.
 fn pairs<'e, 'c, T>(
     entries: &'e [Entry<'c, T>],
 ) -> impl Iterator<Item = (&'e Entry<'c, T>, &'e Entry<'c, T>)> {
@@ -154,8 +154,8 @@ fn check_addresses(entries: &[Entry<'_, SocketAddr>], reader: &mut Reader<'_>) {
     }
 }
 
-/// Whether `wide` listens on every address of the other's family, at the same port. Ports 0 are
-/// never the same.
+/// Whether `wide` listens on every address of the other's family, at the same port. Ports 0 never
+/// overlap.
 fn covers(wide: &SocketAddr, other: &SocketAddr) -> bool {
     wide.ip().is_unspecified()
         && wide != other

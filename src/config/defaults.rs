@@ -1,7 +1,7 @@
-//! The built-in defaults: what holds without a configuration file.
+//! Built-in defaults, used without a configuration file.
 //!
-//! They serve loopback and the local socket, and fit an appliance. Only the paths depend on whose
-//! daemon it is.
+//! They serve loopback and the local socket, and fit an appliance. Only the paths depend on the
+//! user.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;

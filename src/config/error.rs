@@ -1,17 +1,17 @@
-//! What is wrong with a configuration file, as the operator reads it.
+//! Faults of a configuration file, for the operator.
 //!
-//! One line a fault, in the form `FILE:LINE: message` that editors and terminals know how to jump
-//! to. All faults of a file are told together, since nobody likes to repair one to learn the next.
+//! One line per fault, in the form `FILE:LINE: message` that editors and terminals recognize. All
+//! faults of a file are reported together.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::wording::counted;
 
-/// More faults than these are counted and no longer listed.
+/// Further faults are only counted.
 pub(super) const LISTED: usize = 100;
 
-/// A fault while its place is still known as an offset into the text.
+/// A fault whose position is an offset into the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     /// In bytes from the beginning of the file.
@@ -24,9 +24,9 @@ pub(super) struct Fault {
 pub struct ConfigError {
     /// The file.
     pub file: PathBuf,
-    /// Counted from 1; `None` where it is the file as a whole.
+    /// Starting at 1; `None` for the file as a whole.
     pub line: Option<usize>,
-    /// What is wrong and what to do, on one line.
+    /// The fault and its remedy, on one line.
     pub message: String,
 }
 
@@ -43,7 +43,7 @@ impl std::error::Error for ConfigError {}
 
 /// All faults of a configuration file, at least one, in the order of their lines.
 ///
-/// Displayed one a line, without a newline at the end.
+/// Displayed one per line, without a newline at the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<ConfigError>);
 
@@ -68,17 +68,17 @@ impl ConfigErrors {
         ConfigErrors(errors)
     }
 
-    /// One fault that has no line.
+    /// One fault without a line.
     pub(super) fn of_whole_file(file: &Path, message: String) -> ConfigErrors {
         ConfigErrors(vec![ConfigError { file: file.to_path_buf(), line: None, message }])
     }
 
-    /// One fault of a known line.
+    /// One fault on a known line.
     pub(super) fn of_line(file: &Path, line: usize, message: String) -> ConfigErrors {
         ConfigErrors(vec![ConfigError { file: file.to_path_buf(), line: Some(line), message }])
     }
 
-    /// Faults of several files; `None` without one.
+    /// Faults of several files; `None` if there are none.
     pub(super) fn of_files(faults: Vec<ConfigError>) -> Option<ConfigErrors> {
         (!faults.is_empty()).then_some(ConfigErrors(faults))
     }
@@ -112,10 +112,10 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// Where the lines of a text end, so that a thousand faults do not read it a thousand times.
+/// Ends of the lines of a text, so that many faults do not rescan it.
 pub(super) struct Lines {
     newlines: Vec<usize>,
-    /// The text's last byte: its end belongs to its last line, not to the empty one behind it.
+    /// The text's last byte: its end belongs to its last line, not to the empty one after it.
     last: usize,
 }
 
@@ -125,7 +125,7 @@ impl Lines {
         Lines { newlines, last: text.len().saturating_sub(1) }
     }
 
-    /// The line of byte `at`, from 1.
+    /// The line of byte `at`, starting at 1.
     pub(super) fn number(&self, at: usize) -> usize {
         let at = at.min(self.last);
         1 + self.newlines.partition_point(|newline| *newline < at)

@@ -1,5 +1,5 @@
-//! Where the files of this kind of user are: the host's own for root, the XDG directories for
-//! anybody else, so that the daemon runs without any set-up, and beside the system's.
+//! Default paths by kind of user: the system's directories for root, the XDG directories for other
+//! users, so that the daemon runs without any set-up, and beside the system's.
 
 use std::env;
 use std::ffi::OsString;
@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{User, geteuid};
 
-/// The directories that belong to one kind of user.
+/// The default directories of one kind of user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Home {
     /// Root: the daemon of the host.
     System,
-    /// Anybody else: base directories as the XDG Base Directory Specification 0.8 has them.
+    /// Another user: base directories of the XDG Base Directory Specification 0.8.
     User {
         /// `$XDG_CONFIG_HOME`, or `~/.config`.
         config: PathBuf,
@@ -26,8 +26,8 @@ pub enum Home {
 impl Home {
     /// That of the effective user of this process.
     ///
-    /// May ask the name service for a home directory where `$HOME` is not set: for the start of a
-    /// program, not for its loop.
+    /// May query the name service for a home directory where `$HOME` is not set: for start-up, not
+    /// for the loop.
     pub fn of_this_process() -> Home {
         if geteuid().is_root() {
             return Home::System;
@@ -35,8 +35,8 @@ impl Home {
         Home::from_environment(|name| env::var_os(name), home_of_account)
     }
 
-    /// The user's directories by these variables. Of them only absolute paths count: an empty or
-    /// relative one is to be ignored, says the specification.
+    /// The user's directories according to these variables. Only absolute paths count: the
+    /// specification requires that empty and relative ones are ignored.
     fn from_environment(
         variable: impl Fn(&str) -> Option<OsString>,
         home_of_account: impl FnOnce() -> PathBuf,
@@ -90,7 +90,7 @@ impl Home {
         }
     }
 
-    /// The Unix socket of the host's daemon, which a command tries before the user's own.
+    /// The Unix socket of the system's daemon, which a command tries before the user's own.
     pub fn system_socket() -> &'static Path {
         Path::new("/var/run/sysadm-events/socket")
     }
@@ -127,20 +127,20 @@ impl Home {
         Path::new("/var/run/sysadm-bridge/socket")
     }
 
-    /// The certificates of other hosts that the user of this process has said to trust: a file of
-    /// the user's own, of root as of anybody else.
+    /// Certificates of other hosts that the user of this process trusts: a file of the user's own,
+    /// also for root.
     pub fn known_hosts() -> PathBuf {
         config_directory(&|name| env::var_os(name), home_of_account)
             .join("sysadm-events/known_hosts")
     }
 
-    /// The hosts that commands of the user of this process know by name.
+    /// The named hosts of the user of this process.
     pub fn hosts() -> PathBuf {
         config_directory(&|name| env::var_os(name), home_of_account)
             .join("sysadm-events/hosts.toml")
     }
 
-    /// The private key that commands of the user of this process use where none is given.
+    /// The default private key of commands of this process's user.
     pub fn default_key() -> PathBuf {
         config_directory(&|name| env::var_os(name), home_of_account).join("sysadm-events/key")
     }
@@ -176,8 +176,8 @@ fn config_directory(
         .unwrap_or_else(|| directory("HOME").unwrap_or_else(home_of_account).join(".config"))
 }
 
-/// The home directory by the account; `/` for a user who has none, so that a message shows a path
-/// in which the fault can be seen.
+/// The home directory of the account; `/` for a user without one, so that a message shows the
+/// fault.
 fn home_of_account() -> PathBuf {
     let user = User::from_uid(geteuid()).ok().flatten();
     user.map(|user| user.dir).filter(|dir| dir.is_absolute()).unwrap_or_else(|| PathBuf::from("/"))

@@ -1,4 +1,4 @@
-//! `hosts.toml`: the hosts that a user's commands can be directed to, by name.
+//! `hosts.toml`: named hosts for a user's commands.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,29 +13,28 @@ use super::{read, text_of, unreadable};
 /// The keys of a host.
 const KEYS: [&str; 5] = ["url", "key", "fingerprint", "via", "bridge_fingerprint"];
 
-/// A host of the file. All values are as they were written, except for `key`.
+/// A host of the file. All values are as written, except for `key`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostEntry {
-    /// `wss://` URL of its daemon, or of the bridge where `via` is set.
+    /// `wss://` URL of its daemon, or of the relay where `via` is set.
     pub url: Option<String>,
-    /// File of the private key that is registered there: absolute, where the file's own directory is.
+    /// File of the private key that is registered there, made absolute.
     pub key: Option<PathBuf>,
     /// SHA-256 of its certificate.
     pub fingerprint: Option<String>,
-    /// With `url`: its name behind the bridge at `url`. Without: the entry of the bridge.
+    /// With `url`: its name behind the relay at `url`. Without: the entry of the relay.
     pub via: Option<String>,
-    /// SHA-256 of the bridge's certificate.
+    /// SHA-256 of the relay's certificate.
     pub bridge_fingerprint: Option<String>,
 }
 
 impl HostEntry {
     /// Reads the entry of `name`. An entry with `via` and no `url` is completed by that of its
-    /// bridge: URL, fingerprint, and the key where it has none.
+    /// relay: URL, fingerprint, and the key where it has none.
     ///
-    /// `home` is what `~/` at the begin of a key's path stands for.
+    /// `home` replaces `~/` at the beginning of a key's path.
     ///
-    /// # Errors
-    /// The file cannot be read or has faults, or there is no such host.
+    /// # Errors The file cannot be read or has faults, or there is no such host.
     pub fn find(name: &str, file: &Path, home: &Path) -> Result<HostEntry, String> {
         let bytes = match read(file) {
             Ok(bytes) => bytes,
@@ -75,7 +74,7 @@ impl HostEntry {
     }
 }
 
-/// All hosts of a file, sorted by their names.
+/// All hosts of a file, sorted by name.
 fn parse(text: &str, file: &Path, home: &Path) -> Result<Vec<(String, HostEntry)>, ConfigErrors> {
     let (document, syntax) = DeTable::parse_recoverable(text);
     let mut faults: Vec<Fault> = Vec::new();

@@ -1,7 +1,7 @@
-//! Every key of the file, one line each: its name, its field, what it takes.
+//! Every key of the file, one line each: its name, its field, its type and bounds.
 //!
-//! Asking for a key is what makes it known, so the keys of the file, the suggestions for a
-//! mistyped one and the test that the sample is complete all come from this page.
+//! Reading a key makes it known, so the set of valid keys, the suggestions for mistyped ones and
+//! the test that the sample is complete all derive from this file.
 
 use std::time::Duration;
 
@@ -20,15 +20,15 @@ use super::values::{
 };
 use super::{BridgeLink, BridgeUrl, Config, LegacyBridgeClients, LogTarget, ZpoolWhen};
 
-/// The shortest time-out: below it a busy host would fail its own daemon.
+/// Minimum timeout: below it a busy host would fail its own daemon.
 const SHORT: Duration = Duration::from_millis(10);
-/// The shortest interval of something that recurs: an idle daemon stays idle.
+/// Minimum interval of recurring work: an idle daemon stays idle.
 const TICK: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Takes into `config` what the file says. A key that is faulty leaves its field as it was.
-/// `elsewhere` gets what is wrong with files that it names.
+/// Reads the file into `config`. A faulty key leaves its field unchanged. `elsewhere` receives the
+/// faults of files that it names.
 pub(super) fn read(reader: &mut Reader<'_>, config: &mut Config, elsewhere: &mut Vec<ConfigError>) {
     read_server(reader.section("server"), config);
     read_auth(reader.section("auth"), config);

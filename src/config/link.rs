@@ -1,15 +1,14 @@
-//! What a link to a bridge is made of: an address to dial, and the fingerprint that its
-//! certificate must have.
+//! Address and fingerprint of a link to a relay.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::wire::decimal;
 
-/// The port of a bridge where a URL names none.
+/// Default port of a relay.
 const BRIDGE_PORT: u16 = 12149;
 
-/// `wss://HOST[:PORT]`, where a bridge is dialled.
+/// `wss://HOST[:PORT]`, the address of a relay.
 ///
 /// Displayed with its port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,10 +20,9 @@ pub struct BridgeUrl {
 }
 
 impl BridgeUrl {
-    /// Reads `wss://HOST[:PORT]`; a single slash may follow. An IPv6 address stands in brackets.
+    /// Parses `wss://HOST[:PORT]`; a single slash may follow. An IPv6 address stands in brackets.
     ///
-    /// # Errors
-    /// What is wrong with it, to be shown behind the text.
+    /// # Errors The fault, to be shown after the text.
     pub fn parse(text: &str) -> Result<BridgeUrl, String> {
         let form = "write wss://HOST or wss://HOST:PORT";
         let Some(rest) = text.strip_prefix("wss://") else {
@@ -56,11 +54,10 @@ impl fmt::Display for BridgeUrl {
     }
 }
 
-/// The SHA-256 fingerprint of a certificate as 64 lower-case hexadecimal digits. Colons between
-/// them, upper case and a leading `sha256:` are accepted.
+/// Parses the SHA-256 fingerprint of a certificate; returns 64 lower-case hexadecimal digits.
+/// Colons between them, upper case and a leading `sha256:` are accepted.
 ///
-/// # Errors
-/// What is wrong with it, to be shown behind the text.
+/// # Errors The fault, to be shown after the text.
 pub fn fingerprint(text: &str) -> Result<String, String> {
     let digits = match text.get(..7) {
         Some(prefix) if prefix.eq_ignore_ascii_case("sha256:") => &text[7..],
@@ -76,17 +73,16 @@ pub fn fingerprint(text: &str) -> Result<String, String> {
     }
 }
 
-/// A host by its DNS name, in lower case, or by its IP address, which may stand in brackets.
+/// Parses a DNS name, returned in lower case, or an IP address, which may stand in brackets.
 ///
-/// # Errors
-/// What is wrong with it, to be shown behind the text.
+/// # Errors The fault, to be shown after the text.
 pub(super) fn host_name(text: &str) -> Result<String, String> {
     let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
     if let Ok(address) = bare.parse::<IpAddr>() {
         return Ok(address.to_string());
     }
     let labels: Vec<&str> = text.split('.').collect();
-    // A last label of digits only would be an IPv4 address, and as such it did not parse.
+    // A numeric last label would be an IPv4 address, which was not parseable.
     let numeric = labels.last().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     if text.len() <= 253 && labels.iter().all(|label| is_label(label)) && !numeric {
         Ok(text.to_ascii_lowercase())
@@ -95,7 +91,7 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// RFC 1123, section 2.1; and the underscore, which real networks have.
+/// RFC 1123, section 2.1; also the underscore, which is used in practice.
 fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
         && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
@@ -103,7 +99,7 @@ fn is_label(label: &str) -> bool {
         && !label.ends_with('-')
 }
 
-/// The host, and what stands behind the colon that follows it.
+/// The host, and the text after the colon that follows it.
 fn split_port(authority: &str) -> (&str, Option<&str>) {
     let host_end = authority.rfind(']').map_or(0, |bracket| bracket + 1);
     match authority[host_end..].rfind(':') {

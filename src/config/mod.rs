@@ -1,16 +1,15 @@
-//! The configuration file, its defaults, and every limit of the house by name and unit.
+//! The configuration file, its defaults, and every limit by name and unit.
 //!
-//! Whoever runs the daemon meets it here first, and mostly when something is wrong. So the whole
-//! file is judged at once: each fault with its file and line, what was wanted and what to write
-//! instead, never only the first of them. A limit that exists nowhere else has its key here, and a
-//! file that passes is one that the rest of the house can take at its word: no room checks a value
-//! a second time.
+//! Operators usually read this module's messages when something is wrong. So the whole file is
+//! checked at once: each fault is reported with its file and line, the expected value and a remedy,
+//! not only the first of them. Every limit has a key here, and values are not checked again
+//! elsewhere.
 //!
-//! * `sections` (`Server`, `Auth`, …) are the values, one field a key;
-//! * `keys` binds each key of the file to its field, one line a key, with its bounds;
-//! * `section` takes key by key, and `reader` keeps account of what is known, written and faulty;
-//! * `values` and `units` turn one TOML value into one of ours;
-//! * `checks` holds what no key can judge alone.
+//! * `sections` (`Server`, `Auth`, …) are the values, one field per key;
+//! * `keys` binds each key of the file to its field, one line per key, with its bounds;
+//! * `section` reads key by key, and `reader` records which keys are known, present and faulty;
+//! * `values` and `units` convert one TOML value;
+//! * `checks` has the checks between keys.
 
 mod checks;
 mod defaults;
@@ -49,29 +48,29 @@ pub use sections::{
     LogSource, LogTarget, Paths, Relay, Server, Store, SystemState, ZpoolWhen,
 };
 
-/// A configuration file has at most this many bytes.
+/// Maximum size of a configuration file, in bytes.
 pub const MAX_FILE: usize = 1024 * 1024;
 
-/// Everything that can be configured. A value of this type has passed every check.
+/// The complete configuration. A value of this type has passed every check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `[server]`: listeners, clients and their limits.
     pub server: Server,
-    /// `[auth]`: who may come in, and for how long.
+    /// `[auth]`: authentication and its limits.
     pub auth: Auth,
     /// `[events]`: the ring and the size of one event.
     pub events: Events,
     /// `[dispatcher]`: jobs.
     pub dispatcher: Dispatcher,
-    /// `[store]`: how the daemon keeps what must outlive it.
+    /// `[store]`: durable storage.
     pub store: Store,
     /// `[life_preserver]`: snapshots and replications.
     pub life_preserver: LifePreserver,
     /// `[system_state]`: pools and the host name.
     pub system_state: SystemState,
-    /// `[bridge]`: the bridges that `serve` dials.
+    /// `[bridge]`: links to relays.
     pub bridge: Bridge,
-    /// `[relay]`: the bridge itself, run by `bridge`.
+    /// `[relay]`: the relay, run by `bridge`.
     pub relay: Relay,
     /// `[paths]`: directories of `serve`.
     pub paths: Paths,
@@ -80,10 +79,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// What `text` says, over the defaults of `home`; `file` names it in messages.
+    /// Parses `text` over the defaults of `home`; `file` names it in messages.
     ///
-    /// # Errors
-    /// All faults that were found, in the order of their lines.
+    /// # Errors All faults, in the order of their lines.
     pub fn parse(text: &str, file: &Path, home: &Home) -> Result<Config, ConfigErrors> {
         let mut config = Config::defaults(home);
         let (repaired, unclosed) = unclosed::repair(text);
@@ -102,11 +100,11 @@ impl Config {
         ConfigErrors::of_files(elsewhere).map_or(Ok(config), Err)
     }
 
-    /// Reads `file`; without one the file of `home` where it exists, else the defaults.
-    /// Returns also which file it was.
+    /// Reads `file`; without one the file of `home` where it exists, else the defaults. Also
+    /// returns the path.
     ///
-    /// # Errors
-    /// The file cannot be read, has more than [`MAX_FILE`] bytes, is not UTF-8, or has faults.
+    /// # Errors The file cannot be read, has more than [`MAX_FILE`] bytes, is not UTF-8, or has
+    /// faults.
     pub fn load(
         file: Option<&Path>,
         home: &Home,
@@ -121,17 +119,16 @@ impl Config {
         }
     }
 
-    /// What stands in `file`, which has been read elsewhere.
+    /// Parses the content of `file`.
     ///
-    /// # Errors
-    /// As [`load`](Config::load).
+    /// # Errors As [`load`](Config::load).
     pub fn of_bytes(bytes: &[u8], file: &Path, home: &Home) -> Result<Config, ConfigErrors> {
         Config::parse(text_of(bytes, file)?, file, home)
     }
 }
 
-/// The keys of `serve` which differ between the two and which a reload does not apply: what they
-/// configure is set up once, before the first client.
+/// The changed keys of `serve` that a reload does not apply: their subsystems are initialised once,
+/// before the first client.
 pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let changed = [
         ("server.socket", old.server.socket != new.server.socket),
@@ -144,7 +141,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
 }
 
-/// The same for `bridge`, which has given up by then what it would take to begin anew.
+/// The same for `bridge`, which has dropped the privileges to initialise them again.
 pub fn relay_needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let (before, now) = (&old.relay, &new.relay);
     let changed = [
@@ -159,7 +156,7 @@ pub fn relay_needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
 }
 
-/// At most one byte more than a file may have, so that a device or a mistake cannot fill memory.
+/// Reads at most one byte more than the maximum, so that a device or a mistake cannot fill memory.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;

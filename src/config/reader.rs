@@ -1,8 +1,8 @@
-//! Walks the parsed file and keeps account: which keys are known, which are written and where,
-//! which are faulty, and everything that is wrong.
+//! Reads the parsed file, and records which keys are known, which are present and where, which are
+//! faulty, and all faults.
 //!
-//! A fault never ends the reading. What is faulty keeps its default, and the checks between keys
-//! leave it alone, so that one mistake is told once.
+//! A fault never ends the reading. A faulty key keeps its default, and the checks between keys
+//! ignore it, so that one mistake is reported once.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,11 +14,11 @@ use super::section::Section;
 use super::spelling;
 use super::values::{kind, quoted};
 
-/// One file while it is read.
+/// State of reading one file.
 pub(super) struct Reader<'t> {
     root: &'t DeTable<'t>,
     pub(super) keys: Vec<Key>,
-    /// The tables that were read, each with the name of its section.
+    /// The tables read so far, each with the name of its section.
     tables: Vec<(&'static str, &'t DeTable<'t>)>,
     syntax: Vec<Fault>,
     pub(super) faults: Vec<Fault>,
@@ -28,15 +28,15 @@ pub(super) struct Reader<'t> {
 pub(super) struct Key {
     pub(super) section: &'static str,
     pub(super) name: &'static str,
-    /// Where its value is, if the file has it.
+    /// Offset of its value, if present.
     pub(super) at: Option<usize>,
-    /// Where the entries of its list are.
+    /// Offsets of the entries of its list.
     pub(super) entries: Vec<usize>,
     pub(super) faulty: bool,
 }
 
 impl Key {
-    /// `section.name`, as messages and checks call it.
+    /// Whether it is `section.name`, the form of messages and checks.
     fn is(&self, path: &str) -> bool {
         let rest = path.strip_prefix(self.section).and_then(|rest| rest.strip_prefix('.'));
         rest == Some(self.name)
@@ -44,8 +44,8 @@ impl Key {
 }
 
 impl<'t> Reader<'t> {
-    /// For the document that came of `text`, with the parser's errors and the values that are
-    /// [not closed](super::unclosed).
+    /// For the document parsed from `text`, with the parser's errors and the values that are [not
+    /// closed](super::unclosed).
     pub(super) fn new(
         text: &str,
         root: &'t DeTable<'t>,
@@ -57,7 +57,7 @@ impl<'t> Reader<'t> {
         Reader { root, keys: Vec::new(), tables: Vec::new(), syntax, faults: Vec::new() }
     }
 
-    /// The section of that name, which may be absent from the file.
+    /// The section of that name, which may be missing.
     pub(super) fn section(&mut self, name: &'static str) -> Section<'_, 't> {
         let table = self.root.get(name).and_then(|value| match value.get_ref() {
             DeValue::Table(table) => Some(table),
@@ -75,13 +75,13 @@ impl<'t> Reader<'t> {
         self.open(name, table)
     }
 
-    /// The file itself, for lists of tables at its top.
+    /// The file itself, for lists of tables at the top level.
     pub(super) fn root(&mut self) -> Section<'_, 't> {
         let table = Some(self.root);
         Section { reader: self, name: "", table, at: 0 }
     }
 
-    /// Table of a section, whose keys are to be known as those of `name`.
+    /// Table of a section, whose keys become known as those of `name`.
     pub(super) fn open(
         &mut self,
         name: &'static str,
@@ -91,7 +91,7 @@ impl<'t> Reader<'t> {
         Section { reader: self, name, table, at: 0 }
     }
 
-    /// Reports what nobody asked for. To be called when all sections were read.
+    /// Reports unknown keys and sections. To be called after all sections were read.
     pub(super) fn report_unknown(&mut self) {
         let mut unknown: Vec<(usize, Unknown<'t>)> = Vec::new();
         for (key, value) in self.root {
@@ -110,7 +110,8 @@ impl<'t> Reader<'t> {
                 }
             }
         }
-        // In the order of the file, so that the advice, which takes time, goes to those listed.
+        // In the order of the file, so that suggestions, which take time, are computed for those
+        // listed.
         unknown.sort_by_key(|(at, _)| *at);
         for (index, (at, what)) in unknown.into_iter().enumerate() {
             let advice = if index < LISTED { self.advice(&what) } else { String::new() };
@@ -118,14 +119,14 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// What the written values of these keys say together cannot be. The fault is placed at the
-    /// first of them that the file has; with a faulty one among them it is not told.
+    /// Reports that the values of these keys contradict each other, at the first key that is
+    /// present; not if one of them is faulty.
     pub(super) fn contradiction(&mut self, keys: &[&str], message: String) {
         let places: Vec<(&str, usize)> = keys.iter().map(|key| (*key, 0)).collect();
         self.contradiction_at(&places, message);
     }
 
-    /// The same between entries of lists, by their numbers.
+    /// The same between entries of lists, by index.
     pub(super) fn contradiction_at(&mut self, places: &[(&str, usize)], message: String) {
         let find = |path: &str| self.keys.iter().find(|key| key.is(path));
         if !self.syntax.is_empty()
@@ -139,7 +140,7 @@ impl<'t> Reader<'t> {
         self.faults.push(Fault { at: at.unwrap_or(0), message });
     }
 
-    /// Everything that was wrong. Where a line has a fault of syntax, that one alone.
+    /// All faults. Of a line with a syntax error only that one.
     pub(super) fn into_faults(self, lines: &Lines) -> Vec<Fault> {
         let broken: BTreeSet<usize> =
             self.syntax.iter().map(|fault| lines.number(fault.at)).collect();
@@ -154,19 +155,19 @@ impl<'t> Reader<'t> {
         self.keys.iter().map(|key| (key.section, key.name))
     }
 
-    /// Whether the file has the key.
+    /// Whether the key is present.
     #[cfg(test)]
     pub(super) fn has(&self, section: &str, name: &str) -> bool {
         self.keys.iter().any(|key| key.section == section && key.name == name && key.at.is_some())
     }
 
-    /// Those that stand at the top of the file.
+    /// The names at the top level of the file.
     fn sections(&self) -> impl Iterator<Item = &'static str> {
         let is_section = |section: &&str| !section.is_empty() && !section.contains('.');
         self.keys.iter().map(|key| key.section).filter(is_section)
     }
 
-    /// What may have been meant, to be shown behind the complaint.
+    /// A suggestion, to be shown after the message.
     fn advice(&self, unknown: &Unknown<'_>) -> String {
         let (name, section) = match unknown {
             Unknown::Section(name) => {
@@ -197,11 +198,11 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// What nobody asked for.
+/// An unknown name.
 enum Unknown<'n> {
-    /// By its name, at the top of the file.
+    /// A section, by its name, at the top level.
     Section(&'n str),
-    /// By its section, if it is in one, and its name.
+    /// A key, by its section, if any, and its name.
     Key(Option<&'static str>, &'n str),
 }
 
@@ -217,7 +218,7 @@ impl fmt::Display for Unknown<'_> {
     }
 }
 
-/// As the section's line in the file.
+/// The section's line in the file.
 pub(super) fn heading(section: &str) -> String {
     let is_list = section.contains('.') || section == "rule";
     if is_list { format!("[[{section}]]") } else { format!("[{section}]") }
@@ -238,8 +239,8 @@ fn fault_of_syntax(text: &str, error: &toml::de::Error) -> Fault {
     }
 }
 
-/// The parser gives no place for one fault alone, a key of 80 parts and more ("recursion limit"):
-/// it is in the first line that has so many dots.
+/// The parser gives no position for one error, a key of 80 parts and more ("recursion limit"): it
+/// is in the first line with that many dots.
 fn start_of_deep_key(text: &str) -> usize {
     let mut at = 0;
     for line in text.split_inclusive('\n') {

@@ -1,4 +1,4 @@
-//! Files with log rules: those of the executable, and those of `life_preserver.rules_dir`.
+//! Files with log rules: the embedded ones, and those of `life_preserver.rules_dir`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,22 +16,21 @@ use super::values::{boolean, count, kind, one_of, quoted, text};
 use crate::pattern::{Message, Pattern};
 use crate::rules::{Class, Level, Matcher, Rule, RuleSet, RunKey, Template, embedded, samples};
 
-/// Files in the directory.
+/// Maximum number of files in the directory.
 const FILES: usize = 64;
 
-/// The rule sets that a configuration can name.
+/// The available rule sets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Those of the directory, which stand before the embedded ones.
+    /// Those of the directory, which take precedence over the embedded ones.
     own: Vec<Arc<RuleSet>>,
 }
 
 impl Rules {
-    /// Reads the `*.toml` of a directory, in the order of their names. Also what is wrong with
-    /// them: a file with faults gives a set without rules.
+    /// Reads the `*.toml` of a directory, in the order of their names, and returns their faults: a
+    /// faulty file yields a set without rules.
     ///
-    /// # Errors
-    /// The directory cannot be read, or has too many files.
+    /// # Errors The directory cannot be read, or has too many files.
     pub(super) fn of_directory(directory: &Path) -> Result<(Rules, Vec<ConfigError>), String> {
         let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
         let mut files: Vec<PathBuf> = Vec::new();
@@ -63,7 +62,7 @@ impl Rules {
         Ok((rules, faults))
     }
 
-    /// Samples of the directory's files that give another event than they must, as `FILE: why`.
+    /// Samples of the directory's files that give another event than expected, as `FILE: why`.
     pub fn sample_faults(&self) -> impl Iterator<Item = String> {
         let of_set = |set: &Arc<RuleSet>| {
             let name = set.name.clone();
@@ -77,7 +76,7 @@ impl Rules {
         self.all().find(|set| set.name == name).cloned()
     }
 
-    /// All rule sets; of two with one name the first counts.
+    /// All rule sets; of two with the same name the first counts.
     pub fn all(&self) -> impl Iterator<Item = &Arc<RuleSet>> {
         static EMBEDDED: OnceLock<Vec<Arc<RuleSet>>> = OnceLock::new();
         let embedded = EMBEDDED.get_or_init(|| {
@@ -90,10 +89,9 @@ impl Rules {
         self.own.iter().chain(embedded)
     }
 
-    /// Reads the name of a rule set.
+    /// The rule set of that name.
     ///
-    /// # Errors
-    /// There is none, and what may have been meant.
+    /// # Errors There is none; the text includes a suggestion.
     pub fn named(&self, name: &str) -> Result<Arc<RuleSet>, String> {
         self.get(name).ok_or_else(|| {
             let mut known: Vec<&str> = self.all().map(|set| &*set.name).collect();
@@ -110,7 +108,7 @@ impl Rules {
     }
 }
 
-/// Reads one file; `rules` are those that it may extend, beside the embedded ones.
+/// Reads one file; `rules` are those that it may extend, besides the embedded ones.
 fn parse(name: &str, text: &str, file: &Path, rules: &Rules) -> Result<RuleSet, ConfigErrors> {
     let (repaired, unclosed) = unclosed::repair(text);
     let (document, syntax) = toml::de::DeTable::parse_recoverable(&repaired);
@@ -151,7 +149,7 @@ fn read_set(name: &str, reader: &mut Reader<'_>, rules: &Rules) -> RuleSet {
     set
 }
 
-/// The words of the key `class`, here and of a source.
+/// Values of the key `class`, here and of a source.
 pub(super) const CLASSES: [(&str, Class); 2] =
     [("snapshot", Class::Snapshot), ("replication", Class::Replication)];
 
@@ -227,7 +225,7 @@ mod tests {
             assert!(!text.contains("[samples]") && !text.contains("\n#"), "{name}");
         }
         assert_eq!(Rules::default().all().count(), embedded().len());
-        // As they stand in the source tree, where an operator copies them from.
+        // As in the source tree, from where an operator copies them.
         let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/etc/rules"));
         let (rules, faults) = Rules::of_directory(directory).unwrap();
         assert_eq!((rules.own.len(), faults), (embedded().len(), Vec::new()));

@@ -1,6 +1,6 @@
-//! One section of the file, as `keys` reads it: key by key, each straight into its field.
+//! One section of the file, read key by key into its fields.
 //!
-//! A key that is absent leaves its field as it is, which is how the defaults come through.
+//! A missing key leaves its field unchanged, at its default.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -9,20 +9,20 @@ use super::error::Fault;
 use super::reader::{Key, Reader, heading};
 use super::values::kind;
 
-/// A list has at most this many entries.
+/// Maximum number of entries of a list.
 const MAX_ENTRIES: usize = 64;
 
-/// One section of the file, or one table of a list of them.
+/// One section of the file, or one table of a list of tables.
 pub(super) struct Section<'r, 't> {
     pub(super) reader: &'r mut Reader<'t>,
     pub(super) name: &'static str,
     pub(super) table: Option<&'t DeTable<'t>>,
-    /// Where it begins.
+    /// Its offset.
     pub(super) at: usize,
 }
 
 impl<'t> Section<'_, 't> {
-    /// Takes the value of a key, if the file has it.
+    /// Reads a key, if present.
     pub(super) fn key<T>(
         &mut self,
         name: &'static str,
@@ -34,7 +34,7 @@ impl<'t> Section<'_, 't> {
         }
     }
 
-    /// The value of a key, if the file has it.
+    /// The value of a key, if present.
     pub(super) fn optional<T>(
         &mut self,
         name: &'static str,
@@ -43,7 +43,7 @@ impl<'t> Section<'_, 't> {
         self.find(name).and_then(|value| self.value(name, value, &read))
     }
 
-    /// The value of a key that the section must have.
+    /// The value of a required key.
     pub(super) fn required<T>(
         &mut self,
         name: &'static str,
@@ -58,7 +58,7 @@ impl<'t> Section<'_, 't> {
         found.and_then(|value| self.value(name, value, &read))
     }
 
-    /// Says what is wrong with the section as a whole, or with one of its keys if the file has it.
+    /// Reports a fault of the section as a whole, or of one of its keys if present.
     pub(super) fn complain(&mut self, name: Option<&'static str>, message: String) {
         let value = name.and_then(|name| self.table.and_then(|table| table.get(name)));
         let at = value.map_or(self.at, |value| value.span().start);
@@ -66,7 +66,7 @@ impl<'t> Section<'_, 't> {
         name.into_iter().for_each(|name| self.mark_faulty(name));
     }
 
-    /// Takes a list, each entry by itself.
+    /// Reads a list, entry by entry.
     pub(super) fn list<T>(
         &mut self,
         name: &'static str,
@@ -90,7 +90,7 @@ impl<'t> Section<'_, 't> {
         self.set_entries(name, entries.iter().map(|entry| entry.span().start).collect());
     }
 
-    /// Takes a list of tables, `[[section.name]]`, whose keys are known as those of `path`.
+    /// Reads a list of tables, `[[section.name]]`, whose keys become known as those of `path`.
     pub(super) fn tables<T>(
         &mut self,
         name: &'static str,
@@ -98,7 +98,7 @@ impl<'t> Section<'_, 't> {
         field: &mut Vec<T>,
         read: impl Fn(&mut Section<'_, 't>) -> Option<T>,
     ) {
-        // The keys of an entry are known even where there is none.
+        // The keys of an entry are known even without an entry.
         read(&mut self.reader.open(path, None));
         let Some(value) = self.find(name) else { return };
         let tables: Option<Vec<(usize, &'t DeTable<'t>)>> = match value.get_ref() {
@@ -130,7 +130,7 @@ impl<'t> Section<'_, 't> {
         self.set_entries(name, tables.iter().map(|(at, _)| *at).collect());
     }
 
-    /// Makes the key known, and looks for it.
+    /// Makes the key known, and looks it up.
     fn find(&mut self, name: &'static str) -> Option<&'t Spanned<DeValue<'t>>> {
         let value = self.table.and_then(|table| table.get(name));
         let at = value.map(|value| value.span().start);

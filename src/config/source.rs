@@ -1,4 +1,4 @@
-//! A further log, `[[life_preserver.source]]`: by the name of a program, or by a pattern of one's own.
+//! An additional log, `[[life_preserver.source]]`: by the name of a rule set, or by a pattern.
 
 use super::section::Section;
 use super::values::{absolute_path, count, one_of, quoted, text};
@@ -9,10 +9,10 @@ use super::rules::{CLASSES, Rules};
 use crate::pattern::{Message, Pattern};
 use crate::rules::RuleSet;
 
-/// Of a pattern whose section does not say it.
+/// Default priority of a pattern.
 const PRIORITY: usize = 1;
 
-/// Reads one entry; what is wrong with it is said.
+/// Reads one entry, and reports its faults.
 pub(super) fn read_source(section: &mut Section<'_, '_>, rules: &Rules) -> Option<LogSource> {
     let faults = section.reader.faults.len();
     let log = section.required("log", text(absolute_path));
@@ -21,7 +21,7 @@ pub(super) fn read_source(section: &mut Section<'_, '_>, rules: &Rules) -> Optio
     let pattern = section.optional("match", text(Pattern::parse));
     let priority = section.optional("priority", count(0..=10));
     let message = section.optional("message", text(Message::parse));
-    // Of an entry that has a fault in it nothing more is asked.
+    // An entry with a fault is not checked further.
     if section.reader.faults.len() > faults {
         return None;
     }

@@ -1,9 +1,9 @@
-//! The nearest of the known names, for whoever mistyped one.
+//! Suggestions for mistyped names.
 
-/// Of a longer word only so many characters are looked at: no name of ours is as long.
+/// Only this many characters of a word are compared: no known name is as long.
 const LOOKED_AT: usize = 64;
 
-/// The one of `known` that takes the fewest edits to become `word`; the first of equals.
+/// The element of `known` with the smallest edit distance to `word`; the first of equals.
 pub(super) fn nearest<'k>(
     word: &str,
     known: impl IntoIterator<Item = &'k str>,
@@ -16,21 +16,21 @@ pub(super) fn nearest<'k>(
     Some(Suggestion { name, close: distance <= (name.len() / 3).max(1) })
 }
 
-/// What may have been meant.
+/// A suggestion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Suggestion<'k> {
     pub(super) name: &'k str,
-    /// It looks like a slip of the same word, not like another word.
+    /// It is probably a misspelling of the same word.
     pub(super) close: bool,
 }
 
-/// Case and the kind of dash are no difference worth an edit.
+/// Case and the kind of dash do not count as edits.
 fn fold(letter: char) -> char {
     if letter == '-' { '_' } else { letter.to_ascii_lowercase() }
 }
 
-/// Insertions, deletions, substitutions and swaps of neighbours ("optimal string alignment").
-/// Time and memory grow with the product and the sum of the lengths.
+/// Number of insertions, deletions, substitutions and swaps of neighbours ("optimal string
+/// alignment"). Time and memory grow with the product and the sum of the lengths.
 fn distance(a: &[char], b: &[char]) -> usize {
     let mut before: Vec<usize> = Vec::new();
     let mut last: Vec<usize> = (0..=b.len()).collect();

@@ -1,9 +1,9 @@
-//! Values whose closing bracket is missing.
+//! Values without a closing bracket.
 //!
-//! To the TOML parser all that follows an open bracket belongs to it, so that one missing `]` makes
-//! an error of each line to the end of the file. A line that begins another key or table shows where
-//! the value was meant to end: it is reported once, at the line where it begins, and replaced by an
-//! empty one, so that the rest of the file is still checked.
+//! To the TOML parser everything after an open bracket belongs to it, so that one missing `]` makes
+//! an error of each line to the end of the file. A line that begins another key or table shows
+//! where the value was meant to end: it is reported once, at the line where it begins, and replaced
+//! by an empty one, so that the rest of the file is still checked.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use toml::de::DeTable;
 use super::error::Fault;
 
 /// `text` with a number in place of each value that is not closed, and a fault for each, in order.
-/// All other bytes are where they were. A text without errors of syntax is returned as it is.
+/// All other bytes stay in place. A text without errors of syntax is returned unchanged.
 ///
 /// Takes linear time.
 pub(super) fn repair(text: &str) -> (Cow<'_, str>, Vec<Fault>) {
@@ -31,7 +31,7 @@ pub(super) fn repair(text: &str) -> (Cow<'_, str>, Vec<Fault>) {
         faults.push(Fault { at: outermost, message: message.to_owned() });
         repaired.push_str(text.get(copied..outermost).unwrap_or(""));
         let value = text.get(outermost..scan.at).unwrap_or("").bytes();
-        // A value of the wrong kind gives no second fault, since its line has one of syntax.
+        // A value of the wrong kind gives no second fault, because its line has a syntax error.
         repaired.push('0');
         repaired.extend(value.skip(1).map(|byte| if byte == b'\n' { '\n' } else { ' ' }));
         copied = scan.at;
@@ -42,21 +42,21 @@ pub(super) fn repair(text: &str) -> (Cow<'_, str>, Vec<Fault>) {
     (Cow::Owned(repaired), faults)
 }
 
-/// A walk through the text that knows strings, comments and brackets.
+/// A scanner that recognizes strings, comments and brackets.
 struct Scan<'t> {
     text: &'t str,
     at: usize,
-    /// Brackets that are open, with their offsets.
+    /// Open brackets with their offsets.
     open: Vec<(u8, usize)>,
-    /// The last byte that is neither blank nor of a comment.
+    /// The last byte that is neither blank nor part of a comment.
     last: u8,
     /// A string ended with its line since the outermost bracket.
     is_cut: bool,
 }
 
 impl Scan<'_> {
-    /// Goes on to where the next value that is not closed must have ended; the innermost bracket
-    /// and the offset of the outermost.
+    /// Advances to where the next unclosed value must have ended; returns the innermost bracket and
+    /// the offset of the outermost.
     fn next_unclosed(&mut self) -> Option<(u8, usize)> {
         loop {
             let rest = self.text.get(self.at..).unwrap_or("");
@@ -84,7 +84,7 @@ impl Scan<'_> {
                 b'#' => rest.find('\n').unwrap_or(rest.len()),
                 b'"' | b'\'' => {
                     let length = string(rest);
-                    // A string of one line that has no end leaves its line break behind.
+                    // An unterminated string of one line does not include its line break.
                     let whole = rest.get(..length).unwrap_or("");
                     self.is_cut |= !self.open.is_empty()
                         && (whole.len() < 2 || !whole.ends_with(char::from(byte)));
@@ -107,8 +107,8 @@ impl Scan<'_> {
         }
     }
 
-    /// Whether a line inside `bracket` begins another key or table: a key there belongs to an inline
-    /// table where a comma or the bracket stands before it.
+    /// Whether a line inside `bracket` begins another key or table: a key there belongs to an
+    /// inline table where a comma or the bracket precedes it.
     fn begins_statement(&self, line: &str, bracket: u8) -> bool {
         let line = line.lines().next().unwrap_or("").trim_ascii();
         let is_bare = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
@@ -126,7 +126,7 @@ impl Scan<'_> {
     }
 }
 
-/// The length of the string that `text` begins with; of one that is not closed, to the end of its
+/// The length of the string at the beginning of `text`; of an unterminated one, to the end of its
 /// line, or of the text where it may have several.
 fn string(text: &str) -> usize {
     let quote = text.get(..1).unwrap_or("");

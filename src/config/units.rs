@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them: `10s`, `64KiB`.
+//! Durations and sizes in their written form: `10s`, `64KiB`.
 
 use std::time::Duration;
 
@@ -18,21 +18,21 @@ const DURATIONS: [(&str, u64); 5] =
 const SIZES: [(&str, u64); 4] =
     [("GiB", GIB as u64), ("MiB", MIB as u64), ("KiB", KIB as u64), ("B", 1)];
 
-/// Why a text is no quantity.
+/// Why a text is not a quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unreadable {
-    /// It is not a whole number and one of the units.
+    /// It is not a whole number with one of the units.
     Form,
-    /// It is one that no machine word holds.
+    /// It exceeds the range of the type.
     TooLarge,
 }
 
-/// A whole number and `ms`, `s`, `m`, `h` or `d`.
+/// Parses a whole number and `ms`, `s`, `m`, `h` or `d`.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, Unreadable> {
     parse(text, &DURATIONS).map(Duration::from_millis)
 }
 
-/// A whole number and `B`, `KiB`, `MiB` or `GiB`; without a unit it is bytes.
+/// Parses a whole number and `B`, `KiB`, `MiB` or `GiB`; without a unit it is in bytes.
 pub(super) fn parse_size(text: &str) -> Result<usize, Unreadable> {
     let bytes = match parse(text, &SIZES) {
         Err(Unreadable::Form) => parse(text, &[("", 1)])?,
@@ -41,12 +41,12 @@ pub(super) fn parse_size(text: &str) -> Result<usize, Unreadable> {
     usize::try_from(bytes).map_err(|_| Unreadable::TooLarge)
 }
 
-/// In the largest unit that says it exactly; what is below a millisecond is left out.
+/// Formats in the largest unit that is exact; fractions of a millisecond are dropped.
 pub(super) fn show_duration(duration: Duration) -> String {
     show(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &DURATIONS)
 }
 
-/// In the largest unit that says it exactly.
+/// Formats in the largest unit that is exact.
 pub(super) fn show_size(size: usize) -> String {
     show(size as u64, &SIZES)
 }

@@ -1,7 +1,7 @@
-//! From one TOML value to one of ours: each function is what a key can take.
+//! Conversions of one TOML value, one function per type of key.
 //!
-//! Those that take a [`DeValue`] know about types; those that take a text know one form, and say
-//! behind that text what is wrong with it.
+//! Those that take a [`DeValue`] check types; those that take a text parse one form, and return the
+//! fault to be shown after that text.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -13,8 +13,8 @@ use toml::de::{DeInteger, DeValue};
 use super::spelling;
 use super::units::{Unreadable, parse_duration, parse_size, show_duration, show_size};
 
-/// The longest path of a Unix socket: FreeBSD's `sun_path` has 104 bytes with its NUL, unix(4);
-/// Linux has 108.
+/// Maximum length of the path of a Unix socket: FreeBSD's `sun_path` has 104 bytes with its NUL,
+/// unix(4); Linux has 108.
 const SOCKET_PATH: usize = 103;
 
 /// `true` or `false`.
@@ -81,7 +81,7 @@ pub(super) fn duration(
     }
 }
 
-/// A text of a form.
+/// A text parsed by `parse`.
 pub(super) fn text<T>(
     form: impl Fn(&str) -> Result<T, String>,
 ) -> impl Fn(&DeValue<'_>) -> Result<T, String> {
@@ -91,7 +91,7 @@ pub(super) fn text<T>(
     }
 }
 
-/// A text of a form, or the empty one for none.
+/// A text parsed by `parse`, or the empty one for none.
 pub(super) fn optional<T>(
     form: impl Fn(&str) -> Result<T, String>,
 ) -> impl Fn(&DeValue<'_>) -> Result<Option<T>, String> {
@@ -116,7 +116,7 @@ pub(super) fn one_of<T: Copy, const N: usize>(
     }
 }
 
-/// A path from the root: a daemon has no directory that it would be relative to.
+/// An absolute path: a daemon has no meaningful working directory.
 pub(super) fn absolute_path(text: &str) -> Result<PathBuf, String> {
     if text.chars().any(char::is_control) {
         return Err("has a control character".to_owned());
@@ -160,7 +160,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// The address of a listener that has no TLS.
+/// The address of a listener without TLS.
 pub(super) fn loopback_address(text: &str) -> Result<SocketAddr, String> {
     let address = address(text)?;
     if address.ip().is_loopback() {
@@ -185,8 +185,8 @@ pub(super) fn link_name(text: &str) -> Result<String, String> {
     name(text, 64, &[]).map_err(|fault| format!("is not the name of a link: {fault}"))
 }
 
-/// A PAM service. `login` and `system` have rules (`pam_self`, empty passwords) that let people
-/// in who did not show that they are who they say.
+/// A PAM service. `login` and `system` have rules (`pam_self`, empty passwords) that admit users
+/// without authentication.
 pub(super) fn pam_service(text: &str) -> Result<String, String> {
     if text == "login" || text == "system" {
         return Err("lets people in without a password: use a service of our own".to_owned());
@@ -194,7 +194,7 @@ pub(super) fn pam_service(text: &str) -> Result<String, String> {
     name(text, 64, &['/', ' ']).map_err(|fault| format!("is not the name of a service: {fault}"))
 }
 
-/// A program: by its path, or by a name to be looked up.
+/// A program: an absolute path, or a name to be looked up.
 pub(super) fn program(text: &str) -> Result<PathBuf, String> {
     if text.contains('/') {
         return absolute_path(text);
@@ -202,7 +202,7 @@ pub(super) fn program(text: &str) -> Result<PathBuf, String> {
     name(text, 255, &[]).map(PathBuf::from).map_err(|fault| format!("is not a program: {fault}"))
 }
 
-/// A text to be shown in a message: in quotes, without control characters, not too long.
+/// A text for a message: in quotes, without control characters, of bounded length.
 pub(super) fn quoted(text: &str) -> String {
     const SHOWN: usize = 64;
     match text.char_indices().nth(SHOWN) {
@@ -237,12 +237,12 @@ fn name(text: &str, longest: usize, without: &[char]) -> Result<String, String> 
     }
 }
 
-/// `None` where no `usize` holds it.
+/// `None` where `usize` cannot hold it.
 fn number(integer: &DeInteger<'_>) -> Option<usize> {
     usize::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
-/// The quantity if it lies in the bounds; `None` is one that is negative or larger than all.
+/// The quantity if it lies within the bounds; `None` is one that is negative or too large.
 fn within<T: PartialOrd>(
     quantity: Option<T>,
     bounds: &RangeInclusive<T>,

@@ -1,18 +1,19 @@
-//! The INI files of QSettings, as far as the Qt sysadm wrote such: sections, keys whose parts are
-//! separated by `\` and whose other characters are `%XX` or `%UXXXX`, values with the escapes of C.
+//! Parser of QSettings' INI files, as far as the Qt sysadm wrote them: sections, keys whose parts
+//! are separated by `\` and whose other characters are `%XX` or `%UXXXX`, values with the escapes
+//! of C.
 
-/// One value with its whole key.
+/// One value with its full key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// The first line is 1.
+    /// Line number, starting at 1.
     pub(super) line: usize,
     /// `SECTION/PART/PART`.
     pub(super) key: String,
-    /// As it was before it was written; of a value that is no text, whatever stands there.
+    /// Unescaped; the raw text of a value that is not a string.
     pub(super) value: String,
 }
 
-/// All entries, in order. A line that is none is one without a value.
+/// All entries, in order. An invalid line is an entry without a value.
 pub(super) fn entries(bytes: &[u8]) -> Vec<Entry> {
     let mut section = String::new();
     let mut entries = Vec::new();
@@ -41,7 +42,7 @@ pub(super) fn entries(bytes: &[u8]) -> Vec<Entry> {
     entries
 }
 
-/// Takes up to `most` hexadecimal digits from the front; `None` where there is none.
+/// Parses up to `most` hexadecimal digits from the front; `None` where there is none.
 fn hexadecimal(rest: &mut &[u8], most: usize) -> Option<u32> {
     let digits = rest.iter().take(most).take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (text, behind) = rest.split_at(digits);
@@ -96,7 +97,7 @@ fn decode_value(mut rest: &[u8]) -> String {
                     b't' => '\t',
                     b'v' => '\x0b',
                     b'0' => '\0',
-                    // As many digits as there are: the writer escapes a digit that is none of them.
+                    // As many digits as there are: the writer escapes a following digit.
                     b'x' => hexadecimal(&mut rest, 6)
                         .and_then(char::from_u32)
                         .unwrap_or(char::REPLACEMENT_CHARACTER),

@@ -1,9 +1,8 @@
-//! What the files of the Qt sysadm say, in the words of ours.
+//! Files of the Qt sysadm, in terms of this program's configuration.
 //!
-//! There are three: `sysadm.conf`, which people wrote (`KEY=VALUE` lines); `sysadm.ini`, in which
-//! the server itself kept keys and bridges; and the bridge's own, of the same form as that. Which
-//! one it is shows in its lines. Nothing is dropped in silence: what has no counterpart here is
-//! named with its line.
+//! There are three: `sysadm.conf`, written by people (`KEY=VALUE` lines); `sysadm.ini`, in which
+//! the server stored keys and bridges; and the bridge's own, of the same form. The kind follows
+//! from the lines. Nothing is dropped silently: lines without a counterpart are reported.
 
 mod ini;
 
@@ -18,27 +17,27 @@ use crate::config::BridgeUrl;
 use crate::sys::local_time::LocalTime;
 use crate::wire::decimal;
 
-/// All that was understood of a file.
+/// Content of a file.
 #[derive(Debug, Default)]
 pub(super) struct Legacy {
-    /// Keys of our configuration, in the order of the file.
+    /// Keys of this program's configuration, in the order of the file.
     pub(super) settings: Vec<Setting>,
     /// Registered keys.
     pub(super) keys: Vec<Registered>,
-    /// Bridges that the server dialled.
+    /// Bridges that the server connected to.
     pub(super) bridges: Vec<Dialled>,
-    /// What was not.
+    /// Lines that were not imported.
     pub(super) remarks: Vec<Remark>,
-    /// The line that says that the server listens nowhere.
+    /// The line which says that the server has no listeners.
     only_bridges: Option<usize>,
 }
 
-/// One key of our configuration.
+/// One key of this program's configuration.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Setting {
-    /// Where it stood; the first line is 1.
+    /// Its line, starting at 1.
     pub(super) line: usize,
-    /// The name that it had there.
+    /// Its original name.
     pub(super) was: String,
     /// `auth`.
     pub(super) section: &'static str,
@@ -48,7 +47,7 @@ pub(super) struct Setting {
     pub(super) value: String,
 }
 
-/// A key that somebody could come in with.
+/// A registered key.
 #[derive(Debug)]
 pub(super) struct Registered {
     pub(super) line: usize,
@@ -56,11 +55,11 @@ pub(super) struct Registered {
     pub(super) key: PublicKey,
     pub(super) nickname: String,
     pub(super) email: String,
-    /// By the old host's clock, which wrote no offset.
+    /// By the old host's clock, without an offset.
     pub(super) added: Option<LocalTime>,
 }
 
-/// A bridge that the server kept a connection to.
+/// A bridge that the server connected to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Dialled {
     pub(super) line: usize,
@@ -68,16 +67,16 @@ pub(super) struct Dialled {
     pub(super) url: BridgeUrl,
 }
 
-/// What was not taken over.
+/// A line that was not imported.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Remark {
     pub(super) line: usize,
     pub(super) why: String,
-    /// Somebody has to see to it; else there is nothing here that it could be.
+    /// It requires action; otherwise it has no counterpart.
     pub(super) is_fault: bool,
 }
 
-/// Whose file it is.
+/// Kind of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Of {
     Server,
@@ -86,7 +85,7 @@ pub(super) enum Of {
 
 const ONLY_BRIDGES: &str = "BRIDGE_CONNECTIONS_ONLY";
 
-/// Reads a file of either form. Its bytes are those of QSettings (Latin-1, without a codec) or
+/// Parses a file of either form. Its bytes are those of QSettings (Latin-1, without a codec) or
 /// plain ASCII.
 pub(super) fn read(bytes: &[u8], of: Of) -> Legacy {
     let lines = || bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
@@ -98,7 +97,7 @@ pub(super) fn read(bytes: &[u8], of: Of) -> Legacy {
     } else {
         let mut after_comment = false;
         for (at, line) in lines().enumerate() {
-            // The file that the Qt sysadm installs has a comment that runs on into the next line.
+            // The file that the Qt sysadm installs has a comment that continues on the next line.
             if after_comment && !line.is_empty() && !line.contains(&b'=') {
                 legacy.note(at + 1, "read as the rest of the comment above it");
                 continue;
@@ -131,7 +130,7 @@ impl Legacy {
         value: String,
     ) {
         if let Some(first) = self.settings.iter().find(|known| known.key == key) {
-            // The old server took the first one, too.
+            // The old server used the first one, too.
             let why = format!("{was}: stands in line {} already, and that one counts", first.line);
             self.remark(line, why);
         } else {
@@ -139,7 +138,7 @@ impl Legacy {
         }
     }
 
-    /// A line of `sysadm.conf`.
+    /// Parses a line of `sysadm.conf`.
     fn take_line(&mut self, line: usize, text: &str) {
         if text.is_empty() || text.starts_with('#') {
             return;
@@ -153,7 +152,7 @@ impl Legacy {
         let at = (line, name);
         match name {
             "PORT" => match decimal::<u16>(value) {
-                // That one listened on all addresses.
+                // The old server listened on all addresses.
                 Some(port @ 1..) => {
                     let listen = format!("[\"0.0.0.0:{port}\", \"[::]:{port}\"]");
                     self.set(at, "server", "listen", listen);
@@ -196,7 +195,7 @@ impl Legacy {
         }
     }
 
-    /// An entry of an INI file.
+    /// Processes an entry of an INI file.
     fn take_entry(&mut self, entry: &ini::Entry, of: Of) {
         let ini::Entry { line, value, .. } = entry;
         let line = *line;
@@ -212,7 +211,7 @@ impl Legacy {
                 "false" => self.set(at, "auth", "pam", "false".to_owned()),
                 _ => self.remark(line, format!("{}: {value:?} is neither true nor false", at.1)),
             },
-            // Who was blocked in that moment, and the file's own version.
+            // Blocked addresses, and the version of the file.
             ("blacklist" | "internal", _) => {}
             ("auth", "allowServiceAuth") => {
                 self.note(line, "auth/allowServiceAuth: there are no logins without a secret here");
@@ -221,7 +220,7 @@ impl Legacy {
         }
     }
 
-    /// `USER/KEY`: base64 of a PEM text, or in the oldest files the text itself.
+    /// Processes `USER/KEY`: base64 of a PEM text, or in the oldest files the text itself.
     fn take_key(&mut self, line: usize, name: &str, details: &str, of: Of) {
         let Some((user, text)) = name.split_once('/').filter(|(user, _)| !user.is_empty()) else {
             return self.remark(line, "RegisteredCerts: neither user nor key");
@@ -259,7 +258,7 @@ impl Legacy {
     }
 
     fn take_bridge(&mut self, line: usize, name: &str, url: &str) {
-        // The old server dialled in TLS whatever the URL began with, or if it began with nothing.
+        // The old server used TLS whatever the URL's scheme, or without one.
         let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
         let rest = in_brackets(rest.trim_end_matches('/'));
         match BridgeUrl::parse(&format!("wss://{rest}")) {
@@ -269,7 +268,7 @@ impl Legacy {
     }
 }
 
-/// An IPv6 address in brackets, which the old server did without; anything else as it is.
+/// An IPv6 address in brackets, which the old server omitted; anything else unchanged.
 fn in_brackets(authority: &str) -> Cow<'_, str> {
     let is_address = |text: &str| text.parse::<Ipv6Addr>().is_ok();
     match authority.rsplit_once(':') {
@@ -279,7 +278,7 @@ fn in_brackets(authority: &str) -> Cow<'_, str> {
     }
 }
 
-/// `2016-05-20T11:12:13`, as Qt::ISODate has it.
+/// Parses `2016-05-20T11:12:13`, Qt::ISODate.
 fn date(text: &str) -> Option<LocalTime> {
     let (day, time) = text.split_once('T')?;
     let mut day = day.split('-');
@@ -302,7 +301,7 @@ mod tests {
 
     /// Written by QSettings of Qt 5.15.
     const INI: &[u8] = include_bytes!("../../../tests/legacy/sysadm.ini");
-    /// As it was shipped, with values of its user.
+    /// As shipped, with values of a user.
     const CONF: &[u8] = include_bytes!("../../../tests/legacy/sysadm.conf");
 
     fn remarks(legacy: &Legacy) -> Vec<String> {
@@ -332,8 +331,8 @@ mod tests {
         );
     }
 
-    /// The form of the file that the Qt sysadm installs: a comment that runs on into the next line,
-    /// and one behind a value.
+    /// The form of the file that the Qt sysadm installs: a comment that continues on the next line,
+    /// and one after a value.
     const DEFAULT: &str = "# Connections of bridges (WebSocket\nonly)\n\
                            BRIDGE_CONNECTIONS_ONLY=false #[true/false]\n\n# Port\nPORT=12150 # two\n";
 
@@ -348,7 +347,7 @@ mod tests {
         let legacy = read(only.as_bytes(), Of::Server);
         assert_eq!(settings(&legacy), [("server", "listen", "[]")]);
         assert!(remarks(&legacy)[1].starts_with("3: BRIDGE_CONNECTIONS_ONLY: the Qt sysadm took"));
-        // A line behind an empty line or a value is none of a comment.
+        // A line after an empty line or a value does not continue a comment.
         for text in ["# a\n\nhello\n", "PORT=1\nhello\n"] {
             assert!(read(text.as_bytes(), Of::Server).remarks[0].is_fault, "{text}");
         }
@@ -402,7 +401,7 @@ mod tests {
                 ("root", "Ann's \"big\" laptop; blue, 50%", "ann@example.org"),
             ]
         );
-        // One of them stands there as base64 and as it is.
+        // One of them is stored both as base64 and as text.
         assert_eq!(legacy.keys[1].key, legacy.keys[2].key);
         let added = legacy.keys[2].added.unwrap();
         let expected =

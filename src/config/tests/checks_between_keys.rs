@@ -1,4 +1,4 @@
-//! What no key can judge alone.
+//! Checks between keys.
 
 use super::*;
 

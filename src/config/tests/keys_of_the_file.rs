@@ -1,4 +1,4 @@
-//! Keys and sections that nobody knows, or that stand in the wrong place.
+//! Unknown and misplaced keys and sections.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! One function a rule, from the text of a file to the value or the message that comes of it.
+//! One function per rule, from the text of a file to the value or the message.
 
 mod checks_between_keys;
 mod keys_of_the_file;
@@ -52,7 +52,7 @@ fn fault(text: &str) -> String {
     all.into_iter().next().unwrap_or_default()
 }
 
-/// The keys that the reader asks for, and those of them that `text` has.
+/// The known keys, and those of them that `text` has.
 fn known_and_written(text: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     let (document, syntax) = DeTable::parse_recoverable(text);
     let mut reader = Reader::new(text, document.get_ref(), &syntax, Vec::new());

@@ -1,4 +1,4 @@
-//! Files that are not TOML: each fault has its line, and no beginning of a file does harm.
+//! Files that are not TOML: each fault has its line, and no beginning of a file causes a panic.
 
 use super::*;
 
@@ -52,8 +52,8 @@ fn any_beginning_of_a_good_file_is_judged_without_a_panic() {
     }
 }
 
-/// Each text has `]`, `}` or a quote missing in line 2, where its one fault is, and another in the
-/// last line.
+/// Each text lacks `]`, `}` or a quote in line 2, where its one fault is, and another in the last
+/// line.
 #[test]
 fn unclosed_value_is_one_fault_and_the_rest_is_checked() {
     let rest = "max_clients = 5\nsocket_mode = \"0600\"\n\n[[bridge.link]]\nname = \"a\"\nurl = \"wss://h\"\n";

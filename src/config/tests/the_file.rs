@@ -1,8 +1,8 @@
-//! How a file is found and read, and what it says when it cannot be.
+//! Finding and reading the file, and the messages when that fails.
 
 use super::*;
 
-/// A directory of this test's own, which ends with it.
+/// A directory for one test, removed on drop.
 struct Directory(PathBuf);
 
 impl Directory {

@@ -1,10 +1,10 @@
-//! The manual page is a second sample: each key in it, with its default, must be what holds.
+//! The manual page is a second sample: each of its keys and defaults must be correct.
 
 use super::*;
 
 const PAGE: &str = include_str!("../../../man/sysadm-events.toml.5");
 
-/// The keys of the page as a file: sections as the page has them, each key with its value.
+/// The keys of the page as a file: sections as on the page, each key with its value.
 fn as_file() -> String {
     let keys = PAGE.split_once("\n.Sh KEYS\n").unwrap().1.split_once("\n.Sh ").unwrap().0;
     let line = |line: &str| {

@@ -1,4 +1,4 @@
-//! What one key takes, and what it says to anything else.
+//! Values of single keys, and the messages for invalid ones.
 
 use super::*;
 
