@@ -27,7 +27,7 @@ use crate::wire::{Decoder, JobResult, Outcome};
 
 /// Maximum delay of an acknowledgement.
 const ACKNOWLEDGE: Duration = Duration::from_millis(500);
-/// Left by Ctrl-C: as a shell says it.
+/// Ended by Ctrl-C, like in a shell.
 pub(super) const INTERRUPTED: u8 = 130;
 /// A command could not be run, like in a shell.
 const NOT_RUN: u8 = 127;
@@ -362,9 +362,9 @@ impl End {
 #[derive(Default)]
 struct Pending {
     output: Option<StandardOutput>,
-    /// Bytes, when last asked.
+    /// Number of bytes, when last polled.
     length: u64,
-    /// The reader has gone.
+    /// The reader has closed it.
     is_closed: bool,
     /// The output so far does not end with a line end.
     midway: bool,
@@ -387,7 +387,7 @@ impl Pending {
         Ok(())
     }
 
-    /// Asks how much is left. A reader that leaves does not end the job: half an upgrade is worse
+    /// Polls how much is left. A closed reader does not end the job: an interrupted upgrade is worse
     /// than an unread one.
     fn update(&mut self, job: &str) -> Result<(), Exit> {
         let Some(output) = self.output.as_mut().filter(|_| !self.is_closed) else { return Ok(()) };

@@ -92,7 +92,7 @@ impl Feed {
     }
 
     fn follow(&mut self, frame: &Frame) {
-        // An event of an old server has no place, and then there is nothing to go on from.
+        // An event of the original server has no position, so nothing can be resumed.
         if self.subscription.is_some()
             && let Ok(place) = serde_json::from_str(frame.text())
         {

@@ -17,7 +17,7 @@ const READ_BUFFER: usize = 64 * 1024;
 pub(super) enum Got {
     Text(String),
     Binary(Bytes),
-    /// Nothing; a descriptor of [`Wait::wake`] has something.
+    /// A descriptor of [`Wait::wake`] is ready.
     Woken,
     /// [`Wait::deadline`] has passed.
     Nothing,

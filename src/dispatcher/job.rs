@@ -268,7 +268,7 @@ impl Job {
         self.remarks.push(start..self.total);
     }
 
-    /// The log of the current command, where it is cut already and nothing reads all output.
+    /// The log of the current command, if it is cut already and the class does not parse all output.
     fn cut_log(&mut self) -> Option<&mut Excerpt> {
         let current = self.current();
         let fresh = self.fresh.iter_mut().find(|(index, _)| *index == current);
@@ -276,7 +276,7 @@ impl Job {
         cut.map(|(_, log)| log)
     }
 
-    /// Leaves of the output that is in no excerpt yet as much as the tail of a log holds.
+    /// Drops unread output beyond the size of a log's tail.
     fn skip_unread(&mut self) {
         let is_continuation = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
         let skipped = self.unread.len().saturating_sub(self.limits.command);
@@ -288,8 +288,8 @@ impl Job {
         self.decoder = Decoder::default();
     }
 
-    /// Takes what was printed into the excerpts. Of a log that is cut already only as much as its tail
-    /// holds is decoded: a program may print faster than that can be done for all.
+    /// Moves unread output into the excerpts. Of a log that is cut already only as much as its tail
+    /// holds is decoded: a program may print faster than all of it could be processed.
     fn read_output(&mut self) {
         if self.unread.len() > self.limits.command && self.cut_log().is_some() {
             self.skip_unread();
