@@ -213,4 +213,24 @@ mod tests {
             text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
         assert_eq!(listed, declared.map(str::to_owned).collect());
     }
+
+    #[test]
+    fn developers_page_names_files_and_functions_that_exist() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut files = Vec::new();
+        source_files(&root.join("src"), &mut files);
+        let code: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+        let page = fs::read_to_string(root.join("doc/developing.md")).unwrap();
+        let (mut paths, mut functions) = (0, 0);
+        for quoted in page.split('`').skip(1).step_by(2) {
+            if let Some(function) = quoted.strip_suffix("()") {
+                assert!(code.contains(&format!("fn {function}(")), "no function {function}");
+                functions += 1;
+            } else if quoted.contains('/') && !quoted.contains(' ') {
+                assert!(root.join(quoted).exists(), "no file {quoted}");
+                paths += 1;
+            }
+        }
+        assert!(paths > 20 && functions > 10, "{paths} paths, {functions} functions");
+    }
 }
