@@ -30,9 +30,10 @@ run:
 	$(CARGO) build --locked
 	@exec sh scripts/run.sh "$(CARGO_TARGET_DIR)" "$(LISTEN)"
 
+# Most tests wait for something most of the time: two for each processor.
 test:
 	sh scripts/provide.sh cargo cc zfs-fuse bash python3 useradd ip openssl
-	$(CARGO) test --locked
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(getconf _NPROCESSORS_ONLN)))} $(CARGO) test --locked
 
 bench:
 	sh scripts/provide.sh cargo cc
