@@ -10,10 +10,10 @@ use std::rc::Rc;
 
 /// The sum of current charges. Clones are the same account.
 #[derive(Clone, Debug, Default)]
-pub struct Account(Rc<Sum>);
+pub struct Account(Rc<Total>);
 
 #[derive(Debug, Default)]
-struct Sum {
+struct Total {
     used: Cell<usize>,
     parent: Option<Account>,
 }
@@ -21,7 +21,7 @@ struct Sum {
 impl Account {
     /// An account whose charges also count in `parent`.
     pub fn within(parent: &Account) -> Account {
-        Account(Rc::new(Sum { used: Cell::new(0), parent: Some(parent.clone()) }))
+        Account(Rc::new(Total { used: Cell::new(0), parent: Some(parent.clone()) }))
     }
 
     /// The sum of its charges.

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_use_only_what_their_table_allows() {
+    fn modules_use_only_allowed_modules() {
         let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
         let mut wrong = Vec::new();
         for (number, (module, allowed)) in USES.iter().enumerate() {

@@ -77,7 +77,7 @@ pub struct Message(Vec<Part>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Text(String),
-    Place { before: String, name: String },
+    Placeholder { before: String, name: String },
 }
 
 impl Message {
@@ -93,7 +93,7 @@ impl Message {
 
     /// The same with its dataset and reason, for lines whose fields are no part of the text.
     pub fn text_and_fields() -> Message {
-        let part = |before: &str, name: &str| Part::Place {
+        let part = |before: &str, name: &str| Part::Placeholder {
             before: before.to_owned(),
             name: name.to_owned(),
         };
@@ -101,7 +101,7 @@ impl Message {
     }
 
     fn place(name: &str) -> Message {
-        Message(vec![Part::Place { before: String::new(), name: name.to_owned() }])
+        Message(vec![Part::Placeholder { before: String::new(), name: name.to_owned() }])
     }
 
     /// Parses a message.
@@ -126,7 +126,7 @@ impl Message {
                     let name = name_in(place);
                     let before = place[..place.len() - name.len()].to_owned();
                     parts.push(Part::Text(std::mem::take(&mut plain)));
-                    parts.push(Part::Place { before, name: name.to_owned() });
+                    parts.push(Part::Placeholder { before, name: name.to_owned() });
                     rest = behind;
                 }
                 ("{", None) => {
@@ -145,14 +145,14 @@ impl Message {
     }
 
     /// A placeholder for which `pattern` has no group.
-    pub fn place_without_group(&self, pattern: &Pattern) -> Option<&str> {
-        self.places().find(|name| *name != LINE && !pattern.has_group(name))
+    pub fn placeholder_without_group(&self, pattern: &Pattern) -> Option<&str> {
+        self.placeholders().find(|name| *name != LINE && !pattern.has_group(name))
     }
 
     /// The message, with the value that `place` returns for each placeholder. A stamp precedes the
     /// message, unless the message has its own placeholder for it.
     pub fn fill<'v>(&self, place: &dyn Fn(&str) -> Option<Cow<'v, str>>) -> String {
-        let has = |wanted: &str| self.places().any(|name| name == wanted);
+        let has = |wanted: &str| self.placeholders().any(|name| name == wanted);
         let stamp = if has(STAMP) || has(LINE) {
             None
         } else {
@@ -165,7 +165,7 @@ impl Message {
         for part in &self.0 {
             match part {
                 Part::Text(plain) => text.push_str(plain),
-                Part::Place { before, name } => {
+                Part::Placeholder { before, name } => {
                     if let Some(value) = place(name).filter(|value| !value.is_empty()) {
                         text.extend([before, &*value]);
                     }
@@ -176,17 +176,17 @@ impl Message {
     }
 
     /// The names of its placeholders without words before them, which must have values.
-    pub fn required_places(&self) -> impl Iterator<Item = &str> {
+    pub fn required_placeholders(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|part| match part {
-            Part::Place { before, name } if before.is_empty() => Some(name.as_str()),
-            Part::Place { .. } | Part::Text(_) => None,
+            Part::Placeholder { before, name } if before.is_empty() => Some(name.as_str()),
+            Part::Placeholder { .. } | Part::Text(_) => None,
         })
     }
 
     /// The names of its placeholders.
-    pub fn places(&self) -> impl Iterator<Item = &str> {
+    pub fn placeholders(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|part| match part {
-            Part::Place { name, .. } => Some(name.as_str()),
+            Part::Placeholder { name, .. } => Some(name.as_str()),
             Part::Text(_) => None,
         })
     }
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_take_their_places() {
+    fn groups_fill_placeholders() {
         let pattern = r"snapshot of (?P<dataset>\S+)(?P<rest> again)?";
         assert_eq!(
             filled(pattern, "{dataset} has one{rest}, {{so}}: {line}", "a snapshot of tank/Home")
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn words_before_a_place_need_its_value() {
+    fn words_before_a_placeholder_need_its_value() {
         let pattern = "failed(?: for (?P<dataset>.+))?";
         assert_eq!(
             filled(pattern, "it failed{ for dataset}", "failed for x").unwrap(),
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn invalid_messages_are_rejected() {
         let refused = |text| Message::parse(text).unwrap_err();
         assert_eq!(refused(""), "is empty");
         for text in ["{", "{}", "{a }", "a{", "{x", "{{{"] {
@@ -256,10 +256,11 @@ mod tests {
     }
 
     #[test]
-    fn a_place_needs_a_group() {
+    fn placeholder_requires_a_group() {
         let pattern = Pattern::parse("(?P<dataset>.)").unwrap();
-        let missing =
-            |text| Message::parse(text).unwrap().place_without_group(&pattern).map(str::to_owned);
+        let missing = |text| {
+            Message::parse(text).unwrap().placeholder_without_group(&pattern).map(str::to_owned)
+        };
         assert_eq!(missing("{dataset} {line}"), None);
         assert_eq!(missing("{dataset} {host}"), Some("host".to_owned()));
     }

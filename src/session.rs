@@ -28,7 +28,7 @@ use crate::wire::{
 };
 
 /// The subsystems that a request may use.
-pub struct House<'a> {
+pub struct RequestContext<'a> {
     /// The current time.
     pub now: Moment,
     /// This host's name.
@@ -56,7 +56,7 @@ pub enum Answer {
     Status,
     /// A response with these `args` as soon as these jobs are durable. If requested, the client is
     /// attached to the last of them, whose serial follows.
-    WhenKept(Value, Vec<Serial>, Serial, Option<Attach>),
+    WhenDurable(Value, Vec<Serial>, Serial, Option<Attach>),
     /// Depends on attaching the client to this job.
     Attach(Serial, Attach),
     /// No reply: the client has acknowledged output.
@@ -179,7 +179,11 @@ impl Session {
     }
 
     /// Carries out a request.
-    pub fn answer(&mut self, request: &Request, house: &mut House<'_>) -> Result<Answer, Refusal> {
+    pub fn answer(
+        &mut self,
+        request: &Request,
+        context: &mut RequestContext<'_>,
+    ) -> Result<Answer, Refusal> {
         let args = match &request.args {
             Value::Object(args) => Some(args),
             Value::Null
@@ -191,56 +195,56 @@ impl Session {
         let action = args.and_then(|args| args.get("action")).and_then(Value::as_str);
         self.check(request, action)?;
         if let Some(token) = self.token {
-            house.tokens.touch(token, house.now.instant);
+            context.tokens.touch(token, context.now.instant);
         }
         let namespace = request.namespace.to_ascii_lowercase();
         let name = request.name.to_ascii_lowercase();
         let empty = Map::new();
         let fields = args.unwrap_or(&empty);
         if (namespace.as_str(), name.as_str()) == ("rpc", "dispatcher") {
-            house.hub.repeat_pending(self.id);
+            context.hub.repeat_pending(self.id);
         }
         let response = match (namespace.as_str(), name.as_str(), action) {
             ("rpc", "identify", _) => json!({
                 "type": "server",
-                "hostname": house.hostname,
+                "hostname": context.hostname,
                 "version": env!("CARGO_PKG_VERSION"),
                 "protocol": PROTOCOL_LEVEL,
             }),
-            ("rpc", "auth", _) => return self.auth(fields, house),
-            ("rpc", "auth_token", _) => return self.auth_token(fields, house),
-            ("rpc", "auth_ssl", _) => return self.auth_ssl(&request.args, house),
+            ("rpc", "auth", _) => return self.auth(fields, context),
+            ("rpc", "auth_token", _) => return self.auth_token(fields, context),
+            ("rpc", "auth_ssl", _) => return self.auth_ssl(&request.args, context),
             ("rpc", "auth_clear", _) => {
-                self.clear(house);
+                self.clear(context);
                 return Ok(Answer::Silence);
             }
             ("rpc", "query", _) => self.query(),
             ("rpc", "whoami", _) => self.whoami(),
             ("rpc", "status", _) => return Ok(Answer::Status),
             ("rpc", "settings", Some(action)) => {
-                let settings = Settings::read(action, fields, rfc3339(house.now.wall))?;
+                let settings = Settings::read(action, fields, rfc3339(context.now.wall))?;
                 return Ok(Answer::Settings(settings));
             }
             ("rpc", "dispatcher", Some("run")) => {
-                let batch = read_run(fields, house.dispatcher.limits().bounds())?;
-                return self.submit(batch, None, house);
+                let batch = read_run(fields, context.dispatcher.limits().bounds())?;
+                return self.submit(batch, None, context);
             }
             ("rpc", "dispatcher", Some("submit")) => {
-                let bounds = house.dispatcher.limits().bounds();
-                let new_id = |program: &str| house.dispatcher.new_id(program);
+                let bounds = context.dispatcher.limits().bounds();
+                let new_id = |program: &str| context.dispatcher.new_id(program);
                 let job = read_submit(fields, new_id, bounds)?;
                 let attach = Attach::of_submission(fields)?;
-                return self.submit(vec![job], attach, house);
+                return self.submit(vec![job], attach, context);
             }
-            ("rpc", "dispatcher", Some("list")) => house.dispatcher.list(read_page(fields)?)?,
-            ("rpc", "dispatcher", Some("log")) => return log(fields, house),
+            ("rpc", "dispatcher", Some("list")) => context.dispatcher.list(read_page(fields)?)?,
+            ("rpc", "dispatcher", Some("log")) => return log(fields, context),
             ("rpc", "dispatcher", Some("attach")) => {
                 let (id, attach) = Attach::read(fields)?;
                 if attach.hold && self.identity.as_ref().is_none_or(|who| who.role < Role::Full) {
                     let why = "to hold a job back needs full access: attach with \"hold\": false";
                     return Err(Refusal::new(ErrorCode::Forbidden, why));
                 }
-                return Ok(Answer::Attach(house.dispatcher.find(id)?, attach));
+                return Ok(Answer::Attach(context.dispatcher.find(id)?, attach));
             }
             ("rpc", "dispatcher", Some("acknowledge")) => {
                 let stream = attach::required(fields, "stream")?;
@@ -253,16 +257,16 @@ impl Session {
             ("rpc", "dispatcher", Some("kill")) => {
                 let ids = one_or_more(fields.get("job_id"), "job_id")?;
                 let by = self.identity.as_ref().map(|who| who.user.as_str());
-                json!({ "killed": { "jobs": house.dispatcher.kill(&ids, by, house.now)? } })
+                json!({ "killed": { "jobs": context.dispatcher.kill(&ids, by, context.now)? } })
             }
             ("rpc", "system_state", Some("check")) => {
-                let is_begun = house.system_state.request(house.now);
+                let is_begun = context.system_state.request(context.now);
                 json!({ "check": if is_begun { "begun" } else { "pending" } })
             }
-            ("events", "subscribe", _) => self.subscribe(&request.args, house)?,
+            ("events", "subscribe", _) => self.subscribe(&request.args, context)?,
             ("events", "unsubscribe", _) => {
                 let (names, _) = read_names(&request.args)?;
-                names_reply("unsubscribe", &house.hub.unsubscribe(self.id, &names))
+                names_reply("unsubscribe", &context.hub.unsubscribe(self.id, &names))
             }
             // `check` has replied to these.
             _ => return Err(Refusal::new(ErrorCode::NotFound, "")),
@@ -304,7 +308,7 @@ impl Session {
     fn auth(
         &mut self,
         fields: &Map<String, Value>,
-        house: &mut House<'_>,
+        context: &mut RequestContext<'_>,
     ) -> Result<Answer, Refusal> {
         if fields.contains_key("username") || fields.contains_key("password") {
             let text = |key| fields.get(key).and_then(Value::as_str);
@@ -319,12 +323,12 @@ impl Session {
             let why = "only the local socket knows its peer without a password or token";
             return Err(self.refuse_nobody(why));
         };
-        self.become_known(known, house.tokens, house.now).map(Answer::Response)
+        self.authenticated(known, context.tokens, context.now).map(Answer::Response)
     }
 
     /// Sets the identity after successful authentication. Returns the `args` of the reply, with a
     /// token.
-    pub fn become_known(
+    pub fn authenticated(
         &mut self,
         identity: Identity,
         tokens: &mut Tokens,
@@ -376,26 +380,26 @@ impl Session {
     fn auth_token(
         &mut self,
         fields: &Map<String, Value>,
-        house: &mut House<'_>,
+        context: &mut RequestContext<'_>,
     ) -> Result<Answer, Refusal> {
         let Some(text) = fields.get("token").and_then(Value::as_str) else {
             return Err(Refusal::bad_request("auth_token needs {\"token\": \"…\"}"));
         };
-        let Some((identity, token)) = house.tokens.redeem(text, house.now.instant) else {
+        let Some((identity, token)) = context.tokens.redeem(text, context.now.instant) else {
             let (what, why) = ("token".to_owned(), "no such token, or its time is over");
             return Ok(Answer::Wrong { what, why });
         };
         self.identity = Some(self.below_ceiling(identity));
         self.token = Some(token);
-        Ok(Answer::Response(json!([text, house.tokens.ttl().as_secs()])))
+        Ok(Answer::Response(json!([text, context.tokens.ttl().as_secs()])))
     }
 
     /// Two stages: a challenge to sign, and its signature.
-    fn auth_ssl(&mut self, args: &Value, house: &House<'_>) -> Result<Answer, Refusal> {
+    fn auth_ssl(&mut self, args: &Value, context: &RequestContext<'_>) -> Result<Answer, Refusal> {
         let text = |key| args.get(key).and_then(Value::as_str);
         if is_first_stage(args) {
             let random = SystemRandom::new();
-            let Some(string) = self.challenge.issue(house.now.instant, &random) else {
+            let Some(string) = self.challenge.issue(context.now.instant, &random) else {
                 return Err(Refusal::new(ErrorCode::Internal, "the system gives no random bits"));
             };
             return Ok(Answer::Response(json!({ "test_string": string })));
@@ -409,7 +413,7 @@ impl Session {
                 return Err(Refusal::bad_request(why));
             }
         };
-        let Some(string) = self.challenge.take(house.now.instant) else {
+        let Some(string) = self.challenge.take(context.now.instant) else {
             let why = "no test_string waits to be signed; it is good for one try and 30 s";
             return Err(Refusal::new(ErrorCode::Unauthorized, why));
         };
@@ -417,7 +421,7 @@ impl Session {
         let signature = STANDARD.decode(shown.1).unwrap_or_default();
         let (found, what) = match shown.0 {
             Some(id) => {
-                let known = KeyId::parse(id).and_then(|id| house.keys.find(&id));
+                let known = KeyId::parse(id).and_then(|id| context.keys.find(&id));
                 let what = known.map_or_else(
                     || "key".to_owned(),
                     |entry| format!("key {} of {:?}", entry.key.id(), entry.user),
@@ -429,7 +433,7 @@ impl Session {
                 (is_signed, what)
             }
             None => {
-                let mut tried = house.keys.legacy().take(house.max_legacy_keys);
+                let mut tried = context.keys.legacy().take(context.max_legacy_keys);
                 let found = tried.find(|entry| entry.key.verify_raw(&string, &signature));
                 (found, "legacy key".to_owned())
             }
@@ -440,13 +444,13 @@ impl Session {
         })
     }
 
-    fn clear(&mut self, house: &mut House<'_>) {
+    fn clear(&mut self, context: &mut RequestContext<'_>) {
         if let Some(token) = self.token.take() {
-            house.tokens.revoke(token);
+            context.tokens.revoke(token);
         }
         self.identity = None;
         self.challenge.forget();
-        house.hub.leave(self.id);
+        context.hub.leave(self.id);
     }
 
     /// The client's identity; `null` without one.
@@ -482,38 +486,42 @@ impl Session {
         &self,
         mut batch: Vec<Submission>,
         attach: Option<Attach>,
-        house: &mut House<'_>,
+        context: &mut RequestContext<'_>,
     ) -> Result<Answer, Refusal> {
         for job in &mut batch {
             job.submitted_by = self.identity.as_ref().map(|who| who.user.clone());
         }
         if let [Submission { nonce: Some(nonce), submitted_by, .. }] = batch.as_slice()
             && let Some((serial, id)) =
-                house.dispatcher.find_submitted(nonce, submitted_by.as_deref())
+                context.dispatcher.find_submitted(nonce, submitted_by.as_deref())
         {
             // The request is repeated because its reply was lost.
             let reply = json!({ "started": [id] });
-            let filed = house.dispatcher.is_filed(serial).then_some(serial);
-            return Ok(Answer::WhenKept(reply, filed.into_iter().collect(), serial, attach));
+            let filed = context.dispatcher.is_filed(serial).then_some(serial);
+            return Ok(Answer::WhenDurable(reply, filed.into_iter().collect(), serial, attach));
         }
         let ids: Vec<String> = batch.iter().map(|asked| asked.id.clone()).collect();
-        let serials = house.dispatcher.submit(batch)?;
+        let serials = context.dispatcher.submit(batch)?;
         let last = serials.last().copied().unwrap_or_default();
-        Ok(Answer::WhenKept(json!({ "started": ids }), serials, last, attach))
+        Ok(Answer::WhenDurable(json!({ "started": ids }), serials, last, attach))
     }
 
-    fn subscribe(&mut self, args: &Value, house: &mut House<'_>) -> Result<Value, Refusal> {
+    fn subscribe(
+        &mut self,
+        args: &Value,
+        context: &mut RequestContext<'_>,
+    ) -> Result<Value, Refusal> {
         let (names, options) = read_names(args)?;
         let (filter, since) = match options {
-            Some(options) => read_options(options, house.dispatcher.limits().max_known())?,
+            Some(options) => read_options(options, context.dispatcher.limits().max_known())?,
             None => (Filter::default(), None),
         };
         let spelling = Spelling { hyphens: self.hyphens, extended: options.is_some() };
-        let changed = house.hub.subscribe(self.id, &names, filter, spelling, since.as_ref());
+        let changed = context.hub.subscribe(self.id, &names, filter, spelling, since.as_ref());
         let mut reply = names_reply("subscribe", &changed);
         if options.is_some() {
-            reply["epoch"] = house.hub.epoch().into();
-            reply["seq"] = house.hub.seq().into();
+            reply["epoch"] = context.hub.epoch().into();
+            reply["seq"] = context.hub.seq().into();
         }
         Ok(reply)
     }
@@ -641,11 +649,11 @@ fn names_reply(what: &str, names: &[EventName]) -> Value {
     json!({ what: names.iter().map(|name| name.canonical()).collect::<Vec<_>>() })
 }
 
-fn log(fields: &Map<String, Value>, house: &House<'_>) -> Result<Answer, Refusal> {
+fn log(fields: &Map<String, Value>, context: &RequestContext<'_>) -> Result<Answer, Refusal> {
     let Some(id) = fields.get("job_id").and_then(Value::as_str) else {
         return Err(Refusal::bad_request("log needs a job_id"));
     };
     let number = |key| attach::number(fields, key);
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
-    Ok(Answer::Log(house.dispatcher.log_question(id, offset, length)?))
+    Ok(Answer::Log(context.dispatcher.log_question(id, offset, length)?))
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::wait::waitpid;
 use serde_json::json;
 use support::{Directory, Outcome, Peer, Setup};
-use sysadm_events::helper::store::{self, Limits, Outcome as Kept, Place, Store};
+use sysadm_events::helper::store::{self, Outcome as Persisted, Store, StoreLimits, StoreLocation};
 
 use super::PROGRAM;
 use super::jobs::{JOBS, run_jobs};
@@ -28,9 +28,9 @@ pub(crate) fn measure(table: &mut Table) -> Outcome<()> {
 
 /// The same jobs on a daemon that keeps them and on one that does not, in turns.
 fn jobs(table: &mut Table) -> Outcome<()> {
-    let kept = Setup::new(PROGRAM)?.start()?;
+    let persisted = Setup::new(PROGRAM)?.start()?;
     let forgotten = Setup::new(PROGRAM)?.with("store.journal", false).start()?;
-    let (mut with, mut without) = (Peer::local(&kept)?, Peer::local(&forgotten)?);
+    let (mut with, mut without) = (Peer::local(&persisted)?, Peer::local(&forgotten)?);
     with.subscribe()?;
     without.subscribe()?;
     let (mut durable, mut volatile) = (0.0_f64, 0.0_f64);
@@ -59,12 +59,12 @@ struct Driver {
 
 impl Driver {
     /// Writes what there is, and waits until that many records are durable.
-    fn until_kept(&mut self, records: usize) -> Outcome<()> {
+    fn until_persisted(&mut self, records: usize) -> Outcome<()> {
         let now = Instant::now();
         self.store.end_of_turn(now);
-        let mut kept = 0;
+        let mut persisted = 0;
         let mut said = [0; 4096];
-        while kept < records {
+        while persisted < records {
             while !self.store.bytes().0.is_empty() {
                 let sent = self.socket.write(self.store.bytes().0)?;
                 self.store.sent(sent, now);
@@ -73,7 +73,7 @@ impl Driver {
             self.store.received(&said[..read], now);
             while let Some(outcome) = self.store.next_outcome() {
                 match outcome {
-                    Kept::Kept(_) => kept += 1,
+                    Persisted::Persisted(_) => persisted += 1,
                     other => return Err(format!("the store says {other:?}").into()),
                 }
             }
@@ -81,29 +81,29 @@ impl Driver {
         Ok(())
     }
 
-    fn keep(&mut self, number: usize) {
+    fn persist(&mut self, number: usize) {
         // About what a record of a small job takes.
         let more = "x".repeat(150);
         let line = json!({ "serial": number, "is": "filed", "more": more }).to_string();
-        self.store.keep(number, line.into_bytes(), Instant::now());
+        self.store.persist(number, line.into_bytes(), Instant::now());
     }
 }
 
 fn records(table: &mut Table) -> Outcome<()> {
     let directory = Directory::new()?;
-    let (place, _identity) = Place::open(directory.path(), true)?;
+    let (place, _identity) = StoreLocation::open(directory.path(), true)?;
     store::prepare(&place, |_| true)?;
     let lock = fs::File::create(directory.join("lock"))?;
     let (pid, socket) = store::begin(&place, lock.into())?;
     let socket = UnixStream::from(socket);
     socket.set_nonblocking(false)?;
-    let limits = Limits { deadline: Duration::from_secs(60), backlog: 1 << 20 };
+    let limits = StoreLimits { deadline: Duration::from_secs(60), backlog: 1 << 20 };
     let mut driver = Driver { store: Store::new(limits, Instant::now()), socket };
     driver.store.next_outcome();
     let start = Instant::now();
     for batch in 0..RECORDS / BATCH {
-        (0..BATCH).for_each(|number| driver.keep(batch * BATCH + number));
-        driver.until_kept(BATCH)?;
+        (0..BATCH).for_each(|number| driver.persist(batch * BATCH + number));
+        driver.until_persisted(BATCH)?;
     }
     let rate = RECORDS as f64 / start.elapsed().as_secs_f64();
     let bare = bare_records(&directory)?;
@@ -117,8 +117,8 @@ fn records(table: &mut Table) -> Outcome<()> {
     let mut waits = Vec::with_capacity(SINGLE);
     for number in 0..SINGLE {
         let start = Instant::now();
-        driver.keep(RECORDS + number);
-        driver.until_kept(1)?;
+        driver.persist(RECORDS + number);
+        driver.until_persisted(1)?;
         waits.push(start.elapsed());
     }
     waits.sort_unstable();

@@ -64,7 +64,7 @@ fn messages(table: &mut Table) -> Outcome<()> {
         std::thread::scope(|scope| {
             let sender = scope.spawn(|| {
                 (0..FLOOD).try_for_each(|_| {
-                    server.tell(&of_client, &payload).map_err(|error| error.to_string())
+                    server.send_to(&of_client, &payload).map_err(|error| error.to_string())
                 })
             });
             for _ in 0..FLOOD {
@@ -75,7 +75,7 @@ fn messages(table: &mut Table) -> Outcome<()> {
     })?;
     let single = counted(bridge.process(), SINGLE, || {
         for _ in 0..SINGLE {
-            server.tell(&of_client, &payload)?;
+            server.send_to(&of_client, &payload)?;
             client.heard()?;
         }
         Ok(())

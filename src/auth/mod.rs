@@ -6,5 +6,5 @@ mod throttle;
 mod token;
 
 pub use role::{Identity, Need, Proof, Role, Roles, need, reachable};
-pub use throttle::{Consequence, Limits, Throttle};
+pub use throttle::{Consequence, Throttle, ThrottleLimits};
 pub use token::{Token, Tokens};

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn root_and_the_full_groups_are_full_the_read_groups_read_and_others_nobody() {
+    fn groups_determine_roles_and_other_users_have_none() {
         let roles = Roles { full: vec![10], read: vec![20], own_uid: None };
         let role = |uid, groups: &[u32]| roles.of(&peer(uid, groups)).map(|who| who.role);
         assert_eq!(role(0, &[]), Some(Role::Full));
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_what_is_needed() {
+    fn required_role_is_found_for_each_request() {
         assert_eq!(need("RPC", "Identify", None), Some(Need::Nothing));
         assert_eq!(need("rpc", "dispatcher", Some("run")), Some(Need::Role(Role::Full)));
         assert_eq!(need("rpc", "dispatcher", Some("list")), Some(Need::Role(Role::Read)));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_can_tell_what_there_is() {
+    fn error_lists_existing_names() {
         assert_eq!(reachable(None, None), ["rpc", "events"]);
         assert_eq!(reachable(Some("events"), None), ["subscribe", "unsubscribe"]);
         assert_eq!(

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// Limits of authentication failures.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ThrottleLimits {
     /// Failures until the next one blocks.
     pub failures: usize,
     /// How long a failure counts.
@@ -44,7 +44,7 @@ struct Record {
 /// Recent failures. `K` is an origin.
 #[derive(Debug)]
 pub struct Throttle<K> {
-    limits: Limits,
+    limits: ThrottleLimits,
     records: BTreeMap<K, Record>,
 }
 
@@ -53,12 +53,12 @@ const LONGEST_DELAY: Duration = Duration::from_secs(8);
 
 impl<K: Copy + Ord> Throttle<K> {
     /// Creates an empty table.
-    pub fn new(limits: Limits) -> Throttle<K> {
+    pub fn new(limits: ThrottleLimits) -> Throttle<K> {
         Throttle { limits, records: BTreeMap::new() }
     }
 
     /// Changes the limits; existing blocks stay.
-    pub fn set_limits(&mut self, limits: Limits) {
+    pub fn set_limits(&mut self, limits: ThrottleLimits) {
         self.limits = limits;
     }
 
@@ -79,7 +79,7 @@ impl<K: Copy + Ord> Throttle<K> {
         if !self.records.contains_key(&origin) {
             self.make_room(now);
         }
-        let Limits { failures: borne, window, block, .. } = self.limits;
+        let ThrottleLimits { failures: borne, window, block, .. } = self.limits;
         let record = self.records.entry(origin).or_default();
         record.forget_old(window, now);
         if exempt {
@@ -147,7 +147,7 @@ impl Record {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: ThrottleLimits = ThrottleLimits {
         failures: 5,
         window: Duration::from_secs(600),
         block: Duration::from_secs(3600),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_exempt_is_answered_later_and_later_and_never_blocked() {
+    fn exempt_origin_gets_growing_delays_and_is_never_blocked() {
         let at = moments();
         let mut throttle = Throttle::new(LIMITS);
         let mut last = Duration::ZERO;
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_addresses_neither_grows_nor_frees_who_is_blocked() {
+    fn flood_of_addresses_neither_grows_nor_frees_a_blocked_one() {
         let at = moments();
         let mut throttle = Throttle::new(LIMITS);
         for second in 0..6 {
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_back_is_counted_until_its_time_whoever_waits_for_it() {
+    fn delayed_replies_count_until_due_after_disconnection_too() {
         let at = moments();
         let mut throttle = Throttle::new(LIMITS);
         for _ in 0..6 {

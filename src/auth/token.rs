@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_after_its_time_without_use_and_each_use_prolongs_it() {
+    fn token_expires_unused_and_each_use_prolongs_it() {
         let (mut tokens, start) = (Tokens::new(TTL, 10), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         let (text, token) = tokens.issue(identity("a"), start).unwrap();
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revoked_one_is_gone() {
+    fn token_revoked_is_invalid() {
         let (mut tokens, now) = (Tokens::new(TTL, 10), Instant::now());
         let (text, token) = tokens.issue(identity("a"), now).unwrap();
         tokens.revoke(token);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_the_most_makes_room_with_the_one_used_longest_ago() {
+    fn token_limit_evicts_oldest_of_the_user_with_the_most() {
         let (mut tokens, start) = (Tokens::new(TTL, 3), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         let (other, _) = tokens.issue(identity("other"), at(0)).unwrap();

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_drawn_over_itself() {
+    fn bar_is_redrawn_in_place() {
         let mut bars = Bars::new(|| None);
         assert_eq!((bars.wipe(), bars.draw(ASCII, at(0))), (String::new(), String::new()));
         bars.take("Replicating a: 1M", at(0));
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_with_the_end_or_when_nothing_is_heard() {
+    fn bar_vanishes_with_the_end_or_after_silence() {
         let mut bars = Bars::new(|| None);
         for dataset in ["tank", "tank/a", "pool", "old"] {
             bars.take(&format!("Replicating {dataset}: 1M"), at(0));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn one_whose_end_may_have_been_missed_is_wiped() {
+    fn bar_with_a_missed_end_is_erased() {
         let mut bars = Bars::new(|| None);
         bars.take("Replicating tank: 1M", at(0));
         bars.draw(ASCII, at(0));
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn it_never_breaks_a_line_or_drives_the_terminal() {
+    fn bar_never_wraps_or_emits_foreign_control_characters() {
         let mut bars = Bars::new(|| Some(20));
         bars.take("Replicating \u{1b}[2Jx\u{9b}: 5M/10M (50%)", at(0));
         for unicode in [true, false] {

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_text_stays_as_it_is() {
+    fn plain_text_is_unchanged() {
         let plain = "a\tb\nZürich … 東京 😀\n";
         assert_eq!(text(plain, true), plain);
         assert_eq!(line("sh -c \"ü\"", true), "sh -c \"ü\"");
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_whole_sequence_is_shown() {
+    fn incomplete_sequence_is_shown() {
         assert_eq!(text("\x1b", true), "^[");
         assert_eq!(text("\x1b[31", true), "^[[31");
         assert_eq!(text("\x1b]0;hides\nthe rest\x07", true), "^[]0;hides\nthe rest^G");

@@ -68,7 +68,7 @@ mod tests {
     use crate::client::Refused;
 
     #[test]
-    fn a_reader_who_leaves_is_no_error_and_other_trouble_is() {
+    fn closed_reader_is_no_error_and_other_errors_are() {
         assert_eq!(Exit::from(io::Error::from(io::ErrorKind::BrokenPipe)).code(), 0);
         assert_eq!(Exit::from(io::Error::from(io::ErrorKind::StorageFull)).code(), 74);
     }

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_on_a_terminal_has_its_host_and_half_a_line_is_ended_for_another() {
+    fn terminal_line_has_its_host_and_ends_another_hosts_line() {
         let mut screens = Screens { width: 4, all: Vec::new(), last: None };
         let now = SystemTime::UNIX_EPOCH;
         let event = |text: &str| {

@@ -261,6 +261,6 @@ fn entry(registered: &Registered) -> Entry {
         // The Qt client supports no other form.
         legacy: key.is_rsa(),
         role: Role::Full,
-        sums: Vec::new(),
+        checksums: Vec::new(),
     }
 }

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn output_is_fresh_once_whatever_the_events() {
+    fn output_is_new_once_whatever_the_events() {
         let mut output = JobOutput::default();
         let ab = ["a", "b"];
         assert_eq!(fresh(&mut output, &event("running", &ab, &[])), []);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn output_that_was_cut_is_shown_behind_what_was_shown() {
+    fn output_after_an_omission_is_shown_after_the_earlier_output() {
         // "0123456789" with three bytes of each end; the shown output ends in each part in turn.
         let text = "012\n[… 4 bytes left out …]\n789";
         let ranges = json!([{"command": 0, "from": 0, "to": 10, "head": 3, "tail": 3,
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn output_of_equal_commands_is_told_apart() {
+    fn output_of_equal_commands_is_distinguished() {
         let mut output = JobOutput::default();
         let aa = ["a", "a"];
         assert_eq!(fresh(&mut output, &event("running", &aa, &[(0, 0, "1")])), [pair("a", "1")]);
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn output_of_an_earlier_daemon_is_what_its_running_events_hold() {
+    fn output_of_an_earlier_daemon_is_that_of_running_events() {
         let mut output = JobOutput::default();
         for text in ["1\n", "2\n"] {
             let (args, _) = event("running", &["a"], &[(0, 0, text)]);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_job_is_no_job() {
+    fn invalid_job_event_is_rejected() {
         for args in [
             json!(null),
             json!([]),

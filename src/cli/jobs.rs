@@ -337,7 +337,7 @@ old     -      finished       50 m 47 s  5 s   timed out  root  a && b
     }
 
     #[test]
-    fn list_holds_only_what_was_asked_for() {
+    fn list_contains_only_requested_jobs() {
         let ids = |line: &[&str]| {
             let (mut list, now) = sample();
             parse(words(line)).unwrap().select(&mut list, now);
@@ -355,7 +355,7 @@ old     -      finished       50 m 47 s  5 s   timed out  root  a && b
     }
 
     #[test]
-    fn details_of_a_job_are_what_is_known_of_it() {
+    fn job_details_show_all_known_fields() {
         let (list, now) = sample();
         let entries = entries(&list);
         let shown = |id: &str| {

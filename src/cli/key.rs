@@ -25,7 +25,7 @@ use crate::auth::key::{
 };
 use crate::client::sysexits;
 use crate::config::{Config, Home};
-use crate::wire::{Sum, rfc3339};
+use crate::wire::{KeyChecksum, rfc3339};
 
 pub(super) const COMMAND: Command = Command {
     name: "key",
@@ -76,7 +76,7 @@ struct Options {
     legacy: bool,
     bridge: bool,
     json: bool,
-    sums: Vec<String>,
+    checksums: Vec<String>,
     config: Option<PathBuf>,
 }
 
@@ -94,7 +94,7 @@ fn main(mut words: Words) -> Result<u8, Exit> {
                 "--legacy" => options.legacy = true,
                 "--bridge" => options.bridge = true,
                 "--json" => options.json = true,
-                "--sum" => options.sums.push(words.value()?),
+                "--sum" => options.checksums.push(words.value()?),
                 "-c" | "--config" => options.config = Some(words.path()?),
                 _ => return Err(unexpected(&Word::Option(name))),
             },
@@ -117,7 +117,7 @@ fn main(mut words: Words) -> Result<u8, Exit> {
         ("--legacy", options.legacy),
         ("--bridge", options.bridge),
         ("--json", options.json),
-        ("--sum", !options.sums.is_empty()),
+        ("--sum", !options.checksums.is_empty()),
     ];
     if let Some((name, _)) = given.iter().find(|(name, given)| *given && !allowed.contains(name)) {
         return Err(Exit::usage(format!("{name} does not go with {action}")));
@@ -172,11 +172,13 @@ fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Exit> {
 }
 
 fn add(user: &str, file: &Path, options: &Options) -> Result<u8, Exit> {
-    if !options.sums.is_empty() && !options.bridge {
+    if !options.checksums.is_empty() && !options.bridge {
         return Err(Exit::usage("--sum goes with --bridge"));
     }
     // An invalid one would leave its owner nothing to claim, without an error.
-    if let Some(wrong) = options.sums.iter().find(|sum| Sum::parse(sum).is_none()) {
+    if let Some(wrong) =
+        options.checksums.iter().find(|checksum| KeyChecksum::parse(checksum).is_none())
+    {
         return Err(Exit::usage(format!("{wrong:?} is no checksum: 24 characters of base64")));
     }
     let key = read_key(file)?;
@@ -193,7 +195,7 @@ fn add(user: &str, file: &Path, options: &Options) -> Result<u8, Exit> {
         "key": key.pem(),
         "added": rfc3339(SystemTime::now()),
         "legacy": options.legacy,
-        "sums": options.sums,
+        "sums": options.checksums,
     });
     let entry: Entry =
         serde_json::from_value(line).map_err(|error| Exit::usage(error.to_string()))?;
@@ -269,7 +271,7 @@ fn as_json(entry: &Entry) -> Value {
         "email": entry.email,
         "added": entry.added,
         "checksum": entry.key.checksum(),
-        "sums": entry.sums,
+        "sums": entry.checksums,
         "key": entry.key.pem(),
     })
 }
@@ -359,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_before_anything_is_touched() {
+    fn invalid_arguments_are_rejected_before_any_change() {
         assert!(refused(&[]).contains("generate, add"));
         assert!(refused(&["destroy"]).contains("generate, add"));
         assert!(refused(&["generate"]).contains("FILE"));

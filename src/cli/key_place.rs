@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Uid, User, chown, geteuid, setgid, setgroups, setuid};
 
 use super::exit::Exit;
-use crate::auth::key::{KeyStore, Limits};
+use crate::auth::key::{KeyLimits, KeyStore};
 use crate::client::sysexits;
 use crate::config::Config;
 
@@ -19,7 +19,7 @@ pub(super) struct KeyPlace<'c> {
     /// Owner of a directory that root creates.
     user: Option<&'c str>,
     /// Limits of registered keys.
-    pub(super) limits: Limits,
+    pub(super) limits: KeyLimits,
 }
 
 impl<'c> KeyPlace<'c> {
@@ -28,10 +28,10 @@ impl<'c> KeyPlace<'c> {
         let (auth, relay) = (&config.auth, &config.relay);
         if bridge {
             let (total, legacy) = (relay.max_keys, relay.max_legacy_keys);
-            let limits = Limits { of_user: total, total, legacy, legacy_of_user: legacy };
+            let limits = KeyLimits { of_user: total, total, legacy, legacy_of_user: legacy };
             return KeyPlace { state: &relay.state, user: relay.user.as_deref(), limits };
         }
-        let limits = Limits {
+        let limits = KeyLimits {
             of_user: auth.max_keys_per_user,
             total: auth.max_keys,
             legacy: auth.max_legacy_keys,

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn some_ids_at_least_one() {
+    fn kill_requires_at_least_one_id() {
         assert_eq!(parse(words(&["a", "--socket", "/s", "b"])).unwrap().0, ["a", "b"]);
         assert!(matches!(parse(words(&[])), Err(Exit::Usage(_))));
         assert!(matches!(parse(words(&["-9", "a"])), Err(Exit::Usage(_))));

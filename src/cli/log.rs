@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_id() {
+    fn log_requires_one_id() {
         let arguments = parse(words(&["--raw", "j"])).unwrap();
         assert!(arguments.raw && !arguments.follow && arguments.id == "j");
         assert!(parse(words(&["-f", "j"])).unwrap().follow);

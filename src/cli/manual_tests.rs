@@ -206,9 +206,9 @@ fn fish_options(command: &str) -> Names {
 fn fish_completes_every_command_and_option() {
     for command in &COMMANDS {
         let line = format!("-n $none -a {} -d ", command.name);
-        let told =
+        let summary =
             FISH.lines().find_map(|l| l.split_once(&line)).unwrap_or_else(|| panic!("{line}"));
-        assert_eq!(told.1.trim_matches(['\'', '"']), command.summary);
+        assert_eq!(summary.1.trim_matches(['\'', '"']), command.summary);
         assert_eq!(fish_options(command.name), all(command), "{}", command.name);
     }
 }

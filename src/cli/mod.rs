@@ -13,6 +13,7 @@ mod check;
 mod escape;
 mod exit;
 mod fingerprint;
+mod finished_jobs;
 mod fleet;
 mod import_legacy;
 mod interrupt;
@@ -23,7 +24,6 @@ mod key_place;
 mod kill;
 mod legacy;
 mod log;
-mod meanwhile;
 mod outcome;
 mod relay_status;
 mod run;
@@ -95,7 +95,7 @@ pub fn main() -> ExitCode {
     };
     match exit {
         Ok(code) => ExitCode::from(code),
-        Err(exit) => ExitCode::from(tell(&exit, name)),
+        Err(exit) => ExitCode::from(print_exit(&exit, name)),
     }
 }
 
@@ -132,7 +132,7 @@ fn find(name: &str) -> Result<&'static Command, Exit> {
 }
 
 /// Prints why a command ended; returns the exit code.
-fn tell(exit: &Exit, command: Option<&str>) -> u8 {
+fn print_exit(exit: &Exit, command: Option<&str>) -> u8 {
     match exit {
         Exit::Help("") => print(&overview()),
         Exit::Help(help) => print(help),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn every_command_answers_help_with_its_own() {
+    fn every_command_has_its_own_help() {
         for command in &COMMANDS {
             let words = Words::new(lexopt::Parser::from_args(["--help"]), command.help);
             let Err(Exit::Help(help)) = (command.main)(words) else { panic!("{}", command.name) };

@@ -62,7 +62,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_page_of_it() {
+    fn relay_status_page_shows_all_fields() {
         let terminal = Terminal { colour: false, unicode: true };
         let status = json!({"type": "bridge", "hostname": "relay", "version": "0.1.0", "pid": 7,
             "uptime": 65, "certificate": "ab12", "registered": 3, "connected": 2, "strangers": 1,

@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn run_reports_invalid_arguments() {
         assert!(refused(&[]).contains("which command"));
         assert!(refused(&["ls", "-l"]).contains("-- before"));
         assert!(refused(&["ls", "--", "-l"]).contains("behind --"));

@@ -34,7 +34,7 @@ pub(super) struct Screen {
     /// Date of the last line.
     day: Option<(i32, u8, u8)>,
     /// Position of the cursor.
-    place: Place,
+    cursor: Cursor,
     jobs: Vec<Job>,
     /// The last state of the system.
     state: Option<Value>,
@@ -49,7 +49,7 @@ struct Job {
     announced: Option<(String, usize)>,
 }
 
-enum Place {
+enum Cursor {
     /// At the beginning of an unrelated line.
     Free,
     /// Below the output of a command of a job.
@@ -67,9 +67,9 @@ struct Line<'a> {
 
 impl Screen {
     pub(super) fn new(terminal: Terminal, clock: Clock) -> Screen {
-        let (name_width, place) = (*NAME_WIDTH.start(), Place::Free);
+        let (name_width, cursor) = (*NAME_WIDTH.start(), Cursor::Free);
         let (day, jobs, state, bars) = (None, Vec::new(), None, None);
-        Screen { terminal, clock, name_width, day, place, jobs, state, bars }
+        Screen { terminal, clock, name_width, day, cursor, jobs, state, bars }
     }
 
     /// The same for a terminal that supports progress bars, of the width returned by `width`.
@@ -96,7 +96,7 @@ impl Screen {
         let mut out = self.bars.as_mut().map(Bars::wipe).unwrap_or_default();
         show(self, &mut out);
         // There is no room for bars below an unfinished line.
-        let midway = matches!(self.place, Place::Output { midway: true, .. });
+        let midway = matches!(self.cursor, Cursor::Output { midway: true, .. });
         if let (Some(bars), false) = (&mut self.bars, midway) {
             out.push_str(&bars.draw(self.terminal, now));
         }
@@ -123,7 +123,7 @@ impl Screen {
 
     /// Whether the cursor is in the middle of a line.
     pub(super) fn is_midway(&self) -> bool {
-        matches!(self.place, Place::Output { midway: true, .. })
+        matches!(self.cursor, Cursor::Output { midway: true, .. })
     }
 
     /// The text that moves the cursor to the beginning of a line.
@@ -210,7 +210,7 @@ impl Screen {
         let state = format!("{} running", self.terminal.either("▶", ">"));
         self.job_line(out, event.id, moment, Tone::Active, &state, &text);
         let command = current.to_owned();
-        self.place = Place::Output { id: event.id.to_owned(), command, midway: false };
+        self.cursor = Cursor::Output { id: event.id.to_owned(), command, midway: false };
     }
 
     fn job_line(
@@ -235,15 +235,15 @@ impl Screen {
         text: &str,
         moment: SystemTime,
     ) {
-        let continues = match &self.place {
-            Place::Output { id: before, command: known, .. } => before == id && known == command,
-            Place::Free => false,
+        let continues = match &self.cursor {
+            Cursor::Output { id: before, command: known, .. } => before == id && known == command,
+            Cursor::Free => false,
         };
         if !continues {
             let state = format!("{} output", self.terminal.either("▷", ":"));
             self.job_line(out, id, moment, Tone::Quiet, &state, command);
         }
-        let mut midway = matches!(self.place, Place::Output { midway: true, .. });
+        let mut midway = matches!(self.cursor, Cursor::Output { midway: true, .. });
         for line in escape::text(text, self.terminal.unicode).split_inclusive('\n') {
             if !midway {
                 out.push_str(&self.margin());
@@ -251,7 +251,7 @@ impl Screen {
             out.push_str(line);
             midway = !line.ends_with('\n');
         }
-        self.place = Place::Output { id: id.to_owned(), command: command.to_owned(), midway };
+        self.cursor = Cursor::Output { id: id.to_owned(), command: command.to_owned(), midway };
     }
 
     fn life_preserver(
@@ -364,10 +364,10 @@ impl Screen {
     }
 
     fn leave_output(&mut self, out: &mut String) {
-        if matches!(self.place, Place::Output { midway: true, .. }) {
+        if matches!(self.cursor, Cursor::Output { midway: true, .. }) {
             out.push('\n');
         }
-        self.place = Place::Free;
+        self.cursor = Cursor::Free;
     }
 
     /// The margin of a line that continues the one above: the column of the time stays empty.

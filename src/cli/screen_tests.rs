@@ -71,7 +71,7 @@ fn a_job_from_beginning_to_end() {
 }
 
 #[test]
-fn two_jobs_at_once_are_told_apart() {
+fn concurrent_jobs_are_distinguished() {
     let of = |id: &str, second, text: &str| {
         let args = json!({"state": "running", "process_id": id, "cmd_list": ["c"], "current_cmd": "c", "c": text});
         event("dispatcher", second, &args)
@@ -100,7 +100,7 @@ fn two_jobs_at_once_are_told_apart() {
 }
 
 #[test]
-fn who_comes_late_sees_what_a_finished_job_printed() {
+fn finished_job_seen_late_shows_its_output() {
     let finished = event(
         "dispatcher",
         1,
@@ -119,7 +119,7 @@ fn who_comes_late_sees_what_a_finished_job_printed() {
 }
 
 #[test]
-fn a_prompt_without_a_line_end_is_shown_at_once_and_ended_before_the_next_line() {
+fn prompt_is_shown_at_once_and_ended_before_the_next_line() {
     let mut screen = screen(false, true);
     let prompt = job(1, "running", json!({"current_cmd": "sh -c x", "sh -c x": "50%"}));
     let shown = screen.show(&prompt, UNIX_EPOCH);
@@ -155,7 +155,7 @@ fn snapshots_and_replications() {
 }
 
 #[test]
-fn a_replication_is_one_line_with_a_bar_beneath_all_others() {
+fn replication_is_one_line_with_a_bar_below_all_others() {
     let mut screen = screen(false, false).with_bars(|| Some(60));
     let of = |class: &str, message: &str| {
         let args = json!({"message": message, "priority": "1 - Information", "class": class});
@@ -225,14 +225,14 @@ fn the_state_of_the_system() {
     };
     let mut renamed = state(4, "nas2", "3 - Warning", &healed);
     renamed["args"]["hostnamechanged"] = "true".into();
-    let mut trouble = state(5, "nas2", "9 - Urgent", &healed);
-    trouble["args"]["zpool_error"] = "zpool list did not answer within 10s".into();
+    let mut failure = state(5, "nas2", "9 - Urgent", &healed);
+    failure["args"]["zpool_error"] = "zpool list did not answer within 10s".into();
     let frames = [
         state(1, "nas", "9 - Urgent", &zpools),
         state(2, "nas", "0 - Information", &healed),
         state(3, "nas", "0 - Information", &healed),
         renamed,
-        trouble,
+        failure,
         state(6, "nas2", "0 - Information", &json!({})),
         event("system-state", 7, &json!({"hostname": "nas2", "priority": "0 - Information"})),
     ];

@@ -185,7 +185,7 @@ mod tests {
         json!({"health": health, "priority": priority, "capacity": capacity})
     }
 
-    fn told(before: Option<&Value>, args: &Value) -> Vec<String> {
+    fn shown(before: Option<&Value>, args: &Value) -> Vec<String> {
         let Shown { text, pools } = news(before, args, TERMINAL);
         let rows = pools.iter().map(|row| row.join("  ").trim_end().to_owned());
         [text].into_iter().chain(rows).filter(|line| !line.is_empty()).collect()
@@ -196,24 +196,24 @@ mod tests {
         let fine = pool("ONLINE", "0 - Information", "12%");
         let before = json!({"zpools": {"tank": fine, "other": fine}});
         let now = |tank: Value| json!({"zpools": {"tank": tank, "other": fine}});
-        let told = |tank: Value| told(Some(&before), &now(tank));
+        let shown = |tank: Value| shown(Some(&before), &now(tank));
         assert_eq!(
-            told(pool("DEGRADED", "9 - Urgent", "12%")),
+            shown(pool("DEGRADED", "9 - Urgent", "12%")),
             ["tank  ONLINE → DEGRADED  9 - Urgent  cap 12%"]
         );
         assert_eq!(
-            told(pool("ONLINE", "6 - Critical", "91%")),
+            shown(pool("ONLINE", "6 - Critical", "91%")),
             ["tank  ONLINE  6 - Critical  cap 12% → 91%"]
         );
         let mut wounded = pool("ONLINE", "7 - Critical", "12%");
         wounded["status"] = "damaged".into();
-        assert_eq!(told(wounded.clone()), ["tank  ONLINE  7 - Critical  cap 12%  damaged"]);
-        assert_eq!(told(fine.clone()), ["2 pools, nothing new"]);
+        assert_eq!(shown(wounded.clone()), ["tank  ONLINE  7 - Critical  cap 12%  damaged"]);
+        assert_eq!(shown(fine.clone()), ["2 pools, nothing new"]);
         // A persistent fault is not repeated.
         let healed = now(wounded.clone());
         wounded["capacity"] = "13%".into();
         assert_eq!(
-            super::tests::told(Some(&healed), &now(wounded)),
+            super::tests::shown(Some(&healed), &now(wounded)),
             ["tank  ONLINE  7 - Critical  cap 12% → 13%"]
         );
     }
@@ -235,19 +235,19 @@ mod tests {
         let said = "tank  ONLINE  0 - Information  cap 12%  One or more devices; /v/a b ONLINE \
                     0/0/442, sdb^[ UNAVAIL (was /dev/sdb1), sdc ONLINE (resilvering); scrub \
                     running, 1.50% done, repaired 4K; action: Replace it.";
-        assert_eq!(told(Some(&fine), &now), [said]);
+        assert_eq!(shown(Some(&fine), &now), [said]);
         // Only its changes.
         let mut later = now.clone();
         later["zpools"]["tank"]["scan"] =
             json!({"function": "scrub", "state": "finished", "repaired": "4K", "errors": "0"});
         assert_eq!(
-            told(Some(&now), &later),
+            shown(Some(&now), &later),
             ["tank  ONLINE  0 - Information  cap 12%  scrub finished, repaired 4K, 0 errors"]
         );
     }
 
     #[test]
-    fn gone_pool_is_shown_with_how_it_left() {
+    fn missing_pool_is_shown_with_its_reason() {
         let one = json!({"zpools": {"a b": pool("ONLINE", "0 - Information", "0%")}});
         let gone = |how: &str, priority: &str| {
             json!({"zpools": {}, "zpools_gone": {"a b": {
@@ -255,42 +255,45 @@ mod tests {
         };
         let vanished = gone("vanished", "7 - Critical");
         let said = "a b  ONLINE → gone  7 - Critical    vanished";
-        assert_eq!(told(Some(&one), &vanished), [said]);
-        assert_eq!(told(None, &vanished), ["no pools", said]);
-        assert_eq!(told(Some(&vanished), &vanished), ["no pools, nothing new"]);
+        assert_eq!(shown(Some(&one), &vanished), [said]);
+        assert_eq!(shown(None, &vanished), ["no pools", said]);
+        assert_eq!(shown(Some(&vanished), &vanished), ["no pools, nothing new"]);
     }
 
     #[test]
-    fn pools_come_and_go() {
+    fn pools_appear_and_disappear() {
         let fine = pool("ONLINE", "0 - Information", "0%");
         let (none, one) = (json!({"zpools": {}}), json!({"zpools": {"a b": fine}}));
         let two = json!({"zpools": {"a b": fine, "c": fine}});
-        assert_eq!(told(None, &none), ["no pools"]);
-        assert_eq!(told(None, &one), ["1 pool", "a b  ONLINE  0 - Information  cap 0%"]);
-        assert_eq!(told(Some(&none), &one), ["a b  ONLINE  0 - Information  cap 0%"]);
-        assert_eq!(told(Some(&one), &none), ["a b  ONLINE → gone"]);
-        assert_eq!(told(Some(&two), &none), ["no pools", "a b  ONLINE → gone", "c  ONLINE → gone"]);
+        assert_eq!(shown(None, &none), ["no pools"]);
+        assert_eq!(shown(None, &one), ["1 pool", "a b  ONLINE  0 - Information  cap 0%"]);
+        assert_eq!(shown(Some(&none), &one), ["a b  ONLINE  0 - Information  cap 0%"]);
+        assert_eq!(shown(Some(&one), &none), ["a b  ONLINE → gone"]);
+        assert_eq!(
+            shown(Some(&two), &none),
+            ["no pools", "a b  ONLINE → gone", "c  ONLINE → gone"]
+        );
         let no_zfs = json!({});
-        assert_eq!(told(None, &no_zfs), ["no ZFS here"]);
-        assert_eq!(told(Some(&one), &no_zfs), ["no ZFS here", "a b  ONLINE → gone"]);
-        assert_eq!(told(Some(&no_zfs), &none), ["no pools"]);
+        assert_eq!(shown(None, &no_zfs), ["no ZFS here"]);
+        assert_eq!(shown(Some(&one), &no_zfs), ["no ZFS here", "a b  ONLINE → gone"]);
+        assert_eq!(shown(Some(&no_zfs), &none), ["no pools"]);
     }
 
     #[test]
-    fn trouble_and_another_host_name() {
+    fn failure_and_changed_host_name_are_shown() {
         let fine = json!({"zpools": {"tank": pool("ONLINE", "0 - Information", "0%")}});
-        let mut trouble = fine.clone();
-        trouble["zpool_error"] = "zpool list\nhangs".into();
+        let mut failure = fine.clone();
+        failure["zpool_error"] = "zpool list\nhangs".into();
         let said = "zpool list\\nhangs; last known: 1 pool";
-        assert_eq!(told(Some(&fine), &trouble), [said]);
-        assert_eq!(told(None, &trouble), [said, "tank  ONLINE  0 - Information  cap 0%"]);
-        assert_eq!(told(Some(&trouble), &fine), ["zpool answers again"]);
+        assert_eq!(shown(Some(&fine), &failure), [said]);
+        assert_eq!(shown(None, &failure), [said, "tank  ONLINE  0 - Information  cap 0%"]);
+        assert_eq!(shown(Some(&failure), &fine), ["zpool answers again"]);
         let unknown = json!({"zpool_error": "zpool list hangs"});
-        assert_eq!(told(None, &unknown), ["zpool list hangs; last known: nothing"]);
+        assert_eq!(shown(None, &unknown), ["zpool list hangs; last known: nothing"]);
         let mut renamed = fine.clone();
         renamed["hostnamechanged"] = "true".into();
-        assert_eq!(told(Some(&fine), &renamed), ["the host name changed"]);
+        assert_eq!(shown(Some(&fine), &renamed), ["the host name changed"]);
         renamed["hostname_was"] = "nas\n".into();
-        assert_eq!(told(Some(&fine), &renamed), ["the host name changed, was nas\\n"]);
+        assert_eq!(shown(Some(&fine), &renamed), ["the host name changed, was nas\\n"]);
     }
 }

@@ -102,8 +102,8 @@ fn page(status: &Value, terminal: Terminal) -> String {
     );
     let logs = &status["life_preserver"];
     for (name, class) in [("snapshot", "snapshot"), ("replica", "replication")] {
-        if let Some(told) = last(&logs[class], terminal) {
-            line(name, told);
+        if let Some(text_line) = last(&logs[class], terminal) {
+            line(name, text_line);
         }
     }
     for running in logs["running"].as_array().into_iter().flatten() {
@@ -162,16 +162,16 @@ fn page(status: &Value, terminal: Terminal) -> String {
 fn link_line(link: &Value, terminal: Terminal) -> String {
     let text = |key: &str| escape::line(link[key].as_str().unwrap_or("?"), terminal.unicode);
     let clients = link["available"].as_u64().unwrap_or(0);
-    let mut told = format!("{} to {}: {}", text("name"), text("url"), text("state"));
+    let mut text_line = format!("{} to {}: {}", text("name"), text("url"), text("state"));
     // Writing to a string does not fail.
-    let _ = write!(told, " since {}", text("since"));
+    let _ = write!(text_line, " since {}", text("since"));
     if link["state"] == "connected" {
-        let _ = write!(told, ", clients behind it: {clients}");
+        let _ = write!(text_line, ", clients behind it: {clients}");
     }
     if link["error"].is_string() {
-        let _ = write!(told, "; {}", text("error"));
+        let _ = write!(text_line, "; {}", text("error"));
     }
-    told
+    text_line
 }
 
 /// The last event of a class, with its age.
@@ -260,8 +260,8 @@ fn log_line(log: &Value, terminal: Terminal) -> String {
     if let Some(last) = log["last_match"].as_str() {
         let _ = write!(shown, ", last event {}", escape::line(last, terminal.unicode));
     }
-    if let Some(trouble) = log["trouble"].as_str() {
-        let _ = write!(shown, "; {}", escape::line(trouble, terminal.unicode));
+    if let Some(failure) = log["trouble"].as_str() {
+        let _ = write!(shown, "; {}", escape::line(failure, terminal.unicode));
     }
     shown
 }
@@ -297,7 +297,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_page_of_it() {
+    fn status_page_shows_all_fields() {
         let status = json!({"hostname": "nas", "version": "0.1.0", "pid": 7, "uptime": 3725, "epoch": "e1",
             "life_preserver": {
                 "snapshot": {"message": "Mon: New snapshot of tank", "priority": "1 - Information", "age": 125},
@@ -358,7 +358,7 @@ clients   2
     }
 
     #[test]
-    fn an_answer_that_lacks_things_is_shown_too() {
+    fn incomplete_reply_is_shown_too() {
         let shown = page(&json!({}), Terminal { colour: false, unicode: true });
         let no_zfs = page(
             &json!({"system_state": {"interval": 60}}),

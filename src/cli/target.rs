@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_means_the_system_then_ones_own() {
+    fn target_defaults_to_system_socket_then_own() {
         let Ok(Target::Sockets(paths)) = target(&[]) else { panic!() };
         assert_eq!(paths[0], Home::system_socket());
         assert_eq!(paths[1], Home::of_this_process().socket());
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_go_together_is_refused() {
+    fn contradictory_options_are_rejected() {
         assert!(refused(&["--url", "wss://h"]).contains("wss://h:12150 is not known"));
         assert!(refused(&["--url=ws://[::1]", "--key=/k", "--user=u"]).contains("only one of"));
         assert!(refused(&["--url=ws://[::1]", "--key=/nothing/here"]).contains("/nothing/here"));

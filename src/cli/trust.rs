@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn certificate_is_trusted_by_yes_or_its_fingerprint_at_second_try_too() {
+    fn certificate_is_trusted_by_yes_or_its_fingerprint_at_second_try() {
         let shown = Fingerprint::new([0xab; 32]);
         let asked = |typed: &str| {
             let mut output = Vec::new();

@@ -23,7 +23,7 @@ const LARGEST: u64 = 64 * 1024 * 1024;
 
 /// Totals of all lines.
 #[derive(Default)]
-struct Sums {
+struct Totals {
     lines: usize,
     events: usize,
     unknown: usize,
@@ -45,15 +45,15 @@ pub(super) fn run(
     let set_names = sets.iter().map(|set| set.name.as_str()).collect::<Vec<_>>().join("\", \"");
     let mut reader = Reader::new(sets);
     let terminal = Terminal::of_this_process(io::stdout().is_terminal());
-    let (mut sums, mut page) = (Sums::default(), String::new());
+    let (mut totals, mut page) = (Totals::default(), String::new());
     for (number, line) in (1..).zip(&lines) {
         let outcome = reader.read(line);
         let is_silent = matches!(outcome, Outcome::Nothing) && mentions_failure(line);
-        sums.lines += 1;
-        sums.events += usize::from(matches!(outcome, Outcome::Known(_) | Outcome::Unknown(_)));
-        sums.matched += usize::from(matches!(outcome, Outcome::Known(_) | Outcome::Ignored));
-        sums.unknown += usize::from(matches!(&outcome, Outcome::Unknown(it) if it.priority > 3));
-        sums.silent += usize::from(is_silent);
+        totals.lines += 1;
+        totals.events += usize::from(matches!(outcome, Outcome::Known(_) | Outcome::Unknown(_)));
+        totals.matched += usize::from(matches!(outcome, Outcome::Known(_) | Outcome::Ignored));
+        totals.unknown += usize::from(matches!(&outcome, Outcome::Unknown(it) if it.priority > 3));
+        totals.silent += usize::from(is_silent);
         let shown = if json {
             as_json(number, &outcome, is_silent, line).to_string()
         } else {
@@ -67,11 +67,11 @@ pub(super) fn run(
         }
     }
     write(&page)?;
-    let Sums { lines, events, unknown, silent, matched } = sums;
+    let Totals { lines, events, unknown, silent, matched } = totals;
     if json {
-        let sums = json!({"rules": set_names.split("\", \"").collect::<Vec<_>>(), "lines": lines,
+        let totals = json!({"rules": set_names.split("\", \"").collect::<Vec<_>>(), "lines": lines,
                           "matched": matched, "events": events, "unknown": unknown, "silent": silent});
-        write(&format!("{sums}\n"))?;
+        write(&format!("{totals}\n"))?;
     } else {
         let lines = counted(lines, "line");
         let events = counted(events, "event");

@@ -8,14 +8,14 @@ use nix::poll::{PollFd, PollFlags};
 use serde_json::{Map, Value, json};
 
 use super::exit::Exit;
+use super::finished_jobs::{Admission, FinishedJobs};
 use super::fleet;
-use super::meanwhile::{Admission, Meanwhile};
 use super::screen::Screen;
 use super::target::{TargetOptions, target_help};
 use super::terminal::{Terminal, can_be_drawn_over};
 use super::words::{Word, Words, text, unexpected};
 use super::{Command, complain, write, write_json};
-use crate::client::{Client, Feed, Frame, Incoming, News, Place, Target, Wait};
+use crate::client::{Client, Feed, Frame, Incoming, News, StreamPosition, Target, Wait};
 use crate::config::Home;
 use crate::sys::local_time::local_time;
 use crate::sys::window;
@@ -116,14 +116,14 @@ fn main(words: Words) -> Result<u8, Exit> {
 }
 
 /// The position given by `--since`.
-fn place(since: Since, target: &Target) -> Result<Place, Exit> {
+fn place(since: Since, target: &Target) -> Result<StreamPosition, Exit> {
     let seq = since.seq;
     if let Some(epoch) = since.epoch {
-        return Ok(Place { epoch, seq });
+        return Ok(StreamPosition { epoch, seq });
     }
     let status = Client::connect(target)?.call("rpc", "status", Value::Null)?;
     let epoch = status["epoch"].as_str().unwrap_or_default().to_owned();
-    Ok(Place { epoch, seq })
+    Ok(StreamPosition { epoch, seq })
 }
 
 fn parse(mut words: Words) -> Result<Arguments, Exit> {
@@ -185,17 +185,17 @@ fn follow(
 ) -> Result<u8, Exit> {
     let stdout = io::stdout();
     let wake = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
-    let mut meanwhile = Meanwhile::default();
+    let mut finished_jobs = FinishedJobs::default();
     loop {
         // Missed ends arrive one after the other: they are reported after a short silence.
-        let deadline = meanwhile.has_missed().then(|| Instant::now() + MISSED);
+        let deadline = finished_jobs.has_missed().then(|| Instant::now() + MISSED);
         let news = feed.next(&Wait { deadline, wake: &wake })?;
         let admission = match &news {
-            News::Incoming(Incoming::Event(frame)) => meanwhile.admit(&frame.value()?),
+            News::Incoming(Incoming::Event(frame)) => finished_jobs.admit(&frame.value()?),
             News::Incoming(_) | News::Lost(_) | News::Back => Admission::Show,
         };
         if admission == Admission::Show || verbose {
-            let missed = meanwhile.take_missed().filter(|_| !verbose);
+            let missed = finished_jobs.take_missed().filter(|_| !verbose);
             missed.map_or(Ok(()), |missed| show(Shown::Remark(missed)))?;
         }
         match news {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_may_stand_anywhere() {
+    fn target_options_are_accepted_in_any_position() {
         let arguments = parse(words(&["--socket", "/s", "dispatcher", "--since=5"])).unwrap();
         assert_eq!(arguments.events, [EventName::Dispatcher]);
         assert_eq!(arguments.since, Some(Since { epoch: None, seq: 5 }));
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_is_refused_with_those_there_are() {
+    fn unknown_event_is_rejected_with_the_known_ones() {
         let Err(Exit::Usage(said)) = parse(words(&["weather"])) else { panic!() };
         assert!(said.contains("dispatcher, life-preserver, system-state"), "{said}");
         assert!(matches!(parse(words(&["--since", "yesterday"])), Err(Exit::Usage(_))));

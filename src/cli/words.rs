@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn help_is_heard_everywhere_and_what_is_wrong_is_said() {
+    fn help_is_accepted_everywhere_and_faults_are_reported() {
         assert!(matches!(words(&["x", "-h"]).next(), Ok(Some(_))));
         assert!(matches!(words(&["-h"]).next(), Err(Exit::Help("the help"))));
         let said = |exit| match exit {

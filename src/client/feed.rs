@@ -26,7 +26,7 @@ pub enum News {
 
 /// Position in a stream of events.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-pub struct Place {
+pub struct StreamPosition {
     /// The run of the daemon.
     pub epoch: String,
     /// The number of the last event.
@@ -39,7 +39,7 @@ pub struct Feed {
     timeouts: Timeouts,
     /// Arguments of `events/subscribe`, without `since`; `None` without a subscription.
     subscription: Option<Map<String, Value>>,
-    place: Option<Place>,
+    place: Option<StreamPosition>,
     client: Option<Client>,
     pace: Pace,
 }
@@ -50,7 +50,7 @@ impl Feed {
     pub fn begin(
         target: Target,
         subscription: Map<String, Value>,
-        since: Option<Place>,
+        since: Option<StreamPosition>,
     ) -> Result<Feed, ClientError> {
         let mut feed = Feed::connect(target)?;
         (feed.subscription, feed.place) = (Some(subscription), since);
@@ -109,7 +109,7 @@ impl Feed {
         let Some(client) = &mut self.client else { return Ok(()) };
         let reply = client.call("events", "subscribe", Value::Object(subscription))?;
         if self.place.is_none() {
-            self.place = Place::deserialize(&reply).ok();
+            self.place = StreamPosition::deserialize(&reply).ok();
         }
         Ok(())
     }
@@ -145,9 +145,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_and_a_reply_tell_the_place() {
-        let place = |text: &str| serde_json::from_str::<Place>(text).ok();
-        let at = Some(Place { epoch: "e".into(), seq: 7 });
+    fn event_and_reply_have_a_position() {
+        let place = |text: &str| serde_json::from_str::<StreamPosition>(text).ok();
+        let at = Some(StreamPosition { epoch: "e".into(), seq: 7 });
         assert_eq!(place(r#"{"name":"x","seq":7,"epoch":"e","args":{"seq":"1"}}"#), at);
         assert_eq!(place(r#"{"name":"x","args":{}}"#), None);
     }

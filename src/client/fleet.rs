@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::feed::Place;
+use super::feed::StreamPosition;
 use super::frame::Message;
 use super::pace::Pace;
 use super::stream::pause;
 use super::target::{Bridge, Fingerprint};
-use super::via::{Far, Hall, Heard, ask_for_name, name_in};
+use super::via::{Heard, RelayConnection, RemoteHost, ask_for_name, name_in};
 use super::{ClientError, Frame, Incoming, Reply, Timeouts, Wait, signed};
 
 /// An item of the fleet.
@@ -53,7 +53,7 @@ enum Stage {
 
 struct Member {
     id: String,
-    far: Option<Far>,
+    remote: Option<RemoteHost>,
     stage: Stage,
     /// When its tunnel was opened.
     begun: Instant,
@@ -75,10 +75,10 @@ pub struct Fleet {
     /// Arguments of `events/subscribe`, without `since`.
     subscription: Map<String, Value>,
     known: Vec<(String, Fingerprint)>,
-    hall: Option<Hall>,
+    relay: Option<RelayConnection>,
     members: Vec<Member>,
     /// Positions in the hosts' streams.
-    places: Vec<(Fingerprint, Place)>,
+    places: Vec<(Fingerprint, StreamPosition)>,
     news: VecDeque<FleetNews>,
     pace: Pace,
 }
@@ -92,13 +92,13 @@ impl Fleet {
         subscription: Map<String, Value>,
     ) -> Result<Fleet, ClientError> {
         let timeouts = Timeouts::default();
-        let hall = Hall::enter(&bridge, timeouts)?;
+        let relay = RelayConnection::enter(&bridge, timeouts)?;
         Ok(Fleet {
             bridge,
             timeouts,
             subscription,
             known,
-            hall: Some(hall),
+            relay: Some(relay),
             members: Vec::new(),
             places: Vec::new(),
             news: VecDeque::new(),
@@ -112,7 +112,7 @@ impl Fleet {
             if let Some(news) = self.news.pop_front() {
                 return Ok(news);
             }
-            if self.hall.is_none() {
+            if self.relay.is_none() {
                 if let Some(news) = self.connect_again(wait)? {
                     return Ok(news);
                 }
@@ -122,9 +122,9 @@ impl Fleet {
                 Ok(Some(news)) => return Ok(news),
                 Ok(None) => {}
                 Err(error) if error.may_pass() => {
-                    self.hall = None;
+                    self.relay = None;
                     let there = std::mem::take(&mut self.members);
-                    there.into_iter().for_each(|member| self.tell_of_leaving(&member));
+                    there.into_iter().for_each(|member| self.report_leaving(&member));
                     self.pace.is_lost();
                     self.news.push_back(FleetNews::Remark(format!("{error}; trying to come back")));
                 }
@@ -141,9 +141,9 @@ impl Fleet {
             }
             Some(_) | None => {}
         }
-        match Hall::enter(&self.bridge, self.timeouts) {
-            Ok(hall) => {
-                self.hall = Some(hall);
+        match RelayConnection::enter(&self.bridge, self.timeouts) {
+            Ok(relay) => {
+                self.relay = Some(relay);
                 self.pace.is_back();
                 Ok(Some(FleetNews::Remark("connected to the bridge again".to_owned())))
             }
@@ -162,10 +162,10 @@ impl Fleet {
         if !self.news.is_empty() {
             return Ok(None);
         }
-        let Some(hall) = &mut self.hall else { return Ok(None) };
+        let Some(relay) = &mut self.relay else { return Ok(None) };
         let due = self.members.iter().filter_map(|member| member.due(&self.timeouts));
         let deadline = due.chain(wait.deadline).min();
-        match hall.next(&Wait { deadline, wake: wait.wake })? {
+        match relay.next(&Wait { deadline, wake: wait.wake })? {
             Heard::Woken => return Ok(Some(FleetNews::Woken)),
             Heard::Nothing if wait.deadline.is_some_and(|at| at <= Instant::now()) => {
                 return Ok(Some(FleetNews::Nothing));
@@ -183,14 +183,14 @@ impl Fleet {
         let (stay, gone): (Vec<Member>, Vec<Member>) =
             members.into_iter().partition(|member| ids.contains(&member.id));
         self.members = stay;
-        gone.iter().for_each(|member| self.tell_of_leaving(member));
+        gone.iter().for_each(|member| self.report_leaving(member));
         for id in ids {
             if self.members.iter().all(|member| member.id != *id) {
-                let Some(hall) = &mut self.hall else { return Ok(()) };
-                ask_for_name(id, hall)?;
+                let Some(relay) = &mut self.relay else { return Ok(()) };
+                ask_for_name(id, relay)?;
                 self.members.push(Member {
                     id: id.clone(),
-                    far: None,
+                    remote: None,
                     stage: Stage::Paused(Instant::now()),
                     begun: Instant::now(),
                     hint: None,
@@ -202,7 +202,7 @@ impl Fleet {
         self.begin_again()
     }
 
-    fn tell_of_leaving(&mut self, member: &Member) {
+    fn report_leaving(&mut self, member: &Member) {
         if let (Some((name, _)), Stage::Following) = (&member.name, member.stage) {
             self.news.push_back(FleetNews::Left(name.clone()));
         }
@@ -224,12 +224,12 @@ impl Fleet {
 
     /// Opens tunnels to hosts whose retry is due.
     fn begin_again(&mut self) -> Result<(), ClientError> {
-        let Some(hall) = &mut self.hall else { return Ok(()) };
+        let Some(relay) = &mut self.relay else { return Ok(()) };
         let pins: Vec<Fingerprint> = self.known.iter().map(|(_, pin)| *pin).collect();
         let now = Instant::now();
         for member in &mut self.members {
             if matches!(member.stage, Stage::Paused(until) if until <= now) {
-                member.far = Some(Far::begin(&member.id, &pins, hall)?);
+                member.remote = Some(RemoteHost::begin(&member.id, &pins, relay)?);
                 member.stage = Stage::Handshake;
                 member.begun = now;
             }
@@ -241,25 +241,25 @@ impl Fleet {
         let Some(at) = self.members.iter().position(|member| member.id == from) else {
             return Ok(());
         };
-        let (Some(hall), Some(member)) = (&mut self.hall, self.members.get_mut(at)) else {
+        let (Some(relay), Some(member)) = (&mut self.relay, self.members.get_mut(at)) else {
             return Ok(());
         };
         if let Some(hint) = name_in(payload).filter(|_| member.hint.is_none()) {
             member.hint = Some(hint);
         }
-        if let Some(far) = &mut member.far {
-            match far.take(payload, hall) {
+        if let Some(remote) = &mut member.remote {
+            match remote.take(payload, relay) {
                 Ok(()) => {}
                 Err(ClientError::Tls(why)) => {
                     member.stage = Stage::Refused;
-                    match far.wrong() {
+                    match remote.wrong() {
                         Some(shown) => member.unknown = Some(shown),
                         None => {
                             let who = member.called();
                             self.news.push_back(FleetNews::Remark(format!("{who}: TLS: {why}")));
                         }
                     }
-                    member.far = None;
+                    member.remote = None;
                 }
                 Err(error) => return Err(error),
             }
@@ -280,18 +280,18 @@ impl Fleet {
     /// Exchanges messages with a host.
     fn converse(&mut self, at: usize) -> Result<(), ClientError> {
         loop {
-            let (Some(hall), Some(member)) = (&mut self.hall, self.members.get_mut(at)) else {
+            let (Some(relay), Some(member)) = (&mut self.relay, self.members.get_mut(at)) else {
                 return Ok(());
             };
-            let Some(far) = &mut member.far else { return Ok(()) };
-            if member.stage == Stage::Handshake && far.is_open() {
-                let Some(shown) = far.shown() else { return Ok(()) };
+            let Some(remote) = &mut member.remote else { return Ok(()) };
+            if member.stage == Stage::Handshake && remote.is_open() {
+                let Some(shown) = remote.shown() else { return Ok(()) };
                 let name = self.known.iter().find(|(_, pin)| *pin == shown);
                 member.name = name.map(|(name, _)| (name.clone(), shown));
-                far.send(&request("auth_ssl", json!({})), hall)?;
+                remote.send(&request("auth_ssl", json!({})), relay)?;
                 member.stage = Stage::Asking;
             }
-            let message = match far.next_message() {
+            let message = match remote.next_message() {
                 Ok(Some(message)) => message,
                 Ok(None) => return Ok(()),
                 Err(_) => {
@@ -320,7 +320,7 @@ impl Fleet {
         let Some(member) = self.members.get_mut(at) else { return };
         let who = member.called();
         let was_following = member.stage == Stage::Following;
-        member.far = None;
+        member.remote = None;
         member.stage = Stage::Paused(Instant::now() + PAUSE);
         if let Some(why) = why {
             self.news.push_back(FleetNews::Remark(format!("{who}: {why}")));
@@ -331,10 +331,10 @@ impl Fleet {
     }
 
     fn on_reply(&mut self, at: usize, Reply { outcome, .. }: Reply) -> Result<(), ClientError> {
-        let (Some(hall), Some(member)) = (&mut self.hall, self.members.get_mut(at)) else {
+        let (Some(relay), Some(member)) = (&mut self.relay, self.members.get_mut(at)) else {
             return Ok(());
         };
-        let (Some(far), Some((name, shown))) = (&mut member.far, &member.name) else {
+        let (Some(remote), Some((name, shown))) = (&mut member.remote, &member.name) else {
             return Ok(());
         };
         let args = match outcome {
@@ -348,7 +348,7 @@ impl Fleet {
         match member.stage {
             Stage::Asking => {
                 let proof = signed(&self.bridge.key, &shown.digest(), &args)?;
-                far.send(&request("auth_ssl", proof), hall)?;
+                remote.send(&request("auth_ssl", proof), relay)?;
                 member.stage = Stage::Proving;
             }
             Stage::Proving => {
@@ -360,13 +360,13 @@ impl Fleet {
                 let args = Value::Object(subscription);
                 let frame =
                     json!({ "namespace": "events", "name": "subscribe", "id": "1", "args": args });
-                far.send(&frame.to_string(), hall)?;
+                remote.send(&frame.to_string(), relay)?;
                 member.stage = Stage::Subscribing;
             }
             Stage::Subscribing => {
                 member.stage = Stage::Following;
                 let (id, name, shown) = (member.id.clone(), name.clone(), *shown);
-                if let Ok(place) = Place::deserialize(&args)
+                if let Ok(place) = StreamPosition::deserialize(&args)
                     && self.places.iter().all(|(of, _)| *of != shown)
                 {
                     self.places.push((shown, place));
@@ -390,15 +390,15 @@ impl Fleet {
         };
         let Some(older) = self.members.iter_mut().find(is_older) else { return false };
         older.stage = Stage::Refused;
-        if let (Some(mut far), Some(hall)) = (older.far.take(), &mut self.hall) {
-            far.close(hall);
+        if let (Some(mut remote), Some(relay)) = (older.remote.take(), &mut self.relay) {
+            remote.close(relay);
         }
         true
     }
 
     fn on_event(&mut self, at: usize, frame: Frame) {
         let Some(Member { name: Some((name, shown)), .. }) = self.members.get(at) else { return };
-        if let Ok(place) = serde_json::from_str::<Place>(frame.text()) {
+        if let Ok(place) = serde_json::from_str::<StreamPosition>(frame.text()) {
             match self.places.iter_mut().find(|(of, _)| of == shown) {
                 Some((_, known)) => *known = place,
                 None => self.places.push((*shown, place)),

@@ -166,16 +166,16 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_old_server_is_told_as_it_is() {
+    fn error_of_the_original_server_is_passed_on() {
         let args = [json!("no"), json!({"code": "401", "message": "Unauthorized"}), json!([1])];
-        let told = args.map(|args| refused(&args));
-        assert_eq!(told[0], Refused { code: None, message: "no".into() });
-        assert_eq!(told[1], Refused { code: Some(401), message: "Unauthorized".into() });
-        assert_eq!(told[2], Refused { code: None, message: "[1]".into() });
+        let parsed = args.map(|args| refused(&args));
+        assert_eq!(parsed[0], Refused { code: None, message: "no".into() });
+        assert_eq!(parsed[1], Refused { code: Some(401), message: "Unauthorized".into() });
+        assert_eq!(parsed[2], Refused { code: None, message: "[1]".into() });
     }
 
     #[test]
-    fn an_event_stays_as_it_was_sent_but_on_one_line() {
+    fn event_is_unchanged_except_for_line_breaks() {
         let text =
             r#"{ "namespace":"events", "name":"dispatcher","id":"none","args":{"b":1,"a":2} }"#;
         let Message::Event(frame) = Message::parse(text.to_owned()).unwrap() else { panic!() };
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_is_passed_over_and_what_is_no_json_is_an_error() {
+    fn other_messages_are_skipped_and_invalid_json_is_an_error() {
         let request = json!({"namespace": "rpc", "name": "identify", "id": "x", "args": ""});
         assert!(matches!(parse(&request), Message::Other));
         assert!(Message::parse("{".to_owned()).is_err());

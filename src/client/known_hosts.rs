@@ -103,7 +103,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_host_is_kept_and_found_whatever_its_case() {
+    fn host_is_stored_and_found_in_any_case() {
         let folder = std::env::temp_dir().join(format!("se-known-{}", std::process::id()));
         let path = folder.join("a/known_hosts");
         let (one, two) = (Fingerprint::new([1; 32]), Fingerprint::new([2; 32]));

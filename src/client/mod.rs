@@ -49,12 +49,12 @@ use connect::{Opened, Patience};
 use frame::Message;
 use line::{Got, Line, text_of};
 use pace::Pace;
-use via::{Far, Hall, Heard};
+use via::{Heard, RelayConnection, RemoteHost};
 
 use crate::auth::key::{self, PrivateKey, Purpose};
 
 pub use error::{ClientError, Refused, Step};
-pub use feed::{Feed, News, Place};
+pub use feed::{Feed, News, StreamPosition};
 pub use fleet::{Fleet, FleetNews};
 pub use frame::{Frame, Reply};
 pub use known_hosts::{KnownHost, KnownHosts};
@@ -127,7 +127,7 @@ enum Carrier {
     /// A connection to the daemon.
     Direct(Box<Line>),
     /// A tunnel through a relay.
-    Via(Box<(Hall, Far)>),
+    Via(Box<(RelayConnection, RemoteHost)>),
 }
 
 impl Carrier {
@@ -146,26 +146,26 @@ impl Carrier {
     }
 
     fn receive(&mut self, wait: &Wait<'_>) -> Result<Got, ClientError> {
-        let (hall, far) = match self {
+        let (relay, remote) = match self {
             Carrier::Direct(line) => return line.receive(wait),
             Carrier::Via(via) => &mut **via,
         };
         let mut is_late = false;
         loop {
-            if let Some(mut message) = far.next_message()? {
+            if let Some(mut message) = remote.next_message()? {
                 return Ok(Got::Text(std::mem::take(&mut *message)));
             }
             if is_late {
                 return Ok(Got::Nothing);
             }
-            match hall.next(wait)? {
+            match relay.next(wait)? {
                 Heard::Woken => return Ok(Got::Woken),
                 Heard::Nothing => return Ok(Got::Nothing),
-                Heard::Available(ids) if !ids.contains(&far.id) => {
+                Heard::Available(ids) if !ids.contains(&remote.id) => {
                     let gone = io::Error::new(io::ErrorKind::NotConnected, "it left the bridge");
                     return Err(ClientError::Lost(gone));
                 }
-                Heard::Payload { from, text } if from == far.id => far.take(&text, hall)?,
+                Heard::Payload { from, text } if from == remote.id => remote.take(&text, relay)?,
                 Heard::Available(_) | Heard::Payload { .. } => {}
             }
             // Messages of others must not postpone a deadline.
@@ -230,9 +230,9 @@ impl Client {
                 (direct(opened), credential.as_ref(), fingerprint.digest())
             }
             Target::Via(via) => {
-                let mut hall = Hall::enter(&via.bridge, timeouts)?;
-                let far = via::find(via, &mut hall)?;
-                let carrier = Carrier::Via(Box::new((hall, far)));
+                let mut relay = RelayConnection::enter(&via.bridge, timeouts)?;
+                let remote = via::find(via, &mut relay)?;
+                let carrier = Carrier::Via(Box::new((relay, remote)));
                 (carrier, Some(&via.credential), via.fingerprint.digest())
             }
         };
@@ -305,9 +305,9 @@ impl Client {
                 Incoming::Woken => {}
                 Incoming::Event(frame) => {
                     let payload = frame.payload().map_or(0, |payload| payload.len());
-                    self.keep(frame.text().len() + payload, Incoming::Event(frame))?;
+                    self.enqueue(frame.text().len() + payload, Incoming::Event(frame))?;
                 }
-                Incoming::Reply(reply) => self.keep(reply.id.len(), Incoming::Reply(reply))?,
+                Incoming::Reply(reply) => self.enqueue(reply.id.len(), Incoming::Reply(reply))?,
             }
             // A stream of events must not postpone the deadline.
             if patience.deadline() <= Instant::now() {
@@ -343,11 +343,11 @@ impl Client {
             return Ok(Incoming::Woken);
         }
         match self.queue.pop_front() {
-            Some(kept) => {
+            Some(queued) => {
                 if self.queue.is_empty() {
                     self.queued = 0;
                 }
-                Ok(kept)
+                Ok(queued)
             }
             None => self.receive(wait),
         }
@@ -363,7 +363,7 @@ impl Client {
         }
     }
 
-    fn keep(&mut self, bytes: usize, incoming: Incoming) -> Result<(), ClientError> {
+    fn enqueue(&mut self, bytes: usize, incoming: Incoming) -> Result<(), ClientError> {
         self.queued += bytes;
         if self.queued > MAX_QUEUED {
             return Err(ClientError::TooManyEvents(self.queued));
@@ -432,8 +432,8 @@ impl Drop for Client {
     /// Closes the connection, as far as possible without blocking.
     fn drop(&mut self) {
         if let Carrier::Via(via) = &mut self.carrier {
-            let (hall, far) = &mut **via;
-            far.close(hall);
+            let (relay, remote) = &mut **via;
+            remote.close(relay);
         }
     }
 }

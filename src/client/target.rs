@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_fingerprint_is_refused() {
+    fn invalid_fingerprint_is_rejected() {
         let nearly = format!("{}g", &HEX[..63]);
         for text in ["", "sha256:", &HEX[..62], &nearly, &format!("{HEX}00"), "ä"] {
             assert!(text.parse::<Fingerprint>().is_err(), "{text}");
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_is_refused_with_a_reason() {
+    fn invalid_url_is_rejected_with_the_reason() {
         for (text, reason) in [
             ("example.org", "wss://"),
             ("https://example.org", "neither"),

@@ -115,7 +115,7 @@ fn number(frame: &Frame) -> Value {
 }
 
 #[test]
-fn events_that_come_before_a_reply_are_kept_in_order() {
+fn events_before_a_reply_are_queued_in_order() {
     let directory = Directory::new();
     let (target, server) = serve(&directory, |stream| {
         let mut socket = upgraded(stream);
@@ -140,7 +140,7 @@ fn events_that_come_before_a_reply_are_kept_in_order() {
 }
 
 #[test]
-fn what_comes_with_the_upgrade_is_not_lost() {
+fn bytes_after_the_upgrade_are_not_lost() {
     let directory = Directory::new();
     let (target, server) = serve(&directory, |mut stream| {
         let answer = accept_for(&mut stream);
@@ -156,7 +156,7 @@ fn what_comes_with_the_upgrade_is_not_lost() {
 }
 
 #[test]
-fn pings_are_answered_while_events_are_waited_for() {
+fn pings_get_pongs_while_events_are_awaited() {
     let directory = Directory::new();
     let (target, server) = serve(&directory, |stream| {
         let mut socket = upgraded(stream);
@@ -172,7 +172,7 @@ fn pings_are_answered_while_events_are_waited_for() {
 }
 
 #[test]
-fn an_answer_to_another_key_is_refused() {
+fn upgrade_with_wrong_accept_key_is_rejected() {
     let directory = Directory::new();
     let (target, server) = serve(&directory, |mut stream| {
         let answer = accept_for(&mut stream);
@@ -227,7 +227,7 @@ fn a_backlog_that_is_full_gives_an_error_in_time() {
 }
 
 #[test]
-fn the_first_socket_with_a_daemon_is_taken_and_without_any_all_are_named() {
+fn first_socket_with_a_daemon_is_used_else_all_are_named() {
     let directory = Directory::new();
     let (nothing, stale) = (directory.join("nothing"), directory.join("stale"));
     drop(UnixListener::bind(&stale).unwrap());
@@ -243,7 +243,7 @@ fn the_first_socket_with_a_daemon_is_taken_and_without_any_all_are_named() {
 }
 
 #[test]
-fn a_refusal_and_a_close_are_told_with_their_code() {
+fn error_reply_and_close_have_their_codes() {
     let directory = Directory::new();
     let (target, server) = serve(&directory, |stream| {
         let mut socket = upgraded(stream);
@@ -267,7 +267,7 @@ fn a_refusal_and_a_close_are_told_with_their_code() {
 }
 
 #[test]
-fn a_wait_ends_at_its_deadline_or_when_another_descriptor_has_something() {
+fn wait_ends_at_deadline_or_when_a_descriptor_is_ready() {
     let directory = Directory::new();
     let (target, server) = serve(&directory, |stream| {
         let mut socket = upgraded(stream);
@@ -308,7 +308,7 @@ fn serve_tls(directory: &Directory) -> (Url, JoinHandle<()>) {
 }
 
 #[test]
-fn a_server_is_taken_by_its_fingerprint_and_told_the_token() {
+fn server_with_pinned_fingerprint_gets_the_token() {
     let directory = Directory::new();
     let (url, server) = serve_tls(&directory);
     let fingerprint = certificate::fingerprint_of(&directory.join("cert.pem")).unwrap();
@@ -323,7 +323,7 @@ fn a_server_is_taken_by_its_fingerprint_and_told_the_token() {
 }
 
 #[test]
-fn another_certificate_is_refused_and_both_fingerprints_are_named() {
+fn wrong_certificate_is_rejected_with_both_fingerprints() {
     let directory = Directory::new();
     let (url, server) = serve_tls(&directory);
     let fingerprint = Fingerprint::new([7; 32]);

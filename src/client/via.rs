@@ -35,7 +35,7 @@ pub(super) enum Heard {
 }
 
 /// An authenticated connection to a relay.
-pub(super) struct Hall {
+pub(super) struct RelayConnection {
     line: Line,
     dialogue: Dialogue,
     key: Arc<PrivateKey>,
@@ -43,29 +43,32 @@ pub(super) struct Hall {
     certificate: [u8; 32],
 }
 
-impl Hall {
+impl RelayConnection {
     /// Connects to the relay, and authenticates.
-    pub(super) fn enter(bridge: &Bridge, timeouts: Timeouts) -> Result<Hall, ClientError> {
+    pub(super) fn enter(
+        bridge: &Bridge,
+        timeouts: Timeouts,
+    ) -> Result<RelayConnection, ClientError> {
         let opened = connect::open_url(&bridge.url, Some(bridge.fingerprint), &timeouts)
             .map_err(|error| error.known_at(bridge.known.as_deref()))?;
         let hostname = nix::unistd::gethostname();
         let hostname = hostname.map(|name| name.to_string_lossy().into_owned());
         let sums = vec![bridge.key.public().checksum()];
-        let mut hall = Hall {
+        let mut relay = RelayConnection {
             line: Line::over(opened, timeouts),
             dialogue: Dialogue::new(PeerKind::Client, &hostname.unwrap_or_default(), sums),
             key: bridge.key.clone(),
             certificate: bridge.fingerprint.digest(),
         };
-        hall.say()?;
+        relay.say()?;
         let deadline = Instant::now() + timeouts.handshake;
         let wait = Wait { deadline: Some(deadline), wake: &[] };
-        while !hall.dialogue.is_known() {
-            if let Heard::Nothing = hall.next(&wait)? {
-                return Err(hall.line.gave_up(super::Step::Handshake, timeouts.handshake));
+        while !relay.dialogue.is_known() {
+            if let Heard::Nothing = relay.next(&wait)? {
+                return Err(relay.line.gave_up(super::Step::Handshake, timeouts.handshake));
             }
         }
-        Ok(hall)
+        Ok(relay)
     }
 
     pub(super) fn line(&self) -> &Line {
@@ -134,26 +137,26 @@ impl Hall {
 }
 
 /// A server behind the relay.
-pub(super) struct Far {
+pub(super) struct RemoteHost {
     /// Its id there, as long as it is connected.
     pub(super) id: String,
     tunnel: Tunnel,
     pin: Arc<Pin>,
 }
 
-impl Far {
+impl RemoteHost {
     /// Opens a tunnel to it; it must present one of the `expected` certificates.
     pub(super) fn begin(
         id: &str,
         expected: &[Fingerprint],
-        hall: &mut Hall,
-    ) -> Result<Far, ClientError> {
+        relay: &mut RelayConnection,
+    ) -> Result<RemoteHost, ClientError> {
         let expected = expected.iter().map(|fingerprint| fingerprint.digest()).collect();
         let (tls, pin) = pin::connect("far", expected, pin::TUNNELS)
             .map_err(|error| ClientError::Tls(error.to_string()))?;
-        let mut far = Far { id: id.to_owned(), tunnel: Tunnel::client(tls), pin };
-        far.flush(hall)?;
-        Ok(far)
+        let mut remote = RemoteHost { id: id.to_owned(), tunnel: Tunnel::client(tls), pin };
+        remote.flush(relay)?;
+        Ok(remote)
     }
 
     /// Whether messages can be exchanged.
@@ -173,14 +176,18 @@ impl Far {
 
     /// Processes a payload. A payload that is not authentic is ignored: the relay may have inserted
     /// it.
-    pub(super) fn take(&mut self, payload: &str, hall: &mut Hall) -> Result<(), ClientError> {
+    pub(super) fn take(
+        &mut self,
+        payload: &str,
+        relay: &mut RelayConnection,
+    ) -> Result<(), ClientError> {
         if !tunnel::is_tunnelled(payload) {
             return Ok(());
         }
         let taken = tunnel::decode(payload)
             .and_then(|records| self.tunnel.receive(&records, MAX_MESSAGE))
             .map_err(|broken| ClientError::Tls(broken.to_string()));
-        self.flush(hall)?;
+        self.flush(relay)?;
         taken
     }
 
@@ -194,33 +201,37 @@ impl Far {
     }
 
     /// Sends a message.
-    pub(super) fn send(&mut self, text: &str, hall: &mut Hall) -> Result<(), ClientError> {
+    pub(super) fn send(
+        &mut self,
+        text: &str,
+        relay: &mut RelayConnection,
+    ) -> Result<(), ClientError> {
         let mut rest = text.as_bytes();
         loop {
             let sent = self.tunnel.send(rest);
             rest = rest.get(sent..).unwrap_or_default();
             if rest.is_empty() {
                 self.tunnel.end_message();
-                return self.flush(hall);
+                return self.flush(relay);
             }
             if sent == 0 && !self.tunnel.has_records() {
                 return Err(ClientError::ended());
             }
-            self.flush(hall)?;
+            self.flush(relay)?;
         }
     }
 
-    fn flush(&mut self, hall: &mut Hall) -> Result<(), ClientError> {
+    fn flush(&mut self, relay: &mut RelayConnection) -> Result<(), ClientError> {
         while let Some(records) = self.tunnel.take_records() {
-            hall.send(&self.id, &tunnel::encode(&records))?;
+            relay.send(&self.id, &tunnel::encode(&records))?;
         }
         Ok(())
     }
 
     /// Closes the tunnel.
-    pub(super) fn close(&mut self, hall: &mut Hall) {
+    pub(super) fn close(&mut self, relay: &mut RelayConnection) {
         self.tunnel.close();
-        let _ = self.flush(hall);
+        let _ = self.flush(relay);
     }
 }
 
@@ -232,9 +243,9 @@ pub(super) fn name_in(payload: &str) -> Option<String> {
 }
 
 /// Requests a server's host name.
-pub(super) fn ask_for_name(id: &str, hall: &mut Hall) -> Result<(), ClientError> {
+pub(super) fn ask_for_name(id: &str, relay: &mut RelayConnection) -> Result<(), ClientError> {
     let question = format!(r#"{{"namespace":"rpc","name":"identify","id":"{HINT}","args":""}}"#);
-    hall.send(id, &question)
+    relay.send(id, &question)
 }
 
 const HINT: &str = "who";
@@ -246,28 +257,28 @@ struct Search<'a> {
     there: Vec<(String, Option<String>)>,
     /// Candidates.
     next: Vec<String>,
-    far: Option<Far>,
+    remote: Option<RemoteHost>,
     wrong: Option<Fingerprint>,
 }
 
 /// Waits for the host, and opens a tunnel to it.
-pub(super) fn find(via: &Via, hall: &mut Hall) -> Result<Far, ClientError> {
-    let timeouts = *hall.timeouts();
+pub(super) fn find(via: &Via, relay: &mut RelayConnection) -> Result<RemoteHost, ClientError> {
+    let timeouts = *relay.timeouts();
     let deadline = Instant::now() + timeouts.connect;
     let wait = Wait { deadline: Some(deadline), wake: &[] };
-    let mut search = Search { via, there: Vec::new(), next: Vec::new(), far: None, wrong: None };
+    let mut search = Search { via, there: Vec::new(), next: Vec::new(), remote: None, wrong: None };
     loop {
-        match hall.next(&wait)? {
-            Heard::Available(ids) => search.look_at(&ids, hall)?,
-            Heard::Payload { from, text } => search.take(&from, &text, hall)?,
+        match relay.next(&wait)? {
+            Heard::Available(ids) => search.look_at(&ids, relay)?,
+            Heard::Payload { from, text } => search.take(&from, &text, relay)?,
             Heard::Woken => {}
-            Heard::Nothing => return Err(search.in_vain(hall.peer())),
+            Heard::Nothing => return Err(search.in_vain(relay.peer())),
         }
-        match search.far.take_if(|far| far.is_open()) {
-            Some(far) => return Ok(far),
+        match search.remote.take_if(|remote| remote.is_open()) {
+            Some(remote) => return Ok(remote),
             // Other payloads must not postpone the deadline.
             None if search.is_over() || deadline <= Instant::now() => {
-                return Err(search.in_vain(hall.peer()));
+                return Err(search.in_vain(relay.peer()));
             }
             None => {}
         }
@@ -275,10 +286,10 @@ pub(super) fn find(via: &Via, hall: &mut Hall) -> Result<Far, ClientError> {
 }
 
 impl Search<'_> {
-    fn look_at(&mut self, ids: &[String], hall: &mut Hall) -> Result<(), ClientError> {
+    fn look_at(&mut self, ids: &[String], relay: &mut RelayConnection) -> Result<(), ClientError> {
         self.there.retain(|(id, _)| ids.contains(id));
         self.next.retain(|id| ids.contains(id));
-        self.far.take_if(|far| !ids.contains(&far.id));
+        self.remote.take_if(|remote| !ids.contains(&remote.id));
         for id in ids {
             if self.there.iter().all(|(known, _)| known != id) {
                 let is_it = *id == self.via.host;
@@ -286,19 +297,24 @@ impl Search<'_> {
                 if is_it {
                     self.next.push(id.clone());
                 } else {
-                    ask_for_name(id, hall)?;
+                    ask_for_name(id, relay)?;
                 }
             }
         }
-        self.try_next(hall)
+        self.try_next(relay)
     }
 
-    fn take(&mut self, from: &str, payload: &str, hall: &mut Hall) -> Result<(), ClientError> {
-        if let Some(far) = self.far.as_mut().filter(|far| far.id == from) {
-            let taken = far.take(payload, hall);
-            if let (Err(ClientError::Tls(_)), Some(wrong)) = (&taken, far.wrong()) {
+    fn take(
+        &mut self,
+        from: &str,
+        payload: &str,
+        relay: &mut RelayConnection,
+    ) -> Result<(), ClientError> {
+        if let Some(remote) = self.remote.as_mut().filter(|remote| remote.id == from) {
+            let taken = remote.take(payload, relay);
+            if let (Err(ClientError::Tls(_)), Some(wrong)) = (&taken, remote.wrong()) {
                 self.wrong = Some(wrong);
-                self.far = None;
+                self.remote = None;
             } else {
                 taken?;
             }
@@ -312,14 +328,14 @@ impl Search<'_> {
             }
             *known = Some(name);
         }
-        self.try_next(hall)
+        self.try_next(relay)
     }
 
-    fn try_next(&mut self, hall: &mut Hall) -> Result<(), ClientError> {
-        if self.far.is_none()
+    fn try_next(&mut self, relay: &mut RelayConnection) -> Result<(), ClientError> {
+        if self.remote.is_none()
             && let Some(id) = self.next.pop()
         {
-            self.far = Some(Far::begin(&id, &[self.via.fingerprint], hall)?);
+            self.remote = Some(RemoteHost::begin(&id, &[self.via.fingerprint], relay)?);
         }
         Ok(())
     }
@@ -328,7 +344,7 @@ impl Search<'_> {
     /// another name, or presented another certificate.
     fn is_over(&self) -> bool {
         let all_asked = self.there.iter().all(|(_, name)| name.is_some());
-        self.far.is_none() && self.next.is_empty() && all_asked && !self.there.is_empty()
+        self.remote.is_none() && self.next.is_empty() && all_asked && !self.there.is_empty()
     }
 
     fn in_vain(&self, bridge: &str) -> ClientError {
@@ -338,7 +354,7 @@ impl Search<'_> {
                 .known_at(self.via.known.as_deref());
         }
         let names: Vec<&str> = self.there.iter().filter_map(|(_, name)| name.as_deref()).collect();
-        let why = match (self.far.is_some(), names.as_slice()) {
+        let why = match (self.remote.is_some(), names.as_slice()) {
             (true, _) => "it does not complete the handshake".to_owned(),
             (false, []) => "no host is there that knows the key".to_owned(),
             (false, names) => format!("no such host is there; hosts there: {}", names.join(", ")),
@@ -359,14 +375,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_called_by_its_name_or_the_first_part_of_it() {
+    fn host_matches_full_name_or_first_label() {
         assert!(is_called("nas.example.org", "NAS") && is_called("nas", "nas"));
         assert!(is_called("nas.example.org", "nas.example.org"));
         assert!(!is_called("nas.example.org", "nas.example") && !is_called("nas2", "nas"));
     }
 
     #[test]
-    fn only_the_answer_to_our_question_names_a_host() {
+    fn only_a_reply_to_the_request_names_a_host() {
         let answer = r#"{"namespace":"rpc","name":"response","id":"who","args":{"type":"server","hostname":"nas"}}"#;
         assert_eq!(name_in(answer).as_deref(), Some("nas"));
         for other in [

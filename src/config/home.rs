@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn without_xdg_variables_they_lie_under_the_home_directory() {
+    fn paths_without_xdg_variables_are_below_the_home_directory() {
         let home = home(&[("HOME", "/home/ann")]);
         assert_eq!(
             home.config_file(),
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_home_variable_the_account_says_it() {
+    fn home_without_variable_is_that_of_the_account() {
         assert_eq!(home(&[]).state(), Path::new("/account/.local/state/sysadm-events"));
         assert_eq!(home(&[("HOME", "")]), home(&[]));
     }

@@ -185,7 +185,7 @@ fn read_rule(section: &mut Section<'_, '_>, set: &RuleSet, ignores_case: bool) -
         return None;
     }
     let message = message.unwrap_or_else(Message::text);
-    if let Some(place) = set.place_without_meaning(&message, &matchers) {
+    if let Some(place) = set.placeholder_without_meaning(&message, &matchers) {
         let place = quoted(place);
         let advice = format!("no line and no field gives {place}: add such a place to each line");
         section.complain(Some("message"), format!("rule.message: {advice}"));

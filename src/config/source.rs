@@ -39,7 +39,7 @@ pub(super) fn read_source(section: &mut Section<'_, '_>, rules: &Rules) -> Optio
         }
         (None, Some(class), Some(pattern)) => {
             let message = message.unwrap_or_else(Message::line);
-            if let Some(place) = message.place_without_group(&pattern) {
+            if let Some(place) = message.placeholder_without_group(&pattern) {
                 let (place, group) = (quoted(place), format!("(?P<{place}>…)"));
                 section.complain(
                     Some("message"),

@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_name_wins_and_says_how_near() {
+    fn nearest_name_wins_with_its_distance() {
         let known = ["listen", "listen_plain", "socket", "outbox"];
         let slip = nearest("lisen", known).unwrap();
         assert_eq!(slip, Suggestion { name: "listen", close: true });

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_overflows_is_an_error() {
+    fn overflowing_quantity_is_an_error() {
         assert_eq!(parse_size(&usize::MAX.to_string()), Ok(usize::MAX));
         assert_eq!(parse_size("18446744073709551616"), Err(Unreadable::TooLarge));
         assert_eq!(parse_size("18446744073709551615GiB"), Err(Unreadable::TooLarge));

@@ -32,7 +32,7 @@ pub fn prepare(config: &Config) {
 }
 
 /// Logs the certificate's fingerprint, if it has changed.
-pub fn tell_fingerprint(now: Option<&ServerSide>, before: Option<&ServerSide>) {
+pub fn log_fingerprint(now: Option<&ServerSide>, before: Option<&ServerSide>) {
     let before = before.map(|tls| &tls.fingerprint);
     if let Some(ServerSide { fingerprint, .. }) = now.filter(|tls| before != Some(&tls.fingerprint))
     {
@@ -44,7 +44,7 @@ pub fn tell_fingerprint(now: Option<&ServerSide>, before: Option<&ServerSide>) {
 const NAMED: usize = 10;
 
 /// Logs the damaged lines of a key file.
-pub fn tell_damaged(path: &Path, damaged: &[Damaged]) {
+pub fn log_damaged(path: &Path, damaged: &[Damaged]) {
     for Damaged { line, why, .. } in damaged.iter().take(NAMED) {
         warn!("{}:{line}: left out: {why}", path.display());
     }

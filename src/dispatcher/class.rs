@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_check_says_whether_there_are_updates() {
+    fn upgrade_check_reports_available_updates() {
         let id = "sysadm_pkg_check_upgrade-1";
         let log = "Checking...\nYour packages are up to date.\n";
         assert_eq!(read(id, "", log, true), json!({"updates_available": "false"}));
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn an_audit_says_what_is_vulnerable_and_what_depends_on_it() {
+    fn audit_reports_vulnerable_packages_and_dependents() {
         let log = "x is vulnerable\n  Packages that depend on libxml2: php, ruby\n\n\
                    Packages that depend on curl: git, php\nPackages that depend on zsh:\n";
         assert_eq!(
@@ -273,21 +273,21 @@ mod tests {
     }
 
     #[test]
-    fn what_a_job_prints_without_end_is_told_within_bounds() {
+    fn endless_output_is_reported_within_bounds() {
         let names: String =
             (0..1000).map(|n| format!("Packages that depend on p{n}: a\n")).collect();
-        let told = read("sysadm_pkg_audit", "", &names, true);
-        let vulnerable = told["vulnerable_pkgs"].as_array().unwrap();
-        assert_eq!(vulnerable.len(), 12, "{told}");
-        assert_eq!(told["impacts_pkgs"], json!(["a"]));
+        let reported = read("sysadm_pkg_audit", "", &names, true);
+        let vulnerable = reported["vulnerable_pkgs"].as_array().unwrap();
+        assert_eq!(vulnerable.len(), 12, "{reported}");
+        assert_eq!(reported["impacts_pkgs"], json!(["a"]));
         let log = format!("{} 5% of  1 MB 7 kBps\n", "ü".repeat(10_000));
-        let told = read("sysadm_iohyve_fetch", "", &log, false);
-        assert_eq!(told["filename"], "ü".repeat(128));
-        assert_eq!(told["percent_done"], "5% of 1 MB");
+        let reported = read("sysadm_iohyve_fetch", "", &log, false);
+        assert_eq!(reported["filename"], "ü".repeat(128));
+        assert_eq!(reported["percent_done"], "5% of 1 MB");
     }
 
     #[test]
-    fn a_download_tells_its_progress() {
+    fn download_reports_its_progress() {
         let log = "Fetching\nFreeBSD.iso\t  12% of  600 MB  900 kBps\t01m\nFreeBSD.iso\t  37% of  600 MB 1200 kBps 00m40s\n";
         let expected = json!({"filename": "FreeBSD.iso", "percent_done": "37% of 600 MB", "download_rate": "1200 kBps"});
         assert_eq!(read("sysadm_iohyve_fetch::1", "x", log, false), expected);

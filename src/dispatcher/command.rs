@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_run_is_refused_or_is_nothing() {
+    fn command_that_cannot_run_is_rejected_or_empty() {
         assert!(Command::from_line("echo 'x").unwrap_err().why.contains("quote"));
         assert!(Command::from_line("echo a\0b").unwrap_err().why.contains("NUL"));
         assert!(Command::from_line("'' x").is_err());

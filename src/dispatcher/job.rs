@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::class::{self, Reading};
-use super::record::{JobRecord, OutcomeRecord, Progress, Who};
+use super::record::{JobRecord, JobUser, OutcomeRecord, Progress};
 use super::submission::Submission;
 use crate::helper::store::{Kind, LogEnd, TextQuestion};
 use crate::moment::Moment;
@@ -91,12 +91,12 @@ pub(super) struct Job {
     outcome: Outcome,
     limits: LogLimits,
     /// Output that running events have reported, by command.
-    told: Pieces,
+    reported: Pieces,
     /// Output that is not reported yet.
     fresh: Pieces,
     /// Total number of bytes printed, and of those reported by running events.
     total: u64,
-    told_total: u64,
+    reported_total: u64,
     /// Ranges of these bytes that are remarks of the dispatcher, in order.
     remarks: Vec<Range<u64>>,
     /// Output of the current command that is in no excerpt yet.
@@ -148,10 +148,10 @@ impl Job {
             killed_by: None,
             outcome: Outcome::default(),
             limits,
-            told: Vec::new(),
+            reported: Vec::new(),
             fresh: Vec::new(),
             total: 0,
-            told_total: 0,
+            reported_total: 0,
             remarks: Vec::new(),
             unread: Vec::new(),
             decoder: Decoder::default(),
@@ -307,7 +307,7 @@ impl Job {
         match self.fresh.iter_mut().find(|(index, _)| *index == current) {
             Some((_, log)) => log.push(text),
             None => {
-                let before = self.told.iter().find(|(index, _)| *index == current);
+                let before = self.reported.iter().find(|(index, _)| *index == current);
                 let start = before.map_or(0, |(_, log)| log.end());
                 let mut log = Excerpt::starting_at(start, limit);
                 log.push(text);
@@ -333,7 +333,7 @@ impl Job {
         self.show(&rest);
         self.codes.push(code);
         self.not_startable = !is_started;
-        self.bound_told();
+        self.bound_reported();
         let next = self.codes.len();
         let goes_on = code == 0 && next < self.head.commands.len();
         match &mut self.state {
@@ -353,27 +353,27 @@ impl Job {
     }
 
     /// A long chain of commands with much output must not store a full log of each.
-    fn bound_told(&mut self) {
-        let held: usize = self.told.iter().map(|(_, log)| log.held()).sum();
+    fn bound_reported(&mut self) {
+        let held: usize = self.reported.iter().map(|(_, log)| log.held()).sum();
         if held > self.limits.event {
-            let share = self.limits.event / self.told.len().max(1);
-            for (_, log) in self.told.iter_mut().filter(|(_, log)| log.held() > share) {
+            let share = self.limits.event / self.reported.len().max(1);
+            for (_, log) in self.reported.iter_mut().filter(|(_, log)| log.held() > share) {
                 *log = log.with_limit(share);
             }
         }
     }
 
-    fn tell(&mut self) -> Pieces {
+    fn report(&mut self) -> Pieces {
         self.read_output();
         let fresh = std::mem::take(&mut self.fresh);
         for (index, piece) in &fresh {
-            match self.told.iter_mut().find(|(i, _)| i == index) {
+            match self.reported.iter_mut().find(|(i, _)| i == index) {
                 Some((_, log)) => log.append(piece),
-                None => self.told.push((*index, piece.clone())),
+                None => self.reported.push((*index, piece.clone())),
             }
         }
         self.news = false;
-        self.told_total = self.total;
+        self.reported_total = self.total;
         fresh
     }
 
@@ -383,7 +383,7 @@ impl Job {
 
     /// The news since the last running event.
     pub(super) fn running_event(&mut self) -> Event {
-        let fresh = self.tell();
+        let fresh = self.report();
         if class::reads_output(&self.head.id) {
             let log: String = fresh.iter().map(|(_, piece)| piece.text()).collect();
             let fields = self.read_fields(&log, false);
@@ -401,7 +401,7 @@ impl Job {
             State::Pending | State::Starting => {
                 Some(JobEvent { job: self.head.clone(), phase: Phase::Pending, fields: vec![] })
             }
-            State::Running { .. } => Some(self.running(self.told.clone())),
+            State::Running { .. } => Some(self.running(self.reported.clone())),
             State::Filed { .. } | State::Ended(_) | State::Finished => None,
         }
     }
@@ -424,13 +424,13 @@ impl Job {
         let time_finished: Rc<str> = rfc3339(now.wall).into();
         self.time_finished = Some(time_finished);
         self.outcome = self.outcome_now(cause, now);
-        let told_total = self.told_total;
-        let fresh = self.tell();
-        self.told_total = told_total;
+        let reported_total = self.reported_total;
+        let fresh = self.report();
+        self.reported_total = reported_total;
         if class::reads_output(&self.head.id) && !self.restored {
             let all = self.to_be_read.take();
             let log = all.map_or_else(
-                || self.told.iter().map(|(_, log)| log.text()).collect(),
+                || self.reported.iter().map(|(_, log)| log.text()).collect(),
                 |all| all.text(),
             );
             let fields = self.read_fields(&log, true);
@@ -439,9 +439,9 @@ impl Job {
             }
         }
         self.next_tell = None;
-        let told = std::mem::take(&mut self.told);
+        let reported = std::mem::take(&mut self.reported);
         // Output reported by a previous daemon is only in the file.
-        let event = (!self.restored).then(|| Box::new(self.finished(told, fresh)));
+        let event = (!self.restored).then(|| Box::new(self.finished(reported, fresh)));
         self.state = State::Ended(event);
     }
 
@@ -511,7 +511,7 @@ impl Job {
             self.begins.iter().zip(ends).map(|(begin, end)| *begin..*end).collect();
         let fresh = whole
             .iter()
-            .map(|range| range.start.max(self.told_total)..range.end.max(self.told_total));
+            .map(|range| range.start.max(self.reported_total)..range.end.max(self.reported_total));
         let fresh: Vec<Range<u64>> = fresh.collect();
         whole.into_iter().chain(fresh).collect()
     }
@@ -562,7 +562,7 @@ impl Job {
         for (key, value) in [
             ("cwd", asked.cwd.as_deref().map(Value::from)),
             ("env", Some(names.into()).filter(|_| !asked.env.is_empty())),
-            ("user", asked.user.as_ref().map(|user| json!(Who::from(user)))),
+            ("user", asked.user.as_ref().map(|user| json!(JobUser::from(user)))),
             ("timeout", asked.timeout.map(|timeout| timeout.as_secs_f64().into())),
         ] {
             if let Some(value) = value {
@@ -605,7 +605,7 @@ impl Job {
             time_finished: self.time_finished.as_deref().unwrap_or_default().to_owned(),
             uptime: self.uptime,
             total: self.total,
-            told: self.told_total,
+            reported: self.reported_total,
             fields: self
                 .fields
                 .iter()
@@ -649,7 +649,7 @@ impl Job {
             job.mark = progress.mark;
         }
         job.total = end.total.max(job.begins.last().copied().unwrap_or(0));
-        job.told_total = job.total;
+        job.reported_total = job.total;
         job.at_line_start = !end.midway;
         match record.outcome {
             Some(outcome) => {
@@ -658,7 +658,7 @@ impl Job {
                 job.finished_seq = Some(0);
                 job.time_finished = text(&outcome.time_finished);
                 job.uptime = outcome.uptime;
-                (job.total, job.told_total) = (outcome.total, outcome.told);
+                (job.total, job.reported_total) = (outcome.total, outcome.reported);
                 job.fields = class::known_fields(outcome.fields);
                 job.outcome = outcome.outcome;
                 if job.outcome.result.is_none() {

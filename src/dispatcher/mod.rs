@@ -45,7 +45,7 @@ pub const OUTPUT_READ: usize = process::READ;
 
 /// Limits of jobs.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct JobLimits {
     /// Maximum number of running jobs.
     pub max_running: usize,
     /// Maximum number of pending jobs.
@@ -70,7 +70,7 @@ pub struct Limits {
     pub end_patience: Duration,
 }
 
-impl Limits {
+impl JobLimits {
     /// Limits of a submission. A command occurs up to five times in an event, with room for its
     /// output.
     pub fn bounds(&self) -> Bounds {
@@ -142,9 +142,9 @@ pub enum Effect {
         /// The job.
         serial: Serial,
     },
-    /// Make a record durable, a JSON object, and report [`Dispatcher::kept`] or
-    /// [`Dispatcher::not_kept`].
-    Keep {
+    /// Make a record durable, a JSON object, and report [`Dispatcher::persisted`] or
+    /// [`Dispatcher::not_persisted`].
+    Persist {
         /// The job.
         serial: Serial,
         /// The effect that depends on it.
@@ -257,7 +257,7 @@ pub struct Counts {
 /// All jobs.
 #[derive(Debug)]
 pub struct Dispatcher {
-    limits: Limits,
+    limits: JobLimits,
     jobs: BTreeMap<Serial, Job>,
     ids: HashMap<String, Serial>,
     /// Unfinished jobs of each queue, in order of submission; only the first may run.
@@ -281,7 +281,7 @@ pub struct Dispatcher {
     /// Why nothing can be persisted, if so.
     no_storage: Option<String>,
     /// Ended jobs whose outcome could not be persisted.
-    unkept: BTreeSet<Serial>,
+    unpersisted: BTreeSet<Serial>,
     /// Total uptime of previous daemons in seconds, according to the journal, and the start of this
     /// one.
     uptime_before: u64,
@@ -290,12 +290,12 @@ pub struct Dispatcher {
 
 impl Dispatcher {
     /// Creates a dispatcher without jobs; `durable` states whether jobs survive the daemon.
-    pub fn new(limits: Limits, durable: bool) -> Dispatcher {
+    pub fn new(limits: JobLimits, durable: bool) -> Dispatcher {
         Dispatcher {
             limits,
             durable,
             no_storage: None,
-            unkept: BTreeSet::new(),
+            unpersisted: BTreeSet::new(),
             ended: BTreeSet::new(),
             jobs: BTreeMap::new(),
             ids: HashMap::new(),
@@ -315,14 +315,14 @@ impl Dispatcher {
     }
 
     /// Changes the limits; existing jobs retain the limits of their logs.
-    pub fn set_limits(&mut self, limits: Limits) {
+    pub fn set_limits(&mut self, limits: JobLimits) {
         self.limits = limits;
         self.forget_surplus();
         self.start_what_may();
     }
 
     /// The limits in force.
-    pub fn limits(&self) -> &Limits {
+    pub fn limits(&self) -> &JobLimits {
         &self.limits
     }
 
@@ -343,7 +343,7 @@ impl Dispatcher {
     }
 
     /// Accepts all jobs or none. Returns their serials in order; each becomes a job with
-    /// [`Dispatcher::kept`], after which the submitter gets a reply first.
+    /// [`Dispatcher::persisted`], after which the submitter gets a reply first.
     pub fn submit(&mut self, batch: Vec<Submission>) -> Result<Vec<Serial>, Refusal> {
         if self.stopping {
             return Err(Refusal::new(ErrorCode::Internal, "the daemon is stopping"));
@@ -375,7 +375,7 @@ impl Dispatcher {
                 && let State::Filed { recorded, chosen } = &mut job.state
             {
                 *recorded = *chosen;
-                self.keep(*serial, Step::File);
+                self.persist(*serial, Step::File);
             }
         }
         Ok(serials)
@@ -414,7 +414,7 @@ impl Dispatcher {
         self.jobs.insert(serial, job);
     }
 
-    fn keep(&mut self, serial: Serial, step: Step) {
+    fn persist(&mut self, serial: Serial, step: Step) {
         let Some(job) = self.jobs.get(&serial) else { return };
         let kind = match step {
             Step::File => Kind::Filed,
@@ -422,7 +422,7 @@ impl Dispatcher {
             Step::Finish => Kind::Finished,
         };
         let record = job.record(kind).to_line();
-        self.effects.push_back(Effect::Keep { serial, step, record });
+        self.effects.push_back(Effect::Persist { serial, step, record });
     }
 
     fn start_what_may(&mut self) {
@@ -438,7 +438,7 @@ impl Dispatcher {
                 State::Filed { chosen, .. } => *chosen = true,
                 State::Pending => {
                     job.state = State::Starting;
-                    self.keep(serial, Step::Start);
+                    self.persist(serial, Step::Start);
                 }
                 State::Starting | State::Running { .. } | State::Ended(_) | State::Finished => {}
             }
@@ -446,7 +446,7 @@ impl Dispatcher {
     }
 
     /// A step of a job is durable.
-    pub fn kept(&mut self, serial: Serial, step: Step, now: Moment) {
+    pub fn persisted(&mut self, serial: Serial, step: Step, now: Moment) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         match (step, &job.state) {
             (Step::File, State::Filed { recorded, chosen }) => {
@@ -466,16 +466,16 @@ impl Dispatcher {
                 } else if recorded {
                     self.begin(serial, now);
                 } else if chosen {
-                    self.keep(serial, Step::Start);
+                    self.persist(serial, Step::Start);
                 }
             }
             (Step::Start, State::Starting) => self.begin(serial, now),
             (Step::Finish, State::Ended(_)) => {
-                self.unkept.remove(&serial);
-                self.tell_end(serial, now);
+                self.unpersisted.remove(&serial);
+                self.report_end(serial, now);
             }
             (Step::Finish, State::Finished) => {
-                self.unkept.remove(&serial);
+                self.unpersisted.remove(&serial);
             }
             // It was ended meanwhile.
             (
@@ -491,7 +491,7 @@ impl Dispatcher {
     }
 
     /// A step of a job could not be made durable.
-    pub fn not_kept(&mut self, serial: Serial, step: Step) {
+    pub fn not_persisted(&mut self, serial: Serial, step: Step) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         match (step, &job.state) {
             (Step::File, State::Filed { .. }) => {
@@ -514,7 +514,7 @@ impl Dispatcher {
             }
             // It is retried, and reported when it is durable, or after a time limit.
             (Step::Finish, State::Ended(_) | State::Finished) => {
-                self.unkept.insert(serial);
+                self.unpersisted.insert(serial);
             }
             (
                 Step::File | Step::Start | Step::Finish,
@@ -546,9 +546,9 @@ impl Dispatcher {
     }
 
     /// The storage is retried: returns failed records once more.
-    pub fn keep_again(&mut self) {
-        for serial in self.unkept.clone() {
-            self.keep(serial, Step::Finish);
+    pub fn persist_again(&mut self) {
+        for serial in self.unpersisted.clone() {
+            self.persist(serial, Step::Finish);
         }
         for serial in self.running.clone() {
             self.note(serial);
@@ -759,19 +759,19 @@ impl Dispatcher {
     pub fn on_deadline(&mut self, now: Moment) {
         while let Some((serial, timer)) = self.timers.take_due(now.instant) {
             match timer {
-                Timer::Tell => self.tell(serial, now),
+                Timer::Tell => self.report(serial, now),
                 Timer::Timeout => self.end(serial, Cause::TimedOut, now),
                 Timer::Grace => self.kill_harder(serial, now),
                 Timer::End => {
                     log::warn!("a job's end is told though it is not kept");
-                    self.tell_end(serial, now);
+                    self.report_end(serial, now);
                 }
                 Timer::Retain => self.forget(serial),
             }
         }
     }
 
-    fn tell(&mut self, serial: Serial, now: Moment) {
+    fn report(&mut self, serial: Serial, now: Moment) {
         let interval = self.limits.output_interval;
         if let Some(job) = self.jobs.get_mut(&serial).filter(|job| job.is_running() && job.news) {
             self.effects.push_back(Effect::Publish(job.running_event()));
@@ -818,7 +818,7 @@ impl Dispatcher {
         self.timers.set((serial, Timer::End), Some(now.instant + self.end_patience()));
         self.leave_queue(serial);
         self.effects.push_back(Effect::Release { serial });
-        self.keep(serial, Step::Finish);
+        self.persist(serial, Step::Finish);
         self.start_what_may();
     }
 
@@ -829,7 +829,7 @@ impl Dispatcher {
     }
 
     /// The end of a job is reported: it is durable, or cannot be.
-    fn tell_end(&mut self, serial: Serial, now: Moment) {
+    fn report_end(&mut self, serial: Serial, now: Moment) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         self.ended.remove(&serial);
         self.timers.set((serial, Timer::End), None);
@@ -855,7 +855,7 @@ impl Dispatcher {
     }
 
     /// The end of a job was reported by the event with that number.
-    pub fn told(&mut self, serial: Serial, seq: u64, now: Moment) {
+    pub fn reported(&mut self, serial: Serial, seq: u64, now: Moment) {
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         let is_first = job.finished_seq.replace(seq).is_none();
         if is_first && job.is_restored() {
@@ -933,7 +933,7 @@ impl Dispatcher {
                 list.retain(|other| *other != serial);
             }
         }
-        self.unkept.remove(&serial);
+        self.unpersisted.remove(&serial);
         self.timers.set((serial, Timer::Retain), None);
         if self.ids.get(&job.head.id) == Some(&serial) {
             self.ids.remove(&job.head.id);

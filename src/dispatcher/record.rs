@@ -31,7 +31,7 @@ pub(super) struct JobRecord {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) env: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) user: Option<Who>,
+    pub(super) user: Option<JobUser>,
     /// Name of the user who submitted it; absent in records of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) submitted_by: Option<String>,
@@ -51,7 +51,7 @@ pub(super) struct JobRecord {
 /// User of a job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
-pub(super) enum Who {
+pub(super) enum JobUser {
     Number(u32),
     Name(String),
 }
@@ -91,7 +91,8 @@ pub(super) struct OutcomeRecord {
     /// Number of bytes printed.
     pub(super) total: u64,
     /// Number of those reported by running events.
-    pub(super) told: u64,
+    #[serde(rename = "told")]
+    pub(super) reported: u64,
     /// Fields of its class in the finished event.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub(super) fields: Map<String, Value>,
@@ -116,8 +117,8 @@ impl JobRecord {
             cwd: self.cwd.clone(),
             env: self.env.clone(),
             user: self.user.clone().map(|who| match who {
-                Who::Number(number) => RunAs::Number(number),
-                Who::Name(name) => RunAs::Name(name),
+                JobUser::Number(number) => RunAs::Number(number),
+                JobUser::Name(name) => RunAs::Name(name),
             }),
             nonce: self.nonce.clone(),
             submitted_by: self.submitted_by.clone(),
@@ -131,11 +132,11 @@ impl JobRecord {
     }
 }
 
-impl From<&RunAs> for Who {
-    fn from(who: &RunAs) -> Who {
+impl From<&RunAs> for JobUser {
+    fn from(who: &RunAs) -> JobUser {
         match who {
-            RunAs::Number(number) => Who::Number(*number),
-            RunAs::Name(name) => Who::Name(name.clone()),
+            RunAs::Number(number) => JobUser::Number(*number),
+            RunAs::Name(name) => JobUser::Name(name.clone()),
         }
     }
 }

@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_kept() {
+    fn submission_limits_are_enforced() {
         let many = json!({"a": ["1", "2", "3", "4", "5"]});
         assert_eq!(run(many).unwrap_err().code, ErrorCode::TooLarge);
         assert_eq!(run(json!({"a": "x".repeat(101)})).unwrap_err().code, ErrorCode::TooLarge);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn submit_takes_what_is_documented_and_nothing_else() {
+    fn submit_accepts_documented_forms_only() {
         let job = submit(json!({"commands": ["a b", ["c", "d e"]], "queue": "q", "timeout": 1.5,
                                 "cwd": "/tmp", "env": {"A": "1"}, "user": 1000}))
         .unwrap();

@@ -19,8 +19,8 @@ struct Driver {
     records: Vec<Value>,
 }
 
-fn limits() -> Limits {
-    Limits {
+fn limits() -> JobLimits {
+    JobLimits {
         max_running: 2,
         max_pending: 3,
         max_commands: 10,
@@ -80,10 +80,10 @@ impl Driver {
     fn settle(&mut self) {
         while let Some(effect) = self.dispatcher.next_effect() {
             match effect {
-                Effect::Keep { serial, step, record } if self.keeps => {
+                Effect::Persist { serial, step, record } if self.keeps => {
                     self.records.push(serde_json::from_slice(&record).unwrap());
                     let now = self.now();
-                    self.dispatcher.kept(serial, step, now);
+                    self.dispatcher.persisted(serial, step, now);
                 }
                 Effect::Note { record } => {
                     self.records.push(serde_json::from_slice(&record).unwrap());
@@ -167,7 +167,7 @@ impl Driver {
                     format!("signal {serial} {}", if kill { 9 } else { 15 })
                 }
                 Effect::Release { serial } => format!("release {serial}"),
-                Effect::Keep { serial, step, .. } => format!("keep {serial} {step:?}"),
+                Effect::Persist { serial, step, .. } => format!("keep {serial} {step:?}"),
                 Effect::Forget { serial } => format!("forget {serial}"),
                 Effect::PublishOutcome { serial } => format!("publish outcome {serial}"),
                 Effect::Note { .. } | Effect::Log { .. } => continue,
@@ -213,7 +213,7 @@ fn the_longest_chain_that_is_taken_fits_into_an_event() {
     const MAX_EVENT: usize = 64 * 1024;
     // The limits of the configuration.
     let max_commands = MAX_EVENT / 256;
-    let limits = Limits { max_commands, max_event: MAX_EVENT, ..limits() };
+    let limits = JobLimits { max_commands, max_event: MAX_EVENT, ..limits() };
     let mut d = Driver::new();
     d.dispatcher = Dispatcher::new(limits, true);
     let length = limits.bounds().max_command_bytes / max_commands;
@@ -247,7 +247,7 @@ fn args(event: &Event) -> Value {
 }
 
 #[test]
-fn a_job_is_pending_running_finished_and_its_chain_runs_in_order() {
+fn job_is_pending_running_finished_and_its_chain_is_in_order() {
     let mut d = Driver::new();
     assert_eq!(d.run(json!({"j": ["a", "b"]})).unwrap(), ["j"]);
     assert_eq!(d.effects(), ["pending:j", "start 1.0", "running:j"]);
@@ -273,7 +273,7 @@ fn a_chain_stops_at_the_first_failure() {
 }
 
 #[test]
-fn output_goes_out_soon_at_first_then_once_an_interval_and_all_of_it_once() {
+fn output_is_sent_early_then_once_an_interval_without_repetition() {
     let mut d = Driver::new();
     d.run(json!({"j": "a"})).unwrap();
     d.events();
@@ -300,7 +300,7 @@ fn output_goes_out_soon_at_first_then_once_an_interval_and_all_of_it_once() {
 }
 
 #[test]
-fn a_late_subscriber_gets_what_was_told_and_no_more() {
+fn late_subscriber_gets_exactly_the_reported_output() {
     let mut d = Driver::new();
     d.run(json!({"j": "a"})).unwrap();
     d.print(1, "told\n");
@@ -312,7 +312,7 @@ fn a_late_subscriber_gets_what_was_told_and_no_more() {
 }
 
 #[test]
-fn a_program_that_cannot_be_started_says_why_in_its_log() {
+fn unstartable_program_has_the_reason_in_its_log() {
     let mut d = Driver::new();
     d.run(json!({"j": ["a", "b"]})).unwrap();
     d.events();
@@ -334,7 +334,7 @@ fn a_signal_is_a_negative_code() {
 }
 
 #[test]
-fn as_many_run_as_may_and_the_rest_waits_up_to_a_number() {
+fn running_and_pending_jobs_are_limited() {
     let mut d = Driver::new();
     d.run(json!({"a": "x", "b": "x", "c": "x", "d": "x", "e": "x"})).unwrap();
     let effects = d.effects();
@@ -359,7 +359,7 @@ fn an_active_id_is_a_conflict_and_all_or_nothing_holds() {
 }
 
 #[test]
-fn jobs_of_one_queue_run_one_at_a_time_and_others_pass_by() {
+fn queue_runs_one_job_at_a_time_and_blocks_no_other() {
     let mut d = Driver::new();
     d.submit(json!({"id": "q1", "commands": ["x"], "queue": "q"}));
     d.submit(json!({"id": "q2", "commands": ["x"], "queue": "q"}));
@@ -388,7 +388,7 @@ fn a_pending_job_that_is_killed_is_finished_at_once() {
 }
 
 #[test]
-fn a_running_job_is_asked_then_forced_and_finished_when_its_tree_is_gone() {
+fn killed_job_gets_sigterm_then_sigkill_until_its_tree_is_gone() {
     let mut d = Driver::new();
     d.run(json!({"a": ["x", "y"]})).unwrap();
     d.effects();
@@ -467,7 +467,7 @@ fn kill_of_more_jobs_than_can_be_known_is_refused() {
 }
 
 #[test]
-fn what_cannot_be_ended_is_left_behind_after_a_bounded_time() {
+fn unkillable_job_is_abandoned_after_a_bounded_time() {
     let mut d = Driver::new();
     d.run(json!({"a": "x"})).unwrap();
     d.kill("a");
@@ -484,7 +484,7 @@ fn what_cannot_be_ended_is_left_behind_after_a_bounded_time() {
 }
 
 #[test]
-fn a_timeout_ends_a_job_and_says_so() {
+fn timeout_ends_a_job_and_is_reported() {
     let mut d = Driver::new();
     d.submit(json!({"id": "a", "commands": ["x"], "timeout": 5}));
     d.events();
@@ -498,7 +498,7 @@ fn a_timeout_ends_a_job_and_says_so() {
 }
 
 #[test]
-fn a_daemon_that_stops_ends_what_runs_takes_none_and_leaves_what_waits_to_the_next() {
+fn shutdown_ends_running_jobs_and_leaves_pending_ones() {
     let mut d = Driver::new();
     d.run(json!({"a": "x", "b": "x", "c": "x"})).unwrap();
     d.effects();
@@ -519,7 +519,7 @@ fn a_daemon_that_stops_ends_what_runs_takes_none_and_leaves_what_waits_to_the_ne
 }
 
 #[test]
-fn a_stop_while_jobs_are_being_filed_begins_none_and_comes_to_its_end() {
+fn shutdown_while_jobs_are_filed_starts_none_and_completes() {
     for durable in [true, false] {
         let mut d = Driver::new();
         d.dispatcher = Dispatcher::new(limits(), durable);
@@ -533,15 +533,15 @@ fn a_stop_while_jobs_are_being_filed_begins_none_and_comes_to_its_end() {
         d.effects();
         let now = d.now();
         for serial in [2, 3] {
-            d.dispatcher.kept(serial, Step::File, now);
+            d.dispatcher.persisted(serial, Step::File, now);
         }
-        d.dispatcher.kept(1, Step::Finish, now);
+        d.dispatcher.persisted(1, Step::Finish, now);
         d.keeps = true;
         d.settle();
         let effects = d.effects();
         assert!(!effects.iter().any(|effect| effect.starts_with("start")), "{effects:?}");
         for serial in [2, 3] {
-            d.dispatcher.kept(serial, Step::Finish, now);
+            d.dispatcher.persisted(serial, Step::Finish, now);
         }
         d.settle();
         assert!(d.dispatcher.is_idle(), "{durable}");
@@ -551,7 +551,7 @@ fn a_stop_while_jobs_are_being_filed_begins_none_and_comes_to_its_end() {
 }
 
 #[test]
-fn where_nothing_outlives_the_daemon_its_stop_finishes_every_job_once() {
+fn shutdown_without_journal_finishes_every_job_once() {
     let mut d = Driver::new();
     d.dispatcher = Dispatcher::new(limits(), false);
     d.run(json!({"a": "x", "b": "x", "c": "x"})).unwrap();
@@ -561,7 +561,7 @@ fn where_nothing_outlives_the_daemon_its_stop_finishes_every_job_once() {
 }
 
 #[test]
-fn nothing_has_an_effect_before_it_is_durable() {
+fn steps_have_no_effect_before_they_are_durable() {
     let mut d = Driver::new();
     d.keeps = false;
     d.run(json!({"a": "x", "b": "x", "c": "x"})).unwrap();
@@ -574,31 +574,31 @@ fn nothing_has_an_effect_before_it_is_durable() {
     assert!(d.dispatcher.present(0).is_none());
     assert_eq!(d.kill("a"), Vec::<String>::new());
     assert_eq!(d.run(json!({"a": "x"})).unwrap_err().code, ErrorCode::Conflict);
-    let kept = |d: &mut Driver, serial, step| {
+    let persisted = |d: &mut Driver, serial, step| {
         let now = d.now();
-        d.dispatcher.kept(serial, step, now);
+        d.dispatcher.persisted(serial, step, now);
         d.settle();
         d.effects()
     };
     // A job that starts at once says so in its first record; a pending one gets another record.
-    assert_eq!(kept(&mut d, 1, Step::File), ["pending:a", "start 1.0", "running:a"]);
-    assert_eq!(kept(&mut d, 3, Step::File), ["pending:c"]);
+    assert_eq!(persisted(&mut d, 1, Step::File), ["pending:a", "start 1.0", "running:a"]);
+    assert_eq!(persisted(&mut d, 3, Step::File), ["pending:c"]);
     d.exit(1, 0);
     assert_eq!(d.effects(), ["release 1", "keep 1 Finish", "keep 3 Start"]);
     assert_eq!(d.run(json!({"a": "x"})).unwrap_err().code, ErrorCode::Conflict, "not told yet");
-    assert_eq!(kept(&mut d, 3, Step::Start), ["start 3.0", "running:c"]);
-    assert_eq!(kept(&mut d, 1, Step::Finish), ["finished:a"]);
-    assert_eq!(kept(&mut d, 1, Step::Finish), Vec::<String>::new());
+    assert_eq!(persisted(&mut d, 3, Step::Start), ["start 3.0", "running:c"]);
+    assert_eq!(persisted(&mut d, 1, Step::Finish), ["finished:a"]);
+    assert_eq!(persisted(&mut d, 1, Step::Finish), Vec::<String>::new());
 }
 
 #[test]
-fn what_cannot_be_kept_is_refused_or_waits_and_an_end_is_told_late() {
+fn unpersisted_job_is_refused_and_its_end_is_reported_late() {
     let mut d = Driver::new();
     d.run(json!({"a": "x", "b": "x", "c": "x"})).unwrap();
     d.effects();
     d.keeps = false;
-    let not_kept = |d: &mut Driver, serial, step| {
-        d.dispatcher.not_kept(serial, step);
+    let not_persisted = |d: &mut Driver, serial, step| {
+        d.dispatcher.not_persisted(serial, step);
         d.settle();
         d.effects()
     };
@@ -606,10 +606,10 @@ fn what_cannot_be_kept_is_refused_or_waits_and_an_end_is_told_late() {
     d.exit(1, 0);
     assert_eq!(d.effects(), ["keep 4 File", "release 1", "keep 1 Finish", "keep 3 Start"]);
     d.dispatcher.set_storage(Err("the disk is full".into()));
-    assert_eq!(not_kept(&mut d, 4, Step::File), ["forget 4"], "a record may be there");
-    assert_eq!(not_kept(&mut d, 1, Step::Finish), Vec::<String>::new());
+    assert_eq!(not_persisted(&mut d, 4, Step::File), ["forget 4"], "a record may be there");
+    assert_eq!(not_persisted(&mut d, 1, Step::Finish), Vec::<String>::new());
     assert_eq!(d.run(json!({"a": "x"})).unwrap_err().code, ErrorCode::Internal);
-    assert_eq!(not_kept(&mut d, 3, Step::Start), Vec::<String>::new());
+    assert_eq!(not_persisted(&mut d, 3, Step::Start), Vec::<String>::new());
     let refused = d.run(json!({"e": "x"})).unwrap_err();
     assert_eq!((refused.code, refused.why.as_str()), (ErrorCode::Internal, "the disk is full"));
     assert_eq!(d.dispatcher.counts(), Counts { pending: 1, running: 1, finished: 0 });
@@ -619,21 +619,21 @@ fn what_cannot_be_kept_is_refused_or_waits_and_an_end_is_told_late() {
     assert_eq!(d.effects(), ["finished:a"], "nobody waits for ever");
     assert_eq!(d.dispatcher.counts(), Counts { pending: 1, running: 1, finished: 1 });
     // The storage is back: failed records are returned again.
-    d.dispatcher.keep_again();
+    d.dispatcher.persist_again();
     d.settle();
     assert_eq!(d.effects(), ["keep 1 Finish"]);
     d.dispatcher.set_storage(Ok(()));
     d.settle();
     assert_eq!(d.effects(), ["keep 3 Start"]);
     let now = d.now();
-    d.dispatcher.kept(1, Step::Finish, now);
-    d.dispatcher.keep_again();
+    d.dispatcher.persisted(1, Step::Finish, now);
+    d.dispatcher.persist_again();
     d.settle();
     assert_eq!(d.effects(), Vec::<String>::new(), "once is enough");
 }
 
 #[test]
-fn a_job_that_is_not_kept_does_not_take_the_one_of_its_id_with_it() {
+fn unpersisted_job_does_not_replace_the_one_with_its_id() {
     let mut d = Driver::new();
     d.run(json!({"a": "x"})).unwrap();
     d.exit(1, 0);
@@ -641,7 +641,7 @@ fn a_job_that_is_not_kept_does_not_take_the_one_of_its_id_with_it() {
     d.keeps = false;
     d.run(json!({"a": "y"})).unwrap();
     assert_eq!(d.effects(), ["keep 2 File"]);
-    d.dispatcher.not_kept(2, Step::File);
+    d.dispatcher.not_persisted(2, Step::File);
     d.settle();
     assert_eq!(d.effects(), ["forget 2"]);
     assert_eq!(d.dispatcher.list(None).unwrap()["jobs"]["no_queue"]["a"]["commands"], json!(["x"]));
@@ -653,7 +653,7 @@ fn a_job_that_is_not_kept_does_not_take_the_one_of_its_id_with_it() {
 }
 
 #[test]
-fn after_a_crash_what_waited_runs_what_ran_does_not_and_what_was_over_is_known() {
+fn restart_after_crash_runs_pending_jobs_only() {
     let mut d = Driver::new();
     d.run(json!({"over": "x", "ran": ["x", "y"], "waits": "x"})).unwrap();
     d.submit(json!({"id": "next", "commands": [["a b", "c"]], "queue": "q", "env": {"A": "1"},
@@ -710,14 +710,14 @@ fn after_a_crash_what_waited_runs_what_ran_does_not_and_what_was_over_is_known()
 }
 
 #[test]
-fn a_daemon_that_dies_while_it_ends_what_another_left_changes_nothing() {
+fn crash_while_survivors_are_ended_changes_nothing() {
     let mut d = Driver::new();
     d.run(json!({"a": ["x", "y"]})).unwrap();
     d.exit(1, 0);
     d.dispatcher.started(1, (77, "boot.5".into()), "SYSADM_JOB=e.1");
     d.settle();
     let (mut d, _) = Driver::restarted(&d.records.clone(), false);
-    d.dispatcher.keep_again();
+    d.dispatcher.persist_again();
     d.settle();
     let (mut d, interrupted) = Driver::restarted(&d.records.clone(), false);
     assert_eq!(interrupted[0].traces.leaders, [(77, "boot.5".to_owned())]);
@@ -728,11 +728,11 @@ fn a_daemon_that_dies_while_it_ends_what_another_left_changes_nothing() {
 }
 
 #[test]
-fn the_end_of_an_interrupted_job_is_told_before_the_job_is_forgotten() {
+fn interrupted_job_is_reported_before_it_is_forgotten() {
     let mut d = Driver::new();
     d.run(json!({"a": "x", "b": "x"})).unwrap();
     let (mut d, _) = Driver::restarted(&d.records.clone(), false);
-    d.dispatcher.set_limits(Limits { retain_jobs: 1, ..limits() });
+    d.dispatcher.set_limits(JobLimits { retain_jobs: 1, ..limits() });
     d.effects();
     for serial in [1, 2] {
         d.gone(serial);
@@ -742,14 +742,14 @@ fn the_end_of_an_interrupted_job_is_told_before_the_job_is_forgotten() {
     let now = d.now();
     for serial in [1, 2] {
         assert!(d.dispatcher.outcome_question(serial).is_some());
-        d.dispatcher.told(serial, 7 + serial, now);
+        d.dispatcher.reported(serial, 7 + serial, now);
     }
     d.settle();
     assert_eq!(d.effects(), ["forget 1"]);
 }
 
 #[test]
-fn a_job_that_waited_over_a_restart_has_all_that_its_class_tells() {
+fn pending_job_after_restart_has_all_fields_of_its_class() {
     let mut d = Driver::new();
     d.run(json!({"a": "x", "b": "x"})).unwrap();
     d.run(json!({"sysadm_pkg_check_upgrade": "pkg upgrade -n"})).unwrap();
@@ -762,7 +762,7 @@ fn a_job_that_waited_over_a_restart_has_all_that_its_class_tells() {
 }
 
 #[test]
-fn a_damaged_journal_runs_nothing_that_may_have_run() {
+fn damaged_journal_runs_no_job_that_may_have_run() {
     let mut d = Driver::new();
     d.run(json!({"a": "x", "b": "x", "c": "x"})).unwrap();
     let waits = d.records.iter().find(|record| record["id"] == "c").cloned().unwrap();
@@ -772,21 +772,21 @@ fn a_damaged_journal_runs_nothing_that_may_have_run() {
 }
 
 #[test]
-fn what_is_told_again_is_only_what_was_told_before() {
+fn repeated_events_contain_only_reported_output() {
     let mut d = Driver::new();
     d.run(json!({"a": "x", "b": "x"})).unwrap();
     d.exit(1, 0);
     d.exit(2, 0);
     let now = d.now();
-    d.dispatcher.told(1, 10, now);
-    d.dispatcher.told(2, 20, now);
+    d.dispatcher.reported(1, 10, now);
+    d.dispatcher.reported(2, 20, now);
     assert_eq!(d.dispatcher.next_outcome(0, 20), Some((1, "a")));
     assert_eq!(d.dispatcher.next_outcome(2, 20), None);
     assert_eq!(d.dispatcher.next_outcome(2, 21), Some((2, "b")));
 }
 
 #[test]
-fn finished_jobs_are_kept_by_number_and_by_age() {
+fn finished_jobs_are_retained_by_number_and_age() {
     let mut d = Driver::new();
     for id in ["a", "b", "c", "d"] {
         d.run(json!({ id: "x" })).unwrap();
@@ -844,7 +844,7 @@ fn a_filed_job_with_any_trace_of_a_start_is_interrupted() {
 }
 
 #[test]
-fn all_output_goes_to_the_log_remarks_included() {
+fn log_contains_all_output_and_remarks() {
     let mut d = Driver::new();
     d.run(json!({"a": "x"})).unwrap();
     d.print(1, "one\ntwo");
@@ -858,7 +858,7 @@ fn all_output_goes_to_the_log_remarks_included() {
 }
 
 #[test]
-fn output_past_the_limit_is_told_as_left_out() {
+fn output_beyond_the_limit_is_reported_as_omitted() {
     let mut d = Driver::new();
     d.run(json!({"a": "x"})).unwrap();
     d.events();
@@ -973,7 +973,7 @@ fn outcome_is_in_the_journal_and_older_records_are_still_read() {
 #[test]
 fn cancelled_jobs_do_not_evict_the_history() {
     let mut d = Driver::new();
-    d.dispatcher.set_limits(Limits { max_pending: 100, retain_jobs: 20, ..limits() });
+    d.dispatcher.set_limits(JobLimits { max_pending: 100, retain_jobs: 20, ..limits() });
     d.run(json!({"history": "a"})).unwrap();
     d.exit(1, 0);
     d.run(json!({"x": "a", "y": "a"})).unwrap();
@@ -989,7 +989,7 @@ fn cancelled_jobs_do_not_evict_the_history() {
     let cancelled = (0..50).filter(|number| known(&d, &format!("waits-{number}"))).count();
     assert_eq!(cancelled, 16, "the last ones");
     assert!(known(&d, "waits-49"));
-    d.dispatcher.set_limits(Limits { retain_time: Duration::from_secs(3600), ..limits() });
+    d.dispatcher.set_limits(JobLimits { retain_time: Duration::from_secs(3600), ..limits() });
     d.exit(2, 0);
     d.pass(11 * 60 * 1000);
     assert!(!known(&d, "waits-49") && known(&d, "x"), "cancelled jobs are retained briefly");

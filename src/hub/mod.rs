@@ -98,10 +98,10 @@ pub struct Since {
 
 /// One item for a session.
 #[derive(Clone, Debug)]
-pub enum Piece {
+pub enum Item {
     /// An event.
     Event(Rc<Published>, Spelling),
-    /// The outcome of this job, which must be read first: pass it to [`Hub::retold`] and send the
+    /// The outcome of this job, which must be read first: pass it to [`Hub::outcome_event`] and send the
     /// result before the next item is pulled.
     Outcome(Serial),
     /// Events were missed.
@@ -342,7 +342,7 @@ impl Hub {
         session: SessionId,
         dispatcher: &Dispatcher,
         now: Moment,
-    ) -> Option<Piece> {
+    ) -> Option<Item> {
         let piece = self.next_piece(session, dispatcher, now);
         if piece.is_none() {
             self.behind.remove(&session);
@@ -351,8 +351,8 @@ impl Hub {
     }
 
     /// The event with the outcome of a job for a session, from the record read for
-    /// [`Piece::Outcome`].
-    pub fn retold(
+    /// [`Item::Outcome`].
+    pub fn outcome_event(
         &mut self,
         session: SessionId,
         event: JobEvent,
@@ -371,13 +371,13 @@ impl Hub {
         session: SessionId,
         dispatcher: &Dispatcher,
         now: Moment,
-    ) -> Option<Piece> {
+    ) -> Option<Item> {
         loop {
             let subscription = self.subscribers.get_mut(&session)?;
             let backlog = &mut subscription.backlog;
             if let Some(missed) = backlog.gap.take() {
                 let seq = before_gap(backlog.replay_from.unwrap_or(self.seq + 1));
-                return Some(Piece::Gap { seq, missed });
+                return Some(Item::Gap { seq, missed });
             }
             let spelling = subscription.spelling;
             if let Some((from, before)) = backlog.outcomes {
@@ -387,7 +387,7 @@ impl Hub {
                 };
                 backlog.outcomes = Some((serial + 1, before));
                 if subscription.filter.jobs.as_ref().is_none_or(|jobs| jobs.contains(id)) {
-                    return Some(Piece::Outcome(serial));
+                    return Some(Item::Outcome(serial));
                 }
                 continue;
             }
@@ -446,7 +446,7 @@ impl Hub {
             };
             let subscription = self.subscribers.get(&session)?;
             if subscription.filter.passes(&event.event) {
-                return Some(Piece::Event(event, spelling));
+                return Some(Item::Event(event, spelling));
             }
         }
     }

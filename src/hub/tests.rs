@@ -1,20 +1,20 @@
 //! Subscriptions and current state, driven by hand.
 
 use super::*;
-use crate::dispatcher::{Effect, Ended, Exit, Limits, read_run};
+use crate::dispatcher::{Effect, Ended, Exit, JobLimits, read_run};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-struct House {
+struct Fixture {
     hub: Hub,
     dispatcher: Dispatcher,
     /// Effects that are held back.
     held: VecDeque<Effect>,
 }
 
-impl House {
-    fn new() -> House {
-        let limits = Limits {
+impl Fixture {
+    fn new() -> Fixture {
+        let limits = JobLimits {
             max_running: 2,
             max_pending: 300,
             max_commands: 10,
@@ -27,7 +27,7 @@ impl House {
             kill_grace: Duration::from_secs(1),
             end_patience: Duration::from_secs(60),
         };
-        House {
+        Fixture {
             hub: Hub::new("e", 100_000, 10_000),
             dispatcher: Dispatcher::new(limits, false),
             held: VecDeque::new(),
@@ -44,14 +44,14 @@ impl House {
                         && event.is_finished()
                     {
                         let (serial, seq) = (event.job.serial, self.hub.seq() + 1);
-                        self.dispatcher.told(serial, seq, Moment::now());
+                        self.dispatcher.reported(serial, seq, Moment::now());
                     }
                     self.hub.publish(event, Moment::now(), |session, event, spelling| {
                         got.push((session, show(event, spelling)));
                     });
                 }
-                Effect::Keep { serial, step, .. } => {
-                    self.dispatcher.kept(serial, step, Moment::now());
+                Effect::Persist { serial, step, .. } => {
+                    self.dispatcher.persisted(serial, step, Moment::now());
                 }
                 Effect::PublishOutcome { .. }
                 | Effect::Note { .. }
@@ -72,8 +72,8 @@ impl House {
         // Records are durable at once; other effects are for `publish`.
         while let Some(effect) = self.dispatcher.next_effect() {
             match effect {
-                Effect::Keep { serial, step, .. } => {
-                    self.dispatcher.kept(serial, step, Moment::now());
+                Effect::Persist { serial, step, .. } => {
+                    self.dispatcher.persisted(serial, step, Moment::now());
                 }
                 other => self.held.push_back(other),
             }
@@ -82,9 +82,9 @@ impl House {
 
     fn pull(&mut self, session: SessionId) -> Option<String> {
         Some(match self.hub.pull(session, &self.dispatcher, Moment::now())? {
-            Piece::Event(event, spelling) => show(&event, spelling),
-            Piece::Outcome(serial) => format!("outcome {serial}"),
-            Piece::Gap { seq, missed } => format!("{seq} gap {missed:?}"),
+            Item::Event(event, spelling) => show(&event, spelling),
+            Item::Outcome(serial) => format!("outcome {serial}"),
+            Item::Gap { seq, missed } => format!("{seq} gap {missed:?}"),
         })
     }
 
@@ -97,10 +97,10 @@ impl House {
 
     fn print(&mut self, serial: Serial, text: &str) {
         self.dispatcher.printed(serial, text.as_bytes());
-        self.tell();
+        self.publish_pending();
     }
 
-    fn tell(&mut self) {
+    fn publish_pending(&mut self) {
         let later = std::time::Instant::now() + Duration::from_secs(1);
         self.dispatcher.on_deadline(Moment { instant: later, ..Moment::now() });
     }
@@ -123,7 +123,7 @@ const ALL: [EventName; 3] = EventName::ALL;
 
 #[test]
 fn subscribing_twice_changes_nothing_and_doubles_nothing() {
-    let mut h = House::new();
+    let mut h = Fixture::new();
     let plain = Spelling::default();
     assert_eq!(h.hub.subscribe(1, &ALL, Filter::default(), plain, None), ALL);
     assert_eq!(h.hub.subscribe(1, &ALL[..1], Filter::default(), plain, None), []);
@@ -137,8 +137,8 @@ fn subscribing_twice_changes_nothing_and_doubles_nothing() {
 }
 
 #[test]
-fn present_state_and_what_follows_join_without_loss_or_doubling() {
-    let mut h = House::new();
+fn current_state_and_live_events_join_without_loss_or_repetition() {
+    let mut h = Fixture::new();
     h.run(json!({"a": "x", "b": "x", "c": "x"}));
     h.print(1, "1\n");
     h.publish();
@@ -162,8 +162,8 @@ fn present_state_and_what_follows_join_without_loss_or_doubling() {
 }
 
 #[test]
-fn a_job_submitted_during_the_telling_is_told_once() {
-    let mut h = House::new();
+fn job_submitted_during_the_backlog_is_sent_once() {
+    let mut h = Fixture::new();
     h.run(json!({"a": "x"}));
     h.publish();
     h.hub.subscribe(7, &ALL[..1], Filter::default(), Spelling::default(), None);
@@ -176,7 +176,7 @@ fn a_job_submitted_during_the_telling_is_told_once() {
 
 #[test]
 fn filters_choose_jobs_and_priorities() {
-    let mut h = House::new();
+    let mut h = Fixture::new();
     let filter = Filter { jobs: Some(["a".to_owned()].into()), priority: Some(Priority::new(3)) };
     h.hub.subscribe(1, &ALL, filter, Spelling::default(), None);
     assert_eq!(h.pull(1), None);
@@ -196,8 +196,8 @@ fn filters_choose_jobs_and_priorities() {
 }
 
 #[test]
-fn the_last_event_is_told_to_who_comes_late_unless_a_newer_one_was() {
-    let mut h = House::new();
+fn late_subscriber_gets_the_last_event_unless_superseded() {
+    let mut h = Fixture::new();
     let state = |host: &str| {
         Event::SystemState(crate::wire::SystemStateEvent {
             args: serde_json::Map::from_iter([("hostname".to_owned(), host.into())]),
@@ -208,9 +208,7 @@ fn the_last_event_is_told_to_who_comes_late_unless_a_newer_one_was() {
     h.hub.publish(state("old"), Moment::now(), |_, _, _| panic!("nobody is there"));
     h.hub.subscribe(1, &ALL, Filter::default(), Spelling::default(), None);
     h.hub.subscribe(2, &ALL, Filter::default(), Spelling::default(), None);
-    let Some(Piece::Event(event, _)) = h.hub.pull(1, &h.dispatcher, Moment::now()) else {
-        panic!()
-    };
+    let Some(Item::Event(event, _)) = h.hub.pull(1, &h.dispatcher, Moment::now()) else { panic!() };
     assert!(String::from_utf8_lossy(&event.frame(Spelling::default())).contains("old"));
     let mut got = vec![];
     h.hub.publish(state("new"), Moment::now(), |session, _, _| got.push(session));
@@ -222,7 +220,7 @@ fn since(epoch: &str, seq: u64) -> Since {
     Since { epoch: epoch.into(), seq }
 }
 
-impl House {
+impl Fixture {
     fn resume(&mut self, session: SessionId, since: &Since) {
         let spelling = Spelling { hyphens: false, extended: true };
         self.hub.subscribe(session, &ALL, Filter::default(), spelling, Some(since));
@@ -234,8 +232,8 @@ impl House {
 }
 
 #[test]
-fn who_comes_back_is_told_what_it_missed_and_nothing_else() {
-    let mut h = House::new();
+fn resuming_subscriber_gets_exactly_the_missed_events() {
+    let mut h = Fixture::new();
     h.run(json!({"a": "x"}));
     h.publish();
     h.print(1, "1\n");
@@ -250,8 +248,8 @@ fn who_comes_back_is_told_what_it_missed_and_nothing_else() {
 }
 
 #[test]
-fn who_missed_nothing_is_told_nothing() {
-    let mut h = House::new();
+fn resuming_subscriber_without_missed_events_gets_nothing() {
+    let mut h = Fixture::new();
     h.run(json!({"a": "x"}));
     h.publish();
     h.resume(1, &since("e", 2));
@@ -259,8 +257,8 @@ fn who_missed_nothing_is_told_nothing() {
 }
 
 #[test]
-fn another_epoch_is_a_gap_of_unknown_size_then_what_there_is() {
-    let mut h = House::new();
+fn another_epoch_is_a_gap_of_unknown_size_then_current_state() {
+    let mut h = Fixture::new();
     h.run(json!({"a": "x", "b": "x"}));
     h.publish();
     h.exit(1);
@@ -274,7 +272,7 @@ fn another_epoch_is_a_gap_of_unknown_size_then_what_there_is() {
 
 #[test]
 fn where_the_ring_no_longer_reaches_the_gap_is_counted() {
-    let mut h = House::new();
+    let mut h = Fixture::new();
     h.run(json!({"a": "x"}));
     h.publish();
     for i in 0..100 {
@@ -282,18 +280,18 @@ fn where_the_ring_no_longer_reaches_the_gap_is_counted() {
         h.publish();
     }
     h.resume(1, &since("e", 5));
-    let told = h.pull_all(1);
+    let received = h.pull_all(1);
     let oldest = h.hub.ring.oldest().unwrap();
     assert!(oldest > 6, "the ring holds all");
     // The job is active: its events in the ring are covered by the current state.
-    assert_eq!(told[0], format!("{} gap Some({})", oldest - 2, oldest - 6));
-    assert_eq!(told.len(), 2);
-    assert!(told[1].starts_with("102 running a 0"), "{}", told[1]);
+    assert_eq!(received[0], format!("{} gap Some({})", oldest - 2, oldest - 6));
+    assert_eq!(received.len(), 2);
+    assert!(received[1].starts_with("102 running a 0"), "{}", received[1]);
 }
 
 #[test]
-fn a_replay_that_is_overtaken_tells_the_gap_and_numbers_never_fall() {
-    let mut h = House::new();
+fn overtaken_replay_reports_the_gap_and_numbers_never_decrease() {
+    let mut h = Fixture::new();
     h.run(json!({"a": "x"}));
     h.publish();
     for i in 0..10 {
@@ -308,35 +306,35 @@ fn a_replay_that_is_overtaken_tells_the_gap_and_numbers_never_fall() {
     }
     h.exit(1);
     h.publish();
-    let told = h.pull_all(1);
+    let received = h.pull_all(1);
     let oldest = h.hub.ring.oldest().unwrap();
-    assert_eq!(told[0], format!("{} gap Some({})", oldest - 2, oldest - 4));
-    assert!(told.last().unwrap().contains("finished a"));
+    assert_eq!(received[0], format!("{} gap Some({})", oldest - 2, oldest - 4));
+    assert!(received.last().unwrap().contains("finished a"));
     let numbers: Vec<u64> =
-        told.iter().map(|t| t.split(' ').next().unwrap().parse().unwrap()).collect();
+        received.iter().map(|t| t.split(' ').next().unwrap().parse().unwrap()).collect();
     assert!(numbers.is_sorted(), "{numbers:?}");
 }
 
 #[test]
 fn pending_jobs_are_repeated_to_original_clients_alone() {
-    let mut house = House::new();
-    house.run(json!({"a": "x", "b": "x", "c": "x", "d": "x"}));
-    house.publish();
-    house.subscribe_plain(1, true);
-    house.subscribe_plain(2, false);
+    let mut fixture = Fixture::new();
+    fixture.run(json!({"a": "x", "b": "x", "c": "x", "d": "x"}));
+    fixture.publish();
+    fixture.subscribe_plain(1, true);
+    fixture.subscribe_plain(2, false);
     let extended = Spelling { hyphens: true, extended: true };
-    house.hub.subscribe(3, &[EventName::Dispatcher], Filter::default(), extended, None);
-    while house.pull(3).is_some() {}
+    fixture.hub.subscribe(3, &[EventName::Dispatcher], Filter::default(), extended, None);
+    while fixture.pull(3).is_some() {}
     for _ in 0..2 {
         for session in [1, 2, 3, 4] {
-            house.hub.repeat_pending(session);
+            fixture.hub.repeat_pending(session);
         }
-        assert_eq!(house.hub.behind(), [1]);
+        assert_eq!(fixture.hub.behind(), [1]);
         for id in ["c", "d"] {
-            let told = house.pull(1).unwrap();
-            assert!(told.contains("pending") && told.contains(id), "{told}");
+            let received = fixture.pull(1).unwrap();
+            assert!(received.contains("pending") && received.contains(id), "{received}");
         }
-        assert_eq!(house.pull(1), None);
-        assert!(house.hub.behind().is_empty());
+        assert_eq!(fixture.pull(1), None);
+        assert!(fixture.hub.behind().is_empty());
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use super::tail::{Identity, Print};
+use super::tail::{Fingerprint, Identity};
 use crate::sys::guarded_path::{open_regular, stat_regular};
 
 /// Maximum number of directory entries examined when a rotated or copied file is searched for.
@@ -14,7 +14,7 @@ const NAMES: usize = 4096;
 const SIBLINGS: usize = 64;
 
 /// Result of resolving a path.
-pub(super) enum Named {
+pub(super) enum Resolved {
     /// A readable regular file.
     File(Identity),
     /// No such file.
@@ -24,10 +24,10 @@ pub(super) enum Named {
 /// Resolves a path without opening it.
 ///
 /// # Errors The path is not a regular file, or the system call fails.
-pub(super) fn named(path: &Path) -> io::Result<Named> {
+pub(super) fn named(path: &Path) -> io::Result<Resolved> {
     match stat_regular(path) {
-        Ok(about) => Ok(Named::File(Identity { device: about.st_dev, inode: about.st_ino })),
-        Err(error) if is_absence(&error) => Ok(Named::Absent),
+        Ok(about) => Ok(Resolved::File(Identity { device: about.st_dev, inode: about.st_ino })),
+        Err(error) if is_absence(&error) => Ok(Resolved::Absent),
         Err(error) => Err(error),
     }
 }
@@ -71,12 +71,16 @@ pub(super) fn read(file: &File, from: u64, length: usize, buffer: &mut Vec<u8>) 
 }
 
 /// Reads the bytes that a fingerprint covers: at the beginning of the file, and before `position`.
-pub(super) fn print(file: &File, position: u64, lengths: (usize, usize)) -> io::Result<Print> {
-    let mut print = Print::default();
-    read(file, 0, lengths.0, &mut print.head)?;
+pub(super) fn fingerprint(
+    file: &File,
+    position: u64,
+    lengths: (usize, usize),
+) -> io::Result<Fingerprint> {
+    let mut fingerprint = Fingerprint::default();
+    read(file, 0, lengths.0, &mut fingerprint.head)?;
     let before = lengths.1.min(usize::try_from(position).unwrap_or(usize::MAX));
-    read(file, position - before as u64, before, &mut print.before)?;
-    Ok(print)
+    read(file, position - before as u64, before, &mut fingerprint.before)?;
+    Ok(fingerprint)
 }
 
 /// Opens the files beside the log whose names extend the log's own name, the convention of

@@ -12,10 +12,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::{info, warn};
 
-use super::file::{self, Named};
+use super::file::{self, Resolved};
 use super::lines;
 use super::tail::{BEFORE, HEAD};
-use super::tail::{Candidate, Identity, Kept, Print, Strand, Tail, Verdict, choose};
+use super::tail::{
+    Candidate, FileGeneration, Fingerprint, Identity, PersistedGeneration, Tail, Verdict, choose,
+};
 use crate::reactor::{REPORTS_WRITE_AFTER_TRUNCATION, Watch, is_local};
 use crate::wording::without_errno;
 
@@ -49,7 +51,7 @@ pub trait Watching {
 
 /// Treatment of a file that had the name earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Former {
+pub(super) enum OldGenerations {
     /// Read to its end; a copy of truncated content is searched for. No line may be lost.
     ReadOn,
     /// Dropped at once.
@@ -61,7 +63,7 @@ pub(super) enum Former {
 pub(super) struct Follower {
     pub(super) id: FollowId,
     pub(super) path: PathBuf,
-    former: Former,
+    old_generations: OldGenerations,
     pub(super) tail: Tail<File>,
     /// The first file found starts at its end, because none existed before it.
     from_end: bool,
@@ -73,7 +75,7 @@ pub(super) struct Follower {
     /// The next write may go unreported, because the file was truncated.
     awaits_unreported: bool,
     /// Current error; logged once.
-    trouble: Option<String>,
+    last_error: Option<String>,
 }
 
 /// An open file and its watch.
@@ -99,7 +101,7 @@ pub(super) enum Found {
 
 /// Limits of one poll.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Looking {
+pub(super) struct PollLimits {
     /// Maximum bytes read.
     pub(super) slice: usize,
     /// Maximum length of a line, in bytes.
@@ -110,11 +112,16 @@ pub(super) struct Looking {
 
 impl Follower {
     /// Follows `path`; `from_end` skips the existing content.
-    pub(super) fn new(id: FollowId, path: PathBuf, former: Former, from_end: bool) -> Follower {
+    pub(super) fn new(
+        id: FollowId,
+        path: PathBuf,
+        old_generations: OldGenerations,
+        from_end: bool,
+    ) -> Follower {
         Follower {
             id,
             path,
-            former,
+            old_generations,
             tail: Tail::new(),
             from_end,
             file_watches: Vec::new(),
@@ -122,7 +129,7 @@ impl Follower {
             file_unwatched: None,
             directory_unwatched: None,
             awaits_unreported: false,
-            trouble: None,
+            last_error: None,
         }
     }
 
@@ -137,8 +144,8 @@ impl Follower {
     }
 
     /// The current error, if any.
-    pub(super) fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+    pub(super) fn last_error(&self) -> Option<&str> {
+        self.last_error.as_deref()
     }
 
     /// Whether the file has not been examined yet: its content may have to be skipped.
@@ -160,57 +167,75 @@ impl Follower {
     }
 
     /// Resumes persisted file generations, matched against the files that exist now.
-    pub(super) fn resume(&mut self, kept: &[Kept], looking: Looking, now: Instant) {
-        let last = kept.last();
-        for kept in kept {
+    pub(super) fn resume(
+        &mut self,
+        persisted: &[PersistedGeneration],
+        poll_limits: PollLimits,
+        now: Instant,
+    ) {
+        let last = persisted.last();
+        for persisted in persisted {
             let files = self.files_of_log();
             let judged: Vec<(Candidate, u64)> = files
                 .iter()
                 .map(|(file, identity, is_named)| {
                     let size = file.metadata().map_or(0, |about| about.len());
-                    let print = file::print(file, kept.position, kept.print_lengths());
-                    let verdict =
-                        print.map_or(Verdict::Rewritten, |print| kept.judge(size, &print));
+                    let fingerprint = file::fingerprint(
+                        file,
+                        persisted.position,
+                        persisted.fingerprint_lengths(),
+                    );
+                    let verdict = fingerprint.map_or(Verdict::Rewritten, |fingerprint| {
+                        persisted.judge(size, &fingerprint)
+                    });
                     (Candidate { is_named: *is_named, inode: identity.inode, verdict }, size)
                 })
                 .collect();
             let candidates: Vec<Candidate> =
                 judged.iter().map(|(candidate, _)| *candidate).collect();
-            let chosen = choose(kept.identity.inode, &candidates);
+            let chosen = choose(persisted.identity.inode, &candidates);
             let Some((index, (file, identity, _))) =
                 chosen.and_then(|index| files.into_iter().nth(index).map(|file| (index, file)))
             else {
                 // A generation that had already lost the name was read to its end, or nearly.
-                if kept.position > 0 && last.is_some_and(|last| std::ptr::eq(last, kept)) {
+                if persisted.position > 0 && last.is_some_and(|last| std::ptr::eq(last, persisted))
+                {
                     let path = self.path.display();
                     warn!(
                         "{path}: the file that was read up to byte {} is not there any more; what \
                          was written to it since is not reported",
-                        kept.position
+                        persisted.position
                     );
                 }
                 continue;
             };
             let size = judged.get(index).map_or(0, |(_, size)| *size);
-            let end = size.min(kept.position);
-            let strand = match candidates.get(index).map(|candidate| candidate.verdict) {
+            let end = size.min(persisted.position);
+            let generation = match candidates.get(index).map(|candidate| candidate.verdict) {
                 Some(Verdict::Same) => {
                     let lengths = (HEAD, BEFORE);
-                    let print = print_up_to(&file, kept.position, lengths);
-                    print.map(|print| {
-                        Strand::new(file, identity, kept.position, kept.cut, print, now)
+                    let fingerprint = fingerprint_up_to(&file, persisted.position, lengths);
+                    fingerprint.map(|fingerprint| {
+                        FileGeneration::new(
+                            file,
+                            identity,
+                            persisted.position,
+                            persisted.cut,
+                            fingerprint,
+                            now,
+                        )
                     })
                 }
                 Some(Verdict::Shortened | Verdict::Rewritten) | None => {
-                    let strand = at_last_line(file, identity, end, looking.max_line, now);
-                    strand.map(|mut strand| {
-                        strand.had_length(kept.position);
-                        strand
+                    let generation = at_last_line(file, identity, end, poll_limits.max_line, now);
+                    generation.map(|mut generation| {
+                        generation.had_length(persisted.position);
+                        generation
                     })
                 }
             };
-            match strand {
-                Ok(strand) => self.tail.go_on_with(strand),
+            match generation {
+                Ok(generation) => self.tail.go_on_with(generation),
                 Err(error) => self.say(format!("cannot be read: {error}")),
             }
         }
@@ -226,11 +251,16 @@ impl Follower {
     }
 
     /// Resolves the name and determines where to start reading. Reads nothing.
-    pub(super) fn find(&mut self, looking: Looking, watching: &mut dyn Watching, now: Instant) {
+    pub(super) fn find(
+        &mut self,
+        poll_limits: PollLimits,
+        watching: &mut dyn Watching,
+        now: Instant,
+    ) {
         // In this order: the watch reports changes made after the lookup.
         self.watch_directories(watching);
-        match self.follow_name(looking, now) {
-            Ok(()) => self.trouble = None,
+        match self.follow_name(poll_limits, now) {
+            Ok(()) => self.last_error = None,
             Err(error) => self.say(format!("cannot be followed: {error}")),
         }
         self.watch_files(watching);
@@ -239,33 +269,33 @@ impl Follower {
     /// Polls once. Bytes read are in `buffer`.
     pub(super) fn look(
         &mut self,
-        looking: Looking,
+        poll_limits: PollLimits,
         buffer: &mut Vec<u8>,
         watching: &mut dyn Watching,
         now: Instant,
     ) -> Found {
-        self.find(looking, watching, now);
+        self.find(poll_limits, watching, now);
         for index in 0..self.tail.len() {
-            match self.look_at(index, looking, buffer, now) {
+            match self.look_at(index, poll_limits, buffer, now) {
                 Found::Nothing => {}
                 found => return found,
             }
         }
-        let is_unreported = self.tail.iter().any(Strand::is_shorter_than_before);
+        let is_unreported = self.tail.iter().any(FileGeneration::is_shorter_than_before);
         self.awaits_unreported = is_unreported && !watching.reports_write_after_truncation();
-        let strands = self.tail.len();
-        self.tail.retire(looking.rotation_wait, now);
-        if self.tail.len() != strands {
+        let generations = self.tail.len();
+        self.tail.retire(poll_limits.rotation_wait, now);
+        if self.tail.len() != generations {
             self.watch_files(watching);
         }
         Found::Nothing
     }
 
     /// Switches to another file if the name leads to one.
-    fn follow_name(&mut self, looking: Looking, now: Instant) -> io::Result<()> {
+    fn follow_name(&mut self, poll_limits: PollLimits, now: Instant) -> io::Result<()> {
         let named = match file::named(&self.path)? {
-            Named::File(identity) => identity,
-            Named::Absent => {
+            Resolved::File(identity) => identity,
+            Resolved::Absent => {
                 self.from_end = false;
                 return Ok(());
             }
@@ -278,18 +308,18 @@ impl Follower {
                 Err(error) => return Err(error),
             };
             if self.tail.leads_elsewhere(Some(identity)) {
-                let strand = if std::mem::take(&mut self.from_end) {
+                let generation = if std::mem::take(&mut self.from_end) {
                     let size = file.metadata()?.len();
-                    at_last_line(file, identity, size, looking.max_line, now)?
+                    at_last_line(file, identity, size, poll_limits.max_line, now)?
                 } else {
                     if self.tail.current().is_some() {
                         info!("{}: another file has the name now", self.path.display());
                     }
-                    Strand::from_beginning(file, identity, now)
+                    FileGeneration::from_beginning(file, identity, now)
                 };
-                self.tail.go_on_with(strand);
-                if self.former == Former::Forget {
-                    self.tail.forget_former();
+                self.tail.go_on_with(generation);
+                if self.old_generations == OldGenerations::Forget {
+                    self.tail.drop_old_generations();
                 }
             }
         }
@@ -300,13 +330,13 @@ impl Follower {
     fn look_at(
         &mut self,
         index: usize,
-        looking: Looking,
+        poll_limits: PollLimits,
         buffer: &mut Vec<u8>,
         now: Instant,
     ) -> Found {
         let is_current = index + 1 == self.tail.len();
-        let Some(strand) = self.tail.get(index) else { return Found::Nothing };
-        let read = read(strand, looking.slice, buffer);
+        let Some(generation) = self.tail.get(index) else { return Found::Nothing };
+        let read = read(generation, poll_limits.slice, buffer);
         let verdict = match read {
             Ok(verdict) => verdict,
             Err(error) => {
@@ -317,13 +347,13 @@ impl Follower {
         match verdict {
             Verdict::Same if buffer.is_empty() => Found::Nothing,
             Verdict::Same => {
-                strand.looked_up_to(strand.position() + buffer.len() as u64, now);
+                generation.looked_up_to(generation.position() + buffer.len() as u64, now);
                 Found::Bytes(index)
             }
             // A former file whose content was replaced now belongs to another log.
             Verdict::Rewritten | Verdict::Shortened if !is_current => Found::Nothing,
-            Verdict::Shortened if self.former == Former::ReadOn => {
-                self.take_shortened(index, looking, now);
+            Verdict::Shortened if self.old_generations == OldGenerations::ReadOn => {
+                self.take_shortened(index, poll_limits, now);
                 Found::Nothing
             }
             Verdict::Shortened | Verdict::Rewritten => {
@@ -335,17 +365,17 @@ impl Follower {
 
     /// The current file still has its beginning but lost its end: a rollback. Everything that
     /// remains was read already.
-    fn take_shortened(&mut self, index: usize, looking: Looking, now: Instant) {
-        let Some(strand) = self.tail.get(index) else { return };
-        let shortened = strand.handle.try_clone().and_then(|file| {
+    fn take_shortened(&mut self, index: usize, poll_limits: PollLimits, now: Instant) {
+        let Some(generation) = self.tail.get(index) else { return };
+        let shortened = generation.handle.try_clone().and_then(|file| {
             let size = file.metadata()?.len();
-            at_last_line(file, strand.identity, size, looking.max_line, now)
+            at_last_line(file, generation.identity, size, poll_limits.max_line, now)
         });
         match shortened {
             Ok(mut shortened) => {
                 let position = shortened.position();
-                shortened.had_length(strand.longest());
-                *strand = shortened;
+                shortened.had_length(generation.longest());
+                *generation = shortened;
                 warn!(
                     "{}: its end was taken away; it is read on from byte {position}",
                     self.path.display()
@@ -358,41 +388,41 @@ impl Follower {
     /// The content of the current file was replaced: the old content may be in a copy.
     fn begin_again(&mut self, now: Instant) {
         let path = self.path.display().to_string();
-        let copy = match self.former {
-            Former::ReadOn => self.find_copy(now),
-            Former::Forget => None,
+        let copy = match self.old_generations {
+            OldGenerations::ReadOn => self.find_copy(now),
+            OldGenerations::Forget => None,
         };
         let last = self.tail.len().saturating_sub(1);
-        if let Some(strand) = self.tail.get(last) {
-            strand.start_over(now);
+        if let Some(generation) = self.tail.get(last) {
+            generation.start_over(now);
         }
-        match (self.former, copy) {
-            (Former::ReadOn, Some(copy)) => {
+        match (self.old_generations, copy) {
+            (OldGenerations::ReadOn, Some(copy)) => {
                 info!("{path}: it was copied and emptied; the rest of the copy is read first");
                 self.tail.read_before_current(copy);
             }
-            (Former::ReadOn, None) => {
+            (OldGenerations::ReadOn, None) => {
                 info!("{path}: it was emptied; it is read from its beginning")
             }
-            (Former::Forget, _) => {}
+            (OldGenerations::Forget, _) => {}
         }
     }
 
-    fn find_copy(&mut self, now: Instant) -> Option<Strand<File>> {
-        let strand = self.tail.current()?;
+    fn find_copy(&mut self, now: Instant) -> Option<FileGeneration<File>> {
+        let generation = self.tail.current()?;
         // An empty file has no recognizable copy.
-        if strand.position() == 0 {
+        if generation.position() == 0 {
             return None;
         }
-        let lengths = strand.print_lengths();
+        let lengths = generation.fingerprint_lengths();
         let fits = |file: &File| -> io::Result<bool> {
             let size = file.metadata()?.len();
-            let print = file::print(file, strand.position(), lengths)?;
-            Ok(strand.judge(size, &print) == Verdict::Same)
+            let fingerprint = file::fingerprint(file, generation.position(), lengths)?;
+            Ok(generation.judge(size, &fingerprint) == Verdict::Same)
         };
         let (copy, identity) =
             file::siblings(&self.path).into_iter().find(|(file, _)| fits(file).unwrap_or(false))?;
-        Some(strand.continued_in(copy, identity, now))
+        Some(generation.continued_in(copy, identity, now))
     }
 
     /// Watches the directories. Entries created before a watch starts are not reported, so the
@@ -403,10 +433,10 @@ impl Follower {
             let watched = |(known, watch): &(Awaited, Watch)| {
                 awaited.contains(known) && watching.is_watched(watch)
             };
-            let (kept, gone) = std::mem::take(&mut self.directory_watches)
+            let (persisted, gone) = std::mem::take(&mut self.directory_watches)
                 .into_iter()
                 .partition::<Vec<_>, _>(watched);
-            self.directory_watches = kept;
+            self.directory_watches = persisted;
             gone.into_iter().for_each(|(_, watch)| watching.unwatch(watch));
             if self.directory_watches.len() == awaited.len() {
                 self.directory_unwatched = None;
@@ -436,23 +466,23 @@ impl Follower {
     /// Watches the files that are read, including rotated ones: processes that have one open still
     /// write to it.
     fn watch_files(&mut self, watching: &mut dyn Watching) {
-        let is_read = |identity| self.tail.iter().any(|strand| strand.identity == identity);
+        let is_read = |identity| self.tail.iter().any(|generation| generation.identity == identity);
         // Failed watches are retried.
         let is_watched = |file: &FileWatch| {
             is_read(file.identity)
                 && file.watch.as_ref().is_some_and(|watch| watching.is_watched(watch))
         };
-        let (kept, gone) =
+        let (persisted, gone) =
             std::mem::take(&mut self.file_watches).into_iter().partition::<Vec<_>, _>(is_watched);
-        self.file_watches = kept;
+        self.file_watches = persisted;
         gone.into_iter().filter_map(|file| file.watch).for_each(|watch| watching.unwatch(watch));
-        for strand in self.tail.iter() {
-            let identity = strand.identity;
+        for generation in self.tail.iter() {
+            let identity = generation.identity;
             if self.file_watches.iter().any(|file| file.identity == identity) {
                 continue;
             }
-            let (watch, lacks) = match watching.file(&strand.handle, self.id) {
-                Ok(watch) if is_local(&strand.handle) => (Some(watch), None),
+            let (watch, lacks) = match watching.file(&generation.handle, self.id) {
+                Ok(watch) if is_local(&generation.handle) => (Some(watch), None),
                 Ok(watch) => {
                     (Some(watch), Some("other hosts may write to its file system".to_owned()))
                 }
@@ -472,11 +502,11 @@ impl Follower {
         warn!("{path}: the kernel does not tell of all changes ({why}); looking every few seconds");
     }
 
-    fn say(&mut self, trouble: String) {
-        let trouble = without_errno(&trouble).into_owned();
-        if self.trouble.as_ref() != Some(&trouble) {
-            warn!("{}: {trouble}", self.path.display());
-            self.trouble = Some(trouble);
+    fn say(&mut self, last_error: String) {
+        let last_error = without_errno(&last_error).into_owned();
+        if self.last_error.as_ref() != Some(&last_error) {
+            warn!("{}: {last_error}", self.path.display());
+            self.last_error = Some(last_error);
         }
     }
 
@@ -488,16 +518,24 @@ impl Follower {
 
 /// Reads new bytes, and then compares the content with the fingerprint: in this order the bytes
 /// read are known to belong to the same file.
-fn read(strand: &Strand<File>, slice: usize, buffer: &mut Vec<u8>) -> io::Result<Verdict> {
+fn read(
+    generation: &FileGeneration<File>,
+    slice: usize,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Verdict> {
     buffer.clear();
-    let size = strand.handle.metadata()?.len();
-    if strand.has_news(size) {
-        file::read(&strand.handle, strand.position(), slice, buffer)?;
+    let size = generation.handle.metadata()?.len();
+    if generation.has_news(size) {
+        file::read(&generation.handle, generation.position(), slice, buffer)?;
     }
-    let print = file::print(&strand.handle, strand.position(), strand.print_lengths())?;
+    let fingerprint = file::fingerprint(
+        &generation.handle,
+        generation.position(),
+        generation.fingerprint_lengths(),
+    )?;
     // The file may have been truncated between the two calls.
-    let size = size.min(strand.handle.metadata()?.len());
-    Ok(strand.judge(size, &print))
+    let size = size.min(generation.handle.metadata()?.len());
+    Ok(generation.judge(size, &fingerprint))
 }
 
 /// A file generation that starts at the last line before `end` if that line is unterminated, else
@@ -508,7 +546,7 @@ fn at_last_line(
     end: u64,
     max_line: usize,
     now: Instant,
-) -> io::Result<Strand<File>> {
+) -> io::Result<FileGeneration<File>> {
     let back = max_line.min(usize::try_from(end).unwrap_or(usize::MAX));
     let mut tail = Vec::new();
     let start = end - back as u64;
@@ -517,14 +555,18 @@ fn at_last_line(
     // The beginning of a line beyond the limit is of no use any more.
     let inside = line == 0 && start > 0;
     let position = if inside { start + tail.len() as u64 } else { start + line as u64 };
-    let print = print_up_to(&file, position, (HEAD, BEFORE))?;
-    Ok(Strand::new(file, identity, position, inside, print, now))
+    let fingerprint = fingerprint_up_to(&file, position, (HEAD, BEFORE))?;
+    Ok(FileGeneration::new(file, identity, position, inside, fingerprint, now))
 }
 
 /// The longest fingerprint that ends at `position`.
-fn print_up_to(file: &File, position: u64, most: (usize, usize)) -> io::Result<Print> {
+fn fingerprint_up_to(file: &File, position: u64, most: (usize, usize)) -> io::Result<Fingerprint> {
     let position_in_memory = usize::try_from(position).unwrap_or(usize::MAX);
-    file::print(file, position, (most.0.min(position_in_memory), most.1.min(position_in_memory)))
+    file::fingerprint(
+        file,
+        position,
+        (most.0.min(position_in_memory), most.1.min(position_in_memory)),
+    )
 }
 
 /// A directory entry that is waited for.

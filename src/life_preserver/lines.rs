@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn however_they_are_read() {
+    fn lines_are_the_same_for_any_chunks() {
         let text = b"one\ntwo\r\n\nthree\nfo";
         for piece in 1..=text.len() {
             let (lines, left) = lines(text, piece, 100);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_becomes_one() {
+    fn bytes_that_are_not_text_become_text() {
         let (lines, _) = lines(b"\xff\xfea\n\0\0\0b\n", 100, 100);
         assert_eq!(lines, ["\u{fffd}\u{fffd}a", "b"]);
     }

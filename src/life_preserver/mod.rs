@@ -14,8 +14,8 @@
 
 mod file;
 mod follower;
-mod kept;
 mod lines;
+mod persisted;
 mod progress;
 mod replications;
 mod size;
@@ -32,10 +32,10 @@ use serde_json::{Value, json};
 use crate::moment::{Budget, Moment};
 use crate::rules::{Outcome, Reader, Reading, RuleSet, Run};
 use crate::wire::{LifePreserverEvent, Priority, rfc3339};
-use follower::{Follower, Former, Found, Looking};
-use kept::{Last, Memory};
+use follower::{Follower, Found, OldGenerations, PollLimits};
 use lines::Taken;
-use progress::{Heard, Progress};
+use persisted::{Last, Memory};
+use progress::{LineKind, Progress};
 use replications::Replications;
 
 pub use follower::{FollowId, Watching};
@@ -45,7 +45,7 @@ const REPLICATION: &str = "replication";
 
 /// Limits of this subsystem.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct FollowLimits {
     /// Maximum length of a line, in bytes; longer lines are cut.
     pub max_line: usize,
     /// Bytes read at once; more than two lines of maximum length.
@@ -64,14 +64,14 @@ pub struct Limits {
     pub progress_timeout: Duration,
 }
 
-impl Limits {
-    fn looking(&self) -> Looking {
-        let Limits { slice, max_line, rotation_wait, .. } = *self;
-        Looking { slice, max_line, rotation_wait }
+impl FollowLimits {
+    fn poll_limits(&self) -> PollLimits {
+        let FollowLimits { slice, max_line, rotation_wait, .. } = *self;
+        PollLimits { slice, max_line, rotation_wait }
     }
 
-    fn replications(&self) -> replications::Limits {
-        replications::Limits {
+    fn replications(&self) -> replications::ReplicationLimits {
+        replications::ReplicationLimits {
             most: self.max_replications,
             interval: self.progress_interval,
             timeout: self.progress_timeout,
@@ -104,7 +104,7 @@ pub enum Next {
 /// All logs and the replications in progress.
 #[derive(Debug)]
 pub struct LifePreserver {
-    limits: Limits,
+    limits: FollowLimits,
     logs: Vec<Log>,
     /// Files with the progress of replications, the most recently used last.
     files: VecDeque<ProgressFile>,
@@ -161,19 +161,19 @@ impl LifePreserver {
     /// Starts to follow the logs at the positions in `persisted`; a log without one at its end.
     /// Also returns the reason why `persisted` cannot be read, if so.
     pub fn begin(
-        limits: Limits,
+        limits: FollowLimits,
         sources: Vec<Source>,
-        kept: Option<&[u8]>,
+        persisted: Option<&[u8]>,
         watching: &mut dyn Watching,
         now: Moment,
     ) -> (LifePreserver, Option<String>) {
-        let (memory, wrong) = match kept.map(Memory::read) {
+        let (memory, wrong) = match persisted.map(Memory::read) {
             None => (Memory::default(), None),
             Some(Ok(memory)) => (memory, None),
             Some(Err(wrong)) => (Memory::default(), Some(wrong)),
         };
         // Nothing to persist where no log is or was followed.
-        let changed = kept.is_some() || !sources.is_empty();
+        let changed = persisted.is_some() || !sources.is_empty();
         let mut life_preserver = LifePreserver {
             limits,
             logs: Vec::new(),
@@ -191,8 +191,8 @@ impl LifePreserver {
         for source in sources {
             let known = memory.logs.iter().find(|(log, _)| *log == source.log);
             let mut follower = life_preserver.follower(source.log, known.is_none());
-            if let Some((_, strands)) = known {
-                follower.resume(strands, limits.looking(), now.instant);
+            if let Some((_, generations)) = known {
+                follower.resume(generations, limits.poll_limits(), now.instant);
             }
             life_preserver.add(follower, source.rules, watching, now.instant);
         }
@@ -207,7 +207,7 @@ impl LifePreserver {
 
     fn follower(&mut self, log: PathBuf, from_end: bool) -> Follower {
         self.last_id += 1;
-        Follower::new(self.last_id, log, Former::ReadOn, from_end)
+        Follower::new(self.last_id, log, OldGenerations::ReadOn, from_end)
     }
 
     fn add(
@@ -217,10 +217,10 @@ impl LifePreserver {
         watching: &mut dyn Watching,
         now: Instant,
     ) {
-        follower.find(self.limits.looking(), watching, now);
+        follower.find(self.limits.poll_limits(), watching, now);
         let path = follower.path.display();
         match follower.tail.current() {
-            Some(strand) => info!("following {path} from byte {}", strand.position()),
+            Some(generation) => info!("following {path} from byte {}", generation.position()),
             None => info!("following {path}, which is not there yet"),
         }
         self.marked.push_back(follower.id);
@@ -232,7 +232,7 @@ impl LifePreserver {
     /// from its end.
     pub fn configure(
         &mut self,
-        limits: Limits,
+        limits: FollowLimits,
         sources: Vec<Source>,
         watching: &mut dyn Watching,
         now: Instant,
@@ -294,9 +294,12 @@ impl LifePreserver {
         let is_polled = followers.any(Follower::is_polled);
         let interval =
             if is_polled { self.limits.poll_interval } else { self.limits.check_interval };
-        let former = |log: &Log| log.follower.tail.due(self.limits.rotation_wait);
-        let former = self.logs.iter().filter_map(former).min();
-        [Some(self.checked + interval), former, self.replications.due()].into_iter().flatten().min()
+        let old_generations = |log: &Log| log.follower.tail.due(self.limits.rotation_wait);
+        let old_generations = self.logs.iter().filter_map(old_generations).min();
+        [Some(self.checked + interval), old_generations, self.replications.due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Starts a turn of the loop: another slice may be read.
@@ -322,7 +325,7 @@ impl LifePreserver {
             }
             // Progress is reported after all files that may have newer progress were polled.
             if self.marked.iter().all(|id| self.is_log(*id))
-                && let Some(event) = self.replications.tell(now.instant)
+                && let Some(event) = self.replications.next_report(now.instant)
             {
                 return Next::Event(event);
             }
@@ -355,16 +358,16 @@ impl LifePreserver {
 
     /// Polls a log; true where it must be polled again.
     fn look_at_log(&mut self, id: FollowId, watching: &mut dyn Watching, now: Instant) -> bool {
-        let looking = self.limits.looking();
+        let poll_limits = self.limits.poll_limits();
         let Some(log) = self.logs.iter_mut().find(|log| log.follower.id == id) else {
             return false;
         };
-        let strands = log.follower.tail.len();
-        let found = log.follower.look(looking, &mut self.slice.bytes, watching, now);
-        self.changed |= strands != log.follower.tail.len();
+        let generations = log.follower.tail.len();
+        let found = log.follower.look(poll_limits, &mut self.slice.bytes, watching, now);
+        self.changed |= generations != log.follower.tail.len();
         match found {
-            Found::Bytes(strand) => {
-                (self.slice.of, self.slice.at) = (Some((id, strand)), 0);
+            Found::Bytes(generation) => {
+                (self.slice.of, self.slice.at) = (Some((id, generation)), 0);
                 self.has_read = true;
                 true
             }
@@ -394,11 +397,11 @@ impl LifePreserver {
                 self.slice.of = None;
                 break;
             };
-            let Some(strand) = log.follower.tail.get(index) else {
+            let Some(generation) = log.follower.tail.get(index) else {
                 self.slice.of = None;
                 break;
             };
-            let mut cut = strand.cut;
+            let mut cut = generation.cut;
             let bytes = self.slice.bytes.get(self.slice.at..).unwrap_or_default();
             let (line, length) = match lines::take(bytes, &mut cut, self.limits.max_line) {
                 Taken::Line(line, length) => (Some(line), length),
@@ -408,7 +411,7 @@ impl LifePreserver {
                     break;
                 }
             };
-            strand.advance(&bytes[..length], cut);
+            generation.advance(&bytes[..length], cut);
             self.slice.at += length;
             self.consumed += length as u64;
             self.changed = true;
@@ -485,7 +488,7 @@ impl LifePreserver {
             }),
             None => {
                 self.last_id += 1;
-                let follower = Follower::new(self.last_id, path, Former::Forget, false);
+                let follower = Follower::new(self.last_id, path, OldGenerations::Forget, false);
                 Some(ProgressFile { follower, progress: Progress::default(), silent_up_to: 0 })
             }
         };
@@ -512,7 +515,7 @@ impl LifePreserver {
 
     /// Polls a progress file; true where it must be polled again.
     fn look_at_progress(&mut self, id: FollowId, watching: &mut dyn Watching, now: Moment) -> bool {
-        let looking = self.limits.looking();
+        let poll_limits = self.limits.poll_limits();
         let Some(at) = self.files.iter().position(|file| file.follower.id == id) else {
             return false;
         };
@@ -520,11 +523,11 @@ impl LifePreserver {
         if !self.replications.want(&file.follower.path) {
             return false;
         }
-        let before = file.follower.tail.current().map(|strand| strand.identity);
+        let before = file.follower.tail.current().map(|generation| generation.identity);
         // The slice of a log is processed before any file is polled, so the buffer is free.
         let bytes = &mut self.slice.bytes;
-        let found = file.follower.look(looking, bytes, watching, now.instant);
-        let current = file.follower.tail.current().map(|strand| strand.identity);
+        let found = file.follower.look(poll_limits, bytes, watching, now.instant);
+        let current = file.follower.tail.current().map(|generation| generation.identity);
         if found == Found::Anew || (before.is_some() && before != current) {
             (file.progress, file.silent_up_to) = (Progress::default(), 0);
         } else if before.is_none() && current.is_some() && !file.is_fresh(now.wall) {
@@ -556,7 +559,7 @@ impl LifePreserver {
     }
 
     /// Persisting failed: the state is to be persisted again.
-    pub fn keep_again(&mut self) {
+    pub fn persist_again(&mut self) {
         self.changed = true;
     }
 
@@ -565,10 +568,11 @@ impl LifePreserver {
         self.changed = false;
         // A log that could not be examined yet is unknown, not absent.
         let logs = self.logs.iter().filter(|log| !log.follower.is_undecided()).map(|log| {
-            let strands = log.follower.tail.iter().map(|strand| strand.keep()).collect();
-            (log.follower.path.clone(), strands)
+            let generations =
+                log.follower.tail.iter().map(|generation| generation.persisted_form()).collect();
+            (log.follower.path.clone(), generations)
         });
-        let running = self.replications.iter().map(|running| kept::Running {
+        let running = self.replications.iter().map(|running| persisted::Running {
             dataset: running.dataset.clone(),
             file: running.file.clone(),
             log: running.log.clone(),
@@ -586,9 +590,9 @@ impl LifePreserver {
                 let counts = log.reader.counts();
                 json!({
                     "log": log.follower.path.to_string_lossy(),
-                    "position": current.map(|strand| strand.position()),
+                    "position": current.map(|generation| generation.position()),
                     "unwatched": log.follower.unwatched(),
-                    "trouble": log.follower.trouble(),
+                    "trouble": log.follower.last_error(),
                     "rules": log.reader.names().collect::<Vec<_>>(),
                     "lines": counts.lines,
                     "matched": counts.matched,
@@ -602,7 +606,7 @@ impl LifePreserver {
             .amounts()
             .map(|(dataset, amount)| json!({ "dataset": dataset, "progress": amount }))
             .collect();
-        let mut status = kept::by_class(self.last.values(), now);
+        let mut status = persisted::by_class(self.last.values(), now);
         status.insert("running".to_owned(), running.into());
         status.insert("logs".to_owned(), logs.into());
         Value::Object(status)
@@ -619,31 +623,33 @@ impl ProgressFile {
 
     fn size(&self) -> u64 {
         let current = self.follower.tail.current();
-        current.and_then(|strand| strand.handle.metadata().ok()).map_or(0, |about| about.len())
+        current
+            .and_then(|generation| generation.handle.metadata().ok())
+            .map_or(0, |about| about.len())
     }
 
     /// Processes what was read. Returns the snapshot and its progress where that changed.
     fn hear(&mut self, index: usize, bytes: &[u8], max_line: usize) -> Option<(String, String)> {
-        let strand = self.follower.tail.get(index)?;
+        let generation = self.follower.tail.get(index)?;
         let mut news = None;
         let mut at = 0;
         loop {
-            let mut cut = strand.cut;
+            let mut cut = generation.cut;
             let rest = bytes.get(at..).unwrap_or_default();
             let (line, length) = match lines::take(rest, &mut cut, max_line) {
                 Taken::Nothing => break,
                 Taken::Rest(length) => (None, length),
                 Taken::Line(line, length) => (Some(line), length),
             };
-            strand.advance(&rest[..length], cut);
+            generation.advance(&rest[..length], cut);
             at += length;
             if let Some(line) = line
-                && let Heard::Amount(snapshot) = self.progress.hear(&line.text)
+                && let LineKind::Amount(snapshot) = self.progress.hear(&line.text)
             {
-                news = (strand.position() > self.silent_up_to).then_some(snapshot);
+                news = (generation.position() > self.silent_up_to).then_some(snapshot);
             }
         }
-        Some((news?, self.progress.told()?))
+        Some((news?, self.progress.summary()?))
     }
 }
 

@@ -39,7 +39,7 @@ struct Current {
 
 /// Kind of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum LineKind {
     /// The bytes sent of this snapshot.
     Amount(String),
     /// An estimate, a heading, or irrelevant.
@@ -48,14 +48,14 @@ pub(super) enum Heard {
 
 impl Progress {
     /// Processes a line.
-    pub(super) fn hear(&mut self, line: &str) -> Heard {
+    pub(super) fn hear(&mut self, line: &str) -> LineKind {
         let line = line.trim();
         if let Some((name, sent, printed)) = amount(line) {
             self.go_on_to(name);
             if let Some(current) = &mut self.current {
                 (current.sent, current.printed) = (sent, printed.to_owned());
             }
-            return Heard::Amount(name.to_owned());
+            return LineKind::Amount(name.to_owned());
         }
         if let Some(name) = heading(line) {
             self.go_on_to(name);
@@ -70,12 +70,12 @@ impl Progress {
                 Some(name) => self.expect(name, size),
             }
         }
-        Heard::Else
+        LineKind::Else
     }
 
     /// The progress for an event: `12.3M/1.23G (0.9%)`, or the amount alone where no total is
     /// known.
-    pub(super) fn told(&self) -> Option<String> {
+    pub(super) fn summary(&self) -> Option<String> {
         let current = self.current.as_ref()?;
         let sent = current.before.plus(current.sent);
         let shown = if current.before.is_zero() && !Size::is_plain(&current.printed) {
@@ -174,17 +174,17 @@ mod tests {
     use super::*;
 
     /// The progress reported after each line with an amount.
-    fn told(text: &str) -> Vec<String> {
+    fn summary(text: &str) -> Vec<String> {
         let mut progress = Progress::default();
         let amounts = text.lines().filter_map(|line| match progress.hear(line) {
-            Heard::Amount(_) => progress.told(),
-            Heard::Else => None,
+            LineKind::Amount(_) => progress.summary(),
+            LineKind::Else => None,
         });
         amounts.collect()
     }
 
     #[test]
-    fn one_snapshot() {
+    fn progress_of_one_snapshot() {
         // `zfs send -v src/d@b`, OpenZFS 2.3.9.
         let text = "\
 full send of src/d@b estimated size is 280M
@@ -194,7 +194,7 @@ TIME        SENT   SNAPSHOT src/d@b
 18:11:50   70.0M   src/d@b
 18:11:52    158M   src/d@b
 ";
-        assert_eq!(told(text), ["29.3M/280M (10.4%)", "70.0M/280M (25%)", "158M/280M (56.4%)"]);
+        assert_eq!(summary(text), ["29.3M/280M (10.4%)", "70.0M/280M (25%)", "158M/280M (56.4%)"]);
     }
 
     #[test]
@@ -206,7 +206,7 @@ total estimated size is 220M
 TIME        SENT   SNAPSHOT src/d@b
 18:11:56   24.6M   src/d@b
 ";
-        assert_eq!(told(text), ["24.6M/220M (11.1%)"]);
+        assert_eq!(summary(text), ["24.6M/220M (11.1%)"]);
     }
 
     #[test]
@@ -226,7 +226,7 @@ TIME        SENT   SNAPSHOT src/d@c
 18:12:16   10.0M   src/d@c
 ";
         assert_eq!(
-            told(text),
+            summary(text),
             ["37.5M/301M (12.4%)", "102M/301M (33.9%)", "277M/301M (92%)", "290M/301M (96.3%)"]
         );
     }
@@ -239,7 +239,7 @@ send from @a to src/d@b estimated size is 20M
 send from @b to src/d@c estimated size is 20M
 18:12:10   10M   src/d@c
 ";
-        assert_eq!(told(text), ["90M/100M (90%)"]);
+        assert_eq!(summary(text), ["90M/100M (90%)"]);
     }
 
     #[test]
@@ -251,25 +251,25 @@ size\t231091568
 18:12:18\t30878088\tsrc/d@b
 18:12:19\t86716288\tsrc/d@b
 ";
-        assert_eq!(told(text), ["29.4M/220M (13.3%)", "82.7M/220M (37.5%)"]);
+        assert_eq!(summary(text), ["29.4M/220M (13.3%)", "82.7M/220M (37.5%)"]);
     }
 
     #[test]
     fn without_an_estimate_the_amount_stands_alone() {
-        assert_eq!(told("17:50:48   12.3M   tank/home@x\n"), ["12.3M"]);
-        assert_eq!(told("17:50:48   624B   tank/my data@x\n"), ["624B"]);
+        assert_eq!(summary("17:50:48   12.3M   tank/home@x\n"), ["12.3M"]);
+        assert_eq!(summary("17:50:48   624B   tank/my data@x\n"), ["624B"]);
     }
 
     #[test]
     fn the_documented_line() {
         let text = "total estimated size is 1.23G\n17:50:48   12.3M   tank/home@auto-1\n";
-        assert_eq!(told(text), ["12.3M/1.23G (0.9%)"]);
+        assert_eq!(summary(text), ["12.3M/1.23G (0.9%)"]);
     }
 
     #[test]
-    fn it_is_never_more_than_all() {
+    fn progress_is_at_most_the_total() {
         assert_eq!(
-            told("total estimated size is 10M\n17:50:48   10.5M   t@x\n"),
+            summary("total estimated size is 10M\n17:50:48   10.5M   t@x\n"),
             ["10.5M/10M (100%)"]
         );
     }
@@ -283,13 +283,13 @@ send from @a to tank@b estimated size is 100M
 total estimated size is 100M
 17:50:49   5.00M   tank@b
 ";
-        assert_eq!(told(text), ["5.00M/10.0M (50%)", "5.00M/100M (5%)"]);
+        assert_eq!(summary(text), ["5.00M/10.0M (50%)", "5.00M/100M (5%)"]);
         let quick = "full send of t@a estimated size is 1K\ntotal estimated size is 1K\n";
-        assert_eq!(told(&format!("{quick}{text}")), told(text));
+        assert_eq!(summary(&format!("{quick}{text}")), summary(text));
     }
 
     #[test]
-    fn what_is_no_amount_is_none() {
+    fn other_lines_are_no_amount() {
         let mut progress = Progress::default();
         for line in [
             "",
@@ -301,7 +301,7 @@ total estimated size is 100M
             "17:50:48   much   tank@b",
             "cannot receive new filesystem stream: destination 'dst/d' exists",
         ] {
-            assert_eq!(progress.hear(line), Heard::Else, "{line:?}");
+            assert_eq!(progress.hear(line), LineKind::Else, "{line:?}");
         }
     }
 

@@ -13,7 +13,7 @@ use crate::wire::{LifePreserverEvent, Priority};
 
 /// Limits of replications.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct ReplicationLimits {
     /// Maximum number of replications followed at a time; beyond it the oldest is dropped.
     pub(super) most: usize,
     /// Minimum interval between two events of one replication.
@@ -31,7 +31,7 @@ pub(super) struct Replication {
     /// The log in which it began.
     pub(super) log: PathBuf,
     heard: Instant,
-    told: Option<Instant>,
+    reported: Option<Instant>,
     /// Its progress, and whether that was reported.
     amount: Option<(String, bool)>,
 }
@@ -39,17 +39,17 @@ pub(super) struct Replication {
 /// All replications in progress.
 #[derive(Debug)]
 pub(super) struct Replications {
-    limits: Limits,
+    limits: ReplicationLimits,
     /// In the order in which they began.
     running: VecDeque<Replication>,
 }
 
 impl Replications {
-    pub(super) fn new(limits: Limits) -> Replications {
+    pub(super) fn new(limits: ReplicationLimits) -> Replications {
         Replications { limits, running: VecDeque::new() }
     }
 
-    pub(super) fn set_limits(&mut self, limits: Limits) {
+    pub(super) fn set_limits(&mut self, limits: ReplicationLimits) {
         self.limits = limits;
         self.forget_surplus();
     }
@@ -69,7 +69,7 @@ impl Replications {
             file,
             log,
             heard: now,
-            told: None,
+            reported: None,
             amount: None,
         });
         self.forget_surplus();
@@ -121,15 +121,16 @@ impl Replications {
     }
 
     /// The next progress event that is due. Events within the minimum interval are coalesced.
-    pub(super) fn tell(&mut self, now: Instant) -> Option<LifePreserverEvent> {
-        let Limits { interval, timeout, .. } = self.limits;
+    pub(super) fn next_report(&mut self, now: Instant) -> Option<LifePreserverEvent> {
+        let ReplicationLimits { interval, timeout, .. } = self.limits;
         self.running.retain(|running| running.heard + timeout > now);
         let mut running = self.running.iter_mut();
         running.find_map(|running| {
-            let may = running.told.is_none_or(|told| told + interval <= now);
-            let (amount, told) = running.amount.as_mut().filter(|(_, told)| may && !told)?;
-            *told = true;
-            running.told = Some(now);
+            let may = running.reported.is_none_or(|reported| reported + interval <= now);
+            let (amount, reported) =
+                running.amount.as_mut().filter(|(_, reported)| may && !reported)?;
+            *reported = true;
+            running.reported = Some(now);
             Some(LifePreserverEvent {
                 message: format!("Replicating {}: {amount}", running.dataset),
                 priority: Priority::new(0),
@@ -142,8 +143,8 @@ impl Replications {
     pub(super) fn due(&self) -> Option<Instant> {
         let due = |running: &Replication| {
             let timeout = running.heard + self.limits.timeout;
-            match (&running.amount, running.told) {
-                (Some((_, false)), Some(told)) => timeout.min(told + self.limits.interval),
+            match (&running.amount, running.reported) {
+                (Some((_, false)), Some(reported)) => timeout.min(reported + self.limits.interval),
                 (Some((_, false)), None) => running.heard,
                 (Some((_, true)) | None, _) => timeout,
             }
@@ -166,15 +167,15 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    struct House {
+    struct Fixture {
         replications: Replications,
         start: Instant,
     }
 
-    impl House {
-        fn new() -> House {
-            let limits = Limits { most: 3, interval: SECOND, timeout: 100 * SECOND };
-            House { replications: Replications::new(limits), start: Instant::now() }
+    impl Fixture {
+        fn new() -> Fixture {
+            let limits = ReplicationLimits { most: 3, interval: SECOND, timeout: 100 * SECOND };
+            Fixture { replications: Replications::new(limits), start: Instant::now() }
         }
 
         fn at(&self, milliseconds: u64) -> Instant {
@@ -191,104 +192,106 @@ mod tests {
             self.replications.progress(Path::new(file), snapshot, amount.into(), now);
         }
 
-        fn told(&mut self, milliseconds: u64) -> Vec<String> {
+        fn reported(&mut self, milliseconds: u64) -> Vec<String> {
             let now = self.at(milliseconds);
-            std::iter::from_fn(|| self.replications.tell(now)).map(|event| event.message).collect()
+            std::iter::from_fn(|| self.replications.next_report(now))
+                .map(|event| event.message)
+                .collect()
         }
     }
 
     #[test]
-    fn the_first_is_told_at_once_then_the_newest_each_second() {
-        let mut house = House::new();
-        house.begin("tank", "/f");
-        house.progress("/f", "tank@a", "1M", 0);
-        assert_eq!(house.replications.due(), Some(house.at(0)));
-        assert_eq!(house.told(0), ["Replicating tank: 1M"]);
-        house.progress("/f", "tank@a", "2M", 100);
-        house.progress("/f", "tank@a", "3M", 900);
-        assert!(house.told(900).is_empty());
-        assert_eq!(house.replications.due(), Some(house.at(1000)));
-        assert_eq!(house.told(1000), ["Replicating tank: 3M"]);
-        assert!(house.told(5000).is_empty());
-        house.progress("/f", "tank@a", "3M", 6000);
-        assert!(house.told(6000).is_empty(), "nothing has changed");
+    fn first_progress_is_reported_at_once_then_once_a_second() {
+        let mut fixture = Fixture::new();
+        fixture.begin("tank", "/f");
+        fixture.progress("/f", "tank@a", "1M", 0);
+        assert_eq!(fixture.replications.due(), Some(fixture.at(0)));
+        assert_eq!(fixture.reported(0), ["Replicating tank: 1M"]);
+        fixture.progress("/f", "tank@a", "2M", 100);
+        fixture.progress("/f", "tank@a", "3M", 900);
+        assert!(fixture.reported(900).is_empty());
+        assert_eq!(fixture.replications.due(), Some(fixture.at(1000)));
+        assert_eq!(fixture.reported(1000), ["Replicating tank: 3M"]);
+        assert!(fixture.reported(5000).is_empty());
+        fixture.progress("/f", "tank@a", "3M", 6000);
+        assert!(fixture.reported(6000).is_empty(), "nothing has changed");
     }
 
     #[test]
     fn each_has_its_own_file_and_its_own_second() {
-        let mut house = House::new();
-        house.begin("tank", "/f");
-        house.begin("pool", "/g");
-        house.progress("/f", "tank@a", "1M", 0);
-        house.progress("/g", "pool@a", "2M", 0);
-        assert_eq!(house.told(0), ["Replicating tank: 1M", "Replicating pool: 2M"]);
-        house.progress("/g", "pool@a", "3M", 500);
-        assert!(house.told(999).is_empty());
-        assert_eq!(house.told(1000), ["Replicating pool: 3M"]);
+        let mut fixture = Fixture::new();
+        fixture.begin("tank", "/f");
+        fixture.begin("pool", "/g");
+        fixture.progress("/f", "tank@a", "1M", 0);
+        fixture.progress("/g", "pool@a", "2M", 0);
+        assert_eq!(fixture.reported(0), ["Replicating tank: 1M", "Replicating pool: 2M"]);
+        fixture.progress("/g", "pool@a", "3M", 500);
+        assert!(fixture.reported(999).is_empty());
+        assert_eq!(fixture.reported(1000), ["Replicating pool: 3M"]);
     }
 
     #[test]
-    fn in_one_file_the_snapshot_says_whose_it_is() {
-        let mut house = House::new();
-        house.begin("tank", "/f");
-        house.begin("tank/home", "/f");
-        house.begin("tank/ho", "/f");
-        house.progress("/f", "tank/home/ann@a", "1M", 0);
-        assert_eq!(house.told(0), ["Replicating tank/home: 1M"]);
-        house.progress("/f", "tank/var@a", "2M", 0);
-        assert_eq!(house.told(0), ["Replicating tank: 2M"]);
-        house.progress("/f", "other@a", "3M", 0);
-        assert_eq!(house.told(0), ["Replicating tank/ho: 3M"], "the one that began last");
+    fn shared_progress_file_is_assigned_by_snapshot_name() {
+        let mut fixture = Fixture::new();
+        fixture.begin("tank", "/f");
+        fixture.begin("tank/home", "/f");
+        fixture.begin("tank/ho", "/f");
+        fixture.progress("/f", "tank/home/ann@a", "1M", 0);
+        assert_eq!(fixture.reported(0), ["Replicating tank/home: 1M"]);
+        fixture.progress("/f", "tank/var@a", "2M", 0);
+        assert_eq!(fixture.reported(0), ["Replicating tank: 2M"]);
+        fixture.progress("/f", "other@a", "3M", 0);
+        assert_eq!(fixture.reported(0), ["Replicating tank/ho: 3M"], "the one that began last");
     }
 
     #[test]
-    fn what_has_ended_is_not_told() {
-        let mut house = House::new();
-        house.begin("tank", "/f");
-        house.progress("/f", "tank@a", "1M", 0);
-        house.replications.end("tank", Path::new("/log"));
-        assert!(house.told(0).is_empty());
-        assert!(!house.replications.want(Path::new("/f")));
-        house.begin("tank", "/f");
-        house.replications.end("tank", Path::new("/other-log"));
-        assert!(house.replications.want(Path::new("/f")));
-        house.begin("pool", "/f");
-        house.replications.end_last(Path::new("/log"));
-        let left: Vec<&str> = house.replications.amounts().map(|(dataset, _)| dataset).collect();
+    fn ended_replication_is_not_reported() {
+        let mut fixture = Fixture::new();
+        fixture.begin("tank", "/f");
+        fixture.progress("/f", "tank@a", "1M", 0);
+        fixture.replications.end("tank", Path::new("/log"));
+        assert!(fixture.reported(0).is_empty());
+        assert!(!fixture.replications.want(Path::new("/f")));
+        fixture.begin("tank", "/f");
+        fixture.replications.end("tank", Path::new("/other-log"));
+        assert!(fixture.replications.want(Path::new("/f")));
+        fixture.begin("pool", "/f");
+        fixture.replications.end_last(Path::new("/log"));
+        let left: Vec<&str> = fixture.replications.amounts().map(|(dataset, _)| dataset).collect();
         assert_eq!(left, ["tank"]);
     }
 
     #[test]
-    fn one_that_begins_again_has_ended() {
-        let mut house = House::new();
-        house.begin("tank", "/f");
-        house.progress("/f", "tank@a", "1M", 0);
-        house.begin("tank", "/g");
-        assert!(house.told(0).is_empty());
-        assert_eq!(house.replications.iter().count(), 1);
+    fn restarted_replication_ends_the_earlier_one() {
+        let mut fixture = Fixture::new();
+        fixture.begin("tank", "/f");
+        fixture.progress("/f", "tank@a", "1M", 0);
+        fixture.begin("tank", "/g");
+        assert!(fixture.reported(0).is_empty());
+        assert_eq!(fixture.replications.iter().count(), 1);
     }
 
     #[test]
     fn of_too_many_the_oldest_is_forgotten() {
-        let mut house = House::new();
+        let mut fixture = Fixture::new();
         for dataset in ["a", "b", "c", "d"] {
-            house.begin(dataset, "/f");
+            fixture.begin(dataset, "/f");
         }
-        let left: Vec<&str> = house.replications.amounts().map(|(dataset, _)| dataset).collect();
+        let left: Vec<&str> = fixture.replications.amounts().map(|(dataset, _)| dataset).collect();
         assert_eq!(left, ["b", "c", "d"]);
     }
 
     #[test]
-    fn one_without_news_is_forgotten() {
-        let mut house = House::new();
-        house.begin("tank", "/f");
-        assert_eq!(house.replications.due(), Some(house.at(100_000)));
-        house.progress("/f", "tank@a", "1M", 60_000);
-        house.told(60_000);
-        house.told(159_999);
-        assert_eq!(house.replications.iter().count(), 1);
-        house.told(160_000);
-        assert_eq!(house.replications.iter().count(), 0);
-        assert_eq!(house.replications.due(), None);
+    fn replication_without_progress_is_dropped() {
+        let mut fixture = Fixture::new();
+        fixture.begin("tank", "/f");
+        assert_eq!(fixture.replications.due(), Some(fixture.at(100_000)));
+        fixture.progress("/f", "tank@a", "1M", 60_000);
+        fixture.reported(60_000);
+        fixture.reported(159_999);
+        assert_eq!(fixture.replications.iter().count(), 1);
+        fixture.reported(160_000);
+        assert_eq!(fixture.replications.iter().count(), 0);
+        assert_eq!(fixture.replications.due(), None);
     }
 }

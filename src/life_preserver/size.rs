@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_shown_as_zfs_shows_them() {
+    fn sizes_are_formatted_like_zfs() {
         let shown = |bytes: u128| Size { thousandths: bytes * 1000 }.show();
         assert_eq!(shown(0), "0B");
         assert_eq!(shown(1023), "1023B");

@@ -20,7 +20,7 @@ pub(super) const HEAD: usize = 256;
 /// Bytes before the position in its fingerprint.
 pub(super) const BEFORE: usize = 64;
 /// Maximum number of generations read at a time; more rotations at once drop the oldest.
-const STRANDS: usize = 4;
+const GENERATIONS: usize = 4;
 
 /// Identity of a file on this host, valid until the next boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,14 +31,14 @@ pub(super) struct Identity {
 
 /// Content of a file at its beginning and just before a position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Print {
+pub(super) struct Fingerprint {
     pub(super) head: Vec<u8>,
     pub(super) before: Vec<u8>,
 }
 
 /// A persisted fingerprint: lengths and short digests, so that the state has no text of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct KeptPrint {
+pub(super) struct PersistedFingerprint {
     head: (usize, String),
     before: (usize, String),
 }
@@ -56,7 +56,7 @@ pub(super) enum Verdict {
 
 /// A file with a read position.
 #[derive(Debug)]
-pub(super) struct Strand<H> {
+pub(super) struct FileGeneration<H> {
     pub(super) handle: H,
     pub(super) identity: Identity,
     /// Offset of the next line, in bytes.
@@ -68,15 +68,15 @@ pub(super) struct Strand<H> {
     /// Length of the file before it was truncated, in bytes: some kernels report no write that ends
     /// below it.
     unreported_below: u64,
-    print: Print,
+    fingerprint: Fingerprint,
     /// Time of the last new bytes.
     active: Instant,
 }
 
-impl<H> Strand<H> {
+impl<H> FileGeneration<H> {
     /// A file that is read from its beginning.
-    pub(super) fn from_beginning(handle: H, identity: Identity, now: Instant) -> Strand<H> {
-        Strand::new(handle, identity, 0, false, Print::default(), now)
+    pub(super) fn from_beginning(handle: H, identity: Identity, now: Instant) -> FileGeneration<H> {
+        FileGeneration::new(handle, identity, 0, false, Fingerprint::default(), now)
     }
 
     /// A file that was read, or is skipped, up to a position.
@@ -85,17 +85,17 @@ impl<H> Strand<H> {
         identity: Identity,
         position: u64,
         cut: bool,
-        print: Print,
+        fingerprint: Fingerprint,
         now: Instant,
-    ) -> Strand<H> {
-        Strand {
+    ) -> FileGeneration<H> {
+        FileGeneration {
             handle,
             identity,
             position,
             cut,
             looked: position,
             unreported_below: 0,
-            print,
+            fingerprint,
             active: now,
         }
     }
@@ -118,20 +118,25 @@ impl<H> Strand<H> {
 
     /// Numbers of bytes, at the beginning and before the position, that [`FileGeneration::judge`]
     /// needs.
-    pub(super) fn print_lengths(&self) -> (usize, usize) {
-        (self.print.head.len(), self.print.before.len())
+    pub(super) fn fingerprint_lengths(&self) -> (usize, usize) {
+        (self.fingerprint.head.len(), self.fingerprint.before.len())
     }
 
     /// Compares the file's size and content with the fingerprint.
-    pub(super) fn judge(&self, size: u64, found: &Print) -> Verdict {
-        judge(self.position, size, found.head == self.print.head, found.before == self.print.before)
+    pub(super) fn judge(&self, size: u64, found: &Fingerprint) -> Verdict {
+        judge(
+            self.position,
+            size,
+            found.head == self.fingerprint.head,
+            found.before == self.fingerprint.before,
+        )
     }
 
     /// Advances the position by `bytes`; `cut` is whether they end inside a line that was cut.
     pub(super) fn advance(&mut self, bytes: &[u8], cut: bool) {
-        let room = HEAD - self.print.head.len().min(HEAD);
-        self.print.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        let before = &mut self.print.before;
+        let room = HEAD - self.fingerprint.head.len().min(HEAD);
+        self.fingerprint.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let before = &mut self.fingerprint.before;
         before.extend_from_slice(&bytes[bytes.len().saturating_sub(BEFORE)..]);
         before.drain(..before.len().saturating_sub(BEFORE));
         self.position += bytes.len() as u64;
@@ -159,41 +164,53 @@ impl<H> Strand<H> {
     pub(super) fn start_over(&mut self, now: Instant) {
         self.had_length(self.looked);
         (self.position, self.looked, self.cut) = (0, 0, false);
-        (self.print, self.active) = (Print::default(), now);
+        (self.fingerprint, self.active) = (Fingerprint::default(), now);
     }
 
     /// The position, fingerprint and line of the same content behind another handle, such as a
     /// copy.
-    pub(super) fn continued_in<I>(&self, handle: I, identity: Identity, now: Instant) -> Strand<I> {
-        Strand::new(handle, identity, self.position, self.cut, self.print.clone(), now)
+    pub(super) fn continued_in<I>(
+        &self,
+        handle: I,
+        identity: Identity,
+        now: Instant,
+    ) -> FileGeneration<I> {
+        FileGeneration::new(
+            handle,
+            identity,
+            self.position,
+            self.cut,
+            self.fingerprint.clone(),
+            now,
+        )
     }
 
     /// The persisted form.
-    pub(super) fn keep(&self) -> Value {
+    pub(super) fn persisted_form(&self) -> Value {
         let part = |bytes: &[u8]| json!([bytes.len(), hash(bytes)]);
         json!({
             "device": self.identity.device,
             "inode": self.identity.inode,
             "position": self.position,
             "cut": self.cut,
-            "head": part(&self.print.head),
-            "before": part(&self.print.before),
+            "head": part(&self.fingerprint.head),
+            "before": part(&self.fingerprint.before),
         })
     }
 }
 
 /// A persisted file generation that is not matched with a file yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Kept {
+pub(super) struct PersistedGeneration {
     pub(super) identity: Identity,
     pub(super) position: u64,
     pub(super) cut: bool,
-    print: KeptPrint,
+    fingerprint: PersistedFingerprint,
 }
 
-impl Kept {
+impl PersistedGeneration {
     /// Parses the output of [`FileGeneration::persisted`].
-    pub(super) fn read(value: &Value) -> Option<Kept> {
+    pub(super) fn read(value: &Value) -> Option<PersistedGeneration> {
         let number = |key: &str| value.get(key).and_then(Value::as_u64);
         let part = |key: &str, longest: usize| {
             let part = value.get(key)?.as_array()?;
@@ -201,34 +218,36 @@ impl Kept {
             let length = usize::try_from(length.as_u64()?).ok()?;
             (length <= longest).then_some((length, hash.as_str()?.to_owned()))
         };
-        let print = KeptPrint { head: part("head", HEAD)?, before: part("before", BEFORE)? };
+        let fingerprint =
+            PersistedFingerprint { head: part("head", HEAD)?, before: part("before", BEFORE)? };
         let position = number("position")?;
         // The minimum offset of that many bytes.
-        let least = position.min(print.before.0.max(print.head.0) as u64);
-        if least != print.before.0.max(print.head.0) as u64 {
+        let least = position.min(fingerprint.before.0.max(fingerprint.head.0) as u64);
+        if least != fingerprint.before.0.max(fingerprint.head.0) as u64 {
             return None;
         }
-        Some(Kept {
+        Some(PersistedGeneration {
             identity: Identity { device: number("device")?, inode: number("inode")? },
             position,
             cut: value.get("cut")?.as_bool()?,
-            print,
+            fingerprint,
         })
     }
 
-    pub(super) fn print_lengths(&self) -> (usize, usize) {
-        (self.print.head.0, self.print.before.0)
+    pub(super) fn fingerprint_lengths(&self) -> (usize, usize) {
+        (self.fingerprint.head.0, self.fingerprint.before.0)
     }
 
     /// Like [`FileGeneration::judge`].
-    pub(super) fn judge(&self, size: u64, found: &Print) -> Verdict {
-        let same =
-            |bytes: &[u8], kept: &(usize, String)| bytes.len() == kept.0 && hash(bytes) == kept.1;
+    pub(super) fn judge(&self, size: u64, found: &Fingerprint) -> Verdict {
+        let same = |bytes: &[u8], persisted: &(usize, String)| {
+            bytes.len() == persisted.0 && hash(bytes) == persisted.1
+        };
         judge(
             self.position,
             size,
-            same(&found.head, &self.print.head),
-            same(&found.before, &self.print.before),
+            same(&found.head, &self.fingerprint.head),
+            same(&found.before, &self.fingerprint.before),
         )
     }
 }
@@ -273,76 +292,82 @@ pub(super) fn choose(inode: u64, candidates: &[Candidate]) -> Option<usize> {
 #[derive(Debug)]
 pub(super) struct Tail<H> {
     /// The oldest first; the last is the file that the name leads or led to.
-    strands: VecDeque<Strand<H>>,
+    generations: VecDeque<FileGeneration<H>>,
 }
 
 impl<H> Tail<H> {
     pub(super) fn new() -> Tail<H> {
-        Tail { strands: VecDeque::new() }
+        Tail { generations: VecDeque::new() }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.strands.len()
+        self.generations.len()
     }
 
-    pub(super) fn get(&mut self, index: usize) -> Option<&mut Strand<H>> {
-        self.strands.get_mut(index)
+    pub(super) fn get(&mut self, index: usize) -> Option<&mut FileGeneration<H>> {
+        self.generations.get_mut(index)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Strand<H>> {
-        self.strands.iter()
+    pub(super) fn iter(&self) -> impl Iterator<Item = &FileGeneration<H>> {
+        self.generations.iter()
     }
 
     /// The file that the name leads or led to.
-    pub(super) fn current(&self) -> Option<&Strand<H>> {
-        self.strands.back()
+    pub(super) fn current(&self) -> Option<&FileGeneration<H>> {
+        self.generations.back()
     }
 
     /// Whether the name leads to a file that is not read yet.
     pub(super) fn leads_elsewhere(&self, named: Option<Identity>) -> bool {
-        named.is_some_and(|named| self.current().is_none_or(|strand| strand.identity != named))
+        named.is_some_and(|named| {
+            self.current().is_none_or(|generation| generation.identity != named)
+        })
     }
 
     /// Makes this file the current one. The period of grace for writers of the previous one begins.
-    pub(super) fn go_on_with(&mut self, strand: Strand<H>) {
-        if let Some(before) = self.strands.back_mut() {
-            before.active = before.active.max(strand.active);
+    pub(super) fn go_on_with(&mut self, generation: FileGeneration<H>) {
+        if let Some(before) = self.generations.back_mut() {
+            before.active = before.active.max(generation.active);
         }
-        self.strands.push_back(strand);
-        if self.strands.len() > STRANDS {
-            self.strands.pop_front();
+        self.generations.push_back(generation);
+        if self.generations.len() > GENERATIONS {
+            self.generations.pop_front();
         }
     }
 
     /// Inserts a file whose remaining bytes are read before the current file.
-    pub(super) fn read_before_current(&mut self, strand: Strand<H>) {
-        let at = self.strands.len().saturating_sub(1);
-        self.strands.insert(at, strand);
-        if self.strands.len() > STRANDS {
-            self.strands.pop_front();
+    pub(super) fn read_before_current(&mut self, generation: FileGeneration<H>) {
+        let at = self.generations.len().saturating_sub(1);
+        self.generations.insert(at, generation);
+        if self.generations.len() > GENERATIONS {
+            self.generations.pop_front();
         }
     }
 
     /// Drops all files but the current one.
-    pub(super) fn forget_former(&mut self) {
-        let former = self.strands.len().saturating_sub(1);
-        self.strands.drain(..former);
+    pub(super) fn drop_old_generations(&mut self) {
+        let old_generations = self.generations.len().saturating_sub(1);
+        self.generations.drain(..old_generations);
     }
 
     /// Drops former files without new bytes for `wait`: their writers have reopened the log by
     /// then. To be called after all of them were polled.
     pub(super) fn retire(&mut self, wait: Duration, now: Instant) {
-        let mut left = self.strands.len();
-        self.strands.retain(|strand| {
+        let mut left = self.generations.len();
+        self.generations.retain(|generation| {
             left -= 1;
-            left == 0 || strand.active + wait > now
+            left == 0 || generation.active + wait > now
         });
     }
 
     /// When [`Tail::retire`] has a file to drop.
     pub(super) fn due(&self, wait: Duration) -> Option<Instant> {
-        let former = self.strands.len().saturating_sub(1);
-        self.strands.iter().take(former).map(|strand| strand.active + wait).min()
+        let old_generations = self.generations.len().saturating_sub(1);
+        self.generations
+            .iter()
+            .take(old_generations)
+            .map(|generation| generation.active + wait)
+            .min()
     }
 }
 
@@ -357,29 +382,32 @@ mod tests {
     }
 
     /// A generation that has read `text` from its beginning.
-    fn read(text: &str, now: Instant) -> Strand<&'static str> {
-        let mut strand = Strand::from_beginning("a", id(1), now);
-        strand.looked_up_to(text.len() as u64, now);
-        strand.advance(text.as_bytes(), false);
-        strand
+    fn read(text: &str, now: Instant) -> FileGeneration<&'static str> {
+        let mut generation = FileGeneration::from_beginning("a", id(1), now);
+        generation.looked_up_to(text.len() as u64, now);
+        generation.advance(text.as_bytes(), false);
+        generation
     }
 
     /// The fingerprint of a file with this content.
-    fn found(text: &str, strand: &Strand<&'static str>) -> Print {
-        let (head, before) = strand.print_lengths();
-        print(text, strand.position(), head, before)
+    fn found(text: &str, generation: &FileGeneration<&'static str>) -> Fingerprint {
+        let (head, before) = generation.fingerprint_lengths();
+        fingerprint(text, generation.position(), head, before)
     }
 
-    fn print(text: &str, position: u64, head: usize, before: usize) -> Print {
+    fn fingerprint(text: &str, position: u64, head: usize, before: usize) -> Fingerprint {
         let bytes = text.as_bytes();
         let end = usize::try_from(position).unwrap().min(bytes.len());
         let start = usize::try_from(position).unwrap().saturating_sub(before).min(end);
-        Print { head: bytes[..head.min(bytes.len())].to_vec(), before: bytes[start..end].to_vec() }
+        Fingerprint {
+            head: bytes[..head.min(bytes.len())].to_vec(),
+            before: bytes[start..end].to_vec(),
+        }
     }
 
     fn verdict(before: &str, after: &str) -> Verdict {
-        let strand = read(before, Instant::now());
-        strand.judge(after.len() as u64, &found(after, &strand))
+        let generation = read(before, Instant::now());
+        generation.judge(after.len() as u64, &found(after, &generation))
     }
 
     fn lines(from: usize, count: usize) -> String {
@@ -397,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_emptied_is_not_however_far_it_grew() {
+    fn truncated_file_is_detected_however_far_it_grew() {
         assert_eq!(verdict("a\n", ""), Verdict::Rewritten);
         assert_eq!(verdict("a\nb\n", "c\n"), Verdict::Rewritten);
         assert_eq!(verdict("a\nb\n", "c\nd\n"), Verdict::Rewritten);
@@ -406,68 +434,77 @@ mod tests {
     }
 
     #[test]
-    fn one_that_begins_alike_is_known_by_what_stands_before_the_position() {
+    fn file_with_equal_beginning_is_detected_by_later_bytes() {
         let begin = lines(0, 10);
         let (old, new) = (begin.clone() + &lines(10, 90), begin + &lines(500, 200));
         assert_eq!(verdict(&old, &new), Verdict::Rewritten);
     }
 
     #[test]
-    fn one_that_was_rolled_back_is_not_read_again() {
+    fn rolled_back_file_is_not_read_again() {
         assert_eq!(verdict(&lines(0, 100), &lines(0, 60)), Verdict::Shortened);
         // Too short for its beginning to be evidence.
         assert_eq!(verdict(&lines(0, 100), &lines(0, 2)), Verdict::Rewritten);
     }
 
     #[test]
-    fn a_print_grows_with_what_is_read_in_pieces_of_any_size() {
+    fn fingerprint_does_not_depend_on_chunk_sizes() {
         let text = lines(0, 20);
         let whole = read(&text, Instant::now());
         for piece in [1, 7, 63, 64, 65, 300] {
-            let mut strand = read("", Instant::now());
-            text.as_bytes().chunks(piece).for_each(|bytes| strand.advance(bytes, false));
-            assert_eq!(strand.print, whole.print, "{piece}");
-            assert_eq!(strand.position(), text.len() as u64);
+            let mut generation = read("", Instant::now());
+            text.as_bytes().chunks(piece).for_each(|bytes| generation.advance(bytes, false));
+            assert_eq!(generation.fingerprint, whole.fingerprint, "{piece}");
+            assert_eq!(generation.position(), text.len() as u64);
         }
-        assert_eq!(whole.print_lengths(), (HEAD, BEFORE));
+        assert_eq!(whole.fingerprint_lengths(), (HEAD, BEFORE));
     }
 
     #[test]
-    fn only_what_was_not_looked_at_is_news() {
+    fn only_unexamined_bytes_are_new() {
         let now = Instant::now();
-        let mut strand = read("line\n", now);
-        assert!(!strand.has_news(5));
-        assert!(strand.has_news(6));
-        strand.looked_up_to(9, now);
-        assert!(!strand.has_news(9), "half a line is not news twice");
-        assert!(strand.has_news(10));
-        strand.start_over(now);
-        assert!(strand.has_news(1));
-        assert_eq!(strand.judge(3, &found("xyz", &strand)), Verdict::Same);
+        let mut generation = read("line\n", now);
+        assert!(!generation.has_news(5));
+        assert!(generation.has_news(6));
+        generation.looked_up_to(9, now);
+        assert!(!generation.has_news(9), "half a line is not news twice");
+        assert!(generation.has_news(10));
+        generation.start_over(now);
+        assert!(generation.has_news(1));
+        assert_eq!(generation.judge(3, &found("xyz", &generation)), Verdict::Same);
     }
 
     #[test]
-    fn what_is_kept_can_be_found_again() {
+    fn persisted_generation_is_found_again() {
         let text = lines(0, 30);
-        let strand = read(&text, Instant::now());
-        let kept = Kept::read(&strand.keep()).unwrap();
-        assert_eq!((kept.identity, kept.position, kept.cut), (id(1), text.len() as u64, false));
-        let (head, before) = kept.print_lengths();
+        let generation = read(&text, Instant::now());
+        let persisted = PersistedGeneration::read(&generation.persisted_form()).unwrap();
+        assert_eq!(
+            (persisted.identity, persisted.position, persisted.cut),
+            (id(1), text.len() as u64, false)
+        );
+        let (head, before) = persisted.fingerprint_lengths();
         let judge = |content: &str| {
-            kept.judge(content.len() as u64, &print(content, kept.position, head, before))
+            persisted.judge(
+                content.len() as u64,
+                &fingerprint(content, persisted.position, head, before),
+            )
         };
         assert_eq!(judge(&text), Verdict::Same);
         assert_eq!(judge(&(text.clone() + "more")), Verdict::Same);
         assert_eq!(judge(&lines(100, 50)), Verdict::Rewritten);
         assert_eq!(judge(&lines(0, 20)), Verdict::Shortened);
         assert_eq!(judge(""), Verdict::Rewritten);
-        assert!(!strand.keep().to_string().contains("tank"), "nothing of the log is kept");
+        assert!(
+            !generation.persisted_form().to_string().contains("tank"),
+            "nothing of the log is kept"
+        );
     }
 
     #[test]
-    fn what_cannot_have_been_kept_is_refused() {
-        let good = read(&lines(0, 30), Instant::now()).keep();
-        assert!(Kept::read(&good).is_some());
+    fn invalid_persisted_generation_is_rejected() {
+        let good = read(&lines(0, 30), Instant::now()).persisted_form();
+        assert!(PersistedGeneration::read(&good).is_some());
         for (key, value) in [
             ("position", json!(-1)),
             ("position", json!(3)),
@@ -480,13 +517,13 @@ mod tests {
         ] {
             let mut bad = good.clone();
             bad[key] = value.clone();
-            assert_eq!(Kept::read(&bad), None, "{key} {value}");
+            assert_eq!(PersistedGeneration::read(&bad), None, "{key} {value}");
         }
-        assert_eq!(Kept::read(&json!(null)), None);
+        assert_eq!(PersistedGeneration::read(&json!(null)), None);
     }
 
     #[test]
-    fn of_several_files_the_renamed_one_goes_on_before_a_new_one_that_begins_alike() {
+    fn renamed_file_is_preferred_over_a_similar_new_one() {
         let file = |is_named, inode, verdict| Candidate { is_named, inode, verdict };
         use Verdict::{Rewritten, Same, Shortened};
         // Renamed.
@@ -506,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_may_lead_elsewhere() {
+    fn name_may_lead_to_another_file() {
         let now = Instant::now();
         let mut tail = Tail::new();
         assert!(!tail.leads_elsewhere(None));
@@ -518,19 +555,19 @@ mod tests {
     }
 
     #[test]
-    fn a_former_file_is_read_on_until_it_is_quiet() {
+    fn former_file_is_read_until_it_is_quiet() {
         let start = Instant::now();
         let mut tail = Tail::new();
         tail.go_on_with(read("a\n", start));
         assert_eq!(tail.due(WAIT), None);
-        tail.go_on_with(Strand::from_beginning("b", id(2), start));
+        tail.go_on_with(FileGeneration::from_beginning("b", id(2), start));
         assert_eq!(tail.due(WAIT), Some(start + WAIT));
         let later = start + WAIT / 2;
         tail.get(0).unwrap().looked_up_to(5, later);
         tail.retire(WAIT, start + WAIT);
         assert_eq!(tail.len(), 2);
         tail.retire(WAIT, later + WAIT);
-        let left: Vec<&str> = tail.iter().map(|strand| strand.handle).collect();
+        let left: Vec<&str> = tail.iter().map(|generation| generation.handle).collect();
         assert_eq!(left, ["b"], "what the name leads to is never let go");
         tail.retire(WAIT, later + 10 * WAIT);
         assert_eq!(tail.len(), 1);
@@ -541,7 +578,7 @@ mod tests {
         let start = Instant::now();
         let (hour, mut tail) = (Duration::from_secs(3600), Tail::new());
         tail.go_on_with(read("a\n", start));
-        tail.go_on_with(Strand::from_beginning("b", id(2), start + hour));
+        tail.go_on_with(FileGeneration::from_beginning("b", id(2), start + hour));
         assert_eq!(tail.due(WAIT), Some(start + hour + WAIT));
     }
 
@@ -554,7 +591,7 @@ mod tests {
         tail.get(0).unwrap().start_over(now);
         tail.read_before_current(copy);
         let order: Vec<(&str, u64)> =
-            tail.iter().map(|strand| (strand.handle, strand.position())).collect();
+            tail.iter().map(|generation| (generation.handle, generation.position())).collect();
         assert_eq!(order, [("copy", 4), ("a", 0)]);
     }
 
@@ -563,12 +600,12 @@ mod tests {
         let now = Instant::now();
         let mut tail = Tail::new();
         for inode in 0..10 {
-            tail.go_on_with(Strand::from_beginning("x", id(inode), now));
-            tail.read_before_current(Strand::from_beginning("y", id(100 + inode), now));
-            assert!(tail.len() <= STRANDS);
+            tail.go_on_with(FileGeneration::from_beginning("x", id(inode), now));
+            tail.read_before_current(FileGeneration::from_beginning("y", id(100 + inode), now));
+            assert!(tail.len() <= GENERATIONS);
         }
         assert_eq!(tail.current().unwrap().identity, id(9));
-        tail.forget_former();
+        tail.drop_old_generations();
         assert_eq!(tail.len(), 1);
     }
 }

@@ -60,22 +60,22 @@ fn rules(name: &str) -> Arc<RuleSet> {
     Rules::default().get(name).unwrap()
 }
 
-struct House {
+struct Fixture {
     directory: PathBuf,
     log: PathBuf,
-    limits: Limits,
+    limits: FollowLimits,
     rules: Vec<Arc<RuleSet>>,
     it: Option<LifePreserver>,
     now: Moment,
 }
 
-impl House {
-    fn new(test: &str) -> House {
+impl Fixture {
+    fn new(test: &str) -> Fixture {
         let name = format!("sysadm-events-life-{}-{test}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(&directory).unwrap();
-        let limits = Limits {
+        let limits = FollowLimits {
             max_line: 200,
             slice: 4096,
             poll_interval: Duration::from_secs(5),
@@ -86,23 +86,23 @@ impl House {
             progress_timeout: Duration::from_secs(1000),
         };
         let (log, rules) = (directory.join("lp.log"), vec![rules("lpreserver")]);
-        House { directory, log, limits, rules, it: None, now: Moment::now() }
+        Fixture { directory, log, limits, rules, it: None, now: Moment::now() }
     }
 
     fn source(&self) -> Source {
         Source { log: self.log.clone(), rules: self.rules.clone() }
     }
 
-    fn start(&mut self, kept: Option<&[u8]>) -> Option<String> {
+    fn start(&mut self, persisted: Option<&[u8]>) -> Option<String> {
         let (it, wrong) =
-            LifePreserver::begin(self.limits, vec![self.source()], kept, &mut Blind, self.now);
+            LifePreserver::begin(self.limits, vec![self.source()], persisted, &mut Blind, self.now);
         self.it = Some(it);
         wrong
     }
 
     fn restart(&mut self) {
-        let kept = self.it().memory();
-        assert_eq!(self.start(Some(&kept)), None);
+        let persisted = self.it().memory();
+        assert_eq!(self.start(Some(&persisted)), None);
     }
 
     fn it(&mut self) -> &mut LifePreserver {
@@ -114,21 +114,21 @@ impl House {
     }
 
     /// All current messages, without their time stamps.
-    fn told(&mut self) -> Vec<String> {
+    fn messages(&mut self) -> Vec<String> {
         let now = self.now;
         let it = self.it();
         it.mark_all(now.instant);
-        let mut told = Vec::new();
+        let mut messages = Vec::new();
         loop {
             match it.next(true, Budget::endless(), &mut Blind, now) {
                 Next::Event(event) => {
-                    told.push(event.message.trim_start_matches("now: ").to_owned());
+                    messages.push(event.message.trim_start_matches("now: ").to_owned());
                 }
                 Next::More => it.begin_turn(),
                 Next::Waiting => panic!("it may read"),
                 Next::Idle => {
                     it.begin_turn();
-                    return told;
+                    return messages;
                 }
             }
         }
@@ -139,7 +139,7 @@ impl House {
     }
 }
 
-impl Drop for House {
+impl Drop for Fixture {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);
     }
@@ -160,299 +160,302 @@ fn news(from: usize, count: usize) -> Vec<String> {
 
 #[test]
 fn a_first_start_begins_at_the_end() {
-    let mut house = House::new("first");
-    append(&house.log, snapshots(0, 50));
-    house.start(None);
-    assert!(house.told().is_empty());
-    append(&house.log, snapshots(50, 3));
-    assert_eq!(house.told(), news(50, 3));
-    assert!(house.told().is_empty());
+    let mut fixture = Fixture::new("first");
+    append(&fixture.log, snapshots(0, 50));
+    fixture.start(None);
+    assert!(fixture.messages().is_empty());
+    append(&fixture.log, snapshots(50, 3));
+    assert_eq!(fixture.messages(), news(50, 3));
+    assert!(fixture.messages().is_empty());
 }
 
 #[test]
-fn a_line_that_had_no_end_at_the_first_start_is_told_when_it_has() {
-    let mut house = House::new("first-partial");
-    append(&house.log, snapshots(0, 2) + "now: Creating snapsh");
-    house.start(None);
-    assert!(house.told().is_empty());
-    append(&house.log, "ot on tank/x\n");
-    assert_eq!(house.told(), ["New snapshot of tank/x"]);
+fn unterminated_line_at_first_start_is_reported_when_complete() {
+    let mut fixture = Fixture::new("first-partial");
+    append(&fixture.log, snapshots(0, 2) + "now: Creating snapsh");
+    fixture.start(None);
+    assert!(fixture.messages().is_empty());
+    append(&fixture.log, "ot on tank/x\n");
+    assert_eq!(fixture.messages(), ["New snapshot of tank/x"]);
 }
 
 #[test]
-fn the_rest_of_a_line_that_is_too_long_at_the_first_start_is_none() {
-    let mut house = House::new("first-long");
-    append(&house.log, "x".repeat(1000));
-    house.start(None);
-    append(&house.log, ": Creating snapshot on tank/no\nnow: Creating snapshot on tank/yes\n");
-    assert_eq!(house.told(), ["New snapshot of tank/yes"]);
+fn rest_of_an_overlong_line_at_first_start_is_ignored() {
+    let mut fixture = Fixture::new("first-long");
+    append(&fixture.log, "x".repeat(1000));
+    fixture.start(None);
+    append(&fixture.log, ": Creating snapshot on tank/no\nnow: Creating snapshot on tank/yes\n");
+    assert_eq!(fixture.messages(), ["New snapshot of tank/yes"]);
 }
 
 #[test]
-fn a_log_in_a_directory_that_appears_later_is_read_from_its_beginning() {
-    let mut house = House::new("later");
-    house.log = house.path("a/b/lp.log");
-    house.start(None);
-    assert!(house.told().is_empty());
-    fs::create_dir_all(house.path("a/b")).unwrap();
-    assert!(house.told().is_empty());
-    append(&house.log, snapshots(0, 2));
-    assert_eq!(house.told(), news(0, 2));
+fn log_in_a_later_directory_is_read_from_its_beginning() {
+    let mut fixture = Fixture::new("later");
+    fixture.log = fixture.path("a/b/lp.log");
+    fixture.start(None);
+    assert!(fixture.messages().is_empty());
+    fs::create_dir_all(fixture.path("a/b")).unwrap();
+    assert!(fixture.messages().is_empty());
+    append(&fixture.log, snapshots(0, 2));
+    assert_eq!(fixture.messages(), news(0, 2));
 }
 
 #[test]
 fn half_a_line_is_waited_for() {
-    let mut house = House::new("half");
-    append(&house.log, "");
-    house.start(None);
+    let mut fixture = Fixture::new("half");
+    append(&fixture.log, "");
+    fixture.start(None);
     for piece in ["now: Crea", "ting snapshot o", "n tank/0\r", "\nnow: "] {
-        assert!(house.told().is_empty(), "{piece:?}");
-        append(&house.log, piece);
+        assert!(fixture.messages().is_empty(), "{piece:?}");
+        append(&fixture.log, piece);
     }
-    assert_eq!(house.told(), news(0, 1));
-    append(&house.log, "Creating snapshot on tank/1\n");
-    assert_eq!(house.told(), news(1, 1));
+    assert_eq!(fixture.messages(), news(0, 1));
+    append(&fixture.log, "Creating snapshot on tank/1\n");
+    assert_eq!(fixture.messages(), news(1, 1));
 }
 
 #[test]
-fn a_line_without_end_is_cut_and_what_follows_is_read() {
-    let mut house = House::new("endless");
-    append(&house.log, "");
-    house.start(None);
-    append(&house.log, format!("now: ERROR: snapshot {}", "y".repeat(9000)));
-    let told = house.told();
-    assert_eq!(told.len(), 1);
-    assert!(told[0].starts_with("ERROR: snapshot yyy") && told[0].ends_with("y…"), "{told:?}");
-    assert!(told[0].len() < 220, "{}", told[0].len());
-    append(&house.log, "z".repeat(9000) + "\n" + &snapshots(0, 1));
-    assert_eq!(house.told(), news(0, 1));
+fn unterminated_line_is_cut_and_later_lines_are_read() {
+    let mut fixture = Fixture::new("endless");
+    append(&fixture.log, "");
+    fixture.start(None);
+    append(&fixture.log, format!("now: ERROR: snapshot {}", "y".repeat(9000)));
+    let messages = fixture.messages();
+    assert_eq!(messages.len(), 1);
+    assert!(
+        messages[0].starts_with("ERROR: snapshot yyy") && messages[0].ends_with("y…"),
+        "{messages:?}"
+    );
+    assert!(messages[0].len() < 220, "{}", messages[0].len());
+    append(&fixture.log, "z".repeat(9000) + "\n" + &snapshots(0, 1));
+    assert_eq!(fixture.messages(), news(0, 1));
     // Also over a restart in the middle of the line.
-    append(&house.log, "y".repeat(9000));
-    house.told();
-    house.restart();
-    append(&house.log, format!("now: {}{}", snapshots(5, 1), snapshots(6, 1)));
-    assert_eq!(house.told(), news(6, 1));
+    append(&fixture.log, "y".repeat(9000));
+    fixture.messages();
+    fixture.restart();
+    append(&fixture.log, format!("now: {}{}", snapshots(5, 1), snapshots(6, 1)));
+    assert_eq!(fixture.messages(), news(6, 1));
 }
 
 #[test]
 fn a_log_that_is_renamed_away_is_read_to_its_end_first() {
-    let mut house = House::new("rename");
-    append(&house.log, "");
-    house.start(None);
-    append(&house.log, snapshots(0, 3));
-    fs::rename(&house.log, house.path("lp.log.0")).unwrap();
-    assert_eq!(house.told(), news(0, 3));
-    append(&house.path("lp.log.0"), snapshots(3, 1));
-    assert_eq!(house.told(), news(3, 1), "who has it open goes on writing to it");
-    append(&house.path("lp.log.0"), snapshots(4, 1));
-    append(&house.log, snapshots(5, 2));
-    assert_eq!(house.told(), news(4, 3));
-    append(&house.path("lp.log.0"), snapshots(7, 1));
-    assert_eq!(house.told(), news(7, 1), "and does so for a while");
-    append(&house.path("lp.log.0"), snapshots(8, 1));
-    house.pass(11);
-    assert_eq!(house.told(), news(8, 1), "it is looked at once more before it is let go");
-    house.pass(11);
-    house.told();
-    append(&house.path("lp.log.0"), snapshots(9, 1));
-    append(&house.log, snapshots(10, 1));
-    assert_eq!(house.told(), news(10, 1));
+    let mut fixture = Fixture::new("rename");
+    append(&fixture.log, "");
+    fixture.start(None);
+    append(&fixture.log, snapshots(0, 3));
+    fs::rename(&fixture.log, fixture.path("lp.log.0")).unwrap();
+    assert_eq!(fixture.messages(), news(0, 3));
+    append(&fixture.path("lp.log.0"), snapshots(3, 1));
+    assert_eq!(fixture.messages(), news(3, 1), "who has it open goes on writing to it");
+    append(&fixture.path("lp.log.0"), snapshots(4, 1));
+    append(&fixture.log, snapshots(5, 2));
+    assert_eq!(fixture.messages(), news(4, 3));
+    append(&fixture.path("lp.log.0"), snapshots(7, 1));
+    assert_eq!(fixture.messages(), news(7, 1), "and does so for a while");
+    append(&fixture.path("lp.log.0"), snapshots(8, 1));
+    fixture.pass(11);
+    assert_eq!(fixture.messages(), news(8, 1), "it is looked at once more before it is let go");
+    fixture.pass(11);
+    fixture.messages();
+    append(&fixture.path("lp.log.0"), snapshots(9, 1));
+    append(&fixture.log, snapshots(10, 1));
+    assert_eq!(fixture.messages(), news(10, 1));
 }
 
 #[test]
-fn a_log_that_was_quiet_for_long_is_read_on_for_as_long_when_it_is_renamed_away() {
-    let mut house = House::new("rename-quiet");
-    append(&house.log, "");
-    house.start(None);
-    house.told();
-    house.pass(3600);
-    fs::rename(&house.log, house.path("lp.log.0")).unwrap();
-    append(&house.log, snapshots(0, 1));
-    assert_eq!(house.told(), news(0, 1));
-    append(&house.path("lp.log.0"), snapshots(1, 1));
-    assert_eq!(house.told(), news(1, 1));
+fn quiet_log_is_still_read_after_it_was_renamed() {
+    let mut fixture = Fixture::new("rename-quiet");
+    append(&fixture.log, "");
+    fixture.start(None);
+    fixture.messages();
+    fixture.pass(3600);
+    fs::rename(&fixture.log, fixture.path("lp.log.0")).unwrap();
+    append(&fixture.log, snapshots(0, 1));
+    assert_eq!(fixture.messages(), news(0, 1));
+    append(&fixture.path("lp.log.0"), snapshots(1, 1));
+    assert_eq!(fixture.messages(), news(1, 1));
 }
 
 #[test]
 fn a_log_that_is_copied_and_emptied_loses_nothing() {
     // As `backend/runsnap.sh` of Life Preserver does it: cp log log.old; echo … > log
-    let mut house = House::new("copy");
-    append(&house.log, "");
-    house.start(None);
-    append(&house.log, snapshots(0, 10));
-    assert_eq!(house.told(), news(0, 10));
+    let mut fixture = Fixture::new("copy");
+    append(&fixture.log, "");
+    fixture.start(None);
+    append(&fixture.log, snapshots(0, 10));
+    assert_eq!(fixture.messages(), news(0, 10));
     // Written, and removed before it is read.
-    append(&house.log, snapshots(10, 3));
-    fs::copy(&house.log, house.path("lp.log.old")).unwrap();
-    fs::write(&house.log, "later: Rotate Logfile\n").unwrap();
-    append(&house.log, snapshots(13, 1));
-    assert_eq!(house.told(), news(10, 4));
-    append(&house.log, snapshots(14, 1));
-    assert_eq!(house.told(), news(14, 1));
+    append(&fixture.log, snapshots(10, 3));
+    fs::copy(&fixture.log, fixture.path("lp.log.old")).unwrap();
+    fs::write(&fixture.log, "later: Rotate Logfile\n").unwrap();
+    append(&fixture.log, snapshots(13, 1));
+    assert_eq!(fixture.messages(), news(10, 4));
+    append(&fixture.log, snapshots(14, 1));
+    assert_eq!(fixture.messages(), news(14, 1));
 }
 
 #[test]
-fn one_that_grew_past_the_old_end_between_two_looks_is_known() {
-    let mut house = House::new("regrown");
-    append(&house.log, "");
-    house.start(None);
-    append(&house.log, snapshots(0, 20));
-    assert_eq!(house.told(), news(0, 20));
+fn truncated_log_that_grew_past_its_old_end_is_detected() {
+    let mut fixture = Fixture::new("regrown");
+    append(&fixture.log, "");
+    fixture.start(None);
+    append(&fixture.log, snapshots(0, 20));
+    assert_eq!(fixture.messages(), news(0, 20));
     for round in 1..4 {
-        fs::write(&house.log, "").unwrap();
-        append(&house.log, snapshots(100 * round, 50));
-        assert_eq!(house.told(), news(100 * round, 50));
+        fs::write(&fixture.log, "").unwrap();
+        append(&fixture.log, snapshots(100 * round, 50));
+        assert_eq!(fixture.messages(), news(100 * round, 50));
     }
     // Of exactly the same length.
-    fs::write(&house.log, snapshots(700, 50)).unwrap();
-    assert_eq!(house.told(), news(700, 50));
+    fs::write(&fixture.log, snapshots(700, 50)).unwrap();
+    assert_eq!(fixture.messages(), news(700, 50));
 }
 
 #[test]
 fn another_file_under_the_name_is_read_from_its_beginning() {
-    let mut house = House::new("replaced");
-    append(&house.log, snapshots(0, 5));
-    house.start(None);
-    append(&house.path("new"), snapshots(10, 5));
-    append(&house.log, snapshots(5, 1));
-    fs::rename(house.path("new"), &house.log).unwrap();
-    assert_eq!(house.told(), [news(5, 1), news(10, 5)].concat());
-    fs::remove_file(&house.log).unwrap();
-    assert!(house.told().is_empty());
-    append(&house.log, snapshots(20, 1));
-    assert_eq!(house.told(), news(20, 1));
+    let mut fixture = Fixture::new("replaced");
+    append(&fixture.log, snapshots(0, 5));
+    fixture.start(None);
+    append(&fixture.path("new"), snapshots(10, 5));
+    append(&fixture.log, snapshots(5, 1));
+    fs::rename(fixture.path("new"), &fixture.log).unwrap();
+    assert_eq!(fixture.messages(), [news(5, 1), news(10, 5)].concat());
+    fs::remove_file(&fixture.log).unwrap();
+    assert!(fixture.messages().is_empty());
+    append(&fixture.log, snapshots(20, 1));
+    assert_eq!(fixture.messages(), news(20, 1));
 }
 
 #[test]
 fn a_rollback_of_the_file_system_repeats_nothing() {
-    let mut house = House::new("rollback");
-    append(&house.log, "");
-    house.start(None);
-    append(&house.log, snapshots(0, 30));
-    house.told();
-    fs::write(&house.log, snapshots(0, 20)).unwrap();
-    assert!(house.told().is_empty());
-    append(&house.log, snapshots(20, 1));
-    assert_eq!(house.told(), news(20, 1));
+    let mut fixture = Fixture::new("rollback");
+    append(&fixture.log, "");
+    fixture.start(None);
+    append(&fixture.log, snapshots(0, 30));
+    fixture.messages();
+    fs::write(&fixture.log, snapshots(0, 20)).unwrap();
+    assert!(fixture.messages().is_empty());
+    append(&fixture.log, snapshots(20, 1));
+    assert_eq!(fixture.messages(), news(20, 1));
 }
 
 #[test]
-fn what_was_written_while_it_was_down_is_told() {
-    let mut house = House::new("down");
-    append(&house.log, snapshots(0, 5));
-    house.start(None);
-    append(&house.log, snapshots(5, 1));
-    assert_eq!(house.told(), news(5, 1));
-    let kept = house.it().memory();
-    append(&house.log, snapshots(6, 4));
-    house.start(Some(&kept));
-    assert_eq!(house.told(), news(6, 4));
+fn lines_written_while_down_are_reported() {
+    let mut fixture = Fixture::new("down");
+    append(&fixture.log, snapshots(0, 5));
+    fixture.start(None);
+    append(&fixture.log, snapshots(5, 1));
+    assert_eq!(fixture.messages(), news(5, 1));
+    let persisted = fixture.it().memory();
+    append(&fixture.log, snapshots(6, 4));
+    fixture.start(Some(&persisted));
+    assert_eq!(fixture.messages(), news(6, 4));
     // Also where the log did not exist before.
-    let mut house = House::new("down-absent");
-    house.start(None);
-    let kept = house.it().memory();
-    append(&house.log, snapshots(0, 2));
-    house.start(Some(&kept));
-    assert_eq!(house.told(), news(0, 2));
+    let mut fixture = Fixture::new("down-absent");
+    fixture.start(None);
+    let persisted = fixture.it().memory();
+    append(&fixture.log, snapshots(0, 2));
+    fixture.start(Some(&persisted));
+    assert_eq!(fixture.messages(), news(0, 2));
 }
 
 #[test]
-fn rotations_while_it_was_down_lose_nothing() {
-    let rename = |house: &House| fs::rename(&house.log, house.path("lp.log.0")).unwrap();
-    let copy = |house: &House| {
-        fs::copy(&house.log, house.path("lp.log.old")).unwrap();
-        fs::write(&house.log, "").unwrap();
+fn rotations_while_down_lose_no_line() {
+    let rename = |fixture: &Fixture| fs::rename(&fixture.log, fixture.path("lp.log.0")).unwrap();
+    let copy = |fixture: &Fixture| {
+        fs::copy(&fixture.log, fixture.path("lp.log.old")).unwrap();
+        fs::write(&fixture.log, "").unwrap();
     };
     for (name, copied) in [("down-rename", false), ("down-copy", true)] {
-        let mut house = House::new(name);
-        append(&house.log, "");
-        house.start(None);
-        append(&house.log, snapshots(0, 20));
-        house.told();
-        let kept = house.it().memory();
-        append(&house.log, snapshots(20, 5));
+        let mut fixture = Fixture::new(name);
+        append(&fixture.log, "");
+        fixture.start(None);
+        append(&fixture.log, snapshots(0, 20));
+        fixture.messages();
+        let persisted = fixture.it().memory();
+        append(&fixture.log, snapshots(20, 5));
         if copied {
-            copy(&house);
+            copy(&fixture);
         } else {
-            rename(&house);
+            rename(&fixture);
         }
-        append(&house.log, snapshots(25, 90));
+        append(&fixture.log, snapshots(25, 90));
         // Similar files.
-        append(&house.path("lp.log.9"), snapshots(0, 3));
-        append(&house.path("lp.logger"), snapshots(500, 90));
-        house.start(Some(&kept));
-        assert_eq!(house.told(), news(20, 95), "{name}");
+        append(&fixture.path("lp.log.9"), snapshots(0, 3));
+        append(&fixture.path("lp.logger"), snapshots(500, 90));
+        fixture.start(Some(&persisted));
+        assert_eq!(fixture.messages(), news(20, 95), "{name}");
     }
 }
 
 #[test]
-fn a_restart_in_the_middle_of_two_files_goes_on_in_both() {
-    let mut house = House::new("both");
-    append(&house.log, "");
-    house.start(None);
-    append(&house.log, snapshots(0, 3));
-    house.told();
-    fs::rename(&house.log, house.path("lp.log.0")).unwrap();
-    append(&house.log, snapshots(3, 3));
-    assert_eq!(house.told(), news(3, 3));
-    append(&house.path("lp.log.0"), snapshots(6, 1));
-    append(&house.log, snapshots(7, 1));
-    house.restart();
-    assert_eq!(house.told(), news(6, 2));
+fn restart_between_two_generations_continues_both() {
+    let mut fixture = Fixture::new("both");
+    append(&fixture.log, "");
+    fixture.start(None);
+    append(&fixture.log, snapshots(0, 3));
+    fixture.messages();
+    fs::rename(&fixture.log, fixture.path("lp.log.0")).unwrap();
+    append(&fixture.log, snapshots(3, 3));
+    assert_eq!(fixture.messages(), news(3, 3));
+    append(&fixture.path("lp.log.0"), snapshots(6, 1));
+    append(&fixture.log, snapshots(7, 1));
+    fixture.restart();
+    assert_eq!(fixture.messages(), news(6, 2));
 }
 
 #[test]
-fn a_log_whose_file_is_gone_is_read_from_its_beginning() {
-    let mut house = House::new("gone");
-    append(&house.log, snapshots(0, 9));
-    house.start(None);
-    house.told();
-    let kept = house.it().memory();
-    fs::remove_file(&house.log).unwrap();
-    append(&house.log, snapshots(100, 2));
-    house.start(Some(&kept));
-    assert_eq!(house.told(), news(100, 2));
+fn log_whose_file_is_gone_is_read_from_its_beginning() {
+    let mut fixture = Fixture::new("gone");
+    append(&fixture.log, snapshots(0, 9));
+    fixture.start(None);
+    fixture.messages();
+    let persisted = fixture.it().memory();
+    fs::remove_file(&fixture.log).unwrap();
+    append(&fixture.log, snapshots(100, 2));
+    fixture.start(Some(&persisted));
+    assert_eq!(fixture.messages(), news(100, 2));
 }
 
 #[test]
 fn a_memory_that_cannot_be_read_is_a_first_start() {
-    let mut house = House::new("damaged");
-    append(&house.log, snapshots(0, 9));
-    let wrong = house.start(Some(b"{\"version\": 99}")).unwrap();
+    let mut fixture = Fixture::new("damaged");
+    append(&fixture.log, snapshots(0, 9));
+    let wrong = fixture.start(Some(b"{\"version\": 99}")).unwrap();
     assert!(wrong.contains("version 99"), "{wrong}");
-    assert!(house.told().is_empty());
-    append(&house.log, snapshots(9, 1));
-    assert_eq!(house.told(), news(9, 1));
+    assert!(fixture.messages().is_empty());
+    append(&fixture.log, snapshots(9, 1));
+    assert_eq!(fixture.messages(), news(9, 1));
 }
 
 #[test]
-fn what_is_no_file_is_said_and_waited_for() {
-    let mut house = House::new("no-file");
-    fs::create_dir(&house.log).unwrap();
-    house.start(None);
-    assert!(house.told().is_empty());
-    let status = house.it().status(SystemTime::now());
-    let trouble = status["logs"][0]["trouble"].as_str().unwrap().to_owned();
-    assert!(trouble.contains("not a regular file"), "{trouble}");
-    fs::remove_dir(&house.log).unwrap();
-    house.told();
-    append(&house.log, snapshots(0, 1));
-    assert_eq!(house.told(), news(0, 1));
-    assert_eq!(house.it().status(SystemTime::now())["logs"][0]["trouble"], Value::Null);
+fn path_that_is_not_a_file_is_reported_and_polled() {
+    let mut fixture = Fixture::new("no-file");
+    fs::create_dir(&fixture.log).unwrap();
+    fixture.start(None);
+    assert!(fixture.messages().is_empty());
+    let status = fixture.it().status(SystemTime::now());
+    let last_error = status["logs"][0]["trouble"].as_str().unwrap().to_owned();
+    assert!(last_error.contains("not a regular file"), "{last_error}");
+    fs::remove_dir(&fixture.log).unwrap();
+    fixture.messages();
+    append(&fixture.log, snapshots(0, 1));
+    assert_eq!(fixture.messages(), news(0, 1));
+    assert_eq!(fixture.it().status(SystemTime::now())["logs"][0]["trouble"], Value::Null);
     // Opening a FIFO would block.
-    fs::remove_file(&house.log).unwrap();
-    nix::unistd::mkfifo(&house.log, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert!(house.told().is_empty());
+    fs::remove_file(&fixture.log).unwrap();
+    nix::unistd::mkfifo(&fixture.log, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(fixture.messages().is_empty());
 }
 
 #[test]
 fn one_slice_is_read_in_a_turn() {
-    let mut house = House::new("slices");
-    append(&house.log, "");
-    house.start(None);
-    append(&house.log, snapshots(0, 1000));
-    let now = house.now;
-    let it = house.it();
+    let mut fixture = Fixture::new("slices");
+    append(&fixture.log, "");
+    fixture.start(None);
+    append(&fixture.log, snapshots(0, 1000));
+    let now = fixture.now;
+    let it = fixture.it();
     it.mark_all(now.instant);
     let (mut turns, mut events) = (1, 0);
     loop {
@@ -477,12 +480,12 @@ fn one_slice_is_read_in_a_turn() {
 
 #[test]
 fn spent_budget_leaves_rest_of_slice_for_next_turn() {
-    let mut house = House::new("budget");
-    append(&house.log, "");
-    house.start(None);
-    append(&house.log, "of no interest\n".repeat(20) + &snapshots(0, 1));
-    let now = house.now;
-    let it = house.it();
+    let mut fixture = Fixture::new("budget");
+    append(&fixture.log, "");
+    fixture.start(None);
+    append(&fixture.log, "of no interest\n".repeat(20) + &snapshots(0, 1));
+    let now = fixture.now;
+    let it = fixture.it();
     it.mark_all(now.instant);
     let spent = Budget::of(Duration::ZERO);
     for line in 1..=20 {
@@ -494,13 +497,13 @@ fn spent_budget_leaves_rest_of_slice_for_next_turn() {
 }
 
 #[test]
-fn where_logs_may_not_be_read_nothing_is_lost() {
-    let mut house = House::new("waiting");
-    append(&house.log, "");
-    house.start(None);
-    append(&house.log, snapshots(0, 1));
-    let now = house.now;
-    let it = house.it();
+fn paused_logs_lose_no_line() {
+    let mut fixture = Fixture::new("waiting");
+    append(&fixture.log, "");
+    fixture.start(None);
+    append(&fixture.log, snapshots(0, 1));
+    let now = fixture.now;
+    let it = fixture.it();
     it.mark_all(now.instant);
     assert_eq!(it.next(false, Budget::endless(), &mut Blind, now), Next::Waiting);
     assert_eq!(it.next(false, Budget::endless(), &mut Blind, now), Next::Waiting);
@@ -510,191 +513,191 @@ fn where_logs_may_not_be_read_nothing_is_lost() {
 
 #[test]
 fn a_replication_from_beginning_to_end() {
-    let mut house = House::new("replication");
-    append(&house.log, "");
-    let file = house.path("lastrep-send-log");
+    let mut fixture = Fixture::new("replication");
+    append(&fixture.log, "");
+    let file = fixture.path("lastrep-send-log");
     fs::write(&file, "total estimated size is 1M\n12:00:00   0.50M   tank@old\n").unwrap();
-    house.start(None);
-    house.now.wall += Duration::from_secs(60);
+    fixture.start(None);
+    fixture.now.wall += Duration::from_secs(60);
     let start = format!("now: Starting replication SYNC task on tank: {}\n", file.display());
-    append(&house.log, &start);
-    assert_eq!(house.told(), ["Starting replication for tank"], "what is old is not told");
+    append(&fixture.log, &start);
+    assert_eq!(fixture.messages(), ["Starting replication for tank"], "what is old is not told");
     // `zfs send` empties the file.
     fs::write(
         &file,
         "full send of tank@a estimated size is 10.0M\ntotal estimated size is 10.0M\n",
     )
     .unwrap();
-    assert!(house.told().is_empty());
+    assert!(fixture.messages().is_empty());
     append(&file, "TIME        SENT   SNAPSHOT tank@a\n12:00:01   1.00M   tank@a");
-    assert!(house.told().is_empty());
+    assert!(fixture.messages().is_empty());
     append(&file, "\n");
-    assert_eq!(house.told(), ["Replicating tank: 1.00M/10.0M (10%)"]);
+    assert_eq!(fixture.messages(), ["Replicating tank: 1.00M/10.0M (10%)"]);
     append(&file, "12:00:02   5.00M   tank@a\n");
-    assert!(house.told().is_empty(), "at most one a second");
+    assert!(fixture.messages().is_empty(), "at most one a second");
     append(&file, "12:00:03   9.99M   tank@a\n");
-    house.pass(1);
-    assert_eq!(house.told(), ["Replicating tank: 9.99M/10.0M (99.9%)"]);
+    fixture.pass(1);
+    assert_eq!(fixture.messages(), ["Replicating tank: 9.99M/10.0M (99.9%)"]);
     append(&file, "12:00:04   10.0M   tank@a\n");
-    append(&house.log, "now: Finished replication task on tank -> backup\n");
-    assert_eq!(house.told(), ["Finished replication for tank"]);
-    house.pass(9);
-    assert!(house.told().is_empty());
+    append(&fixture.log, "now: Finished replication task on tank -> backup\n");
+    assert_eq!(fixture.messages(), ["Finished replication for tank"]);
+    fixture.pass(9);
+    assert!(fixture.messages().is_empty());
     // The next replication finds the old content, and truncates the same file.
-    append(&house.log, &start);
-    assert_eq!(house.told(), ["Starting replication for tank"]);
+    append(&fixture.log, &start);
+    assert_eq!(fixture.messages(), ["Starting replication for tank"]);
     fs::write(&file, "total estimated size is 20.0M\n12:00:01   1.00M   tank@b\n").unwrap();
-    assert_eq!(house.told(), ["Replicating tank: 1.00M/20.0M (5%)"]);
+    assert_eq!(fixture.messages(), ["Replicating tank: 1.00M/20.0M (5%)"]);
 }
 
 #[test]
-fn a_file_that_was_just_written_is_of_the_replication_that_begins() {
-    let mut house = House::new("fresh");
-    append(&house.log, "");
-    house.start(None);
-    let file = house.path("progress");
+fn fresh_progress_file_belongs_to_the_new_replication() {
+    let mut fixture = Fixture::new("fresh");
+    append(&fixture.log, "");
+    fixture.start(None);
+    let file = fixture.path("progress");
     append(&file, "total estimated size is 10.0M\n12:00:01   1.00M   tank@a\n");
     append(
-        &house.log,
+        &fixture.log,
         format!("now: Starting replication SYNC task on tank: {}\n", file.display()),
     );
-    house.now.wall = SystemTime::now();
+    fixture.now.wall = SystemTime::now();
     assert_eq!(
-        house.told(),
+        fixture.messages(),
         ["Starting replication for tank", "Replicating tank: 1.00M/10.0M (10%)"]
     );
 }
 
 #[test]
-fn a_replication_goes_on_over_a_restart() {
-    let mut house = House::new("replication-restart");
-    append(&house.log, "");
-    house.start(None);
-    let file = house.path("progress");
+fn replication_continues_after_a_restart() {
+    let mut fixture = Fixture::new("replication-restart");
+    append(&fixture.log, "");
+    fixture.start(None);
+    let file = fixture.path("progress");
     append(
-        &house.log,
+        &fixture.log,
         format!("now: Starting replication SYNC task on tank: {}\n", file.display()),
     );
-    house.told();
-    house.restart();
+    fixture.messages();
+    fixture.restart();
     append(&file, "total estimated size is 10.0M\n12:00:01   1.00M   tank@a\n");
     // The turn began before the write.
-    assert!(house.now.wall < SystemTime::now());
-    assert_eq!(house.told(), ["Replicating tank: 1.00M/10.0M (10%)"]);
+    assert!(fixture.now.wall < SystemTime::now());
+    assert_eq!(fixture.messages(), ["Replicating tank: 1.00M/10.0M (10%)"]);
 }
 
 #[test]
 fn of_files_with_progress_only_so_many_are_open() {
-    let mut house = House::new("files");
-    append(&house.log, "");
-    house.start(None);
+    let mut fixture = Fixture::new("files");
+    append(&fixture.log, "");
+    fixture.start(None);
     for number in 0..20 {
-        let file = house.path(&format!("progress-{number}"));
+        let file = fixture.path(&format!("progress-{number}"));
         append(&file, "12:00:01   1.00M   x@a\n");
         append(
-            &house.log,
+            &fixture.log,
             format!("now: Starting replication SYNC task on tank/{number}: {}\n", file.display()),
         );
-        house.told();
-        assert!(house.it().files.len() <= 3, "{}", house.it().files.len());
+        fixture.messages();
+        assert!(fixture.it().files.len() <= 3, "{}", fixture.it().files.len());
     }
-    assert_eq!(house.it().replications.iter().count(), 2);
+    assert_eq!(fixture.it().replications.iter().count(), 2);
 }
 
 #[test]
 fn other_programs_have_their_rules() {
-    let mut house = House::new("rules");
-    house.rules.push(rules("sanoid"));
-    append(&house.log, "");
-    house.start(None);
+    let mut fixture = Fixture::new("rules");
+    fixture.rules.push(rules("sanoid"));
+    append(&fixture.log, "");
+    fixture.start(None);
     append(
-        &house.log,
+        &fixture.log,
         snapshots(0, 1) + "INFO: taking snapshots...\ntaking snapshot tank/1@autosnap_x\n",
     );
-    assert_eq!(house.told(), ["New snapshot of tank/0", "Taking snapshot of tank/1"]);
+    assert_eq!(fixture.messages(), ["New snapshot of tank/0", "Taking snapshot of tank/1"]);
 }
 
 #[test]
-fn another_configuration_keeps_what_is_followed() {
-    let mut house = House::new("configure");
-    append(&house.log, "");
-    house.start(None);
-    append(&house.log, snapshots(0, 1));
-    let other = house.path("other.log");
+fn reconfiguration_keeps_followed_logs() {
+    let mut fixture = Fixture::new("configure");
+    append(&fixture.log, "");
+    fixture.start(None);
+    append(&fixture.log, snapshots(0, 1));
+    let other = fixture.path("other.log");
     append(&other, snapshots(90, 1));
     let sources =
-        vec![house.source(), Source { log: other.clone(), rules: vec![rules("lpreserver")] }];
-    let (limits, now) = (house.limits, house.now.instant);
-    house.it().configure(limits, sources, &mut Blind, now);
+        vec![fixture.source(), Source { log: other.clone(), rules: vec![rules("lpreserver")] }];
+    let (limits, now) = (fixture.limits, fixture.now.instant);
+    fixture.it().configure(limits, sources, &mut Blind, now);
     append(&other, snapshots(1, 1));
-    assert_eq!(house.told(), news(0, 2), "a new log is followed from its end");
+    assert_eq!(fixture.messages(), news(0, 2), "a new log is followed from its end");
     let sources = vec![Source { log: other.clone(), rules: vec![rules("lpreserver")] }];
-    house.it().configure(limits, sources, &mut Blind, now);
-    append(&house.log, snapshots(2, 1));
+    fixture.it().configure(limits, sources, &mut Blind, now);
+    append(&fixture.log, snapshots(2, 1));
     append(&other, snapshots(3, 1));
-    assert_eq!(house.told(), news(3, 1));
-    house.it().configure(limits, vec![], &mut Blind, now);
-    assert_eq!(house.it().due(), None, "nothing is waited for");
+    assert_eq!(fixture.messages(), news(3, 1));
+    fixture.it().configure(limits, vec![], &mut Blind, now);
+    assert_eq!(fixture.it().due(), None, "nothing is waited for");
 }
 
 #[test]
-fn it_says_what_was_last() {
-    let mut house = House::new("status");
-    append(&house.log, "");
-    house.start(None);
+fn status_has_the_last_events() {
+    let mut fixture = Fixture::new("status");
+    append(&fixture.log, "");
+    fixture.start(None);
     append(
-        &house.log,
+        &fixture.log,
         "now: Creating snapshot on tank\nnow: Finished replication task on tank -> b\n\
          now: Creating snapshot on tank/a\nnow: Starting replication SYNC task on tank: /no/file\n",
     );
-    house.told();
-    house.restart();
-    let status = house.it.as_ref().unwrap().status(house.now.wall + Duration::from_secs(90));
+    fixture.messages();
+    fixture.restart();
+    let status = fixture.it.as_ref().unwrap().status(fixture.now.wall + Duration::from_secs(90));
     assert_eq!(status["snapshot"]["message"], "now: New snapshot of tank/a");
     assert_eq!(status["snapshot"]["priority"], "1 - Information");
     let age = status["snapshot"]["age"].as_u64().unwrap();
     assert!((89..=91).contains(&age), "{age}");
     assert_eq!(status["replication"]["message"], "now: Starting replication for tank");
     assert_eq!(status["running"], json!([{ "dataset": "tank", "progress": null }]));
-    assert_eq!(status["logs"][0]["log"], house.log.to_str().unwrap());
+    assert_eq!(status["logs"][0]["log"], fixture.log.to_str().unwrap());
 }
 
 #[test]
-fn blind_it_looks_often_and_else_seldom() {
-    let mut house = House::new("due");
-    house.start(None);
-    let (start, poll) = (house.now.instant, house.limits.poll_interval);
-    assert_eq!(house.it().due(), Some(start + poll));
-    house.pass(5);
-    house.told();
-    let now = house.now.instant;
-    assert_eq!(house.it().due(), Some(now + poll));
+fn unwatched_log_is_polled_often_and_others_rarely() {
+    let mut fixture = Fixture::new("due");
+    fixture.start(None);
+    let (start, poll) = (fixture.now.instant, fixture.limits.poll_interval);
+    assert_eq!(fixture.it().due(), Some(start + poll));
+    fixture.pass(5);
+    fixture.messages();
+    let now = fixture.now.instant;
+    assert_eq!(fixture.it().due(), Some(now + poll));
 }
 
 #[test]
 fn truncated_log_is_polled_until_longer_than_before() {
     for reports_write_after_truncation in [false, true] {
-        let mut house = House::new("truncated");
+        let mut fixture = Fixture::new("truncated");
         let reactor = Reactor::new().unwrap();
         let mut kernel = Seeing { reactor, reports_write_after_truncation };
-        append(&house.log, snapshots(0, 5));
-        let (source, now, limits) = (house.source(), house.now, house.limits);
+        append(&fixture.log, snapshots(0, 5));
+        let (source, now, limits) = (fixture.source(), fixture.now, fixture.limits);
         let begun = LifePreserver::begin(limits, vec![source], None, &mut kernel, now);
-        house.it = Some(begun.0);
-        let log = house.log.clone();
+        fixture.it = Some(begun.0);
+        let log = fixture.log.clone();
         // Seconds until the next poll.
         let mut look = || {
-            house.it().mark_all(now.instant);
+            fixture.it().mark_all(now.instant);
             loop {
-                match house.it().next(true, Budget::endless(), &mut kernel, now) {
+                match fixture.it().next(true, Budget::endless(), &mut kernel, now) {
                     Next::Event(_) => {}
-                    Next::More => house.it().begin_turn(),
+                    Next::More => fixture.it().begin_turn(),
                     Next::Waiting => panic!("it may read"),
                     Next::Idle => break,
                 }
             }
-            house.it().begin_turn();
-            house.it().due().unwrap().saturating_duration_since(now.instant).as_secs()
+            fixture.it().begin_turn();
+            fixture.it().due().unwrap().saturating_duration_since(now.instant).as_secs()
         };
         let after_truncation = if reports_write_after_truncation { 60 } else { 5 };
         assert_eq!(look(), 60);

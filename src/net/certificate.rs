@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_is_made_once_and_kept_and_the_key_is_secret() {
+    fn certificate_and_private_key_are_created_once() {
         let folder = Folder::new("made");
         let (certificate, key) = folder.files();
         let names = ["nas.example.org".to_owned(), "192.0.2.1".to_owned()];

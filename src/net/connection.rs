@@ -8,13 +8,13 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use super::http::{self, Answer, Head};
-use super::outbox::{Outbox, Parcel};
+use super::outbox::{Outbox, OutgoingMessage};
 use super::socket::Socket;
 use super::websocket::{self, Arrived, Assembler, CloseReason};
 
 /// The waits of a connection.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct TransportLimits {
     /// From the first byte to the end of TLS and HTTP.
     pub handshake: Duration,
     /// Interval between pings; two unanswered pings end the connection.
@@ -76,7 +76,7 @@ enum Stage {
 }
 
 /// One connection. `P` is the type of its outgoing messages.
-pub struct Connection<P: Parcel> {
+pub struct Connection<P: OutgoingMessage> {
     socket: Socket,
     tls: Option<Box<rustls::ServerConnection>>,
     stage: Stage,
@@ -84,7 +84,7 @@ pub struct Connection<P: Parcel> {
     pub outbox: Outbox<P>,
     /// Maximum size of an incoming message, in bytes.
     pub max_message: usize,
-    limits: Limits,
+    limits: TransportLimits,
     /// Deadline of the current stage.
     stage_due: Option<Instant>,
     /// Deadline for the end of an incomplete message.
@@ -108,14 +108,14 @@ const PLAIN_WRITE: usize = 64 * 1024;
 /// One TLS record.
 const TLS_WRITE: usize = 16 * 1024;
 
-impl<P: Parcel> Connection<P> {
+impl<P: OutgoingMessage> Connection<P> {
     /// Creates the state of an accepted connection.
     pub fn new(
         socket: Socket,
         tls: Option<rustls::ServerConnection>,
         outbox: Outbox<P>,
         max_message: usize,
-        limits: Limits,
+        limits: TransportLimits,
         now: Instant,
     ) -> Connection<P> {
         Connection {
@@ -197,7 +197,7 @@ impl<P: Parcel> Connection<P> {
     }
 
     /// Changes the limits; a ping due later than a new interval is due by that.
-    pub fn set_limits(&mut self, limits: Limits, now: Instant) {
+    pub fn set_limits(&mut self, limits: TransportLimits, now: Instant) {
         self.limits = limits;
         self.ping_due = self.ping_due.map(|due| due.min(now + limits.ping));
     }
@@ -269,9 +269,9 @@ impl<P: Parcel> Connection<P> {
                         Head::Upgrade(upgrade, length) => (upgrade, length),
                     };
                     let behind = bytes.split_off(length);
-                    let told = http::Upgrade::clone(&upgrade);
+                    let request = http::Upgrade::clone(&upgrade);
                     self.stage = Stage::Asked(upgrade, behind);
-                    return Ok(Some(Incoming::Upgrade(told)));
+                    return Ok(Some(Incoming::Upgrade(request)));
                 }
                 Stage::Asked(..) | Stage::Leaving { .. } => return Ok(None),
                 Stage::Open(assembler) => {
@@ -493,7 +493,7 @@ mod tests {
 
     struct Nothing;
 
-    impl Parcel for Nothing {
+    impl OutgoingMessage for Nothing {
         type Key = ();
         fn weight(&self) -> usize {
             0
@@ -510,9 +510,10 @@ mod tests {
     }
 
     #[test]
-    fn two_unanswered_pings_are_the_end_but_not_of_whom_we_did_not_read() {
+    fn two_unanswered_pings_end_a_connection_that_was_read() {
         const SECOND: Duration = Duration::from_secs(1);
-        let limits = Limits { handshake: SECOND, ping: SECOND, message: SECOND, close: SECOND };
+        let limits =
+            TransportLimits { handshake: SECOND, ping: SECOND, message: SECOND, close: SECOND };
         let start = Instant::now();
         let at = |seconds: u32| start + SECOND * seconds;
         let (ours, mut theirs) = UnixStream::pair().unwrap();

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_may_come_in_any_pieces() {
+    fn request_may_arrive_in_any_chunks() {
         let bytes = request("GET / HTTP/1.1", UPGRADE);
         for end in 0..bytes.len() {
             assert_eq!(read(&bytes[..end]), Head::Incomplete, "{end}");
@@ -267,14 +267,14 @@ mod tests {
     }
 
     #[test]
-    fn the_health_check_is_answered() {
+    fn health_check_gets_a_reply() {
         let healthy = Answer::Healthy { with_body: true };
         assert_eq!(read(&request("GET /healthz HTTP/1.0", "")), Head::Answer(healthy));
         assert!(healthy.bytes().starts_with(b"HTTP/1.1 200 OK\r\n"));
     }
 
     #[test]
-    fn anything_else_is_told_what_is_wrong() {
+    fn invalid_request_gets_an_http_error() {
         let answer = |first: &str, fields: &str| match read(&request(first, fields)) {
             Head::Answer(answer) => answer,
             other => panic!("{other:?}"),

@@ -13,11 +13,11 @@ mod unauthenticated;
 mod upgrade;
 mod websocket;
 
-pub use connection::{Connection, End, Incoming, Limits};
+pub use connection::{Connection, End, Incoming, TransportLimits};
 pub use http::{Answer, Head, Upgrade};
 pub use listener::{Accepted, Listener, Transport, is_about_one_connection};
 pub use origin::AllowedOrigins;
-pub use outbox::{Full, Outbox, Parcel};
+pub use outbox::{Full, Outbox, OutgoingMessage};
 pub use socket::{Peer, Socket, Source};
 pub use unauthenticated::{Room, UnauthenticatedPool};
 pub use upgrade::{NoUpgrade, UpgradeRequest};

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_own_pages_and_programs_may() {
+    fn only_own_pages_and_programs_are_allowed() {
         let listeners = ["127.0.0.1:12150", "[::1]:12150", "0.0.0.0:1"].map(|a| a.parse().unwrap());
         let origins = AllowedOrigins::new(["nas.example.org", "nas"], listeners);
         for good in [

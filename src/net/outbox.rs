@@ -13,7 +13,7 @@ use super::websocket;
 use crate::charge::{Account, Charge};
 
 /// An outgoing message.
-pub trait Parcel: Sized {
+pub trait OutgoingMessage: Sized {
     /// Messages with the same key are coalesced.
     type Key: Copy + Ord;
 
@@ -37,7 +37,7 @@ pub struct Full;
 
 /// The send queue of one peer.
 #[derive(Debug)]
-pub struct Outbox<P: Parcel> {
+pub struct Outbox<P: OutgoingMessage> {
     /// In bytes.
     limit: usize,
     /// Queued and in flight, in bytes.
@@ -112,7 +112,7 @@ const CHUNKS: usize = 32;
 /// Entries are compacted beyond this number of holes, and beyond half of all.
 const HOLES: usize = 16;
 
-impl<P: Parcel> Outbox<P> {
+impl<P: OutgoingMessage> Outbox<P> {
     /// An empty queue of at most `limit` bytes, charged to `account`.
     pub fn new(limit: usize, account: &Account) -> Outbox<P> {
         Outbox {
@@ -166,14 +166,14 @@ impl<P: Parcel> Outbox<P> {
         }
     }
 
-    /// Appends `parcel`, coalesced with the queued message of the same key.
-    pub fn push(&mut self, parcel: P) -> Result<(), Full> {
-        let key = parcel.key();
-        let parcel = match key.and_then(|key| self.take_place(key)) {
-            Some(older) => older.join(parcel),
-            None => parcel,
+    /// Appends `message`, coalesced with the queued message of the same key.
+    pub fn push(&mut self, message: P) -> Result<(), Full> {
+        let key = message.key();
+        let message = match key.and_then(|key| self.take_place(key)) {
+            Some(older) => older.join(message),
+            None => message,
         };
-        let weight = parcel.weight();
+        let weight = message.weight();
         if self.used() + weight > self.limit {
             return Err(Full);
         }
@@ -181,20 +181,20 @@ impl<P: Parcel> Outbox<P> {
         if let Some(key) = key {
             self.places.insert(key, self.first + self.waiting.len() as u64);
         }
-        self.waiting.push_back(Some((parcel, weight)));
+        self.waiting.push_back(Some((message, weight)));
         Ok(())
     }
 
     fn take_place(&mut self, key: P::Key) -> Option<P> {
         let place = self.places.remove(&key)?;
         let index = usize::try_from(place.checked_sub(self.first)?).ok()?;
-        let (parcel, weight) = self.waiting.get_mut(index)?.take()?;
+        let (message, weight) = self.waiting.get_mut(index)?.take()?;
         self.count(-(weight as isize));
         self.holes += 1;
         if self.holes > HOLES + self.waiting.len() / 2 {
             self.close_holes();
         }
-        Some(parcel)
+        Some(message)
     }
 
     /// A peer that never reads may cause coalescing for days: holes must not accumulate.
@@ -204,7 +204,7 @@ impl<P: Parcel> Outbox<P> {
         let first = self.first;
         let numbered = self.waiting.iter().flatten().zip(first..);
         self.places =
-            numbered.filter_map(|((parcel, _), place)| Some((parcel.key()?, place))).collect();
+            numbered.filter_map(|((message, _), place)| Some((message.key()?, place))).collect();
     }
 
     fn count(&mut self, bytes: isize) {
@@ -250,12 +250,12 @@ impl<P: Parcel> Outbox<P> {
     pub fn clear(&mut self) {
         let settled = self.settled();
         self.flight.truncate(settled);
-        let kept = self.flight.front().map_or(0, |chunk| chunk.weight);
+        let in_flight = self.flight.front().map_or(0, |chunk| chunk.weight);
         self.first = self.next_place();
         self.waiting = VecDeque::new();
         self.holes = 0;
         self.places.clear();
-        self.used.set(kept);
+        self.used.set(in_flight);
     }
 
     /// Takes the next message out, with its sequence number: for a transport with its own framing.
@@ -263,20 +263,20 @@ impl<P: Parcel> Outbox<P> {
         while let Some(slot) = self.waiting.pop_front() {
             let place = self.first;
             self.first += 1;
-            let Some((parcel, weight)) = slot else {
+            let Some((message, weight)) = slot else {
                 self.holes -= 1;
                 continue;
             };
-            self.leave_place(&parcel, place);
+            self.leave_place(&message, place);
             self.count(-(weight as isize));
-            return Some((place, parcel.bytes()));
+            return Some((place, message.bytes()));
         }
         self.shrink();
         None
     }
 
-    fn leave_place(&mut self, parcel: &P, place: u64) {
-        if let Some(key) = parcel.key().filter(|key| self.places.get(key) == Some(&place)) {
+    fn leave_place(&mut self, message: &P, place: u64) {
+        if let Some(key) = message.key().filter(|key| self.places.get(key) == Some(&place)) {
             self.places.remove(&key);
         }
     }
@@ -288,13 +288,13 @@ impl<P: Parcel> Outbox<P> {
             let Some(slot) = self.waiting.pop_front() else { break };
             let place = self.first;
             self.first += 1;
-            let Some((parcel, weight)) = slot else {
+            let Some((message, weight)) = slot else {
                 self.holes -= 1;
                 continue;
             };
-            self.leave_place(&parcel, place);
-            let payload = parcel.bytes();
-            let is_binary = parcel.is_binary();
+            self.leave_place(&message, place);
+            let payload = message.bytes();
+            let is_binary = message.is_binary();
             let (header, header_len) = websocket::data_header(payload.len(), is_binary);
             let kind = if is_binary { Kind::Binary } else { Kind::Message };
             let chunk = Chunk { header, header_len, payload, weight, kind, place };
@@ -367,7 +367,7 @@ mod tests {
     #[derive(Debug)]
     struct Word(String);
 
-    impl Parcel for Word {
+    impl OutgoingMessage for Word {
         type Key = u8;
         fn weight(&self) -> usize {
             self.0.len()
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn all_comes_out_in_order_however_little_the_socket_takes() {
+    fn outbox_sends_in_order_whatever_the_socket_accepts() {
         for at_most in [1, 2, 3, 5, 1000] {
             let mut o = outbox(1000);
             push(&mut o, "one two three four").unwrap();
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn parcels_of_a_key_are_joined_at_the_place_of_the_newest() {
+    fn outbox_coalesces_at_the_position_of_the_newest() {
         let mut o = outbox(1000);
         push(&mut o, "A1 b B1 A2 c A3").unwrap();
         assert_eq!(o.used(), 10);
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_flight_is_not_joined() {
+    fn outbox_in_flight_message_is_not_coalesced() {
         let mut o = outbox(1000);
         push(&mut o, "A1").unwrap();
         o.send::<()>(64, |_| Ok(1)).unwrap().unwrap();
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_full_at_its_limit_and_has_room_again_when_sent() {
+    fn outbox_full_at_its_limit_has_room_after_sending() {
         let mut o = outbox(6);
         push(&mut o, "abc def").unwrap();
         assert_eq!(push(&mut o, "g"), Err(Full));
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn the_total_counts_all_and_forgets_what_is_dropped() {
+    fn outbox_total_counts_all_and_forgets_dropped_ones() {
         let total = Account::default();
         let mut a: Outbox<Word> = Outbox::new(100, &total);
         let mut b: Outbox<Word> = Outbox::new(100, &total);
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_known_what_was_sent() {
+    fn outbox_knows_which_messages_were_sent() {
         let mut o = outbox(1000);
         assert!(o.has_sent(o.next_place()));
         push(&mut o, "one A1 two").unwrap();
@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_known_what_was_sent_where_places_moved_up() {
+    fn outbox_knows_sent_messages_after_compaction() {
         let mut o = outbox(1 << 20);
         push(&mut o, "one A1").unwrap();
         for _ in 0..100 {
@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn parcels_are_taken_out_one_by_one_for_who_frames_by_itself() {
+    fn outbox_messages_can_be_taken_one_by_one() {
         let mut o = outbox(1000);
         push(&mut o, "A1 b A2").unwrap();
         let place = o.next_place();
@@ -556,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn control_frames_go_before_what_waits_but_never_into_a_frame() {
+    fn outbox_control_frame_precedes_queued_messages_only() {
         let mut o = outbox(1000);
         push(&mut o, "one two").unwrap();
         o.send::<()>(64, |_| Ok(1)).unwrap().unwrap();
@@ -574,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn of_pings_and_of_pongs_one_waits() {
+    fn outbox_holds_one_ping_and_one_pong() {
         let mut o = outbox(1000);
         for _ in 0..3 {
             o.push_ping(vec![0x89, 1, b'p']);
@@ -584,7 +584,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_to_the_upgrade_stays_first_whatever_comes() {
+    fn outbox_upgrade_reply_stays_first() {
         let mut o = outbox(1000);
         // Like a frame, for `sent`.
         o.push_head(vec![0xaa, 1, b'h']);
@@ -597,7 +597,7 @@ mod tests {
     }
 
     #[test]
-    fn clearing_keeps_the_frame_that_has_begun() {
+    fn outbox_cleared_keeps_the_frame_in_flight() {
         let mut o = outbox(1000);
         push(&mut o, "one two three").unwrap();
         o.send::<()>(64, |_| Ok(2)).unwrap().unwrap();

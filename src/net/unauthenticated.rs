@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_of_one_origin_are_limited_only_where_they_dawdle() {
+    fn pool_limits_stalled_connections_of_one_origin() {
         let (mut pool, now) = (UnauthenticatedPool::new(AUTH), Instant::now());
         for id in 0..64 {
             assert_eq!(pool.room_for_new(at(1), 64, id, now), Room::Free);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn fifth_dawdler_of_an_origin_takes_the_place_of_one_of_its_own() {
+    fn pool_fifth_stalled_connection_evicts_one_of_its_origin() {
         let (mut pool, now) = (UnauthenticatedPool::new(AUTH), Instant::now());
         pool.add(99, at(2), now);
         for id in 0..4 {
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn place_is_taken_at_random_from_the_origin_with_the_most() {
+    fn pool_evicts_at_random_from_the_origin_with_the_most() {
         let (mut pool, now) = (UnauthenticatedPool::new(AUTH), Instant::now());
         pool.add(0, at(1), now);
         for id in 1..4 {
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn those_behind_one_bridge_share_a_quarter() {
+    fn pool_share_of_one_relay_is_a_quarter() {
         let (mut pool, now) = (UnauthenticatedPool::new(AUTH), Instant::now());
         for caller in 0..16 {
             let source = Source::Caller(1, caller);

@@ -148,7 +148,7 @@ mod tests {
         Connection: keep-alive, upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
     #[test]
-    fn the_answer_of_the_rfc_is_taken_and_what_follows_is_kept_apart() {
+    fn upgrade_reply_of_the_rfc_is_accepted_with_later_bytes() {
         let bytes = [GOOD.as_bytes(), b"\x81\x02hi"].concat();
         assert_eq!(upgrade().judge(&bytes).unwrap(), Some(GOOD.len()));
         for end in 0..GOOD.len() {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_proves_nothing_is_refused() {
+    fn upgrade_reply_without_proof_is_rejected() {
         for (from, to) in [
             ("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "s3pPLMBiTxaQ9kYGzzhZRbK+xOp="),
             ("Sec-WebSocket-Accept", "X"),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn another_status_is_told_with_its_reason() {
+    fn upgrade_with_other_status_is_reported_with_its_reason() {
         let answer =
             b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\nthis origin may not connect\n";
         let error = upgrade().judge(answer).unwrap_err();
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_or_never_ends_is_refused() {
+    fn upgrade_reply_invalid_or_endless_is_rejected() {
         assert!(upgrade().judge(b"\x16\x03\x01hello").is_err());
         let mut endless = b"HTTP/1.1 101 S\r\nX: ".to_vec();
         endless.resize(ANSWER_LIMIT, b'x');

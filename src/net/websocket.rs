@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_client_frames_a_server_reads_and_each_tells_the_other_s_frames() {
+    fn frames_of_client_and_server_are_read_by_the_other() {
         let mut bytes = Vec::new();
         let masked = Masked { mask: [9, 8, 7, 6] };
         masked.text(b"{}", &mut bytes);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_every_length_form_arrive_whole_whatever_the_reads() {
+    fn messages_of_every_length_form_arrive_whole() {
         for length in [0, 1, 125, 126, 65_535, 65_536] {
             let payload = "x".repeat(length);
             let bytes = frame(0x81, payload.as_bytes());
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_are_joined_and_control_frames_may_stand_between() {
+    fn fragments_are_joined_around_control_frames() {
         let euro = "€".as_bytes();
         let bytes = [
             frame(0x01, &euro[..1]),
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_close_is_told_with_its_code() {
+    fn close_frame_has_its_code() {
         assert_eq!(all(&frame(0x88, b"")).unwrap(), [Arrived::Close(None)]);
         assert_eq!(all(&frame(0x88, &[3, 232, b'x'])).unwrap(), [Arrived::Close(Some(1000))]);
     }
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_send_is_framed_without_mask() {
+    fn server_frames_are_not_masked() {
         assert_eq!(data_header(5, false), ([0x81, 5, 0, 0, 0, 0, 0, 0, 0, 0], 2));
         assert_eq!(data_header(300, true).0[..4], [0x82, 126, 1, 44]);
         assert_eq!(data_header(70_000, false).1, 10);

@@ -58,7 +58,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn the_earliest_comes_first_and_each_key_has_one() {
+    fn earliest_deadline_comes_first_and_each_key_has_one() {
         let start = Instant::now();
         let at = |seconds| Some(start + Duration::from_secs(seconds));
         let mut deadlines = Deadlines::new();

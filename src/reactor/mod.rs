@@ -231,7 +231,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn readiness_deadlines_and_second_turns_come_back_under_their_keys() {
+    fn readiness_deadlines_and_repeats_have_their_keys() {
         let mut reactor: Reactor<&'static str> = Reactor::new().unwrap();
         let (mut sender, mut receiver) = pipe::new().unwrap();
         let registered = reactor.register(&mut receiver, Interest::READABLE, "pipe").unwrap();

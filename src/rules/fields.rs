@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn json_with_a_gap_gives_what_both_ends_have() {
+    fn json_with_a_gap_yields_the_fields_of_both_ends() {
         let text = r#"{"err":"zfs exited … stderr","fs":"tank/a","msg":"cannot create snap"#;
         let record = Record::of_json(text).unwrap();
         assert_eq!((&*record.message, record.get("fs")), ("cannot create snap", Some("tank/a")));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_makes_it_panic() {
+    fn arbitrary_line_causes_no_panic() {
         let pieces = ["{", "}", "\"", "\\", "u00", "=", " a=", "[", "]: ", "é", ":", "\\ud800"];
         for a in pieces {
             for b in pieces {

@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_cleaned_of_what_is_no_text() {
+    fn lines_are_cleaned_of_non_text() {
         for line in [
             "\u{feff}WARN: x",
             "  \tWARN: x",
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn places_of_a_message_are_few_and_near_its_beginning() {
+    fn message_starts_are_few_and_near_the_beginning() {
         let many = "a: ".repeat(1000);
         assert_eq!(Line::of(&many).places().len(), PLACES);
         let far = "x".repeat(NEAR) + ": y";

@@ -604,7 +604,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_makes_it_panic() {
+    fn arbitrary_prefix_causes_no_panic() {
         let pieces =
             ["<", "13>", "1 ", "[", "]", "Nov 23 ", "17:50:47", "é", ": ", "@4", "-", "\""];
         for a in pieces {

@@ -173,7 +173,7 @@ impl RuleSet {
 
     /// A placeholder of a message that cannot be filled: one that a line of the rule lacks, or that
     /// all of them lack if words stand before it.
-    pub fn place_without_meaning<'m>(
+    pub fn placeholder_without_meaning<'m>(
         &self,
         message: &'m Message,
         matchers: &[Matcher],
@@ -189,7 +189,10 @@ impl RuleSet {
         };
         let lacks_one = |place: &&str| !matchers.iter().all(|it| has(it, place));
         let lacks_all = |place: &&str| !matchers.iter().any(|it| has(it, place));
-        message.required_places().find(lacks_one).or_else(|| message.places().find(lacks_all))
+        message
+            .required_placeholders()
+            .find(lacks_one)
+            .or_else(|| message.placeholders().find(lacks_all))
     }
 
     /// Matches a line against the rules. `inner` is the message of a JSON line, `hint` the earlier

@@ -19,7 +19,7 @@ pub struct Template {
 enum Piece {
     /// In lower case where case is ignored.
     Literal(Box<str>),
-    Place {
+    Placeholder {
         name: Box<str>,
         cut: Cut,
     },
@@ -77,10 +77,10 @@ impl Template {
             if !literal.is_empty() {
                 pieces.push(Piece::literal(std::mem::take(&mut literal), ignores_case));
             }
-            if matches!(pieces.last(), Some(Piece::Place { .. })) {
+            if matches!(pieces.last(), Some(Piece::Placeholder { .. })) {
                 return Err("has two places without a text between them".to_owned());
             }
-            pieces.push(Piece::Place { name: name.into(), cut });
+            pieces.push(Piece::Placeholder { name: name.into(), cut });
             rest = behind;
         }
         literal.push_str(rest);
@@ -97,7 +97,7 @@ impl Template {
     pub(super) fn first_byte(&self) -> Option<u8> {
         match self.pieces.first() {
             Some(Piece::Literal(text)) => text.bytes().next(),
-            Some(Piece::Place { .. }) | None => None,
+            Some(Piece::Placeholder { .. }) | None => None,
         }
     }
 
@@ -105,7 +105,7 @@ impl Template {
     pub(super) fn begins(&self, text: &str) -> bool {
         match self.pieces.first() {
             Some(Piece::Literal(literal)) => self.starts(text, literal),
-            Some(Piece::Place { .. }) | None => true,
+            Some(Piece::Placeholder { .. }) | None => true,
         }
     }
 
@@ -120,15 +120,15 @@ impl Template {
                 rest = behind.unwrap_or_default();
                 behind.is_some()
             }
-            Piece::Literal(_) | Piece::Place { .. } => true,
+            Piece::Literal(_) | Piece::Placeholder { .. } => true,
         })
     }
 
     /// The names of its placeholders.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Place { name, .. } if !name.is_empty() => Some(&**name),
-            Piece::Place { .. } | Piece::Literal(_) => None,
+            Piece::Placeholder { name, .. } if !name.is_empty() => Some(&**name),
+            Piece::Placeholder { .. } | Piece::Literal(_) => None,
         })
     }
 
@@ -139,7 +139,7 @@ impl Template {
         let mut open: Option<(&str, Cut)> = None;
         for piece in &self.pieces {
             match piece {
-                Piece::Place { name, cut } => open = Some((name, *cut)),
+                Piece::Placeholder { name, cut } => open = Some((name, *cut)),
                 Piece::Literal(literal) => {
                     // A placeholder with a name matches at least one character.
                     let least = match open {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn places_take_what_stands_between_the_literals() {
+    fn placeholders_match_the_text_between_literals() {
         let rows = [
             ("taking {dataset}@{}", "taking tank/my data@x", Some("dataset=tank/my data;")),
             ("taking {dataset}@{}", "taking @x", None),

@@ -21,7 +21,7 @@ use super::{Key, Server};
 use crate::auth::{Identity, Proof, Role, Roles};
 use crate::config::Config;
 use crate::helper::accounts::{
-    self, Account, Accounts, Asked, Found, Helper, Outcome, RequestId, Verdict, Who,
+    self, Account, Accounts, Asked, Found, Helper, Outcome, RequestId, UserQuery, Verdict,
 };
 use crate::moment::Moment;
 use crate::net::{CloseReason, Source};
@@ -35,7 +35,7 @@ enum Purpose {
     /// The configured groups.
     Groups,
     /// A re-check of these users.
-    Revision(Vec<Who>),
+    Revision(Vec<UserQuery>),
     /// An authentication. The address of a link's relay.
     Host(u64),
     Proof(Attempt),
@@ -78,7 +78,7 @@ const CEILINGS: usize = 256;
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 impl AccountsHelper {
-    pub(super) fn new(limits: accounts::Limits, now: Instant) -> AccountsHelper {
+    pub(super) fn new(limits: accounts::AccountsLimits, now: Instant) -> AccountsHelper {
         AccountsHelper {
             helper: Helper::new(limits, now),
             child: None,
@@ -244,11 +244,11 @@ pub(super) fn roles(found: &Accounts) -> Roles {
 }
 
 /// The look-up key of an identity.
-fn who(identity: &Identity) -> Who {
+fn user_query(identity: &Identity) -> UserQuery {
     match identity.proof {
-        Proof::Kernel => Who::Uid(identity.uid),
+        Proof::Kernel => UserQuery::Uid(identity.uid),
         Proof::Password | Proof::Key(_) => {
-            Who::Proven { name: identity.user.clone(), from: identity.from.clone() }
+            UserQuery::Proven { name: identity.user.clone(), from: identity.from.clone() }
         }
     }
 }
@@ -295,7 +295,7 @@ impl Server {
 
     /// Requests the name of a user number, for a client.
     pub(super) fn ask_for_name(&mut self, id: ClientId, uid: u32, now: Moment) {
-        let request = self.accounts.helper.ask_for_users("", &[Who::Uid(uid)], now.instant);
+        let request = self.accounts.helper.ask_for_users("", &[UserQuery::Uid(uid)], now.instant);
         self.accounts.purposes.insert(request, Purpose::Name(id));
     }
 
@@ -324,12 +324,12 @@ impl Server {
         let role = ceiling.role;
         if now.instant.saturating_duration_since(ceiling.asked) >= ASK_AGAIN {
             ceiling.asked = now.instant;
-            self.ask_for_accounts(vec![Who::Uid(who.uid)], now);
+            self.ask_for_accounts(vec![UserQuery::Uid(who.uid)], now);
         }
         Some(Identity { role: who.role.min(role?), ..who })
     }
 
-    fn ask_for_accounts(&mut self, users: Vec<Who>, now: Moment) {
+    fn ask_for_accounts(&mut self, users: Vec<UserQuery>, now: Moment) {
         let service = self.account_service().to_owned();
         let request = self.accounts.helper.ask_for_users(&service, &users, now.instant);
         self.accounts.purposes.insert(request, Purpose::Revision(users));
@@ -342,7 +342,7 @@ impl Server {
         });
         let here = sessions.chain(self.tokens.identities());
         let here = here.filter(|identity| !self.roles.is_beyond_accounts(identity));
-        let users: BTreeSet<Who> = here.map(who).collect();
+        let users: BTreeSet<UserQuery> = here.map(user_query).collect();
         self.accounts.recheck_due = None;
         if std::mem::take(&mut self.accounts.groups_missing) {
             self.ask_for_groups(now);
@@ -420,13 +420,13 @@ impl Server {
         }
     }
 
-    fn revise(&mut self, users: &[Who], found: Result<Vec<Found>, String>, now: Moment) {
+    fn revise(&mut self, users: &[UserQuery], found: Result<Vec<Found>, String>, now: Moment) {
         let failed = |why: &String| Found::Failed(why.clone());
         let found: Vec<Found> = match &found {
             Ok(found) => found.clone(),
             Err(why) => users.iter().map(|_| failed(why)).collect(),
         };
-        let mut known: BTreeMap<&Who, &Found> = users.iter().zip(&found).collect();
+        let mut known: BTreeMap<&UserQuery, &Found> = users.iter().zip(&found).collect();
         let why = found.iter().find_map(|found| match found {
             Found::Failed(why) => Some(why),
             Found::Account(_) | Found::Nobody => None,
@@ -448,11 +448,11 @@ impl Server {
             if roles.is_beyond_accounts(identity) {
                 return None;
             }
-            known.get(&who(identity)).copied()
+            known.get(&user_query(identity)).copied()
         };
         let judge = |identity: &Identity| recheck(identity, found_of(identity)?, roles);
         for (who, found) in &known {
-            if let Who::Uid(uid) = *who
+            if let UserQuery::Uid(uid) = *who
                 && let Some(role) = role_of(*uid, found, roles)
             {
                 self.accounts.set_ceiling(*uid, None, role, now.instant);
@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn recheck_without_an_answer_says_nothing() {
+    fn recheck_without_a_reply_is_inconclusive() {
         let from = String::new();
         let proof = Proof::Kernel;
         let ann = Identity { user: "uid 1000".into(), uid: 1000, role: Role::Read, proof, from };

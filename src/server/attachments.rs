@@ -365,7 +365,7 @@ impl Server {
             Effect::Signal { serial, .. } => self.attachments.touch(*serial),
             Effect::Publish(_)
             | Effect::PublishOutcome { .. }
-            | Effect::Keep { .. }
+            | Effect::Persist { .. }
             | Effect::Note { .. }
             | Effect::Start { .. }
             | Effect::Release { .. } => {}

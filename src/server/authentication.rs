@@ -281,7 +281,7 @@ impl Server {
         }
         let Some(client) = self.clients.get(id) else { return Ok(()) };
         let Some(Wait::Proof { request }) = &client.waiting else { return Ok(()) };
-        let mut args = client.session.become_known(identity, &mut self.tokens, now)?;
+        let mut args = client.session.authenticated(identity, &mut self.tokens, now)?;
         let text = response(request, &args);
         wipe(&mut args);
         self.end_wait(id, text);
@@ -341,8 +341,8 @@ impl Server {
                     })
                     .map(|(other, _)| *other)
                     .collect();
-                for stranger in strangers {
-                    self.end(stranger, "its address is blocked");
+                for unauthenticated in strangers {
+                    self.end(unauthenticated, "its address is blocked");
                 }
                 let why = format!("too many failures; try again in {seconds} s");
                 if let Some(request) = request {

@@ -11,7 +11,7 @@ use log::debug;
 use serde_json::{Value, json};
 
 use super::carrier::Carrier;
-use super::clients::{ClientId, Clients, STRANGER_MESSAGE};
+use super::clients::{ClientId, Clients, UNAUTHENTICATED_MESSAGE};
 use super::{Phase, Server};
 use crate::auth::Role;
 use crate::bridge::link::{Caller, hint, session_is_over};
@@ -21,7 +21,7 @@ use crate::moment::Moment;
 use crate::net::{CloseReason, Peer, Source};
 use crate::wire::{ErrorCode, Frame, Refusal, Request, error as error_text};
 
-use super::parcel::Parcel;
+use super::queued::QueuedMessage;
 
 /// `Origin` of legacy clients, whose events have hyphens.
 const QT_CLIENT: &str = "sysadm-client";
@@ -46,7 +46,7 @@ impl Clients {
         }
     }
 
-    pub(super) fn caller(&mut self, id: ClientId) -> Option<&mut Caller<Parcel>> {
+    pub(super) fn caller(&mut self, id: ClientId) -> Option<&mut Caller<QueuedMessage>> {
         match &mut self.get(id)?.connection {
             Carrier::Bridged(caller) => Some(caller),
             Carrier::Direct(_) => None,
@@ -133,7 +133,7 @@ impl Server {
     /// payloads of unknown peers. True where nothing else is to be done.
     fn answer_aside(&mut self, link: u64, to: &str, payload: &str) -> bool {
         let allowed = self.config.bridge.allow_legacy_bridge_clients;
-        if payload.len() > STRANGER_MESSAGE {
+        if payload.len() > UNAUTHENTICATED_MESSAGE {
             return allowed == LegacyBridgeClients::No;
         }
         let text = match Request::parse(payload) {
@@ -282,7 +282,7 @@ impl Server {
 
     /// Changes the reply to the first stage of `auth_ssl` to the form of legacy clients, which
     /// encode everything after it.
-    pub(super) fn dress_for_clear(&mut self, id: ClientId, request: &Request, args: &mut Value) {
+    pub(super) fn adapt_to_legacy(&mut self, id: ClientId, request: &Request, args: &mut Value) {
         if !request.is("rpc", "auth_ssl") || request.args.get("md5_key").is_none() {
             return;
         }

@@ -2,27 +2,27 @@
 
 use std::time::Instant;
 
-use super::parcel::Parcel;
+use super::queued::QueuedMessage;
 use crate::bridge::link::Caller;
-use crate::net::{Answer, CloseReason, Connection, End, Incoming, Limits, Outbox, Socket};
+use crate::net::{Answer, CloseReason, Connection, End, Incoming, Outbox, Socket, TransportLimits};
 
 /// A transport.
 pub(super) enum Carrier {
-    Direct(Box<Connection<Parcel>>),
+    Direct(Box<Connection<QueuedMessage>>),
     /// Its output is taken by the link.
-    Bridged(Box<Caller<Parcel>>),
+    Bridged(Box<Caller<QueuedMessage>>),
 }
 
 impl Carrier {
     /// Outgoing messages.
-    pub(super) fn outbox(&self) -> &Outbox<Parcel> {
+    pub(super) fn outbox(&self) -> &Outbox<QueuedMessage> {
         match self {
             Carrier::Direct(connection) => &connection.outbox,
             Carrier::Bridged(caller) => &caller.outbox,
         }
     }
 
-    pub(super) fn outbox_mut(&mut self) -> &mut Outbox<Parcel> {
+    pub(super) fn outbox_mut(&mut self) -> &mut Outbox<QueuedMessage> {
         match self {
             Carrier::Direct(connection) => &mut connection.outbox,
             Carrier::Bridged(caller) => &mut caller.outbox,
@@ -54,7 +54,7 @@ impl Carrier {
         self.outbox_mut().set_limit(outbox);
     }
 
-    pub(super) fn set_limits(&mut self, limits: Limits, now: Instant) {
+    pub(super) fn set_limits(&mut self, limits: TransportLimits, now: Instant) {
         match self {
             Carrier::Direct(connection) => connection.set_limits(limits, now),
             Carrier::Bridged(caller) => caller.set_patience(limits.close),

@@ -15,7 +15,7 @@ use zeroize::Zeroize;
 
 use super::Key;
 use super::carrier::Carrier;
-use super::parcel::Parcel;
+use super::queued::QueuedMessage;
 use super::users::{Owner, Users};
 use crate::auth::Proof;
 use crate::bridge::link::Caller;
@@ -23,7 +23,7 @@ use crate::charge::Charge;
 use crate::daemon::random_number;
 use crate::moment::Budget;
 use crate::net::{
-    Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Room, Source,
+    Accepted, CloseReason, Connection, End, Full, Outbox, Peer, Room, Source, TransportLimits,
     UnauthenticatedPool,
 };
 use crate::reactor::{Reactor, Registered};
@@ -77,7 +77,7 @@ pub(super) struct Client {
     /// Reading is paused until this is complete.
     pub(super) waiting: Option<Wait>,
     /// A job's outcome is being read for it; its backlog is paused meanwhile.
-    pub(super) retelling: bool,
+    pub(super) reads_outcome: bool,
     /// It has output.
     dirty: bool,
     /// Deadline for authentication.
@@ -114,7 +114,7 @@ impl Client {
         [self.connection.due(), auth_due].into_iter().flatten().min()
     }
 
-    pub(super) fn is_overdue_stranger(&self, now: Instant) -> bool {
+    pub(super) fn is_authentication_overdue(&self, now: Instant) -> bool {
         self.waiting.is_none() && self.auth_due.is_some_and(|due| due <= now)
     }
 }
@@ -131,7 +131,7 @@ pub(super) struct ClientLimits {
     pub(super) outbox_total: usize,
     pub(super) inbox_total: usize,
     pub(super) auth: Duration,
-    pub(super) connection: Limits,
+    pub(super) connection: TransportLimits,
 }
 
 /// Places beyond `max_clients` for root and the daemon's own user at the local socket.
@@ -139,10 +139,10 @@ const RESERVED_PLACES: usize = 8;
 /// Replies to one user take at most this fraction of `outbox_total`.
 const REPLY_PART: usize = 2;
 /// Maximum size of a message of an unauthenticated client, in bytes.
-pub(super) const STRANGER_MESSAGE: usize = 8 * 1024;
+pub(super) const UNAUTHENTICATED_MESSAGE: usize = 8 * 1024;
 /// Maximum size of the outbox of an unauthenticated client, in bytes: a reply is hardly longer than
 /// its request. All of them together must not use up `outbox_total`.
-const STRANGER_OUTBOX: usize = 64 * 1024;
+const UNAUTHENTICATED_OUTBOX: usize = 64 * 1024;
 
 /// All connections.
 pub(super) struct Clients {
@@ -288,14 +288,15 @@ impl Clients {
         self.last_id += 1;
         let id = self.last_id;
         let share = self.users.share(Owner::Origin(peer.source()));
-        let outbox = Outbox::new(STRANGER_OUTBOX, &share.outboxes);
+        let outbox = Outbox::new(UNAUTHENTICATED_OUTBOX, &share.outboxes);
         let limits = self.limits.connection;
         let mut session = Session::new(id, known);
         let tls = tls.map(|(tls, certificate)| {
             session.set_certificate(certificate);
             tls
         });
-        let mut connection = Connection::new(socket, tls, outbox, STRANGER_MESSAGE, limits, now);
+        let mut connection =
+            Connection::new(socket, tls, outbox, UNAUTHENTICATED_MESSAGE, limits, now);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = reactor.register(connection.socket(), interest, Key::Client(id))?;
         let carrier = Carrier::Direct(Box::new(connection));
@@ -313,14 +314,18 @@ impl Clients {
     pub(super) fn add_caller(
         &mut self,
         peer: Peer,
-        make: impl FnOnce(Outbox<Parcel>, usize, Duration) -> Result<Caller<Parcel>, rustls::Error>,
+        make: impl FnOnce(
+            Outbox<QueuedMessage>,
+            usize,
+            Duration,
+        ) -> Result<Caller<QueuedMessage>, rustls::Error>,
         now: Instant,
     ) -> Result<ClientId, rustls::Error> {
         self.last_id += 1;
         let id = self.last_id;
         let share = self.users.share(Owner::Origin(peer.source()));
-        let outbox = Outbox::new(STRANGER_OUTBOX, &share.outboxes);
-        let caller = make(outbox, STRANGER_MESSAGE, self.limits.connection.close)?;
+        let outbox = Outbox::new(UNAUTHENTICATED_OUTBOX, &share.outboxes);
+        let caller = make(outbox, UNAUTHENTICATED_MESSAGE, self.limits.connection.close)?;
         let carrier = Carrier::Bridged(Box::new(caller));
         self.take_in(id, carrier, Session::new(id, Known::Nothing), peer, now);
         self.touch(id);
@@ -353,7 +358,7 @@ impl Clients {
             readable: false,
             stalled: false,
             waiting: None,
-            retelling: false,
+            reads_outcome: false,
             dirty: false,
             auth_due,
             admitted: false,
@@ -396,14 +401,14 @@ impl Clients {
     }
 
     /// A client has given up its identity.
-    pub(super) fn make_stranger(&mut self, id: ClientId, now: Instant) {
+    pub(super) fn make_unauthenticated(&mut self, id: ClientId, now: Instant) {
         if let Some(client) = self.map.get(&id) {
             self.change_owner(id, Owner::Origin(client.peer.source()));
         }
         if let Some(client) = self.map.get_mut(&id).filter(|client| client.admitted) {
             client.admitted = false;
             client.auth_due = Some(now + self.limits.auth);
-            client.connection.set_bounds(STRANGER_MESSAGE, STRANGER_OUTBOX);
+            client.connection.set_bounds(UNAUTHENTICATED_MESSAGE, UNAUTHENTICATED_OUTBOX);
             let peer = client.peer.clone();
             self.unauthenticated.add_ready(id, self.source_of(&peer), now);
         }
@@ -425,7 +430,7 @@ impl Clients {
 
     /// Queues an event for a client.
     pub(super) fn deliver(&mut self, id: ClientId, event: &Rc<Published>, spelling: Spelling) {
-        self.push(id, Parcel::Event(event.clone(), spelling));
+        self.push(id, QueuedMessage::Event(event.clone(), spelling));
     }
 
     /// Queues a reply for a client, unless that is being closed.
@@ -434,7 +439,8 @@ impl Clients {
         else {
             return Ok(());
         };
-        let pushed = client.connection.outbox_mut().push(Parcel::Answer(text.as_bytes().into()));
+        let pushed =
+            client.connection.outbox_mut().push(QueuedMessage::Answer(text.as_bytes().into()));
         // It may contain a token.
         text.zeroize();
         self.touch(id);
@@ -443,17 +449,17 @@ impl Clients {
 
     /// Queues a text message for a client.
     pub(super) fn send(&mut self, id: ClientId, message: Rc<[u8]>) {
-        self.push(id, Parcel::Answer(message));
+        self.push(id, QueuedMessage::Answer(message));
     }
 
     /// Queues a binary message for a client whose connection is its own.
     pub(super) fn send_binary(&mut self, id: ClientId, message: Rc<[u8]>) {
-        self.push(id, Parcel::Binary(message));
+        self.push(id, QueuedMessage::Binary(message));
     }
 
-    fn push(&mut self, id: ClientId, parcel: Parcel) {
+    fn push(&mut self, id: ClientId, message: QueuedMessage) {
         if let Some(client) = self.map.get_mut(&id).filter(|client| client.connection.is_open())
-            && let Err(Full) = client.connection.outbox_mut().push(parcel)
+            && let Err(Full) = client.connection.outbox_mut().push(message)
         {
             self.overflowing.push(id);
         }

@@ -182,12 +182,12 @@ impl Jobs {
         }
         if let (Some(mut output), Some(registered)) = (process.take_output(), registered.take()) {
             reactor.deregister(&mut output, registered);
-            self.keep_leftover(output, reactor);
+            self.adopt_leftover(output, reactor);
         }
         self.command_over(serial, true, dispatcher, reactor, now);
     }
 
-    fn keep_leftover(&mut self, mut output: Receiver, reactor: &mut Reactor<Key>) {
+    fn adopt_leftover(&mut self, mut output: Receiver, reactor: &mut Reactor<Key>) {
         if self.leftovers.len() >= LEFTOVERS
             && let Some(oldest) = self.leftovers.keys().next().copied()
         {

@@ -14,10 +14,10 @@ use serde_json::json;
 
 use super::clients::{ClientId, Wait};
 use super::{Key, Server};
-use crate::auth::key::{Damaged, InsertError, KeyStore, Limits};
+use crate::auth::key::{Damaged, InsertError, KeyLimits, KeyStore};
 use crate::auth::{Identity, Proof, Role};
 use crate::config::Config;
-use crate::daemon::tell_damaged;
+use crate::daemon::log_damaged;
 use crate::helper::accounts::{Account, Found};
 use crate::helper::store::{KeysAnswer, KeysQuestion, Stamp};
 use crate::moment::Moment;
@@ -58,7 +58,7 @@ impl Keys {
         });
         let store = match KeyStore::read(&path) {
             Ok((store, damaged)) => {
-                tell(&store, &damaged, &path, limit);
+                log_faults(&store, &damaged, &path, limit);
                 store
             }
             Err(error) => {
@@ -110,8 +110,8 @@ impl Keys {
 }
 
 /// The configured limits of keys.
-pub(super) fn limits(config: &Config) -> Limits {
-    Limits {
+pub(super) fn limits(config: &Config) -> KeyLimits {
+    KeyLimits {
         of_user: config.auth.max_keys_per_user,
         total: config.auth.max_keys,
         legacy: config.auth.max_legacy_keys,
@@ -130,8 +130,8 @@ fn code(why: &InsertError) -> ErrorCode {
     }
 }
 
-fn tell(store: &KeyStore, damaged: &[Damaged], path: &Path, legacy: usize) {
-    tell_damaged(path, damaged);
+fn log_faults(store: &KeyStore, damaged: &[Damaged], path: &Path, legacy: usize) {
+    log_damaged(path, damaged);
     let beyond = store.legacy().count().saturating_sub(legacy);
     if beyond > 0 {
         warn!("the last {beyond} legacy keys are not tried (max_legacy_keys)");
@@ -220,7 +220,7 @@ impl Server {
     fn take_keys(&mut self, file: &str, asker: Option<ClientId>, now: Moment) {
         let (store, damaged) = KeyStore::parse(file.as_bytes());
         let path = KeyStore::path(&self.config.paths.state);
-        tell(&store, &damaged, &path, self.config.auth.max_legacy_keys);
+        log_faults(&store, &damaged, &path, self.config.auth.max_legacy_keys);
         if store == self.keys.store {
             return;
         }

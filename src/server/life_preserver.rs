@@ -22,7 +22,7 @@ use log::{info, warn};
 use super::clients::ClientId;
 use super::{Key, Phase, Server};
 use crate::config::{self, Config};
-use crate::life_preserver::{FollowId, LifePreserver, Limits, Next, Source, Watching};
+use crate::life_preserver::{FollowId, FollowLimits, LifePreserver, Next, Source, Watching};
 use crate::moment::{Budget, Moment};
 use crate::reactor::{Reactor, Watch};
 use crate::rules::RuleSet;
@@ -56,10 +56,10 @@ pub(super) struct Logs {
     /// Reading continues although they are not.
     unbound: bool,
     /// Bytes of logs that were read for the last persisted state.
-    kept: u64,
+    persisted: u64,
     mark: Option<Mark>,
     /// Persisting is in progress.
-    keeping: bool,
+    persisting: bool,
     /// Why persisting failed, logged once; and the time of the next attempt.
     failed: Option<(String, Instant)>,
 }
@@ -76,12 +76,12 @@ impl Logs {
     /// Starts to follow the configured logs.
     pub(super) fn begin(config: &Config, reactor: &mut Reactor<Key>, now: Moment) -> Logs {
         let file = config.paths.state.join(FILE);
-        let kept = read(&file);
+        let persisted = read(&file);
         let (limits, sources) = (limits(config), sources(config));
         let waits = !sources.is_empty();
         let mut kernel = Kernel(reactor);
         let (room, wrong) =
-            LifePreserver::begin(limits, sources, kept.as_deref(), &mut kernel, now);
+            LifePreserver::begin(limits, sources, persisted.as_deref(), &mut kernel, now);
         if let Some(wrong) = wrong {
             set_aside(&file, &wrong);
         }
@@ -94,9 +94,9 @@ impl Logs {
             ignores_total: false,
             held: None,
             unbound: false,
-            kept: 0,
+            persisted: 0,
             mark: None,
-            keeping: false,
+            persisting: false,
             failed: None,
         }
     }
@@ -118,9 +118,9 @@ impl Logs {
     }
 
     /// Whether there is nothing left to persist.
-    pub(super) fn is_kept(&self) -> bool {
+    pub(super) fn is_persisted(&self) -> bool {
         let nothing_new = !self.room.has_changed() && self.mark.is_none();
-        !self.keeping && (nothing_new || self.failed.is_some())
+        !self.persisting && (nothing_new || self.failed.is_some())
     }
 }
 
@@ -205,7 +205,7 @@ impl Server {
     /// Limits the bytes read beyond the persisted positions, unless persisting takes too long.
     fn logs_may_be_read(&self) -> bool {
         // A slice is read as a whole, so half of them is the limit.
-        let ahead = self.logs.room.consumed().saturating_sub(self.logs.kept);
+        let ahead = self.logs.room.consumed().saturating_sub(self.logs.persisted);
         self.logs.unbound || ahead < (self.config.life_preserver.slice / 2) as u64
     }
 
@@ -252,7 +252,7 @@ impl Server {
         if self.logs.paused.is_some() && !self.somebody_is_crowded() {
             self.reactor.again(Key::Logs);
         }
-        if self.logs.keeping {
+        if self.logs.persisting {
             return;
         }
         if self.logs.failed.as_ref().is_some_and(|(_, again)| *again > now.instant) {
@@ -264,7 +264,7 @@ impl Server {
         if let Some(mut mark) = self.logs.mark.take() {
             mark.unsent.retain(|id, place| !self.has_sent(*id, place));
             if mark.unsent.is_empty() {
-                self.keep(mark, now);
+                self.persist(mark, now);
             } else {
                 self.logs.mark = Some(mark);
             }
@@ -289,9 +289,9 @@ impl Server {
         place.is_some_and(|place| client.connection.has_sent(place))
     }
 
-    fn keep(&mut self, mark: Mark, now: Moment) {
-        self.logs.keeping = true;
-        self.keep_logs(FILE, mark.memory, mark.consumed, now);
+    fn persist(&mut self, mark: Mark, now: Moment) {
+        self.logs.persisting = true;
+        self.persist_logs(FILE, mark.memory, mark.consumed, now);
         if self.storage.store.standing().is_err() {
             // The error is already there.
             self.reactor.again(Key::Logs);
@@ -299,11 +299,16 @@ impl Server {
     }
 
     /// Result of persisting.
-    pub(super) fn on_logs_kept(&mut self, consumed: u64, kept: Result<(), String>, now: Moment) {
-        self.logs.keeping = false;
-        match kept {
+    pub(super) fn on_logs_persisted(
+        &mut self,
+        consumed: u64,
+        persisted: Result<(), String>,
+        now: Moment,
+    ) {
+        self.logs.persisting = false;
+        match persisted {
             Ok(()) => {
-                self.logs.kept = consumed;
+                self.logs.persisted = consumed;
                 (self.logs.held, self.logs.unbound) = (None, false);
                 if self.logs.failed.take().is_some() {
                     info!("how far the logs were read is kept again");
@@ -316,10 +321,10 @@ impl Server {
                     );
                 }
                 let again = now.instant + self.config.life_preserver.poll_interval;
-                self.reactor.set_deadline(Key::Keeping, Some(again));
+                self.reactor.set_deadline(Key::Persisting, Some(again));
                 self.logs.failed = Some((why, again));
                 self.logs.unbound = true;
-                self.logs.room.keep_again();
+                self.logs.room.persist_again();
             }
         }
         self.reactor.again(Key::Logs);
@@ -378,9 +383,9 @@ fn set_aside(file: &Path, wrong: &str) {
     warn!("{}: {wrong}; {what}; logs are followed from their ends", file.display());
 }
 
-fn limits(config: &Config) -> Limits {
+fn limits(config: &Config) -> FollowLimits {
     let logs = &config.life_preserver;
-    Limits {
+    FollowLimits {
         max_line: logs.max_line,
         slice: logs.slice / 2,
         poll_interval: logs.poll_interval,

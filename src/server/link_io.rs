@@ -19,7 +19,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::links::{Behind, State, max_text};
 use super::{Key, Phase, Server};
 use crate::auth::key::{NO_CERTIFICATE, Purpose};
-use crate::bridge::link::{Channel, Dialogue, News, Proof, Trouble};
+use crate::bridge::link::{Channel, Dialogue, LinkError, News, Proof};
 use crate::moment::Moment;
 use crate::net::pin;
 use crate::wire::{PeerKind, routed};
@@ -116,7 +116,7 @@ impl Server {
         let url = &line.config.url;
         let ping = self.config.server.ping_interval;
         let channel = pin::connect(&url.host, vec![digest(&line.config.fingerprint)], pin::SOCKETS)
-            .map_err(|error| Trouble::Tls(error.to_string()))
+            .map_err(|error| LinkError::Tls(error.to_string()))
             .and_then(|tls| {
                 let authority = url.to_string();
                 let authority = authority.strip_prefix("wss://").unwrap_or(&authority);
@@ -131,8 +131,8 @@ impl Server {
         else {
             return;
         };
-        let sums = self.links.sums.clone();
-        let dialogue = Box::new(Dialogue::new(PeerKind::Server, &self.hostname, sums));
+        let checksums = self.links.checksums.clone();
+        let dialogue = Box::new(Dialogue::new(PeerKind::Server, &self.hostname, checksums));
         let due = Some(now.instant + self.config.server.auth_timeout);
         line.state = State::Talking { stream, registered, channel, dialogue, due };
         self.reactor.again(Key::Link(number));
@@ -354,7 +354,7 @@ impl Server {
         }
     }
 
-    fn flush_link(&mut self, number: u64) -> Result<(), Trouble> {
+    fn flush_link(&mut self, number: u64) -> Result<(), LinkError> {
         let Some(line) = self.links.lines.iter_mut().find(|line| line.number == number) else {
             return Ok(());
         };

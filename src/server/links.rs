@@ -23,7 +23,7 @@ use crate::config::{BridgeLink, Config};
 use crate::moment::Moment;
 use crate::reactor::{Reactor, Registered};
 use crate::sys::fork::in_child;
-use crate::wire::{MOST_SUMS, rfc3339, routed};
+use crate::wire::{MOST_CHECKSUMS, rfc3339, routed};
 
 /// Maximum duration of key generation before another attempt.
 const MAKING: Duration = Duration::from_secs(60);
@@ -88,7 +88,7 @@ pub(super) struct Links {
     /// Start of key generation in a child.
     making: Option<Instant>,
     /// Checksums of the keys of all users.
-    pub(super) sums: Vec<String>,
+    pub(super) checksums: Vec<String>,
     /// They may have changed; sent to relays at the end of the turn.
     pub(super) keys_changed: bool,
 }
@@ -302,19 +302,19 @@ impl Server {
 
     /// Sends relays the checksums of the registered keys, if changed. At the end of a turn: a user
     /// whose key was revoked is informed while the relay still knows the key.
-    pub(super) fn tell_sums(&mut self, now: Moment) {
+    pub(super) fn send_checksums(&mut self, now: Moment) {
         let all = self.keys.store.len();
-        let keys = self.keys.store.iter().take(MOST_SUMS);
-        let sums: Vec<String> = keys.map(|entry| entry.key.checksum()).collect();
-        if all > MOST_SUMS && !self.config.bridge.link.is_empty() {
-            warn!("bridges are told of the first {MOST_SUMS} of {all} keys");
+        let keys = self.keys.store.iter().take(MOST_CHECKSUMS);
+        let checksums: Vec<String> = keys.map(|entry| entry.key.checksum()).collect();
+        if all > MOST_CHECKSUMS && !self.config.bridge.link.is_empty() {
+            warn!("bridges are told of the first {MOST_CHECKSUMS} of {all} keys");
         }
         for line in &mut self.links.lines {
             if let State::Talking { dialogue, .. } = &mut line.state {
-                dialogue.set_sums(sums.clone());
+                dialogue.set_checksums(checksums.clone());
             }
         }
-        self.links.sums = sums;
+        self.links.checksums = checksums;
         let numbers: Vec<u64> = self.links.lines.iter().map(|line| line.number).collect();
         for number in numbers {
             self.push_dialogue(number, now);

@@ -16,7 +16,7 @@ mod keys;
 mod life_preserver;
 mod link_io;
 mod links;
-mod parcel;
+mod queued;
 mod reload;
 mod start;
 mod status;
@@ -36,7 +36,7 @@ use crate::auth::{Identity, Proof, Roles, Throttle, Tokens};
 use crate::config::{Config, Home};
 use crate::daemon::{Address, prepare};
 use crate::dispatcher::{Dispatcher, Effect};
-use crate::hub::{Hub, Piece};
+use crate::hub::{Hub, Item};
 use crate::life_preserver::FollowId;
 use crate::moment::{Budget, Moment};
 use crate::net::certificate::ServerSide;
@@ -45,7 +45,7 @@ use crate::net::{
     Peer, Room, Source, is_about_one_connection,
 };
 use crate::reactor::{Reactor, Ready, Registered, Signal};
-use crate::session::{Answer, House, Known};
+use crate::session::{Answer, Known, RequestContext};
 use crate::sys::children;
 use crate::system_state::SystemState;
 use crate::wire::{
@@ -87,7 +87,7 @@ enum Key {
     /// The turn of all logs; their next deadline.
     Logs,
     /// The retry of persisting their positions.
-    Keeping,
+    Persisting,
     /// The next re-check of accounts.
     Recheck,
     /// A delayed reply.
@@ -159,7 +159,7 @@ struct Server {
     /// The reply to `rpc/status` of this turn, as JSON text, until it changes.
     status_reply: Option<Rc<str>>,
     /// The subscriber to which the current state was sent last.
-    told_last: ClientId,
+    last_served: ClientId,
 }
 
 /// Bytes read at once: the size of a pipe, four TLS records.
@@ -280,7 +280,7 @@ impl Server {
             Key::Dispatcher
             | Key::Turn
             | Key::Log(_)
-            | Key::Keeping
+            | Key::Persisting
             | Key::Survivors
             | Key::Recheck
             | Key::Delayed(_)
@@ -318,7 +318,7 @@ impl Server {
             Key::Leftover(number) => {
                 self.jobs.on_leftover_due(number, &mut self.reactor, &mut self.scratch, now);
             }
-            Key::Log(_) | Key::Keeping | Key::Turn => {}
+            Key::Log(_) | Key::Persisting | Key::Turn => {}
         }
     }
 
@@ -564,7 +564,7 @@ impl Server {
             self.status_reply = None;
         }
         let Some(client) = self.clients.get(id) else { return Ok(Answer::Silence) };
-        let mut house = House {
+        let mut context = RequestContext {
             now,
             hostname: &self.hostname,
             tokens: &mut self.tokens,
@@ -574,7 +574,7 @@ impl Server {
             keys: &self.keys.store,
             max_legacy_keys: self.config.auth.max_legacy_keys,
         };
-        client.session.answer(request, &mut house)
+        client.session.answer(request, &mut context)
     }
 
     fn give_answer(&mut self, id: ClientId, request: Request, answer: Answer, now: Moment) {
@@ -583,7 +583,7 @@ impl Server {
         match answer {
             Answer::Silence => {}
             Answer::Response(mut args) => {
-                self.dress_for_clear(id, &request, &mut args);
+                self.adapt_to_legacy(id, &request, &mut args);
                 if let Some(Value::Array(killed)) = args.pointer("/killed/jobs") {
                     killed.iter().for_each(|job| self.audit(id, "killed", job.as_str()));
                 }
@@ -611,7 +611,7 @@ impl Server {
                 let text = response(&request, &Value::Object(Default::default()));
                 self.send_answer(id, Some(&request), text);
             }
-            Answer::WhenKept(mut reply, serials, last, attach) => {
+            Answer::WhenDurable(mut reply, serials, last, attach) => {
                 if let Some(attach) = attach
                     && let Ok(Value::Object(attached)) = self.attach_to_job(id, last, &attach)
                     && let Some(reply) = reply.as_object_mut()
@@ -702,7 +702,7 @@ impl Server {
             self.detach_all(id);
             let room = self.clients.room_for_ready(self.clients.source_of(&peer), now.instant);
             if self.make_room(room, now) {
-                self.clients.make_stranger(id, now.instant);
+                self.clients.make_unauthenticated(id, now.instant);
             } else {
                 self.end(id, "it gave up its identity, and there was no place for it without one");
             }
@@ -714,7 +714,7 @@ impl Server {
         if let Err(end) = client.connection.on_deadline(now.instant) {
             return self.ended.push((id, end));
         }
-        if client.is_overdue_stranger(now.instant) {
+        if client.is_authentication_overdue(now.instant) {
             let reason = CloseReason::new(1008, "authentication did not come in time");
             self.clients.close(id, &reason, now.instant);
         }
@@ -731,8 +731,8 @@ impl Server {
                 self.carry_out_effects(now);
             }
             self.take_accounts_outcomes(now);
-            self.look_after_system_state(now);
-            self.tell_present_state(budget, now);
+            self.run_system_state(now);
+            self.send_current_state(budget, now);
             self.advance_attachments(now);
             self.close_overflowing(now);
             let over = self.clients.flush(budget, &mut self.reactor, now.instant);
@@ -750,7 +750,7 @@ impl Server {
             }
         }
         if std::mem::take(&mut self.links.keys_changed) {
-            self.tell_sums(now);
+            self.send_checksums(now);
             self.flush_links(now);
         }
         self.go_on_with_logs(now);
@@ -766,9 +766,9 @@ impl Server {
             self.serve_attached(&effect, now);
             match effect {
                 Effect::Publish(event) => self.publish(event, now),
-                Effect::PublishOutcome { serial } => self.ask_to_publish(serial, now),
-                Effect::Keep { serial, step, record } => {
-                    self.storage.store.keep((serial, step), record, now.instant);
+                Effect::PublishOutcome { serial } => self.request_publication(serial, now),
+                Effect::Persist { serial, step, record } => {
+                    self.storage.store.persist((serial, step), record, now.instant);
                 }
                 Effect::Note { record } => self.storage.store.note(record, now.instant),
                 Effect::Log { serial, at, limit, bytes } => {
@@ -795,7 +795,7 @@ impl Server {
             Event::LifePreserver(_) | Event::SystemState(_) => None,
         };
         if let Some(serial) = finished {
-            self.dispatcher.told(serial, self.hub.seq() + 1, now);
+            self.dispatcher.reported(serial, self.hub.seq() + 1, now);
             self.attachments.touch(serial);
         }
         let clients = &mut self.clients;
@@ -803,15 +803,16 @@ impl Server {
     }
 
     /// Sends the current state to subscribers, in turn, until `budget` is spent.
-    fn tell_present_state(&mut self, budget: Budget, now: Moment) {
+    fn send_current_state(&mut self, budget: Budget, now: Moment) {
         let mut behind = self.hub.behind();
-        let next = behind.partition_point(|id| *id <= self.told_last);
+        let next = behind.partition_point(|id| *id <= self.last_served);
         behind.rotate_left(next);
         for id in behind {
             let mut pieces = 0;
             loop {
                 let may_get_more = self.clients.may_get_more(id);
-                let Some(client) = self.clients.get(id).filter(|client| !client.retelling) else {
+                let Some(client) = self.clients.get(id).filter(|client| !client.reads_outcome)
+                else {
                     break;
                 };
                 if !may_get_more {
@@ -820,22 +821,22 @@ impl Server {
                     break;
                 }
                 if pieces > 0 && budget.is_spent() {
-                    self.told_last = id;
+                    self.last_served = id;
                     return self.reactor.again(Key::Turn);
                 }
                 pieces += 1;
                 match self.hub.pull(id, &self.dispatcher, now) {
                     None => break,
-                    Some(Piece::Event(event, spelling)) => {
+                    Some(Item::Event(event, spelling)) => {
                         self.clients.deliver(id, &event, spelling)
                     }
-                    Some(Piece::Outcome(serial)) => {
-                        let asked = self.ask_to_retell(id, serial, now);
+                    Some(Item::Outcome(serial)) => {
+                        let asked = self.request_outcome(id, serial, now);
                         if let Some(client) = self.clients.get(id) {
-                            client.retelling = asked;
+                            client.reads_outcome = asked;
                         }
                     }
-                    Some(Piece::Gap { seq, missed }) => {
+                    Some(Item::Gap { seq, missed }) => {
                         let text = gap(self.hub.epoch(), seq, missed);
                         if let Err(Full) = self.clients.answer(id, text) {
                             self.clients.overflowing.push(id);
@@ -920,7 +921,7 @@ impl Server {
             self.settle(now);
         }
         let all_told = self.clients.len() == 0 && self.links.are_flushed();
-        if self.phase == Phase::Leaving && all_told && self.logs.is_kept() {
+        if self.phase == Phase::Leaving && all_told && self.logs.is_persisted() {
             self.phase = Phase::Over;
         }
     }

@@ -6,7 +6,7 @@ use log::{error, info, warn};
 
 use super::{Key, Server, start, system_state};
 use crate::config::{Config, needs_restart};
-use crate::daemon::{Address, StartError, bind, hostname, tell_fingerprint};
+use crate::daemon::{Address, StartError, bind, hostname, log_fingerprint};
 use crate::moment::Moment;
 use crate::net::Listener;
 
@@ -56,9 +56,9 @@ impl Server {
         let bound = bound.map_err(|error| error.to_string())?;
 
         // From here on nothing can fail.
-        let (kept, mut closed): (Vec<_>, Vec<_>) =
+        let (remaining, mut closed): (Vec<_>, Vec<_>) =
             self.listeners.drain(..).partition(|(_, l)| wanted.contains(&l.configured));
-        self.listeners = kept;
+        self.listeners = remaining;
         for (number, listening) in &mut closed {
             info!("no longer listening on {}", listening.listener.url());
             self.reactor.set_deadline(Key::Listener(*number), None);
@@ -70,7 +70,7 @@ impl Server {
         self.config = config;
         self.file = file.or(self.file.take());
         self.hostname = hostname;
-        tell_fingerprint(tls.as_ref(), self.tls.as_ref());
+        log_fingerprint(tls.as_ref(), self.tls.as_ref());
         self.tls = tls;
         self.listen(bound);
         self.find_origins();
@@ -91,9 +91,9 @@ impl Server {
         let in_the_way = |old: &Address| {
             !wanted.contains(old) && new.iter().any(|address| address.overlaps(old))
         };
-        let (going, kept): (Vec<_>, Vec<_>) =
+        let (going, remaining): (Vec<_>, Vec<_>) =
             self.listeners.drain(..).partition(|(_, l)| in_the_way(&l.configured));
-        self.listeners = kept;
+        self.listeners = remaining;
         let mut given_up = Vec::new();
         for (number, mut listening) in going {
             info!("no longer listening on {}", listening.listener.url());

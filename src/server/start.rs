@@ -18,7 +18,7 @@ use super::{Key, Listening, Phase, SCRATCH, Server};
 use crate::auth::{self, Throttle, Tokens};
 use crate::config::{Config, Home};
 use crate::daemon::{
-    Address, PidFile, StartError, bind, hostname, lock, make_private, random_hex, tell_fingerprint,
+    Address, PidFile, StartError, bind, hostname, lock, log_fingerprint, make_private, random_hex,
 };
 use crate::dispatcher::{self, Dispatcher, Environment};
 use crate::helper::accounts::{Accounts, look_up_now};
@@ -57,7 +57,7 @@ pub(super) fn start(
     let mut reactor = Reactor::new().map_err(|e| StartError::system("make a poll loop", e))?;
     let hostname = hostname();
     let tls = tls(&config, &hostname)?;
-    tell_fingerprint(tls.as_ref(), None);
+    log_fingerprint(tls.as_ref(), None);
     let epoch = random_hex(8);
     let found = look_up_now(&accounts::asked(&config), config.auth.lookup_deadline);
     let groups_missing = found.as_ref().map_or(true, |found| !found.failed.is_empty());
@@ -75,7 +75,7 @@ pub(super) fn start(
         Starter::new(limit).map_err(|error| StartError::system("open /dev/null", error))?;
     let now = Moment::now();
     let state = &config.paths.state;
-    let (place, directory) = store::Place::open(state, config.store.journal)
+    let (place, directory) = store::StoreLocation::open(state, config.store.journal)
         .map_err(|error| StartError::Directory(state.clone(), error.to_string()))?;
     let mut dispatcher = Dispatcher::new(job_limits(&config), place.journal);
     let mut jobs = Jobs::new(environment, &epoch, config.dispatcher.output_grace);
@@ -112,7 +112,7 @@ pub(super) fn start(
         scratch: vec![0; SCRATCH],
         ended: Vec::new(),
         status_reply: None,
-        told_last: 0,
+        last_served: 0,
         config,
         file,
         home,
@@ -130,7 +130,7 @@ pub(super) fn start(
     }
     server.reactor.set_deadline(Key::Survivors, Some(now.instant));
     server.system_state.begin(now);
-    server.tell_sums(now);
+    server.send_checksums(now);
     server.configure_links(now);
     server.warn_of_callers();
     server.settle(now);
@@ -141,7 +141,7 @@ pub(super) fn start(
 
 /// Takes over the jobs of the previous daemon.
 fn take_over(
-    place: &store::Place,
+    place: &store::StoreLocation,
     dispatcher: &mut Dispatcher,
     jobs: &mut Jobs,
     now: Moment,
@@ -242,7 +242,7 @@ pub(super) fn client_limits(config: &Config) -> ClientLimits {
         outbox_total: server.outbox_total,
         inbox_total: server.inbox_total,
         auth: server.auth_timeout,
-        connection: net::Limits {
+        connection: net::TransportLimits {
             handshake: server.handshake_timeout,
             ping: server.ping_interval,
             message: server.message_timeout,
@@ -251,8 +251,8 @@ pub(super) fn client_limits(config: &Config) -> ClientLimits {
     }
 }
 
-pub(super) fn accounts_limits(config: &Config) -> helper::accounts::Limits {
-    helper::accounts::Limits {
+pub(super) fn accounts_limits(config: &Config) -> helper::accounts::AccountsLimits {
+    helper::accounts::AccountsLimits {
         lookup: config.auth.lookup_deadline,
         check: config.auth.check_deadline,
         at_once: config.auth.max_checks,
@@ -261,8 +261,8 @@ pub(super) fn accounts_limits(config: &Config) -> helper::accounts::Limits {
     }
 }
 
-pub(super) fn throttle_limits(config: &Config) -> auth::Limits {
-    auth::Limits {
+pub(super) fn throttle_limits(config: &Config) -> auth::ThrottleLimits {
+    auth::ThrottleLimits {
         failures: config.auth.fail_limit,
         window: config.auth.fail_window,
         block: config.auth.block_time,
@@ -270,13 +270,13 @@ pub(super) fn throttle_limits(config: &Config) -> auth::Limits {
     }
 }
 
-pub(super) fn store_limits(config: &Config) -> store::Limits {
-    store::Limits { deadline: config.store.deadline, backlog: config.store.backlog }
+pub(super) fn store_limits(config: &Config) -> store::StoreLimits {
+    store::StoreLimits { deadline: config.store.deadline, backlog: config.store.backlog }
 }
 
-pub(super) fn job_limits(config: &Config) -> dispatcher::Limits {
+pub(super) fn job_limits(config: &Config) -> dispatcher::JobLimits {
     let jobs = &config.dispatcher;
-    dispatcher::Limits {
+    dispatcher::JobLimits {
         max_running: jobs.max_running,
         max_pending: jobs.max_pending,
         max_commands: jobs.max_commands,

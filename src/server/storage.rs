@@ -16,7 +16,7 @@ use super::child::Child;
 use super::clients::{ClientId, Wait};
 use super::{Key, Server};
 use crate::dispatcher::{Serial, Step, Ticket};
-use crate::helper::store::{self, KeysQuestion, Outcome, Part, Place, RequestId, Store};
+use crate::helper::store::{self, KeysQuestion, Outcome, Part, RequestId, Store, StoreLocation};
 use crate::moment::Moment;
 use crate::reactor::Reactor;
 use crate::sys::children::Exit;
@@ -42,7 +42,7 @@ pub(super) enum Purpose {
 /// The store and its state.
 pub(super) struct Storage {
     pub(super) store: Store<Ticket>,
-    place: Place,
+    place: StoreLocation,
     lock: File,
     /// The state directory: open, so that its identity cannot be reused.
     _directory: File,
@@ -56,8 +56,8 @@ pub(super) struct Storage {
 
 impl Storage {
     pub(super) fn new(
-        place: Place,
-        limits: store::Limits,
+        place: StoreLocation,
+        limits: store::StoreLimits,
         (lock, directory): (File, File),
         now: Instant,
     ) -> Storage {
@@ -208,17 +208,17 @@ impl Server {
 
     fn on_store_outcome(&mut self, outcome: Outcome<Ticket>, now: Moment) {
         match outcome {
-            Outcome::Kept((serial, step)) => {
+            Outcome::Persisted((serial, step)) => {
                 if step == Step::File {
                     self.on_filed(serial, Ok(()));
                 }
-                self.dispatcher.kept(serial, step, now);
+                self.dispatcher.persisted(serial, step, now);
             }
-            Outcome::NotKept((serial, step), why) => {
+            Outcome::NotPersisted((serial, step), why) => {
                 if step == Step::File {
                     self.on_filed(serial, Err(why));
                 }
-                self.dispatcher.not_kept(serial, step);
+                self.dispatcher.not_persisted(serial, step);
             }
             Outcome::Answer(request, answer) => self.on_answer(request, Ok(answer), now),
             Outcome::NoAnswer(request, why) => self.on_answer(request, Err(why), now),
@@ -234,18 +234,18 @@ impl Server {
                 error!("{why}: no job is taken until it does again; events go on");
                 self.dispatcher.set_storage(Err(why));
             }
-            Outcome::Retry => self.dispatcher.keep_again(),
+            Outcome::Retry => self.dispatcher.persist_again(),
             Outcome::Available => {
                 info!("state storage answers again");
                 self.dispatcher.set_storage(Ok(()));
                 // A failure just before is not covered by any `Retry`.
-                self.dispatcher.keep_again();
+                self.dispatcher.persist_again();
             }
         }
     }
 
     /// A job for which a client waits is durable, or failed to be.
-    fn on_filed(&mut self, serial: Serial, kept: Result<(), String>) {
+    fn on_filed(&mut self, serial: Serial, persisted: Result<(), String>) {
         let Some(id) = self.storage.filing.remove(&serial) else { return };
         let Some(client) = self.clients.get(id) else { return };
         let Some(Wait::Filing { request, response: args, left, failed }) = &mut client.waiting
@@ -253,7 +253,7 @@ impl Server {
             return;
         };
         *left -= 1;
-        if let Err(why) = kept {
+        if let Err(why) = persisted {
             *failed = Some(why);
         }
         if *left > 0 {
@@ -295,15 +295,15 @@ impl Server {
             }
             Purpose::Retell(id, serial) => {
                 if let Some(Event::Job(event)) = self.outcome(serial, answer)
-                    && let Some((event, spelling)) = self.hub.retold(id, event, now)
+                    && let Some((event, spelling)) = self.hub.outcome_event(id, event, now)
                 {
                     self.clients.deliver(id, &event, spelling);
                 }
                 if let Some(client) = self.clients.get(id) {
-                    client.retelling = false;
+                    client.reads_outcome = false;
                 }
             }
-            Purpose::Logs(consumed) => self.on_logs_kept(consumed, answer.map(drop), now),
+            Purpose::Logs(consumed) => self.on_logs_persisted(consumed, answer.map(drop), now),
             Purpose::Keys(client) => self.on_keys(client, answer, now),
         }
     }
@@ -366,18 +366,18 @@ impl Server {
     }
 
     /// Persists the positions of the logs.
-    pub(super) fn keep_logs(&mut self, name: &str, memory: Vec<u8>, consumed: u64, now: Moment) {
+    pub(super) fn persist_logs(&mut self, name: &str, memory: Vec<u8>, consumed: u64, now: Moment) {
         let request = self.storage.store.replace(name, memory, now.instant);
         self.storage.questions.insert(request, Purpose::Logs(consumed));
     }
 
     /// Requests the outcome of a job, to be published.
-    pub(super) fn ask_to_publish(&mut self, serial: Serial, now: Moment) {
+    pub(super) fn request_publication(&mut self, serial: Serial, now: Moment) {
         self.ask_for_outcome(serial, Purpose::Publish(serial), now);
     }
 
     /// Requests the outcome of a job, for a client. False where the job is no longer known.
-    pub(super) fn ask_to_retell(&mut self, id: ClientId, serial: Serial, now: Moment) -> bool {
+    pub(super) fn request_outcome(&mut self, id: ClientId, serial: Serial, now: Moment) -> bool {
         self.ask_for_outcome(serial, Purpose::Retell(id, serial), now)
     }
 

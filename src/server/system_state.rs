@@ -21,7 +21,7 @@ use crate::reactor::{Reactor, Registered};
 use crate::sys::children::Exit;
 use crate::sys::zfs;
 use crate::system_state::{
-    Complaint, Devd, Effect, Feed, Limits, Process, Starter, drain, zdb_beside,
+    Complaint, Devd, Effect, Feed, Process, Starter, SystemStateLimits, drain, zdb_beside,
 };
 
 /// Poll tokens and deadlines of the system state.
@@ -128,9 +128,9 @@ impl Probes {
     }
 }
 
-pub(super) fn limits(config: &Config) -> Limits {
+pub(super) fn limits(config: &Config) -> SystemStateLimits {
     let state = &config.system_state;
-    Limits {
+    SystemStateLimits {
         interval: state.interval,
         report_interval: state.report_interval,
         zpool_deadline: state.zpool_deadline,
@@ -144,7 +144,7 @@ pub(super) fn limits(config: &Config) -> Limits {
 
 impl Server {
     /// Carries out the state machine's effects until there are none.
-    pub(super) fn look_after_system_state(&mut self, now: Moment) {
+    pub(super) fn run_system_state(&mut self, now: Moment) {
         while let Some(effect) = self.system_state.next_effect() {
             match effect {
                 Effect::Look => {

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn fullest_user_is_the_one_with_the_most_in_all_its_connections() {
+    fn fullest_user_has_the_most_in_all_its_connections() {
         let mut users = Users::default();
         let small: Vec<Charge> =
             (0..10).map(|_| Charge::new(&users.share(AMY).outboxes, 10)).collect();

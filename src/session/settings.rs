@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::auth::key::{
-    Entry, InsertError, KeyChange, KeyId, KeyStore, Limits, PublicKey, check_text,
+    Entry, InsertError, KeyChange, KeyId, KeyLimits, KeyStore, PublicKey, check_text,
 };
 use crate::auth::{Identity, Role};
 use crate::wire::{ErrorCode, Refusal};
@@ -79,8 +79,8 @@ impl Settings {
             }
             let (nickname, email) = (text(fields, "nickname")?, text(fields, "email")?);
             // The session determines owner and role.
-            let (user, role, sums) = (String::new(), Role::Read, Vec::new());
-            let entry = Entry { user, key, nickname, email, added, legacy, role, sums };
+            let (user, role, checksums) = (String::new(), Role::Read, Vec::new());
+            let entry = Entry { user, key, nickname, email, added, legacy, role, checksums };
             Ok(Settings::Register(Box::new(entry)))
         } else {
             // The table in `auth` admits only `revoke_ssl_cert`, by either name.
@@ -98,7 +98,7 @@ impl Settings {
         self,
         who: &Identity,
         keys: &KeyStore,
-        limits: Limits,
+        limits: KeyLimits,
     ) -> Result<Settled, Refusal> {
         let shown = || keys.iter().filter(|entry| who.may_manage_keys_of(&entry.user));
         match self {
@@ -128,8 +128,8 @@ impl Settings {
                 Ok(Settled::Answer(Value::Object(users)))
             }
             Settings::Checksums => {
-                let sums: Vec<String> = shown().map(|entry| entry.key.checksum()).collect();
-                Ok(Settled::Answer(json!({ "md5_keys": sums })))
+                let checksums: Vec<String> = shown().map(|entry| entry.key.checksum()).collect();
+                Ok(Settled::Answer(json!({ "md5_keys": checksums })))
             }
             Settings::Register(mut entry) => {
                 (entry.user, entry.role) = (who.user.clone(), who.role);
@@ -184,7 +184,7 @@ mod tests {
     use crate::auth::Proof;
     use crate::auth::key::{Kind, PrivateKey};
 
-    const LIMITS: Limits = Limits { of_user: 2, total: 3, legacy: 1, legacy_of_user: 1 };
+    const LIMITS: KeyLimits = KeyLimits { of_user: 2, total: 3, legacy: 1, legacy_of_user: 1 };
 
     fn who(user: &str, role: Role) -> Identity {
         Identity { user: user.into(), uid: 1000, role, proof: Proof::Password, from: String::new() }
@@ -204,11 +204,11 @@ mod tests {
         for (user, pem) in [("amy", rsa()), ("bob", new_key())] {
             let key = PublicKey::from_pem(pem.as_bytes()).unwrap();
             let (nickname, email) = ("mine".to_owned(), "me@example.org".to_owned());
-            let (added, sums) = ("2026-11-23T17:59:04Z".to_owned(), Vec::new());
+            let (added, checksums) = ("2026-11-23T17:59:04Z".to_owned(), Vec::new());
             let legacy = key.is_rsa();
             let role = Role::Full;
             let entry =
-                Entry { user: user.into(), key, nickname, email, added, legacy, role, sums };
+                Entry { user: user.into(), key, nickname, email, added, legacy, role, checksums };
             store.insert(entry, &LIMITS).unwrap();
         }
         store
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn each_sees_own_keys_and_full_access_sees_all_as_the_original_client_expects_them() {
+    fn list_has_own_keys_and_with_full_access_all() {
         let own = answer(Settings::List { page: None }, &who("amy", Role::Read));
         let details =
             "Nickname: mine\nEmail: me@example.org\nDate Registered: 2026-11-23T17:59:04Z";
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn rsa_keys_are_legacy_unless_it_is_said_otherwise() {
+    fn rsa_keys_are_legacy_by_default() {
         let encoded = STANDARD.encode(rsa());
         let legacy = |fields: Value| match read("register_ssl_cert", fields).unwrap() {
             Settings::Register(entry) => entry.legacy,
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_registered_for_who_asks_whatever_is_said() {
+    fn key_is_registered_for_the_requesting_user_only() {
         let fields = json!({ "pub_key": rsa(), "user": "root", "nickname": "n", "email": null });
         let settings = read("register_ssl_certificate", fields).unwrap();
         let settled = settings.settle(&who("eve", Role::Read), &store(), LIMITS).unwrap();
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn invalid_requests_are_rejected() {
         for fields in [
             json!({}),
             json!({ "pub_key": 7 }),

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_that_was_locked_is_told_from_none() {
+    fn locked_password_is_distinguished_from_none() {
         assert!(is_locked(b"!$6$salt$hash"));
         for hash in ["$6$salt$hash", "!", "!!", "!*", "*", ""] {
             assert!(!is_locked(hash.as_bytes()), "{hash}");

@@ -172,7 +172,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn a_socket_in_an_open_directory_is_reached_and_a_limited_file_is_still_good_for_its_purpose() {
+    fn limited_descriptors_keep_the_rights_for_their_purpose() {
         let path = std::env::temp_dir().join(format!("se-confinement-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         let receiver = UnixDatagram::bind(path.join("log")).unwrap();

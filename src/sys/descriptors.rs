@@ -15,14 +15,14 @@ pub fn close_inherited() {
 /// In a forked child: closes every descriptor but the three standard ones and these, which are
 /// returned in order under other numbers. Any other owner of a descriptor in the child's memory
 /// must not be dropped or used any more.
-pub(super) fn keep_only(kept: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
+pub(super) fn close_all_but(passed: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
     const FIRST: libc::c_int = 3;
-    let count = libc::c_int::try_from(kept.len()).map_err(io::Error::other)?;
+    let count = libc::c_int::try_from(passed.len()).map_err(io::Error::other)?;
     // Out of the range of their final numbers.
     let high = |fd: OwnedFd| -> io::Result<RawFd> {
         Ok(fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(FIRST + count))?)
     };
-    let high: Vec<RawFd> = kept.into_iter().map(high).collect::<io::Result<_>>()?;
+    let high: Vec<RawFd> = passed.into_iter().map(high).collect::<io::Result<_>>()?;
     let mut moved = Vec::new();
     for (target, fd) in (FIRST..).zip(high) {
         // SAFETY: takes descriptor numbers; the previous owner of the target's number does not use
@@ -40,20 +40,20 @@ pub(super) fn keep_only(kept: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
 /// In a forked child that calls exec: closes every descriptor but the three standard ones and this
 /// one, which exec closes. Needs no free number, and cannot fail. Any other owner of a descriptor
 /// in the child's memory must not be dropped or used any more.
-pub(super) fn keep_until_exec(kept: OwnedFd) -> OwnedFd {
+pub(super) fn close_all_until_exec(passed: OwnedFd) -> OwnedFd {
     const FIRST: libc::c_int = 3;
-    let number = kept.into_raw_fd();
+    let number = passed.into_raw_fd();
     // SAFETY: takes descriptor numbers; the previous owner of the number 3 does not use it again.
     // With equal numbers the call does nothing.
     let moved = unsafe { libc::dup2(number, FIRST) } == FIRST;
     // SAFETY: the descriptor is open, without another owner.
-    let kept = unsafe { OwnedFd::from_raw_fd(if moved { FIRST } else { number }) };
+    let passed = unsafe { OwnedFd::from_raw_fd(if moved { FIRST } else { number }) };
     // It does not fail for an open descriptor.
-    let _ = fcntl(&kept, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+    let _ = fcntl(&passed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
     if moved {
         close_from(FIRST + 1);
     }
-    kept
+    passed
 }
 
 fn close_from(first: libc::c_int) {

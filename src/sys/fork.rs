@@ -18,9 +18,9 @@ pub fn in_child(work: impl FnOnce(File)) -> io::Result<(Pid, OwnedFd)> {
     let (answer, child_answer) = pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&answer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let parent = getpid();
-    let pid = run(vec![child_answer], |mut kept| {
+    let pid = run(vec![child_answer], |mut passed| {
         super::parent_death::end_with(parent);
-        if let Some(answer) = kept.pop() {
+        if let Some(answer) = passed.pop() {
             work(File::from(answer));
         }
     })?;
@@ -28,27 +28,27 @@ pub fn in_child(work: impl FnOnce(File)) -> io::Result<(Pid, OwnedFd)> {
 }
 
 /// Runs `work` in a child of unlimited lifetime, with one end of a socket, blocking, and the
-/// descriptor `kept`; returns the other end, non-blocking. `name` is shown in the process list.
+/// descriptor `passed`; returns the other end, non-blocking. `name` is shown in the process list.
 pub fn with_socket(
     name: &'static std::ffi::CStr,
-    kept: OwnedFd,
+    passed: OwnedFd,
     work: impl FnOnce(OwnedFd, OwnedFd),
 ) -> io::Result<(Pid, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    let pid = run(vec![theirs, kept], |mut kept| {
+    let pid = run(vec![theirs, passed], |mut passed| {
         super::process_name::set(name);
         super::signals::ignore_what_ends_daemons();
         super::parent_death::be_woken();
-        if let (Some(kept), Some(socket)) = (kept.pop(), kept.pop()) {
-            work(socket, kept);
+        if let (Some(passed), Some(socket)) = (passed.pop(), passed.pop()) {
+            work(socket, passed);
         }
     })?;
     Ok((pid, ours))
 }
 
-fn run(kept: Vec<OwnedFd>, work: impl FnOnce(Vec<OwnedFd>)) -> io::Result<Pid> {
+fn run(passed: Vec<OwnedFd>, work: impl FnOnce(Vec<OwnedFd>)) -> io::Result<Pid> {
     let held = super::signals::Held::all();
     // SAFETY: the process has one thread, so the child's memory is consistent and it may continue
     // like any program; it never returns from here.
@@ -61,8 +61,8 @@ fn run(kept: Vec<OwnedFd>, work: impl FnOnce(Vec<OwnedFd>)) -> io::Result<Pid> {
             super::signals::reset();
             let _ = nix::unistd::setsid();
             // The child must not hold connections of clients open.
-            if let Ok(kept) = super::descriptors::keep_only(kept) {
-                work(kept);
+            if let Ok(passed) = super::descriptors::close_all_but(passed) {
+                work(passed);
             }
             // SAFETY: ends the child at once, without running the parent's destructors.
             unsafe { libc::_exit(0) }

@@ -26,7 +26,7 @@ use nix::unistd::geteuid;
 const LINKS: usize = 32;
 
 /// A resolved path: the directory and the name of a file in it that is not a link.
-struct Place {
+struct ResolvedPath {
     directory: OwnedFd,
     name: OsString,
     guard: Guard,
@@ -121,7 +121,7 @@ pub fn stat_regular(path: &Path) -> io::Result<FileStat> {
 ///
 /// # Errors As [`stat_regular`], or the file cannot be opened.
 pub fn open_regular(path: &Path) -> io::Result<File> {
-    let Place { directory, name, guard, about } = resolve(path)?;
+    let ResolvedPath { directory, name, guard, about } = resolve(path)?;
     guard.check_file(&about)?;
     let flags = OFlag::O_RDONLY
         | OFlag::O_NOFOLLOW
@@ -134,7 +134,7 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     Ok(File::from(file))
 }
 
-fn resolve(path: &Path) -> io::Result<Place> {
+fn resolve(path: &Path) -> io::Result<ResolvedPath> {
     let own_uid = geteuid().as_raw();
     let begin = |path: &Path| -> io::Result<(OwnedFd, Guard)> {
         let start = if path.is_absolute() { "/" } else { "." };
@@ -160,7 +160,7 @@ fn resolve(path: &Path) -> io::Result<Place> {
             }
             pending.extend(components(target));
         } else if pending.is_empty() {
-            return Ok(Place { directory, name, guard, about });
+            return Ok(ResolvedPath { directory, name, guard, about });
         } else {
             directory = openat(&directory, name.as_os_str(), DIRECTORY, Mode::empty())?;
             guard = Guard::new(&fstat(&directory)?, Some(guard), own_uid);

@@ -78,7 +78,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn local_time_is_within_a_day_of_utc_and_keeps_the_second() {
+    fn local_time_is_within_a_day_of_utc_and_has_its_second() {
         let moment = UNIX_EPOCH + Duration::from_secs(1_795_456_247); // 2026-11-23T17:50:47Z
         let local = local_time(moment).unwrap();
         assert_eq!((local.year, local.month), (2026, 11));
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_local_time_is_the_moment_that_it_came_from() {
+    fn local_time_converts_back_to_its_moment() {
         let moments = UNIX_EPOCH + Duration::from_secs(1_795_456_247);
         let local = local_time(moments).unwrap();
         assert_eq!(moment(local), Some(moments));

@@ -422,7 +422,7 @@ mod system {
         }
 
         #[test]
-        fn an_orphan_is_known_by_its_mark_and_without_one_by_its_session() {
+        fn orphan_is_identified_by_its_mark_or_else_its_session() {
             let marked = orphan(50, 50, "A=1\0SYSADM_JOB=e.1\0");
             assert_eq!(members(vec![marked], None, &[10]), [50, 51]);
             let cleared = || orphan(50, 10, "A=1\0");
@@ -432,7 +432,7 @@ mod system {
         }
 
         #[test]
-        fn an_orphan_of_another_job_is_not_ours_whatever_its_session() {
+        fn orphan_of_another_job_is_excluded_whatever_its_session() {
             let other = orphan(50, 10, "SYSADM_JOB=e.11\0");
             assert!(members(vec![other], None, &[10]).is_empty());
         }

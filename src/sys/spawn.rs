@@ -96,11 +96,16 @@ pub struct Report(std::fs::File);
 impl Report {
     /// To be called after the child's end: the failed step, or `None` if the program ran.
     pub fn failure(mut self) -> Option<(Step, io::Error)> {
-        let mut told = [0; 5];
-        match self.0.read(&mut told) {
+        let mut report_bytes = [0; 5];
+        match self.0.read(&mut report_bytes) {
             Ok(5) => {
-                let errno = i32::from_ne_bytes([told[1], told[2], told[3], told[4]]);
-                Some((Step::from_byte(told[0]), io::Error::from_raw_os_error(errno)))
+                let errno = i32::from_ne_bytes([
+                    report_bytes[1],
+                    report_bytes[2],
+                    report_bytes[3],
+                    report_bytes[4],
+                ]);
+                Some((Step::from_byte(report_bytes[0]), io::Error::from_raw_os_error(errno)))
             }
             Ok(_) | Err(_) => None,
         }
@@ -135,12 +140,12 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
             let prepared = prepare(program, output, errors);
             // The next steps may hang, and must not hold descriptors that the daemon closes
             // meanwhile.
-            let report = super::descriptors::keep_until_exec(child_report);
+            let report = super::descriptors::close_all_until_exec(child_report);
             let (step, errno) = match prepared {
                 Ok(()) => become_program(program, &argv),
                 Err(errno) => (Step::Prepare, errno),
             };
-            tell(report.as_raw_fd(), step, errno);
+            write_report(report.as_raw_fd(), step, errno);
             // SAFETY: ends the child at once, without running the parent's destructors.
             unsafe { libc::_exit(127) }
         }
@@ -158,7 +163,7 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
-fn tell(report: RawFd, step: Step, errno: i32) {
+fn write_report(report: RawFd, step: Step, errno: i32) {
     let number = errno.to_ne_bytes();
     let message = [step as u8, number[0], number[1], number[2], number[3]];
     // SAFETY: the descriptor is open in the child, and the buffer is five local bytes.

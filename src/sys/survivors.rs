@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_is_known_by_number_and_start_and_brings_session_and_children() {
+    fn leader_is_identified_by_number_and_start_with_descendants() {
         let processes = [
             entry(10, 1, 10, "a"),
             entry(11, 10, 10, "b"),
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_whose_leader_is_gone_tells_nothing() {
+    fn session_of_an_ended_leader_identifies_nothing() {
         // The number may have been reused by another session.
         assert_eq!(found(&[entry(11, 1, 10, "b")], &[(10, "a")], &[]), Vec::<i32>::new());
     }

@@ -4,7 +4,7 @@
 //! Not every ZFS has every property. One that does not rejects the command and names the property,
 //! which is then left out of later commands.
 
-use super::probe::{Trouble, USAGE};
+use super::probe::{ProbeError, USAGE};
 use crate::sys::children::Exit;
 
 /// A column: the property of `zpool list -o`, and its key in an event.
@@ -78,8 +78,8 @@ impl Columns {
     }
 
     /// Drops the column that `zpool` reported as unknown. False where it reported no such thing.
-    pub(super) fn give_up(&mut self, trouble: &Trouble) -> bool {
-        let Trouble::Exit(Exit::Code(USAGE), why) = trouble else { return false };
+    pub(super) fn give_up(&mut self, last_failure: &ProbeError) -> bool {
+        let ProbeError::Exit(Exit::Code(USAGE), why) = last_failure else { return false };
         let refused = |column: &Column| why.ends_with(&format!("'{}'", column.property));
         let Some(at) = self.0.iter().position(refused) else { return false };
         let may_go = self.0[at].kind != Kind::Needed;

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::probe::{Complaint, Trouble, USAGE};
+use super::probe::{Complaint, ProbeError, USAGE};
 use crate::sys::children::Exit;
 use crate::sys::spawn::Step;
 
@@ -39,12 +39,12 @@ pub(super) fn refusal(
     let said = errors.first_line();
     let is_refused =
         exit == Exit::Code(USAGE) || said.to_ascii_lowercase().contains("permission denied");
-    let trouble = match failure {
-        Some((_, error)) => Trouble::NotStarted(error.to_string()),
-        None if is_refused => Trouble::Exit(exit, said),
+    let last_failure = match failure {
+        Some((_, error)) => ProbeError::NotStarted(error.to_string()),
+        None if is_refused => ProbeError::Exit(exit, said),
         None => return None,
     };
-    Some(format!("{} {trouble}", Feed::Events.name()))
+    Some(format!("{} {last_failure}", Feed::Events.name()))
 }
 
 /// Only this many bytes of a line are examined.
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_a_pool_wakes() {
+    fn events_that_change_a_pool_trigger_a_check() {
         for what in [
             "pool create",
             "offline",
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_may_come_in_any_pieces() {
+    fn lines_may_arrive_in_any_chunks() {
         let text = "Nov 23 2026 18:09:22.6\tsysevent.fs.zfs.history_event\n\
                     Nov 23 2026 18:09:22.7\tresource.fs.zfs.statechange\n";
         for at in 0..text.len() {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn of_devd_only_what_zfs_says() {
+    fn only_zfs_events_of_devd_count() {
         let matters = |packet: &str| Lines::default().take(Feed::Devd, packet.as_bytes(), |_| ());
         // From the unit test of FreeBSD's zfsd, and as kern_devctl(9) and OpenZFS compose it.
         assert!(matters(

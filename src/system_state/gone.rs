@@ -16,7 +16,7 @@ use crate::wire::Priority;
 
 /// Why a pool disappeared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum How {
+pub(super) enum Reason {
     Exported,
     Destroyed,
     /// Its devices belong to a pool of another name.
@@ -32,31 +32,31 @@ pub(super) struct Gone {
     /// Its last known health.
     pub(super) health: String,
     was_online: bool,
-    pub(super) how: How,
+    pub(super) how: Reason,
     noticed: Instant,
 }
 
 impl Gone {
     pub(super) fn new(name: &str, health: &str, was_online: bool, noticed: Instant) -> Gone {
         let (name, health) = (name.to_owned(), health.to_owned());
-        Gone { name, health, was_online, how: How::Vanished, noticed }
+        Gone { name, health, was_online, how: Reason::Vanished, noticed }
     }
 
     /// Whether an event can still explain it: an export is announced before it is done, but the
     /// feed may be read later.
     pub(super) fn is_recent(&self, now: Instant) -> bool {
-        self.how == How::Vanished && now.saturating_duration_since(self.noticed) <= LASTS
+        self.how == Reason::Vanished && now.saturating_duration_since(self.noticed) <= LASTS
     }
 
     /// Whether the pool was taken away deliberately and was ONLINE: published once. Any other case
     /// is reported until the pool is back.
     pub(super) fn is_settled(&self) -> bool {
-        self.was_online && self.how != How::Vanished
+        self.was_online && self.how != Reason::Vanished
     }
 
     /// Whether the label of a device can still give the reason.
     pub(super) fn is_open(&self) -> bool {
-        self.was_online && self.how == How::Vanished
+        self.was_online && self.how == Reason::Vanished
     }
 
     pub(super) fn priority(&self) -> Priority {
@@ -65,10 +65,10 @@ impl Gone {
 
     fn how(&self) -> &'static str {
         match self.how {
-            How::Exported => "exported",
-            How::Destroyed => "destroyed",
-            How::Renamed => "renamed",
-            How::Vanished => "vanished",
+            Reason::Exported => "exported",
+            Reason::Destroyed => "destroyed",
+            Reason::Renamed => "renamed",
+            Reason::Vanished => "vanished",
         }
     }
 
@@ -89,15 +89,15 @@ impl Gone {
 }
 
 /// Parses the output of `zdb -l` for a device of a pool. `None` where it gives no reason.
-pub(super) fn read_label(answer: &[u8], pool: &str) -> Option<How> {
+pub(super) fn read_label(answer: &[u8], pool: &str) -> Option<Reason> {
     let text = String::from_utf8_lossy(answer);
     let value = |key: &str| text.lines().find_map(|line| line.trim_start().strip_prefix(key));
     let name = value("name: ")?.trim_end();
     let name = name.strip_prefix('\'').and_then(|name| name.strip_suffix('\''))?;
     match value("state: ")?.trim() {
-        _ if name != pool => Some(How::Renamed),
-        "1" => Some(How::Exported),
-        "2" => Some(How::Destroyed),
+        _ if name != pool => Some(Reason::Renamed),
+        "1" => Some(Reason::Exported),
+        "2" => Some(Reason::Destroyed),
         _ => None,
     }
 }
@@ -113,7 +113,7 @@ pub(super) struct Departures(VecDeque<Departure>);
 
 #[derive(Debug)]
 struct Departure {
-    how: How,
+    how: Reason,
     /// `None` where the feed does not name the pool.
     pool: Option<String>,
     at: Instant,
@@ -126,8 +126,8 @@ impl Departures {
         let words = || line.split_ascii_whitespace();
         let class = words().find(|word| word.contains(".fs.zfs.pool_"));
         let how = match class.and_then(|class| class.rsplit('_').next()) {
-            Some("export") => How::Exported,
-            Some("destroy") => How::Destroyed,
+            Some("export") => Reason::Exported,
+            Some("destroy") => Reason::Destroyed,
             Some(_) | None => return,
         };
         if self.0.len() == EVENTS {
@@ -137,7 +137,7 @@ impl Departures {
     }
 
     /// Takes the event that explains why this pool is missing.
-    pub(super) fn explain(&mut self, pool: &str, now: Instant) -> Option<How> {
+    pub(super) fn explain(&mut self, pool: &str, now: Instant) -> Option<Reason> {
         self.0.retain(|event| now.saturating_duration_since(event.at) <= LASTS);
         let by_name = self.0.iter().position(|event| event.pool.as_deref() == Some(pool));
         let at = by_name.or_else(|| self.0.iter().position(|event| event.pool.is_none()))?;
@@ -176,11 +176,11 @@ mod tests {
             departures.take(line, now);
         }
         assert_eq!(departures.explain("my", now), None);
-        assert_eq!(departures.explain("my pool", now), Some(How::Exported));
+        assert_eq!(departures.explain("my pool", now), Some(Reason::Exported));
         assert_eq!(departures.explain("my pool", now), None, "it is spent");
-        assert_eq!(departures.explain("old", now), Some(How::Destroyed));
+        assert_eq!(departures.explain("old", now), Some(Reason::Destroyed));
         assert_eq!(departures.explain("other", now), None);
-        assert_eq!(departures.explain("last", now + LASTS), Some(How::Exported));
+        assert_eq!(departures.explain("last", now + LASTS), Some(Reason::Exported));
     }
 
     #[test]
@@ -189,7 +189,7 @@ mod tests {
         let mut departures = Departures::default();
         let line = "Nov 23 2026 18:09:22.623999690\tsysevent.fs.zfs.pool_export";
         departures.take(line, now);
-        assert_eq!(departures.explain("a", now), Some(How::Exported));
+        assert_eq!(departures.explain("a", now), Some(Reason::Exported));
         assert_eq!(departures.explain("b", now), None);
         departures.take(line, now);
         assert_eq!(departures.explain("a", now + LASTS + LASTS), None);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn label_tells_in_which_state_a_pool_was_left() {
+    fn label_has_the_last_state_of_a_pool() {
         // From zfs-fuse 0.7.0; OpenZFS has more lines between them.
         let label = |state: &str| {
             format!(
@@ -210,10 +210,10 @@ mod tests {
             )
         };
         let read = |state: &str, pool: &str| read_label(label(state).as_bytes(), pool);
-        assert_eq!(read("1", "tank"), Some(How::Exported));
-        assert_eq!(read("2", "tank"), Some(How::Destroyed));
+        assert_eq!(read("1", "tank"), Some(Reason::Exported));
+        assert_eq!(read("2", "tank"), Some(Reason::Destroyed));
         assert_eq!(read("0", "tank"), None);
-        assert_eq!(read("0", "old"), Some(How::Renamed));
+        assert_eq!(read("0", "old"), Some(Reason::Renamed));
         assert_eq!(read_label(b"failed to unpack label 0\n", "tank"), None);
         assert_eq!(read_label(b"", "tank"), None);
     }

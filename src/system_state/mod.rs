@@ -19,9 +19,9 @@ mod pacing;
 mod pool;
 mod probe;
 mod process;
+mod report;
 mod scan;
 mod status;
-mod telling;
 mod watching;
 
 use std::collections::VecDeque;
@@ -38,9 +38,9 @@ use columns::Columns;
 use gone::Gone;
 use pacing::Pacing;
 use pool::Pool;
-use probe::{Probe, Question, Trouble, USAGE};
+use probe::{Probe, ProbeError, Question, USAGE};
+use report::Report;
 use status::Page;
-use telling::Told;
 use watching::Watching;
 
 pub use devd::Devd;
@@ -50,7 +50,7 @@ pub use process::{Process, Starter, drain, is_found, zdb_beside};
 
 /// Limits of the system state.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct SystemStateLimits {
     /// Interval between two checks.
     pub interval: Duration,
     /// Maximum time without an event.
@@ -128,7 +128,7 @@ enum Stage {
 /// The state machine of the system state.
 #[derive(Debug)]
 pub struct SystemState {
-    limits: Limits,
+    limits: SystemStateLimits,
     hostname: String,
     columns: Columns,
     /// False until the next check begins: `columns` belong to another `zpool`.
@@ -140,7 +140,7 @@ pub struct SystemState {
     /// Pools that have disappeared, see [`Gone`].
     gone: Vec<Gone>,
     /// Why the last check failed.
-    trouble: Option<String>,
+    last_failure: Option<String>,
     /// The failure is a lack of privilege, and no pool was ever seen.
     is_refused: bool,
     /// `zpool status` of this host is run for wounded pools alone.
@@ -156,9 +156,9 @@ pub struct SystemState {
     is_outstanding: bool,
     /// A check was made without pools because of that.
     was_skipped: bool,
-    told: Option<Told>,
+    reported: Option<Report>,
     /// Start of the check after which an event was last published.
-    told_at: Option<Instant>,
+    reported_at: Option<Instant>,
     watching: Watching,
     effects: VecDeque<Effect>,
     is_stopped: bool,
@@ -166,7 +166,7 @@ pub struct SystemState {
 
 impl SystemState {
     /// Knows nothing but the host name.
-    pub fn new(limits: Limits, hostname: &str) -> SystemState {
+    pub fn new(limits: SystemStateLimits, hostname: &str) -> SystemState {
         SystemState {
             limits,
             hostname: hostname.to_owned(),
@@ -175,7 +175,7 @@ impl SystemState {
             pools: None,
             read: None,
             gone: Vec::new(),
-            trouble: None,
+            last_failure: None,
             is_refused: false,
             is_brief: false,
             check: None,
@@ -185,8 +185,8 @@ impl SystemState {
             pacing: Pacing::new(limits.event_delay, limits.event_pause),
             is_outstanding: false,
             was_skipped: false,
-            told: None,
-            told_at: None,
+            reported: None,
+            reported_at: None,
             watching: Watching::default(),
             effects: VecDeque::new(),
             is_stopped: false,
@@ -200,7 +200,7 @@ impl SystemState {
 
     /// Applies other limits, and perhaps another `zpool`: forgets what was learned about the old
     /// one and the pools that vanished. A check follows.
-    pub fn reload(&mut self, limits: Limits, now: Moment) {
+    pub fn reload(&mut self, limits: SystemStateLimits, now: Moment) {
         self.limits = limits;
         self.pacing.set_limits(limits.event_delay, limits.event_pause);
         self.is_learned = false;
@@ -256,7 +256,7 @@ impl SystemState {
         match self.check {
             None => self.begin_check(now),
             Some(_) => {
-                self.give_up(Trouble::Overdue(self.limits.zpool_deadline));
+                self.give_up(ProbeError::Overdue(self.limits.zpool_deadline));
                 // Gives the process time to end.
                 self.next = self.next.max(Some(now.instant + GOING));
             }
@@ -271,7 +271,7 @@ impl SystemState {
         }
         let was_caused = !self.is_outstanding && self.pacing.begin(now.instant);
         // After a failure every command must succeed again.
-        let thorough = was_caused || self.trouble.is_some() || self.lists >= LISTS;
+        let thorough = was_caused || self.last_failure.is_some() || self.lists >= LISTS;
         self.next = Some(now.instant + self.limits.interval);
         let stage = Stage::Looking;
         let (hostname_was, labels) = (None, VecDeque::new());
@@ -334,7 +334,7 @@ impl SystemState {
             }
             Some(Check { stage: Stage::Asking(probe), .. }) => {
                 let question = probe.question;
-                self.fail(question, &Trouble::NotStarted(error.to_string()));
+                self.fail(question, &ProbeError::NotStarted(error.to_string()));
             }
             Some(Check { stage: Stage::Looking, .. }) | None => {}
         }
@@ -345,7 +345,7 @@ impl SystemState {
         let Some(Check { stage: Stage::Asking(probe), .. }) = &mut self.check else { return false };
         let fits = probe.printed(bytes);
         if !fits {
-            self.give_up(Trouble::TooLong(self.limits.zpool_output));
+            self.give_up(ProbeError::TooLong(self.limits.zpool_output));
         }
         fits
     }
@@ -379,17 +379,19 @@ impl SystemState {
         match answer.and_then(|answer| self.understand(question, &answer, now)) {
             Ok(()) if question == Question::List => self.next_question(now, None),
             Ok(()) => self.conclude(),
-            Err(Trouble::NoZfs) => self.there_is_no_zfs(now),
-            Err(trouble) if question == Question::List && self.columns.give_up(&trouble) => {
+            Err(ProbeError::NoZfs) => self.there_is_no_zfs(now),
+            Err(last_failure)
+                if question == Question::List && self.columns.give_up(&last_failure) =>
+            {
                 self.ask(Question::List, now);
             }
-            Err(Trouble::Exit(Exit::Code(USAGE), _))
+            Err(ProbeError::Exit(Exit::Code(USAGE), _))
                 if question == Question::Status && !self.is_brief =>
             {
                 self.is_brief = true;
                 self.ask(Question::Status, now);
             }
-            Err(trouble) => self.fail(question, &trouble),
+            Err(last_failure) => self.fail(question, &last_failure),
         }
     }
 
@@ -398,10 +400,11 @@ impl SystemState {
         question: Question,
         answer: &[u8],
         now: Moment,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ProbeError> {
         match question {
             Question::List => {
-                let mut pools = list::parse(answer, &self.columns).map_err(Trouble::Unreadable)?;
+                let mut pools =
+                    list::parse(answer, &self.columns).map_err(ProbeError::Unreadable)?;
                 for pool in &mut pools {
                     // Until the next `zpool status`.
                     let before = self.pools.iter().flatten().find(|other| other.name == pool.name);
@@ -412,7 +415,7 @@ impl SystemState {
                 self.read = self.check.as_ref().map(|check| check.begun);
             }
             Question::Status => {
-                let mut pages = status::parse(answer).map_err(Trouble::Unreadable)?;
+                let mut pages = status::parse(answer).map_err(ProbeError::Unreadable)?;
                 for pool in self.pools.iter_mut().flatten() {
                     let at = pages.iter().position(|page| page.name == pool.name);
                     pool.page = at.map(|at| pages.swap_remove(at));
@@ -421,7 +424,7 @@ impl SystemState {
             }
             Question::Label => {}
         }
-        (self.trouble, self.is_refused) = (None, false);
+        (self.last_failure, self.is_refused) = (None, false);
         Ok(())
     }
 
@@ -484,28 +487,29 @@ impl SystemState {
     fn is_thorough(&self) -> bool {
         let pools = self.pools.as_deref().unwrap_or_default();
         let is_known = pools.iter().any(|pool| pool.page.as_ref().is_some_and(Page::is_watched));
-        let has_changed = || self.told.as_ref().is_none_or(|told| told.pools != self.essence());
+        let has_changed =
+            || self.reported.as_ref().is_none_or(|reported| reported.pools != self.essence());
         let is_due = self.check.as_ref().is_some_and(|check| check.thorough);
         !pools.is_empty() && (is_due || is_known || has_changed())
     }
 
     fn there_is_no_zfs(&mut self, now: Moment) {
         let before = self.pools.take().unwrap_or_default();
-        (self.read, self.trouble, self.is_refused) = (None, None, false);
+        (self.read, self.last_failure, self.is_refused) = (None, None, false);
         self.find_gone(before, now);
         self.detach();
         self.next_question(now, None);
     }
 
     /// Abandons the running command.
-    fn give_up(&mut self, trouble: Trouble) {
+    fn give_up(&mut self, last_failure: ProbeError) {
         let Some(Check { stage: Stage::Asking(probe), .. }) = &self.check else { return };
         let question = probe.question;
         self.effects.push_back(Effect::Kill);
-        match trouble {
+        match last_failure {
             // A device that does not answer gives no reason.
             _ if question == Question::Label => self.conclude(),
-            Trouble::TooLong(limit) if question == Question::Status && !self.is_brief => {
+            ProbeError::TooLong(limit) if question == Question::Status && !self.is_brief => {
                 let text = format!(
                     "zpool status prints more than {limit} bytes (system_state.zpool_output): pages \
                      of healthy pools, and so their scrubs, are not read any more"
@@ -515,13 +519,13 @@ impl SystemState {
                 (self.is_brief, self.check, self.lists) = (true, None, LISTS);
                 self.was_skipped = true;
             }
-            trouble => self.fail(question, &trouble),
+            last_failure => self.fail(question, &last_failure),
         }
     }
 
-    fn fail(&mut self, question: Question, trouble: &Trouble) {
-        self.is_refused = self.pools.is_none() && trouble.is_refusal();
-        self.trouble = Some(format!("{question} {trouble}"));
+    fn fail(&mut self, question: Question, last_failure: &ProbeError) {
+        self.is_refused = self.pools.is_none() && last_failure.is_refusal();
+        self.last_failure = Some(format!("{question} {last_failure}"));
         self.conclude();
     }
 }

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_gathered_into_one_check() {
+    fn burst_of_events_causes_one_check() {
         let (mut pacing, start) = pacing();
         assert_eq!(pacing.due(), None);
         for n in 0..100 {

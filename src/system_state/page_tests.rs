@@ -258,7 +258,7 @@ fn device_that_was_resilvered_is_well() {
 }
 
 #[test]
-fn counts_of_a_group_name_it_where_no_leaf_explains_them() {
+fn group_is_reported_where_no_leaf_explains_its_errors() {
     let table = "\ttank                    ONLINE       0     0     0\n\
                  \t  raidz1-0              ONLINE       0     0    12\n\
                  \t    sda                 ONLINE       0     0     0\n";
@@ -301,7 +301,7 @@ fn worst_of_many_devices_are_named() {
 }
 
 #[test]
-fn pages_of_many_pools_are_kept_apart() {
+fn pages_of_many_pools_are_separated() {
     let text: String = (0..200)
         .map(|n| {
             let errors = if n == 77 { "2 data errors, use '-v' for a list" } else { "No known data errors" };
@@ -316,7 +316,7 @@ fn pages_of_many_pools_are_kept_apart() {
 }
 
 #[test]
-fn errors_that_this_user_may_not_see_are_none() {
+fn errors_hidden_from_this_user_are_none() {
     for (errors, priority) in [
         ("No known data errors", 0),
         ("List of errors unavailable (insufficient privileges)", 0),

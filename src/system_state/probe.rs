@@ -31,7 +31,7 @@ impl fmt::Display for Question {
 /// Why a command gave no result. The text stays the same as long as the cause does: another text
 /// would be reported as a change.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum ProbeError {
     /// Time limit exceeded.
     Overdue(Duration),
     /// Output longer than this, in bytes.
@@ -46,30 +46,30 @@ pub(super) enum Trouble {
     NoZfs,
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for ProbeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Trouble::Overdue(patience) => write!(f, "did not answer within {patience:?}"),
-            Trouble::TooLong(limit) => write!(f, "printed more than {limit} bytes"),
-            Trouble::Exit(Exit::Code(code), said) if said.is_empty() => {
+            ProbeError::Overdue(patience) => write!(f, "did not answer within {patience:?}"),
+            ProbeError::TooLong(limit) => write!(f, "printed more than {limit} bytes"),
+            ProbeError::Exit(Exit::Code(code), said) if said.is_empty() => {
                 write!(f, "ended with code {code}")
             }
-            Trouble::Exit(Exit::Code(code), said) => write!(f, "ended with code {code}: {said}"),
-            Trouble::Exit(Exit::Signal(signal), _) => write!(f, "was ended by signal {signal}"),
-            Trouble::NotStarted(why) => write!(f, "could not be started: {why}"),
-            Trouble::Unreadable(why) => write!(f, "printed what cannot be read: {why}"),
-            Trouble::NoZfs => f.write_str("is not there"),
+            ProbeError::Exit(Exit::Code(code), said) => write!(f, "ended with code {code}: {said}"),
+            ProbeError::Exit(Exit::Signal(signal), _) => write!(f, "was ended by signal {signal}"),
+            ProbeError::NotStarted(why) => write!(f, "could not be started: {why}"),
+            ProbeError::Unreadable(why) => write!(f, "printed what cannot be read: {why}"),
+            ProbeError::NoZfs => f.write_str("is not there"),
         }
     }
 }
 
-impl Trouble {
+impl ProbeError {
     /// Whether ZFS refuses this user: OpenZFS ("the ZFS utilities must be run as root"), zfs-fuse,
     /// and a device node that this user may not open.
     pub(super) fn is_refusal(&self) -> bool {
         const REFUSALS: [&str; 4] =
             ["permission denied", "must be run as root", "operation not permitted", "privilege"];
-        let (Trouble::Exit(_, said) | Trouble::NotStarted(said)) = self else { return false };
+        let (ProbeError::Exit(_, said) | ProbeError::NotStarted(said)) = self else { return false };
         let said = said.to_ascii_lowercase();
         REFUSALS.iter().any(|refusal| said.contains(refusal))
     }
@@ -126,17 +126,17 @@ impl Probe {
         self,
         exit: Exit,
         failure: Option<(Step, io::Error)>,
-    ) -> Result<Vec<u8>, Trouble> {
+    ) -> Result<Vec<u8>, ProbeError> {
         match (failure, exit) {
             (Some((Step::Run, error)), _) if error.kind() == io::ErrorKind::NotFound => {
-                Err(Trouble::NoZfs)
+                Err(ProbeError::NoZfs)
             }
-            (Some((_, error)), _) => Err(Trouble::NotStarted(error.to_string())),
+            (Some((_, error)), _) => Err(ProbeError::NotStarted(error.to_string())),
             (None, Exit::Code(0)) => Ok(self.out),
             (None, exit) => {
                 let said = self.errors.first_line();
                 let is_there = !NO_ZFS.iter().any(|no_zfs| said.starts_with(no_zfs));
-                Err(if is_there { Trouble::Exit(exit, said) } else { Trouble::NoZfs })
+                Err(if is_there { ProbeError::Exit(exit, said) } else { ProbeError::NoZfs })
             }
         }
     }

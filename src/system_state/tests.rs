@@ -19,8 +19,8 @@ struct Host {
     effects: Vec<Effect>,
 }
 
-fn limits() -> Limits {
-    Limits {
+fn limits() -> SystemStateLimits {
+    SystemStateLimits {
         interval: Duration::from_secs(60),
         report_interval: Duration::from_secs(900),
         zpool_deadline: Duration::from_secs(10),
@@ -46,7 +46,7 @@ fn line(name: &str, health: &str, capacity: &str) -> String {
 }
 
 impl Host {
-    fn with(limits: Limits) -> Host {
+    fn with(limits: SystemStateLimits) -> Host {
         Host {
             state: SystemState::new(limits, "nas"),
             start: Instant::now(),
@@ -71,7 +71,7 @@ impl Host {
         host.answers(&line("tank", "ONLINE", "12%"));
         assert_eq!(host.asked(), [STATUS]);
         host.answers(HEALTHY);
-        assert_eq!(host.told().len(), 1);
+        assert_eq!(host.reported().len(), 1);
         host
     }
 
@@ -123,7 +123,7 @@ impl Host {
     }
 
     /// The `args` of events since the last call, as sent.
-    fn told(&mut self) -> Vec<Value> {
+    fn reported(&mut self) -> Vec<Value> {
         self.take(|effect| match effect {
             Effect::Publish(event) => {
                 let published = Published::new(event.clone(), 1, "e".into(), "".into(), 256 * 1024);
@@ -135,17 +135,17 @@ impl Host {
         })
     }
 
-    fn told_once(&mut self) -> Value {
-        let told = self.told();
-        assert_eq!(told.len(), 1, "{told:#?}");
-        told.into_iter().next().unwrap()
+    fn reported_once(&mut self) -> Value {
+        let reported = self.reported();
+        assert_eq!(reported.len(), 1, "{reported:#?}");
+        reported.into_iter().next().unwrap()
     }
 
-    fn told_once_after_status(&mut self) -> Value {
+    fn reported_once_after_status(&mut self) -> Value {
         if self.asked().last().is_some_and(|asked| asked == STATUS) {
             self.answers(HEALTHY);
         }
-        self.told_once()
+        self.reported_once()
     }
 
     fn said(&mut self) -> Vec<String> {
@@ -224,7 +224,7 @@ fn made_of(file: &'static str, state: &str) -> String {
     if host.asked() == [STATUS] {
         host.replays(find("zpool status"));
     }
-    let args = host.told_once();
+    let args = host.reported_once();
     let mut made = format!("{}\n", args["priority"].as_str().unwrap());
     if let Some(error) = args["zpool_error"].as_str() {
         made.push_str(&format!("error {error}\n"));
@@ -272,7 +272,7 @@ fn made_of(file: &'static str, state: &str) -> String {
 const MEANING: &str = include_str!("../../tests/zfs/meaning.txt");
 
 #[test]
-fn every_captured_state_means_what_it_should() {
+fn captured_states_have_the_expected_results() {
     let mut judged = 0_usize;
     for section in MEANING.split("\n== ").skip(1) {
         let (head, expected) = section.split_once('\n').unwrap();
@@ -301,7 +301,7 @@ fn an_event_has_the_documented_keys() {
     host.answers(&line("tank", "ONLINE", "12%"));
     host.answers(HEALTHY);
     assert_eq!(
-        host.told_once(),
+        host.reported_once(),
         json!({"hostname": "nas", "priority": "0 - Information", "zpools": {"tank": {
             "size": "112M", "alloc": "20.2M", "free": "91.8M", "frag": "23%", "expandsz": "-",
             "dedup": "1.00x", "altroot": "-", "capacity": "12%", "health": "ONLINE", "ckpoint": "-",
@@ -310,7 +310,7 @@ fn an_event_has_the_documented_keys() {
 }
 
 #[test]
-fn what_this_zpool_does_not_know_is_learned_once() {
+fn unsupported_column_is_learned_once() {
     let captured = captures::read(captures::ZFS_FUSE);
     let run = |command: &str| captured.iter().find(|c| c.command == command).unwrap();
     let mut host = Host::with(limits());
@@ -329,7 +329,7 @@ fn what_this_zpool_does_not_know_is_learned_once() {
     host.replays(run(&format!("zpool {known}")));
     assert_eq!(host.asked(), [STATUS]);
     host.replays(run("zpool status -x"));
-    let args = host.told_once();
+    let args = host.reported_once();
     let status = "One or more devices has been taken offline by the administrator. Sufficient \
                   replicas exist for the pool to continue functioning in a degraded state.";
     assert_eq!(
@@ -353,7 +353,7 @@ fn what_this_zpool_does_not_know_is_learned_once() {
 }
 
 #[test]
-fn a_reload_does_not_change_what_was_asked_before_it() {
+fn reload_does_not_affect_a_running_command() {
     let mut host = Host::new();
     let refused = "bad property list: invalid property 'checkpoint'\n";
     host.ends("", refused, Exit::Code(2));
@@ -364,7 +364,7 @@ fn a_reload_does_not_change_what_was_asked_before_it() {
     host.answers(&shorter);
     assert_eq!(host.asked(), [STATUS]);
     host.answers(HEALTHY);
-    assert_eq!(host.told_once().get("zpool_error"), None);
+    assert_eq!(host.reported_once().get("zpool_error"), None);
     host.pass(Duration::ZERO);
     assert_eq!(host.asked(), [LIST], "the one after it asks for all again");
 }
@@ -377,7 +377,7 @@ fn a_needed_property_that_is_refused_is_an_error() {
         host.ends("", &errors, Exit::Code(2));
         assert_eq!(host.asked(), Vec::<String>::new());
         let error = "zpool list ended with code 2: bad property list: invalid property";
-        assert_eq!(host.told_once()["zpool_error"], format!("{error} '{refused}'"));
+        assert_eq!(host.reported_once()["zpool_error"], format!("{error} '{refused}'"));
     }
 }
 
@@ -388,13 +388,13 @@ fn no_zfs_is_no_error() {
     let mut host = Host::with(limits());
     host.zfs = false;
     host.state.begin(host.now());
-    assert_eq!(host.told_once(), no_zfs);
+    assert_eq!(host.reported_once(), no_zfs);
     assert_eq!((host.asked(), host.attaches()), (vec![], None));
     // Not installed.
     let mut host = Host::new();
     let error = io::Error::from_raw_os_error(libc::ENOENT);
     host.state.ended(Exit::Code(127), Some((Step::Run, error)), host.now());
-    assert_eq!(host.told_once(), no_zfs);
+    assert_eq!(host.reported_once(), no_zfs);
     // Loaded, but not reachable; the first is captured from zfs-fuse, the others are OpenZFS's.
     for errors in [
         "connect: No such file or directory\nPlease make sure that the zfs-fuse daemon is running.\n",
@@ -403,13 +403,13 @@ fn no_zfs_is_no_error() {
     ] {
         let mut host = Host::new();
         host.ends("", errors, Exit::Code(1));
-        assert_eq!(host.told_once(), no_zfs, "{errors}");
+        assert_eq!(host.reported_once(), no_zfs, "{errors}");
     }
     // It disappears, and comes back.
     let mut host = Host::with_pool();
     host.zfs = false;
     host.pass(Duration::from_secs(60));
-    let args = host.told_once();
+    let args = host.reported_once();
     assert_eq!(
         (args.get("zpools"), &args["zpools_gone"]["tank"]["how"]),
         (None, &json!("vanished"))
@@ -418,7 +418,7 @@ fn no_zfs_is_no_error() {
     host.zfs = true;
     host.pass(Duration::from_secs(60));
     host.checks(&line("tank", "ONLINE", "12%"), "");
-    let args = host.told_once();
+    let args = host.reported_once();
     assert_eq!((args.get("zpools_gone"), &args["priority"]), (None, &json!("0 - Information")));
 }
 
@@ -426,13 +426,13 @@ fn no_zfs_is_no_error() {
 fn error_of(out: &str, errors: &str, exit: Exit) -> String {
     let mut host = Host::new();
     host.ends(out, errors, exit);
-    let args = host.told_once();
+    let args = host.reported_once();
     assert_eq!((&args["priority"], args.get("zpools")), (&json!("9 - Urgent"), None));
     args["zpool_error"].as_str().unwrap().to_owned()
 }
 
 #[test]
-fn failures_are_told_as_they_are() {
+fn failures_are_reported_unchanged() {
     let captured = captures::read(captures::OPENZFS_2_1);
     let run = captured.iter().find(|c| c.state == "03-user-nonroot-devzfs0600").unwrap();
     assert_eq!(
@@ -452,19 +452,19 @@ fn failures_are_told_as_they_are() {
     let mut host = Host::new();
     let error = io::Error::from_raw_os_error(libc::EACCES);
     host.state.ended(Exit::Code(127), Some((Step::Run, error)), host.now());
-    let said = host.told_once()["zpool_error"].as_str().unwrap().to_owned();
+    let said = host.reported_once()["zpool_error"].as_str().unwrap().to_owned();
     assert!(said.starts_with("zpool list could not be started: Permission denied"), "{said}");
     let mut host = Host::new();
     host.state.not_started(&io::Error::from_raw_os_error(libc::EAGAIN), host.now());
-    assert!(host.told_once()["zpool_error"].is_string());
+    assert!(host.reported_once()["zpool_error"].is_string());
     // The next check tries again.
     host.pass(Duration::from_secs(60));
     host.checks("", "");
-    assert_eq!(host.told_once()["zpools"], json!({}));
+    assert_eq!(host.reported_once()["zpools"], json!({}));
 }
 
 #[test]
-fn what_cannot_be_read_is_no_list() {
+fn unreadable_output_is_no_list() {
     let unreadable = |out: &str| {
         let error = error_of(out, "", Exit::Code(0));
         error.strip_prefix("zpool list printed what cannot be read: ").unwrap().to_owned()
@@ -496,24 +496,24 @@ fn what_cannot_be_read_is_no_list() {
     for none in ["", "no pools available\n"] {
         let mut host = Host::new();
         host.answers(none);
-        assert_eq!(host.told_once()["zpools"], json!({}), "{none:?}");
+        assert_eq!(host.reported_once()["zpools"], json!({}), "{none:?}");
     }
     // A pool that cannot be opened has dashes for figures; bytes of an altroot are arbitrary.
     let mut host = Host::new();
     host.state.printed(b"tank\t-\t-\t-\t-\t-\t-\t-\t-\tUNAVAIL\t/mnt/\xff \n");
     host.answers("");
-    let args = host.told_once_after_status();
+    let args = host.reported_once_after_status();
     assert_eq!(args["zpools"]["tank"]["altroot"], "/mnt/\u{fffd} ");
     assert_eq!(args["priority"], "9 - Urgent");
 }
 
 #[test]
-fn what_is_wrong_is_read_or_told_as_unreadable() {
+fn status_is_read_or_reported_as_unreadable() {
     let with = |status: &str, errors: &str, exit: Exit| {
         let mut host = Host::new();
         host.answers(&line("tank", "ONLINE", "12%"));
         host.ends(status, errors, exit);
-        host.told_once()
+        host.reported_once()
     };
     let args = with("warning: something new\n", "", Exit::Code(0));
     assert_eq!(
@@ -538,34 +538,34 @@ fn what_is_wrong_is_read_or_told_as_unreadable() {
     let mut host = Host::new();
     host.answers(&(line("a", "ONLINE", "1%") + &line("a ", "ONLINE", "1%")));
     host.answers("  pool: a \n state: ONLINE\nstatus: new\n");
-    let args = host.told_once();
+    let args = host.reported_once();
     assert_eq!(args["zpools"]["a"].get("status"), None);
     assert_eq!(health(&args, "a ").2, "6 - Critical");
 }
 
 #[test]
-fn a_change_of_what_is_allocated_is_no_event_and_a_silence_has_its_end() {
+fn changed_allocation_is_no_event_until_the_report_interval() {
     let mut host = Host::with_pool();
     let other = line("tank", "ONLINE", "12%").replace("20.2M", "20.9M");
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for minute in 1..=45 {
         host.pass(Duration::from_secs(60));
         host.checks(&other, HEALTHY);
-        told.extend(host.told().iter().map(|args| {
+        reported.extend(host.reported().iter().map(|args| {
             assert_eq!(args["zpools"]["tank"]["alloc"], "20.9M");
             minute
         }));
     }
-    assert_eq!(told, [15, 30, 45]);
+    assert_eq!(reported, [15, 30, 45]);
 }
 
 #[test]
-fn exactly_one_event_a_change() {
+fn each_change_is_exactly_one_event() {
     let mut host = Host::with_pool();
     let mut check = |list: &str, status: &str| {
         host.pass(Duration::from_secs(60));
         host.checks(list, status);
-        host.told()
+        host.reported()
     };
     let degraded = "  pool: tank\n state: DEGRADED\nstatus: offline\n";
     let online = |capacity| line("tank", "ONLINE", capacity);
@@ -581,11 +581,11 @@ fn exactly_one_event_a_change() {
         (online("9%"), "  pool: tank\nstatus: new\n", ("ONLINE", "9%", "6 - Critical"), 7),
         (line("tank", "BOGUS", "1%"), HEALTHY, ("BOGUS", "1%", "9 - Urgent"), 9),
     ] {
-        let told = check(&list, status);
-        assert_eq!(told.len(), 1, "{list}: {told:#?}");
-        let (health, capacity, priority) = health(&told[0], "tank");
+        let reported = check(&list, status);
+        assert_eq!(reported.len(), 1, "{list}: {reported:#?}");
+        let (health, capacity, priority) = health(&reported[0], "tank");
         assert_eq!((health.as_str(), capacity.as_str(), priority.as_str()), expected);
-        assert!(told[0]["priority"].as_str().unwrap().starts_with(&overall.to_string()));
+        assert!(reported[0]["priority"].as_str().unwrap().starts_with(&overall.to_string()));
         assert_eq!(check(&list, status), Vec::<Value>::new(), "{list}");
     }
     let gone = check("", "");
@@ -609,7 +609,7 @@ fn host_with_devices() -> Host {
     host.answers(&line("tank", "ONLINE", "12%"));
     assert_eq!(host.asked(), [STATUS]);
     host.answers(&page("tank", ""));
-    assert_eq!(host.told_once()["priority"], "0 - Information");
+    assert_eq!(host.reported_once()["priority"], "0 - Information");
     host
 }
 
@@ -618,7 +618,7 @@ fn label(pool: &str, state: u8) -> String {
 }
 
 #[test]
-fn pool_gone_is_explained_by_labels_of_its_devices() {
+fn missing_pool_is_explained_by_labels_of_its_devices() {
     for (answers, how, priority) in [
         (vec![label("tank", 1)], "exported", "1 - Information"),
         (vec![label("tank", 2)], "destroyed", "1 - Information"),
@@ -639,35 +639,35 @@ fn pool_gone_is_explained_by_labels_of_its_devices() {
             assert_eq!(host.asked(), [format!("zdb -l {device}")]);
             host.answers(answer);
         }
-        let args = host.told_once();
+        let args = host.reported_once();
         let expected = json!({"tank": {"how": how, "health": "ONLINE", "priority": priority}});
         assert_eq!((&args["zpools_gone"], &args["priority"]), (&expected, &json!(priority)));
         // A vanished pool is reported until it is back or the configuration is reloaded.
         host.pass(Duration::from_secs(60));
         host.checks("", "");
-        assert_eq!(host.told(), Vec::<Value>::new());
+        assert_eq!(host.reported(), Vec::<Value>::new());
         assert_eq!(host.state.priority(), Priority::new(if how == "vanished" { 7 } else { 0 }));
         host.state.reload(limits(), host.now());
         host.pass(Duration::ZERO);
         host.checks("", "");
-        assert_eq!(host.told().len(), usize::from(how == "vanished"));
+        assert_eq!(host.reported().len(), usize::from(how == "vanished"));
         assert_eq!(host.state.priority(), Priority::new(0));
     }
 }
 
 #[test]
-fn pool_gone_while_not_online_is_critical() {
+fn missing_pool_not_online_before_is_critical() {
     for (health, page) in [("DEGRADED", HEALTHY), ("SUSPENDED", HEALTHY)] {
         let mut host = Host::new();
         host.answers(&line("tank", health, "12%"));
         assert_eq!(host.asked(), [STATUS]);
         host.answers(page);
-        host.told();
+        host.reported();
         host.state.attached(Some(Feed::Events), host.now());
         host.state.heard(b"Nov 23 2026 18:09:22.6\tsysevent.fs.zfs.pool_export\n", host.now());
         host.pass(Duration::from_secs(1));
         host.checks("", "");
-        let args = host.told_once();
+        let args = host.reported_once();
         let gone = json!({"how": "exported", "health": health, "priority": "7 - Critical"});
         assert_eq!(args["zpools_gone"]["tank"], gone);
         assert_eq!(args["priority"], "7 - Critical");
@@ -675,7 +675,7 @@ fn pool_gone_while_not_online_is_critical() {
 }
 
 #[test]
-fn pool_gone_is_explained_by_the_feed_without_a_label() {
+fn missing_pool_is_explained_by_the_feed_without_a_label() {
     let mut host = host_with_devices();
     host.state.attached(Some(Feed::Devd), host.now());
     host.pass(Duration::from_millis(200));
@@ -687,7 +687,7 @@ fn pool_gone_is_explained_by_the_feed_without_a_label() {
     assert_eq!(host.asked(), [LIST]);
     host.answers("");
     assert_eq!(host.asked(), Vec::<String>::new());
-    assert_eq!(host.told_once()["zpools_gone"]["tank"]["how"], "exported");
+    assert_eq!(host.reported_once()["zpools_gone"]["tank"]["how"], "exported");
 }
 
 #[test]
@@ -700,14 +700,14 @@ fn event_without_a_name_explains_the_pool_that_has_just_left() {
     host.state.attached(Some(Feed::Events), host.now());
     host.pass(Duration::from_secs(1));
     host.checks(&(tank.clone() + &other), HEALTHY);
-    host.told();
+    host.reported();
     host.pass(Duration::from_secs(60));
     host.checks(&other, HEALTHY);
-    assert_eq!(host.told_once()["zpools_gone"]["tank"]["how"], "vanished");
+    assert_eq!(host.reported_once()["zpools_gone"]["tank"]["how"], "vanished");
     host.state.heard(b"Nov 23 2026 18:09:22.6\tsysevent.fs.zfs.pool_export\n", host.now());
     host.pass(Duration::from_secs(5));
     host.checks("", HEALTHY);
-    let gone = &host.told_once()["zpools_gone"];
+    let gone = &host.reported_once()["zpools_gone"];
     assert_eq!(
         (&gone["tank"]["how"], &gone["other"]["how"]),
         (&json!("vanished"), &json!("exported"))
@@ -715,7 +715,7 @@ fn event_without_a_name_explains_the_pool_that_has_just_left() {
 }
 
 #[test]
-fn device_that_does_not_answer_is_no_witness() {
+fn unresponsive_device_gives_no_reason() {
     let mut host = host_with_devices();
     host.pass(Duration::from_secs(60));
     assert_eq!(host.asked(), [LIST]);
@@ -723,7 +723,7 @@ fn device_that_does_not_answer_is_no_witness() {
     assert_eq!(host.asked(), ["zdb -l /v/a"]);
     host.pass(Duration::from_secs(10));
     assert!(host.was_killed());
-    let args = host.told_once();
+    let args = host.reported_once();
     assert_eq!(args["zpools_gone"]["tank"]["how"], "vanished");
     assert_eq!(args.get("zpool_error"), None);
     host.state.ended(Exit::Signal(9), None, host.now());
@@ -736,7 +736,7 @@ fn device_that_does_not_answer_is_no_witness() {
         assert_eq!(host.asked(), [format!("zdb -l {device}")]);
         host.state.not_started(&io::Error::from_raw_os_error(libc::ENOENT), host.now());
     }
-    assert_eq!(host.told_once()["zpools_gone"]["tank"]["how"], "vanished");
+    assert_eq!(host.reported_once()["zpools_gone"]["tank"]["how"], "vanished");
 }
 
 #[test]
@@ -748,7 +748,7 @@ fn refusal_is_reported_once_and_is_no_lasting_failure() {
     ] {
         let mut host = Host::new();
         host.ends("", errors, Exit::Code(1));
-        let args = host.told_once();
+        let args = host.reported_once();
         assert!(args["zpool_error"].is_string());
         assert_eq!(args["priority"], "9 - Urgent");
         assert_eq!(host.state.priority(), Priority::new(0));
@@ -756,7 +756,7 @@ fn refusal_is_reported_once_and_is_no_lasting_failure() {
             host.pass(Duration::from_secs(60));
             assert_eq!(host.asked(), [LIST]);
             host.ends("", errors, Exit::Code(1));
-            for args in host.told() {
+            for args in host.reported() {
                 assert_eq!((minute % 15, &args["priority"]), (0, &json!("0 - Information")));
             }
         }
@@ -764,11 +764,11 @@ fn refusal_is_reported_once_and_is_no_lasting_failure() {
         // The pools become visible after all.
         host.pass(Duration::from_secs(60));
         host.checks(&line("tank", "ONLINE", "12%"), HEALTHY);
-        assert_eq!(host.told_once().get("zpool_error"), None);
+        assert_eq!(host.reported_once().get("zpool_error"), None);
         // Pools that were seen and are no longer visible are not a matter of privileges.
         host.pass(Duration::from_secs(60));
         host.ends("", errors, Exit::Code(1));
-        assert_eq!(host.told_once()["priority"], "9 - Urgent");
+        assert_eq!(host.reported_once()["priority"], "9 - Urgent");
     }
 }
 
@@ -786,12 +786,12 @@ fn scrub_is_an_event_at_its_begin_each_minute_and_at_its_end() {
     let mut host = Host::with(short);
     host.state.begin(host.now());
     host.checks(&line("tank", "ONLINE", "12%"), &page("tank", ""));
-    assert_eq!(host.told().len(), 1);
+    assert_eq!(host.reported().len(), 1);
     host.said();
     host.state.request(host.now());
     host.pass(Duration::ZERO);
     host.checks(&line("tank", "ONLINE", "12%"), &page("tank", &scanning("0.00%")));
-    let scan = &host.told_once()["zpools"]["tank"]["scan"];
+    let scan = &host.reported_once()["zpools"]["tank"]["scan"];
     assert_eq!((&scan["state"], &scan["done"]), (&json!("running"), &json!("0.00%")));
     let mut done = Vec::new();
     for tick in 1..=30 {
@@ -800,7 +800,7 @@ fn scrub_is_an_event_at_its_begin_each_minute_and_at_its_end() {
             &line("tank", "ONLINE", "12%"),
             &page("tank", &scanning(&format!("{tick}.00%"))),
         );
-        done.extend(host.told().iter().map(|args| {
+        done.extend(host.reported().iter().map(|args| {
             assert_eq!(args["priority"], "0 - Information");
             args["zpools"]["tank"]["scan"]["done"].as_str().unwrap().to_owned()
         }));
@@ -814,7 +814,7 @@ fn scrub_is_an_event_at_its_begin_each_minute_and_at_its_end() {
     for (errors, priority) in [("0", "0 - Information"), ("3", "7 - Critical")] {
         host.pass(Duration::from_secs(10));
         host.checks(&line("tank", "ONLINE", "12%"), &page("tank", &ended(errors)));
-        let args = host.told_once();
+        let args = host.reported_once();
         assert_eq!(args["priority"], priority);
         assert_eq!(
             args["zpools"]["tank"]["scan"],
@@ -830,7 +830,7 @@ fn scrub_is_an_event_at_its_begin_each_minute_and_at_its_end() {
             host.state.request(host.now());
             host.pass(Duration::from_secs(1));
             host.checks(&line("tank", "ONLINE", "12%"), &page("tank", &scanning("0.00%")));
-            host.told();
+            host.reported();
         }
     }
 }
@@ -842,58 +842,58 @@ fn status_too_long_is_asked_for_wounded_pools_alone() {
     assert_eq!(host.asked(), [STATUS]);
     while host.state.printed(page("tank", "").as_bytes()) {}
     assert!(host.was_killed());
-    assert_eq!(host.told(), Vec::<Value>::new(), "nothing is known yet");
+    assert_eq!(host.reported(), Vec::<Value>::new(), "nothing is known yet");
     host.state.ended(Exit::Signal(9), None, host.now());
     host.pass(Duration::ZERO);
     assert_eq!(host.asked(), [LIST]);
     host.answers(&line("tank", "ONLINE", "12%"));
     assert_eq!(host.asked(), [BRIEF]);
     host.answers(DAMAGED);
-    let args = host.told_once();
+    let args = host.reported_once();
     assert_eq!((&args["priority"], args.get("zpool_error")), (&json!("7 - Critical"), None));
     assert_eq!(host.said().iter().filter(|text| text.contains("zpool_output")).count(), 1);
     // That is limited too.
     host.pass(Duration::from_secs(60));
     host.answers(&line("tank", "ONLINE", "12%"));
     while host.state.printed(DAMAGED.as_bytes()) {}
-    assert_eq!(host.told_once()["zpool_error"], "zpool status printed more than 65536 bytes");
+    assert_eq!(host.reported_once()["zpool_error"], "zpool status printed more than 65536 bytes");
 }
 
 #[test]
-fn status_that_is_refused_without_x_is_asked_with_it() {
+fn status_refused_without_x_is_run_with_it() {
     let mut host = Host::new();
     host.answers(&line("tank", "ONLINE", "12%"));
     assert_eq!(host.asked(), [STATUS]);
     host.ends("", "usage:\n", Exit::Code(2));
     assert_eq!(host.asked(), [BRIEF]);
     host.answers(HEALTHY);
-    assert_eq!(host.told_once()["priority"], "0 - Information");
+    assert_eq!(host.reported_once()["priority"], "0 - Information");
 }
 
 #[test]
-fn another_host_name_is_told_once() {
+fn changed_host_name_is_reported_once() {
     let mut host = Host::with_pool();
     host.hostname = "nas2".to_owned();
     host.pass(Duration::from_secs(60));
     host.checks(&line("tank", "ONLINE", "12%"), HEALTHY);
-    let args = host.told_once();
+    let args = host.reported_once();
     assert_eq!((&args["hostname"], &args["hostnamechanged"]), (&json!("nas2"), &json!("true")));
     assert_eq!(args["hostname_was"], "nas");
     assert_eq!(args["priority"], "3 - Warning");
     assert_eq!(host.state.hostname(), "nas2");
     host.pass(Duration::from_secs(60));
     host.checks(&line("tank", "DEGRADED", "12%"), HEALTHY);
-    let args = host.told_once();
+    let args = host.reported_once();
     assert_eq!((args.get("hostnamechanged"), &args["priority"]), (None, &json!("9 - Urgent")));
     assert_eq!(args.get("hostname_was"), None);
     // Also without ZFS.
     let mut host = Host::with(limits());
     host.zfs = false;
     host.state.begin(host.now());
-    assert_eq!(host.told().len(), 1);
+    assert_eq!(host.reported().len(), 1);
     host.hostname = "nas3".to_owned();
     host.pass(Duration::from_secs(60));
-    let args = host.told_once();
+    let args = host.reported_once();
     assert_eq!((&args["priority"], &args["hostname_was"]), (&json!("3 - Warning"), &json!("nas")));
 }
 
@@ -903,7 +903,7 @@ fn priority_after_a_host_name_change_falls_back_with_an_event() {
     let check = |host: &mut Host| {
         host.pass(Duration::from_secs(60));
         host.checks(&line("tank", "ONLINE", "12%"), HEALTHY);
-        host.told()
+        host.reported()
     };
     check(&mut host);
     host.hostname = "nas2".to_owned();
@@ -916,7 +916,7 @@ fn priority_after_a_host_name_change_falls_back_with_an_event() {
 }
 
 #[test]
-fn one_that_hangs_is_killed_told_of_once_and_not_asked_again_until_it_is_gone() {
+fn hanging_zpool_is_killed_reported_once_and_not_run_again() {
     let mut host = Host::with_pool();
     host.pass(Duration::from_secs(60));
     assert_eq!(host.asked(), [LIST]);
@@ -924,17 +924,17 @@ fn one_that_hangs_is_killed_told_of_once_and_not_asked_again_until_it_is_gone() 
     assert!(!host.was_killed());
     host.pass(Duration::from_secs(1));
     assert!(host.was_killed());
-    let args = host.told_once();
+    let args = host.reported_once();
     assert_eq!(args["zpool_error"], "zpool list did not answer within 10s");
     assert_eq!(args["priority"], "9 - Urgent");
     assert_eq!(health(&args, "tank").0, "ONLINE", "the last known");
     // It cannot be killed: a suspended pool blocks it. The host name is still checked.
     host.pass(Duration::from_secs(600));
-    assert_eq!((host.asked(), host.told(), host.was_killed()), (vec![], vec![], false));
+    assert_eq!((host.asked(), host.reported(), host.was_killed()), (vec![], vec![], false));
     host.hostname = "nas2".to_owned();
     host.state.request(host.now());
     host.pass(Duration::from_secs(60));
-    let args = host.told_once();
+    let args = host.reported_once();
     assert_eq!((&args["hostname"], &args["priority"]), (&json!("nas2"), &json!("9 - Urgent")));
     assert!(args["zpool_error"].is_string());
     let said = host.said();
@@ -945,12 +945,12 @@ fn one_that_hangs_is_killed_told_of_once_and_not_asked_again_until_it_is_gone() 
     host.state.ended(Exit::Signal(9), None, host.now());
     host.pass(Duration::ZERO);
     host.checks(&line("tank", "SUSPENDED", "12%"), "  pool: tank\nstatus: failed\n");
-    let args = host.told_once();
+    let args = host.reported_once();
     assert_eq!((health(&args, "tank").0.as_str(), args.get("zpool_error")), ("SUSPENDED", None));
 }
 
 #[test]
-fn one_that_is_killed_and_goes_is_asked_again_by_the_timer() {
+fn killed_zpool_that_ends_is_run_again_by_the_timer() {
     let mut host = Host::with_pool();
     for _ in 0..3 {
         host.pass(Duration::from_secs(60));
@@ -962,21 +962,21 @@ fn one_that_is_killed_and_goes_is_asked_again_by_the_timer() {
         assert_eq!(host.asked(), Vec::<String>::new());
         host.elapsed -= Duration::from_secs(10);
     }
-    assert_eq!(host.told().len(), 1, "it is told once");
+    assert_eq!(host.reported().len(), 1, "it is told once");
     host.pass(Duration::from_secs(60));
     host.checks(&line("tank", "ONLINE", "12%"), HEALTHY);
-    assert_eq!(host.told_once().get("zpool_error"), None, "that it is over is told");
+    assert_eq!(host.reported_once().get("zpool_error"), None, "that it is over is told");
 }
 
 #[test]
-fn one_that_answers_the_list_and_hangs_at_the_status_is_told_with_the_new_list() {
+fn hanging_status_is_reported_with_the_new_list() {
     let mut host = Host::with_pool();
     host.pass(Duration::from_secs(60));
     host.answers(&line("tank", "DEGRADED", "12%"));
     assert_eq!(host.asked(), [LIST, STATUS]);
     host.pass(Duration::from_secs(10));
     assert!(host.was_killed());
-    let args = host.told_once();
+    let args = host.reported_once();
     assert_eq!(health(&args, "tank").0, "DEGRADED");
     assert_eq!(args["zpool_error"], "zpool status did not answer within 10s");
     // A list that succeeds is no news as long as the status fails.
@@ -985,15 +985,15 @@ fn one_that_answers_the_list_and_hangs_at_the_status_is_told_with_the_new_list()
     host.answers(&line("tank", "DEGRADED", "12%"));
     assert_eq!(host.asked(), [LIST, STATUS]);
     host.pass(Duration::from_secs(10));
-    assert_eq!(host.told(), Vec::<Value>::new());
+    assert_eq!(host.reported(), Vec::<Value>::new());
     host.state.ended(Exit::Signal(9), None, host.now());
     host.pass(Duration::from_secs(50));
     host.checks(&line("tank", "DEGRADED", "12%"), "  pool: tank\nstatus: offline\n");
-    assert_eq!(host.told_once().get("zpool_error"), None);
+    assert_eq!(host.reported_once().get("zpool_error"), None);
 }
 
 #[test]
-fn one_that_floods_is_killed_at_its_limit() {
+fn flooding_zpool_is_killed_at_its_limit() {
     let mut host = Host::new();
     let mut printed = 0;
     while host.state.printed(&[b'x'; 1000]) {
@@ -1002,13 +1002,13 @@ fn one_that_floods_is_killed_at_its_limit() {
     }
     assert_eq!(printed, 65_000);
     assert!(host.was_killed());
-    assert_eq!(host.told_once()["zpool_error"], "zpool list printed more than 65536 bytes");
+    assert_eq!(host.reported_once()["zpool_error"], "zpool list printed more than 65536 bytes");
     assert!(!host.state.printed(b"more"));
-    assert_eq!(host.told(), Vec::<Value>::new());
+    assert_eq!(host.reported(), Vec::<Value>::new());
 }
 
 #[test]
-fn what_is_wrong_is_asked_when_there_is_a_reason_and_every_few_checks() {
+fn status_is_run_with_a_reason_and_every_few_checks() {
     let mut host = Host::with_pool();
     let fine = line("tank", "ONLINE", "12%");
     let mut asked_status = Vec::new();
@@ -1028,7 +1028,7 @@ fn what_is_wrong_is_asked_when_there_is_a_reason_and_every_few_checks() {
     host.state.request(host.now());
     host.pass(Duration::ZERO);
     host.checks(&fine, damaged);
-    assert_eq!(host.told_once()["priority"], "7 - Critical");
+    assert_eq!(host.reported_once()["priority"], "7 - Critical");
     for _ in 0..3 {
         host.pass(Duration::from_secs(60));
         host.answers(&fine);
@@ -1037,7 +1037,7 @@ fn what_is_wrong_is_asked_when_there_is_a_reason_and_every_few_checks() {
     }
     host.pass(Duration::from_secs(60));
     host.checks(&fine, HEALTHY);
-    assert_eq!(host.told_once()["priority"], "0 - Information");
+    assert_eq!(host.reported_once()["priority"], "0 - Information");
     // Without pools `zpool status` is not run.
     host.pass(Duration::from_secs(60));
     host.checks("", "");
@@ -1048,7 +1048,7 @@ fn what_is_wrong_is_asked_when_there_is_a_reason_and_every_few_checks() {
 }
 
 #[test]
-fn a_request_begins_a_check_or_follows_the_one_under_way() {
+fn request_starts_a_check_or_follows_the_running_one() {
     let mut host = Host::with_pool();
     assert!(host.state.request(host.now()));
     host.pass(Duration::ZERO);
@@ -1086,7 +1086,7 @@ fn the_kernels_events_make_a_check_at_once() {
     host.state.heard(fault, host.now());
     host.pass(Duration::from_millis(1));
     host.checks(&line("tank", "DEGRADED", "12%"), "  pool: tank\nstatus: offline\n");
-    assert_eq!(host.told_once()["priority"], "9 - Urgent");
+    assert_eq!(host.reported_once()["priority"], "9 - Urgent");
     // The timer counts from the last check.
     host.pass(Duration::from_millis(59_999));
     assert_eq!(host.asked(), Vec::<String>::new());
@@ -1095,7 +1095,7 @@ fn the_kernels_events_make_a_check_at_once() {
 }
 
 #[test]
-fn a_feed_that_ends_is_looked_for_again_and_the_log_says_so_once() {
+fn ended_feed_is_looked_for_again_and_logged_once() {
     let mut host = Host::with_pool();
     let fine = line("tank", "ONLINE", "12%");
     assert_eq!(host.attaches(), Some(true));
@@ -1139,7 +1139,7 @@ fn a_feed_that_ends_is_looked_for_again_and_the_log_says_so_once() {
 }
 
 #[test]
-fn no_feed_is_looked_for_while_a_disk_may_hang() {
+fn feed_is_not_looked_for_while_a_disk_may_hang() {
     let mut host = Host::new();
     host.answers(&line("tank", "SUSPENDED", "12%"));
     assert_eq!(host.asked(), [STATUS]);
@@ -1161,7 +1161,7 @@ fn pools_that_an_event_cannot_hold_are_those_that_matter_least() {
     list.push_str(&line("zz", "FAULTED", "1%"));
     host.answers(&list);
     host.answers(HEALTHY);
-    let args = host.told_once();
+    let args = host.reported_once();
     assert!(args.to_string().len() < 64 * 1024 - 256);
     let shown = args["zpools"].as_object().unwrap().len();
     assert!(shown > 200 && args["zpools"]["zz"]["health"] == "FAULTED", "{shown}");
@@ -1169,7 +1169,7 @@ fn pools_that_an_event_cannot_hold_are_those_that_matter_least() {
 }
 
 #[test]
-fn a_status_tells_how_old_the_figures_are() {
+fn status_has_the_age_of_the_figures() {
     let mut host = Host::with_pool();
     host.pass(Duration::from_secs(12));
     let status = host.state.status(host.now());
@@ -1199,5 +1199,5 @@ fn the_end_of_the_daemon_is_the_end_of_its_processes() {
     host.state.ended(Exit::Signal(9), None, host.now());
     host.state.request(host.now());
     host.pass(Duration::from_secs(600));
-    assert_eq!((host.asked(), host.told()), (vec![], vec![]));
+    assert_eq!((host.asked(), host.reported()), (vec![], vec![]));
 }

@@ -32,7 +32,7 @@ impl SystemState {
     pub(super) fn look_after_feed(&mut self, was_caused: bool) {
         let Some(pools) = &self.pools else { return };
         // Looking for a socket or a program touches a disk: not while one may hang.
-        let may_hang = self.trouble.is_some() || pools.iter().any(Pool::is_suspended);
+        let may_hang = self.last_failure.is_some() || pools.iter().any(Pool::is_suspended);
         let watching = &self.watching;
         // A new feed is logged after the check that it causes, if it lasts that long.
         if watching.said != Some(watching.feed) && (was_caused || watching.said.is_some()) {

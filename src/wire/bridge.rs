@@ -16,7 +16,7 @@ pub const LIST_KEYS_ID: &str = "bridge_request_list_keys";
 /// The `id` of a server's authentication at a relay.
 pub const SERVER_AUTH_ID: &str = "server_to_bridge_auth";
 /// Maximum number of key checksums in the list of one peer.
-pub const MOST_SUMS: usize = 256;
+pub const MOST_CHECKSUMS: usize = 256;
 
 /// Kind of a relay's peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,22 +53,22 @@ impl PeerKind {
 /// Checksum of a key, which matches servers and clients: MD5 of its canonical PEM form. An
 /// identifier without any security.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Sum([u8; 16]);
+pub struct KeyChecksum([u8; 16]);
 
-impl Sum {
+impl KeyChecksum {
     /// Parses base64.
-    pub fn parse(text: &str) -> Option<Sum> {
-        STANDARD.decode(text).ok()?.try_into().ok().map(Sum)
+    pub fn parse(text: &str) -> Option<KeyChecksum> {
+        STANDARD.decode(text).ok()?.try_into().ok().map(KeyChecksum)
     }
 }
 
-impl fmt::Display for Sum {
+impl fmt::Display for KeyChecksum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&STANDARD.encode(self.0))
     }
 }
 
-impl fmt::Debug for Sum {
+impl fmt::Debug for KeyChecksum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -148,8 +148,8 @@ pub enum PeerAnswer {
         hostname: String,
     },
     /// The checksums of its keys, unordered, without duplicates; invalid ones are omitted.
-    Keys(Vec<Sum>),
-    /// More checksums than [`MOST_SUMS`].
+    Keys(Vec<KeyChecksum>),
+    /// More checksums than [`MOST_CHECKSUMS`].
     TooManyKeys(usize),
     /// An unrequested frame, or an error.
     Other,
@@ -168,13 +168,15 @@ impl PeerAnswer {
                 hostname: args["hostname"].as_str().unwrap_or("").to_owned(),
             },
             Some(LIST_KEYS_ID) => match &args["md5_keys"] {
-                Value::Array(keys) if keys.len() > MOST_SUMS => PeerAnswer::TooManyKeys(keys.len()),
+                Value::Array(keys) if keys.len() > MOST_CHECKSUMS => {
+                    PeerAnswer::TooManyKeys(keys.len())
+                }
                 Value::Array(keys) => {
-                    let sums = keys.iter().filter_map(|key| Sum::parse(key.as_str()?));
-                    let mut sums: Vec<Sum> = sums.collect();
-                    sums.sort_unstable();
-                    sums.dedup();
-                    PeerAnswer::Keys(sums)
+                    let checksums = keys.iter().filter_map(|key| KeyChecksum::parse(key.as_str()?));
+                    let mut checksums: Vec<KeyChecksum> = checksums.collect();
+                    checksums.sort_unstable();
+                    checksums.dedup();
+                    PeerAnswer::Keys(checksums)
                 }
                 _ => PeerAnswer::Other,
             },
@@ -188,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_line_of_a_routed_frame_is_an_id_and_the_rest_is_not_looked_at() {
+    fn routed_frame_has_an_id_and_an_opaque_payload() {
         let routed_to = |peer, payload| BridgeFrame::Routed { peer, payload };
         assert_eq!(BridgeFrame::parse("a:_-9\n{\"x\":1}\n"), routed_to("a:_-9", "{\"x\":1}\n"));
         assert_eq!(BridgeFrame::parse("\n"), routed_to("", ""));
@@ -203,7 +205,7 @@ mod tests {
 
     // The relay's own frames, identical to those of the original; keys in its order.
     #[test]
-    fn the_bridge_asks_and_tells_as_the_original_does() {
+    fn relay_frames_equal_those_of_the_original() {
         let sorted = |text: String| {
             let frame: std::collections::BTreeMap<String, Value> =
                 serde_json::from_str(&text).unwrap();
@@ -225,20 +227,20 @@ mod tests {
 
     // From the recorded frames of the original server.
     #[test]
-    fn answers_of_an_original_server_are_understood() {
+    fn replies_of_an_original_server_are_parsed() {
         let identity = r#"{"args":{"hostname":"vm","type":"server"},"id":"sysadm_bridge_request_ident","name":"response","namespace":"rpc"}"#;
         let keys = r#"{"args":{"md5_keys":["NRLsKMJakQPEP1GUKedwBw=="]},"id":"bridge_request_list_keys","name":"response","namespace":"rpc"}"#;
         assert_eq!(
             PeerAnswer::parse(identity),
             PeerAnswer::Identity { kind: Some(PeerKind::Server), hostname: "vm".into() }
         );
-        let PeerAnswer::Keys(sums) = PeerAnswer::parse(keys) else { panic!() };
-        assert_eq!(sums.len(), 1);
-        assert_eq!(sums[0].to_string(), "NRLsKMJakQPEP1GUKedwBw==");
+        let PeerAnswer::Keys(checksums) = PeerAnswer::parse(keys) else { panic!() };
+        assert_eq!(checksums.len(), 1);
+        assert_eq!(checksums[0].to_string(), "NRLsKMJakQPEP1GUKedwBw==");
     }
 
     #[test]
-    fn what_is_no_answer_to_a_question_is_something_else() {
+    fn other_frames_are_not_replies() {
         for text in [
             r#"{"id":"sysadm_bridge_request_ident","name":"error","args":{"type":"server"}}"#,
             r#"{"id":"x","name":"response","args":{"type":"server"}}"#,
@@ -256,13 +258,16 @@ mod tests {
         let sum = |n: u16| {
             let mut bytes = [0; 16];
             bytes[..2].copy_from_slice(&n.to_be_bytes());
-            Sum(bytes).to_string()
+            KeyChecksum(bytes).to_string()
         };
         assert_eq!(list((0..257).map(sum).collect()), PeerAnswer::TooManyKeys(257));
-        let PeerAnswer::Keys(sums) = list((0..256).map(sum).collect()) else { panic!() };
-        assert_eq!(sums.len(), 256);
+        let PeerAnswer::Keys(checksums) = list((0..256).map(sum).collect()) else { panic!() };
+        assert_eq!(checksums.len(), 256);
         let twice = vec![sum(1), "short".into(), sum(0), sum(1), String::new()];
-        let PeerAnswer::Keys(sums) = list(twice) else { panic!() };
-        assert_eq!(sums, [Sum::parse(&sum(0)).unwrap(), Sum::parse(&sum(1)).unwrap()]);
+        let PeerAnswer::Keys(checksums) = list(twice) else { panic!() };
+        assert_eq!(
+            checksums,
+            [KeyChecksum::parse(&sum(0)).unwrap(), KeyChecksum::parse(&sum(1)).unwrap()]
+        );
     }
 }

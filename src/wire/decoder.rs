@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_character_cut_at_any_place_stays_whole() {
+    fn character_split_anywhere_stays_whole() {
         let text = "aä€😀\0z";
         let bytes = text.as_bytes();
         for first in 0..=bytes.len() {
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_utf8_is_replaced_the_same_way_whatever_the_reads() {
+    fn invalid_utf8_is_replaced_the_same_for_any_chunks() {
         let bytes = b"a\xffb\xc3(\xe2\x82x\xf0\x9f\x98\xc3";
         let expected = String::from_utf8_lossy(bytes);
         for size in 1..bytes.len() {

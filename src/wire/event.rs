@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn another_host_name_is_news_for_those_who_are_there() {
+    fn changed_host_name_is_news_for_present_subscribers() {
         let args = |event: &Published| parsed(event, Spelling::default())["args"].take();
         let renamed = state("b", true);
         assert_eq!(

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn joining_two_is_as_if_all_had_come_to_one() {
+    fn joined_excerpts_equal_one_of_the_whole() {
         let a: String = (0..300).map(|i| format!("a{i}\n")).collect();
         let b: String = (0..400).map(|i| format!("b{i}\n")).collect();
         for limit in [64, 100, 1000, 2000, 10_000] {
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn joining_a_cut_one_to_nothing_keeps_its_count() {
+    fn cut_excerpt_joined_to_empty_keeps_its_count() {
         let cut = excerpt(10, &["0123456789abcdef"]);
         let mut e = Excerpt::new(10);
         e.append(&cut);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_one_joined_to_a_cut_one_keeps_all_of_its_tail() {
+    fn short_excerpt_joined_to_a_cut_one_keeps_its_tail() {
         let mut e = excerpt(10, &["x"]);
         e.append(&excerpt(10, &["0123456789abcdef"]));
         assert_eq!(e.total(), 17);

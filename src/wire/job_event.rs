@@ -228,13 +228,13 @@ impl JobEvent {
                 args.insert("time_started".into(), (*running.time_started).into());
                 let current = job.commands.get(running.current).map_or("", String::as_str);
                 args.insert("current_cmd".into(), current.into());
-                self.tell_commands(&mut args, &running.codes, logs);
+                self.list_commands(&mut args, &running.codes, logs);
             }
             Phase::Finished(finished) => {
                 args.insert("time_started".into(), (*finished.time_started).into());
                 args.insert("time_finished".into(), (*finished.time_finished).into());
                 args.extend(finished.outcome.fields());
-                self.tell_commands(&mut args, &finished.codes, logs);
+                self.list_commands(&mut args, &finished.codes, logs);
                 if job.is_ambiguous() {
                     args.insert("log".into(), self.list(&finished.codes, logs));
                 }
@@ -243,7 +243,7 @@ impl JobEvent {
         args
     }
 
-    fn tell_commands(&self, args: &mut Map<String, Value>, codes: &[i32], logs: &Logs) {
+    fn list_commands(&self, args: &mut Map<String, Value>, codes: &[i32], logs: &Logs) {
         for (command, code) in self.job.commands.iter().zip(codes) {
             args.insert(format!("{RETURN_CODES}{command}"), code.to_string().into());
         }
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reserved_key_wins_over_a_command_and_the_list_tells_all() {
+    fn reserved_key_takes_precedence_and_the_list_has_all() {
         let keys = RESERVED.iter().chain(&OUTCOME_KEYS).copied();
         for command in keys.chain(["return_codes/true"]) {
             let got = args(&finished(&["true", command], &["", "out"], &[0, 3]));
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_fits_is_whole_also_when_no_running_event_told_any_of_it() {
+    fn fitting_log_is_whole_even_if_unreported() {
         let text = "x".repeat(40_000);
         let mut event = finished(&["a"], &[&text], &[0]);
         if let Phase::Finished(finished) = &mut event.phase {
@@ -526,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn joined_running_events_tell_all_output_once_and_the_newest_state() {
+    fn coalesced_running_events_have_all_output_once() {
         let mut first = running(&["a", "b"], vec![(0, log("1\n"))]);
         let mut second = running(&["a", "b"], vec![(0, log("2\n")), (1, log("3\n"))]);
         if let Phase::Running(r) = &mut second.phase {
@@ -549,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_tells_new_output_beside_and_the_whole_inside() {
+    fn class_has_new_output_beside_and_the_whole_inside() {
         let class = Class {
             event_system: "sysadm/pkg",
             log_field: Some("pkg_log"),

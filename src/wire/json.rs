@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn the_length_is_what_serde_json_writes() {
+    fn encoded_length_equals_that_of_serde_json() {
         for c in (0..0x500u32).filter_map(char::from_u32).chain(['…', '\u{2028}', '😀', '\u{7f}'])
         {
             let text = c.to_string();

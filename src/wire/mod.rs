@@ -18,8 +18,8 @@ mod request;
 mod time;
 
 pub use bridge::{
-    BridgeFrame, IDENTIFY_ID, LIST_KEYS_ID, MOST_SUMS, PeerAnswer, PeerKind, SERVER_AUTH_ID, Sum,
-    bridge_event, identify_request, is_peer_id, list_keys_request, routed,
+    BridgeFrame, IDENTIFY_ID, KeyChecksum, LIST_KEYS_ID, MOST_CHECKSUMS, PeerAnswer, PeerKind,
+    SERVER_AUTH_ID, bridge_event, identify_request, is_peer_id, list_keys_request, routed,
 };
 pub use decimal::decimal;
 pub use decoder::Decoder;

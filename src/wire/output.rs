@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn chunk_of_any_bytes_comes_back_as_it_was() {
+    fn chunk_of_any_bytes_is_decoded_unchanged() {
         let text = "a line of text\nü \u{1}\t\"\\\n".repeat(50);
         assert_eq!(
             frames(b"a\n"),

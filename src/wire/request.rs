@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_goes_back_to_the_byte() {
+    fn id_is_returned_byte_for_byte() {
         for id in [r#""a\u00e9\/""#, "5", "-1.50", "123456789012345678901234567890", r#""""#] {
             let r = request(&format!(r#"{{"namespace":"rpc","name":"x","id":{id}}}"#));
             assert_eq!(r.id.as_json(), id);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_refused_without_an_id() {
+    fn frame_without_object_is_rejected_without_an_id() {
         for text in ["", "[]", "null", "\"str\"", "not json", "{", "{]", r#"{"a":1}{"b":2}"#] {
             let bad = refusal(text);
             assert_eq!(bad.refusal.code.number(), 400, "{text}");
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lacks_a_part_is_refused_with_its_id() {
+    fn request_lacking_a_part_is_rejected_with_its_id() {
         for (text, word) in [
             (r#"{"id":"x"}"#, "name"),
             (r#"{"name":"a","id":"x"}"#, "namespace"),

@@ -39,14 +39,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_back() {
+    fn time_formatted_and_parsed_is_unchanged() {
         let moment = UNIX_EPOCH + Duration::from_secs(1_795_456_247);
         assert_eq!(parse_rfc3339(&rfc3339(moment)), Some(moment));
         assert_eq!(parse_rfc3339("yesterday"), None);
     }
 
     #[test]
-    fn a_clock_before_1970_is_told_as_it_is() {
+    fn clock_before_1970_is_formatted_as_the_epoch() {
         assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1)), "1969-12-31T23:59:59Z");
     }
 }

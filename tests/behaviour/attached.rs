@@ -74,7 +74,7 @@ fn run_shows_all_of_many_lines() {
 }
 
 #[test]
-fn run_shows_any_bytes_as_they_are() {
+fn run_prints_any_bytes_unchanged() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let file = daemon.directory().join("file");
     let mut bytes = random(3_000_000);
@@ -110,7 +110,7 @@ fn job_is_held_until_its_client_acknowledges() {
 }
 
 #[test]
-fn output_comes_in_binary_messages_where_that_is_asked_for() {
+fn output_in_binary_messages_is_sent_on_request() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let file = daemon.directory().join("file");
     let bytes = random(1 << 20);
@@ -145,7 +145,7 @@ fn output_comes_in_binary_messages_where_that_is_asked_for() {
 }
 
 #[test]
-fn run_whose_reader_is_slow_slows_its_job_only() {
+fn run_with_slow_reader_slows_its_own_job_only() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
     let mut slow = spawn(Cli::to(&daemon, "run").args(["--id", "slow", ENDLESS]));
@@ -169,7 +169,7 @@ fn run_whose_reader_is_slow_slows_its_job_only() {
 }
 
 #[test]
-fn job_goes_on_at_once_when_its_client_vanishes() {
+fn job_continues_at_once_when_its_client_vanishes() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut client = Peer::local(&daemon).unwrap();
@@ -181,7 +181,7 @@ fn job_goes_on_at_once_when_its_client_vanishes() {
 }
 
 #[test]
-fn job_goes_on_when_the_run_that_it_waits_for_is_killed() {
+fn job_continues_when_the_run_that_holds_it_is_killed() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     // More than a window and all pipes hold.
@@ -194,7 +194,7 @@ fn job_goes_on_when_the_run_that_it_waits_for_is_killed() {
 }
 
 #[test]
-fn job_goes_on_without_a_client_that_acknowledges_nothing() {
+fn job_continues_without_acknowledgements_after_timeout() {
     let setup = Setup::new(PROGRAM).unwrap().with("dispatcher.attach_timeout", "\"200ms\"");
     let daemon = setup.start().unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -256,7 +256,7 @@ fn two_attached_clients_both_get_everything() {
 }
 
 #[test]
-fn run_goes_on_over_a_crash_of_the_daemon_without_repeating_output() {
+fn run_survives_a_daemon_crash_without_repeated_output() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
     let command = "sh -c 'seq 1 1000; exec sleep 1000'";
@@ -271,7 +271,7 @@ fn run_goes_on_over_a_crash_of_the_daemon_without_repeating_output() {
 }
 
 #[test]
-fn log_shows_what_is_kept_and_says_what_is_not() {
+fn log_shows_stored_output_and_reports_omissions() {
     let setup = Setup::new(PROGRAM).unwrap().with("dispatcher.log_limit", "\"64KiB\"");
     let daemon = setup.start().unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -322,7 +322,7 @@ fn wait_exits_with_the_code_of_the_job() {
 }
 
 #[test]
-fn attach_is_left_by_ctrl_c_and_the_job_goes_on() {
+fn attach_interrupted_leaves_the_job_running() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();

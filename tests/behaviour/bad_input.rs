@@ -112,7 +112,7 @@ fn text_that_is_not_utf_8_is_closed_with_1007() {
 }
 
 #[test]
-fn a_frame_of_10_mb_is_closed_with_1009_when_it_is_announced_or_when_it_comes() {
+fn frame_of_10_mb_is_closed_with_1009() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     for transport in Transport::ALL {
         // Announced only: no byte of it has to come.
@@ -141,7 +141,7 @@ fn a_frame_of_10_mb_is_closed_with_1009_when_it_is_announced_or_when_it_comes() 
 }
 
 #[test]
-fn json_that_is_deep_or_cut_or_odd_is_answered_with_400() {
+fn json_deep_cut_or_odd_gets_400() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let request = |args: &str| {
         format!(r#"{{"namespace":"rpc","name":"dispatcher","id":"odd","args":{args}}}"#)
@@ -235,7 +235,7 @@ fn a_message_that_begins_and_does_not_end_is_closed_with_1008() {
 }
 
 #[test]
-fn a_flood_of_pings_is_answered_and_costs_nothing() {
+fn flood_of_pings_gets_pongs_and_bounded_memory() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut other = Peer::known(&daemon, Transport::Tls).unwrap();
     for transport in Transport::ALL {
@@ -262,7 +262,7 @@ fn a_flood_of_pings_is_answered_and_costs_nothing() {
 }
 
 #[test]
-fn a_close_is_answered_with_the_same_code_and_the_connection_ends() {
+fn close_gets_the_same_code_and_the_connection_ends() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     for transport in Transport::ALL {
         for code in [1000, 1001, 1011, 3000, 4999u16] {
@@ -280,7 +280,7 @@ fn a_close_is_answered_with_the_same_code_and_the_connection_ends() {
 }
 
 #[test]
-fn who_asks_for_much_at_once_keeps_nobody_waiting() {
+fn greedy_client_delays_no_other() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut greedy = Peer::local(&daemon).unwrap();
     let mut other = Peer::local(&daemon).unwrap();
@@ -313,7 +313,7 @@ fn who_asks_for_much_at_once_keeps_nobody_waiting() {
 type Offence = fn(&Daemon);
 
 #[test]
-fn whatever_came_leaves_no_descriptor_behind() {
+fn bad_input_leaves_no_descriptor_open() {
     let setup = Setup::new(PROGRAM)
         .unwrap()
         .with("server.handshake_timeout", r#""300ms""#)
@@ -365,7 +365,7 @@ fn whatever_came_leaves_no_descriptor_behind() {
 }
 
 #[test]
-fn when_descriptors_run_out_who_is_connected_is_served_and_others_wait() {
+fn exhausted_descriptors_keep_connected_clients_served() {
     let setup = Setup::new(PROGRAM).unwrap().after_shell("ulimit -n 40");
     let daemon = setup.start().unwrap();
     let mut other = Peer::watcher(&daemon).unwrap();

@@ -49,7 +49,7 @@ fn code(frame: &str) -> Outcome<u64> {
 }
 
 #[test]
-fn a_server_and_a_client_with_a_key_in_common_are_introduced_and_speak() -> Outcome<()> {
+fn server_and_client_with_a_common_key_exchange_messages() -> Outcome<()> {
     let (bridge, key) = bridge()?;
     let mut server = BridgePeer::join(&bridge, "server", &key, &[A, B])?;
     assert_eq!(server.so_far()?, [""; 0]);
@@ -60,17 +60,17 @@ fn a_server_and_a_client_with_a_key_in_common_are_introduced_and_speak() -> Outc
         assert!(id.bytes().all(|b| b.is_ascii_alphanumeric() || b":_-".contains(&b)), "{id}");
         assert!(id.len() >= 22, "{id}");
     }
-    client.tell(&of_server[0], "{\"to\":\"the server\"}\nwith a second line")?;
+    client.send_to(&of_server[0], "{\"to\":\"the server\"}\nwith a second line")?;
     let heard = server.heard()?;
     assert_eq!(heard.0, of_client[0]);
     assert_eq!(heard.1, "{\"to\":\"the server\"}\nwith a second line");
-    server.tell(&of_client[0], "tls AAAA")?;
+    server.send_to(&of_client[0], "tls AAAA")?;
     assert_eq!(client.heard()?, (of_server[0].clone(), "tls AAAA".to_owned()));
     Ok(())
 }
 
 /// All that came since it was last asked: the bridge events, as lists of the peers' numbers.
-fn told(peer: &mut BridgePeer, names: &[String]) -> Outcome<Vec<Vec<usize>>> {
+fn received(peer: &mut BridgePeer, names: &[String]) -> Outcome<Vec<Vec<usize>>> {
     let number = |id: &Value| names.iter().position(|name| id == name).ok_or("an unknown id");
     let frames = peer.so_far()?;
     frames
@@ -86,7 +86,7 @@ fn told(peer: &mut BridgePeer, names: &[String]) -> Outcome<Vec<Vec<usize>>> {
 
 /// Servers 0, 1, 2 and clients 3, 4, 5.
 #[test]
-fn each_is_told_exactly_what_concerns_it() -> Outcome<()> {
+fn peers_get_exactly_the_lists_that_concern_them() -> Outcome<()> {
     let (setup, office, home) = (Setup::bridge(PROGRAM)?, PeerKey::new()?, PeerKey::new()?);
     let state = setup.directory().join("state");
     register(&state, &[("office", &office, &[]), ("home", &home, &[])])?;
@@ -127,7 +127,7 @@ fn each_is_told_exactly_what_concerns_it() -> Outcome<()> {
 
     let expect = |peers: &mut Vec<BridgePeer>, who: &[usize], wanted: &[&[&[usize]]]| {
         for (peer, wanted) in who.iter().zip(wanted) {
-            assert_eq!(told(&mut peers[*peer], &names)?, *wanted, "peer {peer}");
+            assert_eq!(received(&mut peers[*peer], &names)?, *wanted, "peer {peer}");
         }
         Outcome::Ok(())
     };
@@ -152,9 +152,9 @@ fn each_is_told_exactly_what_concerns_it() -> Outcome<()> {
     peers[1].peer.stream().cut()?;
     bridge.log().wait("gone")?;
     let lists = |peer: &mut BridgePeer| -> Outcome<Vec<Vec<usize>>> {
-        let mut all = told(peer, &names)?;
+        let mut all = received(peer, &names)?;
         support::until("it hears of both", || {
-            let more = told(peer, &names).unwrap();
+            let more = received(peer, &names).unwrap();
             all.extend(more);
             all.last().is_some_and(|list| !list.contains(&0) && !list.contains(&1))
         });
@@ -168,12 +168,12 @@ fn each_is_told_exactly_what_concerns_it() -> Outcome<()> {
     for client in &mut peers[3..] {
         assert_eq!(client.peer.closed()?, 1008);
     }
-    assert_eq!(told(&mut peers[2], &names)?, [[0_usize; 0]]);
+    assert_eq!(received(&mut peers[2], &names)?, [[0_usize; 0]]);
     Ok(())
 }
 
 #[test]
-fn no_frame_reaches_whom_its_sender_was_not_introduced_to() -> Outcome<()> {
+fn frame_reaches_introduced_peers_only() -> Outcome<()> {
     let (bridge, key) = bridge()?;
     let (mut server, of_client, mut client, of_server) = pair(&bridge, &key, A)?;
     let (mut other_server, of_other_client, mut other_client, of_other_server) =
@@ -193,7 +193,7 @@ fn no_frame_reaches_whom_its_sender_was_not_introduced_to() -> Outcome<()> {
         "\u{e9}",
         &"x".repeat(200_000),
     ] {
-        client.tell(id, "secret")?;
+        client.send_to(id, "secret")?;
         let frames = client.so_far()?;
         assert_eq!(frames.len(), 1, "{frames:?}");
         assert_eq!(code(&frames[0])?, 404, "{id}");
@@ -204,25 +204,25 @@ fn no_frame_reaches_whom_its_sender_was_not_introduced_to() -> Outcome<()> {
         assert_eq!(peer.so_far()?, [""; 0]);
     }
     // A megabyte is more than a message may have, whatever stands in it.
-    client.tell(&"x".repeat(1 << 20), "secret")?;
+    client.send_to(&"x".repeat(1 << 20), "secret")?;
     assert_eq!(client.peer.closed()?, 1009);
     assert_eq!(server.list()?, [""; 0]);
     Ok(())
 }
 
 #[test]
-fn who_shows_no_registered_key_learns_nothing() -> Outcome<()> {
+fn unregistered_key_gets_no_list() -> Outcome<()> {
     let (bridge, key) = bridge()?;
     let (mut server, _, _client, of_server) = pair(&bridge, &key, A)?;
-    let mut stranger = BridgePeer::dial(&bridge, "client")?;
-    stranger.claim(&[A])?;
-    stranger.tell(&of_server, "x")?;
-    let frames = stranger.so_far()?;
+    let mut unauthenticated = BridgePeer::dial(&bridge, "client")?;
+    unauthenticated.claim(&[A])?;
+    unauthenticated.send_to(&of_server, "x")?;
+    let frames = unauthenticated.so_far()?;
     assert_eq!(frames.len(), 1, "{frames:?}");
     assert_eq!(code(&frames[0])?, 401);
     for (name, wanted) in [("query", 401), ("status", 401), ("auth", 403), ("auth_token", 403)] {
         let args = json!({ "username": "root", "password": "x", "token": "" });
-        assert_eq!(stranger.peer.refused("rpc", name, &args)?.code, wanted, "{name}");
+        assert_eq!(unauthenticated.peer.refused("rpc", name, &args)?.code, wanted, "{name}");
     }
     // Another key, one for servers, one for another certificate, another string, none asked for.
     let (wrong, right) = (PeerKey::new()?, bridge.fingerprint());
@@ -234,27 +234,27 @@ fn who_shows_no_registered_key_learns_nothing() -> Outcome<()> {
         (&key, "bridge", right, false),
     ];
     for (key, purpose, certificate, same) in showing {
-        let stage = stranger.peer.request("rpc", "auth_ssl", &json!(""))?;
+        let stage = unauthenticated.peer.request("rpc", "auth_ssl", &json!(""))?;
         let string = stage["test_string"].as_str().ok_or("no test_string")?;
         assert_eq!(string.len(), 160);
         let string = if same { string.to_owned() } else { "x".repeat(160) };
         let proof = key.proof(purpose, certificate, &string)?;
-        assert_eq!(stranger.peer.refused("rpc", "auth_ssl", &proof)?.code, 401);
-        assert_eq!(stranger.peer.refused("rpc", "auth_ssl", &proof)?.code, 401);
+        assert_eq!(unauthenticated.peer.refused("rpc", "auth_ssl", &proof)?.code, 401);
+        assert_eq!(unauthenticated.peer.refused("rpc", "auth_ssl", &proof)?.code, 401);
     }
     let line = "authentication failure from 127.0.0.1: key";
     assert_eq!(bridge.log().lines().iter().filter(|l| l.contains(line)).count(), 4);
     assert_eq!(server.so_far()?, [""; 0]);
     // The right one still counts.
-    stranger.authenticate(bridge.fingerprint(), &key)?;
-    stranger.claim_when_asked(&[A])?;
-    assert_eq!(stranger.list()?, [of_server]);
+    unauthenticated.authenticate(bridge.fingerprint(), &key)?;
+    unauthenticated.claim_when_asked(&[A])?;
+    assert_eq!(unauthenticated.list()?, [of_server]);
     Ok(())
 }
 
 /// A file that cannot be read for a while must not keep a key that is revoked.
 #[test]
-fn keys_that_could_not_be_read_are_read_as_soon_as_they_can() -> Outcome<()> {
+fn unreadable_keys_are_read_again_when_possible() -> Outcome<()> {
     let (bridge, key) = bridge()?;
     let mut server = BridgePeer::join(&bridge, "server", &key, &[A])?;
     let (state, elsewhere) =
@@ -274,18 +274,18 @@ fn keys_that_could_not_be_read_are_read_as_soon_as_they_can() -> Outcome<()> {
 }
 
 #[test]
-fn who_hangs_up_and_comes_again_is_not_spared_the_wait() -> Outcome<()> {
+fn reconnecting_client_is_not_spared_the_delay() -> Outcome<()> {
     let (bridge, _) = bridge()?;
     let wrong = PeerKey::new()?;
     let mut dropped = Vec::new();
     for _ in 0..30 {
-        let mut stranger = BridgePeer::dial(&bridge, "client")?;
-        let stage = stranger.peer.request("rpc", "auth_ssl", &json!(""))?;
+        let mut unauthenticated = BridgePeer::dial(&bridge, "client")?;
+        let stage = unauthenticated.peer.request("rpc", "auth_ssl", &json!(""))?;
         let string = stage["test_string"].as_str().ok_or("no test_string")?;
         let proof = wrong.proof("bridge", bridge.fingerprint(), string)?;
         let shown = json!({ "namespace": "rpc", "name": "auth_ssl", "id": "w", "args": proof });
-        stranger.peer.send(&shown)?;
-        dropped.push(stranger);
+        unauthenticated.peer.send(&shown)?;
+        dropped.push(unauthenticated);
     }
     let lines = bridge.log().lines();
     let line = "authentication failure from 127.0.0.1: key";
@@ -295,7 +295,7 @@ fn who_hangs_up_and_comes_again_is_not_spared_the_wait() -> Outcome<()> {
 }
 
 #[test]
-fn a_key_that_is_added_is_seen_at_once_and_may_claim_no_more_than_it_is_registered_for()
+fn added_key_counts_at_once_within_its_registered_limits()
 -> Outcome<()> {
     let (setup, key) = (Setup::bridge(PROGRAM)?, PeerKey::new()?);
     let state = setup.directory().join("state");
@@ -326,24 +326,24 @@ fn a_key_that_is_added_is_seen_at_once_and_may_claim_no_more_than_it_is_register
 }
 
 #[test]
-fn a_client_that_does_not_read_is_closed_and_nobody_waits_for_it() -> Outcome<()> {
+fn client_that_does_not_read_is_closed_and_delays_no_other() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| {
         setup.with("relay.queue", r#""256KiB""#).with("relay.pause", r#""3s""#)
     })?;
     let (mut server, deaf, _unread, _) = pair(&bridge, &key, A)?;
     let mut client = BridgePeer::join(&bridge, "client", &key, &[A])?;
     let of_client = server.list()?.pop().ok_or("nobody")?;
-    let (mut near, of_near, mut far, _) = pair(&bridge, &key, B)?;
+    let (mut near, of_near, mut relayed, _) = pair(&bridge, &key, B)?;
     client.list()?;
     let payload = "x".repeat(16 * 1024);
     let (mut longest, mut rounds) = (Duration::ZERO, 0);
     while !bridge.log().lines().iter().any(|line| line.contains("it does not read")) {
         assert!(rounds < 20_000, "it is not closed");
-        server.tell(&deaf, &payload)?;
+        server.send_to(&deaf, &payload)?;
         if rounds % 16 == 0 {
             let begun = Instant::now();
-            near.tell(&of_near, "others")?;
-            assert_eq!(far.heard()?.1, "others");
+            near.send_to(&of_near, "others")?;
+            assert_eq!(relayed.heard()?.1, "others");
             longest = longest.max(begun.elapsed());
         }
         rounds += 1;
@@ -351,7 +351,7 @@ fn a_client_that_does_not_read_is_closed_and_nobody_waits_for_it() -> Outcome<()
     assert!(longest < Duration::from_secs(2), "others waited {longest:?}");
     // Until it has heard of it, what the server says for the other one waits behind what it says
     // for the deaf one, and goes on.
-    server.tell(&of_client, "still here")?;
+    server.send_to(&of_client, "still here")?;
     assert_eq!(client.heard()?.1, "still here");
     let line = bridge.log().wait("it does not read")?;
     assert!(line.contains("closing peer \"office\" (client \"client-of-a-test\")"), "{line}");
@@ -362,14 +362,14 @@ fn a_client_that_does_not_read_is_closed_and_nobody_waits_for_it() -> Outcome<()
 }
 
 #[test]
-fn who_reads_gets_all_that_a_faster_one_sends() -> Outcome<()> {
+fn reader_gets_all_messages_of_a_faster_sender() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| setup.with("relay.queue", r#""128KiB""#))?;
     let (mut server, of_client, mut client, of_server) = pair(&bridge, &key, A)?;
     const FRAMES: usize = 4_000;
     let flood = std::thread::spawn(move || {
         for number in 0..FRAMES {
             let payload = format!("{number} {}", "x".repeat(8_000));
-            server.tell(&of_client, &payload).map_err(|error| error.to_string())?;
+            server.send_to(&of_client, &payload).map_err(|error| error.to_string())?;
         }
         Ok::<_, String>(server)
     });
@@ -389,7 +389,7 @@ fn who_reads_gets_all_that_a_faster_one_sends() -> Outcome<()> {
 
 /// Each of them may send much at once, and together that is far more than may wait.
 #[test]
-fn who_reads_gets_all_that_many_send_at_once() -> Outcome<()> {
+fn reader_gets_all_messages_of_many_senders() -> Outcome<()> {
     const SERVERS: usize = 24;
     const FRAMES: usize = 40;
     let (bridge, key) = bridge_with(|setup| setup.with("relay.queue", r#""128KiB""#))?;
@@ -408,7 +408,7 @@ fn who_reads_gets_all_that_many_send_at_once() -> Outcome<()> {
             Ok(std::thread::spawn(move || {
                 for number in 0..FRAMES {
                     let payload = format!("{number} {}", "x".repeat(30_000));
-                    server.tell(&of_client, &payload).map_err(|error| error.to_string())?;
+                    server.send_to(&of_client, &payload).map_err(|error| error.to_string())?;
                 }
                 Ok::<_, String>(server)
             }))
@@ -438,14 +438,14 @@ fn who_reads_gets_all_that_many_send_at_once() -> Outcome<()> {
 
 /// A message may be larger than what else may wait for a peer.
 #[test]
-fn a_message_of_any_size_that_is_taken_reaches_who_reads() -> Outcome<()> {
+fn largest_accepted_message_reaches_a_reader() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| setup.with("relay.queue", r#""128KiB""#))?;
     let (mut server, of_client, mut client, of_server) = pair(&bridge, &key, A)?;
     let payload = "x".repeat(250_000);
     std::thread::scope(|scope| {
         // The buffers of the sockets differ by system: they may hold less than all.
         let sender = scope.spawn(|| {
-            (0..8).try_for_each(|_| server.tell(&of_client, &payload).map_err(|e| e.to_string()))
+            (0..8).try_for_each(|_| server.send_to(&of_client, &payload).map_err(|e| e.to_string()))
         });
         for _ in 0..8 {
             assert_eq!(client.heard()?, (of_server.clone(), payload.clone()));
@@ -456,7 +456,7 @@ fn a_message_of_any_size_that_is_taken_reaches_who_reads() -> Outcome<()> {
 
 /// What a small message takes beside its bytes counts too.
 #[test]
-fn many_small_messages_take_no_more_memory_than_few_large_ones() -> Outcome<()> {
+fn small_messages_take_no_more_memory_than_large_ones() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| setup.with("relay.queue", r#""8MiB""#))?;
     let (mut server, deaf, _unread, _) = pair(&bridge, &key, A)?;
     let before = bridge.process().peak().ok_or("no peak")?;
@@ -482,7 +482,7 @@ fn many_small_messages_take_no_more_memory_than_few_large_ones() -> Outcome<()> 
 
 /// Each list is told whole: it must not be as many as there are peers, times as many.
 #[test]
-fn who_sees_many_come_is_not_told_of_each_by_itself() -> Outcome<()> {
+fn flapping_peers_are_not_listed_one_by_one() -> Outcome<()> {
     const CLIENTS: usize = 120;
     let (bridge, key) = bridge()?;
     let mut server = BridgePeer::join(&bridge, "server", &key, &[A])?;
@@ -525,7 +525,7 @@ fn two_that_flood_each_other_and_read_lose_nothing() -> Outcome<()> {
         let (mut sent, mut heard) = (0, 0);
         while heard < FRAMES {
             while sent < FRAMES && sent < heard + AHEAD {
-                peer.tell(to, &format!("{sent} {}", "x".repeat(4_000)))?;
+                peer.send_to(to, &format!("{sent} {}", "x".repeat(4_000)))?;
                 sent += 1;
             }
             let payload = peer.heard()?.1;
@@ -549,7 +549,7 @@ fn all_queues_together_are_bounded_too() -> Outcome<()> {
     let (mut server, deaf, _unread, _) = pair(&bridge, &key, A)?;
     let payload = "x".repeat(16 * 1024);
     for _ in 0..20_000 {
-        server.tell(&deaf, &payload)?;
+        server.send_to(&deaf, &payload)?;
         if bridge.log().lines().iter().any(|line| line.contains("(queue_total), 1013")) {
             return Ok(());
         }
@@ -559,7 +559,7 @@ fn all_queues_together_are_bounded_too() -> Outcome<()> {
 
 /// One that was told to go and does not read keeps what waits for it only as long as there is room.
 #[test]
-fn who_is_being_closed_counts_for_all_queues_too() -> Outcome<()> {
+fn closing_peer_counts_for_queue_total() -> Outcome<()> {
     let setup = Setup::bridge(PROGRAM)?
         .with("relay.queue", r#""1GiB""#)
         .with("relay.queue_total", r#""1MiB""#)
@@ -579,7 +579,7 @@ fn who_is_being_closed_counts_for_all_queues_too() -> Outcome<()> {
     let _deaf = BridgePeer::join(&bridge, "client", &gone, &[A])?;
     let to = server.list()?.pop().ok_or("nobody")?;
     while waiting()? < 800_000 {
-        server.tell(&to, &payload)?;
+        server.send_to(&to, &payload)?;
         assert_eq!(server.so_far()?, [""; 0]);
     }
     register(&state, &[("office", &office, &[])])?;
@@ -590,14 +590,14 @@ fn who_is_being_closed_counts_for_all_queues_too() -> Outcome<()> {
     let _deaf_too = BridgePeer::join(&bridge, "client", &office, &[A])?;
     let to = server.list()?.pop().ok_or("nobody")?;
     while waiting()? >= 800_000 {
-        server.tell(&to, &payload)?;
+        server.send_to(&to, &payload)?;
         assert_eq!(server.so_far()?, [""; 0]);
     }
     Ok(())
 }
 
 #[test]
-fn five_hundred_peers_meet_at_one_bridge() -> Outcome<()> {
+fn relay_introduces_five_hundred_peers() -> Outcome<()> {
     let (bridge, key) = bridge()?;
     let mut server = BridgePeer::join(&bridge, "server", &key, &[A])?;
     server.so_far()?;
@@ -612,7 +612,7 @@ fn five_hundred_peers_meet_at_one_bridge() -> Outcome<()> {
         list = server.list()?;
     }
     for (id, client) in list.iter().zip(&mut clients) {
-        server.tell(id, "hello")?;
+        server.send_to(id, "hello")?;
         assert_eq!(client.heard()?.1, "hello");
     }
     let status = status(&bridge)?;
@@ -632,10 +632,10 @@ fn status(bridge: &Daemon) -> Outcome<Value> {
 }
 
 #[test]
-fn its_operator_sees_who_is_there() -> Outcome<()> {
+fn operator_status_lists_the_peers() -> Outcome<()> {
     let (bridge, key) = bridge()?;
     let (mut server, of_client, mut client, _) = pair(&bridge, &key, A)?;
-    server.tell(&of_client, "x")?;
+    server.send_to(&of_client, "x")?;
     client.heard()?;
     let _stranger = BridgePeer::dial(&bridge, "client")?;
     let status = status(&bridge)?;
@@ -681,7 +681,7 @@ fn a_second_bridge_is_refused_its_state() -> Outcome<()> {
 }
 
 #[test]
-fn it_says_goodbye_and_is_found_again_after_a_restart() -> Outcome<()> {
+fn relay_closes_with_1001_and_peers_reconnect_after_restart() -> Outcome<()> {
     let (setup, key) = (Setup::bridge(PROGRAM)?, PeerKey::new()?);
     register(&setup.directory().join("state"), &[("office", &key, &[])])?;
     let bridge = setup.start()?;
@@ -703,7 +703,7 @@ fn it_says_goodbye_and_is_found_again_after_a_restart() -> Outcome<()> {
 }
 
 #[test]
-fn a_reload_takes_what_it_can_and_names_what_it_cannot() -> Outcome<()> {
+fn reload_applies_changes_and_names_keys_that_need_a_restart() -> Outcome<()> {
     let (mut setup, key) = (Setup::bridge(PROGRAM)?, PeerKey::new()?);
     register(&setup.directory().join("state"), &[("office", &key, &[])])?;
     let bridge = setup.start()?;
@@ -725,7 +725,7 @@ fn a_reload_takes_what_it_can_and_names_what_it_cannot() -> Outcome<()> {
     for key in ["relay.listen", "relay.user"] {
         bridge.log().wait(&format!("{key} has changed; that needs a restart"))?;
     }
-    server.tell(&of_client, "still there")?;
+    server.send_to(&of_client, "still there")?;
     assert_eq!(client.heard()?.1, "still there");
     assert!(Peer::connect(&bridge, Transport::Tls).is_err(), "the old certificate is shown");
     let mut fingerprints = bridge.log().lines();
@@ -751,31 +751,31 @@ fn connections_that_do_not_authenticate_are_closed_in_time() -> Outcome<()> {
     let (mut server, of_client, mut client, _) = pair(&bridge, &key, A)?;
     let mut strangers: Vec<BridgePeer> =
         (0..5).map(|_| BridgePeer::dial(&bridge, "client")).collect::<Outcome<_>>()?;
-    for stranger in &mut strangers {
+    for unauthenticated in &mut strangers {
         // On a slow machine a later one takes the place of one of the first four.
-        assert!([1006, 1008].contains(&stranger.peer.closed()?));
+        assert!([1006, 1008].contains(&unauthenticated.peer.closed()?));
     }
-    server.tell(&of_client, "unmoved")?;
+    server.send_to(&of_client, "unmoved")?;
     assert_eq!(client.heard()?.1, "unmoved");
     Ok(())
 }
 
 #[test]
-fn who_fails_too_often_is_not_heard_any_more() -> Outcome<()> {
+fn origin_with_too_many_failures_is_blocked() -> Outcome<()> {
     let (bridge, key) =
         bridge_with(|setup| setup.with("auth.throttle_loopback", true).with("auth.fail_limit", 2))?;
     let mut known = BridgePeer::join(&bridge, "server", &key, &[A])?;
-    let mut stranger = BridgePeer::dial(&bridge, "client")?;
+    let mut unauthenticated = BridgePeer::dial(&bridge, "client")?;
     let wrong = PeerKey::new()?;
     let mut codes = Vec::new();
     for _ in 0..3 {
-        let stage = stranger.peer.request("rpc", "auth_ssl", &json!({}))?;
+        let stage = unauthenticated.peer.request("rpc", "auth_ssl", &json!({}))?;
         let string = stage["test_string"].as_str().ok_or("no test_string")?;
         let proof = wrong.proof("bridge", bridge.fingerprint(), string)?;
-        codes.push(stranger.peer.refused("rpc", "auth_ssl", &proof)?.code);
+        codes.push(unauthenticated.peer.refused("rpc", "auth_ssl", &proof)?.code);
     }
     assert_eq!(codes, [401, 401, 403]);
-    assert_eq!(stranger.peer.closed()?, 1008);
+    assert_eq!(unauthenticated.peer.closed()?, 1008);
     bridge.log().wait("blocked 127.0.0.1 for 3600 s: too many failures")?;
     assert!(BridgePeer::dial(&bridge, "client").is_err());
     assert_eq!(known.so_far()?, [""; 0]);
@@ -783,7 +783,7 @@ fn who_fails_too_often_is_not_heard_any_more() -> Outcome<()> {
 }
 
 #[test]
-fn without_a_descriptor_left_it_serves_on_says_so_once_and_takes_who_comes_later() -> Outcome<()> {
+fn relay_without_descriptors_serves_on_and_accepts_later() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| setup.after_shell("ulimit -n 24"))?;
     bridge.log().wait("24 descriptors are too few for 1024 peers and 64 strangers")?;
     let (mut server, of_client, mut client, _) = pair(&bridge, &key, A)?;
@@ -798,7 +798,7 @@ fn without_a_descriptor_left_it_serves_on_says_so_once_and_takes_who_comes_later
     for round in 0..4 {
         // Longer than until it tries again.
         server.peer.idle(Duration::from_millis(500))?;
-        server.tell(&of_client, &format!("{round}"))?;
+        server.send_to(&of_client, &format!("{round}"))?;
         assert_eq!(client.heard()?.1, format!("{round}"));
     }
     let cpu = bridge.process().cpu()?.saturating_sub(before);
@@ -812,7 +812,7 @@ fn without_a_descriptor_left_it_serves_on_says_so_once_and_takes_who_comes_later
 }
 
 #[test]
-fn a_peer_that_answers_no_ping_is_gone() -> Outcome<()> {
+fn peer_without_pongs_is_closed() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| setup.with("relay.ping_interval", r#""200ms""#))?;
     let (mut server, _, _silent, _) = pair(&bridge, &key, A)?;
     // Reading answers pings; the other one does not read.
@@ -822,7 +822,7 @@ fn a_peer_that_answers_no_ping_is_gone() -> Outcome<()> {
 }
 
 #[test]
-fn keys_of_the_key_command_open_the_door_and_close_it() -> Outcome<()> {
+fn keys_of_the_key_command_grant_and_revoke_access() -> Outcome<()> {
     let setup = Setup::bridge(PROGRAM)?;
     setup.write()?;
     let call = |arguments: &[&str]| -> Outcome<()> {
@@ -977,7 +977,7 @@ fn an_original_server_and_an_original_client_find_each_other() -> Outcome<()> {
 
 /// The original server crashes on a close frame, its own reply to one included.
 #[test]
-fn original_server_is_let_go_without_a_close_frame() -> Outcome<()> {
+fn original_server_is_closed_without_a_close_frame() -> Outcome<()> {
     let (bridge, key) = bridge()?;
     let origin = "Origin: sysadm-server\r\n";
     let dial = || Peer::connect_with(&bridge, Transport::Tls, origin);

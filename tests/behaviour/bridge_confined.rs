@@ -39,7 +39,7 @@ fn ids(pid: u32) -> Outcome<Vec<u32>> {
 }
 
 #[test]
-fn started_as_root_it_becomes_its_user_for_good_and_serves_as_before() -> Outcome<()> {
+fn relay_started_as_root_drops_privileges_permanently() -> Outcome<()> {
     let Some(user) = nobody() else { return Ok(()) };
     let setup = Setup::bridge(PROGRAM)?.with("relay.user", r#""nobody""#).open_to_all()?;
     let (state, key) = (setup.directory().join("state"), PeerKey::new()?);
@@ -64,7 +64,7 @@ fn started_as_root_it_becomes_its_user_for_good_and_serves_as_before() -> Outcom
     let socket = setup.directory().join("socket").symlink_metadata()?;
     assert_eq!((socket.uid(), socket.mode() & 0o777), (0, 0o600));
     let (mut server, of_client, mut client, _) = pair(&bridge, &key, A)?;
-    server.tell(&of_client, "hello")?;
+    server.send_to(&of_client, "hello")?;
     assert_eq!(client.heard()?.1, "hello");
     // Files are still read: keys, configuration, certificate.
     let other = PeerKey::new()?;
@@ -150,7 +150,7 @@ fn a_user_that_does_not_exist_is_named() -> Outcome<()> {
 }
 
 #[test]
-fn two_sites_that_cannot_reach_each_other_speak_through_the_bridge() -> Outcome<()> {
+fn isolated_sites_communicate_through_the_relay() -> Outcome<()> {
     let Some(sites) = Sites::new() else { return Ok(()) };
     let key = PeerKey::new()?;
     let [first, second] = Sites::BETWEEN;
@@ -180,9 +180,9 @@ fn two_sites_that_cannot_reach_each_other_speak_through_the_bridge() -> Outcome<
     server.so_far()?;
     let mut client = dial("2", &at_second, "client")?;
     let (of_client, of_server) = (server.list()?, client.list()?);
-    client.tell(&of_server[0], "from the other side")?;
+    client.send_to(&of_server[0], "from the other side")?;
     assert_eq!(server.heard()?, (of_client[0].clone(), "from the other side".to_owned()));
-    server.tell(&of_client[0], "and back")?;
+    server.send_to(&of_client[0], "and back")?;
     assert_eq!(client.heard()?, (of_server[0].clone(), "and back".to_owned()));
     drop(server);
     assert_eq!(client.list()?, [""; 0]);

@@ -44,7 +44,7 @@ fn own_fields(event: &Value) -> Value {
 /// Recorded: `sysadm_pkg_update-{abc}` with `["echo p1", "echo p2"]` was told `pkg_log` `""`, `""`,
 /// `"p1\n"` and, finished, `"p2\n"`, and the action `pkg_update` in each.
 #[test]
-fn a_pkg_job_has_its_envelope_and_its_log_is_told_once() {
+fn pkg_job_has_its_envelope_and_reports_its_log_once() {
     let daemon = prompt();
     let id = "sysadm_pkg_update-{abc}";
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -108,7 +108,7 @@ fn an_update_job_stops_at_its_failure_and_repeats_nothing() {
 }
 
 #[test]
-fn a_sourcectl_job_is_told_like_an_update() {
+fn sourcectl_job_has_the_envelope_of_an_update() {
     let daemon = prompt();
     let events = events(&daemon, "sysadm_sourcectl_getsource", &json!(["echo s1", "echo s2"]));
     assert!(events.iter().all(|event| event["event_system"] == "sysadm/sourcectl"), "{events:?}");
@@ -128,14 +128,14 @@ fn an_iohyve_job_that_fetches_nothing_has_no_fields_of_its_own() {
         assert_eq!(event["state"], event["process_details"]["state"]);
     }
     let running = events.iter().filter(|event| event["state"] == "running");
-    let told: String =
+    let received: String =
         running.filter_map(|event| event["process_details"][lines].as_str()).collect();
-    assert_eq!(told, "line 1\nline 2\nline 3\nline 4\nline 5\n");
+    assert_eq!(received, "line 1\nline 2\nline 3\nline 4\nline 5\n");
     assert_eq!(events.last().unwrap()["process_details"]["echo end"], "end\n");
 }
 
 #[test]
-fn a_fetch_of_iohyve_tells_its_progress() {
+fn iohyve_fetch_reports_its_progress() {
     let daemon = prompt();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let wait = gate.wait();
@@ -197,7 +197,7 @@ fn the_command_iohyve_fetch_makes_a_fetch_of_any_iohyve_job() {
 }
 
 #[test]
-fn a_finished_upgrade_check_says_whether_there_are_updates() {
+fn finished_upgrade_check_reports_available_updates() {
     let daemon = prompt();
     for (output, available) in [
         ("Checking for upgrades\nYour packages are up to date.\n", "false"),
@@ -219,7 +219,7 @@ fn a_finished_upgrade_check_says_whether_there_are_updates() {
 }
 
 #[test]
-fn a_finished_audit_says_what_is_vulnerable_and_what_that_touches() {
+fn finished_audit_reports_vulnerable_packages_and_dependents() {
     let daemon = prompt();
     let audit = "curl-8.1 is vulnerable:\n  Packages that depend on curl: git, php, \n\n\
                  libxml2-2.9 is vulnerable:\n  Packages that depend on libxml2: php, ruby\n\
@@ -256,7 +256,7 @@ fn the_class_follows_from_the_beginning_of_the_id_alone() {
 }
 
 #[test]
-fn a_class_and_a_command_like_a_key_are_told_apart() {
+fn class_field_and_equally_named_command_are_distinguished() {
     let daemon = prompt();
     use std::os::unix::fs::PermissionsExt;
     let directory = daemon.directory().join("bin");
@@ -283,7 +283,7 @@ fn a_class_and_a_command_like_a_key_are_told_apart() {
 }
 
 #[test]
-fn a_latecomer_of_a_class_gets_its_envelope_with_all_that_was_told() {
+fn late_subscriber_of_a_class_gets_all_reported_output() {
     let daemon = prompt();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut first = Peer::watcher(&daemon).unwrap();
@@ -304,7 +304,7 @@ fn a_latecomer_of_a_class_gets_its_envelope_with_all_that_was_told() {
 }
 
 #[test]
-fn a_class_keeps_an_event_within_its_limit_too() {
+fn class_event_stays_within_its_limit() {
     let daemon = prompt();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();

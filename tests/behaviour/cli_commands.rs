@@ -55,7 +55,7 @@ fn help_is_given_everywhere() {
 }
 
 #[test]
-fn the_version_is_told() {
+fn version_is_printed() {
     let expected = format!("sysadm-events {}\n", env!("CARGO_PKG_VERSION"));
     for word in ["--version", "-V"] {
         let version = alone(&[word]);
@@ -64,7 +64,7 @@ fn the_version_is_told() {
 }
 
 #[test]
-fn a_wrong_command_line_is_64_and_says_where_help_is() {
+fn wrong_command_line_exits_64_and_names_help() {
     for (words, said) in [
         (&["wach"][..], "wach"),
         (&["--wach"], "--wach"),
@@ -92,7 +92,7 @@ fn a_wrong_command_line_is_64_and_says_where_help_is() {
 }
 
 #[test]
-fn jobs_are_listed_as_a_table_and_as_the_daemons_answer() {
+fn jobs_are_listed_as_a_table_and_as_json() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -156,7 +156,7 @@ fn kill_ends_jobs_and_exits_0_where_one_was_active() {
 }
 
 #[test]
-fn log_prints_what_a_job_printed() {
+fn log_prints_the_output_of_a_job() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -214,7 +214,7 @@ fn errors_of_the_system_are_shown_without_their_number() {
 }
 
 #[test]
-fn status_tells_of_the_daemon() {
+fn status_shows_the_state_of_the_daemon() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     Peer::local(&daemon).unwrap().run(&json!({ "j": "true" })).unwrap();
@@ -235,7 +235,7 @@ fn status_tells_of_the_daemon() {
 }
 
 #[test]
-fn call_prints_the_reply_and_exits_1_where_it_is_an_error() {
+fn call_prints_the_reply_and_exits_1_for_an_error() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let call = |words: &[&str]| ran(Cli::to(&daemon, "call").args(words));
     let reply = call(&["rpc", "identify"]);
@@ -265,13 +265,13 @@ fn the_fingerprint_is_that_of_the_certificate_that_is_shown() {
     assert_eq!((early.code(), &*early.out), (78, ""));
     assert!(early.err.contains("cert.pem") && early.err.contains("serve"), "{}", early.err);
     let daemon = setup.start().unwrap();
-    let told = ran(Cli::of(PROGRAM, "fingerprint").arg("-c").arg(setup.file()));
-    assert_eq!((told.code(), told.out), (0, format!("{}\n", daemon.fingerprint())));
+    let received = ran(Cli::of(PROGRAM, "fingerprint").arg("-c").arg(setup.file()));
+    assert_eq!((received.code(), received.out), (0, format!("{}\n", daemon.fingerprint())));
     assert_eq!(daemon.fingerprint().len(), 64);
 }
 
 #[test]
-fn check_says_what_is_wrong_with_file_and_line_and_what_was_meant() {
+fn check_reports_faults_with_file_line_and_suggestion() {
     let directory = Directory::new().unwrap();
     let file = directory.join("c.toml");
     let check = |text: &str| {
@@ -316,7 +316,7 @@ fn check_says_what_is_wrong_with_file_and_line_and_what_was_meant() {
 }
 
 #[test]
-fn check_warns_of_what_the_host_lacks_and_exits_0() {
+fn check_warns_of_names_missing_on_the_host_and_exits_0() {
     let directory = Directory::new().unwrap();
     let file = directory.join("c.toml");
     let text = "[auth]\nfull_access_groups = [\"daemon\", \"no-such-group-1\"]\n\
@@ -361,7 +361,7 @@ fn check_runs_the_samples_of_rule_files() {
 }
 
 #[test]
-fn the_sample_configuration_is_a_good_one() {
+fn sample_configuration_is_valid() {
     let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/etc/sysadm-events.toml.sample");
     let good = alone(&["check", "-c", sample]);
     assert_eq!((good.code(), good.out), (0, format!("{sample}: ok\n")));
@@ -372,7 +372,7 @@ const NO_IPV6: &str = "ip link set lo up; \
     test ! -e /proc/sys/net/ipv6 || echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; exec \"$@\"";
 
 #[test]
-fn a_host_without_ipv6_is_served_by_what_it_has() {
+fn host_without_ipv6_is_served_over_ipv4() {
     let alone = ["unshare", "-n", "sh", "-ec", NO_IPV6, "sh"];
     let works = std::process::Command::new(alone[0]).args(&alone[1..]).arg("true").output();
     if !works.is_ok_and(|output| output.status.success()) {
@@ -393,7 +393,7 @@ fn a_host_without_ipv6_is_served_by_what_it_has() {
 }
 
 #[test]
-fn a_daemon_that_cannot_start_says_why_with_its_code() {
+fn daemon_start_failure_is_reported_with_its_exit_code() {
     let setup = Setup::new(PROGRAM).unwrap();
     let mut wrong = setup.clone().with_lines("[server]\nlisen = 1\n").launch().unwrap();
     assert_eq!(wrong.wait().unwrap().0.code(), Some(78));

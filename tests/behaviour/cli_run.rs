@@ -43,7 +43,7 @@ fn lines_arrive_while_the_job_runs() {
 }
 
 #[test]
-fn it_exits_with_the_code_of_the_last_command() {
+fn run_exits_with_the_code_of_the_last_command() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     for (commands, code) in [
         (&["true"][..], 0),
@@ -62,7 +62,7 @@ fn it_exits_with_the_code_of_the_last_command() {
 }
 
 #[test]
-fn a_command_that_could_not_be_run_is_127_and_the_reason_is_no_output() {
+fn unstartable_command_exits_127_and_prints_no_output() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let ran = run(&daemon, &["echo first", "/nowhere/program x", "echo never"]);
     assert_eq!((ran.code(), &*ran.out), (127, "first\n"));
@@ -75,7 +75,7 @@ fn a_command_that_could_not_be_run_is_127_and_the_reason_is_no_output() {
 }
 
 #[test]
-fn words_behind_the_separator_are_one_command() {
+fn words_after_the_separator_are_one_command() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let ran = run(&daemon, &["--", "printf", "%s.", "a b", "|", "-x", "l\n2"]);
     assert_eq!((ran.code(), &*ran.out, &*ran.err), (0, "a b.|.-x.l\n2.", ""));
@@ -162,7 +162,7 @@ fn a_chain_that_is_cut_short_is_no_success() {
 }
 
 #[test]
-fn a_job_that_is_killed_before_it_ran_is_143() {
+fn job_killed_before_it_ran_exits_143() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.with("dispatcher.max_running", 1).start().unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -178,7 +178,7 @@ fn a_job_that_is_killed_before_it_ran_is_143() {
 }
 
 #[test]
-fn ctrl_c_ends_the_job_and_shows_how_it_ended() {
+fn ctrl_c_ends_the_job_and_shows_its_outcome() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let command =
@@ -270,7 +270,7 @@ fn a_reader_that_leaves_does_not_end_the_job() {
 }
 
 #[test]
-fn a_daemon_that_stops_tells_how_the_job_ended() {
+fn shutdown_of_the_daemon_reports_the_jobs_outcome() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let command = "sh -c 'echo ready; exec sleep 1000'";
     let running = Cli::to(&daemon, "run").arg(command).start().unwrap();
@@ -282,7 +282,7 @@ fn a_daemon_that_stops_tells_how_the_job_ended() {
 }
 
 #[test]
-fn a_daemon_that_dies_is_waited_for_and_the_next_tells_that_the_job_was_interrupted() {
+fn run_waits_for_a_new_daemon_and_reports_the_interruption() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
     let command = "sh -c 'echo ready; exec sleep 1000'";
@@ -302,7 +302,7 @@ fn a_daemon_that_dies_is_waited_for_and_the_next_tells_that_the_job_was_interrup
 }
 
 #[test]
-fn on_a_terminal_it_says_how_the_job_finished() {
+fn run_on_a_terminal_prints_the_outcome() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let running =
         Cli::to(&daemon, "run").args(["--id", "j", "printf midway", "false"]).start_on_terminal();
@@ -314,7 +314,7 @@ fn on_a_terminal_it_says_how_the_job_finished() {
 }
 
 #[test]
-fn what_cannot_be_run_is_told_before_anything_is() {
+fn invalid_job_is_reported_before_anything_runs() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     for (words, code, said) in [
         (&[][..], 64, "which command"),

@@ -41,7 +41,7 @@ fn assert_code(ended: &Finished, code: i32, said: &[&str]) {
 }
 
 #[test]
-fn every_command_speaks_to_the_daemon_that_it_is_told_to() {
+fn every_command_connects_to_the_selected_daemon() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
     let token = token_file(&daemon, &format!("{}\n", Peer::token(&daemon).unwrap()));
@@ -90,7 +90,7 @@ fn every_command_speaks_to_the_daemon_that_it_is_told_to() {
 }
 
 #[test]
-fn without_a_daemon_there_it_is_69() {
+fn missing_daemon_exits_69() {
     let directory = Directory::new().unwrap();
     let nothing = directory.join("socket").display().to_string();
     assert_code(&identify(&["--socket", &nothing]), 69, &[&nothing, "serve"]);
@@ -108,7 +108,7 @@ fn without_a_daemon_there_it_is_69() {
 }
 
 #[test]
-fn what_does_not_speak_the_protocol_is_76() {
+fn protocol_violation_exits_76() {
     for (answer, said) in [
         (&b"220 mail.example.org ESMTP\r\n\r\n"[..], "no HTTP"),
         (b"\x15\x03\x01\x00\x02\x02\x46", "no HTTP"),
@@ -132,7 +132,7 @@ fn what_does_not_speak_the_protocol_is_76() {
 }
 
 #[test]
-fn how_a_connection_is_closed_tells_the_code() {
+fn close_code_determines_the_exit_code() {
     for (code, expected) in [(1001, 69), (1008, 77), (1009, 76), (1013, 69)] {
         let impostor = Impostor::new(move |stream| {
             let mut socket = upgrade(stream);
@@ -147,7 +147,7 @@ fn how_a_connection_is_closed_tells_the_code() {
 }
 
 #[test]
-fn another_certificate_than_the_pinned_one_is_76_and_both_are_shown() {
+fn wrong_certificate_exits_76_and_shows_both_fingerprints() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let url = format!("wss://{}", daemon.tls());
     let wrong = "00".repeat(32);
@@ -163,7 +163,7 @@ fn another_certificate_than_the_pinned_one_is_76_and_both_are_shown() {
 }
 
 #[test]
-fn without_a_right_it_is_77() {
+fn missing_privilege_exits_77() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let url = format!("wss://{}", daemon.tls());
     let pinned = ["--url", &*url, "--fingerprint", daemon.fingerprint()];
@@ -192,7 +192,7 @@ fn without_a_right_it_is_77() {
 }
 
 #[test]
-fn options_that_cannot_be_right_are_64() {
+fn invalid_options_exit_64() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let url = format!("wss://{}", daemon.tls());
     let (file, empty) =
@@ -267,7 +267,7 @@ fn another_user_is_not_let_in() {
 }
 
 #[test]
-fn a_user_without_root_finds_its_own_daemon_and_may_do_all_there() {
+fn unprivileged_user_finds_its_own_daemon_with_full_access() {
     let (directory, program) = public_directory();
     let home = directory.join("home");
     fs::create_dir(&home).unwrap();
@@ -312,9 +312,9 @@ fn a_user_without_root_finds_its_own_daemon_and_may_do_all_there() {
         assert_eq!(ran.status.code(), Some(0), "{}", String::from_utf8_lossy(&ran.stderr));
         assert_eq!(out, format!("{name} {own_home}\n"));
     }
-    let told = as_user("fingerprint", &[]).output().unwrap();
-    let told = String::from_utf8(told.stdout).unwrap();
-    log.wait(&format!("certificate sha256 {}", told.trim_end())).unwrap();
+    let received = as_user("fingerprint", &[]).output().unwrap();
+    let received = String::from_utf8(received.stdout).unwrap();
+    log.wait(&format!("certificate sha256 {}", received.trim_end())).unwrap();
     for (path, mode) in [
         (config.join("key.pem"), 0o600),
         (config.join("cert.pem"), 0o644),

@@ -53,7 +53,7 @@ fn timeless(text: &str) -> String {
 }
 
 #[test]
-fn into_a_pipe_it_writes_the_frames_one_a_line_as_they_happen() {
+fn watch_writes_one_frame_per_line_to_a_pipe() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     for more in [&[][..], &["--json"], &["dispatcher"]] {
@@ -100,7 +100,7 @@ fn wait_for_subscribers(peer: &mut Peer, count: u64) {
 
 /// The main thing: three lines a second apart, a failure, and a command that is not run.
 #[test]
-fn beside_a_chain_that_fails_it_tells_the_whole_story() {
+fn watch_beside_a_failing_chain_shows_all_of_it() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let watch = watch_jobs(&daemon).arg("--json").start().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -125,7 +125,7 @@ fn beside_a_chain_that_fails_it_tells_the_whole_story() {
 }
 
 #[test]
-fn on_a_terminal_a_job_is_told_in_lines_with_its_output_beneath() {
+fn watch_on_a_terminal_shows_output_below_its_job() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.with("dispatcher.output_interval", "\"10ms\"").start().unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
@@ -169,7 +169,7 @@ hh:mm:ss  ✖ finished       nightly   [2/3] {second}: exit 1 after 0 s
 }
 
 #[test]
-fn jobs_at_once_are_told_apart_and_columns_stay_aligned() {
+fn watch_distinguishes_concurrent_jobs_in_aligned_columns() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.with("dispatcher.output_interval", "\"10ms\"").start().unwrap();
     let mut gates = ["a", "b"].map(|name| Gate::new(daemon.directory(), name).unwrap());
@@ -208,7 +208,7 @@ fn jobs_at_once_are_told_apart_and_columns_stay_aligned() {
 }
 
 #[test]
-fn colours_are_not_for_who_does_not_want_or_understand_them() {
+fn watch_without_colour_support_uses_no_colours() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let watch = |name: &str, value: &str| {
         let cli = on_terminal(watch_jobs(&daemon)).env(name, value);
@@ -242,7 +242,7 @@ fn colours_are_not_for_who_does_not_want_or_understand_them() {
 }
 
 #[test]
-fn what_a_terminal_would_obey_does_not_reach_it() {
+fn watch_escapes_terminal_control_characters() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let watch = in_plain_text(watch_jobs(&daemon)).start_on_terminal().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -315,7 +315,7 @@ fn events_are_coloured_by_their_priority() {
 }
 
 #[test]
-fn who_comes_late_is_shown_what_runs() {
+fn watch_started_late_shows_running_jobs() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut first = Peer::watcher(&daemon).unwrap();
@@ -339,7 +339,7 @@ fn who_comes_late_is_shown_what_runs() {
 }
 
 #[test]
-fn only_the_events_that_are_named_are_shown_and_a_wrong_name_is_told() {
+fn watch_shows_selected_events_and_rejects_unknown_names() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let other = Cli::to(&daemon, "watch");
     let other = other.args(["system-state", "life_preserver"]).start().unwrap();
@@ -356,7 +356,7 @@ fn only_the_events_that_are_named_are_shown_and_a_wrong_name_is_told() {
 }
 
 #[test]
-fn it_outlives_the_daemon_and_goes_on_with_the_next() {
+fn watch_survives_the_daemon_and_continues_with_the_next() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
     let watch = watch_jobs(&daemon).start().unwrap();
@@ -370,7 +370,7 @@ fn it_outlives_the_daemon_and_goes_on_with_the_next() {
 }
 
 #[test]
-fn it_ends_when_its_reader_leaves_though_nothing_happens() {
+fn watch_ends_when_its_reader_closes_the_pipe() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watch = watch_jobs(&daemon).into_command();
     watch.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -390,7 +390,7 @@ fn it_ends_when_its_reader_leaves_though_nothing_happens() {
 }
 
 #[test]
-fn restart_shows_no_finished_job_again_and_counts_those_that_were_missed() {
+fn watch_after_restart_repeats_no_finished_job() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
     let mut peer = Peer::watcher(&daemon).unwrap();

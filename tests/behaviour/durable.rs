@@ -60,18 +60,18 @@ fn crash_and_start(daemon: Daemon, setup: &Setup) -> Daemon {
 }
 
 #[test]
-fn how_a_job_ended_and_what_it_printed_is_known_after_a_crash() {
+fn outcome_and_output_survive_a_crash() {
     let setup = setup();
     let daemon = setup.start().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
     follow(&mut peer, &["j"], None);
     run(&mut peer, &json!({ "j": ["sh -c 'echo one; exit 0'", "sh -c 'echo two >&2; exit 3'"] }));
-    let told = peer.job("j").unwrap().pop().unwrap();
+    let received = peer.job("j").unwrap().pop().unwrap();
     let daemon = crash_and_start(daemon, &setup);
     let mut peer = Peer::local(&daemon).unwrap();
     follow(&mut peer, &["j"], None);
     let again = peer.job("j").unwrap();
-    assert_eq!(again, [told], "once, and to the byte as before");
+    assert_eq!(again, [received], "once, and to the byte as before");
     let log = Cli::to(&daemon, "log").arg("j").run().unwrap();
     assert_eq!((log.code(), log.out.as_str()), (0, "one\ntwo\n"));
     let entry = &list(&mut peer)["no_queue"]["j"];
@@ -79,23 +79,23 @@ fn how_a_job_ended_and_what_it_printed_is_known_after_a_crash() {
 }
 
 #[test]
-fn a_job_of_a_class_is_told_again_as_it_was() {
+fn job_of_a_class_is_reported_again_unchanged() {
     let setup = setup();
     let daemon = setup.start().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
     let id = "sysadm_pkg_check_upgrade-1";
     follow(&mut peer, &[id], None);
     run(&mut peer, &json!({ id: "echo Your packages are up to date." }));
-    let told = peer.job(id).unwrap().pop().unwrap();
-    assert_eq!(told["updates_available"], "false");
+    let received = peer.job(id).unwrap().pop().unwrap();
+    assert_eq!(received["updates_available"], "false");
     let daemon = crash_and_start(daemon, &setup);
     let mut peer = Peer::local(&daemon).unwrap();
     follow(&mut peer, &[id], None);
-    assert_eq!(peer.job(id).unwrap(), [told]);
+    assert_eq!(peer.job(id).unwrap(), [received]);
 }
 
 #[test]
-fn what_waited_runs_and_what_ran_is_ended_and_told_once_and_never_run_again() {
+fn crash_runs_pending_jobs_and_never_repeats_running_ones() {
     let setup = setup();
     let marker = setup.directory().join("ran");
     let daemon = setup.start().unwrap();
@@ -147,7 +147,7 @@ fn descendants(of: Process) -> Vec<u32> {
 }
 
 #[test]
-fn an_orderly_stop_ends_what_runs_and_leaves_what_waits_to_the_next_daemon() {
+fn shutdown_ends_running_jobs_and_leaves_pending_ones() {
     let setup = setup();
     let daemon = setup.start().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -206,7 +206,7 @@ fn a_second_daemon_on_the_same_state_is_refused() {
 }
 
 #[test]
-fn a_store_that_dies_is_replaced_and_nothing_that_was_promised_is_lost() {
+fn dead_store_is_replaced_and_no_promise_is_broken() {
     let setup = setup();
     let daemon = setup.start().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -240,7 +240,7 @@ fn a_store_that_dies_is_replaced_and_nothing_that_was_promised_is_lost() {
 }
 
 #[test]
-fn a_store_that_hangs_costs_new_jobs_and_not_events_and_comes_back_by_itself() {
+fn hanging_store_refuses_jobs_keeps_events_and_recovers() {
     let setup = setup().with("store.deadline", r#""300ms""#);
     let daemon = setup.start().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -268,7 +268,7 @@ fn a_store_that_hangs_costs_new_jobs_and_not_events_and_comes_back_by_itself() {
 }
 
 #[test]
-fn a_full_disk_refuses_jobs_with_the_reason_and_takes_them_when_there_is_room() {
+fn full_disk_refuses_jobs_with_the_reason_until_there_is_room() {
     // What a file may have at most is the same kind of trouble, and needs no root.
     let setup = setup();
     let daemon = setup.start().unwrap();
@@ -304,7 +304,7 @@ fn a_full_disk_refuses_jobs_with_the_reason_and_takes_them_when_there_is_room() 
 }
 
 #[test]
-fn a_damaged_journal_is_set_aside_and_said_and_what_can_be_read_is_kept() {
+fn damaged_journal_is_set_aside_and_its_readable_part_used() {
     let setup = setup();
     let daemon = setup.start().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -335,7 +335,7 @@ fn a_damaged_journal_is_set_aside_and_said_and_what_can_be_read_is_kept() {
 }
 
 #[test]
-fn run_ends_with_the_right_code_whatever_happens_to_the_daemon() {
+fn run_exits_with_the_right_code_despite_daemon_crashes() {
     let setup = setup();
     let daemon = setup.start().unwrap();
     let held = Cli::to(&daemon, "run").args(["--id", "held", "--queue", "q", "sleep 600"]);
@@ -368,7 +368,7 @@ fn wait_for_list(peer: &mut Peer, is: impl Fn(&Value) -> bool) {
 }
 
 #[test]
-fn watch_goes_on_where_it_was_and_says_when_it_cannot() -> Outcome<()> {
+fn watch_resumes_and_reports_gaps() -> Outcome<()> {
     let setup = setup();
     let daemon = setup.start()?;
     let watch = Cli::to(&daemon, "watch").arg("dispatcher").start()?;
@@ -405,7 +405,7 @@ fn watch_goes_on_where_it_was_and_says_when_it_cannot() -> Outcome<()> {
 }
 
 #[test]
-fn a_subscriber_that_comes_back_gets_what_it_missed_and_nothing_twice() {
+fn resuming_subscriber_gets_missed_events_once() {
     let setup = setup();
     let daemon = setup.start().unwrap();
     let mut control = Peer::local(&daemon).unwrap();
@@ -434,7 +434,7 @@ fn a_subscriber_that_comes_back_gets_what_it_missed_and_nothing_twice() {
 }
 
 #[test]
-fn a_replay_larger_than_an_outbox_and_a_present_state_of_256_jobs_come_whole() {
+fn replay_larger_than_an_outbox_arrives_whole() {
     let setup = setup()
         .with("server.outbox", r#""128KiB""#)
         .with("events.max_event", r#""64KiB""#)
@@ -474,17 +474,17 @@ fn a_replay_larger_than_an_outbox_and_a_present_state_of_256_jobs_come_whole() {
             of_job.clone().map(|frame| frame["args"]["state"].as_str().unwrap()).collect();
         assert_eq!((states.first(), states.last()), (Some(&"pending"), Some(&"finished")), "{id}");
         // Running events that wait become one: not each number is there, but all output is.
-        let mut told = 0;
+        let mut received = 0;
         for frame in of_job {
             let is_finished = frame["args"]["state"] == "finished";
             for range in frame["output"].as_array().into_iter().flatten() {
-                let from = if is_finished { 0 } else { told };
+                let from = if is_finished { 0 } else { received };
                 assert_eq!((&range["from"], &range["tail"]), (&json!(from), &json!(0)), "{id}");
-                told = from + range["head"].as_u64().unwrap();
-                assert_eq!(range["to"], told, "{id}");
+                received = from + range["head"].as_u64().unwrap();
+                assert_eq!(range["to"], received, "{id}");
             }
         }
-        assert_eq!(told, 20_000, "{id}");
+        assert_eq!(received, 20_000, "{id}");
     }
     let bytes: usize = replay.iter().map(|frame| frame.to_string().len()).sum();
     assert!(bytes > 2 * 128 * 1024, "{bytes} bytes are no test of that");
@@ -496,15 +496,15 @@ fn a_replay_larger_than_an_outbox_and_a_present_state_of_256_jobs_come_whole() {
     control.request("rpc", "dispatcher", &jobs).unwrap();
     let mut late = Peer::local(&daemon).unwrap();
     late.subscribe().unwrap();
-    let mut told = std::collections::BTreeSet::new();
+    let mut received = std::collections::BTreeSet::new();
     for _ in 0..256 {
         let id = late.frame().unwrap()["args"]["process_id"].as_str().unwrap().to_owned();
-        assert!(told.insert(id.clone()), "{id} twice");
+        assert!(received.insert(id.clone()), "{id} twice");
     }
     // Nothing more: the next that comes is the answer.
     late.post("rpc", "identify", &json!({})).unwrap();
     assert_eq!(late.frame().unwrap()["id"], "posted");
-    let all: Vec<String> = told.into_iter().collect();
+    let all: Vec<String> = received.into_iter().collect();
     let kill = json!({ "action": "kill", "job_id": all });
     control.request("rpc", "dispatcher", &kill).unwrap();
 }

@@ -23,7 +23,7 @@ fn identify(id: &str) -> String {
 }
 
 #[test]
-fn an_id_comes_back_to_the_byte() {
+fn id_is_returned_byte_for_byte() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
     for id in [
@@ -55,7 +55,7 @@ fn an_id_comes_back_to_the_byte() {
 }
 
 #[test]
-fn a_reply_has_the_namespace_of_the_request_and_the_keys_in_any_order_are_read() {
+fn reply_has_the_namespace_and_keys_may_be_in_any_order() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
     let args = ask(&mut peer, &identify("1"))["args"].take();
@@ -81,7 +81,7 @@ fn a_reply_has_the_namespace_of_the_request_and_the_keys_in_any_order_are_read()
 }
 
 #[test]
-fn an_error_says_what_is_wrong_and_which_names_there_are() {
+fn error_names_the_fault_and_the_existing_names() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
     let text = r#"{"namespace":"sysadm","name":"zfs","id":"x","args":{}}"#;
@@ -119,7 +119,7 @@ fn a_binary_frame_that_holds_utf_8_is_a_request() {
 }
 
 #[test]
-fn what_is_no_request_is_answered_with_400_and_the_connection_stays() {
+fn invalid_request_gets_400_and_the_connection_stays() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     for transport in Transport::ALL {
         let mut peer = Peer::connect(&daemon, transport).unwrap();
@@ -161,7 +161,7 @@ fn what_is_no_request_is_answered_with_400_and_the_connection_stays() {
 }
 
 #[test]
-fn a_response_and_an_error_are_never_answered() {
+fn response_and_error_get_no_reply() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let token = Peer::token(&daemon).unwrap();
     for transport in Transport::ALL {
@@ -187,7 +187,7 @@ fn a_response_and_an_error_are_never_answered() {
 }
 
 #[test]
-fn replies_come_in_the_order_of_the_requests() {
+fn replies_are_in_the_order_of_requests() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     for transport in Transport::ALL {
         let mut peer = Peer::known(&daemon, transport).unwrap();
@@ -219,7 +219,7 @@ fn of_length(bytes: usize) -> String {
 }
 
 #[test]
-fn a_stranger_s_message_has_at_most_8_kib() {
+fn unauthenticated_message_has_at_most_8_kib() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     for transport in [Transport::Plain, Transport::Tls] {
         let mut peer = Peer::connect(&daemon, transport).unwrap();

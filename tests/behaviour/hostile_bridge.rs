@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{
-    Bridge, Cli, Daemon, FarTunnel, Key, Outcome, Peer, Person, Setup, Transport, until,
+    Bridge, Cli, Daemon, Key, Outcome, Peer, Person, RelayedTunnel, Setup, Transport, until,
 };
 
 use super::{PROGRAM, ourselves};
@@ -34,12 +34,13 @@ fn frame(name: &str, args: &Value) -> Value {
 /// A bridge can ask an old client to "encrypt" any string, for that is how old clients show their
 /// keys to it.
 #[test]
-fn what_a_bridge_got_out_of_an_old_client_opens_no_tunnel() {
+fn proof_extracted_from_a_legacy_client_opens_no_tunnel() {
     let Some(key) = Key::rsa().unwrap() else { return };
     let bridge = Bridge::start().unwrap();
     let daemon = start(&setup(&bridge, "no"), &key, &["--legacy"]).unwrap();
     let server = bridge.wait_for_servers(1).remove(0);
-    let mut tunnel = FarTunnel::open(bridge.client("far"), &server, daemon.fingerprint()).unwrap();
+    let mut tunnel =
+        RelayedTunnel::open(bridge.client("far"), &server, daemon.fingerprint()).unwrap();
     let first = tunnel.request("rpc", "auth_ssl", &json!({})).unwrap();
     let string = first["test_string"].as_str().unwrap();
     let args = json!({ "encrypted_string": key.encrypt(string).unwrap() });
@@ -54,7 +55,7 @@ fn what_a_bridge_got_out_of_an_old_client_opens_no_tunnel() {
 
 /// On plain loopback keys sign for no certificate; what was signed there must be of no use here.
 #[test]
-fn what_was_signed_for_no_certificate_is_nothing_in_clear() {
+fn signature_without_certificate_is_invalid_in_clear() {
     let Some(key) = Key::ed25519().unwrap() else { return };
     let bridge = Bridge::start().unwrap();
     let _daemon = start(&setup(&bridge, "full"), &key, &[]).unwrap();
@@ -69,7 +70,7 @@ fn what_was_signed_for_no_certificate_is_nothing_in_clear() {
 }
 
 #[test]
-fn who_does_not_wait_for_an_answer_that_is_held_back_may_not_try_the_sooner() {
+fn reconnecting_caller_is_not_spared_the_delay() {
     const TRIES: usize = 12;
     let bridge = Bridge::start().unwrap();
     let daemon = setup(&bridge, "no").start().unwrap();
@@ -78,7 +79,7 @@ fn who_does_not_wait_for_an_answer_that_is_held_back_may_not_try_the_sooner() {
     for number in 0..TRIES {
         // Each comes under another name, and goes at once.
         let client = bridge.client(&format!("guess-{number}"));
-        let mut tunnel = FarTunnel::open(client, &server, daemon.fingerprint()).unwrap();
+        let mut tunnel = RelayedTunnel::open(client, &server, daemon.fingerprint()).unwrap();
         tunnel.send(&wrong).unwrap();
     }
     let client = bridge.client("last");
@@ -90,7 +91,7 @@ fn who_does_not_wait_for_an_answer_that_is_held_back_may_not_try_the_sooner() {
 }
 
 #[test]
-fn a_stranger_in_clear_says_no_more_than_any_stranger() {
+fn unauthenticated_client_in_clear_has_usual_limits() {
     for allowed in ["no", "full"] {
         let bridge = Bridge::start().unwrap();
         let _daemon = setup(&bridge, allowed).start().unwrap();
@@ -106,7 +107,7 @@ fn a_stranger_in_clear_says_no_more_than_any_stranger() {
 }
 
 #[test]
-fn a_token_that_a_bridge_saw_is_worth_nothing_once_the_leave_is_taken_away() {
+fn token_seen_by_a_relay_is_revoked_with_clear_access() {
     let Some(key) = Key::rsa().unwrap() else { return };
     let bridge = Bridge::start().unwrap();
     let mut setup = setup(&bridge, "full");
@@ -122,17 +123,19 @@ fn a_token_that_a_bridge_saw_is_worth_nothing_once_the_leave_is_taken_away() {
     setup.set("bridge.allow_legacy_bridge_clients", r#""read""#);
     setup.write().unwrap();
     daemon.reload().unwrap();
-    let mut tunnel = FarTunnel::open(bridge.client("spy"), &server, daemon.fingerprint()).unwrap();
+    let mut tunnel =
+        RelayedTunnel::open(bridge.client("spy"), &server, daemon.fingerprint()).unwrap();
     assert_eq!(tunnel.ask("rpc", "auth_token", &token).unwrap().unwrap_err().code, 401);
 }
 
 #[test]
-fn one_client_s_long_word_does_not_end_the_link_of_all() {
+fn overlong_message_of_one_client_does_not_end_the_link() {
     let bridge = Bridge::start().unwrap();
     let setup = setup(&bridge, "no").with("server.max_message", r#""8KiB""#);
     let daemon = setup.start().unwrap();
     let server = bridge.wait_for_servers(1).remove(0);
-    let mut good = FarTunnel::open(bridge.client("good"), &server, daemon.fingerprint()).unwrap();
+    let mut good =
+        RelayedTunnel::open(bridge.client("good"), &server, daemon.fingerprint()).unwrap();
     let token = json!({ "token": Peer::token(&daemon).unwrap() });
     good.request("rpc", "auth_token", &token).unwrap();
     // As much as a bridge forwards by default.
@@ -143,7 +146,7 @@ fn one_client_s_long_word_does_not_end_the_link_of_all() {
 }
 
 #[test]
-fn status_is_told_however_many_a_bridge_makes_up() {
+fn status_is_bounded_despite_invented_clients() {
     let bridge = Bridge::start().unwrap();
     let setup = setup(&bridge, "no").with("events.max_event", r#""64KiB""#);
     let daemon = setup.with("server.outbox", r#""128KiB""#).start().unwrap();
@@ -152,7 +155,7 @@ fn status_is_told_however_many_a_bridge_makes_up() {
     // As many as there is room for in a text.
     let args = json!({ "available_connections": &ids[..2000] });
     let event = json!({ "id": "", "namespace": "events", "name": "bridge", "args": args });
-    bridge.tell(&server, &event.to_string());
+    bridge.send_to(&server, &event.to_string());
     let mut peer = Peer::local(&daemon).unwrap();
     until("the list is taken", || {
         let status = peer.request("rpc", "status", &json!({})).unwrap();

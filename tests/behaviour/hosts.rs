@@ -128,7 +128,7 @@ fn default_key_is_used_where_no_credential_is_given() {
 }
 
 #[test]
-fn openssh_keys_are_registered_and_shown_as_they_are() {
+fn openssh_keys_are_registered_and_used_unconverted() {
     let scene = Scene::new();
     let file = scene.file("id_ed25519");
     let generate = |more: &[&str], file: &Path| {
@@ -156,7 +156,7 @@ fn openssh_keys_are_registered_and_shown_as_they_are() {
 }
 
 #[test]
-fn key_add_as_ordinary_user_names_its_file_and_the_way_to_the_host() {
+fn key_add_unprivileged_names_its_file_and_how_to_reach_the_host() {
     let directory = Directory::new().unwrap();
     for path in [directory.path().to_owned(), directory.join("state")] {
         fs::create_dir_all(&path).unwrap();
@@ -182,7 +182,7 @@ fn key_add_as_ordinary_user_names_its_file_and_the_way_to_the_host() {
 }
 
 #[test]
-fn whoami_tells_identity_and_identify_the_version() {
+fn whoami_shows_the_identity_and_identify_the_version() {
     let scene = Scene::new();
     let mut local = Peer::local(&scene.daemon).unwrap();
     let (name, uid) = (ourselves().0, nix::unistd::geteuid().as_raw());

@@ -24,7 +24,7 @@ fn status(answer: &str) -> u16 {
 }
 
 #[test]
-fn the_health_check_is_answered_with_200_over_every_transport() {
+fn health_check_gets_200_over_every_transport() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     for transport in Transport::ALL {
         for first in
@@ -42,7 +42,7 @@ fn the_health_check_is_answered_with_200_over_every_transport() {
 }
 
 #[test]
-fn health_check_answers_head_as_get_without_the_body_and_options() {
+fn health_check_supports_head_and_options() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     for transport in Transport::ALL {
         let ask = |method: &str, path: &str| {
@@ -91,7 +91,7 @@ fn first_valid_subprotocol_that_is_offered_is_chosen() {
 }
 
 #[test]
-fn anything_else_is_told_in_http_what_is_wrong() {
+fn invalid_request_gets_an_http_error() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let upgrade = upgrade_request("");
     let replaced = |old: &str, new: &str| {
@@ -153,7 +153,7 @@ fn a_request_head_has_at_most_8_kib_and_64_fields() {
 }
 
 #[test]
-fn any_path_opens_a_websocket_and_the_request_may_come_byte_by_byte() {
+fn upgrade_on_any_path_may_arrive_byte_by_byte() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     for path in ["/", "/healthz", "/any/path?with=a&query", "*"] {
         let mut stream = Stream::dial(&daemon, Transport::Plain).unwrap();
@@ -184,7 +184,7 @@ fn behind_the_request(daemon: &Daemon, transport: Transport, bytes: &[u8]) -> St
 }
 
 #[test]
-fn what_comes_directly_behind_the_request_is_answered_behind_the_answer() {
+fn messages_after_the_request_are_replied_to_after_the_upgrade() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let identify = br#"{"namespace":"rpc","name":"identify","id":1}"#;
     for transport in Transport::ALL {
@@ -210,7 +210,7 @@ fn what_comes_directly_behind_the_request_is_answered_behind_the_answer() {
 }
 
 #[test]
-fn who_does_not_finish_the_handshake_is_dropped_at_its_time_out() {
+fn incomplete_handshake_is_closed_at_its_timeout() {
     let timeout = Duration::from_millis(200);
     let setup = Setup::new(PROGRAM).unwrap().with("server.handshake_timeout", r#""200ms""#);
     let daemon = setup.start().unwrap();
@@ -291,7 +291,7 @@ fn garbage_instead_of_tls_ends_that_connection_alone() {
 }
 
 #[test]
-fn a_page_of_the_web_may_connect_only_if_it_is_ours() {
+fn web_page_of_another_origin_is_refused() {
     let setup = Setup::new(PROGRAM)
         .unwrap()
         .with("server.hosts", r#"["nas.example.org", "192.0.2.7"]"#)

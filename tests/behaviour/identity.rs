@@ -16,7 +16,7 @@ use super::PROGRAM;
 const REMOTE: [Transport; 3] = [Transport::Plain, Transport::Tls, Transport::Tls12];
 
 #[test]
-fn a_stranger_may_identify_and_authenticate_and_nothing_else() {
+fn unauthenticated_client_may_identify_and_authenticate_only() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     for transport in REMOTE {
         let mut peer = Peer::connect(&daemon, transport).unwrap();
@@ -44,7 +44,7 @@ fn a_stranger_may_identify_and_authenticate_and_nothing_else() {
 }
 
 #[test]
-fn the_local_socket_knows_root_and_the_daemon_s_user_and_gives_them_tokens() {
+fn local_socket_identifies_root_and_own_user_and_issues_tokens() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut local = Peer::local(&daemon).unwrap();
     let may = local.request("rpc", "query", &json!({})).unwrap();
@@ -127,7 +127,7 @@ fn a_token_that_was_not_used_for_its_time_is_none_any_more() {
 }
 
 #[test]
-fn auth_clear_is_not_answered_and_ends_authority_events_and_token() {
+fn auth_clear_ends_identity_events_and_token_without_reply() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -157,7 +157,7 @@ fn auth_clear_is_not_answered_and_ends_authority_events_and_token() {
 }
 
 #[test]
-fn who_does_not_say_who_they_are_is_closed_at_auth_timeout() {
+fn unauthenticated_client_is_closed_at_auth_timeout() {
     let timeout = Duration::from_millis(400);
     let setup = Setup::new(PROGRAM).unwrap().with("server.auth_timeout", r#""400ms""#);
     // Or what fails would be answered late.
@@ -167,14 +167,14 @@ fn who_does_not_say_who_they_are_is_closed_at_auth_timeout() {
     let mut local = Peer::local(&daemon).unwrap();
     let begun = Instant::now();
     let mut strangers = REMOTE.map(|transport| Peer::connect(&daemon, transport).unwrap());
-    for stranger in &mut strangers {
+    for unauthenticated in &mut strangers {
         // It asks, and it fails to answer: neither helps.
-        stranger.request("rpc", "identify", &json!("")).unwrap();
-        stranger.refused("rpc", "auth_token", &json!({ "token": "x" })).unwrap();
+        unauthenticated.request("rpc", "identify", &json!("")).unwrap();
+        unauthenticated.refused("rpc", "auth_token", &json!({ "token": "x" })).unwrap();
     }
     local.post("rpc", "auth_clear", &json!({})).unwrap();
-    for stranger in strangers.iter_mut().chain([&mut local]) {
-        assert_eq!(stranger.closed().unwrap(), 1008);
+    for unauthenticated in strangers.iter_mut().chain([&mut local]) {
+        assert_eq!(unauthenticated.closed().unwrap(), 1008);
         assert!(begun.elapsed() >= timeout, "{:?}", begun.elapsed());
     }
     for known in &mut known {
@@ -189,7 +189,7 @@ fn small_pool(places: usize) -> Daemon {
 }
 
 #[test]
-fn connections_of_one_address_that_get_on_are_not_limited() {
+fn progressing_connections_of_one_address_are_not_limited() {
     let daemon = small_pool(64);
     let token = json!({ "token": Peer::token(&daemon).unwrap() });
     let mut peers: Vec<Peer> =
@@ -265,7 +265,7 @@ fn silent_connects_take_no_place_of_a_handshake() {
 }
 
 #[test]
-fn max_clients_places_are_for_all_and_eight_more_for_the_local_socket() {
+fn max_clients_limits_all_but_eight_at_the_local_socket() {
     let setup = Setup::new(PROGRAM).unwrap().with("server.max_clients", 2);
     let daemon = setup.start().unwrap();
     let token = json!({ "token": Peer::token(&daemon).unwrap() });
@@ -300,7 +300,7 @@ fn max_clients_places_are_for_all_and_eight_more_for_the_local_socket() {
 }
 
 #[test]
-fn who_leaves_two_pings_unanswered_is_dead() {
+fn two_unanswered_pings_close_the_connection() {
     let setup = Setup::new(PROGRAM).unwrap().with("server.ping_interval", r#""150ms""#);
     let daemon = setup.start().unwrap();
     let begun = Instant::now();
@@ -351,7 +351,7 @@ fn cannot_become_others() -> bool {
 }
 
 #[test]
-fn the_groups_of_a_local_user_say_what_they_may_do() {
+fn groups_of_a_local_user_determine_its_role() {
     if cannot_become_others() {
         return;
     }

@@ -14,17 +14,17 @@ fn legacy(name: &str) -> PathBuf {
 }
 
 /// A configuration whose state nobody has made yet.
-struct Place {
+struct Fixture {
     directory: Directory,
 }
 
-impl Place {
-    fn new() -> Place {
+impl Fixture {
+    fn new() -> Fixture {
         let directory = Directory::new().unwrap();
         let (state, relay) = (directory.join("new/state"), directory.join("new/relay"));
         let text = format!("[paths]\nstate = {state:?}\n[relay]\nstate = {relay:?}\nuser = \"\"\n");
         fs::write(directory.join("c.toml"), text).unwrap();
-        Place { directory }
+        Fixture { directory }
     }
 
     fn import(&self, words: &[&str], files: &[&Path]) -> Finished {
@@ -48,8 +48,8 @@ impl Place {
 }
 
 #[test]
-fn settings_are_printed_as_a_configuration_that_the_daemon_takes() {
-    let place = Place::new();
+fn import_prints_settings_that_the_daemon_accepts() {
+    let place = Fixture::new();
     let imported = place.import(&[], &[&legacy("sysadm.conf")]);
     assert_eq!(imported.code(), 0, "{}", imported.err);
     assert!(
@@ -70,7 +70,7 @@ fn settings_are_printed_as_a_configuration_that_the_daemon_takes() {
 
 #[test]
 fn import_of_default_conf_exits_with_0() {
-    let place = Place::new();
+    let place = Fixture::new();
     let file = place.directory.join("sysadm.conf");
     let text = "# - Connections to bridges (WebSocket \nonly)\nPORT=12150\nPORT_REST=12151\n\
                 BRIDGE_CONNECTIONS_ONLY=false #[true/false]\n\n#   (Note: of failures)\n\
@@ -83,7 +83,7 @@ fn import_of_default_conf_exits_with_0() {
 
 #[test]
 fn a_value_that_no_daemon_takes_is_left_out_and_named() {
-    let place = Place::new();
+    let place = Fixture::new();
     let file = place.directory.join("sysadm.conf");
     fs::write(&file, "BLACKLIST_AUTH_FAIL_LIMIT=0\nPORT=12150\n").unwrap();
     let imported = place.import(&[], &[&file]);
@@ -99,7 +99,7 @@ fn a_value_that_no_daemon_takes_is_left_out_and_named() {
 
 #[test]
 fn registered_keys_are_registered_here_as_legacy_keys_and_once() {
-    let place = Place::new();
+    let place = Fixture::new();
     let dry = place.import(&["--dry-run"], &[&legacy("sysadm.ini")]);
     assert_eq!(dry.code(), 1, "the file has keys that are none");
     assert!(dry.err.contains("would be registered: RSA key "), "{}", dry.err);
@@ -135,8 +135,8 @@ fn registered_keys_are_registered_here_as_legacy_keys_and_once() {
 }
 
 #[test]
-fn the_peers_of_a_bridge_become_peers_of_ours() {
-    let place = Place::new();
+fn import_registers_the_peers_of_an_original_bridge() {
+    let place = Fixture::new();
     let imported = place.import(&["--bridge"], &[&legacy("sysadm.ini")]);
     let users: Vec<Value> = place.keys("relay").iter().map(|key| key["user"].clone()).collect();
     assert_eq!(users, ["cli-import", "old"], "{}", imported.err);
@@ -145,7 +145,7 @@ fn the_peers_of_a_bridge_become_peers_of_ours() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_named_and_nothing_is_done() {
-    let place = Place::new();
+    let place = Fixture::new();
     let nowhere = place.directory.join("nowhere.conf");
     let imported = place.import(&[], &[&legacy("sysadm.ini"), &nowhere]);
     assert_eq!((imported.code(), &*imported.out), (74, ""));

@@ -93,12 +93,12 @@ fn stage(system: &str, directory: &Directory) -> BTreeSet<String> {
 }
 
 #[test]
-fn deinstall_removes_exactly_what_install_put_there() {
+fn deinstall_removes_exactly_the_installed_files() {
     for system in ["FreeBSD", "Linux", "OpenBSD"] {
         let directory = Directory::new().unwrap();
-        let stranger = directory.join("opt/here/share/doc/stranger");
-        fs::create_dir_all(stranger.parent().unwrap()).unwrap();
-        fs::write(&stranger, "").unwrap();
+        let unauthenticated = directory.join("opt/here/share/doc/stranger");
+        fs::create_dir_all(unauthenticated.parent().unwrap()).unwrap();
+        fs::write(&unauthenticated, "").unwrap();
         let installed = stage(system, &directory);
         assert!(installed.len() > 8, "{installed:?}");
         let stage = argument("DESTDIR", directory.path());
@@ -108,7 +108,7 @@ fn deinstall_removes_exactly_what_install_put_there() {
 }
 
 #[test]
-fn each_system_gets_its_own_service_and_no_place_is_left_open_in_it() {
+fn installed_service_of_each_system_has_no_unresolved_path() {
     for (system, ours, theirs) in [
         ("FreeBSD", "etc/rc.d/sysadm_events", "lib/systemd/system/sysadm-events.service"),
         ("Linux", "lib/systemd/system/sysadm-events.service", "etc/rc.d/sysadm_events"),
@@ -132,7 +132,7 @@ fn each_system_gets_its_own_service_and_no_place_is_left_open_in_it() {
 }
 
 #[test]
-fn the_port_packs_what_is_installed() {
+fn port_packs_the_installed_files() {
     let directory = Directory::new().unwrap();
     let installed = stage("FreeBSD", &directory);
     let port = Path::new(ROOT).join("etc/freebsd-port");
@@ -152,7 +152,7 @@ fn the_port_packs_what_is_installed() {
 
 /// Into a root of its own, as on a host that had nothing of it before.
 #[test]
-fn what_was_installed_runs_by_its_own_script_and_configuration() {
+fn installed_daemon_runs_by_its_script_and_configuration() {
     let directory = Directory::new().unwrap();
     let prefix = directory.join("usr/local");
     let place = argument("PREFIX", &prefix);
@@ -187,7 +187,7 @@ fn what_was_installed_runs_by_its_own_script_and_configuration() {
 
 /// A second installation, as at an upgrade, leaves the configuration that is there.
 #[test]
-fn an_upgrade_keeps_the_configuration() {
+fn upgrade_preserves_the_configuration() {
     let directory = Directory::new().unwrap();
     let place = argument("PREFIX", directory.path());
     make(&["install", &place, "SYSTEM=Linux"]);

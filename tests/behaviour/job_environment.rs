@@ -54,7 +54,7 @@ fn a_job_has_a_fixed_environment_and_nothing_of_the_daemons() {
 }
 
 #[test]
-fn variables_that_are_asked_for_are_added_and_take_the_place_of_fixed_ones() {
+fn requested_variables_are_added_and_override_fixed_ones() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let env =
         json!({ "A": "1 = 2", "EMPTY": "", "LANG": "C", "HOME": "/h", "USER": "u", "Ü": "ü" });
@@ -85,7 +85,7 @@ fn variables_that_are_asked_for_are_added_and_take_the_place_of_fixed_ones() {
 }
 
 #[test]
-fn a_job_runs_in_the_root_directory_or_where_it_is_told_to() {
+fn job_runs_in_the_root_or_the_requested_directory() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     assert_eq!(output(&daemon, "pwd -P"), "/\n");
     let directory = std::fs::canonicalize(daemon.directory().path()).unwrap();
@@ -101,7 +101,7 @@ fn a_job_runs_in_the_root_directory_or_where_it_is_told_to() {
 }
 
 #[test]
-fn a_program_without_a_slash_is_looked_for_in_the_path_of_the_job() {
+fn program_without_a_slash_is_found_in_the_jobs_path() {
     use std::os::unix::fs::PermissionsExt;
     let daemon = Daemon::start(PROGRAM).unwrap();
     let program = daemon.directory().join("own-program");
@@ -122,7 +122,7 @@ fn a_program_without_a_slash_is_looked_for_in_the_path_of_the_job() {
 }
 
 #[test]
-fn words_are_handed_on_as_they_are() {
+fn words_are_passed_unchanged() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let words = json!(["printf", "%s|", "a b", "", "$HOME", "'", "\"", "*", "ü\n"]);
     let (code, text) = ran(&daemon, words, json!({})).unwrap();
@@ -161,7 +161,7 @@ fn there_is_nothing_to_read() {
 }
 
 #[test]
-fn a_job_has_no_descriptor_but_the_standard_ones() {
+fn job_has_only_the_standard_descriptors() {
     let script = "exec 3</etc/passwd 4>/dev/null 9</etc/group";
     let daemon = Setup::new(PROGRAM).unwrap().after_shell(script).start().unwrap();
     // Whatever the daemon has open itself must not be there either.
@@ -229,13 +229,13 @@ fn a_job_leads_a_process_group_and_a_session_of_its_own() {
 }
 
 #[test]
-fn a_job_may_open_as_many_files_as_the_daemon_was_started_with() {
+fn job_has_the_descriptor_limit_of_the_daemons_start() {
     let daemon = Setup::new(PROGRAM).unwrap().after_shell("ulimit -Sn 123").start().unwrap();
     assert_eq!(output(&daemon, "sh -c 'ulimit -Sn'"), "123\n");
 }
 
 #[test]
-fn a_job_runs_as_the_user_that_it_is_told_to() {
+fn job_runs_as_the_requested_user() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let (name, _) = ourselves();
     let uid = Uid::effective().as_raw();
@@ -301,7 +301,7 @@ fn a_job_runs_as_the_user_that_it_is_told_to() {
 }
 
 #[test]
-fn submit_refuses_what_it_does_not_know() {
+fn submit_rejects_unknown_keys() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
     for bad in [

@@ -45,8 +45,8 @@ fn the_three_states_have_their_documented_forms() {
 
     // The output of the first command may have been told before, where the second was slow.
     let mut events = watcher.job_until("j", |args| args.get(&*second).is_some()).unwrap();
-    let told: String = events.iter().filter_map(|args| args["echo one"].as_str()).collect();
-    assert_eq!(told, "one\n");
+    let received: String = events.iter().filter_map(|args| args["echo one"].as_str()).collect();
+    assert_eq!(received, "one\n");
     let mut running = events.pop().unwrap();
     running.as_object_mut().unwrap().shift_remove("echo one");
     assert_eq!(
@@ -92,7 +92,7 @@ fn a_chain_stops_at_the_first_command_that_fails() {
 }
 
 #[test]
-fn every_job_is_told_pending_then_running_and_finished_once() {
+fn every_job_is_reported_pending_running_and_finished_once() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -127,7 +127,7 @@ fn assert_untouched(watcher: &mut Peer, peer: &mut Peer) {
 }
 
 #[test]
-fn what_cannot_be_a_job_is_refused_with_400_and_nothing_of_the_request_is_run() {
+fn invalid_job_gets_400_and_nothing_of_the_request_runs() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -214,7 +214,7 @@ fn where_there_is_no_room_for_all_none_is_taken() {
 }
 
 #[test]
-fn a_request_with_very_many_jobs_is_refused_without_holding_up_the_daemon() {
+fn request_with_very_many_jobs_is_refused_quickly() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.with("server.max_message", "\"16MiB\"").start().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -246,7 +246,7 @@ fn commands_that_are_too_long_or_too_many_are_refused_with_413() {
 }
 
 #[test]
-fn an_action_is_needed_and_an_unknown_one_is_told_which_there_are() {
+fn unknown_action_is_rejected_with_the_known_ones() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
     for args in
@@ -261,7 +261,7 @@ fn an_action_is_needed_and_an_unknown_one_is_told_which_there_are() {
 }
 
 #[test]
-fn a_command_is_split_as_a_shell_does_and_run_without_one() {
+fn command_is_split_like_in_a_shell_and_run_without_one() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let command = r#"printf '%s\n' 'a b' "c'd" e\ f '' $HOME ~ * '|' \; ">" /dev/null "&&" x # y"#;
@@ -302,7 +302,7 @@ const RESERVED: [&str; 14] = [
 ];
 
 #[test]
-fn a_command_that_equals_a_key_of_the_protocol_never_takes_its_place() {
+fn command_equal_to_a_protocol_key_does_not_replace_it() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -342,7 +342,7 @@ fn a_command_that_equals_a_key_of_the_protocol_never_takes_its_place() {
 /// From the recorded frames of the original server: `["echo x", "echo x"]` was told as one log
 /// `"x\nx\n"` and one code.
 #[test]
-fn a_command_that_comes_twice_has_its_logs_joined_and_a_list_tells_them_apart() {
+fn repeated_command_has_joined_logs_and_a_list() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -369,7 +369,7 @@ fn a_command_that_comes_twice_has_its_logs_joined_and_a_list_tells_them_apart() 
 }
 
 #[test]
-fn commands_that_differ_are_told_without_a_list() {
+fn distinct_commands_have_no_list() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let commands = json!(["echo x", "echo x ", "true state", "printf log"]);
@@ -385,7 +385,7 @@ fn commands_that_differ_are_told_without_a_list() {
 /// In the recorded frames of the original server `"/nonexistent/cmd arg"` has the code -1 and an
 /// empty log.
 #[test]
-fn a_program_that_cannot_be_started_has_the_code_minus_one_and_the_reason_as_its_log() {
+fn unstartable_program_has_code_minus_one_and_the_reason() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -416,7 +416,7 @@ fn a_program_that_cannot_be_started_has_the_code_minus_one_and_the_reason_as_its
 }
 
 #[test]
-fn a_command_that_a_signal_ends_has_the_signals_number_below_zero() {
+fn command_ended_by_a_signal_has_its_negative_number() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -433,7 +433,7 @@ fn a_command_that_a_signal_ends_has_the_signals_number_below_zero() {
 }
 
 #[test]
-fn an_exit_code_is_told_as_it_is() {
+fn exit_code_is_reported_unchanged() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -482,7 +482,7 @@ fn command_that_only_a_shell_understands_is_refused() {
 }
 
 #[test]
-fn list_and_events_say_how_a_job_was_submitted() {
+fn list_and_events_have_the_submission_of_a_job() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut peer = Peer::local(&daemon).unwrap();

@@ -41,7 +41,7 @@ fn text(path: &std::path::Path) -> &str {
 }
 
 #[test]
-fn keys_that_are_made_are_private_never_replaced_and_read_by_openssl() {
+fn generated_keys_are_private_never_replaced_and_valid() {
     let directory = Directory::new().unwrap();
     for (name, more) in [("ed", &[][..]), ("rsa", &["--rsa"])] {
         let (file, id) = generate(&directory, name, more);
@@ -139,7 +139,7 @@ fn a_key_that_was_made_here_runs_a_job_there() {
 }
 
 #[test]
-fn a_signature_goes_to_the_certificate_that_is_pinned_and_to_no_other() {
+fn signature_is_sent_to_the_pinned_certificate_only() {
     let setup = setup();
     let daemon = setup.start().unwrap();
     let (file, _) = generate(daemon.directory(), "mine", &[]);
@@ -154,7 +154,7 @@ fn a_signature_goes_to_the_certificate_that_is_pinned_and_to_no_other() {
 }
 
 #[test]
-fn keys_are_added_from_every_form_listed_and_revoked_by_what_the_list_shows() {
+fn keys_are_added_from_every_form_listed_and_revoked_by_id() {
     let setup = setup();
     let (user, _) = ourselves();
     let (Some(ed25519), Some(rsa)) = (Key::ed25519().unwrap(), Key::rsa().unwrap()) else { return };
@@ -189,7 +189,7 @@ fn keys_are_added_from_every_form_listed_and_revoked_by_what_the_list_shows() {
 }
 
 #[test]
-fn what_cannot_be_added_says_why() {
+fn invalid_key_is_rejected_with_the_reason() {
     let setup = setup();
     let (user, _) = ourselves();
     let (Some(one), Some(rsa)) = (Key::ed25519().unwrap(), Key::rsa().unwrap()) else { return };
@@ -213,7 +213,7 @@ fn what_cannot_be_added_says_why() {
 }
 
 #[test]
-fn keys_of_the_relay_are_its_own_and_may_be_limited_to_checksums() {
+fn relay_keys_are_separate_and_limited_to_checksums() {
     let setup = setup();
     let Some(one) = Key::ed25519().unwrap() else { return };
     let sum = one.checksum().unwrap();
@@ -235,7 +235,7 @@ fn keys_of_the_relay_are_its_own_and_may_be_limited_to_checksums() {
 }
 
 #[test]
-fn the_key_for_bridges_is_made_once_and_its_public_half_can_be_added_there() {
+fn server_key_is_created_once_and_can_be_registered() {
     let setup = setup();
     let exported = key(&setup, &["export"]);
     assert_eq!(exported.code(), 0, "{}", exported.err);
@@ -253,7 +253,7 @@ fn the_key_for_bridges_is_made_once_and_its_public_half_can_be_added_there() {
 }
 
 #[test]
-fn a_daemon_of_another_user_can_read_what_root_adds() {
+fn daemon_of_another_user_reads_keys_added_by_root() {
     if !nix::unistd::geteuid().is_root() {
         return support::skip("only root can start a daemon of somebody else");
     }
@@ -272,7 +272,7 @@ fn a_daemon_of_another_user_can_read_what_root_adds() {
 }
 
 #[test]
-fn root_touches_nothing_that_the_owner_of_a_state_directory_could_not() {
+fn root_touches_nothing_that_the_directory_owner_could_not() {
     if !nix::unistd::geteuid().is_root() {
         return support::skip("only root could be misled");
     }

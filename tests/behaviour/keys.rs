@@ -45,16 +45,16 @@ fn both(setup: &Setup) -> Option<[Key; 2]> {
     Some(keys)
 }
 
-fn stranger(daemon: &Daemon) -> Peer {
+fn unauthenticated(daemon: &Daemon) -> Peer {
     Peer::connect(daemon, Transport::Tls).unwrap()
 }
 
-fn assert_stranger(peer: &mut Peer) {
+fn assert_unauthenticated(peer: &mut Peer) {
     assert_eq!(peer.refused("rpc", "query", &json!({})).unwrap().code, 401);
 }
 
 #[test]
-fn both_kinds_of_keys_open_the_door_on_every_transport_and_give_a_token() {
+fn both_kinds_of_keys_authenticate_on_every_transport() {
     let setup = setup();
     let Some(keys) = both(&setup) else { return };
     let daemon = setup.start().unwrap();
@@ -80,9 +80,9 @@ fn both_kinds_of_keys_open_the_door_on_every_transport_and_give_a_token() {
 }
 
 #[test]
-fn a_string_has_160_letters_and_digits_and_every_first_stage_gives_another() {
+fn challenge_has_160_letters_and_digits_and_is_unique() {
     let daemon = setup().start().unwrap();
-    let mut peer = stranger(&daemon);
+    let mut peer = unauthenticated(&daemon);
     let mut seen = Vec::new();
     for args in [json!(""), json!({}), Value::Null, json!({ "md5_key": "AAAA" })] {
         let reply = peer.request("rpc", "auth_ssl", &args).unwrap();
@@ -92,11 +92,11 @@ fn a_string_has_160_letters_and_digits_and_every_first_stage_gives_another() {
         assert!(!seen.contains(&string));
         seen.push(string);
     }
-    assert_stranger(&mut peer);
+    assert_unauthenticated(&mut peer);
 }
 
 #[test]
-fn a_signature_is_good_for_one_purpose_one_certificate_and_one_string() {
+fn signature_is_valid_for_one_purpose_certificate_and_challenge() {
     let setup = setup().with("auth.fail_window", r#""1s""#);
     let Some(keys) = both(&setup) else { return };
     let daemon = setup.start().unwrap();
@@ -112,25 +112,25 @@ fn a_signature_is_good_for_one_purpose_one_certificate_and_one_string() {
             &|_| base64(&[0; 64]).unwrap(),
         ];
         for (number, attempt) in attempts.iter().enumerate() {
-            let mut peer = stranger(&daemon);
+            let mut peer = unauthenticated(&daemon);
             let string = peer.challenge().unwrap();
             let args = json!({ "key": key.id().unwrap(), "signature": attempt(&string) });
             assert_eq!(peer.refused("rpc", "auth_ssl", &args).unwrap().code, 401, "{number}");
-            assert_stranger(&mut peer);
+            assert_unauthenticated(&mut peer);
         }
         // All that was right but one thing was right.
-        stranger(&daemon).show_key(key, &daemon, Transport::Tls).unwrap();
+        unauthenticated(&daemon).show_key(key, &daemon, Transport::Tls).unwrap();
     }
     let line = format!("authentication failure from 127.0.0.1: key {}", keys[0].id().unwrap());
     daemon.log().wait(&line).unwrap();
 }
 
 #[test]
-fn a_string_is_good_for_one_try_on_its_own_connection() {
+fn challenge_is_valid_once_on_its_own_connection() {
     let setup = setup().with("auth.fail_window", r#""1s""#);
     let Some([key, _]) = both(&setup) else { return };
     let daemon = setup.start().unwrap();
-    let (mut peer, mut other) = (stranger(&daemon), stranger(&daemon));
+    let (mut peer, mut other) = (unauthenticated(&daemon), unauthenticated(&daemon));
     let unasked = key.proof(&daemon, Transport::Tls, &"a".repeat(160)).unwrap();
     let refused = peer.refused("rpc", "auth_ssl", &unasked).unwrap();
     assert_eq!(refused.code, 401);
@@ -145,7 +145,7 @@ fn a_string_is_good_for_one_try_on_its_own_connection() {
     peer.challenge().unwrap();
     let args = key.proof(&daemon, Transport::Tls, &old).unwrap();
     assert_eq!(peer.refused("rpc", "auth_ssl", &args).unwrap().code, 401);
-    assert_stranger(&mut peer);
+    assert_unauthenticated(&mut peer);
     // A signature that was good once.
     let args = key.proof(&daemon, Transport::Tls, &theirs).unwrap();
     other.request("rpc", "auth_ssl", &args).unwrap();
@@ -154,7 +154,7 @@ fn a_string_is_good_for_one_try_on_its_own_connection() {
         replayer.challenge().unwrap();
         assert_eq!(replayer.refused("rpc", "auth_ssl", &args).unwrap().code, 401);
     }
-    assert_stranger(&mut peer);
+    assert_unauthenticated(&mut peer);
     other.request("rpc", "query", &json!({})).unwrap();
 }
 
@@ -167,12 +167,12 @@ fn the_raw_form_is_for_keys_that_are_registered_as_legacy() {
     let daemon = setup.start().unwrap();
     let raw = |key: &Key, string: &str| json!({ "encrypted_string": key.encrypt(string).unwrap() });
     for key in [&modern, &unknown] {
-        let mut peer = stranger(&daemon);
+        let mut peer = unauthenticated(&daemon);
         let string = peer.challenge().unwrap();
         assert_eq!(peer.refused("rpc", "auth_ssl", &raw(key, &string)).unwrap().code, 401);
-        assert_stranger(&mut peer);
+        assert_unauthenticated(&mut peer);
     }
-    let mut peer = stranger(&daemon);
+    let mut peer = unauthenticated(&daemon);
     let string = peer.challenge().unwrap();
     let proof = raw(&legacy, &string);
     let token = peer.request("rpc", "auth_ssl", &proof).unwrap();
@@ -181,7 +181,7 @@ fn the_raw_form_is_for_keys_that_are_registered_as_legacy() {
     peer.challenge().unwrap();
     assert_eq!(peer.refused("rpc", "auth_ssl", &proof).unwrap().code, 401, "a replay");
     // A legacy key may do better.
-    stranger(&daemon).show_key(&legacy, &daemon, Transport::Tls).unwrap();
+    unauthenticated(&daemon).show_key(&legacy, &daemon, Transport::Tls).unwrap();
     daemon.log().wait("authentication failure from 127.0.0.1: legacy key").unwrap();
 }
 
@@ -195,7 +195,7 @@ fn so_many_legacy_keys_are_tried_and_no_more() {
     let daemon = setup.start().unwrap();
     daemon.log().wait("the last 1 legacy keys are not tried (max_legacy_keys)").unwrap();
     let shows = |key: &Key| {
-        let mut peer = stranger(&daemon);
+        let mut peer = unauthenticated(&daemon);
         let string = peer.challenge().unwrap();
         let args = json!({ "encrypted_string": key.encrypt(&string).unwrap() });
         peer.request("rpc", "auth_ssl", &args)
@@ -214,11 +214,11 @@ fn so_many_legacy_keys_are_tried_and_no_more() {
 }
 
 #[test]
-fn what_is_no_signature_is_refused_as_what_it_is() {
+fn invalid_signature_is_rejected_with_its_kind() {
     let setup = setup().with("auth.fail_window", r#""1s""#);
     let Some([key, _]) = both(&setup) else { return };
     let daemon = setup.start().unwrap();
-    let mut peer = stranger(&daemon);
+    let mut peer = unauthenticated(&daemon);
     let id = key.id().unwrap();
     for args in [
         json!({ "key": id }),
@@ -242,22 +242,22 @@ fn what_is_no_signature_is_refused_as_what_it_is() {
         json!({ "encrypted_string": "" }),
         json!({ "encrypted_string": base64(&[0; 256]).unwrap() }),
     ] {
-        let mut peer = stranger(&daemon);
+        let mut peer = unauthenticated(&daemon);
         peer.challenge().unwrap();
         assert_eq!(peer.refused("rpc", "auth_ssl", &args).unwrap().code, 401, "{args}");
-        assert_stranger(&mut peer);
+        assert_unauthenticated(&mut peer);
     }
 }
 
 #[test]
-fn a_key_that_nobody_registered_opens_nothing_even_while_somebody_is_in() {
+fn unregistered_key_is_rejected_on_an_authenticated_session_too() {
     let setup = setup().with("auth.fail_window", r#""1s""#);
     let Some([key, _]) = both(&setup) else { return };
     let Some(unknown) = Key::ed25519().unwrap() else { return };
     let daemon = setup.start().unwrap();
-    let mut known = stranger(&daemon);
+    let mut known = unauthenticated(&daemon);
     let token = known.show_key(&key, &daemon, Transport::Tls).unwrap();
-    let mut peer = stranger(&daemon);
+    let mut peer = unauthenticated(&daemon);
     assert_eq!(peer.key_refused(&unknown, &daemon, Transport::Tls).unwrap().code, 401);
     // Another one's name over one's own signature.
     let string = peer.challenge().unwrap();
@@ -266,10 +266,10 @@ fn a_key_that_nobody_registered_opens_nothing_even_while_somebody_is_in() {
     assert_eq!(peer.refused("rpc", "auth_ssl", &args).unwrap().code, 401);
     let token = token[0].as_str().unwrap();
     for part in ["", &token[..1], &token[..20], &token[1..], &token.repeat(2)] {
-        let mut peer = stranger(&daemon);
+        let mut peer = unauthenticated(&daemon);
         let args = json!({ "token": part });
         assert_eq!(peer.refused("rpc", "auth_token", &args).unwrap().code, 401, "{part:?}");
-        assert_stranger(&mut peer);
+        assert_unauthenticated(&mut peer);
         for (namespace, name, args) in [
             ("events", "subscribe", json!(["dispatcher"])),
             ("rpc", "dispatcher", json!({ "action": "run", "j": "true" })),
@@ -283,12 +283,12 @@ fn a_key_that_nobody_registered_opens_nothing_even_while_somebody_is_in() {
 }
 
 #[test]
-fn a_key_that_is_revoked_ends_its_sessions_and_tokens_and_no_others() {
+fn revoked_key_ends_its_sessions_and_tokens_only() {
     let setup = setup();
     let Some([gone, stays]) = both(&setup) else { return };
     let daemon = setup.start().unwrap();
     let (mut first, mut second, mut by_token) =
-        (stranger(&daemon), stranger(&daemon), stranger(&daemon));
+        (unauthenticated(&daemon), unauthenticated(&daemon), unauthenticated(&daemon));
     let token = first.show_key(&gone, &daemon, Transport::Tls).unwrap();
     second.show_key(&stays, &daemon, Transport::Tls).unwrap();
     let token = json!({ "token": token[0] });
@@ -298,7 +298,7 @@ fn a_key_that_is_revoked_ends_its_sessions_and_tokens_and_no_others() {
     assert_eq!(first.closed().unwrap(), 1008);
     assert_eq!(by_token.closed().unwrap(), 1008);
     daemon.log().wait(": its key has been revoked, 1008").unwrap();
-    let mut again = stranger(&daemon);
+    let mut again = unauthenticated(&daemon);
     assert_eq!(again.refused("rpc", "auth_token", &token).unwrap().code, 401);
     assert_eq!(again.key_refused(&gone, &daemon, Transport::Tls).unwrap().code, 401);
     second.request("rpc", "query", &json!({})).unwrap();
@@ -309,7 +309,7 @@ fn a_key_that_is_revoked_ends_its_sessions_and_tokens_and_no_others() {
 }
 
 #[test]
-fn a_damaged_line_costs_that_key_and_no_other_and_sighup_reads_again() {
+fn damaged_line_affects_one_key_and_sighup_reloads() {
     let setup = setup();
     let Some([first, second]) = both(&setup) else { return };
     let file = setup.directory().join("state/keys");
@@ -317,14 +317,14 @@ fn a_damaged_line_costs_that_key_and_no_other_and_sighup_reads_again() {
     fs::write(&file, text.replacen("\"key\"", "\"kex\"", 1)).unwrap();
     let daemon = setup.start().unwrap();
     daemon.log().wait("state/keys:1: left out: ").unwrap();
-    let mut peer = stranger(&daemon);
+    let mut peer = unauthenticated(&daemon);
     assert_eq!(peer.key_refused(&first, &daemon, Transport::Tls).unwrap().code, 401);
     peer.show_key(&second, &daemon, Transport::Tls).unwrap();
     // Written in place, which no rename tells of: told at the latest by SIGHUP.
     fs::write(&file, &text).unwrap();
     daemon.reload().unwrap();
     daemon.log().wait("registered keys: 2").unwrap();
-    stranger(&daemon).show_key(&first, &daemon, Transport::Tls).unwrap();
+    unauthenticated(&daemon).show_key(&first, &daemon, Transport::Tls).unwrap();
     fs::write(&file, format!("{text}rubbish\n")).unwrap();
     let Some(third) = Key::ed25519().unwrap() else { return };
     add(&setup, &ourselves().0, &third, &[]);
@@ -353,7 +353,7 @@ fn key_line_with_a_flipped_byte_lets_nobody_in_and_is_named() {
             let lines = daemon.log().lines();
             lines.iter().filter(|line| line.contains("state/keys:1: left out: ")).count() > flip
         });
-        let mut peer = stranger(&daemon);
+        let mut peer = unauthenticated(&daemon);
         peer.key_refused(&first, &daemon, Transport::Tls).unwrap();
         peer.show_key(&second, &daemon, Transport::Tls).unwrap();
         let listed = key_command(&setup).arg("list").run().unwrap();
@@ -382,7 +382,7 @@ fn key_registered_by_a_limited_session_gives_no_more() {
         assert_eq!(called.code(), 0, "{}", called.err);
     };
     let access = || {
-        let mut peer = stranger(&daemon);
+        let mut peer = unauthenticated(&daemon);
         peer.show_key(&key, &daemon, Transport::Tls).unwrap();
         peer.request("rpc", "query", &json!({})).unwrap()["rpc/dispatcher"].clone()
     };
@@ -395,7 +395,7 @@ fn key_registered_by_a_limited_session_gives_no_more() {
 }
 
 #[test]
-fn keys_that_the_command_and_a_client_register_at_once_are_all_kept() {
+fn concurrent_registrations_are_all_stored() {
     const EACH: usize = 8;
     let setup = setup();
     let daemon = setup.start().unwrap();
@@ -424,18 +424,18 @@ fn nothing_secret_stands_in_the_log_at_any_level() {
     add(&setup, &ourselves().0, &legacy, &["--legacy"]);
     let daemon = setup.start().unwrap();
     let mut secrets = Vec::new();
-    let mut peer = stranger(&daemon);
+    let mut peer = unauthenticated(&daemon);
     let string = peer.challenge().unwrap();
     let proof = key.proof(&daemon, Transport::Tls, &string).unwrap();
     let token = peer.request("rpc", "auth_ssl", &proof).unwrap();
     secrets.extend([string, proof["signature"].as_str().unwrap().to_owned()]);
     secrets.push(token[0].as_str().unwrap().to_owned());
-    let mut peer = stranger(&daemon);
+    let mut peer = unauthenticated(&daemon);
     let string = peer.challenge().unwrap();
     let encrypted = legacy.encrypt(&string).unwrap();
     peer.request("rpc", "auth_ssl", &json!({ "encrypted_string": encrypted })).unwrap();
     secrets.extend([string, encrypted]);
-    let mut peer = stranger(&daemon);
+    let mut peer = unauthenticated(&daemon);
     secrets.push(peer.challenge().unwrap());
     let wrong = json!({ "key": key.id().unwrap(), "signature": "bm90IGEgc2lnbmF0dXJl" });
     peer.refused("rpc", "auth_ssl", &wrong).unwrap();
@@ -454,7 +454,7 @@ fn nothing_secret_stands_in_the_log_at_any_level() {
 }
 
 #[test]
-fn ten_thousand_wrong_signatures_of_many_addresses_get_nowhere_and_hurt_nobody() {
+fn wrong_signatures_of_many_addresses_are_bounded() {
     if !has_loopback_addresses() {
         return;
     }
@@ -537,7 +537,7 @@ fn a_key_has_the_role_of_its_users_groups_and_none_without() {
     let Some(users) = users else { return };
     let daemon = host.setup.start().unwrap();
     let rights = users.iter().map(|(_, key)| {
-        let mut peer = stranger(&daemon);
+        let mut peer = unauthenticated(&daemon);
         peer.show_key(key, &daemon, Transport::Tls)?;
         Ok(peer.request("rpc", "query", &json!({}))?["rpc/dispatcher"].clone())
     });
@@ -549,7 +549,7 @@ fn a_key_has_the_role_of_its_users_groups_and_none_without() {
 }
 
 #[test]
-fn a_key_of_an_account_that_may_not_be_used_opens_nothing() {
+fn key_of_a_locked_or_expired_account_is_refused() {
     let Some(host) = Host::new() else { return };
     let users: Option<Vec<_>> = (0..5).map(|_| host.user(&[&host.full])).collect();
     let Ok([locked, expired, aged, open, gone]) = <[_; 5]>::try_from(users.unwrap_or_default())
@@ -571,21 +571,21 @@ fn a_key_of_an_account_that_may_not_be_used_opens_nothing() {
         (&open.1, "its password is empty, and empty passwords are refused"),
         (&gone.1, ""),
     ] {
-        let mut peer = stranger(&daemon);
+        let mut peer = unauthenticated(&daemon);
         let refused = peer.key_refused(key, &daemon, Transport::Tls).unwrap();
         assert_eq!(refused.code, 403, "{}", refused.message);
         assert!(refused.message.contains(why), "{}", refused.message);
-        assert_stranger(&mut peer);
+        assert_unauthenticated(&mut peer);
     }
 }
 
 #[test]
-fn who_leaves_the_group_or_is_locked_loses_the_session_that_a_key_opened() {
+fn locked_or_removed_user_loses_the_session_of_its_key() {
     let Some(host) = Host::new() else { return };
     let users: Option<Vec<_>> = (0..3).map(|_| host.user(&[&host.full])).collect();
     let Some(users) = users else { return };
     let daemon = host.setup.start().unwrap();
-    let mut peers: Vec<Peer> = (0..3).map(|_| stranger(&daemon)).collect();
+    let mut peers: Vec<Peer> = (0..3).map(|_| unauthenticated(&daemon)).collect();
     for (peer, (_, key)) in peers.iter_mut().zip(&users) {
         peer.show_key(key, &daemon, Transport::Tls).unwrap();
     }
@@ -598,13 +598,13 @@ fn who_leaves_the_group_or_is_locked_loses_the_session_that_a_key_opened() {
 }
 
 #[test]
-fn what_pam_says_of_accounts_counts_while_they_are_connected() {
+fn pam_account_checks_apply_to_connected_users() {
     let Some(host) = Host::new() else { return };
     let Some((user, key)) = host.user(&[&host.full]) else { return };
     let daemon = host.setup.start().unwrap();
-    let mut by_key = stranger(&daemon);
+    let mut by_key = unauthenticated(&daemon);
     by_key.show_key(&key, &daemon, Transport::Tls).unwrap();
-    let mut by_password = stranger(&daemon);
+    let mut by_password = unauthenticated(&daemon);
     let args = json!({ "username": user.name(), "password": User::PASSWORD });
     by_password.request("rpc", "auth", &args).unwrap();
     let mut local = Peer::local(&daemon).unwrap();
@@ -614,7 +614,7 @@ fn what_pam_says_of_accounts_counts_while_they_are_connected() {
     fs::write(service, format!("account requisite pam_deny.so\n{SERVICE}")).unwrap();
     assert_eq!(by_key.closed().unwrap(), 1008);
     assert_eq!(by_password.closed().unwrap(), 1008);
-    let refused = stranger(&daemon).key_refused(&key, &daemon, Transport::Tls).unwrap();
+    let refused = unauthenticated(&daemon).key_refused(&key, &daemon, Transport::Tls).unwrap();
     assert_eq!(refused.code, 403, "{}", refused.message);
     local.request("rpc", "query", &json!({})).unwrap();
 }

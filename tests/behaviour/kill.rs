@@ -135,7 +135,7 @@ fn a_pending_job_is_finished_at_once() {
 }
 
 #[test]
-fn a_running_job_gets_sigterm_and_the_rest_of_its_chain_is_not_run() {
+fn running_job_gets_sigterm_and_its_chain_stops() {
     let mut scene = Scene::new(setup());
     let command = sh("trap 'echo asked; exit 5' TERM; echo ready; while :; do sleep 0.01; done");
     scene.peer.run(&json!({ "j": [command, "echo never"] })).unwrap();
@@ -149,7 +149,7 @@ fn a_running_job_gets_sigterm_and_the_rest_of_its_chain_is_not_run() {
 }
 
 #[test]
-fn a_job_that_would_succeed_when_it_is_killed_does_not_go_on() {
+fn killed_job_that_exits_0_does_not_continue_its_chain() {
     let mut scene = Scene::new(setup());
     let command = sh("trap 'exit 0' TERM; echo ready; while :; do sleep 0.01; done");
     scene.peer.run(&json!({ "j": [command, "echo never"] })).unwrap();
@@ -228,7 +228,7 @@ fn a_daemon_of_an_earlier_command_is_ended_too_and_its_children() {
 }
 
 #[test]
-fn what_one_job_left_behind_is_not_ended_with_another() {
+fn process_left_by_another_job_is_not_killed() {
     let mut scene = Scene::new(setup());
     let pids = Pids::new(scene.daemon.directory());
     let inner = format!("{}; exec sleep 1000", pids.note());
@@ -285,7 +285,7 @@ fn a_stopped_job_is_ended_within_the_grace() {
 }
 
 #[test]
-fn a_job_that_goes_on_forking_is_ended() {
+fn job_that_keeps_forking_is_ended() {
     let mut scene = Scene::new(setup().with("dispatcher.kill_grace", "\"100ms\""));
     // Each ignores SIGTERM, has a child and ends: between a look and a signal there is another one.
     let script = scene.daemon.directory().join("hydra");
@@ -308,7 +308,7 @@ fn a_job_that_goes_on_forking_is_ended() {
 }
 
 #[test]
-fn a_job_that_is_killed_as_soon_as_it_was_started_does_not_need_sigkill() {
+fn job_killed_right_after_its_start_needs_no_sigkill() {
     let mut scene = Scene::new(setup().with("dispatcher.kill_grace", "\"1h\""));
     for number in 0..100 {
         let id = format!("j{number}");
@@ -329,7 +329,7 @@ fn a_job_that_is_killed_as_soon_as_it_was_started_does_not_need_sigkill() {
 }
 
 #[test]
-fn kill_tells_which_were_active() {
+fn kill_returns_the_active_ids() {
     let mut scene = Scene::new(setup());
     scene.run("a", &sh("echo ready; exec sleep 1000"));
     scene.run("b", &sh("echo ready; exec sleep 1000"));
@@ -353,7 +353,7 @@ fn kill_tells_which_were_active() {
 }
 
 #[test]
-fn a_second_kill_while_it_ends_is_no_second_end() {
+fn second_kill_does_not_end_a_job_twice() {
     let mut scene = Scene::new(setup());
     let mut gate = Gate::new(scene.daemon.directory(), "gate").unwrap();
     let command =
@@ -371,7 +371,7 @@ fn a_second_kill_while_it_ends_is_no_second_end() {
 }
 
 #[test]
-fn the_next_of_a_queue_waits_until_the_killed_one_is_gone() {
+fn next_job_of_a_queue_waits_for_the_killed_one() {
     let mut scene = Scene::new(setup());
     let mut gate = Gate::new(scene.daemon.directory(), "gate").unwrap();
     // Its grandchild takes its time; the next must not begin beside it.

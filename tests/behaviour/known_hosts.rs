@@ -19,7 +19,7 @@ fn known_hosts(daemon: &Daemon) -> PathBuf {
 }
 
 #[test]
-fn without_a_terminal_a_certificate_that_is_not_known_is_refused() {
+fn unknown_certificate_without_a_terminal_is_refused() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let refused = call(&daemon).run().unwrap();
     assert_eq!((refused.code(), refused.out.as_str()), (64, ""));
@@ -44,8 +44,8 @@ fn trusted_certificate_is_not_asked_about_again() {
     assert_eq!(asked.code(), 0, "{}", asked.out);
     assert!(asked.out.contains(daemon.fingerprint()), "{}", asked.out);
     assert!(asked.out.contains("Trust it") && asked.out.contains("\"server\""), "{}", asked.out);
-    let kept = fs::read_to_string(known_hosts(&daemon)).unwrap();
-    assert_eq!(kept, format!("{} sha256:{}\n", daemon.tls(), daemon.fingerprint()));
+    let persisted = fs::read_to_string(known_hosts(&daemon)).unwrap();
+    assert_eq!(persisted, format!("{} sha256:{}\n", daemon.tls(), daemon.fingerprint()));
     let again = call(&daemon).start_on_terminal().unwrap().wait().unwrap();
     assert_eq!(again.code(), 0);
     assert!(!again.out.contains("Trust it"), "{}", again.out);
@@ -68,7 +68,7 @@ fn certificate_that_is_not_confirmed_is_not_trusted() {
 }
 
 #[test]
-fn another_certificate_than_before_is_refused_with_both_fingerprints_and_the_line() {
+fn changed_certificate_is_refused_with_fingerprints_and_line() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
     let before = daemon.fingerprint().to_owned();
@@ -100,7 +100,7 @@ fn another_certificate_than_before_is_refused_with_both_fingerprints_and_the_lin
 }
 
 #[test]
-fn a_damaged_line_is_told_and_makes_no_stranger_of_the_host() {
+fn damaged_entry_is_reported_and_not_treated_as_missing() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let path = known_hosts(&daemon);
     fs::create_dir_all(path.parent().unwrap()).unwrap();

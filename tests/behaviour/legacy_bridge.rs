@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use support::{
-    Bridge, Cli, Daemon, FarClient, Key, Outcome, Peer, Setup, Transport, decrypt, until,
+    Bridge, Cli, Daemon, Key, Outcome, Peer, RelayedClient, Setup, Transport, decrypt, until,
 };
 
 use super::{PROGRAM, ourselves};
@@ -52,16 +52,16 @@ impl Scene {
     }
 
     /// Asks as the client does.
-    fn clear(&self, client: &FarClient, request: &str) -> Value {
+    fn clear(&self, client: &RelayedClient, request: &str) -> Value {
         client.ask_in_clear(&self.server, &serde_json::from_str(request).unwrap()).unwrap()
     }
 
-    fn encoded(&self, client: &FarClient, request: &str) -> Value {
+    fn encoded(&self, client: &RelayedClient, request: &str) -> Value {
         client.ask_encoded(&self.server, &serde_json::from_str(request).unwrap()).unwrap()
     }
 
     /// A client that has shown its key; what the last stage was answered.
-    fn known(&self, id: &str) -> (FarClient, Value) {
+    fn known(&self, id: &str) -> (RelayedClient, Value) {
         let client = self.bridge.client(id);
         let first = self.clear(&client, AUTH);
         let string = first["args"]["test_string"].as_str().unwrap();
@@ -75,13 +75,13 @@ impl Scene {
 }
 
 /// The next event, decoded.
-fn event(client: &FarClient) -> Value {
+fn event(client: &RelayedClient) -> Value {
     let payload = client.receive().unwrap().payload;
     serde_json::from_slice(&STANDARD.decode(payload).unwrap()).unwrap()
 }
 
 #[test]
-fn the_qt_client_speaks_as_it_always_did_where_it_may() {
+fn qt_client_is_served_where_it_is_allowed() {
     let Some(scene) = Scene::new("full").unwrap() else { return };
     scene.daemon.log().wait("allow_legacy_bridge_clients is full").unwrap();
     // Ids of the original bridge have braces.
@@ -120,7 +120,7 @@ fn the_qt_client_speaks_as_it_always_did_where_it_may() {
 }
 
 #[test]
-fn one_that_may_read_can_do_no_more_by_any_way() {
+fn read_only_legacy_client_cannot_gain_privileges() {
     let Some(scene) = Scene::new("read").unwrap() else { return };
     let (client, answer) = scene.known("far");
     let query = scene.encoded(&client, QUERY);
@@ -154,7 +154,7 @@ fn one_that_may_read_can_do_no_more_by_any_way() {
 }
 
 #[test]
-fn without_leave_a_client_in_clear_is_told_who_is_there_and_nothing_else() {
+fn disallowed_client_in_clear_gets_the_identity_only() {
     let Some(scene) = Scene::new("no").unwrap() else { return };
     let client = scene.bridge.client("far");
     assert_eq!(scene.clear(&client, IDENTIFY)["args"]["type"], "server");
@@ -265,7 +265,7 @@ fn recheck_of_session_limited_to_read_raises_no_role() {
 }
 
 #[test]
-fn a_link_to_an_old_bridge_says_what_the_original_server_said_and_no_more() {
+fn link_to_a_legacy_relay_sends_the_original_frames_only() {
     let Some(scene) = Scene::new("no").unwrap() else { return };
     let export = Cli::of(PROGRAM, "key").args(["export", "--legacy", "-c"]);
     let exported = export.arg(scene.setup.file()).run().unwrap();
@@ -279,7 +279,7 @@ fn a_link_to_an_old_bridge_says_what_the_original_server_said_and_no_more() {
         r#"{"namespace":"rpc","name":"response","id":"x","args":{"a":1}}"#,
         r#"{"namespace":"rpc","name":"settings","id":"bridge_request_list_keys","args":{"action":"list_ssl_checksums"}}"#,
     ] {
-        scene.bridge.tell(&scene.server, text);
+        scene.bridge.send_to(&scene.server, text);
     }
     until("the keys are named twice", || scene.bridge.said().len() >= 5);
     let said: Vec<Value> = scene.bridge.said().into_iter().map(|(_, frame)| frame).collect();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{
-    Bridge, BridgeIdentity, Cli, Daemon, FarTunnel, Outcome, Peer, Person, Setup, Signal,
+    Bridge, BridgeIdentity, Cli, Daemon, Outcome, Peer, Person, RelayedTunnel, Setup, Signal,
     register_server, until,
 };
 
@@ -25,9 +25,9 @@ fn link(daemon: &Daemon) -> Value {
 }
 
 /// A client behind the bridge that has shown a token through its tunnel.
-fn known(daemon: &Daemon, bridge: &Bridge, id: &str) -> Outcome<FarTunnel> {
+fn known(daemon: &Daemon, bridge: &Bridge, id: &str) -> Outcome<RelayedTunnel> {
     let server = bridge.wait_for_servers(1).remove(0);
-    let mut tunnel = FarTunnel::open(bridge.client(id), &server, daemon.fingerprint())?;
+    let mut tunnel = RelayedTunnel::open(bridge.client(id), &server, daemon.fingerprint())?;
     tunnel.request("rpc", "auth_token", &json!({ "token": Peer::token(daemon)? }))?;
     Ok(tunnel)
 }
@@ -71,7 +71,7 @@ fn a_lost_bridge_is_dialled_again() {
 }
 
 /// Waits for the close that a tunnel is told of, and its end; the code.
-fn closed(tunnel: &mut FarTunnel) -> Outcome<u64> {
+fn closed(tunnel: &mut RelayedTunnel) -> Outcome<u64> {
     let mut code = None;
     while let Some(message) = tunnel.message()? {
         if message["name"] == "close" {
@@ -82,7 +82,7 @@ fn closed(tunnel: &mut FarTunnel) -> Outcome<u64> {
 }
 
 #[test]
-fn another_certificate_is_not_spoken_to_and_it_is_said_once() {
+fn wrong_relay_certificate_is_refused_and_logged_once() {
     let bridge = Bridge::start().unwrap();
     let other = bridge.link("office").replace(bridge.fingerprint(), &"ab".repeat(32));
     let setup = Setup::new(PROGRAM).unwrap().with("bridge.shortest_pause", r#""100ms""#);
@@ -94,8 +94,8 @@ fn another_certificate_is_not_spoken_to_and_it_is_said_once() {
     let since = link(&daemon)["since"].clone();
     until("it is tried again", || link(&daemon)["since"] != since);
     assert_eq!(bridge.said(), []);
-    let told = daemon.log().lines();
-    assert_eq!(told.iter().filter(|line| line.contains("certificate is another")).count(), 1);
+    let received = daemon.log().lines();
+    assert_eq!(received.iter().filter(|line| line.contains("certificate is another")).count(), 1);
     let link = link(&daemon);
     assert!(link["error"].as_str().unwrap().contains(bridge.fingerprint()), "{link}");
     let page = Cli::to(&daemon, "status").run().unwrap();
@@ -103,7 +103,7 @@ fn another_certificate_is_not_spoken_to_and_it_is_said_once() {
 }
 
 #[test]
-fn a_bridge_that_says_nothing_is_given_up_and_holds_up_nobody() {
+fn silent_relay_is_abandoned_and_blocks_nothing() {
     // It accepts, and that is all.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let lines = format!(
@@ -122,7 +122,7 @@ fn a_bridge_that_says_nothing_is_given_up_and_holds_up_nobody() {
 }
 
 #[test]
-fn a_bridge_is_found_by_its_name_and_may_come_later() {
+fn relay_is_resolved_by_name_and_may_start_later() {
     let identity = BridgeIdentity::new().unwrap();
     let port = Bridge::start_as(&identity, 0, false).unwrap().port();
     let lines = format!(
@@ -158,7 +158,7 @@ fn a_server_without_listeners_serves_by_its_links() {
     let line = daemon.log().wait("certificate sha256 ").unwrap();
     let fingerprint = line.split("sha256 ").nth(1).unwrap().to_owned();
     let server = bridge.wait_for_servers(1).remove(0);
-    let mut tunnel = FarTunnel::open(bridge.client("far"), &server, &fingerprint).unwrap();
+    let mut tunnel = RelayedTunnel::open(bridge.client("far"), &server, &fingerprint).unwrap();
     tunnel
         .request("rpc", "auth_token", &json!({ "token": Peer::token(&daemon).unwrap() }))
         .unwrap();
@@ -171,17 +171,17 @@ fn a_reload_changes_links_and_leaves_the_others_alone() {
     let setup = Setup::new(PROGRAM).unwrap().with("bridge.shortest_pause", r#""100ms""#);
     let first = setup.clone().with_lines(&one.link("one"));
     let daemon = first.start().unwrap();
-    let mut kept = known(&daemon, &one, "far").unwrap();
+    let mut persisted = known(&daemon, &one, "far").unwrap();
     let both = setup.clone().with_lines(&one.link("one")).with_lines(&two.link("two"));
     both.write().unwrap();
     daemon.reload().unwrap();
     let gone = known(&daemon, &two, "far").unwrap();
-    kept.request("rpc", "query", &json!({})).unwrap();
+    persisted.request("rpc", "query", &json!({})).unwrap();
     first.write().unwrap();
     daemon.reload().unwrap();
     until("the link is gone", || two.servers().is_empty());
     drop(gone);
-    kept.request("rpc", "query", &json!({})).unwrap();
+    persisted.request("rpc", "query", &json!({})).unwrap();
     assert_eq!(one.peers_ever(), 1, "it was never dialled again");
     // Another name is another link.
     setup.with_lines(&one.link("renamed")).write().unwrap();
@@ -213,7 +213,7 @@ fn a_bridge_that_hangs_is_noticed() {
 }
 
 #[test]
-fn a_bridge_that_does_not_know_the_key_is_told_of() {
+fn relay_that_rejects_the_key_is_reported() {
     let bridge_setup = Setup::bridge(PROGRAM).unwrap();
     let bridge = bridge_setup.start().unwrap();
     let lines = format!(
@@ -229,13 +229,13 @@ fn a_bridge_that_does_not_know_the_key_is_told_of() {
     register_server(PROGRAM, &setup, &bridge_setup, "nas").unwrap();
     daemon.reload().unwrap();
     daemon.log().wait("link office: connected").unwrap();
-    let told = bridge.log().lines();
-    let failures = told.iter().filter(|line| line.contains("authentication failure")).count();
-    assert_eq!(failures, 1, "{told:#?}");
+    let received = bridge.log().lines();
+    let failures = received.iter().filter(|line| line.contains("authentication failure")).count();
+    assert_eq!(failures, 1, "{received:#?}");
 }
 
 #[test]
-fn a_bridge_that_sends_us_away_and_hangs_up_at_once_is_left_alone_no_less() {
+fn relay_that_rejects_and_hangs_up_is_retried_no_sooner() {
     let bridge_setup = Setup::bridge(PROGRAM).unwrap().with("auth.fail_limit", 1);
     let bridge_setup = bridge_setup.with("auth.throttle_loopback", true);
     let bridge = bridge_setup.start().unwrap();
@@ -252,8 +252,8 @@ fn a_bridge_that_sends_us_away_and_hangs_up_at_once_is_left_alone_no_less() {
     assert!(line.contains("tried again in 1"), "{line}");
     let error = link(&daemon)["error"].take();
     assert!(error.as_str().unwrap().contains("does not let us in"), "{error}");
-    let told = daemon.log().lines();
-    assert!(!told.iter().any(|line| line.contains("it closed")), "{told:#?}");
+    let received = daemon.log().lines();
+    assert!(!received.iter().any(|line| line.contains("it closed")), "{received:#?}");
 }
 
 #[test]
@@ -263,7 +263,8 @@ fn clients_behind_a_bridge_count_as_any() {
     let mut one = known(&daemon, &bridge, "one").unwrap();
     let mut two = known(&daemon, &bridge, "two").unwrap();
     let server = bridge.servers().remove(0);
-    let mut three = FarTunnel::open(bridge.client("three"), &server, daemon.fingerprint()).unwrap();
+    let mut three =
+        RelayedTunnel::open(bridge.client("three"), &server, daemon.fingerprint()).unwrap();
     let token = json!({ "token": Peer::token(&daemon).unwrap() });
     let show = json!({ "namespace": "rpc", "name": "auth_token", "id": 1, "args": token });
     three.send(&show.to_string()).unwrap();
@@ -278,19 +279,21 @@ fn clients_behind_a_bridge_count_as_any() {
 }
 
 #[test]
-fn who_does_not_say_who_it_is_and_who_says_too_much_is_closed() {
+fn caller_silent_or_too_loud_before_authentication_is_closed() {
     let bridge = Bridge::start().unwrap();
     let setup = setup(&bridge).with("server.auth_timeout", r#""500ms""#);
     let daemon = setup.start().unwrap();
     let server = bridge.wait_for_servers(1).remove(0);
-    let mut mute = FarTunnel::open(bridge.client("mute"), &server, daemon.fingerprint()).unwrap();
+    let mut mute =
+        RelayedTunnel::open(bridge.client("mute"), &server, daemon.fingerprint()).unwrap();
     assert_eq!(closed(&mut mute).unwrap(), 1008);
-    let mut loud = FarTunnel::open(bridge.client("loud"), &server, daemon.fingerprint()).unwrap();
+    let mut loud =
+        RelayedTunnel::open(bridge.client("loud"), &server, daemon.fingerprint()).unwrap();
     loud.send(&format!("{{\"x\":\"{}\"}}", "x".repeat(8 * 1024))).unwrap();
     assert_eq!(closed(&mut loud).unwrap(), 1009);
     // Much more than is ever kept of a stranger.
     let mut louder =
-        FarTunnel::open(bridge.client("louder"), &server, daemon.fingerprint()).unwrap();
+        RelayedTunnel::open(bridge.client("louder"), &server, daemon.fingerprint()).unwrap();
     louder.send(&"x".repeat(50_000)).unwrap();
     assert!(louder.message().unwrap().is_none_or(|it| it["name"] == "close"));
     let mut known = known(&daemon, &bridge, "known").unwrap();
@@ -304,7 +307,8 @@ fn a_new_handshake_on_a_live_id_replaces_the_session() {
     let tunnel = known(&daemon, &bridge, "far").unwrap();
     let before = link(&daemon)["clients"][0]["client"].clone();
     let server = bridge.servers().remove(0);
-    let mut anew = FarTunnel::open(tunnel.into_client(), &server, daemon.fingerprint()).unwrap();
+    let mut anew =
+        RelayedTunnel::open(tunnel.into_client(), &server, daemon.fingerprint()).unwrap();
     let refused = anew.ask("rpc", "query", &json!({})).unwrap().unwrap_err();
     assert_eq!(refused.code, 401, "it has to say anew who it is");
     let after = link(&daemon)["clients"][0].take();
@@ -312,12 +316,12 @@ fn a_new_handshake_on_a_live_id_replaces_the_session() {
 }
 
 #[test]
-fn wrong_secrets_behind_a_bridge_slow_that_link_and_block_who_shows_them() {
+fn wrong_secrets_of_callers_slow_their_link_only() {
     let bridge = Bridge::start().unwrap();
     let daemon = setup(&bridge).with("auth.fail_limit", 2).start().unwrap();
     let server = bridge.wait_for_servers(1).remove(0);
     let mut good = known(&daemon, &bridge, "good").unwrap();
-    let mut bad = FarTunnel::open(bridge.client("bad"), &server, daemon.fingerprint()).unwrap();
+    let mut bad = RelayedTunnel::open(bridge.client("bad"), &server, daemon.fingerprint()).unwrap();
     let wrong = json!({ "token": "x" });
     let begun = Instant::now();
     for code in [401, 401, 403] {
@@ -340,7 +344,7 @@ fn wrong_secrets_behind_a_bridge_slow_that_link_and_block_who_shows_them() {
 fn a_crowd_behind_a_bridge_gets_every_event_in_order() {
     let bridge = Bridge::start().unwrap();
     let daemon = setup(&bridge).start().unwrap();
-    let mut crowd: Vec<FarTunnel> =
+    let mut crowd: Vec<RelayedTunnel> =
         (0..30).map(|number| known(&daemon, &bridge, &format!("far-{number}")).unwrap()).collect();
     for tunnel in &mut crowd {
         let wanted = json!({ "events": ["dispatcher"] });
@@ -369,7 +373,7 @@ fn a_crowd_behind_a_bridge_gets_every_event_in_order() {
 }
 
 #[test]
-fn a_daemon_that_stops_tells_those_behind_its_bridges() {
+fn shutdown_is_announced_to_callers() {
     let bridge = Bridge::start().unwrap();
     let daemon = setup(&bridge).start().unwrap();
     let mut tunnel = known(&daemon, &bridge, "far").unwrap();
@@ -387,7 +391,7 @@ fn a_list_without_end_is_no_work_without_end() {
     let event = json!({ "id": "", "namespace": "events", "name": "bridge", "args": args });
     let begun = Instant::now();
     for _ in 0..5 {
-        bridge.tell(&server, &event.to_string());
+        bridge.send_to(&server, &event.to_string());
     }
     until("the list is taken", || link(&daemon)["available"] == 4096);
     assert_eq!(link(&daemon)["clients"].as_array().unwrap().len(), 256);
@@ -396,7 +400,7 @@ fn a_list_without_end_is_no_work_without_end() {
 }
 
 #[test]
-fn keys_of_users_are_named_anew_when_they_change() {
+fn changed_user_keys_are_sent_to_the_relay() {
     let bridge = Bridge::start().unwrap();
     let setup = setup(&bridge);
     let _daemon = setup.start().unwrap();
@@ -421,7 +425,7 @@ fn keys_of_users_are_named_anew_when_they_change() {
 }
 
 #[test]
-fn a_first_link_may_come_by_a_reload_and_so_may_one_of_the_original_kind() {
+fn first_link_may_be_added_by_a_reload() {
     let (bridge, old) = (Bridge::start().unwrap(), Bridge::start_legacy().unwrap());
     let setup = Setup::new(PROGRAM).unwrap().with("bridge.shortest_pause", r#""100ms""#);
     let setup = setup.with("bridge.longest_pause", r#""500ms""#);
@@ -444,7 +448,7 @@ fn a_first_link_may_come_by_a_reload_and_so_may_one_of_the_original_kind() {
 }
 
 #[test]
-fn a_bridge_that_does_not_read_costs_an_outbox_and_nobody_s_time() {
+fn relay_that_does_not_read_costs_one_outbox_only() {
     let bridge_setup = Setup::bridge(PROGRAM).unwrap();
     let bridge = bridge_setup.start().unwrap();
     let lines = format!(

@@ -155,7 +155,7 @@ fn timeless(line: &str) -> &str {
 }
 
 #[test]
-fn a_replication_is_one_line_with_a_bar_that_is_drawn_over_itself() -> Outcome<()> {
+fn replication_is_one_line_with_a_bar_redrawn_in_place() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?.with("life_preserver.progress_interval", r#""10ms""#);
     let daemon = setup.start()?;
     let watcher = Watcher::start(&daemon)?;
@@ -183,9 +183,9 @@ fn a_replication_is_one_line_with_a_bar_that_is_drawn_over_itself() -> Outcome<(
     // With the end it is gone.
     append(&setup.log(), "now: Finished replication task on tank/home -> b\n")?;
     let lines = watcher.wait(|lines| lines.last().is_some_and(|line| line.contains("Finished")));
-    let told: Vec<&str> = lines.iter().map(|line| timeless(line)).collect();
+    let received: Vec<&str> = lines.iter().map(|line| timeless(line)).collect();
     assert_eq!(
-        told,
+        received,
         [
             "1 - Information  replication  now: Starting replication for tank/home",
             "1 - Information  snapshot     now: New snapshot of tank",

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use support::{
-    Counter, Outcome, PATIENCE, Peer, Setup, append, snapshot, snapshots, snapshots_told,
+    Counter, Outcome, PATIENCE, Peer, Setup, append, snapshot, snapshot_messages, snapshots,
 };
 
 use super::PROGRAM;
@@ -17,7 +17,7 @@ const LINES: usize = 100_000;
 const SUBSCRIBERS: usize = 20;
 
 #[test]
-fn burst_of_lines_reaches_all_while_requests_are_answered() -> Outcome<()> {
+fn burst_of_lines_reaches_all_while_requests_get_replies() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     append(&setup.log(), "")?;
     let daemon = setup.start()?;
@@ -77,7 +77,7 @@ fn client_that_does_not_read_is_closed_after_pause() -> Outcome<()> {
     let mut reader = Peer::reader(&daemon)?;
     let mut other = Peer::local(&daemon)?;
     append(&setup.log(), snapshots(0..20_000))?;
-    assert_eq!(reader.messages(20_000)?, snapshots_told(0..20_000));
+    assert_eq!(reader.messages(20_000)?, snapshot_messages(0..20_000));
     let said = daemon.log().wait("1013")?;
     assert!(said.contains("closing client local uid") && said.contains("300ms"), "{said}");
     assert_eq!(deaf.closed()?, 1013);

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{
-    Daemon, Outcome, PATIENCE, Peer, Setup, append, snapshot, snapshot_told, snapshots,
-    snapshots_told,
+    Daemon, Outcome, PATIENCE, Peer, Setup, append, snapshot, snapshot_message, snapshot_messages,
+    snapshots,
 };
 
 use super::PROGRAM;
@@ -22,7 +22,7 @@ const STATE: &str = "state/life_preserver.json";
 const SLICE: usize = 64 * 1024;
 
 #[test]
-fn what_was_written_while_it_was_down_is_told_to_who_comes_first() -> Outcome<()> {
+fn lines_written_while_down_reach_the_first_subscriber() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     append(&setup.log(), snapshots(0..10))?;
     let daemon = setup.start()?;
@@ -34,28 +34,28 @@ fn what_was_written_while_it_was_down_is_told_to_who_comes_first() -> Outcome<()
     append(&setup.log(), snapshots(12..20))?;
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
-    assert_eq!(peer.messages(8)?, snapshots_told(12..20));
+    assert_eq!(peer.messages(8)?, snapshot_messages(12..20));
     append(&setup.log(), snapshot(20))?;
-    assert_eq!(peer.message()?, snapshot_told(20));
+    assert_eq!(peer.message()?, snapshot_message(20));
     Ok(())
 }
 
 #[test]
-fn nobody_has_to_come_for_it_to_be_told() -> Outcome<()> {
+fn lines_written_while_down_are_published_without_subscriber() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?.with("life_preserver.start_wait", r#""10ms""#);
     let daemon = setup.start()?;
     append(&setup.log(), snapshot(0))?;
-    wait_for_last(&daemon, &snapshot_told(0))?;
+    wait_for_last(&daemon, &snapshot_message(0))?;
     daemon.stop()?;
     append(&setup.log(), snapshots(1..4))?;
     let daemon = setup.start()?;
-    wait_for_last(&daemon, &snapshot_told(3))?;
+    wait_for_last(&daemon, &snapshot_message(3))?;
     // Whoever was there before, and says so, gets all of it from the ring.
     let mut peer = Peer::local(&daemon)?;
     let since = json!({ "events": ["life-preserver"], "since": { "epoch": "other", "seq": 1 } });
     peer.request("events", "subscribe", &since)?;
     let last = peer.messages(3)?;
-    assert_eq!(last, snapshots_told(1..4));
+    assert_eq!(last, snapshot_messages(1..4));
     Ok(())
 }
 
@@ -73,15 +73,15 @@ fn wait_for_last(daemon: &Daemon, message: &str) -> Outcome<()> {
 }
 
 #[test]
-fn rotations_while_it_was_down_lose_nothing() -> Outcome<()> {
+fn rotations_while_down_lose_no_line() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let mut daemon = setup.start()?;
     for round in 0..4 {
         let first = 30 * round;
         let mut peer = Peer::reader(&daemon)?;
         append(&setup.log(), snapshots(first..first + 10))?;
-        let told = peer.messages(10 + usize::from(round > 0) * 20)?;
-        assert_eq!(told.last(), Some(&snapshot_told(first + 9)));
+        let received = peer.messages(10 + usize::from(round > 0) * 20)?;
+        assert_eq!(received.last(), Some(&snapshot_message(first + 9)));
         drop(peer);
         daemon.stop()?;
         append(&setup.log(), snapshots(first + 10..first + 20))?;
@@ -96,12 +96,12 @@ fn rotations_while_it_was_down_lose_nothing() -> Outcome<()> {
         daemon = setup.start()?;
     }
     let mut peer = Peer::reader(&daemon)?;
-    assert_eq!(peer.messages(20)?, snapshots_told(100..120));
+    assert_eq!(peer.messages(20)?, snapshot_messages(100..120));
     Ok(())
 }
 
 #[test]
-fn a_state_that_cannot_be_used_is_set_aside_and_said() -> Outcome<()> {
+fn unusable_state_file_is_set_aside_and_reported() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let state = setup.directory().join(STATE);
     setup.start()?.stop()?;
@@ -120,7 +120,7 @@ fn a_state_that_cannot_be_used_is_set_aside_and_said() -> Outcome<()> {
         assert_eq!(fs::read_to_string(state.with_extension("json.damaged"))?, content);
         let mut peer = Peer::reader(&daemon)?;
         append(&setup.log(), snapshot(7))?;
-        assert_eq!(peer.message()?, snapshot_told(7));
+        assert_eq!(peer.message()?, snapshot_message(7));
         drop(peer);
         daemon.stop()?;
     }
@@ -130,7 +130,7 @@ fn a_state_that_cannot_be_used_is_set_aside_and_said() -> Outcome<()> {
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
     append(&setup.log(), snapshot(8))?;
-    assert_eq!(peer.message()?, snapshot_told(8));
+    assert_eq!(peer.message()?, snapshot_message(8));
     Ok(())
 }
 
@@ -148,12 +148,12 @@ fn a_state_ahead_of_its_log_repeats_nothing_and_loses_nothing() -> Outcome<()> {
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
     append(&setup.log(), snapshot(30))?;
-    assert_eq!(peer.message()?, snapshot_told(30));
+    assert_eq!(peer.message()?, snapshot_message(30));
     Ok(())
 }
 
 #[test]
-fn where_nothing_can_be_written_events_go_on_and_it_is_said() -> Outcome<()> {
+fn unwritable_state_keeps_events_and_is_reported() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?.with("life_preserver.poll_interval", r#""200ms""#);
     setup.start()?.stop()?;
     let Some(full) = FullDisk::over(&setup)? else {
@@ -171,11 +171,11 @@ fn events_go_on(setup: &Setup, full: Option<FullDisk>) -> Outcome<()> {
     let mut peer = Peer::reader(&daemon)?;
     for number in 0..3 {
         append(&setup.log(), snapshot(number))?;
-        assert_eq!(peer.message()?, snapshot_told(number));
+        assert_eq!(peer.message()?, snapshot_message(number));
     }
     // More than a slice, which would wait for being kept.
     append(&setup.log(), snapshots(3..5000))?;
-    assert_eq!(peer.messages(4997)?, snapshots_told(3..5000));
+    assert_eq!(peer.messages(4997)?, snapshot_messages(3..5000));
     daemon.log().wait("how far the logs were read is not kept: ")?;
     if let Some(full) = &full {
         full.make_room()?;
@@ -185,7 +185,7 @@ fn events_go_on(setup: &Setup, full: Option<FullDisk>) -> Outcome<()> {
         let daemon = setup.start()?;
         let mut peer = Peer::reader(&daemon)?;
         append(&setup.log(), snapshot(5000))?;
-        assert_eq!(peer.message()?, snapshot_told(5000));
+        assert_eq!(peer.message()?, snapshot_message(5000));
     }
     Ok(())
 }
@@ -232,7 +232,7 @@ impl Drop for FullDisk {
 }
 
 #[test]
-fn a_crash_at_any_moment_loses_no_line_and_repeats_the_last_slice_at_most() -> Outcome<()> {
+fn crash_loses_no_line_and_repeats_at_most_one_slice() -> Outcome<()> {
     const KILLS: usize = 50;
     let setup = Setup::following(PROGRAM)?;
     append(&setup.log(), "")?;
@@ -355,7 +355,7 @@ impl Writer {
 }
 
 #[test]
-fn what_a_slow_client_had_not_got_when_the_daemon_died_is_told_again() -> Outcome<()> {
+fn unsent_events_of_a_slow_client_are_repeated_after_a_crash() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let daemon = setup.start()?;
     let mut slow = Peer::reader(&daemon)?;
@@ -363,7 +363,7 @@ fn what_a_slow_client_had_not_got_when_the_daemon_died_is_told_again() -> Outcom
     // More than its socket takes, less than would hold the log up for it.
     let written = 1800;
     append(&setup.log(), snapshots(0..written))?;
-    assert_eq!(quick.messages(written)?, snapshots_told(0..written));
+    assert_eq!(quick.messages(written)?, snapshot_messages(0..written));
     daemon.crash()?;
     let mut got = BTreeSet::new();
     while let Ok(message) = slow.message() {

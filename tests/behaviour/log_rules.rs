@@ -138,7 +138,7 @@ fn stamps_hold_for_every_rule_set() {
 }
 
 #[test]
-fn try_marks_what_no_rule_knows_and_says_so_by_its_code() {
+fn try_marks_unmatched_lines_and_exits_with_a_code() {
     let shown = |lines: &str, rule: &[&str]| {
         let cli = Cli::of(PROGRAM, "check").args(["--try", "-"]).args(rule);
         let ran = cli.run_with_input(lines.as_bytes()).unwrap();

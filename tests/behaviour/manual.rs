@@ -52,7 +52,7 @@ fn daemon() -> Daemon {
 }
 
 #[test]
-fn the_example_in_sh_tells_the_state_and_the_ends_of_jobs() {
+fn sh_example_shows_the_state_and_the_outcomes_of_jobs() {
     let daemon = daemon();
     let script = cli("sh", "follow.sh", daemon.directory()).arg(daemon.socket()).start().unwrap();
     script.out.wait("state: 0 - Information").unwrap();
@@ -130,7 +130,7 @@ fn listed(introduction: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_code_of_an_error_and_of_a_close_is_in_the_protocol_page() {
+fn every_error_and_close_code_is_in_the_protocol_page() {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let closes: BTreeSet<String> = ["net", "server"]
         .iter()
@@ -231,7 +231,7 @@ fn says(line: &str, pieces: &[String]) -> bool {
 }
 
 /// A key comes, is shown, and goes; and a line of the file is damaged.
-fn tell_of_keys(daemon: &Daemon) {
+fn cause_key_lines(daemon: &Daemon) {
     let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keys");
     let public = fs::read_to_string(keys.join("ed25519-public.pem")).unwrap();
     let mut local = Peer::local(daemon).unwrap();
@@ -253,7 +253,7 @@ fn tell_of_keys(daemon: &Daemon) {
 }
 
 #[test]
-fn the_log_says_every_line_that_the_page_promises() {
+fn every_documented_log_line_is_logged() {
     if !has_loopback_addresses() {
         return;
     }
@@ -266,7 +266,7 @@ fn the_log_says_every_line_that_the_page_promises() {
         .with("auth.pam", false)
         .with("auth.throttle_loopback", true);
     let daemon = setup.start().unwrap();
-    tell_of_keys(&daemon);
+    cause_key_lines(&daemon);
     let mut wrong = Peer::connect_from(&daemon, Ipv4Addr::new(127, 0, 1, 1)).unwrap();
     for _ in 0..2 {
         wrong.refused("rpc", "auth_token", &json!({ "token": "wrong" })).unwrap();
@@ -328,7 +328,7 @@ fn log_of_a_bridge() -> Outcome<Vec<String>> {
     let (mut server, deaf, _unread, _) = pair(&bridge, &key, "AAAAAAAAAAAAAAAAAAAAAA==")?;
     let payload = "x".repeat(64 * 1024);
     while server.so_far()?.is_empty() {
-        server.tell(&deaf, &payload)?;
+        server.send_to(&deaf, &payload)?;
     }
     register(&bridge.directory().join("state"), &[])?;
     assert_eq!(server.peer.closed()?, 1008);
@@ -359,7 +359,7 @@ fn filters() -> Vec<regex_lite::Regex> {
 }
 
 #[test]
-fn the_filters_of_the_page_find_the_address_and_no_name_can_feed_them_another() {
+fn documented_filters_find_the_address_despite_forged_names() {
     let setup = Setup::new(PROGRAM).unwrap().with("auth.fail_window", r#""1s""#);
     let daemon = setup.start().unwrap();
     let mut peer = Peer::connect(&daemon, Transport::Plain).unwrap();

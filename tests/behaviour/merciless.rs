@@ -36,7 +36,7 @@ impl Dice {
 }
 
 /// The one who submits, and who restarts what is broken.
-struct House {
+struct Fixture {
     setup: Setup,
     daemon: Option<Daemon>,
     control: Option<Peer>,
@@ -45,7 +45,7 @@ struct House {
     taken: BTreeSet<String>,
 }
 
-impl House {
+impl Fixture {
     fn daemon(&mut self) -> &Daemon {
         let setup = &self.setup;
         self.daemon.get_or_insert_with(|| setup.start().unwrap())
@@ -255,7 +255,7 @@ fn seed() -> u64 {
 }
 
 #[test]
-fn whatever_breaks_no_job_is_lost_or_run_twice_and_each_end_is_told() {
+fn random_faults_lose_or_repeat_no_job_and_no_outcome() {
     let seed = seed();
     println!("MERCILESS_SEED={seed}");
     let setup = Setup::new(PROGRAM)
@@ -268,10 +268,10 @@ fn whatever_breaks_no_job_is_lost_or_run_twice_and_each_end_is_told() {
         .with("server.outbox", r#""512KiB""#);
     let ran = setup.directory().join("ran");
     fs::create_dir(&ran).unwrap();
-    let mut house =
-        House { setup, daemon: None, control: None, dice: Dice(seed), taken: BTreeSet::new() };
-    house.daemon();
-    let socket: PathBuf = house.setup.directory().join("socket");
+    let mut fixture =
+        Fixture { setup, daemon: None, control: None, dice: Dice(seed), taken: BTreeSet::new() };
+    fixture.daemon();
+    let socket: PathBuf = fixture.setup.directory().join("socket");
     let heard = Arc::new(Heard::default());
     let listeners: Vec<_> = {
         let (path, ours, dice) = (socket.clone(), heard.clone(), Dice(seed ^ 1));
@@ -284,28 +284,28 @@ fn whatever_breaks_no_job_is_lost_or_run_twice_and_each_end_is_told() {
     };
     for fault in 0..FAULTS {
         for job in 0..JOBS_A_FAULT {
-            house.submit(fault * JOBS_A_FAULT + job);
+            fixture.submit(fault * JOBS_A_FAULT + job);
         }
-        house.fault();
+        fixture.fault();
     }
     // Now nothing is broken any more, and all that was promised comes to its end.
     let patience = Instant::now() + PATIENCE;
     let jobs = loop {
-        let jobs = house.control().and_then(list);
+        let jobs = fixture.control().and_then(list);
         match &jobs {
             Ok(done) if done.values().all(|job| job["state"] == "finished") => {
                 break done.clone();
             }
             Ok(_) => {}
-            Err(_) => house.control = None,
+            Err(_) => fixture.control = None,
         }
         if Instant::now() > patience {
-            let status = house.control().and_then(|c| c.request("rpc", "status", &Value::Null));
-            let log = house.daemon().log().lines().join("\n");
+            let status = fixture.control().and_then(|c| c.request("rpc", "status", &Value::Null));
+            let log = fixture.daemon().log().lines().join("\n");
             panic!("jobs do not come to their end: {jobs:?}\n{status:?}\n{log}");
         }
     };
-    for id in &house.taken {
+    for id in &fixture.taken {
         let job = jobs.get(id).unwrap_or_else(|| panic!("{id} was taken and is not known"));
         let codes = &job["return_codes"];
         let known = [json!(["0"]), json!(["-1"]), json!(["-15"]), json!(["-9"]), json!([])];
@@ -316,12 +316,12 @@ fn whatever_breaks_no_job_is_lost_or_run_twice_and_each_end_is_told() {
     }
     // Whoever comes back is told of every end, and always of the same one.
     let patience = Instant::now() + PATIENCE;
-    let told = |heard: &Heard| {
+    let received = |heard: &Heard| {
         let ends = heard.ends.lock().unwrap();
-        house.taken.iter().filter(|id| !ends.contains_key(*id)).cloned().collect::<Vec<_>>()
+        fixture.taken.iter().filter(|id| !ends.contains_key(*id)).cloned().collect::<Vec<_>>()
     };
-    while !told(&heard).is_empty() {
-        assert!(Instant::now() < patience, "not told of {:?}", told(&heard));
+    while !received(&heard).is_empty() {
+        assert!(Instant::now() < patience, "not told of {:?}", received(&heard));
         thread::park_timeout(Duration::from_millis(20));
     }
     heard.over.store(true, Ordering::Relaxed);
@@ -329,9 +329,9 @@ fn whatever_breaks_no_job_is_lost_or_run_twice_and_each_end_is_told() {
         listener.join().unwrap();
     }
     let ends = heard.ends.lock().unwrap();
-    for (id, ends) in ends.iter().filter(|(id, _)| house.taken.contains(*id) && *id != "no") {
+    for (id, ends) in ends.iter().filter(|(id, _)| fixture.taken.contains(*id) && *id != "no") {
         assert_eq!(ends.len(), 1, "{id} has {ends:?}");
     }
     assert!(*heard.gaps.lock().unwrap() > 0, "so many daemons, and no gap was told");
-    house.daemon.take().unwrap().stop().unwrap();
+    fixture.daemon.take().unwrap().stop().unwrap();
 }

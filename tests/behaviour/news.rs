@@ -124,7 +124,7 @@ fn lines_that_are_not_known_are_no_events() -> Outcome<()> {
 }
 
 #[test]
-fn what_the_original_server_told_is_told() -> Outcome<()> {
+fn lines_of_the_original_server_give_its_events() -> Outcome<()> {
     // Lines and messages of recorded frames of the original server. It told the dataset in lower
     // case, and it missed the lines that are marked.
     const MISSED: Option<&str> = None;
@@ -149,20 +149,20 @@ fn what_the_original_server_told_is_told() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
-    for (number, (text, told)) in recorded.into_iter().enumerate() {
+    for (number, (text, received)) in recorded.into_iter().enumerate() {
         let stamp = format!("Mon Nov 23 18:01:{number:02} UTC 2026");
         append(&setup.log(), format!("{stamp}: {text}\n"))?;
         let message = peer.message()?;
         assert!(message.starts_with(&format!("{stamp}: ")), "{message}");
-        if let Some(told) = told {
-            assert_eq!(message, format!("{stamp}: {told}"));
+        if let Some(received) = received {
+            assert_eq!(message, format!("{stamp}: {received}"));
         }
     }
     Ok(())
 }
 
 #[test]
-fn the_qt_client_gets_the_hyphenated_name_and_a_late_one_the_last_event() -> Outcome<()> {
+fn qt_client_gets_the_hyphenated_name_and_the_last_event() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
@@ -179,7 +179,7 @@ fn the_qt_client_gets_the_hyphenated_name_and_a_late_one_the_last_event() -> Out
 }
 
 #[test]
-fn only_what_matters_enough_is_told_to_who_says_so() -> Outcome<()> {
+fn priority_filter_selects_events() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let daemon = setup.start()?;
     let mut peer = Peer::local(&daemon)?;
@@ -194,7 +194,7 @@ fn only_what_matters_enough_is_told_to_who_says_so() -> Outcome<()> {
 }
 
 #[test]
-fn other_programs_logs_are_followed_by_ready_rules_and_by_ones_own() -> Outcome<()> {
+fn logs_of_other_programs_use_embedded_and_own_rules() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let path = |name: &str| setup.directory().join(name);
     let [syncoid, own] = [path("logs/syncoid.log"), path("logs/own.log")];
@@ -255,14 +255,14 @@ fn a_source_that_cannot_be_is_refused_with_its_line() -> Outcome<()> {
         let checked = Cli::of(PROGRAM, "check").arg("-c").arg(&file).run()?;
         assert_eq!(checked.code(), 1, "{}", checked.err);
         let wanted = format!("{}:{line}: ", file.display());
-        let told = checked.out + &checked.err;
-        assert!(told.contains(&wanted) && told.contains(said), "{lines}: {told}");
+        let received = checked.out + &checked.err;
+        assert!(received.contains(&wanted) && received.contains(said), "{lines}: {received}");
     }
     Ok(())
 }
 
 #[test]
-fn a_reload_changes_what_is_followed_and_loses_nothing() -> Outcome<()> {
+fn reload_changes_followed_logs_without_loss() -> Outcome<()> {
     let mut setup = Setup::following(PROGRAM)?;
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
@@ -283,7 +283,7 @@ fn a_reload_changes_what_is_followed_and_loses_nothing() -> Outcome<()> {
 }
 
 #[test]
-fn status_tells_the_last_snapshot_and_replication_also_after_a_restart() -> Outcome<()> {
+fn status_has_the_last_events_also_after_a_restart() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;

@@ -11,7 +11,7 @@ use support::{Daemon, Gate, Outcome, Peer, Process, Setup};
 use super::PROGRAM;
 
 /// All that running events told of a command, joined; and the log in the finished event.
-fn told(events: &[Value], command: &str) -> (String, String) {
+fn received(events: &[Value], command: &str) -> (String, String) {
     let of = |state| {
         let events = events.iter().filter(move |event| event["state"] == state);
         events.filter_map(|event| event[command].as_str()).collect::<String>()
@@ -27,7 +27,7 @@ fn printed(watcher: &mut Peer, peer: &mut Peer, command: &str) -> Outcome<String
 }
 
 #[test]
-fn both_outputs_are_one_in_the_order_in_which_they_were_written() {
+fn both_outputs_are_merged_in_the_order_of_writes() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let (mut watcher, mut peer) = (Peer::watcher(&daemon).unwrap(), Peer::local(&daemon).unwrap());
     let command = "sh -c 'for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done'";
@@ -46,7 +46,7 @@ fn nul_bytes_and_control_characters_stay() {
 }
 
 #[test]
-fn what_is_no_utf8_is_replaced() {
+fn invalid_utf8_is_replaced() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let (mut watcher, mut peer) = (Peer::watcher(&daemon).unwrap(), Peer::local(&daemon).unwrap());
     // A byte that never occurs, a lone continuation, a surrogate, an overlong one, one cut short.
@@ -83,7 +83,7 @@ fn a_character_that_is_written_in_parts_arrives_whole() {
         // it was read by itself does not matter then: what follows comes only after the gate.
         if !text.is_empty() {
             let events = watcher.job_printed("j", &command, text.trim_end_matches('\0')).unwrap();
-            assert_eq!(told(&events, &command).0, text);
+            assert_eq!(received(&events, &command).0, text);
         }
         gate.open().unwrap();
     }
@@ -123,12 +123,12 @@ fn of_much_output_head_and_tail_stay_in_events_and_in_the_log() {
             break;
         }
     }
-    assert_eq!(told(&events, &command).1, cut(&whole, 64 * 1024));
+    assert_eq!(received(&events, &command).1, cut(&whole, 64 * 1024));
     assert_eq!(peer.whole_log("j").unwrap(), cut(&whole, 1024 * 1024));
 }
 
 #[test]
-fn an_event_keeps_its_limit_whatever_the_output_becomes_as_json() {
+fn event_stays_within_its_limit_whatever_the_encoding() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let (mut watcher, mut peer) = (Peer::watcher(&daemon).unwrap(), Peer::local(&daemon).unwrap());
     // A NUL byte takes six in JSON; three commands share one event.
@@ -144,9 +144,12 @@ fn an_event_keeps_its_limit_whatever_the_output_becomes_as_json() {
         assert_eq!(args["echo short"], "short\n");
         for (command, bytes) in [(commands[0], 200_000), (commands[1], 200_001)] {
             let log = args[command].as_str().unwrap();
-            let kept = log.matches('\0').count();
-            assert!(log.contains(&format!("\n[… {} bytes left out …]\n", bytes - kept)), "{kept}");
-            assert!(kept > 15_000, "the event is used: {kept}");
+            let persisted = log.matches('\0').count();
+            assert!(
+                log.contains(&format!("\n[… {} bytes left out …]\n", bytes - persisted)),
+                "{persisted}"
+            );
+            assert!(persisted > 15_000, "the event is used: {persisted}");
         }
         break;
     }
@@ -154,7 +157,7 @@ fn an_event_keeps_its_limit_whatever_the_output_becomes_as_json() {
 }
 
 #[test]
-fn output_is_told_at_most_once_an_interval_and_its_pieces_are_the_log() {
+fn output_is_reported_at_most_once_an_interval() {
     const INTERVAL: Duration = Duration::from_millis(200);
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.with("dispatcher.output_interval", "\"200ms\"").start().unwrap();
@@ -174,13 +177,13 @@ fn output_is_told_at_most_once_an_interval_and_its_pieces_are_the_log() {
     assert!(running >= 3, "told while it ran: {running}");
     gate.open().unwrap();
     events.extend(watcher.job("j").unwrap());
-    let (pieces, log) = told(&events, &command);
+    let (pieces, log) = received(&events, &command);
     assert_eq!(log, (1..=100).map(|i| format!("line {i}\n")).collect::<String>());
     assert_eq!(pieces, log);
 }
 
 #[test]
-fn the_first_running_event_comes_at_once_and_nothing_new_is_no_event() {
+fn first_running_event_is_immediate_and_silence_makes_none() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.with("dispatcher.output_interval", "\"1h\"").start().unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
@@ -202,7 +205,7 @@ fn the_first_running_event_comes_at_once_and_nothing_new_is_no_event() {
 }
 
 #[test]
-fn who_comes_while_a_job_prints_gets_all_of_its_output_once() {
+fn subscriber_during_output_gets_all_of_it_once() {
     const LAST: u32 = 2000;
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.with("dispatcher.output_interval", "\"10ms\"").start().unwrap();
@@ -226,13 +229,13 @@ fn who_comes_while_a_job_prints_gets_all_of_its_output_once() {
                 peer.subscribe().unwrap();
                 let events = peer.job_printed("j", &command, &format!("line {LAST}\n")).unwrap();
                 assert_eq!(events[0]["state"], "running", "the present state comes first");
-                assert_eq!(told(&events, &command).0, whole);
+                assert_eq!(received(&events, &command).0, whole);
                 // Once more on the same connection: the state that there is now.
                 peer.request("events", "unsubscribe", &json!(["dispatcher"])).unwrap();
                 peer.subscribe().unwrap();
                 let events = peer.job_printed("j", &command, &format!("line {LAST}\n")).unwrap();
                 assert_eq!(events.len(), 1);
-                assert_eq!(told(&events, &command).0, whole);
+                assert_eq!(received(&events, &command).0, whole);
                 peer
             })
         })
@@ -240,15 +243,15 @@ fn who_comes_while_a_job_prints_gets_all_of_its_output_once() {
     let mut peers: Vec<Peer> = latecomers.into_iter().map(|one| one.join().unwrap()).collect();
     gate.open().unwrap();
     let events = first.job("j").unwrap();
-    assert_eq!(told(&events, &command), (whole.clone(), whole.clone()));
+    assert_eq!(received(&events, &command), (whole.clone(), whole.clone()));
     for peer in &mut peers {
         let end = peer.job("j").unwrap();
-        assert_eq!(told(&end, &command), (String::new(), whole.clone()));
+        assert_eq!(received(&end, &command), (String::new(), whole.clone()));
     }
 }
 
 #[test]
-fn a_latecomer_of_a_chain_gets_codes_and_output_of_the_commands_before() {
+fn late_subscriber_of_a_chain_gets_earlier_codes_and_output() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut first = Peer::watcher(&daemon).unwrap();
@@ -269,7 +272,7 @@ fn a_latecomer_of_a_chain_gets_codes_and_output_of_the_commands_before() {
 }
 
 #[test]
-fn two_jobs_that_flood_and_a_client_that_never_reads_hold_up_nobody() {
+fn flooding_jobs_and_a_stalled_client_delay_nobody() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let deaf = Peer::watcher(&daemon).unwrap();
     let (mut watcher, mut peer) = (Peer::watcher(&daemon).unwrap(), Peer::local(&daemon).unwrap());
@@ -299,7 +302,7 @@ fn two_jobs_that_flood_and_a_client_that_never_reads_hold_up_nobody() {
 }
 
 #[test]
-fn what_a_job_leaves_running_holds_neither_it_nor_its_output_and_lives_on() {
+fn left_behind_process_holds_nothing_and_lives_on() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.with("dispatcher.output_grace", "\"100ms\"").start().unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
@@ -330,7 +333,7 @@ fn what_a_job_leaves_running_holds_neither_it_nor_its_output_and_lives_on() {
 }
 
 #[test]
-fn what_floods_after_its_job_is_over_does_not_keep_the_daemon_busy() {
+fn left_behind_flood_does_not_occupy_the_daemon() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.with("dispatcher.output_grace", "\"10ms\"").start().unwrap();
     let (mut watcher, mut peer) = (Peer::watcher(&daemon).unwrap(), Peer::local(&daemon).unwrap());
@@ -381,7 +384,7 @@ fn all_that_was_printed_before_the_end_is_in_the_log() {
 }
 
 #[test]
-fn a_job_that_closes_its_output_is_not_over_before_it_ends() {
+fn job_that_closes_its_output_ends_with_its_process() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -397,7 +400,7 @@ fn a_job_that_closes_its_output_is_not_over_before_it_ends() {
 }
 
 #[test]
-fn a_log_is_read_in_parts_that_begin_and_end_with_whole_characters() {
+fn log_parts_begin_and_end_with_whole_characters() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -440,7 +443,7 @@ fn a_log_is_read_in_parts_that_begin_and_end_with_whole_characters() {
 }
 
 #[test]
-fn one_part_of_a_log_has_at_most_64_kib() {
+fn log_part_has_at_most_64_kib() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let (mut watcher, mut peer) = (Peer::watcher(&daemon).unwrap(), Peer::local(&daemon).unwrap());
     printed(&mut watcher, &mut peer, "seq 1 100000").unwrap();

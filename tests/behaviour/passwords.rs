@@ -65,7 +65,7 @@ fn helper(daemon: &Daemon) -> Outcome<Option<i32>> {
 }
 
 #[test]
-fn the_right_password_gives_a_token_and_the_role_of_the_groups() {
+fn right_password_gives_a_token_and_the_role_of_the_groups() {
     let Some(host) = Host::new().unwrap() else { return };
     let daemon = host.setup.start().unwrap();
     for (group, right_of_it) in [(&host.full, "read/write"), (&host.read, "read")] {
@@ -90,7 +90,7 @@ fn the_right_password_gives_a_token_and_the_role_of_the_groups() {
 }
 
 #[test]
-fn a_user_of_neither_group_is_refused_and_told_so() {
+fn user_of_neither_group_is_refused_with_the_reason() {
     let Some(host) = Host::new().unwrap() else { return };
     let daemon = host.setup.start().unwrap();
     let user = User::new(&[]).unwrap();
@@ -102,7 +102,7 @@ fn a_user_of_neither_group_is_refused_and_told_so() {
 }
 
 #[test]
-fn a_wrong_password_is_401_whatever_is_wrong_with_it_and_a_stranger_stays_one() {
+fn wrong_password_gets_401_whatever_the_cause() {
     let Some(host) = Host::new().unwrap() else { return };
     let daemon = host.setup.start().unwrap();
     let user = User::new(&[&host.full]).unwrap();
@@ -148,7 +148,7 @@ fn a_wrong_password_is_401_whatever_is_wrong_with_it_and_a_stranger_stays_one() 
 }
 
 #[test]
-fn an_account_that_may_not_be_used_is_not_let_in() {
+fn locked_or_expired_account_is_refused() {
     let Some(host) = Host::new().unwrap() else { return };
     let daemon = host.setup.start().unwrap();
     let locked = User::new(&[&host.full]).unwrap();
@@ -171,7 +171,7 @@ fn an_account_that_may_not_be_used_is_not_let_in() {
 }
 
 #[test]
-fn while_pam_delays_a_failure_others_are_answered_at_once() {
+fn delayed_pam_failure_delays_no_other_client() {
     // What pam_unix does by itself, made longer and exact.
     let service = format!("auth optional pam_faildelay.so delay=3000000\n{SERVICE}");
     let Some(host) = Host::with_service(&service).unwrap() else { return };
@@ -224,7 +224,7 @@ fn so_many_passwords_are_checked_at_a_time_and_so_many_wait() {
 }
 
 #[test]
-fn who_guesses_does_not_take_the_turns_of_others() {
+fn guessing_client_does_not_take_turns_of_others() {
     let service = format!("auth optional pam_faildelay.so delay=1000000\n{SERVICE}");
     let Some(host) = Host::with_service(&service).unwrap() else { return };
     let setup = host.setup.clone().with("auth.max_checks", 2).with("auth.max_waiting_checks", 6);
@@ -271,7 +271,7 @@ fn passwords_can_be_switched_off_and_need_a_daemon_of_root() {
 }
 
 #[test]
-fn who_loses_the_right_loses_the_connection_and_the_token() {
+fn user_losing_its_role_loses_connection_and_token() {
     let Some(host) = Host::new().unwrap() else { return };
     let daemon = host.setup.clone().with("auth.recheck_interval", r#""1s""#).start().unwrap();
     let users: Vec<User> = (0..4).map(|_| User::new(&[&host.full]).unwrap()).collect();
@@ -298,7 +298,7 @@ fn who_loses_the_right_loses_the_connection_and_the_token() {
 }
 
 #[test]
-fn who_becomes_somebody_else_on_a_connection_is_logged_and_looked_at_like_anybody() {
+fn change_of_user_on_a_connection_is_logged_and_rechecked() {
     let Some(host) = Host::new().unwrap() else { return };
     let daemon = host.setup.clone().with("auth.recheck_interval", r#""1s""#).start().unwrap();
     let user = User::new(&[&host.read]).unwrap();
@@ -315,7 +315,7 @@ fn who_becomes_somebody_else_on_a_connection_is_logged_and_looked_at_like_anybod
 }
 
 #[test]
-fn who_lost_the_right_cannot_come_again_with_the_groups_of_an_old_process() {
+fn lost_role_is_not_regained_by_an_old_process() {
     let Some(host) = Host::new().unwrap() else { return };
     let setup = host.setup.clone().with("auth.recheck_interval", r#""1s""#);
     let daemon = setup.open_to_all().unwrap().start().unwrap();
@@ -399,7 +399,7 @@ fn recheck_of_account_with_more_groups_raises_no_role() {
 }
 
 #[test]
-fn where_pam_lets_somebody_in_from_one_address_only_they_stay_and_others_do_not_come() {
+fn address_restricted_by_pam_applies_to_rechecks() {
     let rules = Directory::new().unwrap();
     let file = rules.join("access.conf");
     let service =
@@ -425,7 +425,7 @@ fn where_pam_lets_somebody_in_from_one_address_only_they_stay_and_others_do_not_
 }
 
 #[test]
-fn a_helper_that_hangs_lets_nobody_in_and_is_replaced() {
+fn hanging_helper_denies_authentication_and_is_replaced() {
     let Some(host) = Host::new().unwrap() else { return };
     let setup = host
         .setup
@@ -471,7 +471,7 @@ fn groups_that_could_not_be_looked_up_are_looked_up_again() {
 }
 
 #[test]
-fn the_helper_ends_when_it_has_nothing_to_do() {
+fn idle_helper_ends() {
     let Some(host) = Host::new().unwrap() else { return };
     let setup = host.setup.clone().with("auth.helper_idle", r#""100ms""#);
     let mut daemon = setup.start().unwrap();
@@ -487,7 +487,7 @@ fn the_helper_ends_when_it_has_nothing_to_do() {
 }
 
 #[test]
-fn a_password_stands_in_no_log_at_any_level_nor_on_any_command_line() {
+fn password_is_in_no_log_and_on_no_command_line() {
     let Some(host) = Host::new().unwrap() else { return };
     let daemon = host.setup.clone().with("log.level", r#""trace""#).start().unwrap();
     let user = User::new(&[&host.full]).unwrap();
@@ -607,7 +607,7 @@ fn a_command_shows_the_password_of_a_file() {
 }
 
 #[test]
-fn a_command_asks_for_the_password_on_the_terminal_and_does_not_show_it() {
+fn password_prompt_on_the_terminal_has_no_echo() {
     let Some(host) = Host::new().unwrap() else { return };
     if std::process::Command::new("script").arg("--version").output().is_err() {
         return skip("a terminal of its own is made by script(1)");

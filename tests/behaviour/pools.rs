@@ -114,7 +114,7 @@ fn exported_pool_is_news_and_vanished_pool_is_critical() {
 }
 
 #[test]
-fn scrub_of_a_real_pool_is_told_with_its_end() {
+fn scrub_of_a_real_pool_is_reported_with_its_end() {
     let Some(zfs) = Zfs::start().unwrap() else { return };
     let device = zfs.device("a", 64).unwrap();
     zfs.zpool(&["create", "-m", "none", "tank", text(&device)]).unwrap();
@@ -149,12 +149,12 @@ fn names_of_pools_may_have_blanks_colons_dots_and_dashes() {
     }
     let daemon = zfs.setup(PROGRAM).unwrap().start().unwrap();
     let state = next_state(&mut subscribed(&daemon).unwrap()).unwrap();
-    let mut told: Vec<&str> =
+    let mut received: Vec<&str> =
         state["zpools"].as_object().unwrap().keys().map(String::as_str).collect();
     let mut names = NAMES.to_vec();
-    told.sort_unstable();
+    received.sort_unstable();
     names.sort_unstable();
-    assert_eq!(told, names);
+    assert_eq!(received, names);
     for (number, name) in NAMES.iter().enumerate() {
         let is_wounded = number < 2;
         let expected =
@@ -192,7 +192,7 @@ fn a_pool_that_is_filled_over_its_limit_is_critical() {
 }
 
 #[test]
-fn damage_behind_an_online_is_told_and_so_is_its_repair() {
+fn damage_of_an_online_pool_and_its_repair_are_reported() {
     let Some(zfs) = Zfs::start().unwrap() else { return };
     let (a, b) = (zfs.device("a", 64).unwrap(), zfs.device("b", 64).unwrap());
     let mountpoint = zfs.directory().join("tank");
@@ -230,7 +230,7 @@ fn damage_behind_an_online_is_told_and_so_is_its_repair() {
 }
 
 #[test]
-fn a_real_zpool_that_hangs_is_told_of_once_and_nobody_waits_for_it() {
+fn hanging_real_zpool_is_reported_once_and_blocks_nothing() {
     let Some(zfs) = Zfs::start().unwrap() else { return };
     let device = zfs.device("a", 64).unwrap();
     zfs.zpool(&["create", "-m", "none", "tank", text(&device)]).unwrap();

@@ -23,7 +23,7 @@ fn wait_for(watcher: &mut Peer, id: &str, state: &str) -> Value {
 }
 
 #[test]
-fn jobs_of_one_queue_run_one_at_a_time_in_the_order_in_which_they_came() {
+fn queue_runs_jobs_one_at_a_time_in_order() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gates = gates::<3>(&daemon);
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -51,7 +51,7 @@ fn jobs_of_one_queue_run_one_at_a_time_in_the_order_in_which_they_came() {
 }
 
 #[test]
-fn queues_do_not_wait_for_each_other_nor_does_a_job_without_one() {
+fn queues_and_unqueued_jobs_are_independent() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -112,7 +112,7 @@ fn as_many_run_as_are_allowed_and_the_others_follow_in_order() {
 }
 
 #[test]
-fn ids_of_the_old_server_go_to_its_queues() {
+fn ids_of_the_original_server_select_its_queues() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -138,7 +138,7 @@ fn ids_of_the_old_server_go_to_its_queues() {
 }
 
 #[test]
-fn a_timeout_ends_the_whole_chain_and_says_so() {
+fn timeout_ends_the_whole_chain_and_is_reported() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -220,7 +220,7 @@ fn jobs_with_long_commands_are_listed_whole() {
 }
 
 #[test]
-fn so_many_finished_jobs_are_kept_and_the_oldest_is_forgotten_first() {
+fn finished_jobs_are_retained_up_to_a_number() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.with("dispatcher.retain_jobs", 2).start().unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -229,23 +229,23 @@ fn so_many_finished_jobs_are_kept_and_the_oldest_is_forgotten_first() {
         peer.run(&json!({ id: format!("echo {id}") })).unwrap();
         watcher.finished(id).unwrap();
     }
-    let kept: Vec<String> =
+    let persisted: Vec<String> =
         peer.list().unwrap()["no_queue"].as_object().unwrap().keys().cloned().collect();
-    assert_eq!(kept, ["b", "c"]);
+    assert_eq!(persisted, ["b", "c"]);
     let ask = json!({ "action": "log", "job_id": "a" });
     assert_eq!(peer.refused("rpc", "dispatcher", &ask).unwrap().code, 404);
     assert_eq!(peer.whole_log("b").unwrap(), "b\n");
     // One of the same id takes the place of the old one.
     peer.run(&json!({ "b": "echo again" })).unwrap();
     watcher.finished("b").unwrap();
-    let kept: Vec<String> =
+    let persisted: Vec<String> =
         peer.list().unwrap()["no_queue"].as_object().unwrap().keys().cloned().collect();
-    assert_eq!(kept, ["c", "b"]);
+    assert_eq!(persisted, ["c", "b"]);
     assert_eq!(peer.whole_log("b").unwrap(), "again\n");
 }
 
 #[test]
-fn a_finished_job_is_kept_for_a_time() {
+fn finished_job_is_retained_for_a_time() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.with("dispatcher.retain_time", "\"1s\"").start().unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();

@@ -30,7 +30,7 @@ fn plain(address: &str, headers: &str) -> Outcome<Stream> {
 }
 
 #[test]
-fn nobody_is_dropped_and_what_has_changed_takes_effect() {
+fn reload_drops_no_client_and_applies_changes() {
     let mut setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
@@ -38,7 +38,7 @@ fn nobody_is_dropped_and_what_has_changed_takes_effect() {
     for peer in &mut peers {
         peer.subscribe().unwrap();
     }
-    let mut stranger = Peer::connect(&daemon, Transport::Plain).unwrap();
+    let mut unauthenticated = Peer::connect(&daemon, Transport::Plain).unwrap();
     let command = format!("sh -c 'echo before; {}; echo after'", gate.wait());
     peers[0].run(&json!({ "j": command })).unwrap();
     for peer in &mut peers {
@@ -67,12 +67,12 @@ fn nobody_is_dropped_and_what_has_changed_takes_effect() {
         peer.post("rpc", "identify", &long).unwrap();
         assert_eq!(peer.closed().unwrap(), 1009);
     }
-    stranger.request("rpc", "identify", &json!("")).unwrap();
+    unauthenticated.request("rpc", "identify", &json!("")).unwrap();
     Peer::known(&daemon, Transport::Tls).unwrap();
 }
 
 #[test]
-fn new_listeners_come_and_old_ones_go() {
+fn reload_opens_new_listeners_and_closes_old_ones() {
     let mut setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
     let old = daemon.plain().to_owned();
@@ -104,7 +104,7 @@ fn lone_port() -> u16 {
 }
 
 #[test]
-fn an_address_may_be_replaced_by_one_that_covers_it() {
+fn reload_replaces_an_address_by_a_covering_one() {
     let mut setup = Setup::new(PROGRAM).unwrap();
     let port = lone_port();
     setup.set("server.listen_plain", "[]");
@@ -156,7 +156,7 @@ fn with_an_address_that_cannot_be_had_nothing_changes() {
 }
 
 #[test]
-fn a_file_with_a_fault_changes_nothing_and_is_told_by_line() {
+fn reload_with_a_fault_changes_nothing_and_names_the_line() {
     let mut setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
     let mut peer = Peer::known(&daemon, Transport::Tls).unwrap();
@@ -193,7 +193,7 @@ fn a_file_with_a_fault_changes_nothing_and_is_told_by_line() {
 }
 
 #[test]
-fn another_certificate_is_shown_to_whoever_comes_and_its_fingerprint_is_logged() {
+fn reload_presents_the_new_certificate_and_logs_it() {
     let mut setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
     let mut connected = Peer::known(&daemon, Transport::Tls).unwrap();
@@ -239,8 +239,8 @@ fn time_outs_and_the_names_of_the_host_are_taken_over() {
     setup.write().unwrap();
     let begun = Instant::now();
     daemon.reload().unwrap();
-    let mut stranger = plain(daemon.plain(), page).unwrap();
-    assert_eq!(stranger.read_close().unwrap().0, 1008);
+    let mut unauthenticated = plain(daemon.plain(), page).unwrap();
+    assert_eq!(unauthenticated.read_close().unwrap().0, 1008);
     // Who was there before is pinged at the new pace, and by it found dead.
     for _ in 0..2 {
         assert_eq!(silent.read_frame().unwrap(), (0x89, vec![]));
@@ -250,7 +250,7 @@ fn time_outs_and_the_names_of_the_host_are_taken_over() {
 }
 
 #[test]
-fn what_needs_a_restart_is_said_and_left_as_it_is() {
+fn reload_names_keys_that_need_a_restart() {
     let mut setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
     let other = setup.directory().join("other-socket");
@@ -266,7 +266,7 @@ fn what_needs_a_restart_is_said_and_left_as_it_is() {
 }
 
 #[test]
-fn other_groups_count_for_whoever_comes_next() {
+fn reload_applies_other_groups_to_new_clients() {
     if !geteuid().is_root() {
         return skip("only root can become another user");
     }

@@ -13,7 +13,7 @@ fn start(dataset: &str, file: &Path) -> String {
 }
 
 #[test]
-fn progress_is_told_from_the_file_that_the_log_names() -> Outcome<()> {
+fn progress_is_read_from_the_file_named_in_the_log() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
@@ -45,7 +45,7 @@ fn progress_is_told_from_the_file_that_the_log_names() -> Outcome<()> {
 }
 
 #[test]
-fn two_at_once_have_their_own_files_and_each_is_told_once_a_second_at_most() -> Outcome<()> {
+fn two_replications_report_once_a_second_each() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
@@ -57,10 +57,12 @@ fn two_at_once_have_their_own_files_and_each_is_told_once_a_second_at_most() -> 
     }
     peer.messages(2)?;
     let begin = Instant::now();
-    let mut told = [Vec::new(), Vec::new()];
+    let mut received = [Vec::new(), Vec::new()];
     let mut sent = 0;
     // The last of each is told, whatever was left out before.
-    while told.iter().any(|told: &Vec<String>| told.last().is_none_or(|it| !it.contains("(100%)")))
+    while received
+        .iter()
+        .any(|received: &Vec<String>| received.last().is_none_or(|it| !it.contains("(100%)")))
     {
         if sent < 1000 {
             sent += 250;
@@ -71,18 +73,22 @@ fn two_at_once_have_their_own_files_and_each_is_told_once_a_second_at_most() -> 
         let message = peer.message()?;
         let of = usize::from(message.starts_with("Replicating pool: "));
         assert!(message.starts_with(&format!("Replicating {}: ", datasets[of])), "{message}");
-        told[of].push(message);
+        received[of].push(message);
     }
     let seconds = begin.elapsed().as_secs() as usize;
-    for told in &told {
+    for received in &received {
         // One at once, then one each second; the clocks of the two ends are not one.
-        assert!(told.len() >= 2 && told.len() <= seconds + 2, "{} in {seconds} s", told.len());
+        assert!(
+            received.len() >= 2 && received.len() <= seconds + 2,
+            "{} in {seconds} s",
+            received.len()
+        );
     }
     Ok(())
 }
 
 #[test]
-fn a_file_that_never_appears_or_is_none_disturbs_nobody() -> Outcome<()> {
+fn missing_or_invalid_progress_file_disturbs_nothing() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
@@ -113,10 +119,10 @@ fn the_progress_of_a_replication_is_followed_on_after_a_restart() -> Outcome<()>
     let mut peer = Peer::reader(&daemon)?;
     append(&file, "12:00:02   5.00M   tank@a\n")?;
     // What it was told before may come once more.
-    let mut told = peer.message()?;
-    if told == "Replicating tank: 1.00M/10.0M (10%)" {
-        told = peer.message()?;
+    let mut received = peer.message()?;
+    if received == "Replicating tank: 1.00M/10.0M (10%)" {
+        received = peer.message()?;
     }
-    assert_eq!(told, "Replicating tank: 5.00M/10.0M (50%)");
+    assert_eq!(received, "Replicating tank: 5.00M/10.0M (50%)");
     Ok(())
 }

@@ -6,7 +6,8 @@ use std::os::unix::fs::{chown, symlink};
 
 use serde_json::json;
 use support::{
-    Outcome, Peer, Setup, Signal, append, skip, snapshot, snapshot_told, snapshots, snapshots_told,
+    Outcome, Peer, Setup, Signal, append, skip, snapshot, snapshot_message, snapshot_messages,
+    snapshots,
 };
 
 use super::PROGRAM;
@@ -18,12 +19,12 @@ fn a_first_start_begins_at_the_end() -> Outcome<()> {
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
     append(&setup.log(), "shot on tank/100\n")?;
-    assert_eq!(peer.message()?, snapshot_told(100));
+    assert_eq!(peer.message()?, snapshot_message(100));
     Ok(())
 }
 
 #[test]
-fn a_log_that_appears_later_in_a_directory_that_appears_later_is_read_whole() -> Outcome<()> {
+fn log_in_a_later_directory_is_read_whole() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let log = setup.directory().join("a/b/c/lp.log");
     let setup = setup.with("life_preserver.log", format!("{log:?}"));
@@ -35,18 +36,18 @@ fn a_log_that_appears_later_in_a_directory_that_appears_later_is_read_whole() ->
     fs::remove_file(setup.directory().join("a/b"))?;
     fs::create_dir_all(setup.directory().join("a/b/c"))?;
     append(&log, snapshots(0..3))?;
-    assert_eq!(peer.messages(3)?, snapshots_told(0..3));
+    assert_eq!(peer.messages(3)?, snapshot_messages(0..3));
     // All of it goes, and comes again.
     fs::remove_dir_all(setup.directory().join("a"))?;
     append(&log, snapshots(3..5))?;
-    assert_eq!(peer.messages(2)?, snapshots_told(3..5));
+    assert_eq!(peer.messages(2)?, snapshot_messages(3..5));
     append(&log, snapshots(5..6))?;
-    assert_eq!(peer.messages(1)?, snapshots_told(5..6));
+    assert_eq!(peer.messages(1)?, snapshot_messages(5..6));
     Ok(())
 }
 
 #[test]
-fn a_directory_may_go_while_a_log_that_was_in_it_is_still_written_to() -> Outcome<()> {
+fn removed_directory_with_an_open_log_is_handled() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     append(&setup.log(), "")?;
     let daemon = setup.start()?;
@@ -55,34 +56,34 @@ fn a_directory_may_go_while_a_log_that_was_in_it_is_still_written_to() -> Outcom
     fs::remove_file(setup.log())?;
     // What is told shows that the daemon has seen that, and an answer that it looks no more.
     log.write_all(snapshot(0).as_bytes())?;
-    assert_eq!(peer.message()?, snapshot_told(0));
+    assert_eq!(peer.message()?, snapshot_message(0));
     for _ in 0..3 {
         peer.request("rpc", "identify", &json!({}))?;
     }
     fs::remove_dir(setup.directory().join("logs"))?;
     append(&setup.log(), snapshot(1))?;
-    assert_eq!(peer.message()?, snapshot_told(1));
+    assert_eq!(peer.message()?, snapshot_message(1));
     log.write_all(snapshot(2).as_bytes())?;
-    assert_eq!(peer.message()?, snapshot_told(2));
+    assert_eq!(peer.message()?, snapshot_message(2));
     Ok(())
 }
 
 #[test]
-fn lines_are_told_when_they_have_ended_whatever_is_in_them() -> Outcome<()> {
+fn lines_are_reported_when_terminated_whatever_they_contain() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
     for piece in ["now: Creat", "ing snapshot o", "n tank/0", "\r", "\n"] {
         append(&setup.log(), piece)?;
     }
-    assert_eq!(peer.message()?, snapshot_told(0));
+    assert_eq!(peer.message()?, snapshot_message(0));
     append(&setup.log(), b"no\xffw: Creating snapshot on tank/\xc3\xa9\xc3\n")?;
     assert_eq!(peer.message()?, "no\u{fffd}w: New snapshot of tank/é\u{fffd}");
     Ok(())
 }
 
 #[test]
-fn a_line_without_end_is_cut_and_that_is_said() -> Outcome<()> {
+fn unterminated_line_is_cut_and_reported() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
@@ -93,7 +94,7 @@ fn a_line_without_end_is_cut_and_that_is_said() -> Outcome<()> {
     let said = daemon.log().wait("life_preserver.max_line")?;
     assert!(said.contains("lp.log: a line is longer than 4096 bytes"), "{said}");
     append(&setup.log(), "y".repeat(100_000) + "\n" + &snapshot(1))?;
-    assert_eq!(peer.message()?, snapshot_told(1));
+    assert_eq!(peer.message()?, snapshot_message(1));
     Ok(())
 }
 
@@ -112,15 +113,15 @@ fn a_log_that_is_renamed_away_is_read_to_its_end() -> Outcome<()> {
         writer.write_all(snapshots(first..first + 5).as_bytes())?;
         fs::rename(setup.log(), &rotated)?;
         writer.write_all(snapshots(first + 5..first + 10).as_bytes())?;
-        assert_eq!(peer.messages(10)?, snapshots_told(first..first + 10));
+        assert_eq!(peer.messages(10)?, snapshot_messages(first..first + 10));
         append(&setup.log(), snapshots(first + 10..first + 20))?;
-        assert_eq!(peer.messages(10)?, snapshots_told(first + 10..first + 20));
+        assert_eq!(peer.messages(10)?, snapshot_messages(first + 10..first + 20));
     }
     Ok(())
 }
 
 #[test]
-fn a_log_that_is_copied_and_emptied_as_life_preserver_does_it_loses_nothing() -> Outcome<()> {
+fn log_copied_and_truncated_loses_no_line() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
@@ -136,13 +137,13 @@ fn a_log_that_is_copied_and_emptied_as_life_preserver_does_it_loses_nothing() ->
         fs::write(setup.log(), format!("Mon Nov 23 17:50:{round:02} UTC 2026: Rotate Logfile\n"))?;
         append(&setup.log(), snapshots(first + 10..first + 15))?;
         daemon.signal(Signal::SIGCONT)?;
-        assert_eq!(peer.messages(15)?, snapshots_told(first..first + 15));
+        assert_eq!(peer.messages(15)?, snapshot_messages(first..first + 15));
     }
     Ok(())
 }
 
 #[test]
-fn one_that_was_emptied_and_grew_past_the_old_end_is_read_from_its_beginning() -> Outcome<()> {
+fn truncated_log_grown_past_its_old_end_is_read_from_start() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
@@ -154,13 +155,13 @@ fn one_that_was_emptied_and_grew_past_the_old_end_is_read_from_its_beginning() -
         fs::write(setup.log(), "")?;
         append(&setup.log(), snapshots(first..first + 200))?;
         daemon.signal(Signal::SIGCONT)?;
-        assert_eq!(peer.messages(200)?, snapshots_told(first..first + 200));
+        assert_eq!(peer.messages(200)?, snapshot_messages(first..first + 200));
     }
     Ok(())
 }
 
 #[test]
-fn another_file_may_take_the_name_or_nothing_for_a_while() -> Outcome<()> {
+fn replaced_or_missing_log_is_followed_by_name() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
@@ -169,18 +170,18 @@ fn another_file_may_take_the_name_or_nothing_for_a_while() -> Outcome<()> {
     let new = setup.directory().join("logs/new");
     append(&new, snapshots(5..10))?;
     fs::rename(&new, setup.log())?;
-    assert_eq!(peer.messages(5)?, snapshots_told(5..10));
+    assert_eq!(peer.messages(5)?, snapshot_messages(5..10));
     fs::remove_file(setup.log())?;
     append(&setup.log(), snapshots(10..15))?;
-    assert_eq!(peer.messages(5)?, snapshots_told(10..15));
+    assert_eq!(peer.messages(5)?, snapshot_messages(10..15));
     // A link to a file elsewhere is a log, too.
     let elsewhere = setup.directory().join("elsewhere");
     append(&elsewhere, snapshots(15..20))?;
     fs::remove_file(setup.log())?;
     std::os::unix::fs::symlink(&elsewhere, setup.log())?;
-    assert_eq!(peer.messages(5)?, snapshots_told(15..20));
+    assert_eq!(peer.messages(5)?, snapshot_messages(15..20));
     append(&elsewhere, snapshot(20))?;
-    assert_eq!(peer.message()?, snapshot_told(20));
+    assert_eq!(peer.message()?, snapshot_message(20));
     Ok(())
 }
 
@@ -202,7 +203,7 @@ fn log_in_directory_of_another_user_is_not_followed_through_links() -> Outcome<(
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
     append(&log, snapshots(1..2))?;
-    assert_eq!(peer.message()?, snapshot_told(1));
+    assert_eq!(peer.message()?, snapshot_message(1));
     // The user puts others' files in its place, one after the other.
     let fifo = theirs.join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)?;
@@ -223,13 +224,13 @@ fn log_in_directory_of_another_user_is_not_followed_through_links() -> Outcome<(
     append(&log, snapshots(2..3))?;
     chown(&log, Some(OTHER), Some(OTHER))?;
     // Nothing of the secret came before it.
-    assert_eq!(peer.message()?, snapshot_told(2));
+    assert_eq!(peer.message()?, snapshot_message(2));
     // Where the directory is above the log's own, nothing below it may be a link either.
     fs::rename(&theirs, theirs.with_extension("before"))?;
     symlink(setup.directory().join("real"), &theirs)?;
     fs::create_dir(setup.directory().join("real"))?;
     append(&setup.directory().join("real/lp.log"), snapshots(3..4))?;
     // This one is root's, in root's directory.
-    assert_eq!(peer.message()?, snapshot_told(3));
+    assert_eq!(peer.message()?, snapshot_message(3));
     Ok(())
 }

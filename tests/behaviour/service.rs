@@ -195,7 +195,7 @@ fn the_bridge_is_a_service_of_its_own() {
 }
 
 #[test]
-fn it_starts_is_seen_reloads_and_stops() {
+fn service_starts_shows_its_status_reloads_and_stops() {
     let service = Service::new();
     assert!(service.refused("status").contains("sysadm_events is not running."));
     assert!(service.refused("stop").contains("not running?"));
@@ -217,7 +217,7 @@ fn it_starts_is_seen_reloads_and_stops() {
 }
 
 #[test]
-fn a_stop_waits_for_the_jobs_whether_the_supervisor_waits_or_not() {
+fn stop_waits_for_jobs_with_or_without_a_supervisor() {
     for waits in [false, true] {
         let mut service = Service::new();
         service.waits = waits;
@@ -240,7 +240,7 @@ fn a_stop_waits_for_the_jobs_whether_the_supervisor_waits_or_not() {
 }
 
 #[test]
-fn one_that_dies_is_started_again_and_a_stop_ends_that_too() {
+fn killed_daemon_is_restarted_until_the_service_stops() {
     let service = Service::new();
     service.well("start");
     let (first, next) = service.ready(0);
@@ -254,7 +254,7 @@ fn one_that_dies_is_started_again_and_a_stop_ends_that_too() {
 }
 
 #[test]
-fn a_stop_reaches_a_supervisor_that_waits_to_start_it_again() {
+fn stop_ends_a_supervisor_during_its_restart_delay() {
     let service = Service::new();
     service.configure("YES", 600);
     service.well("start");
@@ -281,7 +281,7 @@ fn a_daemon_without_its_supervisor_is_stopped_too() {
 }
 
 #[test]
-fn a_configuration_with_an_error_starts_and_reloads_and_stops_nothing() {
+fn faulty_configuration_prevents_start_reload_and_restart() {
     let service = Service::new();
     service.well("start");
     let (pid, _) = service.ready(0);
@@ -314,7 +314,7 @@ fn a_restart_is_another_daemon_on_the_same_state() {
 }
 
 #[test]
-fn what_is_not_enabled_is_not_started() {
+fn disabled_service_does_not_start() {
     let service = Service::new();
     service.configure("NO", 1);
     let finished = service.call("start");

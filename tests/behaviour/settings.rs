@@ -35,7 +35,7 @@ fn args(action: &str, more: Value) -> Value {
 }
 
 #[test]
-fn a_key_is_registered_listed_and_revoked_as_the_original_client_does_it() {
+fn key_is_registered_listed_and_revoked_like_by_the_original() {
     let daemon = daemon();
     let mut peer = Peer::local(&daemon).unwrap();
     let encoded = base64(RECORDED.as_bytes()).unwrap();
@@ -66,7 +66,7 @@ fn a_key_is_registered_listed_and_revoked_as_the_original_client_does_it() {
 }
 
 #[test]
-fn a_key_that_a_client_registers_opens_the_door_and_outlives_the_daemon() {
+fn key_registered_by_a_client_survives_the_daemon() {
     let setup = Setup::new(PROGRAM).unwrap().with("auth.pam", false);
     let daemon = setup.start().unwrap();
     let (Some(rsa), Some(strict)) = (Key::rsa().unwrap(), Key::rsa().unwrap()) else { return };
@@ -89,7 +89,7 @@ fn a_key_that_a_client_registers_opens_the_door_and_outlives_the_daemon() {
 }
 
 #[test]
-fn who_revokes_the_key_that_let_them_in_is_answered_and_then_closed() {
+fn client_that_revokes_its_own_key_gets_the_reply_first() {
     let daemon = daemon();
     let Some(key) = Key::ed25519().unwrap() else { return };
     let key_of = json!({ "pub_key": key.encoded().unwrap() });
@@ -101,7 +101,7 @@ fn who_revokes_the_key_that_let_them_in_is_answered_and_then_closed() {
 }
 
 #[test]
-fn who_registers_a_key_and_is_gone_at_once_has_a_line_in_the_log() {
+fn registration_by_a_vanished_client_is_logged() {
     let daemon = daemon();
     let mut peer = Peer::local(&daemon).unwrap();
     let key = args("register_ssl_cert", json!({ "pub_key": RECORDED }));
@@ -114,7 +114,7 @@ fn who_registers_a_key_and_is_gone_at_once_has_a_line_in_the_log() {
 }
 
 #[test]
-fn what_cannot_be_registered_says_why() {
+fn invalid_key_is_rejected_with_the_reason() {
     let setup = Setup::new(PROGRAM).unwrap().with("auth.pam", false);
     let daemon = setup.with("auth.max_keys_per_user", 2).start().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -200,7 +200,7 @@ fn each_manages_own_keys_and_full_access_all() {
 }
 
 #[test]
-fn nobody_takes_the_places_of_all_legacy_keys() {
+fn legacy_keys_of_one_user_are_limited() {
     let setup = Setup::new(PROGRAM).unwrap().with("auth.pam", false);
     let setup = setup.with("auth.max_legacy_keys_per_user", 1);
     let daemon = setup.start().unwrap();
@@ -225,7 +225,7 @@ fn nobody_takes_the_places_of_all_legacy_keys() {
 }
 
 #[test]
-fn whom_the_local_socket_knows_by_number_is_registered_by_name() {
+fn user_known_by_number_is_registered_by_name() {
     let Some(service) = PamService::new(PamService::TEXT).unwrap() else {
         return;
     };

@@ -30,7 +30,7 @@ fn status_names_clients_by_page_and_counts_all() {
 }
 
 #[test]
-fn status_follows_what_the_same_client_did_before() {
+fn status_follows_earlier_requests_of_the_same_client() {
     let daemon = Setup::new(PROGRAM).unwrap().start().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
     peer.post("rpc", "status", &json!({})).unwrap();
@@ -73,7 +73,7 @@ fn unfinished_messages_are_bounded_for_all_together() {
 }
 
 #[test]
-fn requests_beyond_their_bounds_are_refused_before_they_cost_anything() {
+fn oversized_requests_are_refused_before_they_cost_time() {
     let daemon = Setup::new(PROGRAM).unwrap().start().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
     let mut run = json!({ "action": "run" });

@@ -67,7 +67,7 @@ fn without_pages(peer: &mut Peer, last: impl Fn(&Value) -> bool) -> Vec<Value> {
 const HALF: u64 = 512 * 1024;
 
 #[test]
-fn one_that_never_reads_keeps_nothing_from_the_others_and_has_all_when_it_does() {
+fn stalled_client_delays_no_other_and_gets_all_on_reading() {
     let setup = Setup::new(PROGRAM).unwrap().with("dispatcher.output_interval", r#""10ms""#);
     for transport in WAYS {
         let (daemon, mut watcher) = daemon_with_a_list(&setup);
@@ -129,7 +129,7 @@ fn one_that_never_reads_keeps_nothing_from_the_others_and_has_all_when_it_does()
 }
 
 #[test]
-fn who_leaves_and_comes_again_while_events_wait_for_it_is_told_nothing_twice() {
+fn stalled_client_that_reconnects_gets_nothing_twice() {
     let setup = Setup::new(PROGRAM).unwrap().with("dispatcher.output_interval", r#""10ms""#);
     let (daemon, mut watcher) = daemon_with_a_list(&setup);
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
@@ -154,15 +154,15 @@ fn who_leaves_and_comes_again_while_events_wait_for_it_is_told_nothing_twice() {
 
     let frames = sloth.frames_until(|frame| frame["args"]["state"] == "finished").unwrap();
     let again = frames.iter().position(|frame| frame["args"]["subscribe"].is_array()).unwrap();
-    let told = |frames: &[Value]| -> String {
+    let received = |frames: &[Value]| -> String {
         let running = frames.iter().filter(|frame| frame["args"]["state"] == "running");
         running.filter_map(|frame| frame["args"][&command].as_str()).collect()
     };
-    assert_eq!(told(&frames[again..]), "1\n2\n3\n", "{frames:#?}");
+    assert_eq!(received(&frames[again..]), "1\n2\n3\n", "{frames:#?}");
 }
 
 #[test]
-fn who_has_no_room_for_an_event_that_must_not_be_lost_is_closed_with_1013() {
+fn full_outbox_with_uncoalescable_event_closes_with_1013() {
     let setup = Setup::new(PROGRAM)
         .unwrap()
         .with("events.max_event", r#""64KiB""#)
@@ -194,7 +194,7 @@ fn who_has_no_room_for_an_event_that_must_not_be_lost_is_closed_with_1013() {
 }
 
 #[test]
-fn replies_above_the_part_of_a_user_wait_and_close_nobody() {
+fn replies_above_the_share_of_a_user_wait_and_close_nobody() {
     let setup = Setup::new(PROGRAM)
         .unwrap()
         .with("events.max_event", r#""64KiB""#)
@@ -219,7 +219,7 @@ fn replies_above_the_part_of_a_user_wait_and_close_nobody() {
 }
 
 #[test]
-fn who_is_closed_and_does_not_read_that_either_holds_up_nobody() {
+fn closing_client_that_does_not_read_delays_nobody() {
     let setup = Setup::new(PROGRAM)
         .unwrap()
         .with("events.max_event", r#""64KiB""#)
@@ -251,7 +251,7 @@ fn who_is_closed_and_does_not_read_that_either_holds_up_nobody() {
 }
 
 #[test]
-fn no_event_is_larger_than_max_event_whatever_was_printed() {
+fn event_is_at_most_max_event_whatever_was_printed() {
     let setup = Setup::new(PROGRAM)
         .unwrap()
         .with("events.max_event", r#""64KiB""#)
@@ -288,7 +288,7 @@ fn no_event_is_larger_than_max_event_whatever_was_printed() {
 }
 
 #[test]
-fn a_client_that_reads_slowly_gets_whole_frames_in_order_and_misses_no_output() {
+fn slow_reader_gets_whole_frames_in_order_and_all_output() {
     let setup = Setup::new(PROGRAM).unwrap().with("dispatcher.output_interval", r#""10ms""#);
     for transport in WAYS {
         let (daemon, mut watcher) = daemon_with_a_list(&setup);
@@ -304,7 +304,7 @@ fn a_client_that_reads_slowly_gets_whole_frames_in_order_and_misses_no_output() 
         );
         watcher.run(&json!({ "lines": command })).unwrap();
 
-        let (mut told, mut last, mut events) = (String::new(), 0, 0);
+        let (mut received, mut last, mut events) = (String::new(), 0, 0);
         let log = loop {
             let (first, payload) =
                 peer.stream().read_frame_slowly(8 * 1024, Duration::from_millis(1)).unwrap();
@@ -318,9 +318,9 @@ fn a_client_that_reads_slowly_gets_whole_frames_in_order_and_misses_no_output() 
             last = seq;
             match frame["args"]["state"].as_str().unwrap() {
                 "running" => {
-                    told.push_str(frame["args"][&command].as_str().unwrap_or(""));
+                    received.push_str(frame["args"][&command].as_str().unwrap_or(""));
                     events += 1;
-                    if told.ends_with("line 1999 of many\n") {
+                    if received.ends_with("line 1999 of many\n") {
                         gate.open().unwrap();
                     }
                 }
@@ -330,7 +330,7 @@ fn a_client_that_reads_slowly_gets_whole_frames_in_order_and_misses_no_output() 
         };
         let expected: String = (0..2000).map(|i| format!("line {i} of many\n")).collect();
         assert_eq!(log, expected, "{}", transport.name());
-        assert_eq!(told, expected, "{}", transport.name());
+        assert_eq!(received, expected, "{}", transport.name());
         assert!(events >= 1);
     }
 }
@@ -360,7 +360,7 @@ fn a_client_that_reads_slowly_is_not_taken_for_dead() {
 }
 
 #[test]
-fn a_message_that_we_do_not_read_to_its_end_is_not_late() {
+fn message_that_the_daemon_does_not_read_is_not_late() {
     let setup = Setup::new(PROGRAM)
         .unwrap()
         .with("events.max_event", r#""64KiB""#)
@@ -391,22 +391,22 @@ fn a_message_that_we_do_not_read_to_its_end_is_not_late() {
 }
 
 #[test]
-fn what_waits_for_a_stranger_is_little() {
+fn queue_of_an_unauthenticated_client_is_small() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut observer = Peer::local(&daemon).unwrap();
     let id = "x".repeat(7 * 1024);
     let request = json!({ "namespace": "rpc", "name": "identify", "id": id }).to_string();
     let frame = client_frame(0x81, request.as_bytes());
     for transport in [Transport::Plain, Transport::Tls] {
-        let mut stranger = Stream::open(&daemon, transport).unwrap();
-        stranger.set_nonblocking(true).unwrap();
+        let mut unauthenticated = Stream::open(&daemon, transport).unwrap();
+        unauthenticated.set_nonblocking(true).unwrap();
         // Until it is not listened to any more: turns of the loop go by, and nothing moves.
         // On a busy machine nothing moves for a while before it comes to that, too.
         let (mut at, mut turns, mut most, mut before) = (0, 0, 0, 0);
         let patience = Instant::now() + PATIENCE;
         while turns < 10 || (most == 0 && Instant::now() < patience) {
             let mut moved = false;
-            while let Ok(written) = stranger.write(&frame[at..]) {
+            while let Ok(written) = unauthenticated.write(&frame[at..]) {
                 at = (at + written) % frame.len();
                 moved = true;
             }

@@ -39,7 +39,7 @@ fn with_jobs(daemon: &Daemon) -> Vec<Peer> {
 }
 
 #[test]
-fn at_a_stop_the_ends_of_jobs_are_told_then_it_closes_with_1001_and_exits_0() {
+fn shutdown_reports_ends_of_jobs_and_closes_with_1001() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let setup = Setup::new(PROGRAM).unwrap().with("dispatcher.kill_grace", r#""300ms""#);
         let mut daemon = setup.start().unwrap();
@@ -84,7 +84,7 @@ fn at_a_stop_the_ends_of_jobs_are_told_then_it_closes_with_1001_and_exits_0() {
 }
 
 #[test]
-fn a_client_that_does_not_read_holds_the_stop_up_for_close_timeout_at_most() {
+fn shutdown_waits_for_a_stalled_client_at_most_close_timeout() {
     let setup = Setup::new(PROGRAM).unwrap().with("server.close_timeout", r#""300ms""#);
     let daemon = setup.start().unwrap();
     let mut peer = Peer::watcher(&daemon).unwrap();
@@ -105,7 +105,7 @@ fn a_client_that_does_not_read_holds_the_stop_up_for_close_timeout_at_most() {
 }
 
 #[test]
-fn what_waits_for_a_slow_client_reaches_it_before_the_close() {
+fn shutdown_sends_queued_output_to_a_slow_client() {
     let setup = Setup::new(PROGRAM).unwrap().with("server.close_timeout", r#""1h""#);
     let mut daemon = setup.start().unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -129,7 +129,7 @@ fn what_waits_for_a_slow_client_reaches_it_before_the_close() {
 }
 
 #[test]
-fn nothing_follows_the_close_not_even_for_who_was_being_told_what_it_missed() {
+fn shutdown_sends_nothing_after_the_close_frame() {
     let setup = Setup::new(PROGRAM)
         .unwrap()
         .with("events.max_event", r#""64KiB""#)
@@ -177,7 +177,7 @@ fn a_second_signal_hurries_the_stop() {
 }
 
 #[test]
-fn a_second_daemon_on_the_same_socket_gives_way_and_leaves_the_first_alone() {
+fn second_daemon_on_the_same_socket_gives_up() {
     let setup = Setup::new(PROGRAM).unwrap();
     let first = setup.start().unwrap();
     let socket = fs::metadata(first.socket()).unwrap().ino();
@@ -245,7 +245,7 @@ fn the_socket_of_a_daemon_that_died_is_replaced() {
 }
 
 #[test]
-fn what_is_no_socket_is_not_replaced() {
+fn path_that_is_not_a_socket_is_not_replaced() {
     let setup = Setup::new(PROGRAM).unwrap();
     let socket = setup.directory().join("socket");
     let other = setup.directory().join("precious");
@@ -266,7 +266,7 @@ fn what_is_no_socket_is_not_replaced() {
 }
 
 #[test]
-fn the_socket_has_the_mode_and_the_length_that_the_configuration_allows() {
+fn socket_has_the_configured_mode_and_maximum_length() {
     let setup = Setup::new(PROGRAM).unwrap().with("server.socket_mode", r#""0640""#);
     // 103 bytes is the most that sun_path of both systems holds, its end included.
     let room = 103 - setup.directory().path().as_os_str().len() - 1;
@@ -294,7 +294,7 @@ fn with_pid_file(setup: Setup, path: &std::path::Path) -> Setup {
 }
 
 #[test]
-fn a_pid_file_names_the_daemon_as_long_as_it_lives_and_keeps_a_second_one_away() {
+fn pid_file_names_the_daemon_and_excludes_a_second_one() {
     let setup = Setup::new(PROGRAM).unwrap();
     let path = setup.directory().join("pid");
     let setup = with_pid_file(setup, &path);

@@ -12,7 +12,7 @@ fn comes_next(peer: &mut Peer, what: &str) {
 }
 
 #[test]
-fn names_are_taken_as_a_list_or_a_string_with_hyphens_or_underscores() {
+fn names_are_accepted_as_list_or_string_in_any_spelling() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
     for (name, args, changed) in [
@@ -44,7 +44,7 @@ fn names_are_taken_as_a_list_or_a_string_with_hyphens_or_underscores() {
 }
 
 #[test]
-fn one_wrong_name_refuses_the_whole_list_and_changes_nothing() {
+fn one_wrong_name_rejects_the_whole_list() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
     for args in [
@@ -89,7 +89,7 @@ fn one_wrong_name_refuses_the_whole_list_and_changes_nothing() {
 }
 
 #[test]
-fn subscribing_twice_doubles_no_event_and_unsubscribing_ends_them() {
+fn repeated_subscription_doubles_no_event() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -117,7 +117,7 @@ fn subscribing_twice_doubles_no_event_and_unsubscribing_ends_them() {
 }
 
 #[test]
-fn who_comes_late_is_told_the_present_state_up_to_the_last_event() {
+fn late_subscriber_gets_the_current_state() {
     let setup = Setup::new(PROGRAM)
         .unwrap()
         .with("dispatcher.max_running", 1)
@@ -224,7 +224,7 @@ fn extended(peer: &mut Peer, more: Value) -> (String, u64) {
 }
 
 #[test]
-fn who_comes_back_gets_what_it_missed_and_nothing_twice() {
+fn resuming_subscriber_gets_missed_events_once() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut all = Peer::local(&daemon).unwrap();
     let (epoch, _) = extended(&mut all, json!({}));
@@ -277,7 +277,7 @@ fn joined(frames: Vec<Value>) -> Vec<Value> {
 }
 
 #[test]
-fn what_cannot_be_replayed_is_told_as_a_gap_and_then_how_things_stand() {
+fn unavailable_replay_is_a_gap_and_then_current_state() {
     // A ring of one event of the largest size.
     let setup = Setup::new(PROGRAM)
         .unwrap()
@@ -307,9 +307,10 @@ fn what_cannot_be_replayed_is_told_as_a_gap_and_then_how_things_stand() {
     ] {
         let mut back = Peer::local(&daemon).unwrap();
         extended(&mut back, json!({ "since": since }));
-        let mut told = back.frames_until(|frame| frame["args"]["process_id"] == "at-work").unwrap();
-        let present = told.pop().unwrap();
-        let gap = told.remove(0);
+        let mut received =
+            back.frames_until(|frame| frame["args"]["process_id"] == "at-work").unwrap();
+        let present = received.pop().unwrap();
+        let gap = received.remove(0);
         let missed = &gap["args"]["missed"];
         let from = begin + 1 + missed.as_u64().unwrap_or(0);
         assert_eq!(missed.is_u64(), known, "{gap}");
@@ -321,7 +322,7 @@ fn what_cannot_be_replayed_is_told_as_a_gap_and_then_how_things_stand() {
         );
         // How those jobs ended whose end was missed, all that the ring still holds, and what is.
         let (missed, held): (Vec<_>, Vec<_>) =
-            told.into_iter().partition(|frame| frame["present"] == true);
+            received.into_iter().partition(|frame| frame["present"] == true);
         let missed: Vec<&Value> = missed.iter().map(|frame| &frame["args"]).collect();
         assert!(missed.iter().all(|args| args["state"] == "finished"), "{missed:?}");
         assert!(missed.iter().any(|args| **args == ends[0]), "{missed:?}");
@@ -390,7 +391,7 @@ fn without_pools() -> Daemon {
 }
 
 #[test]
-fn the_qt_client_has_names_with_hyphens_and_nobody_else() {
+fn only_the_qt_client_gets_hyphenated_names() {
     let daemon = without_pools();
     for transport in Transport::ALL {
         for (origin, name) in [
@@ -415,14 +416,14 @@ fn the_qt_client_has_names_with_hyphens_and_nobody_else() {
 }
 
 #[test]
-fn a_subscription_can_be_for_what_matters_only() {
+fn subscription_may_filter_by_priority() {
     let daemon = without_pools();
     let names = json!(["system-state", "dispatcher"]);
-    for (priority, told) in [(json!(null), true), (json!(0), true), (json!(1), false)] {
+    for (priority, received) in [(json!(null), true), (json!(0), true), (json!(1), false)] {
         let mut peer = Peer::local(&daemon).unwrap();
         let args = json!({ "events": names, "priority": priority });
         peer.request("events", "subscribe", &args).unwrap();
-        if told {
+        if received {
             assert_eq!(peer.frame().unwrap()["args"]["priority"], "0 - Information");
         }
         comes_next(&mut peer, "no more");
@@ -433,7 +434,7 @@ fn a_subscription_can_be_for_what_matters_only() {
 }
 
 #[test]
-fn an_option_that_cannot_be_understood_is_refused_and_changes_nothing() {
+fn invalid_option_is_rejected_and_changes_nothing() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
     for (option, value, word) in [

@@ -156,7 +156,7 @@ fn status(peer: &mut Peer) -> Value {
 }
 
 #[test]
-fn the_first_check_is_made_at_the_start_and_told_to_who_comes_later() {
+fn first_check_is_made_at_start_and_sent_to_later_clients() {
     let (_daemon, mut peer) = StandIn::new().start();
     let state = next_state(&mut peer).unwrap();
     assert_eq!(state["zpools"]["my pool"]["altroot"], "-");
@@ -194,8 +194,9 @@ fn a_check_can_be_asked_for() {
     assert!(refused.message.ends_with("there are check"), "{}", refused.message);
     let may = peer.request("rpc", "query", &Value::Null).unwrap();
     assert_eq!(may["rpc/system_state"], "read");
-    let mut stranger = Peer::connect(&daemon, Transport::Plain).unwrap();
-    let refused = stranger.refused("rpc", "system_state", &json!({"action": "check"})).unwrap();
+    let mut unauthenticated = Peer::connect(&daemon, Transport::Plain).unwrap();
+    let refused =
+        unauthenticated.refused("rpc", "system_state", &json!({"action": "check"})).unwrap();
     assert_eq!(refused.code, 401);
 }
 
@@ -283,7 +284,7 @@ fn scrub_with_errors_is_critical_at_its_end() {
 }
 
 #[test]
-fn pool_that_vanishes_is_critical_until_it_is_back() {
+fn vanished_pool_is_critical_until_it_is_back() {
     let stand_in = StandIn::new();
     stand_in.writes("status", &(page("tank", "") + "\n" + &page("my pool", "")));
     let (daemon, mut peer) = stand_in.start();
@@ -407,7 +408,7 @@ fn where_zfs_is_not_loaded_zpool_is_not_run() {
 }
 
 #[test]
-fn a_zpool_that_fails_is_told_of_with_what_it_said() {
+fn failing_zpool_is_reported_with_its_message() {
     for (script, error) in [
         ("exit 7", "zpool list ended with code 7"),
         ("cat \"$d/list\"; kill -9 $$", "zpool list was ended by signal 9"),
@@ -447,7 +448,7 @@ fn a_zpool_that_fails_is_told_of_with_what_it_said() {
 }
 
 #[test]
-fn nobody_waits_for_a_zpool_that_hangs() {
+fn hanging_zpool_blocks_nothing() {
     // It notes its process, and has a child that holds its pipe.
     let stand_in = StandIn::running("sleep 1000 & echo $$ $! >>\"$d/pids\"; wait")
         .with("zpool_deadline", "500ms")
@@ -459,9 +460,9 @@ fn nobody_waits_for_a_zpool_that_hangs() {
     assert_eq!((&state["priority"], state.get("zpools")), (&json!("9 - Urgent"), None));
     // The checks go on, one process at a time, and what is no news is not told.
     let seq = |peer: &mut Peer| peer.request("rpc", "status", &Value::Null).unwrap()["seq"].clone();
-    let told = seq(&mut peer);
+    let received = seq(&mut peer);
     await_checks(&mut peer, 3);
-    assert_eq!(seq(&mut peer), told);
+    assert_eq!(seq(&mut peer), received);
     let pids = fs::read_to_string(stand_in.path("pids")).unwrap();
     let pids: Vec<Process> =
         pids.split_whitespace().map(|pid| Process(pid.parse().unwrap())).collect();
@@ -505,7 +506,7 @@ fn a_zpool_that_floods_is_ended_at_its_limit() {
 }
 
 #[test]
-fn a_slow_zpool_with_much_to_say_is_heard_to_its_end() {
+fn slow_zpool_with_much_output_is_read_to_its_end() {
     // More than a pipe holds, in pieces.
     let stand_in = StandIn::running(
         "[ \"$1\" = list ] || exec cat \"$d/status\"
@@ -520,9 +521,9 @@ fn a_slow_zpool_with_much_to_say_is_heard_to_its_end() {
     stand_in.says(&(0..80).map(row).collect::<String>());
     let (_daemon, mut peer) = stand_in.start();
     let state = next_state(&mut peer).unwrap();
-    let told = state["zpools"].as_object().map(serde_json::Map::len);
+    let received = state["zpools"].as_object().map(serde_json::Map::len);
     let left_out = state["zpools_left_out"].as_str().unwrap_or("0").parse::<usize>().unwrap();
-    assert_eq!((told.unwrap() + left_out, state.get("zpool_error")), (800, None));
+    assert_eq!((received.unwrap() + left_out, state.get("zpool_error")), (800, None));
 }
 
 /// A devd: a socket at which a test tells what the kernel says.
@@ -589,7 +590,7 @@ fn devd_makes_a_check_without_waiting_for_the_timer() {
 }
 
 #[test]
-fn a_devd_that_comes_back_is_found_again() {
+fn devd_that_returns_is_found_again() {
     let stand_in = StandIn::new();
     let path = stand_in.path("devd");
     let stand_in = stand_in.with("devd", path.to_str().unwrap()).with("interval", "300ms");
@@ -643,7 +644,7 @@ fn zpool_events_make_a_check_without_waiting_for_the_timer() {
 }
 
 #[test]
-fn a_follower_that_ends_is_started_again_and_none_outlives_the_daemon() {
+fn ended_follower_is_restarted_and_none_survives_the_daemon() {
     let stand_in = with_events().with("interval", "300ms");
     let (daemon, mut peer) = stand_in.start();
     next_state(&mut peer).unwrap();
@@ -690,7 +691,7 @@ fn events_without_end_cost_little() {
 }
 
 #[test]
-fn another_host_name_is_told_once() {
+fn changed_host_name_is_reported_once() {
     if !nix::unistd::geteuid().is_root() || !cfg!(target_os = "linux") {
         return skip("a host name of its own needs Linux and root");
     }
@@ -723,7 +724,7 @@ fn another_host_name_is_told_once() {
 }
 
 #[test]
-fn the_qt_client_gets_the_name_that_it_knows() {
+fn qt_client_gets_the_hyphenated_name() {
     let stand_in = StandIn::new();
     let daemon = stand_in.setup.start().unwrap();
     let mut peer =

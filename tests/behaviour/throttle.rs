@@ -22,7 +22,7 @@ fn address(number: u32) -> Ipv4Addr {
 }
 
 #[test]
-fn the_failure_past_the_limit_is_told_how_long_and_then_nothing_is_taken_from_there() {
+fn failure_beyond_the_limit_blocks_the_address() {
     if !has_loopback_addresses() {
         return;
     }
@@ -69,7 +69,7 @@ fn a_block_ends_after_its_time() {
 }
 
 #[test]
-fn what_is_no_wrong_secret_does_not_count() {
+fn other_errors_do_not_count_as_failures() {
     if !has_loopback_addresses() {
         return;
     }
@@ -85,7 +85,7 @@ fn what_is_no_wrong_secret_does_not_count() {
 }
 
 #[test]
-fn ten_thousand_attempts_of_many_addresses_get_nowhere_and_hurt_nobody() {
+fn attempts_of_many_addresses_are_bounded() {
     if !has_loopback_addresses() {
         return;
     }
@@ -122,7 +122,7 @@ fn ten_thousand_attempts_of_many_addresses_get_nowhere_and_hurt_nobody() {
 }
 
 #[test]
-fn loopback_is_never_blocked_but_answered_later_and_later_and_four_wait_at_most() {
+fn loopback_failures_are_delayed_and_four_wait_at_most() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let token = json!({ "token": Peer::token(&daemon).unwrap() });
     let mut peer = Peer::connect(&daemon, Transport::Plain).unwrap();
@@ -151,7 +151,7 @@ fn loopback_is_never_blocked_but_answered_later_and_later_and_four_wait_at_most(
 }
 
 #[test]
-fn who_hangs_up_and_comes_again_is_not_spared_the_wait() {
+fn reconnecting_client_is_not_spared_the_delay() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let attempt = json!({ "namespace": "rpc", "name": "auth_token", "id": "w", "args": wrong() });
     let mut peers: Vec<Peer> = Vec::new();
@@ -172,7 +172,7 @@ fn who_hangs_up_and_comes_again_is_not_spared_the_wait() {
 }
 
 #[test]
-fn who_is_known_can_guess_no_more_than_strangers_of_that_address() {
+fn authenticated_client_has_the_limits_of_its_address() {
     if !has_loopback_addresses() {
         return;
     }
@@ -245,7 +245,7 @@ fn right_token_and_key_succeed_while_wrong_ones_are_pending() {
 }
 
 #[test]
-fn clients_of_one_address_with_keys_all_get_in_at_once() {
+fn clients_of_one_address_with_keys_all_authenticate_at_once() {
     let setup = Setup::new(PROGRAM).unwrap().with("auth.pam", false);
     setup.write().unwrap();
     let Some(key) = Key::ed25519().unwrap() else { return };

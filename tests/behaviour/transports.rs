@@ -46,7 +46,7 @@ fn conversation(daemon: &Daemon, transport: Transport) -> Outcome<Vec<Value>> {
 }
 
 #[test]
-fn the_same_is_said_over_every_transport() {
+fn replies_are_the_same_over_every_transport() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let local = conversation(&daemon, Transport::Unix).unwrap();
     assert_eq!(local[0]["type"], "server");
@@ -75,7 +75,7 @@ fn tls_1_3_and_1_2_are_both_spoken() {
 }
 
 #[test]
-fn what_was_sent_before_tls_was_ended_is_still_done() {
+fn requests_before_the_end_of_tls_are_carried_out() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     for (transport, id) in [(Transport::Tls, "a"), (Transport::Tls12, "b"), (Transport::Plain, "c")]
@@ -118,9 +118,9 @@ fn without_tls_only_loopback_is_listened_on() {
         let place = format!("{}:{line}: server.listen_plain", setup.file().display());
         let checked = Cli::of(PROGRAM, "check").arg("-c").arg(setup.file()).run().unwrap();
         assert_eq!(checked.code(), 1);
-        for told in [log.join("\n"), checked.err] {
-            assert!(told.contains(&place) && told.contains("loopback"), "{told}");
-            assert!(told.contains(address), "{told}");
+        for received in [log.join("\n"), checked.err] {
+            assert!(received.contains(&place) && received.contains("loopback"), "{received}");
+            assert!(received.contains(address), "{received}");
         }
         assert!(!daemon.socket().exists());
     }
@@ -168,7 +168,7 @@ mod oid {
 }
 
 #[test]
-fn the_certificate_says_who_the_host_is_and_restricts_no_use() {
+fn certificate_has_the_host_names_and_no_key_usage() {
     let setup = Setup::new(PROGRAM).unwrap().with("server.hosts", r#"["nas.example.org"]"#);
     let daemon = setup.start().unwrap();
     let der = der(&daemon.directory().join("cert.pem"));
@@ -202,7 +202,7 @@ fn the_certificate_says_who_the_host_is_and_restricts_no_use() {
 }
 
 #[test]
-fn the_certificate_is_kept_and_its_fingerprint_is_told_everywhere_alike() {
+fn certificate_is_stored_and_its_fingerprint_is_consistent() {
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.start().unwrap();
     let (certificate, key) =

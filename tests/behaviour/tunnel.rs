@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use support::{Bridge, Daemon, FarTunnel, Outcome, Peer, Person, Routed, Setup, until};
+use support::{Bridge, Daemon, Outcome, Peer, Person, RelayedTunnel, Routed, Setup, until};
 
 use super::{PROGRAM, ourselves};
 
@@ -18,9 +18,9 @@ fn start(bridge: &Bridge) -> Outcome<(Setup, Daemon)> {
 }
 
 /// A client behind the bridge that has shown a token.
-fn known(daemon: &Daemon, bridge: &Bridge, id: &str) -> Outcome<FarTunnel> {
+fn known(daemon: &Daemon, bridge: &Bridge, id: &str) -> Outcome<RelayedTunnel> {
     let server = bridge.wait_for_servers(1).remove(0);
-    let mut tunnel = FarTunnel::open(bridge.client(id), &server, daemon.fingerprint())?;
+    let mut tunnel = RelayedTunnel::open(bridge.client(id), &server, daemon.fingerprint())?;
     tunnel.request("rpc", "auth_token", &json!({ "token": Peer::token(daemon)? }))?;
     Ok(tunnel)
 }
@@ -133,7 +133,7 @@ fn changed(mut routed: Routed) -> Routed {
 }
 
 #[test]
-fn what_a_bridge_does_to_requests_is_never_obeyed() {
+fn requests_changed_by_a_relay_are_never_carried_out() {
     let ways: [(&str, Meddle, &[&str]); 5] = [
         ("changed", |_, routed| vec![changed(routed)], &[]),
         ("repeated", |_, routed| vec![routed.clone(), routed], &["one"]),
@@ -201,7 +201,7 @@ fn requests_out_of_order_are_not_obeyed() {
 }
 
 #[test]
-fn what_was_recorded_is_nothing_when_it_is_sent_again() {
+fn replayed_records_are_rejected() {
     let bridge = Bridge::start().unwrap();
     let (_, daemon) = start(&bridge).unwrap();
     let server = bridge.wait_for_servers(1).remove(0);
@@ -226,7 +226,7 @@ fn what_was_recorded_is_nothing_when_it_is_sent_again() {
 }
 
 #[test]
-fn another_server_in_the_place_of_the_right_one_is_found_out() {
+fn server_in_the_place_of_the_right_one_is_detected() {
     let bridge = Bridge::start().unwrap();
     let (setup, right) = start(&bridge).unwrap();
     let person = Person::new(PROGRAM).unwrap();
@@ -262,7 +262,7 @@ fn another_server_in_the_place_of_the_right_one_is_found_out() {
 }
 
 #[test]
-fn answers_that_are_tampered_with_are_not_believed() {
+fn tampered_replies_are_rejected() {
     let bridge = Bridge::start().unwrap();
     let (setup, daemon) = start(&bridge).unwrap();
     let person = Person::new(PROGRAM).unwrap();

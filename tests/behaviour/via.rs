@@ -148,7 +148,7 @@ impl Sites {
 
 /// What a job has printed by the events that somebody saw: the pieces of the running events, and the
 /// whole at its end.
-fn told(frames: &[String], job: &str, command: &str) -> (String, Vec<String>) {
+fn received(frames: &[String], job: &str, command: &str) -> (String, Vec<String>) {
     let (mut pieces, mut whole) = (String::new(), Vec::new());
     for frame in frames.iter().map(|frame| serde_json::from_str::<Value>(frame).unwrap()) {
         let args = &frame["args"];
@@ -165,7 +165,7 @@ fn told(frames: &[String], job: &str, command: &str) -> (String, Vec<String>) {
 }
 
 #[test]
-fn run_and_watch_lose_and_double_nothing_while_the_bridge_is_restarted() {
+fn run_and_watch_survive_a_relay_restart_without_loss() {
     let mut sites = Sites::new().unwrap();
     let over = sites.server_setup.directory().join("over");
     let loop_ = format!(
@@ -190,7 +190,7 @@ fn run_and_watch_lose_and_double_nothing_while_the_bridge_is_restarted() {
     let told_of = |error| format!("{error}\n{}", watch.err.lines().join("\n"));
     watch.out.wait(r#""state":"finished""#).map_err(told_of).unwrap();
     let frames = watch.out.lines();
-    let (pieces, whole) = told(&frames, "j", &command);
+    let (pieces, whole) = received(&frames, "j", &command);
     assert_eq!(whole, [ran.out.as_str()], "the end is told once, and whole");
     assert!(ran.out.starts_with(&pieces), "{pieces}");
     assert!(frames.iter().all(|frame| !frame.contains(r#""name":"gap""#)));
@@ -200,7 +200,7 @@ fn run_and_watch_lose_and_double_nothing_while_the_bridge_is_restarted() {
 }
 
 #[test]
-fn watch_goes_on_after_the_server_was_killed() {
+fn watch_continues_after_the_server_was_killed() {
     let mut sites = Sites::new().unwrap();
     let watch = sites.via("watch").args(["--json"]).start().unwrap();
     watch.out.wait("system_state").unwrap();
@@ -267,7 +267,7 @@ fn another(sites: &Sites, name: &str) -> Outcome<(Setup, Daemon)> {
 fn watch_at_a_bridge_follows_all_hosts_that_are_known() {
     let mut sites = Sites::new().unwrap();
     let (beta_setup, beta) = another(&sites, "beta").unwrap();
-    let (_, stranger) = another(&sites, "stranger").unwrap();
+    let (_, unauthenticated) = another(&sites, "stranger").unwrap();
     let (one, two) = (sites.server().fingerprint(), beta.fingerprint());
     sites.person.knows(&format!("alpha:12150 {one}\nbeta {two}\n")).unwrap();
     let url = format!("wss://{}", sites.bridge().tls());
@@ -280,7 +280,7 @@ fn watch_at_a_bridge_follows_all_hosts_that_are_known() {
             .unwrap();
     }
     let unknown = watch.err.wait("is not known").unwrap();
-    assert!(unknown.contains(stranger.fingerprint()), "{unknown}");
+    assert!(unknown.contains(unauthenticated.fingerprint()), "{unknown}");
     // The same job on both is told apart.
     for daemon in [sites.server(), &beta] {
         let ran = Cli::to(daemon, "run").args(["--id", "j", "echo hello"]).run().unwrap();
@@ -329,7 +329,7 @@ fn watch_at_a_bridge_follows_all_hosts_that_are_known() {
 }
 
 #[test]
-fn a_host_at_one_site_is_used_from_another_that_cannot_reach_it() {
+fn host_at_an_isolated_site_is_reached_through_the_relay() {
     let Some(places) = Places::new() else { return };
     let [first, second] = Places::BETWEEN;
     let bridge_setup = Setup::bridge(PROGRAM)
@@ -379,7 +379,7 @@ fn a_host_at_one_site_is_used_from_another_that_cannot_reach_it() {
 }
 
 #[test]
-fn the_fleet_is_on_one_screen_of_a_terminal() {
+fn fleet_is_shown_on_one_terminal_screen() {
     let sites = Sites::new().unwrap();
     let (_, beta) = another(&sites, "beta").unwrap();
     let (one, two) = (sites.server().fingerprint(), beta.fingerprint());
@@ -404,7 +404,7 @@ fn the_fleet_is_on_one_screen_of_a_terminal() {
 }
 
 #[test]
-fn a_host_that_came_anew_before_it_was_seen_to_go_is_one_host() {
+fn host_that_reconnects_early_stays_one_host() {
     let sites = Sites::new().unwrap();
     // Two with one certificate are one for whoever knows it by that.
     let path = |name: &str| format!("{:?}", sites.server_setup.directory().join(name));
@@ -438,7 +438,7 @@ fn a_host_that_came_anew_before_it_was_seen_to_go_is_one_host() {
         sessions[0] != sessions[1]
     });
     watch.signal(Signal::SIGTERM).unwrap();
-    let told = watch.wait().unwrap().out;
-    assert_eq!(told.matches(r#""name":"joined""#).count(), 1, "{told}");
-    assert_eq!(told.matches(r#""name":"left""#).count(), 0, "{told}");
+    let received = watch.wait().unwrap().out;
+    assert_eq!(received.matches(r#""name":"joined""#).count(), 1, "{received}");
+    assert_eq!(received.matches(r#""name":"left""#).count(), 0, "{received}");
 }

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_160_letters_and_digits_and_never_the_same() {
+    fn challenge_has_160_letters_and_digits_and_is_never_repeated() {
         let (random, now) = (SystemRandom::new(), Instant::now());
         let mut challenge = Challenge::default();
         let first = challenge.issue(now, &random).unwrap();
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_good_for_one_try_and_for_30_seconds() {
+    fn challenge_is_valid_once_and_for_30_seconds() {
         let (random, start) = (SystemRandom::new(), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
         let mut challenge = Challenge::default();

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn der_encoded_values_decode_to_themselves() {
         for length in [0, 1, 127, 128, 255, 256, 65_535, 65_536] {
             let content = vec![7; length];
             let whole = wrap(OCTET_STRING, &[&content]);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_or_something_else_is_refused() {
+    fn der_truncated_or_of_other_type_is_rejected() {
         let whole = wrap(SEQUENCE, &[&[1; 300]]);
         for cut in 0..whole.len() {
             assert!(Reader(&whole[..cut]).take(SEQUENCE).is_err(), "{cut}");

@@ -21,7 +21,7 @@ pub use own::{OwnKey, OwnKeyError};
 pub use private::{Kind, PrivateKey};
 pub use public::{KeyId, PublicKey};
 pub use store::{
-    ChangeError, Damaged, Entry, InsertError, KeyChange, KeyStore, Limits, check_text,
+    ChangeError, Damaged, Entry, InsertError, KeyChange, KeyLimits, KeyStore, check_text,
 };
 
 use zeroize::Zeroizing;

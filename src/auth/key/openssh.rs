@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn openssh_key_that_cannot_be_used_says_why() {
+    fn openssh_key_unusable_reports_the_reason() {
         let public = |text: &str| PublicKey::from_pem(text.as_bytes()).unwrap_err();
         let (_, line) = key("none", [5; 32]);
         for other in ["ssh-rsa AAAA", "ecdsa-sha2-nistp256 AAAA", "sk-ssh-ed25519@openssh.com A"] {

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_section_is_read_as_it_was_written_whatever_stands_around_it() {
+    fn pem_section_is_read_despite_surrounding_text() {
         for length in [1, 47, 48, 49, 300] {
             let der = vec![9; length];
             let text = write("PUBLIC KEY", &der);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_says_what_it_is() {
+    fn pem_without_a_key_is_reported_by_its_label() {
         assert_eq!(read(b"junk").unwrap_err(), KeyError::NoKey);
         let other = write("ENCRYPTED PRIVATE KEY", b"x");
         let why = read(other.as_bytes()).unwrap_err();

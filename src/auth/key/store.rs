@@ -42,7 +42,7 @@ pub struct Entry {
     /// own role.
     pub role: Role,
     /// At a relay, the checksums that it may claim; empty: any.
-    pub sums: Vec<String>,
+    pub checksums: Vec<String>,
 }
 
 /// JSON of a line.
@@ -62,7 +62,8 @@ struct Line {
     #[serde(default = "full", skip_serializing_if = "is_full")]
     role: Role,
     #[serde(default)]
-    sums: Vec<String>,
+    #[serde(rename = "sums")]
+    checksums: Vec<String>,
 }
 
 fn full() -> Role {
@@ -76,8 +77,8 @@ fn is_full(role: &Role) -> bool {
 impl From<Entry> for Line {
     fn from(entry: Entry) -> Line {
         let key = entry.key.pem();
-        let Entry { user, nickname, email, added, legacy, role, sums, .. } = entry;
-        Line { user, key, nickname, email, added, legacy, role, sums }
+        let Entry { user, nickname, email, added, legacy, role, checksums, .. } = entry;
+        Line { user, key, nickname, email, added, legacy, role, checksums }
     }
 }
 
@@ -96,11 +97,11 @@ impl TryFrom<Line> for Entry {
         if line.legacy && !key.can_be_legacy() {
             return Err(InsertError::NotLegacy.to_string());
         }
-        if line.sums.len() > MOST_SUMS {
-            return Err(format!("there are more than {MOST_SUMS} sums"));
+        if line.checksums.len() > MOST_CHECKSUMS {
+            return Err(format!("there are more than {MOST_CHECKSUMS} sums"));
         }
-        let Line { user, nickname, email, added, legacy, role, sums, .. } = line;
-        Ok(Entry { user, key, nickname, email, added, legacy, role, sums })
+        let Line { user, nickname, email, added, legacy, role, checksums, .. } = line;
+        Ok(Entry { user, key, nickname, email, added, legacy, role, checksums })
     }
 }
 
@@ -118,7 +119,7 @@ pub struct Damaged {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum KeyChange {
     /// Register this key, within these limits.
-    Insert(Box<Entry>, Limits),
+    Insert(Box<Entry>, KeyLimits),
     /// Remove the key of this user.
     Revoke {
         /// Its owner.
@@ -147,7 +148,7 @@ impl KeyChange {
 
 /// Maximum numbers of keys.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Limits {
+pub struct KeyLimits {
     /// Of one user.
     pub of_user: usize,
     /// Of all.
@@ -224,7 +225,7 @@ const LONGEST_USER: usize = 128;
 /// Maximum length of a nickname or an address, in bytes: RFC 5321 section 4.5.3.1.3 ends at 256.
 const LONGEST_TEXT: usize = 254;
 /// Maximum number of checksums of a relay's peer (protocol section 5).
-const MOST_SUMS: usize = 256;
+const MOST_CHECKSUMS: usize = 256;
 
 /// Checks that a nickname or an e-mail address can be stored and displayed.
 ///
@@ -379,7 +380,7 @@ impl KeyStore {
     /// Registers a key. If its user has it already, its description is replaced.
     ///
     /// # Errors See [`InsertError`].
-    pub fn insert(&mut self, entry: Entry, limits: &Limits) -> Result<(), InsertError> {
+    pub fn insert(&mut self, entry: Entry, limits: &KeyLimits) -> Result<(), InsertError> {
         if entry.legacy && !entry.key.can_be_legacy() {
             return Err(InsertError::NotLegacy);
         }

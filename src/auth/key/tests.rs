@@ -58,7 +58,7 @@ fn every_form_of_a_key_is_the_same_key() {
 }
 
 #[test]
-fn private_keys_are_written_as_they_were_read() {
+fn private_key_written_and_read_is_unchanged() {
     for text in [file!("rsa.pem"), file!("ed25519.pem")] {
         assert_eq!(*private(text).to_pem(), text);
     }
@@ -66,7 +66,7 @@ fn private_keys_are_written_as_they_were_read() {
 }
 
 #[test]
-fn what_is_no_key_for_us_is_refused() {
+fn unsupported_keys_are_rejected() {
     let refused = |text: &str| PublicKey::from_pem(text.as_bytes()).unwrap_err();
     assert_eq!(refused(file!("refused-p256.pem")), KeyError::Algorithm);
     assert_eq!(refused(file!("refused-rsa1024.pem")), KeyError::Size(1024));
@@ -80,7 +80,7 @@ fn what_is_no_key_for_us_is_refused() {
 }
 
 #[test]
-fn a_key_that_is_cut_or_changed_anywhere_is_refused_or_another_one() {
+fn truncated_or_changed_key_is_rejected_or_another_key() {
     for text in [file!("rsa-public.pem"), file!("ed25519-certificate.pem"), file!("rsa.pem")] {
         let (kind, der) = pem::read(text.as_bytes()).unwrap();
         let name = match kind {
@@ -119,7 +119,7 @@ fn a_huge_exponent_is_refused() {
 }
 
 #[test]
-fn signatures_of_openssl_are_taken_and_bound_to_all_that_they_name() {
+fn openssl_signature_is_valid_for_its_context_only() {
     for (key, signature) in [
         (file!("ed25519-public.pem"), file!("ed25519-signature.base64")),
         (file!("rsa-public.pem"), file!("rsa-signature.base64")),
@@ -138,7 +138,7 @@ fn signatures_of_openssl_are_taken_and_bound_to_all_that_they_name() {
 }
 
 #[test]
-fn what_is_signed_here_is_taken_here() {
+fn own_signature_is_accepted() {
     for key in [private(file!("ed25519.pem")), private(file!("rsa.pem"))] {
         let signature = key.sign(Purpose::Bridge, &CERTIFICATE, &string()).unwrap();
         assert!(key.public().verify(Purpose::Bridge, &CERTIFICATE, &string(), &signature));
@@ -193,7 +193,7 @@ mod file {
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
 
-    const LIMITS: Limits = Limits { of_user: 3, total: 5, legacy: 2, legacy_of_user: 2 };
+    const LIMITS: KeyLimits = KeyLimits { of_user: 3, total: 5, legacy: 2, legacy_of_user: 2 };
 
     struct Folder(PathBuf);
 
@@ -220,7 +220,7 @@ mod file {
             added: "2026-11-24T20:00:00Z".into(),
             legacy,
             role: Role::Full,
-            sums: vec!["NRLsKMJakQPEP1GUKedwBw==".into()],
+            checksums: vec!["NRLsKMJakQPEP1GUKedwBw==".into()],
         }
     }
 
@@ -233,7 +233,7 @@ mod file {
     }
 
     #[test]
-    fn what_is_written_is_read_again_and_secret() {
+    fn key_store_written_and_read_is_unchanged_and_private() {
         let folder = Folder::new("written");
         let path = KeyStore::path(&folder.0);
         assert!(KeyStore::read(&path).unwrap().0.is_empty());
@@ -258,7 +258,7 @@ mod file {
     }
 
     #[test]
-    fn a_damaged_line_costs_no_other_and_is_kept_aside() {
+    fn damaged_line_affects_no_other_and_is_set_aside() {
         let folder = Folder::new("damaged");
         let path = KeyStore::path(&folder.0);
         let first = entry("a", new_key(), false);
@@ -306,7 +306,7 @@ mod file {
     }
 
     #[test]
-    fn lines_without_checksum_are_read_and_get_one_with_a_change() {
+    fn lines_without_checksum_get_one_with_the_next_change() {
         let folder = Folder::new("old");
         let path = KeyStore::path(&folder.0);
         let old = entry("a", new_key(), false);
@@ -325,7 +325,7 @@ mod file {
     }
 
     #[test]
-    fn key_described_anew_loses_no_role_and_gains_what_is_given() {
+    fn key_described_again_keeps_its_role_or_gains_a_higher_one() {
         let (mut store, key) = (KeyStore::default(), new_key());
         for (role, then) in
             [(Role::Read, Role::Read), (Role::Full, Role::Full), (Role::Read, Role::Full)]
@@ -339,7 +339,7 @@ mod file {
     fn changes_at_the_same_time_lose_nothing() {
         let folder = Folder::new("together");
         let path = KeyStore::path(&folder.0);
-        let limits = Limits { of_user: 100, total: 100, legacy: 1, legacy_of_user: 1 };
+        let limits = KeyLimits { of_user: 100, total: 100, legacy: 1, legacy_of_user: 1 };
         std::thread::scope(|scope| {
             for user in 0..8 {
                 let (path, limits) = (&path, &limits);
@@ -355,7 +355,7 @@ mod file {
     }
 
     #[test]
-    fn the_number_of_keys_is_bounded_and_a_key_is_one_users() {
+    fn number_of_keys_is_limited_and_a_key_has_one_user() {
         let mut store = KeyStore::default();
         let rsa = public(file!("rsa-public.pem"));
         let key = new_key();
@@ -375,7 +375,7 @@ mod file {
         let legacy = public(file!("qt-client-public.pem"));
         add(&mut store, entry("b", rsa.clone(), true)).unwrap();
         add(&mut store, entry("b", rsa.clone(), true)).unwrap();
-        let none = Limits { legacy: 1, ..LIMITS };
+        let none = KeyLimits { legacy: 1, ..LIMITS };
         let full = store.insert(entry("b", legacy.clone(), true), &none).unwrap_err();
         assert_eq!(full, InsertError::Legacy(1));
         add(&mut store, entry("b", legacy, true)).unwrap();
@@ -393,7 +393,7 @@ mod file {
     }
 
     #[test]
-    fn the_servers_own_key_is_made_once_and_kept() {
+    fn server_key_is_created_once_and_stored() {
         let folder = Folder::new("own");
         let first = OwnKey::Link.ensure(&folder.0).unwrap();
         assert_eq!(OwnKey::Link.ensure(&folder.0).unwrap().public(), first.public());

@@ -18,7 +18,7 @@ use crate::bridge::relay::PeerNumber;
 use crate::charge::Account;
 use crate::daemon::random_number;
 use crate::net::{
-    Accepted, CloseReason, Connection, End, Full, Limits, Outbox, Peer, Room, Source,
+    Accepted, CloseReason, Connection, End, Full, Outbox, Peer, Room, Source, TransportLimits,
     UnauthenticatedPool,
 };
 use crate::reactor::{Reactor, Registered};
@@ -77,7 +77,7 @@ impl Connected {
         [self.connection.due(), auth_due].into_iter().flatten().min()
     }
 
-    pub(super) fn is_overdue_stranger(&self, now: Instant) -> bool {
+    pub(super) fn is_authentication_overdue(&self, now: Instant) -> bool {
         self.delayed.is_none() && self.auth_due.is_some_and(|due| due <= now)
     }
 }
@@ -94,15 +94,15 @@ pub(super) struct ConnectionLimits {
     pub(super) queue_total: usize,
     pub(super) pause: Duration,
     pub(super) auth: Duration,
-    pub(super) connection: Limits,
+    pub(super) connection: TransportLimits,
 }
 
 /// Maximum number of operators at a time.
 const LOCAL_PLACES: usize = 8;
 /// Maximum size of a message of an unauthenticated client, in bytes.
-const STRANGER_MESSAGE: usize = 8 * 1024;
+const UNAUTHENTICATED_MESSAGE: usize = 8 * 1024;
 /// Maximum size of the queue of an unauthenticated client, in bytes.
-const STRANGER_QUEUE: usize = 64 * 1024;
+const UNAUTHENTICATED_QUEUE: usize = 64 * 1024;
 
 /// All connections.
 pub(super) struct Connections {
@@ -250,9 +250,10 @@ impl Connections {
         let Accepted { socket, peer: origin, on_loopback, .. } = accepted;
         self.last += 1;
         let number = self.last;
-        let outbox = Outbox::new(STRANGER_QUEUE, &self.total);
+        let outbox = Outbox::new(UNAUTHENTICATED_QUEUE, &self.total);
         let limits = self.limits.connection;
-        let mut connection = Connection::new(socket, tls, outbox, STRANGER_MESSAGE, limits, now);
+        let mut connection =
+            Connection::new(socket, tls, outbox, UNAUTHENTICATED_MESSAGE, limits, now);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = reactor.register(connection.socket(), interest, Key::Peer(number))?;
         let is_local = matches!(origin, Peer::Local(_));
@@ -295,12 +296,12 @@ impl Connections {
     }
 
     /// Moves a peer that has given up its identity back into the pool.
-    pub(super) fn make_stranger(&mut self, number: PeerNumber, now: Instant) {
+    pub(super) fn make_unauthenticated(&mut self, number: PeerNumber, now: Instant) {
         if let Some(connected) = self.map.get_mut(&number).filter(|c| c.admitted) {
             connected.admitted = false;
             connected.auth_due = Some(now + self.limits.auth);
-            connected.connection.outbox.set_limit(STRANGER_QUEUE);
-            connected.connection.max_message = STRANGER_MESSAGE;
+            connected.connection.outbox.set_limit(UNAUTHENTICATED_QUEUE);
+            connected.connection.max_message = UNAUTHENTICATED_MESSAGE;
             let origin = connected.origin.clone();
             self.unauthenticated.add_ready(number, self.source_of(&origin), now);
         }
@@ -322,7 +323,7 @@ impl Connections {
             reactor.deregister(connected.connection.socket(), registered);
         }
         for held in std::mem::take(&mut connected.holds) {
-            self.let_go(held, number, reactor, now);
+            self.resume(held, number, reactor, now);
         }
         Some(connected)
     }
@@ -379,11 +380,11 @@ impl Connections {
         if self.map.get_mut(&reader).is_some_and(|slow| !is_given_up(slow)) {
             return reactor.set_deadline(Key::Held(sender), Some(now + limits.pause));
         }
-        self.let_all_go(reader, reactor, now);
+        self.resume_all(reader, reactor, now);
     }
 
     /// Resumes all senders that wait for this peer.
-    pub(super) fn let_all_go(
+    pub(super) fn resume_all(
         &mut self,
         reader: PeerNumber,
         reactor: &mut Reactor<Key>,
@@ -391,23 +392,23 @@ impl Connections {
     ) {
         let Some(slow) = self.map.get_mut(&reader) else { return };
         for held in std::mem::take(&mut slow.holds) {
-            self.let_go(held, reader, reactor, now);
+            self.resume(held, reader, reactor, now);
         }
     }
 
     /// Resumes the sender that has waited longest; the next one follows in the next turn.
-    fn let_first_go(&mut self, reader: PeerNumber, reactor: &mut Reactor<Key>, now: Instant) {
+    fn resume_first(&mut self, reader: PeerNumber, reactor: &mut Reactor<Key>, now: Instant) {
         while let Some(slow) = self.map.get_mut(&reader)
             && let Some(first) = slow.holds.pop_front()
         {
-            if self.let_go(first, reader, reactor, now) {
+            if self.resume(first, reader, reactor, now) {
                 return self.touch(reader);
             }
         }
     }
 
     /// False where it is gone.
-    fn let_go(
+    fn resume(
         &mut self,
         sender: PeerNumber,
         reader: PeerNumber,
@@ -452,7 +453,7 @@ impl Connections {
             reactor.set_deadline(Key::Peer(number), connected.due());
             if connected.connection.outbox.is_below_half() {
                 connected.reading.has_room(connected.connection.outbox.is_empty());
-                self.let_first_go(number, reactor, now);
+                self.resume_first(number, reactor, now);
             }
         }
         over

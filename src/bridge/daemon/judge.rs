@@ -14,19 +14,20 @@ use crate::auth::key::{Entry, KeyId, Purpose};
 use crate::bridge::relay::{PeerNumber, Proof, Registration};
 use crate::moment::Moment;
 use crate::net::{CloseReason, Source};
-use crate::wire::{ErrorCode, Refusal, Request, Sum, error as error_text};
+use crate::wire::{ErrorCode, KeyChecksum, Refusal, Request, error as error_text};
 
 /// Maximum number of delayed replies of one origin.
 const DELAYED: usize = 4;
 
 /// A registered key in the relay's form.
 pub(super) fn registration(entry: &Entry, legacy: bool) -> Registration {
-    let sums = (!entry.sums.is_empty()).then(|| {
-        let mut sums: Vec<Sum> = entry.sums.iter().filter_map(|sum| Sum::parse(sum)).collect();
-        sums.sort_unstable();
-        sums
+    let checksums = (!entry.checksums.is_empty()).then(|| {
+        let mut checksums: Vec<KeyChecksum> =
+            entry.checksums.iter().filter_map(|checksum| KeyChecksum::parse(checksum)).collect();
+        checksums.sort_unstable();
+        checksums
     });
-    Registration { name: entry.user.clone(), key: entry.key.id(), legacy, sums }
+    Registration { name: entry.user.clone(), key: entry.key.id(), legacy, checksums }
 }
 
 impl Bridge {
@@ -145,8 +146,8 @@ impl Bridge {
                         && self.connections.source_of(&connected.origin) == source
                         && !connected.is_admitted()
                 });
-                for stranger in strangers.map(|(other, _)| other).collect::<Vec<_>>() {
-                    self.end(stranger, "its address is blocked", now);
+                for unauthenticated in strangers.map(|(other, _)| other).collect::<Vec<_>>() {
+                    self.end(unauthenticated, "its address is blocked", now);
                 }
                 let why = format!("too many failures; try again in {seconds} s");
                 self.refuse(number, &request, ErrorCode::Forbidden, &why);

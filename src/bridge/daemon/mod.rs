@@ -4,9 +4,9 @@
 //! output; nothing in a turn blocks. The daemon starts no process, opens no path after start-up,
 //! and drops its privileges at the start (see `start`).
 
+mod anchored_file;
 mod connections;
 mod judge;
-mod place;
 mod reading;
 mod reload;
 mod start;
@@ -33,7 +33,7 @@ use crate::net::{
 use crate::reactor::{Reactor, Ready, Registered, Signal, Watch};
 use crate::wire::{ErrorCode, Frame, Refusal, Request, error as error_text, response};
 use connections::Connections;
-use start::{Identity, Places};
+use start::{AnchoredFiles, Identity};
 
 /// Poll token of a registration, or key of a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,7 +85,7 @@ struct Bridge {
     reactor: Reactor<Key>,
     listeners: Vec<Listening>,
     identity: Identity,
-    places: Places,
+    places: AnchoredFiles,
     origins: AllowedOrigins,
     throttle: Throttle<Source>,
     connections: Connections,
@@ -460,13 +460,13 @@ impl Bridge {
                 Effect::Judge { peer, request, test_string, proof } => {
                     self.judge(peer, *request, test_string, &proof, now);
                 }
-                Effect::Estranged(number) => {
+                Effect::Deauthenticated(number) => {
                     if let Some(connected) = self.connections.get(number) {
                         let origin = connected.origin.clone();
                         let source = self.connections.source_of(&origin);
                         let room = self.connections.room_for_ready(source, now.instant);
                         if self.make_room(room, now) {
-                            self.connections.make_stranger(number, now.instant);
+                            self.connections.make_unauthenticated(number, now.instant);
                         } else {
                             let why = "it gave up its identity, and there was no place without one";
                             self.end(number, why, now);
@@ -494,7 +494,7 @@ impl Bridge {
             Standing::Known(Registration { name, .. }) | Standing::Revoked(name) => {
                 format!("peer {name:?}")
             }
-            Standing::Stranger => "stranger".to_owned(),
+            Standing::Unauthenticated => "stranger".to_owned(),
         };
         if let Some(kind) = peer.kind {
             name.push_str(&format!(" ({} {:?})", kind.name(), peer.hostname));
@@ -513,7 +513,7 @@ impl Bridge {
     ) {
         self.take_out(number);
         self.connections.close(number, reason, what_waits_too, now.instant);
-        self.connections.let_all_go(number, &mut self.reactor, now.instant);
+        self.connections.resume_all(number, &mut self.reactor, now.instant);
     }
 
     fn on_peer_deadline(&mut self, number: PeerNumber, now: Moment) {
@@ -524,7 +524,7 @@ impl Bridge {
         if let Err(end) = connected.connection.on_deadline(now.instant) {
             return self.ended.push((number, end));
         }
-        if connected.is_overdue_stranger(now.instant) {
+        if connected.is_authentication_overdue(now.instant) {
             let reason = CloseReason::new(1008, "authentication did not come in time");
             self.close(number, &reason, false, now);
         }
@@ -536,7 +536,7 @@ impl Bridge {
     fn settle(&mut self, now: Moment) {
         loop {
             let at = now.instant;
-            self.relay.tell_news(at, |number| self.connections.has_room_for(number));
+            self.relay.send_lists(at, |number| self.connections.has_room_for(number));
             self.carry_out_effects(now);
             self.close_overflowing(now);
             let over = self.connections.flush(&mut self.reactor, now.instant);
@@ -549,7 +549,7 @@ impl Bridge {
                 self.end(number, &end.to_string(), now);
             }
         }
-        self.reactor.set_deadline(Key::News, self.relay.news_due(now.instant));
+        self.reactor.set_deadline(Key::News, self.relay.lists_due(now.instant));
         if self.phase == Phase::Leaving && self.connections.is_empty() {
             self.phase = Phase::Over;
         }
@@ -620,12 +620,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_makes_the_bridge_think_has_less_of_a_turn_than_who_has_it_pass_on() {
+    fn messages_for_the_relay_cost_more_of_a_turn_than_forwarded_ones() {
         let message = |text: String| cost(&Incoming::Message(text));
         assert_eq!(message(format!("id\n{}", "x".repeat(200_000))), 1);
         assert_eq!(message(r#"{"namespace":"rpc","name":"identify"}"#.to_owned()), 1);
         // The maximum number of keys in a list.
-        let sums = "\"AAAAAAAAAAAAAAAAAAAAAA==\",".repeat(crate::wire::MOST_SUMS);
-        assert!(message(format!("{{{sums}}}")) > MESSAGES / 2);
+        let checksums = "\"AAAAAAAAAAAAAAAAAAAAAA==\",".repeat(crate::wire::MOST_CHECKSUMS);
+        assert!(message(format!("{{{checksums}}}")) > MESSAGES / 2);
     }
 }

@@ -68,7 +68,7 @@ mod tests {
     const PAUSE: Duration = Duration::from_secs(1);
 
     #[test]
-    fn who_reads_a_little_now_and_then_is_waited_for_no_longer_than_who_reads_nothing() {
+    fn slow_reader_delays_senders_no_longer_than_a_silent_one() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         for rate in [0, 1, 1023] {
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_ever_where_many_do() {
+    fn many_waiting_senders_are_resumed_in_bounded_time() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut reading = Reading::default();
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_on_is_waited_for_as_long_as_that_takes() {
+    fn steady_reader_is_waited_for_without_limit() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut reading = Reading::default();

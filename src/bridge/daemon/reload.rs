@@ -6,7 +6,7 @@ use log::{error, info, warn};
 use super::judge::registration;
 use super::{Bridge, KEYS_PAUSE, Key, start};
 use crate::config::{Config, MAX_FILE, relay_needs_restart};
-use crate::daemon::tell_fingerprint;
+use crate::daemon::log_fingerprint;
 use crate::moment::Moment;
 
 impl Bridge {
@@ -47,7 +47,7 @@ impl Bridge {
         new.state.clone_from(&old.state);
         new.user.clone_from(&old.user);
 
-        tell_fingerprint(Some(&identity.tls), Some(&self.identity.tls));
+        log_fingerprint(Some(&identity.tls), Some(&self.identity.tls));
         self.identity = identity;
         self.config = config;
         crate::logger::set_level(self.config.log.level);

@@ -15,8 +15,8 @@ use mio::Interest;
 use nix::unistd::{User, geteuid};
 use zeroize::Zeroizing;
 
+use super::anchored_file::AnchoredFile;
 use super::connections::{ConnectionLimits, Connections};
-use super::place::Place;
 use super::words::BESIDE;
 use super::{Bridge, Forwarded, Key, Listening, Phase, SCRATCH};
 use crate::auth::key::KeyStore;
@@ -24,8 +24,7 @@ use crate::auth::{self, Throttle};
 use crate::bridge::relay::Relay;
 use crate::config::{Config, Home, Relay as Section};
 use crate::daemon::{
-    Address, StartError, bind, hostname, lock, make_private, prepare, tell_damaged,
-    tell_fingerprint,
+    Address, StartError, bind, hostname, lock, log_damaged, log_fingerprint, make_private, prepare,
 };
 use crate::moment::Moment;
 use crate::net::certificate::{self, CertificateError, ServerSide};
@@ -42,12 +41,12 @@ pub(super) struct Identity {
 }
 
 /// Files that are read again on reload.
-pub(super) struct Places {
+pub(super) struct AnchoredFiles {
     /// `None` without a file.
-    pub(super) config: Option<Place>,
-    certificate: Place,
-    private_key: Place,
-    keys: Place,
+    pub(super) config: Option<AnchoredFile>,
+    certificate: AnchoredFile,
+    private_key: AnchoredFile,
+    keys: AnchoredFile,
     /// Held for the lifetime of the process.
     lock: File,
 }
@@ -59,10 +58,10 @@ const KEYS: u64 = 8 * 1024 * 1024;
 /// Permissions of the local socket: the user that started the daemon.
 const SOCKET_MODE: u32 = 0o600;
 
-impl Places {
+impl AnchoredFiles {
     /// Reads certificate and key.
     pub(super) fn identity(&self) -> Result<Identity, CertificateError> {
-        let read = |place: &Place| {
+        let read = |place: &AnchoredFile| {
             place
                 .read(PEM)
                 .map_err(|error| CertificateError::File(place.path.clone(), "read", error))
@@ -82,7 +81,7 @@ impl Places {
             other => other?,
         };
         let (keys, damaged) = KeyStore::parse(&bytes);
-        tell_damaged(&self.keys.path, &damaged);
+        log_damaged(&self.keys.path, &damaged);
         Ok(keys)
     }
 }
@@ -96,7 +95,7 @@ pub(super) fn start(
     let relay = &config.relay;
     match descriptors::raise_limit() {
         Err(error) => warn!("cannot raise the limit of descriptors: {error}"),
-        Ok(limit) => tell_lack(relay, limit.hard),
+        Ok(limit) => warn_of_descriptor_limit(relay, limit.hard),
     }
     let user = user_to_become(relay)?;
     make_private(&relay.state)?;
@@ -116,7 +115,7 @@ pub(super) fn start(
     let watch = watch(&relay.state, &mut reactor);
     let places = places(&config, file.as_deref(), lock)?;
     let identity = places.identity().map_err(StartError::Certificate)?;
-    tell_fingerprint(Some(&identity.tls), None);
+    log_fingerprint(Some(&identity.tls), None);
     crate::logger::open_socket_directories();
 
     if let Some(user) = &user {
@@ -163,7 +162,7 @@ const OTHERS: u64 = 64;
 
 /// With fewer descriptors than the configured maximum, unauthenticated clients could use up those
 /// of peers.
-fn tell_lack(relay: &Section, limit: u64) {
+fn warn_of_descriptor_limit(relay: &Section, limit: u64) {
     let (peers, strangers) = (relay.max_peers, relay.max_unauthenticated);
     if limit < (peers + strangers) as u64 + OTHERS {
         warn!(
@@ -276,12 +275,13 @@ fn watch(state: &Path, reactor: &mut Reactor<Key>) -> Option<Watch> {
     }
 }
 
-fn places(config: &Config, file: Option<&Path>, lock: File) -> Result<Places, StartError> {
+fn places(config: &Config, file: Option<&Path>, lock: File) -> Result<AnchoredFiles, StartError> {
     let open = |path: &Path| {
-        Place::of(path).map_err(|error| StartError::Directory(path.to_owned(), error.to_string()))
+        AnchoredFile::of(path)
+            .map_err(|error| StartError::Directory(path.to_owned(), error.to_string()))
     };
     let relay = &config.relay;
-    Ok(Places {
+    Ok(AnchoredFiles {
         config: file.map(open).transpose()?,
         certificate: open(&relay.certificate)?,
         private_key: open(&relay.private_key)?,
@@ -291,12 +291,12 @@ fn places(config: &Config, file: Option<&Path>, lock: File) -> Result<Places, St
 }
 
 /// Drops everything that is not needed any more.
-fn confine(places: &Places, bound: &[Listener]) -> io::Result<()> {
+fn confine(places: &AnchoredFiles, bound: &[Listener]) -> io::Result<()> {
     for listener in bound {
         listener.confine()?;
     }
     let all = [&places.certificate, &places.private_key, &places.keys];
-    all.into_iter().chain(&places.config).try_for_each(Place::confine)?;
+    all.into_iter().chain(&places.config).try_for_each(AnchoredFile::confine)?;
     confinement::limit(places.lock.as_fd(), Right::Hold)?;
     confinement::limit(io::stdin().as_fd(), Right::Hold)?;
     confinement::limit(io::stdout().as_fd(), Right::Write)?;
@@ -333,7 +333,7 @@ pub(super) fn connection_limits(config: &Config) -> ConnectionLimits {
         queue_total: relay.queue_total,
         pause: relay.pause,
         auth: relay.auth_timeout,
-        connection: net::Limits {
+        connection: net::TransportLimits {
             handshake: relay.handshake_timeout,
             ping: relay.ping_interval,
             message: relay.message_timeout,
@@ -342,8 +342,8 @@ pub(super) fn connection_limits(config: &Config) -> ConnectionLimits {
     }
 }
 
-pub(super) fn throttle_limits(config: &Config) -> auth::Limits {
-    auth::Limits {
+pub(super) fn throttle_limits(config: &Config) -> auth::ThrottleLimits {
+    auth::ThrottleLimits {
         failures: config.auth.fail_limit,
         window: config.auth.fail_window,
         block: config.auth.block_time,

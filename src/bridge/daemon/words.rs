@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use crate::net::Parcel;
+use crate::net::OutgoingMessage;
 
 /// One message.
 #[derive(Debug)]
@@ -12,7 +12,7 @@ pub(super) struct Words(pub(super) Rc<[u8]>);
 /// Approximate overhead of a message in bytes: queue entry, counters, allocator.
 pub(super) const BESIDE: usize = 64;
 
-impl Parcel for Words {
+impl OutgoingMessage for Words {
     type Key = ();
 
     fn weight(&self) -> usize {

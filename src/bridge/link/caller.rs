@@ -15,7 +15,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::super::tunnel::{Broken, MESSAGE, Tunnel, decode, encode, head, is_tunnelled};
-use crate::net::{CloseReason, Outbox, Parcel};
+use crate::net::{CloseReason, Outbox, OutgoingMessage};
 
 /// Progress of closing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ enum Way {
 }
 
 /// A client behind a relay. `P` is the type of outgoing messages.
-pub struct Caller<P: Parcel> {
+pub struct Caller<P: OutgoingMessage> {
     way: Way,
     /// Outgoing messages.
     pub outbox: Outbox<P>,
@@ -59,7 +59,7 @@ pub struct Caller<P: Parcel> {
     patience: Duration,
 }
 
-impl<P: Parcel> Caller<P> {
+impl<P: OutgoingMessage> Caller<P> {
     /// A client through a tunnel.
     ///
     /// # Errors TLS cannot be initialised.
@@ -322,7 +322,7 @@ mod tests {
     #[derive(Debug)]
     struct Text(&'static str);
 
-    impl Parcel for Text {
+    impl OutgoingMessage for Text {
         type Key = u8;
         fn weight(&self) -> usize {
             self.0.len()
@@ -348,7 +348,7 @@ mod tests {
         std::iter::from_fn(|| caller.next_message()).map(|text| text.unwrap().to_string()).collect()
     }
 
-    fn told(caller: &mut Caller<Text>) -> Vec<String> {
+    fn sent_list(caller: &mut Caller<Text>) -> Vec<String> {
         std::iter::from_fn(|| caller.next_payload()).collect()
     }
 
@@ -360,7 +360,7 @@ mod tests {
         caller.encode_after_next();
         caller.outbox.push(Text("{\"b\":2}")).unwrap();
         caller.outbox.push(Text("{\"c\":3}")).unwrap();
-        assert_eq!(told(&mut caller), ["{\"b\":2}", "eyJjIjozfQ=="]);
+        assert_eq!(sent_list(&mut caller), ["{\"b\":2}", "eyJjIjozfQ=="]);
         assert!(!caller.begins_anew("eyJjIjozfQ=="));
         caller.receive("eyJjIjozfQ==").unwrap();
         assert_eq!(heard(&mut caller), ["{\"c\":3}"]);
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn many_small_messages_are_not_kept_without_end() {
+    fn many_small_messages_are_bounded() {
         for payload in ["", "{"] {
             let mut caller = clear();
             caller.receive("{}").unwrap();
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn no_payload_whatever_is_more_than_an_end() {
+    fn arbitrary_payload_ends_at_most_its_session() {
         let (client, config) = tunnel::tests::client_and_config();
         let hello = encode(&Tunnel::client(client).take_records().unwrap());
         let good = ["{\"a\":1}", "eyJhIjoxfQ==", "tls FgMB", "", "\n", "tls ", &hello];
@@ -424,7 +424,7 @@ mod tests {
                 while let Some(message) = caller.next_message() {
                     assert!(message.is_err() || seed % 2 == 0, "nothing comes out of no handshake");
                 }
-                told(&mut caller);
+                sent_list(&mut caller);
             }
             let held = match &caller.way {
                 Way::Tunnel(_) => 0,
@@ -435,18 +435,22 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_through_the_bridge_ends_the_session_and_not_the_link() {
+    fn payload_too_long_for_the_relay_ends_the_session_only() {
         let mut caller = clear();
         let long: &'static str = Box::leak("x".repeat(76).into_boxed_str());
         caller.outbox.push(Text(long)).unwrap();
-        assert_eq!(told(&mut caller), [long]);
+        assert_eq!(sent_list(&mut caller), [long]);
         caller.encode_after_next();
         caller.outbox.push(Text("{}")).unwrap();
         caller.outbox.push(Text(long)).unwrap();
         caller.outbox.push(Text("{}")).unwrap();
-        let told = told(&mut caller);
-        assert_eq!((told.len(), told[0].as_str()), (2, "{}"), "in base64 it has 104 bytes");
-        assert_eq!(told[1], session_is_over("a reply is longer than the bridge takes"));
+        let sent_list = sent_list(&mut caller);
+        assert_eq!(
+            (sent_list.len(), sent_list[0].as_str()),
+            (2, "{}"),
+            "in base64 it has 104 bytes"
+        );
+        assert_eq!(sent_list[1], session_is_over("a reply is longer than the bridge takes"));
         assert!(caller.is_gone());
     }
 
@@ -460,18 +464,18 @@ mod tests {
             caller.outbox.push(Text("{}")).unwrap();
             caller.close(&CloseReason::new(1008, "late"), Instant::now());
             let error = [session_is_over("late")];
-            assert_eq!(told(&mut caller), if is_encoded { &error[..] } else { &[] });
+            assert_eq!(sent_list(&mut caller), if is_encoded { &error[..] } else { &[] });
             assert!(caller.is_gone());
         }
     }
 
     #[test]
-    fn only_who_has_something_to_say_is_asked() {
+    fn only_callers_with_output_are_asked_for_it() {
         let mut caller = clear();
         assert!(!caller.has_something());
         caller.outbox.push(Text("{}")).unwrap();
         assert!(caller.has_something());
-        told(&mut caller);
+        sent_list(&mut caller);
         assert!(!caller.has_something());
         let (client, config) = tunnel::tests::client_and_config();
         let outbox = Outbox::new(1000, &Account::default());
@@ -482,7 +486,7 @@ mod tests {
         caller.receive(&encode(&hello)).unwrap();
         assert!(caller.has_something());
         caller.close(&CloseReason::new(1008, "late"), Instant::now());
-        told(&mut caller);
+        sent_list(&mut caller);
         assert!(caller.is_gone());
     }
 
@@ -492,7 +496,7 @@ mod tests {
         caller.encode_after_next();
         assert!(caller.receive("%%%").is_err());
         assert!(!caller.is_open() && heard(&mut caller).is_empty());
-        let error = STANDARD.decode(&told(&mut caller)[0]).unwrap();
+        let error = STANDARD.decode(&sent_list(&mut caller)[0]).unwrap();
         let error: serde_json::Value = serde_json::from_slice(&error).unwrap();
         assert_eq!(
             (&error["id"], &error["args"]["code"]),
@@ -502,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_to_be_answered_is_bounded() {
+    fn pending_replies_are_bounded() {
         let mut caller = clear();
         let message = format!("{{{}}}", " ".repeat(60));
         caller.receive(&message).unwrap();
@@ -514,25 +518,25 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_sent_before_the_end_and_the_end_is_bounded() {
+    fn queued_output_is_sent_before_the_bounded_close() {
         let mut caller = clear();
         let now = Instant::now();
         caller.outbox.push(Text("{}")).unwrap();
         caller.close_when_sent(&CloseReason::new(1001, "stop"), now);
         assert_eq!(caller.due(), Some(now + PATIENCE));
         assert!(caller.receive("{}").is_ok() && heard(&mut caller).is_empty());
-        assert_eq!(told(&mut caller), ["{}"]);
+        assert_eq!(sent_list(&mut caller), ["{}"]);
         assert!(caller.is_gone());
     }
 
     #[test]
-    fn a_tunnel_is_told_why_it_ends() {
+    fn tunnel_close_sends_the_reason() {
         let (client, config) = tunnel::tests::client_and_config();
         let outbox = Outbox::new(1 << 20, &Account::default());
         let mut caller: Caller<Text> = Caller::tunnel(config, outbox, 100, PATIENCE).unwrap();
         let mut client = Tunnel::client(client);
         let to_client = |caller: &mut Caller<Text>, client: &mut Tunnel| {
-            for payload in told(caller) {
+            for payload in sent_list(caller) {
                 client.receive(&decode(&payload).unwrap(), 1 << 20).unwrap();
             }
         };
@@ -561,7 +565,7 @@ mod tests {
             while let Some(records) = client.take_records() {
                 caller.receive(&encode(&records)).unwrap();
             }
-            for payload in told(&mut caller) {
+            for payload in sent_list(&mut caller) {
                 client.receive(&decode(&payload).unwrap(), 1000).unwrap();
             }
         }
@@ -571,7 +575,7 @@ mod tests {
             caller.receive(&encode(&records)).unwrap();
         }
         assert_eq!(heard(&mut caller), ["{}"]);
-        told(&mut caller);
+        sent_list(&mut caller);
         assert!(caller.is_gone());
     }
 }

@@ -16,7 +16,7 @@ use crate::net::{Arrived, Assembler, Masked, NoUpgrade, UpgradeRequest};
 
 /// Why a connection to a relay ended.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum LinkError {
     /// It presented another certificate.
     WrongCertificate(Digest),
     /// TLS failed.
@@ -33,20 +33,20 @@ pub enum Trouble {
     Socket(io::Error),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for LinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Trouble::WrongCertificate(shown) => {
+            LinkError::WrongCertificate(shown) => {
                 f.write_str("its certificate is another one, sha256 ")?;
                 shown.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
-            Trouble::Tls(why) => write!(f, "TLS: {why}"),
-            Trouble::NoUpgrade(why) => why.fmt(f),
-            Trouble::Protocol(why) => write!(f, "it does not keep to the protocol: {why}"),
-            Trouble::Closed(0) => f.write_str("it closed the connection"),
-            Trouble::Closed(code) => write!(f, "it closed the connection ({code})"),
-            Trouble::Silent(what) => write!(f, "no {what} in time"),
-            Trouble::Socket(error) => error.fmt(f),
+            LinkError::Tls(why) => write!(f, "TLS: {why}"),
+            LinkError::NoUpgrade(why) => why.fmt(f),
+            LinkError::Protocol(why) => write!(f, "it does not keep to the protocol: {why}"),
+            LinkError::Closed(0) => f.write_str("it closed the connection"),
+            LinkError::Closed(code) => write!(f, "it closed the connection ({code})"),
+            LinkError::Silent(what) => write!(f, "no {what} in time"),
+            LinkError::Socket(error) => error.fmt(f),
         }
     }
 }
@@ -91,9 +91,9 @@ impl Channel {
         max_text: usize,
         ping: Duration,
         now: Instant,
-    ) -> Result<Channel, Trouble> {
+    ) -> Result<Channel, LinkError> {
         tls.set_buffer_limit(Some(TLS_OUT));
-        let request = UpgradeRequest::new().map_err(Trouble::NoUpgrade)?;
+        let request = UpgradeRequest::new().map_err(LinkError::NoUpgrade)?;
         let out = request.request(host, "/", Some("sysadm-server"));
         Ok(Channel {
             tls: Box::new(tls),
@@ -130,18 +130,18 @@ impl Channel {
     }
 
     /// Reads once. False where no more input is available now.
-    pub fn read(&mut self, stream: &mut dyn Read, now: Instant) -> Result<bool, Trouble> {
+    pub fn read(&mut self, stream: &mut dyn Read, now: Instant) -> Result<bool, LinkError> {
         match self.tls.read_tls(stream) {
-            Ok(0) => return Err(Trouble::Closed(0)),
+            Ok(0) => return Err(LinkError::Closed(0)),
             Ok(_) => {}
             Err(error) if is_not_now(&error) => return Ok(false),
-            Err(error) => return Err(Trouble::Socket(error)),
+            Err(error) => return Err(LinkError::Socket(error)),
         }
         self.heard = now;
         if let Err(error) = self.tls.process_new_packets() {
             return Err(match self.pin.wrong() {
-                Some(shown) => Trouble::WrongCertificate(shown),
-                None => Trouble::Tls(error.to_string()),
+                Some(shown) => LinkError::WrongCertificate(shown),
+                None => LinkError::Tls(error.to_string()),
             });
         }
         let mut part = [0; PART];
@@ -156,14 +156,14 @@ impl Channel {
     }
 
     /// The next text. Replies to pings.
-    pub fn next_text(&mut self) -> Result<Option<String>, Trouble> {
+    pub fn next_text(&mut self) -> Result<Option<String>, LinkError> {
         loop {
             match &mut self.stage {
                 Stage::Upgrading(request, answer) => {
                     if answer.is_empty() {
                         return Ok(None);
                     }
-                    let Some(end) = request.judge(answer).map_err(Trouble::NoUpgrade)? else {
+                    let Some(end) = request.judge(answer).map_err(LinkError::NoUpgrade)? else {
                         return Ok(None);
                     };
                     let mut assembler = Assembler::of_server();
@@ -177,9 +177,9 @@ impl Channel {
                         Ok(Some(Arrived::Ping(payload))) => self.pong(&payload),
                         Ok(Some(Arrived::Pong)) => self.unanswered = 0,
                         Ok(Some(Arrived::Close(code))) => {
-                            return Err(Trouble::Closed(code.unwrap_or(0)));
+                            return Err(LinkError::Closed(code.unwrap_or(0)));
                         }
-                        Err(reason) => return Err(Trouble::Protocol(reason.why)),
+                        Err(reason) => return Err(LinkError::Protocol(reason.why)),
                     };
                 }
             }
@@ -221,20 +221,20 @@ impl Channel {
     }
 
     /// Writes to the stream. False where output is left.
-    pub fn write(&mut self, stream: &mut dyn Write) -> Result<bool, Trouble> {
+    pub fn write(&mut self, stream: &mut dyn Write) -> Result<bool, LinkError> {
         loop {
             while self.tls.wants_write() {
                 match self.tls.write_tls(stream) {
-                    Ok(0) => return Err(Trouble::Closed(0)),
+                    Ok(0) => return Err(LinkError::Closed(0)),
                     Ok(_) => {}
                     Err(error) if is_not_now(&error) => return Ok(false),
-                    Err(error) => return Err(Trouble::Socket(error)),
+                    Err(error) => return Err(LinkError::Socket(error)),
                 }
             }
             if self.out.is_empty() || self.tls.is_handshaking() {
                 return Ok(true);
             }
-            let taken = self.tls.writer().write(&self.out).map_err(Trouble::Socket)?;
+            let taken = self.tls.writer().write(&self.out).map_err(LinkError::Socket)?;
             self.out.drain(..taken);
             if self.out.is_empty() {
                 self.out = Vec::new();
@@ -248,7 +248,7 @@ impl Channel {
     }
 
     /// Sends a ping, or fails after two unanswered ones.
-    pub fn on_deadline(&mut self, now: Instant) -> Result<(), Trouble> {
+    pub fn on_deadline(&mut self, now: Instant) -> Result<(), LinkError> {
         if !self.is_open() || self.ping_due > now {
             return Ok(());
         }
@@ -256,7 +256,7 @@ impl Channel {
             self.unanswered = 0;
             self.ping_due = self.heard + self.ping;
         } else if self.unanswered >= 2 {
-            return Err(Trouble::Silent("answer to two pings"));
+            return Err(LinkError::Silent("answer to two pings"));
         } else {
             self.unanswered += 1;
             self.ping_due = now + self.ping;
@@ -337,7 +337,7 @@ mod tests {
         }
 
         /// Transfers all pending bytes both ways, and returns those for the relay.
-        fn carry(&mut self, now: Instant) -> Result<Vec<u8>, Trouble> {
+        fn carry(&mut self, now: Instant) -> Result<Vec<u8>, LinkError> {
             let mut got = Vec::new();
             loop {
                 let (mut up, mut down) = (Pipe::default(), Pipe::default());
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_go_both_ways_and_pings_are_answered() {
+    fn texts_are_exchanged_and_pings_get_pongs() {
         let mut pair = Pair::open();
         let now = pair.at(1);
         pair.say(b"\x81\x02{}\x89\x01p\x81\x03a\nb", now);
@@ -409,16 +409,16 @@ mod tests {
     }
 
     #[test]
-    fn a_text_too_long_and_a_masked_one_end_it() {
+    fn overlong_or_masked_text_ends_the_channel() {
         let mut pair = Pair::open();
         pair.say(b"\x81\x7e\x03\xe9", pair.at(1));
-        assert!(matches!(pair.channel.next_text(), Err(Trouble::Protocol(_))));
+        assert!(matches!(pair.channel.next_text(), Err(LinkError::Protocol(_))));
         let mut pair = Pair::open();
         pair.say(b"\x81\x82\x00\x00\x00\x00{}", pair.at(1));
-        assert!(matches!(pair.channel.next_text(), Err(Trouble::Protocol(_))));
+        assert!(matches!(pair.channel.next_text(), Err(LinkError::Protocol(_))));
         let mut pair = Pair::open();
         pair.say(b"\x88\x02\x03\xe9", pair.at(1));
-        assert!(matches!(pair.channel.next_text(), Err(Trouble::Closed(1001))));
+        assert!(matches!(pair.channel.next_text(), Err(LinkError::Closed(1001))));
     }
 
     #[test]
@@ -439,7 +439,7 @@ mod tests {
             assert_eq!(assembler.next(100).unwrap(), Some(Arrived::Ping(vec![])));
         }
         let end = pair.channel.on_deadline(pair.at(90));
-        assert!(matches!(end, Err(Trouble::Silent(_))), "{end:?}");
+        assert!(matches!(end, Err(LinkError::Silent(_))), "{end:?}");
     }
 
     #[test]
@@ -458,16 +458,16 @@ mod tests {
         let (_, _, config) = tunnel::tests::pinned_client_and_config();
         pair.bridge = ServerConnection::new(config).unwrap();
         let end = pair.carry(pair.at(0));
-        assert!(matches!(end, Err(Trouble::WrongCertificate(_))), "{end:?}");
+        assert!(matches!(end, Err(LinkError::WrongCertificate(_))), "{end:?}");
         assert_eq!(pair.channel.certificate(), pair.channel.pin.wrong());
     }
 
     #[test]
-    fn what_is_no_websocket_is_told() {
+    fn reply_without_websocket_is_reported() {
         let mut pair = Pair::new();
         pair.carry(pair.at(0)).unwrap();
         pair.say(b"HTTP/1.1 403 Forbidden\r\n\r\nno\n", pair.at(0));
-        let told = pair.channel.next_text().unwrap_err().to_string();
-        assert!(told.contains("403") && told.contains("no"), "{told}");
+        let sent_list = pair.channel.next_text().unwrap_err().to_string();
+        assert!(sent_list.contains("403") && sent_list.contains("no"), "{sent_list}");
     }
 }

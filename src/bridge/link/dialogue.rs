@@ -72,7 +72,7 @@ pub struct Dialogue {
     hostname: String,
     stage: Stage,
     /// base64(md5(PEM)) of the own key or of the keys of the server's users.
-    sums: Vec<String>,
+    checksums: Vec<String>,
     /// The relay has requested them.
     asked: bool,
     /// Texts for the relay.
@@ -81,10 +81,10 @@ pub struct Dialogue {
 
 impl Dialogue {
     /// Creates the state with the first text to send.
-    pub fn new(kind: PeerKind, hostname: &str, sums: Vec<String>) -> Dialogue {
+    pub fn new(kind: PeerKind, hostname: &str, checksums: Vec<String>) -> Dialogue {
         let out = vec![request("auth_ssl", AUTH, &json!(""))];
         let hostname = hostname.to_owned();
-        Dialogue { kind, hostname, stage: Stage::Asking, sums, asked: false, out }
+        Dialogue { kind, hostname, stage: Stage::Asking, checksums, asked: false, out }
     }
 
     /// Whether authentication succeeded.
@@ -98,17 +98,17 @@ impl Dialogue {
     }
 
     /// Changes the checksums; sends them if the relay has requested them and they differ.
-    pub fn set_sums(&mut self, sums: Vec<String>) {
-        if self.sums != sums {
-            self.sums = sums;
+    pub fn set_checksums(&mut self, checksums: Vec<String>) {
+        if self.checksums != checksums {
+            self.checksums = checksums;
             if self.asked {
-                self.tell_sums();
+                self.send_checksums();
             }
         }
     }
 
-    fn tell_sums(&mut self) {
-        self.out.push(response(KEYS, &json!({ "md5_keys": self.sums })));
+    fn send_checksums(&mut self) {
+        self.out.push(response(KEYS, &json!({ "md5_keys": self.checksums })));
     }
 
     /// Replies to a challenge.
@@ -143,7 +143,7 @@ impl Dialogue {
             }
             ("rpc", "settings", KEYS) => {
                 self.asked = true;
-                self.tell_sums();
+                self.send_checksums();
                 None
             }
             ("rpc", "response", AUTH) => self.take_answer(args),
@@ -245,7 +245,7 @@ mod tests {
     /// From the recorded frames of the original server and its relay: the relay's texts, and the
     /// server's replies.
     #[test]
-    fn it_says_what_the_original_server_said() {
+    fn dialogue_sends_the_frames_of_the_original_server() {
         let mut dialogue = dialogue();
         let auth = json!({"args": "", "id": "server_to_bridge_auth", "name": "auth_ssl", "namespace": "rpc"});
         assert_eq!(sent(&mut dialogue), [auth]);
@@ -264,8 +264,8 @@ mod tests {
         assert_eq!(dialogue.take(success), Some(News::Known));
         let keys = r#"{"args":{"action":"list_ssl_checksums"},"id":"bridge_request_list_keys","name":"settings","namespace":"rpc"}"#;
         assert_eq!(dialogue.take(keys), None);
-        let sums = json!({"args": {"md5_keys": [SUM]}, "id": "bridge_request_list_keys", "name": "response", "namespace": "rpc"});
-        assert_eq!(sent(&mut dialogue), [sums]);
+        let checksums = json!({"args": {"md5_keys": [SUM]}, "id": "bridge_request_list_keys", "name": "response", "namespace": "rpc"});
+        assert_eq!(sent(&mut dialogue), [checksums]);
         let there = r#"{"args":{"available_connections":["::{c3534c43-2eb5-4bf9-b295-8c3ae0e64339}"]},"id":"","name":"bridge","namespace":"events"}"#;
         let id = "::{c3534c43-2eb5-4bf9-b295-8c3ae0e64339}".to_owned();
         assert_eq!(dialogue.take(there), Some(News::Available(vec![id.clone()])));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_taken_from_a_bridge_before_it_knows_us() {
+    fn dialogue_before_authentication_ignores_payloads() {
         let mut dialogue = dialogue();
         let there = r#"{"args":{"available_connections":["a"]},"id":"","name":"bridge","namespace":"events"}"#;
         assert_eq!(dialogue.take(there), None);
@@ -289,7 +289,7 @@ mod tests {
 
     /// A signature takes time, and a relay may send a hundred challenges at once.
     #[test]
-    fn one_string_is_signed_however_many_come() {
+    fn dialogue_signs_one_challenge_at_a_time() {
         let mut dialogue = dialogue();
         let challenge = r#"{"args":{"test_string":"x"},"id":"server_to_bridge_auth","name":"response","namespace":"rpc"}"#;
         assert_eq!(dialogue.take(challenge), Some(News::Challenge("x".into())));
@@ -300,21 +300,21 @@ mod tests {
     }
 
     #[test]
-    fn other_keys_are_told_once_the_bridge_has_asked() {
+    fn dialogue_sends_changed_keys_only_after_a_request() {
         let mut dialogue = known();
-        dialogue.set_sums(vec!["one".into()]);
+        dialogue.set_checksums(vec!["one".into()]);
         assert!(sent(&mut dialogue).is_empty());
         dialogue.take(r#"{"args":{"action":"list_ssl_checksums"},"id":"bridge_request_list_keys","name":"settings","namespace":"rpc"}"#);
         assert_eq!(sent(&mut dialogue)[0]["args"]["md5_keys"], json!(["one"]));
-        dialogue.set_sums(vec!["one".into()]);
+        dialogue.set_checksums(vec!["one".into()]);
         assert!(sent(&mut dialogue).is_empty(), "they are the same");
-        dialogue.set_sums(vec!["two".into()]);
+        dialogue.set_checksums(vec!["two".into()]);
         assert_eq!(sent(&mut dialogue)[0]["args"]["md5_keys"], json!(["two"]));
     }
 
     #[test]
     fn errors_of_any_type_are_understood() {
-        for (args, told) in [
+        for (args, sent_list) in [
             (r#""Unauthorized""#, "Unauthorized"),
             (r#"{"code":401,"message":"no such key"}"#, "no such key"),
             ("7", "7"),
@@ -324,13 +324,13 @@ mod tests {
             let text = format!(
                 r#"{{"namespace":"rpc","name":"error","id":"server_to_bridge_auth","args":{args}}}"#
             );
-            assert_eq!(dialogue().take(&text), Some(News::Refused(told.into())), "{args}");
-            assert_eq!(known().take(&text), Some(News::Complaint(told.into())), "{args}");
+            assert_eq!(dialogue().take(&text), Some(News::Refused(sent_list.into())), "{args}");
+            assert_eq!(known().take(&text), Some(News::Complaint(sent_list.into())), "{args}");
         }
     }
 
     #[test]
-    fn no_other_question_is_answered() {
+    fn dialogue_replies_to_no_other_request() {
         let mut dialogue = known();
         for text in [
             "{",
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_of_a_bridge_whatever_makes_it_say_more_than_it_may() {
+    fn dialogue_arbitrary_text_causes_no_unexpected_reply() {
         let texts = [
             r#"{"args":"","id":"sysadm_bridge_request_ident","name":"identify","namespace":"rpc"}"#,
             r#"{"args":{"test_string":"x"},"id":"server_to_bridge_auth","name":"response","namespace":"rpc"}"#,
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_names_the_host_and_keeps_the_id() {
+    fn hint_has_host_name_and_request_id() {
         let text = hint("7", "a\"b");
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&value["id"], &value["args"]["hostname"]), (&json!(7), &json!("a\"b")));

@@ -14,6 +14,6 @@ mod dialogue;
 mod schedule;
 
 pub use caller::{Caller, Leave, session_is_over};
-pub use channel::{Channel, Trouble};
+pub use channel::{Channel, LinkError};
 pub use dialogue::{Dialogue, News, Proof, hint};
 pub use schedule::Schedule;

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_lived_is_dialled_soon_and_one_that_did_not_later() {
+    fn reconnection_is_early_after_a_long_link_and_late_otherwise() {
         let now = Instant::now();
         let mut schedule = Schedule::new(SECOND, 60 * SECOND);
         pauses(&mut schedule, 0, now);

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::PeerNumber;
-use crate::wire::{PeerKind, Sum};
+use crate::wire::{KeyChecksum, PeerKind};
 
 /// All claims, sorted so that those of one checksum and one kind are adjacent.
 #[derive(Debug, Default)]
-pub(super) struct Claims(BTreeSet<(Sum, PeerKind, PeerNumber)>);
+pub(super) struct Claims(BTreeSet<(KeyChecksum, PeerKind, PeerNumber)>);
 
 impl Claims {
     /// Replaces the claims of a peer. Both lists are sorted.
@@ -15,23 +15,25 @@ impl Claims {
         &mut self,
         kind: PeerKind,
         number: PeerNumber,
-        before: &[Sum],
-        now: &[Sum],
+        before: &[KeyChecksum],
+        now: &[KeyChecksum],
     ) {
-        for sum in before.iter().filter(|sum| now.binary_search(sum).is_err()) {
-            self.0.remove(&(*sum, kind, number));
+        for checksum in before.iter().filter(|checksum| now.binary_search(checksum).is_err()) {
+            self.0.remove(&(*checksum, kind, number));
         }
-        for sum in now.iter().filter(|sum| before.binary_search(sum).is_err()) {
-            self.0.insert((*sum, kind, number));
+        for checksum in now.iter().filter(|checksum| before.binary_search(checksum).is_err()) {
+            self.0.insert((*checksum, kind, number));
         }
     }
 
     /// The peers available to a peer of that kind with these checksums: sorted, without duplicates.
-    pub(super) fn available(&self, kind: PeerKind, sums: &[Sum]) -> Vec<PeerNumber> {
+    pub(super) fn available(&self, kind: PeerKind, checksums: &[KeyChecksum]) -> Vec<PeerNumber> {
         let other = kind.other();
-        let of_sum = |sum: &Sum| self.0.range((*sum, other, 0)..=(*sum, other, PeerNumber::MAX));
+        let of_sum = |checksum: &KeyChecksum| {
+            self.0.range((*checksum, other, 0)..=(*checksum, other, PeerNumber::MAX))
+        };
         let mut numbers: Vec<PeerNumber> =
-            sums.iter().flat_map(of_sum).map(|(_, _, number)| *number).collect();
+            checksums.iter().flat_map(of_sum).map(|(_, _, number)| *number).collect();
         numbers.sort_unstable();
         numbers.dedup();
         numbers

@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use crate::net::CloseReason;
 use crate::wire::{
-    BridgeFrame, ErrorCode, Frame, PeerAnswer, Refusal, Request, Sum, bridge_event, error,
+    BridgeFrame, ErrorCode, Frame, KeyChecksum, PeerAnswer, Refusal, Request, bridge_event, error,
     identify_request, list_keys_request, response, routed,
 };
 use availability::Claims;
@@ -82,7 +82,7 @@ pub enum Effect {
         proof: Proof,
     },
     /// A peer has given up its identity.
-    Estranged(PeerNumber),
+    Deauthenticated(PeerNumber),
     /// A peer must be closed.
     Close {
         /// The peer.
@@ -213,14 +213,14 @@ impl Relay {
 
     /// Sends changed lists to peers that are ready; at the end of a turn. A peer with a long queue
     /// gets only the latest list, later.
-    pub fn tell_news(&mut self, now: Instant, is_ready: impl Fn(PeerNumber) -> bool) {
+    pub fn send_lists(&mut self, now: Instant, is_ready: impl Fn(PeerNumber) -> bool) {
         let is_due = |number: &PeerNumber| self.next_list(*number).is_none_or(|due| due <= now);
         let news = self.news.iter().copied().filter(is_due);
         let ready: Vec<PeerNumber> = news.filter(|number| is_ready(*number)).collect();
         for number in ready {
-            self.tell(number);
+            self.send_list(number);
             if let Some(peer) = self.peers.get_mut(&number) {
-                let length = peer.told.len();
+                let length = peer.sent_list.len();
                 let count = u32::try_from(length).unwrap_or(u32::MAX);
                 peer.next_list = (length > SHORT_LIST).then(|| now + PACE.saturating_mul(count));
             }
@@ -234,7 +234,7 @@ impl Relay {
     }
 
     /// When the next rate-limited list is due.
-    pub fn news_due(&self, now: Instant) -> Option<Instant> {
+    pub fn lists_due(&self, now: Instant) -> Option<Instant> {
         let due = self.news.iter().filter_map(|number| self.next_list(*number));
         due.filter(|due| *due > now).min()
     }
@@ -250,7 +250,7 @@ impl Relay {
 
     /// Sends a message after the pending list of the peer.
     fn send(&mut self, to: PeerNumber, text: String) {
-        self.tell(to);
+        self.send_list(to);
         self.effects.push_back(Effect::Send { to, text });
     }
 
@@ -271,9 +271,9 @@ impl Relay {
         };
         let frame = routed(&sender.id, payload);
         // The recipient must know the sender before it receives its frame.
-        let knows = |peer: &Peer| peer.told.binary_search(&from).is_ok();
+        let knows = |peer: &Peer| peer.sent_list.binary_search(&from).is_ok();
         if !self.peers.get(&to).is_some_and(knows) {
-            self.tell(to);
+            self.send_list(to);
         }
         self.effects.push_back(Effect::Forward { from, to, frame });
     }
@@ -304,7 +304,7 @@ impl Relay {
             }
             PeerAnswer::TooManyKeys(count) if peer.asked => {
                 warn!("peer {}: its list has too many keys: {count}", peer.id);
-                let why = format!("a list has at most {} keys", crate::wire::MOST_SUMS);
+                let why = format!("a list has at most {} keys", crate::wire::MOST_CHECKSUMS);
                 let reason = CloseReason::new(1008, why);
                 self.effects.push_back(Effect::Close { peer: number, reason });
             }
@@ -345,12 +345,12 @@ impl Relay {
             };
         }
         if request.is("rpc", "auth_clear") {
-            peer.standing = Standing::Stranger;
+            peer.standing = Standing::Unauthenticated;
             peer.challenge.forget();
-            peer.told = Vec::new();
+            peer.sent_list = Vec::new();
             if is_known {
                 self.withdraw(number);
-                self.effects.push_back(Effect::Estranged(number));
+                self.effects.push_back(Effect::Deauthenticated(number));
             }
             return;
         }
@@ -380,12 +380,12 @@ impl Relay {
     /// Updates the claims of a peer.
     fn claim(&mut self, number: PeerNumber) {
         let Some(peer) = self.peers.get_mut(&number) else { return };
-        let sums = peer.allowed();
-        if sums.len() < peer.claimed.len() {
-            let count = peer.claimed.len() - sums.len();
+        let checksums = peer.allowed();
+        if checksums.len() < peer.claimed.len() {
+            let count = peer.claimed.len() - checksums.len();
             debug!("peer {}: {count} keys that it claims are not for it", peer.id);
         }
-        self.set_sums(number, sums);
+        self.set_checksums(number, checksums);
     }
 
     /// Removes the peer from all lists.
@@ -393,19 +393,19 @@ impl Relay {
         if let Some(peer) = self.peers.get_mut(&number) {
             peer.claimed = Vec::new();
             peer.asked = false;
-            self.set_sums(number, Vec::new());
+            self.set_checksums(number, Vec::new());
         }
     }
 
-    fn set_sums(&mut self, number: PeerNumber, sums: Vec<Sum>) {
+    fn set_checksums(&mut self, number: PeerNumber, checksums: Vec<KeyChecksum>) {
         let Some(peer) = self.peers.get_mut(&number) else { return };
         let Some(kind) = peer.kind else { return };
-        if peer.sums == sums {
+        if peer.checksums == checksums {
             return;
         }
-        let before = std::mem::replace(&mut peer.sums, sums);
-        self.claims.replace(kind, number, &before, &peer.sums);
-        let wanted = self.claims.available(kind, &peer.sums);
+        let before = std::mem::replace(&mut peer.checksums, checksums);
+        self.claims.replace(kind, number, &before, &peer.checksums);
+        let wanted = self.claims.available(kind, &peer.checksums);
         let known = std::mem::replace(&mut peer.available, wanted.clone());
         if known == wanted {
             return;
@@ -431,18 +431,18 @@ impl Relay {
     }
 
     /// Sends a peer its list, if it differs from the last one sent.
-    fn tell(&mut self, number: PeerNumber) {
+    fn send_list(&mut self, number: PeerNumber) {
         if !self.news.remove(&number) {
             return;
         }
         let Some(peer) = self.peers.get(&number) else { return };
-        if peer.told == peer.available || peer.standing.registration().is_none() {
+        if peer.sent_list == peer.available || peer.standing.registration().is_none() {
             return;
         }
         let ids = peer.available.iter().filter_map(|other| self.peers.get(other));
         let text = bridge_event(ids.map(|other| other.id.as_str()));
         if let Some(peer) = self.peers.get_mut(&number) {
-            peer.told.clone_from(&peer.available);
+            peer.sent_list.clone_from(&peer.available);
         }
         self.effects.push_back(Effect::Send { to: number, text });
     }

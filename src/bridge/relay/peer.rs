@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::PeerNumber;
 use crate::auth::key::{Challenge, KeyId};
-use crate::wire::{PeerKind, Sum};
+use crate::wire::{KeyChecksum, PeerKind};
 
 /// A registered key in the relay's form.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,14 +16,14 @@ pub struct Registration {
     /// It was proven by a string that is encrypted as it is.
     pub legacy: bool,
     /// The checksums that its owner may claim, sorted; `None`: any.
-    pub sums: Option<Vec<Sum>>,
+    pub checksums: Option<Vec<KeyChecksum>>,
 }
 
 /// Authentication state of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// Unauthenticated.
-    Stranger,
+    Unauthenticated,
     /// Authenticated by a registered key.
     Known(Registration),
     /// The key was revoked; its former name.
@@ -34,7 +34,7 @@ impl Standing {
     /// The key.
     pub fn registration(&self) -> Option<&Registration> {
         match self {
-            Standing::Stranger | Standing::Revoked(_) => None,
+            Standing::Unauthenticated | Standing::Revoked(_) => None,
             Standing::Known(registration) => Some(registration),
         }
     }
@@ -55,13 +55,13 @@ pub struct Peer {
     /// Its keys were requested.
     pub(super) asked: bool,
     /// The claimed checksums.
-    pub(super) claimed: Vec<Sum>,
+    pub(super) claimed: Vec<KeyChecksum>,
     /// Those of them that it may claim; sorted.
-    pub(super) sums: Vec<Sum>,
+    pub(super) checksums: Vec<KeyChecksum>,
     /// Available peers; sorted.
     pub(super) available: Vec<PeerNumber>,
     /// The list that was last sent.
-    pub(super) told: Vec<PeerNumber>,
+    pub(super) sent_list: Vec<PeerNumber>,
     /// Earliest time of the next rate-limited list.
     pub(super) next_list: Option<Instant>,
 }
@@ -72,13 +72,13 @@ impl Peer {
             id,
             kind: None,
             hostname: String::new(),
-            standing: Standing::Stranger,
+            standing: Standing::Unauthenticated,
             challenge: Challenge::default(),
             asked: false,
             claimed: Vec::new(),
-            sums: Vec::new(),
+            checksums: Vec::new(),
             available: Vec::new(),
-            told: Vec::new(),
+            sent_list: Vec::new(),
             next_list: None,
         }
     }
@@ -90,14 +90,16 @@ impl Peer {
 
     /// Number of valid claims.
     pub fn keys(&self) -> usize {
-        self.sums.len()
+        self.checksums.len()
     }
 
     /// The claims that are allowed; sorted.
-    pub(super) fn allowed(&self) -> Vec<Sum> {
+    pub(super) fn allowed(&self) -> Vec<KeyChecksum> {
         let Some(registration) = self.standing.registration() else { return Vec::new() };
-        let limit = registration.sums.as_ref();
-        let may = |sum: &&Sum| limit.is_none_or(|limit| limit.binary_search(sum).is_ok());
+        let limit = registration.checksums.as_ref();
+        let may = |checksum: &&KeyChecksum| {
+            limit.is_none_or(|limit| limit.binary_search(checksum).is_ok())
+        };
         self.claimed.iter().filter(may).copied().collect()
     }
 }

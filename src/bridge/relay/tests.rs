@@ -14,7 +14,7 @@ fn key() -> KeyId {
 }
 
 fn registration(key: KeyId) -> Registration {
-    Registration { name: "office".into(), key, legacy: false, sums: None }
+    Registration { name: "office".into(), key, legacy: false, checksums: None }
 }
 
 fn request(name: &str) -> Request {
@@ -24,22 +24,22 @@ fn request(name: &str) -> Request {
     }
 }
 
-fn sums(texts: &[&str]) -> Vec<Sum> {
-    texts.iter().map(|text| Sum::parse(text).unwrap()).collect()
+fn checksums(texts: &[&str]) -> Vec<KeyChecksum> {
+    texts.iter().map(|text| KeyChecksum::parse(text).unwrap()).collect()
 }
 
 /// A relay, and the messages sent to each peer.
-struct Desk {
+struct Fixture {
     relay: Relay,
     now: Instant,
     /// End of the turn; long after the previous one.
     end: Instant,
 }
 
-impl Desk {
-    fn new() -> Desk {
+impl Fixture {
+    fn new() -> Fixture {
         let now = Instant::now();
-        Desk { relay: Relay::new("bridge.example.org"), now, end: now }
+        Fixture { relay: Relay::new("bridge.example.org"), now, end: now }
     }
 
     fn say(&mut self, number: PeerNumber, text: &str) {
@@ -47,22 +47,22 @@ impl Desk {
     }
 
     /// Ends the turn: all effects, as short texts.
-    fn told(&mut self) -> Vec<String> {
-        self.told_to(|_| true)
+    fn sent_list(&mut self) -> Vec<String> {
+        self.messages_to(|_| true)
     }
 
     /// The same where only some peers are ready for lists.
-    fn told_to(&mut self, is_ready: impl Fn(PeerNumber) -> bool) -> Vec<String> {
+    fn messages_to(&mut self, is_ready: impl Fn(PeerNumber) -> bool) -> Vec<String> {
         self.end += Duration::from_secs(60);
-        self.relay.tell_news(self.end, is_ready);
+        self.relay.send_lists(self.end, is_ready);
         self.effects()
     }
 
     /// Effects so far, as short texts.
     fn effects(&mut self) -> Vec<String> {
-        let mut told = Vec::new();
+        let mut sent_list = Vec::new();
         while let Some(effect) = self.relay.next_effect() {
-            told.push(match effect {
+            sent_list.push(match effect {
                 Effect::Send { to, text } => {
                     let frame: Value = serde_json::from_str(&text).unwrap();
                     match frame["name"].as_str().unwrap() {
@@ -80,11 +80,11 @@ impl Desk {
                 Effect::Judge { peer, test_string, proof, .. } => {
                     format!("judge {peer} {} {proof:?}", test_string.is_some())
                 }
-                Effect::Estranged(peer) => format!("{peer} estranged"),
+                Effect::Deauthenticated(peer) => format!("{peer} estranged"),
                 Effect::Close { peer, reason } => format!("{peer} close {}", reason.code),
             });
         }
-        told
+        sent_list
     }
 
     fn identify(&mut self, number: PeerNumber, kind: &str) {
@@ -93,310 +93,319 @@ impl Desk {
         ));
     }
 
-    fn claim(&mut self, number: PeerNumber, sums: &[&str]) {
-        let args = json!({ "md5_keys": sums });
+    fn claim(&mut self, number: PeerNumber, checksums: &[&str]) {
+        let args = json!({ "md5_keys": checksums });
         self.say(number, &format!(
             r#"{{"namespace":"rpc","name":"response","id":"bridge_request_list_keys","args":{args}}}"#
         ));
     }
 
     /// A peer that has authenticated and has listed its keys.
-    fn join(&mut self, number: PeerNumber, kind: &str, sums: &[&str]) {
+    fn join(&mut self, number: PeerNumber, kind: &str, checksums: &[&str]) {
         self.relay.connect(number, format!("id{number}"));
         self.identify(number, kind);
         self.relay.prove(number, &request("auth_ssl"), registration(key()));
-        self.told();
-        self.claim(number, sums);
+        self.sent_list();
+        self.claim(number, checksums);
     }
 }
 
 #[test]
-fn identification_and_authentication_come_in_either_order_and_then_keys_are_asked_for() {
-    let mut desk = Desk::new();
-    desk.relay.connect(1, "id1".into());
-    desk.relay.connect(2, "id2".into());
-    assert_eq!(desk.told(), ["1 identify?", "2 identify?"]);
-    desk.identify(1, "server");
-    assert_eq!(desk.told(), [""; 0]);
-    desk.relay.prove(1, &request("auth_ssl"), registration(key()));
-    assert_eq!(desk.told(), [r#"1 response ["bridge",0]"#, "1 settings?"]);
-    desk.relay.prove(2, &request("auth_ssl"), registration(key()));
-    assert_eq!(desk.told(), [r#"2 response ["bridge",0]"#]);
-    desk.identify(2, "client");
-    assert_eq!(desk.told(), ["2 settings?"]);
-    desk.identify(2, "server");
-    assert_eq!(desk.told(), [""; 0], "it is what it said first");
-    assert_eq!(desk.relay.peer(2).unwrap().kind, Some(crate::wire::PeerKind::Client));
+fn keys_are_requested_after_identity_and_proof_in_either_order() {
+    let mut fixture = Fixture::new();
+    fixture.relay.connect(1, "id1".into());
+    fixture.relay.connect(2, "id2".into());
+    assert_eq!(fixture.sent_list(), ["1 identify?", "2 identify?"]);
+    fixture.identify(1, "server");
+    assert_eq!(fixture.sent_list(), [""; 0]);
+    fixture.relay.prove(1, &request("auth_ssl"), registration(key()));
+    assert_eq!(fixture.sent_list(), [r#"1 response ["bridge",0]"#, "1 settings?"]);
+    fixture.relay.prove(2, &request("auth_ssl"), registration(key()));
+    assert_eq!(fixture.sent_list(), [r#"2 response ["bridge",0]"#]);
+    fixture.identify(2, "client");
+    assert_eq!(fixture.sent_list(), ["2 settings?"]);
+    fixture.identify(2, "server");
+    assert_eq!(fixture.sent_list(), [""; 0], "it is what it said first");
+    assert_eq!(fixture.relay.peer(2).unwrap().kind, Some(crate::wire::PeerKind::Client));
 }
 
 #[test]
-fn a_list_is_told_whole_and_only_to_those_for_whom_it_changed() {
-    let mut desk = Desk::new();
-    desk.join(1, "server", &[A, B]);
-    desk.join(2, "server", &[B]);
-    desk.join(3, "client", &[C]);
-    assert_eq!(desk.told(), [""; 0]);
-    desk.join(4, "client", &[B]);
-    assert_eq!(desk.told(), ["1 list id4", "2 list id4", "4 list id1 id2"]);
-    desk.join(5, "client", &[A]);
-    assert_eq!(desk.told(), ["1 list id4 id5", "5 list id1"]);
+fn list_is_sent_whole_and_only_where_it_changed() {
+    let mut fixture = Fixture::new();
+    fixture.join(1, "server", &[A, B]);
+    fixture.join(2, "server", &[B]);
+    fixture.join(3, "client", &[C]);
+    assert_eq!(fixture.sent_list(), [""; 0]);
+    fixture.join(4, "client", &[B]);
+    assert_eq!(fixture.sent_list(), ["1 list id4", "2 list id4", "4 list id1 id2"]);
+    fixture.join(5, "client", &[A]);
+    assert_eq!(fixture.sent_list(), ["1 list id4 id5", "5 list id1"]);
     // The same list in another order, and one more key that no other peer has.
-    desk.claim(1, &[B, A, B, C]);
-    assert_eq!(desk.told(), ["1 list id3 id4 id5", "3 list id1"]);
-    desk.claim(4, &[B, A]);
-    assert_eq!(desk.told(), [""; 0]);
-    desk.claim(1, &[C]);
-    assert_eq!(desk.told(), ["1 list id3", "4 list id2", "5 list "]);
-    desk.relay.disconnect(2);
-    assert_eq!(desk.told(), ["4 list "]);
-    desk.relay.disconnect(3);
-    desk.relay.disconnect(3);
-    assert_eq!(desk.told(), ["1 list "]);
+    fixture.claim(1, &[B, A, B, C]);
+    assert_eq!(fixture.sent_list(), ["1 list id3 id4 id5", "3 list id1"]);
+    fixture.claim(4, &[B, A]);
+    assert_eq!(fixture.sent_list(), [""; 0]);
+    fixture.claim(1, &[C]);
+    assert_eq!(fixture.sent_list(), ["1 list id3", "4 list id2", "5 list "]);
+    fixture.relay.disconnect(2);
+    assert_eq!(fixture.sent_list(), ["4 list "]);
+    fixture.relay.disconnect(3);
+    fixture.relay.disconnect(3);
+    assert_eq!(fixture.sent_list(), ["1 list "]);
 }
 
 #[test]
-fn who_comes_and_goes_within_a_turn_is_not_told() {
-    let mut desk = Desk::new();
-    desk.join(1, "server", &[A]);
-    desk.told();
-    desk.join(2, "client", &[A]);
-    desk.relay.disconnect(2);
-    assert_eq!(desk.told(), [""; 0]);
-    desk.join(3, "client", &[A]);
-    desk.join(4, "client", &[A]);
-    let told = desk.told();
-    assert!(told.contains(&"1 list id3 id4".to_owned()), "{told:?}");
+fn peer_that_comes_and_goes_within_a_turn_is_not_listed() {
+    let mut fixture = Fixture::new();
+    fixture.join(1, "server", &[A]);
+    fixture.sent_list();
+    fixture.join(2, "client", &[A]);
+    fixture.relay.disconnect(2);
+    assert_eq!(fixture.sent_list(), [""; 0]);
+    fixture.join(3, "client", &[A]);
+    fixture.join(4, "client", &[A]);
+    let sent_list = fixture.sent_list();
+    assert!(sent_list.contains(&"1 list id3 id4".to_owned()), "{sent_list:?}");
 }
 
 #[test]
-fn who_has_much_waiting_is_told_later_what_holds_then_but_before_any_frame() {
-    let mut desk = Desk::new();
-    desk.join(1, "server", &[A]);
-    desk.join(2, "client", &[A]);
-    assert_eq!(desk.told_to(|number| number != 1), ["2 list id1"]);
-    let has_news = |ready: fn(PeerNumber) -> bool| desk.relay.has_news(desk.end, ready);
+fn list_for_a_long_queue_is_sent_later_but_before_any_frame() {
+    let mut fixture = Fixture::new();
+    fixture.join(1, "server", &[A]);
+    fixture.join(2, "client", &[A]);
+    assert_eq!(fixture.messages_to(|number| number != 1), ["2 list id1"]);
+    let has_news = |ready: fn(PeerNumber) -> bool| fixture.relay.has_news(fixture.end, ready);
     assert!(!has_news(|number| number != 1) && has_news(|_| true));
-    desk.join(3, "client", &[A]);
-    desk.relay.disconnect(2);
-    assert_eq!(desk.told_to(|number| number != 1), ["3 list id1"]);
-    assert_eq!(desk.told(), ["1 list id3"]);
-    desk.join(4, "client", &[A]);
-    desk.say(4, "id1\nhello");
-    assert_eq!(desk.told_to(|_| false), ["1 list id3 id4", "4>1 id4\nhello"]);
-    assert_eq!(desk.told(), ["4 list id1"]);
+    fixture.join(3, "client", &[A]);
+    fixture.relay.disconnect(2);
+    assert_eq!(fixture.messages_to(|number| number != 1), ["3 list id1"]);
+    assert_eq!(fixture.sent_list(), ["1 list id3"]);
+    fixture.join(4, "client", &[A]);
+    fixture.say(4, "id1\nhello");
+    assert_eq!(fixture.messages_to(|_| false), ["1 list id3 id4", "4>1 id4\nhello"]);
+    assert_eq!(fixture.sent_list(), ["4 list id1"]);
 }
 
 #[test]
-fn a_frame_goes_to_whom_the_sender_was_introduced_and_to_nobody_else() {
-    let mut desk = Desk::new();
-    desk.join(1, "server", &[A]);
-    desk.join(2, "client", &[A]);
-    desk.join(3, "server", &[B]);
-    desk.join(4, "client", &[B]);
-    desk.told();
-    desk.say(2, "id1\n{\"x\":\"y\"}\nz");
-    desk.say(1, "id2\n");
-    assert_eq!(desk.told(), ["2>1 id2\n{\"x\":\"y\"}\nz", "1>2 id1\n"]);
+fn frame_is_forwarded_only_to_introduced_peers() {
+    let mut fixture = Fixture::new();
+    fixture.join(1, "server", &[A]);
+    fixture.join(2, "client", &[A]);
+    fixture.join(3, "server", &[B]);
+    fixture.join(4, "client", &[B]);
+    fixture.sent_list();
+    fixture.say(2, "id1\n{\"x\":\"y\"}\nz");
+    fixture.say(1, "id2\n");
+    assert_eq!(fixture.sent_list(), ["2>1 id2\n{\"x\":\"y\"}\nz", "1>2 id1\n"]);
     for to in ["id2", "id3", "id4", "id9", "", "id1 ", "i\nd1", " id1"] {
-        desk.say(2, &format!("{to}\nx"));
-        assert_eq!(desk.told(), ["2 error 404"], "{to}");
+        fixture.say(2, &format!("{to}\nx"));
+        assert_eq!(fixture.sent_list(), ["2 error 404"], "{to}");
     }
-    desk.say(2, "id1");
-    assert_eq!(desk.told(), ["2 error 400"]);
-    desk.relay.disconnect(1);
-    desk.say(2, "id1\nx");
-    assert_eq!(desk.told(), ["2 list ", "2 error 404"]);
+    fixture.say(2, "id1");
+    assert_eq!(fixture.sent_list(), ["2 error 400"]);
+    fixture.relay.disconnect(1);
+    fixture.say(2, "id1\nx");
+    assert_eq!(fixture.sent_list(), ["2 list ", "2 error 404"]);
 }
 
 #[test]
-fn a_peer_knows_the_sender_before_it_hears_from_it() {
-    let mut desk = Desk::new();
-    desk.join(1, "server", &[A]);
-    desk.told();
-    desk.join(2, "client", &[A]);
-    desk.say(2, "id1\nhello");
-    assert_eq!(desk.told(), ["1 list id2", "2>1 id2\nhello", "2 list id1"]);
+fn list_with_the_sender_precedes_its_frame() {
+    let mut fixture = Fixture::new();
+    fixture.join(1, "server", &[A]);
+    fixture.sent_list();
+    fixture.join(2, "client", &[A]);
+    fixture.say(2, "id1\nhello");
+    assert_eq!(fixture.sent_list(), ["1 list id2", "2>1 id2\nhello", "2 list id1"]);
 }
 
 /// A peer that reconnects constantly changes all lists constantly, and each is sent whole.
 #[test]
-fn a_long_list_is_not_told_again_at_once_and_then_as_it_is_by_then() {
-    let mut desk = Desk::new();
-    desk.join(1, "server", &[A]);
+fn long_list_is_rate_limited_and_then_current() {
+    let mut fixture = Fixture::new();
+    fixture.join(1, "server", &[A]);
     for number in 2..42 {
-        desk.join(number, "client", &[A]);
+        fixture.join(number, "client", &[A]);
     }
-    let of_server = |told: Vec<String>| told.iter().filter(|text| text.starts_with("1 ")).count();
-    assert_eq!(of_server(desk.told()), 1);
-    let told = desk.end;
-    let at = |millis| told + Duration::from_millis(millis);
+    let of_server =
+        |sent_list: Vec<String>| sent_list.iter().filter(|text| text.starts_with("1 ")).count();
+    assert_eq!(of_server(fixture.sent_list()), 1);
+    let sent_list = fixture.end;
+    let at = |millis| sent_list + Duration::from_millis(millis);
     for flap in 0..39 {
-        desk.claim(2, if flap % 2 == 0 { &[] } else { &[A] });
-        desk.relay.tell_news(at(flap), |_| true);
-        assert_eq!(of_server(desk.effects()), 0);
+        fixture.claim(2, if flap % 2 == 0 { &[] } else { &[A] });
+        fixture.relay.send_lists(at(flap), |_| true);
+        assert_eq!(of_server(fixture.effects()), 0);
         // A peer in the list can send frames without causing a new list.
-        desk.say(3, "id1\nx");
-        assert_eq!(desk.effects(), ["3>1 id3\nx"]);
+        fixture.say(3, "id1\nx");
+        assert_eq!(fixture.effects(), ["3>1 id3\nx"]);
     }
-    assert_eq!(desk.relay.news_due(at(39)), Some(at(40)));
-    assert!(!desk.relay.has_news(at(39), |number| number == 1));
-    assert!(desk.relay.has_news(at(40), |number| number == 1));
-    desk.relay.tell_news(at(40), |_| true);
+    assert_eq!(fixture.relay.lists_due(at(39)), Some(at(40)));
+    assert!(!fixture.relay.has_news(at(39), |number| number == 1));
+    assert!(fixture.relay.has_news(at(40), |number| number == 1));
+    fixture.relay.send_lists(at(40), |_| true);
     let list = (3..42).map(|number| format!("id{number}")).collect::<Vec<_>>().join(" ");
     assert_eq!(
-        desk.effects().iter().find(|text| text.starts_with("1 ")),
+        fixture.effects().iter().find(|text| text.starts_with("1 ")),
         Some(&format!("1 list {list}"))
     );
-    assert_eq!(desk.relay.news_due(at(40)), None);
+    assert_eq!(fixture.relay.lists_due(at(40)), None);
     // A frame of a new peer is not delayed, nor is a message of the relay.
-    desk.claim(2, &[A]);
-    desk.say(2, "id1\nx");
-    let told = desk.effects();
-    assert!(told[0].starts_with("1 list id2 id3 ") && told[1] == "2>1 id2\nx", "{told:?}");
-    desk.claim(2, &[]);
-    desk.say(1, r#"{"namespace":"rpc","name":"identify","id":1}"#);
-    let told = desk.effects();
-    assert!(told[0].starts_with("1 list id3 ") && told[1].starts_with("1 response "), "{told:?}");
+    fixture.claim(2, &[A]);
+    fixture.say(2, "id1\nx");
+    let sent_list = fixture.effects();
+    assert!(
+        sent_list[0].starts_with("1 list id2 id3 ") && sent_list[1] == "2>1 id2\nx",
+        "{sent_list:?}"
+    );
+    fixture.claim(2, &[]);
+    fixture.say(1, r#"{"namespace":"rpc","name":"identify","id":1}"#);
+    let sent_list = fixture.effects();
+    assert!(
+        sent_list[0].starts_with("1 list id3 ") && sent_list[1].starts_with("1 response "),
+        "{sent_list:?}"
+    );
 }
 
 #[test]
-fn a_stranger_learns_nothing_and_counts_for_nobody() {
-    let mut desk = Desk::new();
-    desk.join(1, "server", &[A]);
-    desk.relay.connect(2, "id2".into());
-    desk.told();
-    desk.identify(2, "client");
-    desk.claim(2, &[A]);
-    assert_eq!(desk.told(), [""; 0]);
+fn unauthenticated_peer_gets_no_list_and_is_in_none() {
+    let mut fixture = Fixture::new();
+    fixture.join(1, "server", &[A]);
+    fixture.relay.connect(2, "id2".into());
+    fixture.sent_list();
+    fixture.identify(2, "client");
+    fixture.claim(2, &[A]);
+    assert_eq!(fixture.sent_list(), [""; 0]);
     for text in ["id1\nx", "nobody\nx"] {
-        desk.say(2, text);
-        assert_eq!(desk.told(), ["2 error 401"]);
+        fixture.say(2, text);
+        assert_eq!(fixture.sent_list(), ["2 error 401"]);
     }
-    for (name, told) in [
+    for (name, sent_list) in [
         ("query", "2 error 401"),
         ("status", "2 error 401"),
         ("auth", "2 error 403"),
         ("auth_token", "2 error 403"),
         ("identify", r#"2 response {"type":"bridge","hostname":"bridge.example.org"}"#),
     ] {
-        desk.say(2, &format!(r#"{{"namespace":"rpc","name":"{name}","id":1}}"#));
-        assert_eq!(desk.told(), [told], "{name}");
+        fixture.say(2, &format!(r#"{{"namespace":"rpc","name":"{name}","id":1}}"#));
+        assert_eq!(fixture.sent_list(), [sent_list], "{name}");
     }
     // Keys listed without a request do not count later.
-    desk.relay.prove(2, &request("auth_ssl"), registration(key()));
-    assert_eq!(desk.told(), [r#"2 response ["bridge",0]"#, "2 settings?"]);
-    desk.say(2, "id1\nx");
-    assert_eq!(desk.told(), ["2 error 404"]);
+    fixture.relay.prove(2, &request("auth_ssl"), registration(key()));
+    assert_eq!(fixture.sent_list(), [r#"2 response ["bridge",0]"#, "2 settings?"]);
+    fixture.say(2, "id1\nx");
+    assert_eq!(fixture.sent_list(), ["2 error 404"]);
 }
 
 #[test]
-fn a_test_string_is_good_for_one_try_and_a_proof_has_one_of_two_forms() {
-    let mut desk = Desk::new();
-    desk.relay.connect(1, "id1".into());
-    desk.told();
+fn challenge_is_valid_once_and_proof_has_one_of_two_forms() {
+    let mut fixture = Fixture::new();
+    fixture.relay.connect(1, "id1".into());
+    fixture.sent_list();
     let ask = |args: &str| {
         format!(
             r#"{{"namespace":"rpc","name":"auth_ssl","id":"server_to_bridge_auth","args":{args}}}"#
         )
     };
     for args in [r#""""#, "{}", "null"] {
-        desk.say(1, &ask(args));
-        let told = desk.told();
-        assert!(told[0].starts_with(r#"1 response {"test_string":""#), "{told:?}");
+        fixture.say(1, &ask(args));
+        let sent_list = fixture.sent_list();
+        assert!(sent_list[0].starts_with(r#"1 response {"test_string":""#), "{sent_list:?}");
     }
-    desk.say(1, &ask(r#"{"key":"k","signature":"s"}"#));
+    fixture.say(1, &ask(r#"{"key":"k","signature":"s"}"#));
     let signed = r#"judge 1 true Signed { key: "k", signature: "s" }"#;
-    assert_eq!(desk.told(), [signed]);
-    desk.say(1, &ask(r#"{"encrypted_string":"e"}"#));
-    assert_eq!(desk.told(), [r#"judge 1 false Encrypted("e")"#]);
-    desk.say(1, &ask("{}"));
-    desk.now += Duration::from_secs(31);
-    desk.told();
-    desk.say(1, &ask(r#"{"encrypted_string":"e"}"#));
-    assert_eq!(desk.told(), [r#"judge 1 false Encrypted("e")"#]);
+    assert_eq!(fixture.sent_list(), [signed]);
+    fixture.say(1, &ask(r#"{"encrypted_string":"e"}"#));
+    assert_eq!(fixture.sent_list(), [r#"judge 1 false Encrypted("e")"#]);
+    fixture.say(1, &ask("{}"));
+    fixture.now += Duration::from_secs(31);
+    fixture.sent_list();
+    fixture.say(1, &ask(r#"{"encrypted_string":"e"}"#));
+    assert_eq!(fixture.sent_list(), [r#"judge 1 false Encrypted("e")"#]);
     for args in
         [r#"{"key":"k"}"#, r#"{"md5_key":"k"}"#, "[]", "5", r#""x""#, r#"{"key":1,"signature":2}"#]
     {
-        desk.say(1, &ask(args));
-        assert_eq!(desk.told(), ["1 error 400"], "{args}");
+        fixture.say(1, &ask(args));
+        assert_eq!(fixture.sent_list(), ["1 error 400"], "{args}");
     }
 }
 
 #[test]
-fn a_registered_key_may_be_limited_to_sums() {
-    let mut desk = Desk::new();
-    desk.join(1, "server", &[A, B]);
+fn registered_key_limited_to_checksums_claims_no_others() {
+    let mut fixture = Fixture::new();
+    fixture.join(1, "server", &[A, B]);
     let id = key();
-    desk.relay.connect(2, "id2".into());
-    desk.identify(2, "client");
-    let limited = |texts: &[&str]| Registration { sums: Some(sums(texts)), ..registration(id) };
-    desk.relay.prove(2, &request("auth_ssl"), limited(&[C]));
-    desk.told();
-    desk.claim(2, &[A, B]);
-    assert_eq!(desk.told(), [""; 0]);
-    let register = |desk: &mut Desk, now: Option<Registration>| {
-        desk.relay
+    fixture.relay.connect(2, "id2".into());
+    fixture.identify(2, "client");
+    let limited =
+        |texts: &[&str]| Registration { checksums: Some(checksums(texts)), ..registration(id) };
+    fixture.relay.prove(2, &request("auth_ssl"), limited(&[C]));
+    fixture.sent_list();
+    fixture.claim(2, &[A, B]);
+    assert_eq!(fixture.sent_list(), [""; 0]);
+    let register = |fixture: &mut Fixture, now: Option<Registration>| {
+        fixture
+            .relay
             .revise(|before| if before.key == id { now.clone() } else { Some(before.clone()) });
-        desk.told()
+        fixture.sent_list()
     };
-    assert_eq!(register(&mut desk, Some(limited(&[B]))), ["1 list id2", "2 list id1"]);
-    assert_eq!(register(&mut desk, Some(limited(&[A]))), [""; 0]);
-    assert_eq!(register(&mut desk, Some(limited(&[]))), ["1 list ", "2 list "]);
-    assert_eq!(register(&mut desk, Some(registration(id))), ["1 list id2", "2 list id1"]);
+    assert_eq!(register(&mut fixture, Some(limited(&[B]))), ["1 list id2", "2 list id1"]);
+    assert_eq!(register(&mut fixture, Some(limited(&[A]))), [""; 0]);
+    assert_eq!(register(&mut fixture, Some(limited(&[]))), ["1 list ", "2 list "]);
+    assert_eq!(register(&mut fixture, Some(registration(id))), ["1 list id2", "2 list id1"]);
     // Revoked: it is removed at once, and receives nothing more.
-    assert_eq!(register(&mut desk, None), ["2 close 1008", "1 list "]);
-    desk.say(2, "id1\nx");
-    assert_eq!(desk.told(), ["2 error 401"]);
+    assert_eq!(register(&mut fixture, None), ["2 close 1008", "1 list "]);
+    fixture.say(2, "id1\nx");
+    assert_eq!(fixture.sent_list(), ["2 error 401"]);
 }
 
 #[test]
-fn who_gives_up_its_authority_is_a_stranger_and_may_come_back() {
-    let mut desk = Desk::new();
-    desk.join(1, "server", &[A]);
-    desk.join(2, "client", &[A]);
-    desk.told();
-    desk.say(2, r#"{"namespace":"rpc","name":"auth_clear","id":1}"#);
-    assert_eq!(desk.told(), ["2 estranged", "1 list "]);
-    desk.claim(2, &[A]);
-    assert_eq!(desk.told(), [""; 0]);
-    desk.relay.prove(2, &request("auth_ssl"), registration(key()));
-    assert_eq!(desk.told(), [r#"2 response ["bridge",0]"#, "2 settings?"]);
-    desk.claim(2, &[A]);
-    assert_eq!(desk.told(), ["1 list id2", "2 list id1"]);
+fn peer_without_identity_is_unlisted_and_may_authenticate_again() {
+    let mut fixture = Fixture::new();
+    fixture.join(1, "server", &[A]);
+    fixture.join(2, "client", &[A]);
+    fixture.sent_list();
+    fixture.say(2, r#"{"namespace":"rpc","name":"auth_clear","id":1}"#);
+    assert_eq!(fixture.sent_list(), ["2 estranged", "1 list "]);
+    fixture.claim(2, &[A]);
+    assert_eq!(fixture.sent_list(), [""; 0]);
+    fixture.relay.prove(2, &request("auth_ssl"), registration(key()));
+    assert_eq!(fixture.sent_list(), [r#"2 response ["bridge",0]"#, "2 settings?"]);
+    fixture.claim(2, &[A]);
+    assert_eq!(fixture.sent_list(), ["1 list id2", "2 list id1"]);
 }
 
 #[test]
-fn what_is_neither_server_nor_client_and_what_claims_too_much_has_to_go() {
-    let mut desk = Desk::new();
-    desk.relay.connect(1, "id1".into());
-    desk.told();
-    desk.identify(1, "bridge");
-    assert_eq!(desk.told(), ["1 close 1008"]);
-    desk.join(2, "server", &[]);
-    desk.claim(2, &[A; 257]);
-    assert_eq!(desk.told(), ["2 close 1008"]);
+fn peer_of_unknown_kind_or_with_too_many_keys_is_closed() {
+    let mut fixture = Fixture::new();
+    fixture.relay.connect(1, "id1".into());
+    fixture.sent_list();
+    fixture.identify(1, "bridge");
+    assert_eq!(fixture.sent_list(), ["1 close 1008"]);
+    fixture.join(2, "server", &[]);
+    fixture.claim(2, &[A; 257]);
+    assert_eq!(fixture.sent_list(), ["2 close 1008"]);
 }
 
 #[test]
-fn an_answer_that_was_not_asked_for_is_not_answered_and_other_requests_are_refused() {
-    let mut desk = Desk::new();
-    desk.join(1, "server", &[A]);
+fn unrequested_reply_is_ignored_and_other_requests_are_errors() {
+    let mut fixture = Fixture::new();
+    fixture.join(1, "server", &[A]);
     for name in ["response", "error"] {
-        desk.say(1, &format!(r#"{{"namespace":"rpc","name":"{name}","id":"x","args":[]}}"#));
-        assert_eq!(desk.told(), [""; 0]);
+        fixture.say(1, &format!(r#"{{"namespace":"rpc","name":"{name}","id":"x","args":[]}}"#));
+        assert_eq!(fixture.sent_list(), [""; 0]);
     }
     for name in ["query", "status", "dispatcher"] {
-        desk.say(1, &format!(r#"{{"namespace":"rpc","name":"{name}","id":1}}"#));
-        assert_eq!(desk.told(), ["1 error 404"], "{name}");
+        fixture.say(1, &format!(r#"{{"namespace":"rpc","name":"{name}","id":1}}"#));
+        assert_eq!(fixture.sent_list(), ["1 error 404"], "{name}");
     }
-    desk.say(1, "{not json");
-    assert_eq!(desk.told(), ["1 error 400"]);
+    fixture.say(1, "{not json");
+    assert_eq!(fixture.sent_list(), ["1 error 400"]);
 }
 
 /// Each change is compared with a naive computation.
 #[test]
-fn a_thousand_changes_come_to_what_they_should() {
-    let mut desk = Desk::new();
+fn thousand_changes_match_the_naive_result() {
+    let mut fixture = Fixture::new();
     let mut random = 12345_u32;
     let mut draw = |below: u32| {
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -420,22 +429,22 @@ fn a_thousand_changes_come_to_what_they_should() {
                 let gone = *peers.keys().nth(draw(peers.len() as u32) as usize).unwrap();
                 peers.remove(&gone);
                 lists.remove(&gone);
-                desk.relay.disconnect(gone);
+                fixture.relay.disconnect(gone);
             }
             1 if !peers.is_empty() => {
                 let changed = *peers.keys().nth(draw(peers.len() as u32) as usize).unwrap();
                 peers.get_mut(&changed).unwrap().1 = mask;
-                desk.claim(changed, &claimed);
+                fixture.claim(changed, &claimed);
             }
             _ => {
                 let is_server = draw(2) == 0;
-                desk.join(number, if is_server { "server" } else { "client" }, &claimed);
+                fixture.join(number, if is_server { "server" } else { "client" }, &claimed);
                 peers.insert(number, (is_server, mask));
                 lists.insert(number, Vec::new());
             }
         }
         let mut changed = Vec::new();
-        for line in desk.told() {
+        for line in fixture.sent_list() {
             let (to, list) = line.split_once(" list ").expect(&line);
             let to: u64 = to.parse().unwrap();
             let ids = list.split_whitespace().map(|id| id[2..].parse().unwrap()).collect();

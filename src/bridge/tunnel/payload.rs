@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_come_out_as_they_went_in() {
+    fn records_encoded_and_decoded_are_unchanged() {
         for length in [1, 2, 3, 4, RECORDS - 1, RECORDS] {
             let records = vec![7; length];
             let payload = encode(&records);
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_told_from_records() {
+    fn garbage_is_not_taken_for_records() {
         let long = encode(&[7; RECORDS + 1]);
         let longer = encode(&[7; RECORDS + 3]);
         for payload in ["", "tls", "tls ", "TLS AAAA", "tls A", "tls AAAA\n", &long, &longer] {

@@ -91,7 +91,7 @@ fn heard(at: &mut Tunnel) -> Vec<String> {
 }
 
 #[test]
-fn messages_go_both_ways_whole() {
+fn messages_arrive_whole_in_both_directions() {
     let Pair { mut client, mut server, .. } = open();
     let long = "x".repeat(40_000);
     for text in ["{}", &long, "{\"ä\":1}"] {
@@ -107,7 +107,7 @@ fn messages_go_both_ways_whole() {
 }
 
 #[test]
-fn records_may_be_cut_anywhere() {
+fn records_may_be_split_anywhere() {
     let Pair { mut client, mut server, .. } = open();
     for records in say(&mut client, "{\"a\":1}") {
         for byte in records {
@@ -136,7 +136,7 @@ fn the_expected_certificate_is_not_wrong() {
 }
 
 #[test]
-fn what_is_changed_repeated_left_out_or_out_of_order_is_no_message() {
+fn records_changed_repeated_dropped_or_reordered_end_the_tunnel() {
     type Meddle = fn(&mut Vec<Vec<u8>>);
     let ways: [(&str, Meddle); 5] = [
         ("changed", |records| *records[0].last_mut().unwrap() ^= 1),
@@ -164,7 +164,7 @@ fn what_is_changed_repeated_left_out_or_out_of_order_is_no_message() {
 }
 
 #[test]
-fn what_was_recorded_means_nothing_to_another_tunnel() {
+fn recorded_records_are_invalid_in_another_tunnel() {
     let Pair { mut client, .. } = open();
     let recorded = say(&mut client, "{}");
     let Pair { mut server, .. } = open();
@@ -182,7 +182,7 @@ fn no_tls_1_2_is_spoken() {
 }
 
 #[test]
-fn what_waits_is_bounded() {
+fn pending_records_are_bounded() {
     let Pair { mut client, mut server, .. } = open();
     let text = "x".repeat(1000);
     let mut taken = Ok(());
@@ -206,7 +206,7 @@ fn what_waits_is_bounded() {
 }
 
 #[test]
-fn a_good_bye_is_understood_and_a_new_hello_is_told_from_the_old() {
+fn close_is_noticed_and_a_new_hello_is_distinguished() {
     let Pair { mut client, mut server, .. } = open();
     client.close();
     client.close();
@@ -224,7 +224,7 @@ fn a_good_bye_is_understood_and_a_new_hello_is_told_from_the_old() {
 }
 
 #[test]
-fn one_that_waits_takes_little_memory() {
+fn idle_tunnel_uses_little_memory() {
     let Pair { client, server, .. } = open();
     for tunnel in [client, server] {
         assert_eq!((tunnel.line.capacity(), tunnel.lines.capacity()), (0, 0));

@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_in_a_conf_is_named_with_its_line() {
+    fn conf_faults_are_reported_with_their_lines() {
         let conf = "PORT=70000\nPORT=12150\nPORT=12151\nBLACKLIST_AUTH_FAIL_LIMIT=many\n\
                     BLACKLIST_BLOCK_MINUTES=\nBRIDGE_CONNECTIONS_ONLY=maybe\nCOLOUR=red\nhello\n";
         let legacy = read(conf.as_bytes(), Of::Server);

@@ -16,7 +16,7 @@ fn an_outbox_holds_two_events() {
 }
 
 #[test]
-fn all_outboxes_together_hold_one() {
+fn outbox_total_holds_at_least_one_outbox() {
     assert_eq!(
         fault("[server]\noutbox_total = \"512KiB\""),
         "f:2: server.outbox_total (512KiB) is less than one server.outbox (1MiB)"
@@ -86,7 +86,7 @@ fn a_wide_address_covers_those_of_its_family() {
 }
 
 #[test]
-fn somebody_can_reach_the_server() {
+fn at_least_one_listener_is_required() {
     let nobody = "[server]\nlisten = []\nsocket = \"\"\n";
     let fault = fault(nobody);
     assert!(fault.starts_with("f:2: nobody could reach this server"), "{fault}");
@@ -113,7 +113,7 @@ fn every_file_and_state_directory_is_its_own() {
 }
 
 #[test]
-fn a_group_has_one_role() {
+fn group_has_one_role() {
     assert_eq!(
         fault("[auth]\nread_only_groups = [\n\"operator\",\n\"wheel\"]"),
         "f:4: auth.read_only_groups: \"wheel\" is in auth.full_access_groups already"
@@ -173,7 +173,7 @@ fn a_slice_of_a_log_holds_eight_lines() {
 }
 
 #[test]
-fn a_log_whose_changes_are_told_is_looked_at_no_more_often_than_one_whose_are_not() {
+fn check_interval_is_at_least_poll_interval() {
     let fault = fault("[life_preserver]\npoll_interval = \"2m\"");
     assert!(
         fault.starts_with(

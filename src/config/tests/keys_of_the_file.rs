@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn unknown_ones_name_the_nearest() {
+fn unknown_names_get_a_suggestion() {
     assert_eq!(
         fault("[server]\n\nlisen = []"),
         "f:3: unknown key \"lisen\" in [server]; did you mean \"listen\"?"
@@ -14,7 +14,7 @@ fn unknown_ones_name_the_nearest() {
 }
 
 #[test]
-fn misplaced_ones_name_their_section() {
+fn misplaced_keys_get_their_section() {
     assert_eq!(
         fault("[server]\nmax_running = 3"),
         "f:2: unknown key \"max_running\" in [server]; it belongs in [dispatcher]"

@@ -81,7 +81,7 @@ mod the_sample {
     }
 
     #[test]
-    fn states_every_default_as_it_is() {
+    fn sample_states_every_default() {
         let mut config = good(&sample_in_force());
         let links = std::mem::take(&mut config.bridge.link);
         let sources = std::mem::take(&mut config.life_preserver.source);
@@ -128,7 +128,7 @@ mod a_reload {
     use super::*;
 
     #[test]
-    fn says_what_needs_a_restart() {
+    fn sample_states_which_keys_need_a_restart() {
         let old = Config::defaults(&Home::System);
         assert!(needs_restart(&old, &old.clone()).is_empty());
         let new = good(

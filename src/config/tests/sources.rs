@@ -9,7 +9,7 @@ fn entry(lines: &str) -> Vec<String> {
 }
 
 #[test]
-fn one_has_a_ready_rule_or_a_pattern() {
+fn source_requires_a_rule_set_or_a_pattern() {
     let text = "[[life_preserver.source]]\nlog = \"/a\"\nrule = \"zrepl\"\n\
                 [[life_preserver.source]]\nlog = \"/b\"\nclass = \"replication\"\nmatch = '^sent (?P<what>.*)'\n\
                 [[life_preserver.source]]\nlog = \"/b\"\nclass = \"snapshot\"\nmatch = 'x'\npriority = 10\nmessage = \"{line}!\"\n";
@@ -26,7 +26,7 @@ fn one_has_a_ready_rule_or_a_pattern() {
 }
 
 #[test]
-fn what_is_missing_is_said_with_the_place() {
+fn source_missing_key_is_reported_with_its_line() {
     let needs = "[[life_preserver.source]] needs either rule, or both class and match";
     assert_eq!(entry(""), [format!("f:1: {needs}")]);
     assert_eq!(entry("class = \"snapshot\""), [format!("f:3: {needs}")]);
@@ -50,7 +50,7 @@ fn a_pattern_that_is_none_is_an_error_with_its_line() {
 }
 
 #[test]
-fn a_message_is_made_of_what_the_pattern_gives() {
+fn source_message_uses_groups_of_the_pattern() {
     let own = "class = \"snapshot\"\nmatch = '^(?P<name>.*)'\nmessage = ";
     assert!(entry(&format!("{own}'{{name}} {{{{x}}}} {{line}}'")).is_empty());
     assert_eq!(

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn faults_have_the_line_where_they_are() {
+fn faults_have_their_lines() {
     for (text, line, fragment) in [
         ("[server]\nlisten = [\n\"127.0.0.1:1\",\n", 2, "unclosed array"),
         ("[server]\nsocket = \"abc\n", 2, "invalid basic string"),
@@ -25,7 +25,7 @@ fn faults_have_the_line_where_they_are() {
 }
 
 #[test]
-fn a_faulty_line_is_told_once_and_others_too() {
+fn faulty_line_is_reported_once_and_others_too() {
     let all = faults("[server]\nauth_timeout = 30s\nlisen = []\nmax_clients = 0\n");
     assert_eq!(all.len(), 3, "{all:#?}");
     assert!(all[0].starts_with("f:2: string values must be quoted"), "{}", all[0]);

@@ -48,7 +48,7 @@ fn is_read_and_named() {
 }
 
 #[test]
-fn of_the_home_is_read_where_it_exists() {
+fn file_of_the_home_is_read_if_it_exists() {
     let directory = Directory::new("home");
     let home = directory.home();
     assert_eq!(Config::load(None, &home).unwrap(), (Config::defaults(&home), None));
@@ -78,7 +78,7 @@ fn is_no_directory() {
 }
 
 #[test]
-fn has_at_most_one_mebibyte() {
+fn file_has_at_most_one_mebibyte() {
     let directory = Directory::new("large");
     let fits = directory.file("fits", &b"#\n".repeat(MAX_FILE / 2));
     assert!(Config::load(Some(&fits), &Home::System).is_ok());
@@ -98,7 +98,7 @@ fn is_utf8() {
 }
 
 #[test]
-fn of_nothing_but_faults_is_judged_quickly_and_told_in_part() {
+fn file_full_of_faults_is_checked_quickly_and_reported_in_part() {
     let text = "[server]\n".to_owned() + &"x = =\n".repeat(20_000);
     assert!(faults(&text).len() <= 101);
     let keys: String = (0..20_000).map(|n| format!("key{n} = {n}\n")).collect();
@@ -108,7 +108,7 @@ fn of_nothing_but_faults_is_judged_quickly_and_told_in_part() {
 }
 
 #[test]
-fn of_several_faults_is_told_in_the_order_of_lines() {
+fn file_faults_are_reported_in_the_order_of_lines() {
     let all = faults(
         "[zzz]\n[log]\nlevel = 1\n[auth]\npam = 0\nfail_limit = 0\n[server]\nlisten = [\"a\",\n\"b\"]\n",
     );

@@ -15,7 +15,7 @@ fn as_file() -> String {
 }
 
 #[test]
-fn states_every_default_as_it_is() {
+fn manual_states_every_default() {
     let mut config = good(&as_file());
     assert_eq!(std::mem::take(&mut config.bridge.link).len(), 1);
     assert_eq!(std::mem::take(&mut config.life_preserver.source).len(), 2);
@@ -30,7 +30,7 @@ fn names_every_key() {
 }
 
 #[test]
-fn marks_what_needs_a_restart() {
+fn manual_marks_keys_that_need_a_restart() {
     let marked = |text: &str| -> usize { text.matches("(restart)").count() };
     // The page explains the mark, as the sample does.
     assert_eq!(marked(PAGE), marked(SAMPLE));

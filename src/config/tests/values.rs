@@ -50,7 +50,7 @@ fn links_are_normalised() {
 }
 
 #[test]
-fn may_be_written_as_dotted_keys_inline_tables_and_behind_a_bom() {
+fn values_in_any_toml_form_are_accepted() {
     assert_eq!(good("log.level = \"warn\"\n").log.level, log::LevelFilter::Warn);
     assert_eq!(good("log = { level = \"warn\" }").log.level, log::LevelFilter::Warn);
     assert_eq!(good("\u{feff}[log]\r\nlevel = \"warn\"\r\n").log.level, log::LevelFilter::Warn);
@@ -226,7 +226,7 @@ fn lists_are_bounded() {
 }
 
 #[test]
-fn of_a_stranger_are_shown_cut_and_without_control_characters() {
+fn foreign_values_are_shown_shortened_without_control_characters() {
     let long = "x".repeat(5000);
     let fault = fault(&format!("[server]\noutbox = \"\\u001b[31m{long}\""));
     assert!(fault.contains("\"\\u{1b}[31mxxx") && fault.contains("xxx\"…"), "{fault}");

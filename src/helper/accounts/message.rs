@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_is_read_as_it_was_written() {
+    fn order_encoded_and_decoded_is_unchanged() {
         let bytes = order(Kind::Check, 7, &[b"service\0", b"secret"]);
         assert_eq!(bytes.len(), bytes.capacity(), "a second allocation would leave a copy");
         let mut source = bytes.as_slice();
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_taken_when_it_is_whole() {
+    fn reply_is_taken_when_complete() {
         let mut bytes = report(9, b"[1]");
         for cut in 0..bytes.len() {
             assert_eq!(take_report(&bytes[..cut]), None);

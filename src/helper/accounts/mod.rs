@@ -35,7 +35,7 @@ use crate::sys::fork::with_socket;
 
 /// Limits of the helper.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct AccountsLimits {
     /// Time limit of a look-up; beyond it the helper counts as hung.
     pub lookup: Duration,
     /// Time limit of a password check, including the wait for its turn.
@@ -80,7 +80,7 @@ pub struct Accounts {
 
 /// A user to look up.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Who {
+pub enum UserQuery {
     /// By number.
     Uid(u32),
     /// By name.
@@ -99,7 +99,7 @@ pub enum Who {
 struct UsersQuestion {
     /// The PAM service for account checks; empty for none.
     service: String,
-    users: Vec<Who>,
+    users: Vec<UserQuery>,
 }
 
 /// An account of the system.
@@ -203,7 +203,7 @@ struct Waiting {
 /// State machine of the helper.
 #[derive(Debug)]
 pub struct Helper {
-    limits: Limits,
+    limits: AccountsLimits,
     condition: Condition,
     outgoing: VecDeque<Frame>,
     /// Bytes of the first frame that are written already.
@@ -238,7 +238,7 @@ pub fn begin(helper: &mut Helper) -> std::io::Result<(Pid, OwnedFd)> {
 
 impl Helper {
     /// Creates a helper without a child.
-    pub fn new(limits: Limits, now: Instant) -> Helper {
+    pub fn new(limits: AccountsLimits, now: Instant) -> Helper {
         Helper {
             limits,
             condition: Condition::Absent,
@@ -254,7 +254,7 @@ impl Helper {
     }
 
     /// Changes the limits.
-    pub fn set_limits(&mut self, limits: Limits) {
+    pub fn set_limits(&mut self, limits: AccountsLimits) {
         self.limits = limits;
     }
 
@@ -270,7 +270,7 @@ impl Helper {
     }
 
     /// Looks up users; the reply is a list of [`Found`]. PAM is not used where `service` is empty.
-    pub fn ask_for_users(&mut self, service: &str, users: &[Who], now: Instant) -> RequestId {
+    pub fn ask_for_users(&mut self, service: &str, users: &[UserQuery], now: Instant) -> RequestId {
         let question = UsersQuestion { service: service.to_owned(), users: users.to_vec() };
         let question = serde_json::to_vec(&question).unwrap_or_default();
         self.look_up(Kind::Users, &question, now)

@@ -3,7 +3,7 @@
 use super::message::{Kind, read_order, report};
 use super::*;
 
-const LIMITS: Limits = Limits {
+const LIMITS: AccountsLimits = AccountsLimits {
     lookup: Duration::from_secs(10),
     check: Duration::from_secs(20),
     at_once: 2,
@@ -33,7 +33,7 @@ impl Bench {
     }
 
     fn ask(&mut self) -> RequestId {
-        self.helper.ask_for_users("", &[Who::Uid(0)], self.now)
+        self.helper.ask_for_users("", &[UserQuery::Uid(0)], self.now)
     }
 
     fn check(&mut self) -> Result<RequestId, TooMany> {
@@ -75,7 +75,7 @@ fn silent(request: RequestId) -> Outcome {
 }
 
 #[test]
-fn it_starts_when_first_asked_and_ends_when_idle() {
+fn helper_starts_on_demand_and_ends_when_idle() {
     let mut bench = Bench::new();
     assert_eq!((bench.helper.due(), bench.wanted()), (None, vec![]));
     let request = bench.ask();
@@ -100,7 +100,7 @@ fn it_starts_when_first_asked_and_ends_when_idle() {
 }
 
 #[test]
-fn a_look_up_that_hangs_is_no_answer_and_costs_the_helper_its_life() {
+fn hanging_look_up_fails_and_kills_the_helper() {
     let mut bench = Bench::new();
     let (look_up, check) = (bench.ask(), bench.check().unwrap());
     bench.helper.begun();
@@ -121,7 +121,7 @@ fn a_look_up_that_hangs_is_no_answer_and_costs_the_helper_its_life() {
 }
 
 #[test]
-fn a_helper_that_dies_or_cannot_start_answers_nothing() {
+fn helper_dead_or_unstartable_fails_all_requests() {
     let mut bench = Bench::new();
     let request = bench.ask();
     bench.wanted();
@@ -154,7 +154,7 @@ fn passwords_are_checked_a_few_at_a_time_and_few_wait() {
 }
 
 #[test]
-fn who_showed_a_key_does_not_wait_behind_passwords() {
+fn account_check_of_a_key_does_not_wait_behind_passwords() {
     let mut bench = Bench::new();
     let guesses: Vec<RequestId> = (0..4).map(|_| bench.check().unwrap()).collect();
     assert_eq!(bench.check(), Err(TooMany));
@@ -229,8 +229,8 @@ fn a_host_that_is_not_found_in_time_is_given_up_alone() {
     bench.read();
     bench.wanted();
     bench.at(10);
-    let told = bench.wanted();
-    assert_eq!(told, [Outcome::NoAnswer(host, NO_RESOLVER.to_owned())]);
+    let reported = bench.wanted();
+    assert_eq!(reported, [Outcome::NoAnswer(host, NO_RESOLVER.to_owned())]);
     assert_eq!(bench.read().iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [Kind::Forget]);
     bench.answer(users);
     assert_eq!(bench.wanted(), [answered(users)]);

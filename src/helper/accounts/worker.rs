@@ -19,7 +19,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Group, Pid, Uid, User, geteuid, getgrouplist};
 
 use super::message::{self, Kind, read_order};
-use super::{Account, Accounts, Asked, Found, RequestId, UsersQuestion, Verdict, Who};
+use super::{Account, Accounts, Asked, Found, RequestId, UserQuery, UsersQuestion, Verdict};
 use crate::sys::account_state;
 use crate::sys::fork::in_child;
 use crate::sys::pam::{self, Judgement};
@@ -147,7 +147,7 @@ fn users(body: &[u8]) -> Vec<u8> {
     let service = CString::new(question.service).unwrap_or_default();
     let found = question.users.iter().map(|who| {
         // PAM did not admit a user of the local socket.
-        let Who::Proven { name, from } = who else { return look_up_user(who) };
+        let UserQuery::Proven { name, from } = who else { return look_up_user(who) };
         let (Ok(name), Ok(from)) = (CString::new(name.as_str()), CString::new(from.as_str()))
         else {
             return Found::Nobody;
@@ -156,7 +156,7 @@ fn users(body: &[u8]) -> Vec<u8> {
             return look_up_user(who);
         }
         match pam::check(&service, &name, &from, None) {
-            Judgement::Good(name) => look_up_user(&Who::Name(name)),
+            Judgement::Good(name) => look_up_user(&UserQuery::Name(name)),
             Judgement::Wrong | Judgement::Refused(_) => Found::Nobody,
             Judgement::Failed(why) => Found::Failed(why),
         }
@@ -182,7 +182,7 @@ fn judge(body: &[u8]) -> Verdict {
         (_, false) => pam::check(&service, &user, &from, secret),
     };
     match judgement {
-        Judgement::Good(user) => match look_up_user(&Who::Name(user)) {
+        Judgement::Good(user) => match look_up_user(&UserQuery::Name(user)) {
             Found::Account(account) => Verdict::Right(account),
             Found::Nobody => Verdict::Refused("it is no account of this host".to_owned()),
             Found::Failed(why) => Verdict::Failed(why),
@@ -210,10 +210,10 @@ fn addresses(host: &[u8]) -> Addresses {
     Ok(addresses)
 }
 
-fn look_up_user(who: &Who) -> Found {
+fn look_up_user(who: &UserQuery) -> Found {
     let found = match who {
-        Who::Uid(uid) => User::from_uid(Uid::from_raw(*uid)),
-        Who::Name(name) | Who::Proven { name, .. } => User::from_name(name),
+        UserQuery::Uid(uid) => User::from_uid(Uid::from_raw(*uid)),
+        UserQuery::Name(name) | UserQuery::Proven { name, .. } => User::from_name(name),
     };
     let user = match found {
         Ok(Some(user)) => user,
@@ -299,15 +299,15 @@ mod tests {
 
     #[test]
     fn users_are_found_by_number_and_by_name() {
-        let Found::Account(root) = look_up_user(&Who::Uid(0)) else { panic!("no root") };
+        let Found::Account(root) = look_up_user(&UserQuery::Uid(0)) else { panic!("no root") };
         assert_eq!((root.name.as_str(), root.uid), ("root", 0));
         assert!(root.groups.contains(&0));
-        assert_eq!(look_up_user(&Who::Name("root".into())), Found::Account(root));
-        assert_eq!(look_up_user(&Who::Name("no-such-user".into())), Found::Nobody);
+        assert_eq!(look_up_user(&UserQuery::Name("root".into())), Found::Account(root));
+        assert_eq!(look_up_user(&UserQuery::Name("no-such-user".into())), Found::Nobody);
     }
 
     #[test]
-    fn hosts_are_found_or_it_is_said_why_not() {
+    fn hosts_are_resolved_or_the_reason_is_reported() {
         let local = addresses(b"localhost").unwrap();
         assert!(local.iter().all(IpAddr::is_loopback) && !local.is_empty());
         assert_eq!(addresses(b"::1").unwrap(), [std::net::Ipv6Addr::LOCALHOST]);

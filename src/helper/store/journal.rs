@@ -331,12 +331,12 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
 
 /// Position of a current line.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct LineSpan {
     at: u64,
     length: u64,
 }
 
-type Index = BTreeMap<u64, BTreeMap<Kind, Place>>;
+type Index = BTreeMap<u64, BTreeMap<Kind, LineSpan>>;
 
 /// Why a write failed, and the state of the file.
 #[derive(Debug)]
@@ -360,7 +360,7 @@ pub(super) struct Journal {
     at_line_start: bool,
     /// Lines for the next commit, and their keys.
     pending: Vec<u8>,
-    pending_keys: Vec<(Key, Place)>,
+    pending_keys: Vec<(Key, LineSpan)>,
     departed: Departed,
 }
 
@@ -377,7 +377,7 @@ impl Journal {
                 Line::Record(record) => {
                     last_serial = last_serial.max(record.serial);
                     let key = Key { serial: record.serial, is: record.kind };
-                    note(&mut index, key, Place { at, length: bytes });
+                    note(&mut index, key, LineSpan { at, length: bytes });
                 }
                 Line::Damaged => {}
                 Line::Torn => return,
@@ -432,7 +432,7 @@ impl Journal {
         }
         let at = self.length + self.pending.len() as u64;
         self.pending.extend(line.as_bytes());
-        self.pending_keys.push((key, Place { at, length: line.len() as u64 }));
+        self.pending_keys.push((key, LineSpan { at, length: line.len() as u64 }));
         Ok(())
     }
 
@@ -472,7 +472,7 @@ impl Journal {
             self.file.seek(SeekFrom::Start(self.length))?;
             self.file.write_all(&self.pending)?;
         }
-        let departs = |(key, _): &&(Key, Place)| key.is != Kind::Filed;
+        let departs = |(key, _): &&(Key, LineSpan)| key.is != Kind::Filed;
         let departed = self.pending_keys.iter().filter(departs).map(|(key, _)| key.serial);
         let departed: BTreeSet<u64> = departed.collect();
         self.departed.append(&departed)?;
@@ -508,7 +508,7 @@ impl Journal {
         let mut index = Index::new();
         for (serial, of_job) in &self.index {
             for (kind, place) in of_job {
-                let moved = Place { at: bytes.len() as u64, length: place.length };
+                let moved = LineSpan { at: bytes.len() as u64, length: place.length };
                 self.file.seek(SeekFrom::Start(place.at))?;
                 (&mut self.file).take(place.length).read_to_end(&mut bytes)?;
                 note(&mut index, Key { serial: *serial, is: *kind }, moved);
@@ -522,7 +522,7 @@ impl Journal {
     }
 }
 
-fn note(index: &mut Index, key: Key, place: Place) {
+fn note(index: &mut Index, key: Key, place: LineSpan) {
     match key.is {
         Kind::Forgotten => {
             index.remove(&key.serial);
@@ -544,13 +544,13 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    struct Place(PathBuf);
+    struct TestDirectory(PathBuf);
 
-    impl Place {
-        fn new(name: &str) -> Place {
+    impl TestDirectory {
+        fn new(name: &str) -> TestDirectory {
             let path = std::env::temp_dir().join(format!("se-jrn-{}-{name}", std::process::id()));
             fs::create_dir_all(&path).unwrap();
-            Place(path)
+            TestDirectory(path)
         }
 
         fn path(&self) -> PathBuf {
@@ -563,7 +563,7 @@ mod tests {
         }
     }
 
-    impl Drop for Place {
+    impl Drop for TestDirectory {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
@@ -579,13 +579,13 @@ mod tests {
         journal.write(true).unwrap();
     }
 
-    fn kept(loaded: &Loaded) -> Vec<(u64, Kind)> {
+    fn persisted(loaded: &Loaded) -> Vec<(u64, Kind)> {
         loaded.records.iter().map(|record| (record.serial, record.kind)).collect()
     }
 
     #[test]
-    fn what_was_written_is_read_as_far_as_it_still_counts() {
-        let place = Place::new("read");
+    fn written_records_are_read_as_far_as_they_are_current() {
+        let place = TestDirectory::new("read");
         let path = place.path();
         assert_eq!(load(&path), Loaded::default());
         write(&path, &[record(1, "filed", "a"), record(2, "filed", ""), record(1, "started", "")]);
@@ -594,17 +594,17 @@ mod tests {
             &[record(1, "started", "b"), record(3, "filed", ""), record(3, "forgotten", "")],
         );
         let loaded = load(&path);
-        assert_eq!(kept(&loaded), [(1, Kind::Filed), (1, Kind::Started), (2, Kind::Filed)]);
+        assert_eq!(persisted(&loaded), [(1, Kind::Filed), (1, Kind::Started), (2, Kind::Filed)]);
         assert_eq!(loaded.records[1].text, record(1, "started", "b"));
         assert_eq!((loaded.last_serial, loaded.damaged, loaded.remarks.len()), (3, false, 0));
         write(&path, &[record(1, "finished", "")]);
-        assert_eq!(kept(&load(&path)), [(1, Kind::Finished), (2, Kind::Filed)]);
+        assert_eq!(persisted(&load(&path)), [(1, Kind::Finished), (2, Kind::Filed)]);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
-    fn cut_at_any_place_it_keeps_every_whole_record_and_goes_on() {
-        let place = Place::new("cut");
+    fn journal_cut_anywhere_keeps_every_whole_record_and_continues() {
+        let place = TestDirectory::new("cut");
         let path = place.path();
         let records: Vec<String> = (1..=4).map(|serial| record(serial, "filed", "ü")).collect();
         write(&path, &records);
@@ -629,7 +629,7 @@ mod tests {
 
     #[test]
     fn departed_jobs_are_known_wherever_the_journal_is_cut() {
-        let place = Place::new("departed");
+        let place = TestDirectory::new("departed");
         let path = place.path();
         let mut records: Vec<String> = (1..=5).map(|serial| record(serial, "filed", "")).collect();
         records.extend([record(2, "started", ""), record(2, "finished", "")]);
@@ -653,8 +653,8 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_that_flipped_costs_its_record_alone_and_is_set_aside_and_said() {
-        let place = Place::new("flip");
+    fn flipped_byte_affects_one_record_and_is_reported() {
+        let place = TestDirectory::new("flip");
         let path = place.path();
         let records: Vec<String> = (1..=4).map(|serial| record(serial, "filed", "ü")).collect();
         write(&path, &records);
@@ -683,8 +683,8 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_a_newer_and_an_unreadable_one_are_no_reason_not_to_go_on() {
-        let place = Place::new("other");
+    fn empty_newer_or_unreadable_journal_does_not_prevent_the_start() {
+        let place = TestDirectory::new("other");
         let path = place.path();
         fs::write(&path, "").unwrap();
         assert_eq!(load(&path), Loaded::default());
@@ -698,12 +698,12 @@ mod tests {
         assert!(loaded.damaged && loaded.remarks[0].contains("not a file"), "{:?}", loaded.remarks);
         assert_eq!(place.aside().len(), 2);
         write(&path, &[record(8, "filed", "")]);
-        assert_eq!(kept(&load(&path)), [(8, Kind::Filed)]);
+        assert_eq!(persisted(&load(&path)), [(8, Kind::Filed)]);
     }
 
     #[test]
-    fn it_is_compacted_to_what_is_wanted_and_stays_small() {
-        let place = Place::new("compact");
+    fn journal_is_compacted_and_stays_small() {
+        let place = TestDirectory::new("compact");
         let path = place.path();
         let mut journal = Journal::open(&path).unwrap();
         let long = "x".repeat(1000);
@@ -725,8 +725,8 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_are_kept_aside() {
-        let place = Place::new("aside");
+    fn number_of_files_set_aside_is_limited() {
+        let place = TestDirectory::new("aside");
         let path = place.path();
         for number in 0..ASIDE + 3 {
             fs::write(place.0.join(format!("journal.damaged-{number}")), "").unwrap();

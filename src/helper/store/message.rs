@@ -17,7 +17,7 @@ pub(super) enum Order {
     /// Delete the job.
     Forget(u64),
     /// Replace a state file, and report it.
-    Keep { request: u64, name: String, bytes: Vec<u8> },
+    Persist { request: u64, name: String, bytes: Vec<u8> },
     /// Read a part of a job's log; the query as JSON.
     ReadText { request: u64, question: Vec<u8> },
     /// Read the logs of a job's commands; the query as JSON.
@@ -33,7 +33,7 @@ pub(super) enum Order {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Report {
     /// Everything up to this commit is durable.
-    Kept(u64),
+    Persisted(u64),
     /// Records between the last successful commit and this one are not in the journal.
     Failed { commit: u64, why: String },
     /// The reply to a request, as JSON.
@@ -93,7 +93,7 @@ impl Order {
             Order::Log { serial, at, limit, text } => put(out, 3, &[*serial, *at, *limit], text),
             Order::CloseLog(serial) => put(out, 4, &[*serial], &[]),
             Order::Forget(serial) => put(out, 5, &[*serial], &[]),
-            Order::Keep { request, name, bytes } => {
+            Order::Persist { request, name, bytes } => {
                 let rest = [name.as_bytes(), bytes].concat();
                 put(out, 6, &[*request, name.len() as u64], &rest);
             }
@@ -130,7 +130,7 @@ impl Order {
             6 => {
                 let (length, rest) = number(rest)?;
                 let (name, bytes) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-                Order::Keep { request: first, name: text(name), bytes: bytes.to_vec() }
+                Order::Persist { request: first, name: text(name), bytes: bytes.to_vec() }
             }
             7 => Order::ReadText { request: first, question: rest.to_vec() },
             8 => Order::ReadPieces { request: first, question: rest.to_vec() },
@@ -149,7 +149,7 @@ impl Order {
 impl Report {
     pub(super) fn put(&self, out: &mut impl Bytes) {
         match self {
-            Report::Kept(commit) => put(out, 1, &[*commit], &[]),
+            Report::Persisted(commit) => put(out, 1, &[*commit], &[]),
             Report::Failed { commit, why } => put(out, 2, &[*commit], why.as_bytes()),
             Report::Answer { request, answer } => put(out, 3, &[*request], answer),
             Report::NoAnswer { request, why } => put(out, 4, &[*request], why.as_bytes()),
@@ -162,7 +162,7 @@ impl Report {
     pub(super) fn take(bytes: &[u8]) -> Option<(Option<Report>, usize)> {
         let (kind, payload, length) = first(bytes)?;
         let report = number(payload).and_then(|(first, rest)| match kind {
-            1 => Some(Report::Kept(first)),
+            1 => Some(Report::Persisted(first)),
             2 => Some(Report::Failed { commit: first, why: text(rest) }),
             3 => Some(Report::Answer { request: first, answer: rest.to_vec() }),
             4 => Some(Report::NoAnswer { request: first, why: text(rest) }),
@@ -179,14 +179,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_and_reports_come_back_from_their_bytes_whatever_the_reads() {
+    fn messages_are_decoded_from_any_split_of_their_bytes() {
         let orders = [
             Order::Line(b"{}".to_vec()),
             Order::Commit(u64::MAX),
             Order::Log { serial: 1, at: 2, limit: 3, text: b"x\n".to_vec() },
             Order::CloseLog(3),
             Order::Forget(4),
-            Order::Keep { request: 7, name: "tail".into(), bytes: vec![0, 255] },
+            Order::Persist { request: 7, name: "tail".into(), bytes: vec![0, 255] },
             Order::ReadText { request: 5, question: b"q".to_vec() },
             Order::ReadPieces { request: 6, question: vec![] },
             Order::Keys { request: 8, question: b"k".to_vec() },
@@ -203,7 +203,7 @@ mod tests {
             assert_eq!(Order::take(&bytes), Some((Some(order), length)));
         }
         let reports = [
-            Report::Kept(7),
+            Report::Persisted(7),
             Report::Failed { commit: 8, why: "full".into() },
             Report::Answer { request: 9, answer: b"[]".to_vec() },
             Report::NoAnswer { request: 10, why: "gone".into() },

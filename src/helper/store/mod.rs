@@ -29,14 +29,14 @@ use worker::PiecesQuestion;
 pub use journal::{Kind, Loaded, Record, load};
 pub use keys::{KeysAnswer, KeysQuestion, Stamp};
 pub use segments::{LogEnd, Part};
-pub use worker::{Place, TextQuestion, log_ends, prepare};
+pub use worker::{StoreLocation, TextQuestion, log_ends, prepare};
 
 use crate::backoff::Backoff;
 use crate::sys::fork::with_socket;
 
 /// Limits of the store.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct StoreLimits {
     /// Time limit of a reply; beyond it the store counts as hung.
     pub deadline: Duration,
     /// Maximum number of bytes of job logs in flight.
@@ -50,9 +50,9 @@ pub type RequestId = u64;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome<K> {
     /// The record of that ticket is durable.
-    Kept(K),
+    Persisted(K),
     /// It is not; the reason.
-    NotKept(K, String),
+    NotPersisted(K, String),
     /// The reply to a request, as JSON.
     Answer(RequestId, Vec<u8>),
     /// The request failed; the reason.
@@ -110,7 +110,7 @@ struct LogOutput {
 /// State machine of the store. `K` is the type of tickets.
 #[derive(Debug)]
 pub struct Store<K> {
-    limits: Limits,
+    limits: StoreLimits,
     condition: Condition,
     outgoing: VecDeque<u8>,
     incoming: Vec<u8>,
@@ -144,7 +144,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const SILENT: &str = "state storage does not answer";
 
 /// Starts a store process, which holds `lock` open.
-pub fn begin(place: &Place, lock: OwnedFd) -> std::io::Result<(Pid, OwnedFd)> {
+pub fn begin(place: &StoreLocation, lock: OwnedFd) -> std::io::Result<(Pid, OwnedFd)> {
     with_socket(c"sysadm-store", lock, |socket, _lock| worker::run(UnixStream::from(socket), place))
 }
 
@@ -156,7 +156,7 @@ impl LogOutput {
 
 impl<K: Copy> Store<K> {
     /// Creates a store without a child: its first action is [`Outcome::Begin`].
-    pub fn new(limits: Limits, now: Instant) -> Store<K> {
+    pub fn new(limits: StoreLimits, now: Instant) -> Store<K> {
         Store {
             limits,
             condition: Condition::Working,
@@ -180,7 +180,7 @@ impl<K: Copy> Store<K> {
     }
 
     /// Changes the limits.
-    pub fn set_limits(&mut self, limits: Limits) {
+    pub fn set_limits(&mut self, limits: StoreLimits) {
         self.limits = limits;
     }
 
@@ -234,7 +234,7 @@ impl<K: Copy> Store<K> {
     }
 
     /// Persists a record, a JSON object; the ticket is returned when it is durable, or has failed.
-    pub fn keep(&mut self, ticket: K, line: Vec<u8>, now: Instant) {
+    pub fn persist(&mut self, ticket: K, line: Vec<u8>, now: Instant) {
         if self.hears() {
             self.order(&Order::Line(line.clone()), now);
             self.uncommitted = true;
@@ -311,7 +311,7 @@ impl<K: Copy> Store<K> {
     /// without one, it may have been replaced or not.
     pub fn replace(&mut self, name: &str, bytes: Vec<u8>, now: Instant) -> RequestId {
         let name = name.to_owned();
-        self.ask(now, |request| Order::Keep { request, name, bytes })
+        self.ask(now, |request| Order::Persist { request, name, bytes })
     }
 
     /// Requests a part of a job's log as one text.
@@ -410,11 +410,11 @@ impl<K: Copy> Store<K> {
 
     fn on_report(&mut self, report: Report, now: Instant) {
         match report {
-            Report::Kept(commit) => {
+            Report::Persisted(commit) => {
                 self.answered(commit, now);
                 self.forgotten.retain(|_, covered| covered.is_none_or(|by| by > commit));
                 for ticket in self.up_to(commit) {
-                    self.outcomes.push_back(Outcome::Kept(ticket));
+                    self.outcomes.push_back(Outcome::Persisted(ticket));
                 }
                 // A reply to an order before the failure does not mean that it is back.
                 if self.standing().is_err() && commit == self.last_commit && self.hears() {
@@ -432,7 +432,7 @@ impl<K: Copy> Store<K> {
                     *covered = covered.filter(|by| *by > commit);
                 }
                 for ticket in self.up_to(commit) {
-                    self.outcomes.push_back(Outcome::NotKept(ticket, why.clone()));
+                    self.outcomes.push_back(Outcome::NotPersisted(ticket, why.clone()));
                 }
                 self.announce(&why);
                 if self.hears() {
@@ -580,7 +580,7 @@ impl<K: Copy> Store<K> {
     /// It has not replied in time: everything pending fails, and a running child has hung.
     fn give_up(&mut self, now: Instant) {
         for waiting in std::mem::take(&mut self.waiting) {
-            self.outcomes.push_back(Outcome::NotKept(waiting.ticket, SILENT.to_owned()));
+            self.outcomes.push_back(Outcome::NotPersisted(waiting.ticket, SILENT.to_owned()));
         }
         for request in std::mem::take(&mut self.questions).into_keys() {
             self.outcomes.push_back(Outcome::NoAnswer(request, SILENT.to_owned()));

@@ -387,13 +387,13 @@ fn text_of(bytes: Vec<u8>) -> String {
 mod tests {
     use super::*;
 
-    struct Place(PathBuf);
+    struct TestDirectory(PathBuf);
 
-    impl Place {
-        fn new(name: &str) -> Place {
+    impl TestDirectory {
+        fn new(name: &str) -> TestDirectory {
             let path = std::env::temp_dir().join(format!("se-log-{}-{name}", std::process::id()));
             fs::create_dir_all(&path).unwrap();
-            Place(path)
+            TestDirectory(path)
         }
 
         fn log(&self) -> JobLog {
@@ -409,7 +409,7 @@ mod tests {
         }
     }
 
-    impl Drop for Place {
+    impl Drop for TestDirectory {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
@@ -420,9 +420,9 @@ mod tests {
     }
 
     #[test]
-    fn output_of_any_bytes_comes_back_as_it_was_written() {
+    fn output_of_any_bytes_is_read_back_unchanged() {
         const LIMIT: usize = 200;
-        let place = Place::new("bytes");
+        let place = TestDirectory::new("bytes");
         // Not text: continuation bytes without a beginning, NUL bytes, broken characters.
         let all: Vec<u8> = (0..1000_u32).map(|i| [0x80, 0, 0xff, 0xc3][i as usize % 4]).collect();
         let mut log = place.log();
@@ -457,10 +457,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_what_an_excerpt_of_all_the_output_says_whatever_the_writes() {
+    fn stored_excerpt_equals_excerpt_of_all_output() {
         const LIMIT: usize = 200;
         for (count, size) in [(3, 7), (14, 1), (15, 1000), (100, 13), (1000, 64), (1000, 3)] {
-            let place = Place::new(&format!("any-{count}-{size}"));
+            let place = TestDirectory::new(&format!("any-{count}-{size}"));
             let output = lines(count);
             let mut log = place.log();
             let (mut at, mut rest) = (0, output.as_bytes());
@@ -485,8 +485,8 @@ mod tests {
     }
 
     #[test]
-    fn a_stretch_in_the_middle_is_cut_as_if_it_were_alone() {
-        let place = Place::new("stretch");
+    fn range_in_the_middle_is_cut_independently() {
+        let place = TestDirectory::new("stretch");
         let mut log = place.log();
         let output = lines(60);
         log.append(0, output.as_bytes(), 10_000).unwrap();
@@ -498,8 +498,8 @@ mod tests {
     }
 
     #[test]
-    fn what_never_came_is_told_as_left_out() {
-        let place = Place::new("gap");
+    fn missing_output_is_reported_as_omitted() {
+        let place = TestDirectory::new("gap");
         let mut log = place.log();
         log.append(0, b"begin\n", 1000).unwrap();
         log.append(100, b"after\n", 1000).unwrap();
@@ -515,7 +515,7 @@ mod tests {
 
     #[test]
     fn a_text_that_is_there_already_is_not_written_twice() {
-        let place = Place::new("again");
+        let place = TestDirectory::new("again");
         place.log().append(0, b"abc", 1000).unwrap();
         place.log().append(1, b"bcde", 1000).unwrap();
         place.log().append(0, b"ab", 1000).unwrap();
@@ -524,7 +524,7 @@ mod tests {
 
     #[test]
     fn a_log_is_read_in_parts_that_join_to_the_whole() {
-        let place = Place::new("parts");
+        let place = TestDirectory::new("parts");
         let mut log = place.log();
         let output = lines(100);
         log.append(0, output.as_bytes(), 400).unwrap();
@@ -557,7 +557,7 @@ mod tests {
 
     #[test]
     fn where_logs_end_is_known_without_reading_them() {
-        let place = Place::new("ends");
+        let place = TestDirectory::new("ends");
         place.log().append(0, lines(100).as_bytes(), 60).unwrap();
         JobLog::open(&place.0, 8).unwrap().append(0, b"x\ny", 60).unwrap();
         let ends = ends(&place.0).unwrap();
@@ -567,7 +567,7 @@ mod tests {
 
     #[test]
     fn logs_of_unknown_jobs_are_taken_away_and_nothing_else() {
-        let place = Place::new("unknown");
+        let place = TestDirectory::new("unknown");
         for serial in [7, 8] {
             let mut log = JobLog::open(&place.0, serial).unwrap();
             log.append(0, lines(9).as_bytes(), 60).unwrap();

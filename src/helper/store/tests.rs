@@ -14,7 +14,7 @@ impl Driver {
     /// A store whose child runs.
     fn new() -> Driver {
         let start = Instant::now();
-        let limits = Limits { deadline: DEADLINE, backlog: 1000 };
+        let limits = StoreLimits { deadline: DEADLINE, backlog: 1000 };
         let mut driver =
             Driver { store: Store::new(limits, start), start, elapsed: Duration::ZERO };
         assert_eq!(driver.outcomes(), [Outcome::Begin]);
@@ -31,8 +31,8 @@ impl Driver {
         self.store.on_deadline(self.now());
     }
 
-    fn keep(&mut self, ticket: &'static str) {
-        self.store.keep(ticket, ticket.as_bytes().to_vec(), self.now());
+    fn persist(&mut self, ticket: &'static str) {
+        self.store.persist(ticket, ticket.as_bytes().to_vec(), self.now());
         self.store.end_of_turn(self.now());
     }
 
@@ -73,45 +73,45 @@ impl Driver {
     }
 }
 
-fn not_kept(ticket: &'static str, why: &str) -> Outcome<&'static str> {
-    Outcome::NotKept(ticket, why.to_owned())
+fn not_persisted(ticket: &'static str, why: &str) -> Outcome<&'static str> {
+    Outcome::NotPersisted(ticket, why.to_owned())
 }
 
 #[test]
-fn records_of_a_turn_share_a_commit_and_come_back_when_it_is_durable() {
+fn records_of_a_turn_share_a_commit() {
     let mut d = Driver::new();
-    d.store.keep("a", b"a".to_vec(), d.now());
+    d.store.persist("a", b"a".to_vec(), d.now());
     d.store.note(b"note".to_vec(), d.now());
-    d.store.keep("b", b"b".to_vec(), d.now());
+    d.store.persist("b", b"b".to_vec(), d.now());
     d.store.end_of_turn(d.now());
     d.store.end_of_turn(d.now());
-    d.keep("c");
+    d.persist("c");
     assert_eq!(d.orders(), ["a", "note", "b", "commit 1", "c", "commit 2"]);
     assert_eq!(d.outcomes(), []);
-    d.say(Report::Kept(1));
-    assert_eq!(d.outcomes(), [Outcome::Kept("a"), Outcome::Kept("b")]);
-    d.say(Report::Kept(2));
-    assert_eq!(d.outcomes(), [Outcome::Kept("c")]);
+    d.say(Report::Persisted(1));
+    assert_eq!(d.outcomes(), [Outcome::Persisted("a"), Outcome::Persisted("b")]);
+    d.say(Report::Persisted(2));
+    assert_eq!(d.outcomes(), [Outcome::Persisted("c")]);
     assert!(d.store.is_idle() && d.store.due().is_none(), "an idle store sets no timer");
 }
 
 #[test]
-fn a_child_that_dies_is_replaced_at_once_and_gets_again_what_was_not_durable() {
+fn dead_child_is_replaced_and_gets_undurable_records_again() {
     let mut d = Driver::new();
-    d.keep("a");
+    d.persist("a");
     d.orders();
     let request = d.ask();
     d.store.ended("killed", d.now());
     assert!(matches!(&d.outcomes()[..], [Outcome::Remark(_), Outcome::Begin]), "nobody waits");
-    d.keep("while it is away");
+    d.persist("while it is away");
     d.store.begun(d.now());
     assert_eq!(d.outcomes(), [Outcome::Retry]);
-    d.keep("what the owner gives again");
+    d.persist("what the owner gives again");
     assert_eq!(
         d.orders(),
         ["a", "while it is away", "question 1", "what the owner gives again", "commit 2"]
     );
-    d.say(Report::Kept(2));
+    d.say(Report::Persisted(2));
     assert_eq!(d.outcomes().len(), 3, "all three are kept");
     assert_eq!(d.store.standing(), Ok(()));
     d.say(Report::Answer { request, answer: b"1".to_vec() });
@@ -119,7 +119,7 @@ fn a_child_that_dies_is_replaced_at_once_and_gets_again_what_was_not_durable() {
 }
 
 #[test]
-fn a_file_that_is_replaced_is_answered_for_by_whichever_child_does_it() {
+fn file_replacement_survives_a_dead_child() {
     let mut driver = Driver::new();
     let ordered = |driver: &mut Driver| driver.orders().iter().any(|it| it.starts_with("Keep"));
     let request = driver.store.replace("tail", b"17".to_vec(), driver.now());
@@ -136,9 +136,9 @@ fn a_file_that_is_replaced_is_answered_for_by_whichever_child_does_it() {
 }
 
 #[test]
-fn a_child_that_hangs_is_killed_and_nobody_waits_for_it() {
+fn hanging_child_is_killed_and_blocks_nothing() {
     let mut d = Driver::new();
-    d.keep("a");
+    d.persist("a");
     d.orders();
     d.pass(4999);
     let request = d.ask();
@@ -148,7 +148,7 @@ fn a_child_that_hangs_is_killed_and_nobody_waits_for_it() {
     assert_eq!(
         d.outcomes(),
         [
-            not_kept("a", SILENT),
+            not_persisted("a", SILENT),
             Outcome::NoAnswer(request, silent.clone()),
             Outcome::Unavailable(silent.clone()),
             Outcome::Kill
@@ -156,7 +156,7 @@ fn a_child_that_hangs_is_killed_and_nobody_waits_for_it() {
     );
     assert_eq!(d.store.standing(), Err(SILENT));
     // Late reports and new requests change nothing.
-    d.say(Report::Kept(1));
+    d.say(Report::Persisted(1));
     let request = d.ask();
     assert_eq!(d.outcomes(), [Outcome::NoAnswer(request, silent)]);
     d.store.log(1, 0, 100, b"text".to_vec(), d.now());
@@ -169,7 +169,7 @@ fn a_child_that_hangs_is_killed_and_nobody_waits_for_it() {
     d.store.end_of_turn(d.now());
     let orders = ["log 1 at 0", "commit 2"];
     assert_eq!(d.orders(), orders, "a commit of nothing tells whether it is back");
-    d.say(Report::Kept(2));
+    d.say(Report::Persisted(2));
     assert_eq!(d.outcomes(), [Outcome::Available]);
     assert_eq!(d.store.standing(), Ok(()));
 }
@@ -185,12 +185,12 @@ fn a_child_that_takes_no_bytes_hangs_too() {
 #[test]
 fn a_disk_that_is_full_is_tried_again_at_growing_intervals() {
     let mut d = Driver::new();
-    d.keep("a");
+    d.persist("a");
     d.orders();
     let full = || Report::Failed { commit: 1, why: "No space left".into() };
     let why = "state storage cannot write: No space left";
     d.say(full());
-    assert_eq!(d.outcomes(), [not_kept("a", why), Outcome::Unavailable(why.into())]);
+    assert_eq!(d.outcomes(), [not_persisted("a", why), Outcome::Unavailable(why.into())]);
     d.pass(100);
     assert_eq!(d.outcomes(), [Outcome::Retry]);
     d.store.end_of_turn(d.now());
@@ -200,17 +200,17 @@ fn a_disk_that_is_full_is_tried_again_at_growing_intervals() {
     assert_eq!(d.outcomes(), []);
     d.pass(1);
     assert_eq!(d.outcomes(), [Outcome::Retry]);
-    d.keep("a once more");
+    d.persist("a once more");
     assert_eq!(d.orders(), ["a once more", "commit 3"]);
-    d.say(Report::Kept(3));
-    assert_eq!(d.outcomes(), [Outcome::Kept("a once more"), Outcome::Available]);
+    d.say(Report::Persisted(3));
+    assert_eq!(d.outcomes(), [Outcome::Persisted("a once more"), Outcome::Available]);
 }
 
 #[test]
-fn a_child_that_cannot_be_started_is_tried_again_and_what_waits_fails_in_time() {
+fn unstartable_child_is_retried_and_pending_records_fail_in_time() {
     let mut d = Driver::new();
     d.store.ended("killed", d.now());
-    d.keep("a");
+    d.persist("a");
     let mut begins = 0;
     let mut failed = false;
     for _ in 0..600 {
@@ -220,7 +220,7 @@ fn a_child_that_cannot_be_started_is_tried_again_and_what_waits_fails_in_time() 
                     begins += 1;
                     d.store.ended("fork: Cannot allocate memory", d.now());
                 }
-                Outcome::NotKept("a", _) => failed = true,
+                Outcome::NotPersisted("a", _) => failed = true,
                 Outcome::Unavailable(_) | Outcome::Remark(_) => {}
                 other => panic!("{other:?}"),
             }
@@ -231,7 +231,7 @@ fn a_child_that_cannot_be_started_is_tried_again_and_what_waits_fails_in_time() 
 }
 
 #[test]
-fn logs_are_held_back_while_they_are_not_taken_and_left_out_where_nothing_is_written() {
+fn logs_are_held_for_a_slow_store_and_omitted_for_a_failing_one() {
     let mut d = Driver::new();
     let log = |d: &mut Driver, at: u64| {
         d.store.log(1, 100 * at, 10_000, vec![b'x'; 100], d.now());
@@ -243,7 +243,7 @@ fn logs_are_held_back_while_they_are_not_taken_and_left_out_where_nothing_is_wri
     assert!(!d.store.has_room(), "the owner is to wait with more");
     assert_eq!(d.orders()[7], "log 1 at 700");
     assert!(d.store.has_room());
-    d.keep("a");
+    d.persist("a");
     d.orders();
     d.say(Report::Failed { commit: 1, why: "No space left".into() });
     for at in 8..100 {
@@ -293,7 +293,7 @@ fn log_text_beyond_the_backlog_waits_for_the_next_child() {
 #[test]
 fn a_new_child_that_hangs_too_is_killed_too() {
     let mut d = Driver::new();
-    d.keep("a");
+    d.persist("a");
     d.pass(5000);
     assert!(d.outcomes().contains(&Outcome::Kill));
     d.store.ended("signal 9", d.now());
@@ -308,7 +308,7 @@ fn a_new_child_that_hangs_too_is_killed_too() {
 }
 
 #[test]
-fn what_is_to_be_forgotten_is_given_until_that_is_durable() {
+fn deletions_are_repeated_until_durable() {
     let mut d = Driver::new();
     d.store.forget(7, d.now());
     d.store.end_of_turn(d.now());
@@ -322,7 +322,7 @@ fn what_is_to_be_forgotten_is_given_until_that_is_durable() {
     d.store.begun(d.now());
     d.store.end_of_turn(d.now());
     assert_eq!(d.orders(), ["Forget(7)", "Forget(8)", "commit 3"]);
-    d.say(Report::Kept(3));
+    d.say(Report::Persisted(3));
     d.store.forget(9, d.now());
     d.store.end_of_turn(d.now());
     assert_eq!(d.orders(), ["Forget(9)", "commit 4"]);
@@ -331,7 +331,7 @@ fn what_is_to_be_forgotten_is_given_until_that_is_durable() {
 /// A child in a directory of its own.
 struct Child {
     socket: UnixStream,
-    place: Place,
+    place: StoreLocation,
     pid: Pid,
 }
 
@@ -340,12 +340,12 @@ impl Child {
         let directory =
             std::env::temp_dir().join(format!("se-store-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
-        let (place, _) = Place::open(&directory, true).unwrap();
+        let (place, _) = StoreLocation::open(&directory, true).unwrap();
         prepare(&place, |_| true).unwrap();
         Child::on(place)
     }
 
-    fn on(place: Place) -> Child {
+    fn on(place: StoreLocation) -> Child {
         let lock = std::fs::File::open("/dev/null").unwrap();
         let (pid, socket) = begin(&place, lock.into()).unwrap();
         let socket = UnixStream::from(socket);
@@ -378,7 +378,7 @@ impl Child {
     }
 
     /// Closes its socket, and waits for its end.
-    fn end(self) -> Place {
+    fn end(self) -> StoreLocation {
         drop(self.socket);
         nix::sys::wait::waitpid(self.pid, None).unwrap();
         self.place
@@ -390,7 +390,7 @@ fn line(serial: u64, is: &str) -> Order {
 }
 
 #[test]
-fn a_child_keeps_what_it_is_told_up_to_the_last_order() {
+fn child_carries_out_all_orders_up_to_the_last() {
     let mut child = Child::new("keeps");
     child.order(&[
         line(1, "filed"),
@@ -398,14 +398,14 @@ fn a_child_keeps_what_it_is_told_up_to_the_last_order() {
         line(2, "filed"),
         Order::Commit(2),
         Order::Log { serial: 1, at: 0, limit: 1000, text: b"out\n".to_vec() },
-        Order::Keep { request: 8, name: "tail".into(), bytes: b"17".to_vec() },
-        Order::Keep { request: 9, name: "no/tail".into(), bytes: b"17".to_vec() },
+        Order::Persist { request: 8, name: "tail".into(), bytes: b"17".to_vec() },
+        Order::Persist { request: 9, name: "no/tail".into(), bytes: b"17".to_vec() },
     ]);
     // The two commits may be reported as one.
     let (mut committed, mut replaced, mut refused) = (false, false, false);
     while !(committed && replaced && refused) {
         match child.report() {
-            Report::Kept(commit) => committed |= commit == 2,
+            Report::Persisted(commit) => committed |= commit == 2,
             Report::Answer { request, answer } => replaced |= request == 8 && answer.is_empty(),
             Report::NoAnswer { request, why } => {
                 refused |= request == 9 && why.contains("no/tail");
@@ -435,7 +435,7 @@ fn a_child_keeps_what_it_is_told_up_to_the_last_order() {
 }
 
 #[test]
-fn a_child_that_cannot_write_says_why_and_goes_on_when_it_can() {
+fn child_that_cannot_write_reports_why_and_recovers() {
     let mut child = Child::new("full");
     // An obstacle to the journal's replacement is one to its creation too.
     let place = child.place.clone();
@@ -450,9 +450,9 @@ fn a_child_that_cannot_write_says_why_and_goes_on_when_it_can() {
     child.order(&[Order::Commit(2)]);
     assert!(matches!(child.report(), Report::Failed { commit: 2, .. }));
     child.order(&[Order::Commit(3)]);
-    assert_eq!(child.report(), Report::Kept(3), "a commit of nothing opens the journal anew");
+    assert_eq!(child.report(), Report::Persisted(3), "a commit of nothing opens the journal anew");
     child.order(&[line(1, "filed"), Order::Commit(4)]);
-    assert_eq!(child.report(), Report::Kept(4));
+    assert_eq!(child.report(), Report::Persisted(4));
     let place = child.end();
     let loaded = load(&place.journal());
     assert_eq!((loaded.records.len(), loaded.damaged), (1, false), "{:?}", loaded.remarks);
@@ -463,11 +463,11 @@ fn a_child_that_cannot_write_says_why_and_goes_on_when_it_can() {
 fn a_child_in_another_directory_acknowledges_nothing() {
     let mut child = Child::new("moved");
     child.order(&[line(1, "filed"), Order::Commit(1)]);
-    assert_eq!(child.report(), Report::Kept(1));
+    assert_eq!(child.report(), Report::Persisted(1));
     let directory = child.place.directory.clone();
     let away = directory.with_extension("away");
     std::fs::rename(&directory, &away).unwrap();
-    let keep = Order::Keep { request: 1, name: "tail".into(), bytes: b"17".to_vec() };
+    let persist = Order::Persist { request: 1, name: "tail".into(), bytes: b"17".to_vec() };
     for (commit, is_replaced) in [(2, false), (3, true)] {
         if is_replaced {
             std::fs::create_dir(&directory).unwrap();
@@ -478,14 +478,14 @@ fn a_child_in_another_directory_acknowledges_nothing() {
             matches!(&report, Report::Failed { commit: of, .. } if *of == commit),
             "{report:?}"
         );
-        child.order(std::slice::from_ref(&keep));
+        child.order(std::slice::from_ref(&persist));
         let report = child.report();
         assert!(matches!(report, Report::NoAnswer { request: 1, .. }), "{report:?}");
     }
     std::fs::remove_dir_all(&directory).unwrap();
     std::fs::rename(&away, &directory).unwrap();
     child.order(&[line(4, "filed"), Order::Commit(4)]);
-    assert_eq!(child.report(), Report::Kept(4), "the directory is back");
+    assert_eq!(child.report(), Report::Persisted(4), "the directory is back");
     let place = child.end();
     let serials: Vec<u64> = load(&place.journal()).records.iter().map(|r| r.serial).collect();
     assert_eq!(serials, [1, 4]);
@@ -496,7 +496,7 @@ fn a_child_in_another_directory_acknowledges_nothing() {
 fn a_journal_removed_from_its_directory_is_written_anew() {
     let mut child = Child::new("unlinked");
     child.order(&[line(1, "filed"), line(2, "filed"), line(2, "started"), Order::Commit(1)]);
-    assert_eq!(child.report(), Report::Kept(1));
+    assert_eq!(child.report(), Report::Persisted(1));
     for name in ["journal", "departed"] {
         std::fs::remove_file(child.place.directory.join(name)).unwrap();
     }
@@ -505,7 +505,7 @@ fn a_journal_removed_from_its_directory_is_written_anew() {
     child.order(&[text, line(3, "filed"), Order::Commit(2)]);
     loop {
         match child.report() {
-            Report::Kept(2) => break,
+            Report::Persisted(2) => break,
             Report::Remark(remark) => assert!(remark.contains("written anew"), "{remark}"),
             other => panic!("{other:?}"),
         }

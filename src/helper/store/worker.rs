@@ -24,7 +24,7 @@ use crate::wire::Excerpt;
 
 /// Location of the store.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct StoreLocation {
     /// The state directory.
     pub directory: PathBuf,
     /// Whether there is a journal; without one nothing survives the daemon.
@@ -37,13 +37,13 @@ fn identity(about: &fs::Metadata) -> (u64, u64) {
     (about.dev(), about.ino())
 }
 
-impl Place {
+impl StoreLocation {
     /// Opens an existing state directory. While the returned file is open, no other directory can
     /// have the same identity.
-    pub fn open(directory: &Path, journal: bool) -> std::io::Result<(Place, fs::File)> {
+    pub fn open(directory: &Path, journal: bool) -> std::io::Result<(StoreLocation, fs::File)> {
         let file = fs::File::open(directory)?;
         let identity = identity(&file.metadata()?);
-        Ok((Place { directory: directory.to_owned(), journal, identity }, file))
+        Ok((StoreLocation { directory: directory.to_owned(), journal, identity }, file))
     }
 
     /// Whether the path still leads to the original directory: a file written to another one, or to
@@ -100,7 +100,7 @@ const READ: usize = 64 * 1024;
 const UNREPORTED: usize = 16 * 1024;
 
 /// Carries out orders from `socket` until its other end is closed.
-pub(super) fn run(mut socket: UnixStream, place: &Place) {
+pub(super) fn run(mut socket: UnixStream, place: &StoreLocation) {
     let mut worker = Worker::new(place);
     let mut bytes = Vec::new();
     let mut room = vec![0; READ];
@@ -131,7 +131,7 @@ pub(super) fn run(mut socket: UnixStream, place: &Place) {
 }
 
 struct Worker<'p> {
-    place: &'p Place,
+    place: &'p StoreLocation,
     /// Why there is none, where there should be one.
     journal: Result<Option<Journal>, String>,
     logs: BTreeMap<u64, JobLog>,
@@ -153,7 +153,7 @@ struct Worker<'p> {
 }
 
 impl Worker<'_> {
-    fn new(place: &Place) -> Worker<'_> {
+    fn new(place: &StoreLocation) -> Worker<'_> {
         let mut worker = Worker {
             place,
             journal: Ok(None),
@@ -203,7 +203,7 @@ impl Worker<'_> {
                 self.failed_logs.remove(&serial);
             }
             Order::Forget(serial) => self.forget(serial),
-            Order::Keep { request, name, bytes } => {
+            Order::Persist { request, name, bytes } => {
                 let path = self.place.directory.join(&name);
                 let put = put_in_place(&path, &bytes).map_err(|error| error.to_string());
                 match put.and_then(|_| self.place.verify()) {
@@ -393,7 +393,7 @@ impl Worker<'_> {
             self.lost = why.or(self.lost.take());
         }
         match (asked, written, before) {
-            (Some(commit), Ok(()), None) => self.report(&Report::Kept(commit)),
+            (Some(commit), Ok(()), None) => self.report(&Report::Persisted(commit)),
             (Some(commit), Err(why), _) | (Some(commit), Ok(()), Some(why)) => {
                 self.report(&Report::Failed { commit, why });
             }
@@ -414,13 +414,13 @@ impl Worker<'_> {
 
 /// The end of each job's log. At start-up, where blocking is allowed; unreadable logs count as
 /// missing.
-pub fn log_ends(place: &Place) -> BTreeMap<u64, LogEnd> {
+pub fn log_ends(place: &StoreLocation) -> BTreeMap<u64, LogEnd> {
     ends(&place.logs()).unwrap_or_default()
 }
 
 /// Creates the directories, and deletes logs of unknown jobs. At start-up, where blocking is
 /// allowed.
-pub fn prepare(place: &Place, known: impl Fn(u64) -> bool) -> std::io::Result<usize> {
+pub fn prepare(place: &StoreLocation, known: impl Fn(u64) -> bool) -> std::io::Result<usize> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(place.logs())?;
     remove_unknown(&place.logs(), known)
 }

@@ -81,12 +81,12 @@ impl<K: Copy + Ord> Watches<K> {
 
     /// Reads the kernel's events, and passes each key once. True where more may follow, which must
     /// be asked for: the descriptor does not become readable again for them.
-    pub(super) fn changed(&mut self, mut tell: impl FnMut(K)) -> bool {
+    pub(super) fn changed(&mut self, mut report: impl FnMut(K)) -> bool {
         let more = self.kernel.changed(&mut self.changed);
         let numbers = std::mem::take(&mut self.changed);
         let keys: BTreeSet<K> =
             numbers.iter().filter_map(|number| self.keys.get(number).copied()).collect();
-        keys.into_iter().for_each(&mut tell);
+        keys.into_iter().for_each(&mut report);
         more
     }
 }

@@ -27,7 +27,7 @@ impl Drop for Directory {
 
 /// Keys reported until the deadline of key "end", which is late for expected events and early for
 /// unexpected ones. Signals are those of the whole process: other tests may have caused them.
-fn told(reactor: &mut Reactor<&'static str>, patience: Duration) -> Vec<&'static str> {
+fn reported(reactor: &mut Reactor<&'static str>, patience: Duration) -> Vec<&'static str> {
     let mut ready = Vec::new();
     reactor.set_deadline("end", Some(Instant::now() + patience));
     while ready.is_empty() {
@@ -55,37 +55,37 @@ fn a_file_that_is_written_renamed_or_removed_wakes_its_owner() {
     let mut file = OpenOptions::new().create(true).append(true).open(&path).unwrap();
     let watch = reactor.watch_file(&File::open(&path).unwrap(), "file").unwrap();
     file.write_all(b"x").unwrap();
-    assert_eq!(told(&mut reactor, LONG), ["file"]);
+    assert_eq!(reported(&mut reactor, LONG), ["file"]);
     file.set_len(0).unwrap();
-    assert_eq!(told(&mut reactor, LONG), ["file"]);
+    assert_eq!(reported(&mut reactor, LONG), ["file"]);
     fs::rename(&path, directory.0.join("log.0")).unwrap();
-    assert_eq!(told(&mut reactor, LONG), ["file"]);
+    assert_eq!(reported(&mut reactor, LONG), ["file"]);
     if !REPORTS_WRITE_AFTER_TRUNCATION {
         file.write_all(b"x").unwrap();
-        assert!(told(&mut reactor, SHORT).is_empty(), "this kernel does report it");
+        assert!(reported(&mut reactor, SHORT).is_empty(), "this kernel does report it");
     }
     file.write_all(b"y").unwrap();
-    assert_eq!(told(&mut reactor, LONG), ["file"]);
+    assert_eq!(reported(&mut reactor, LONG), ["file"]);
     reactor.unwatch(watch);
     file.write_all(b"z").unwrap();
-    assert!(told(&mut reactor, SHORT).is_empty());
+    assert!(reported(&mut reactor, SHORT).is_empty());
 }
 
 #[test]
-fn a_name_that_appears_in_a_directory_or_goes_wakes_its_owner() {
+fn name_that_appears_or_vanishes_wakes_its_owner() {
     let directory = Directory::new("directory");
     let mut reactor = Reactor::new().unwrap();
     reactor.watch_directory(&directory.0, "log".as_ref(), "directory").unwrap();
     fs::write(directory.0.join("log"), b"").unwrap();
-    assert_eq!(told(&mut reactor, LONG), ["directory"]);
+    assert_eq!(reported(&mut reactor, LONG), ["directory"]);
     fs::remove_file(directory.0.join("log")).unwrap();
-    assert_eq!(told(&mut reactor, LONG), ["directory"]);
+    assert_eq!(reported(&mut reactor, LONG), ["directory"]);
     fs::create_dir(directory.0.join("log")).unwrap();
-    assert_eq!(told(&mut reactor, LONG), ["directory"]);
+    assert_eq!(reported(&mut reactor, LONG), ["directory"]);
 }
 
 #[test]
-fn what_is_removed_is_given_up_and_said() {
+fn watch_of_a_removed_file_ends_and_is_reported() {
     let directory = Directory::new("removed");
     let inner = directory.0.join("inner");
     fs::create_dir(&inner).unwrap();
@@ -94,12 +94,12 @@ fn what_is_removed_is_given_up_and_said() {
     assert!(reactor.is_watched(&watch));
     fs::remove_dir(&inner).unwrap();
     while reactor.is_watched(&watch) {
-        assert_eq!(told(&mut reactor, LONG), ["inner"]);
+        assert_eq!(reported(&mut reactor, LONG), ["inner"]);
     }
 }
 
 #[test]
-fn two_who_watch_the_same_are_both_told_and_one_may_leave() {
+fn two_watches_of_one_file_are_independent() {
     let directory = Directory::new("two");
     let path = directory.0.join("log");
     fs::write(&path, b"").unwrap();
@@ -109,14 +109,14 @@ fn two_who_watch_the_same_are_both_told_and_one_may_leave() {
     reactor.watch_file(&file, "two").unwrap();
     let mut writer = OpenOptions::new().append(true).open(&path).unwrap();
     writer.write_all(b"x").unwrap();
-    assert_eq!(told(&mut reactor, LONG), ["one", "two"]);
+    assert_eq!(reported(&mut reactor, LONG), ["one", "two"]);
     reactor.unwatch(one);
     writer.write_all(b"x").unwrap();
-    assert_eq!(told(&mut reactor, LONG), ["two"]);
+    assert_eq!(reported(&mut reactor, LONG), ["two"]);
 }
 
 #[test]
-fn what_is_not_there_cannot_be_watched() {
+fn missing_file_cannot_be_watched() {
     let directory = Directory::new("absent");
     let mut reactor = Reactor::new().unwrap();
     assert!(reactor.watch_directory(&directory.0.join("no"), "log".as_ref(), "x").is_err());

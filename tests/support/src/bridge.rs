@@ -163,7 +163,7 @@ impl BridgePeer {
     }
 
     /// Sends something to another peer.
-    pub fn tell(&mut self, to: &str, payload: &str) -> Outcome<()> {
+    pub fn send_to(&mut self, to: &str, payload: &str) -> Outcome<()> {
         self.peer.send_message(Message::text(format!("{to}\n{payload}")))
     }
 

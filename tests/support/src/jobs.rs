@@ -97,10 +97,10 @@ impl Peer {
 
     /// Waits until events have told that a job printed `text`; its `args` so far.
     pub fn job_printed(&mut self, id: &str, command: &str, text: &str) -> Outcome<Vec<Value>> {
-        let mut told = String::new();
+        let mut received = String::new();
         self.job_until(id, |args| {
-            told.push_str(args[command].as_str().unwrap_or(""));
-            told.contains(text)
+            received.push_str(args[command].as_str().unwrap_or(""));
+            received.contains(text)
         })
     }
 

@@ -16,9 +16,9 @@ mod peer;
 mod process;
 mod pty;
 mod raw;
-mod recorder;
 mod scene;
 mod skip;
+mod test_relay;
 mod zfs;
 
 use std::error::Error;
@@ -33,15 +33,15 @@ pub use gate::Gate;
 pub use key::{Key, base64, decrypt};
 pub use log::Log;
 pub use namespace::Sites;
-pub use news::{Counter, append, snapshot, snapshot_told, snapshots, snapshots_told};
+pub use news::{Counter, append, snapshot, snapshot_message, snapshot_messages, snapshots};
 pub use nix::sys::signal::Signal;
 pub use peer::{Peer, Refused, Stream, Transport, server_frame};
 pub use process::Process;
 pub use pty::Pty;
 pub use raw::{client_frame, client_header, upgrade_request};
-pub use recorder::{Bridge, BridgeIdentity, FarClient, FarTunnel, Meddler, Routed};
 pub use scene::{Person, register_server};
 pub use skip::{has_loopback_addresses, skip};
+pub use test_relay::{Bridge, BridgeIdentity, Meddler, RelayedClient, RelayedTunnel, Routed};
 pub use zfs::Zfs;
 
 /// What every step returns; any error ends the test or the section.

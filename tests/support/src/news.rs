@@ -74,7 +74,7 @@ pub fn snapshot(number: usize) -> String {
 }
 
 /// What is told of it.
-pub fn snapshot_told(number: usize) -> String {
+pub fn snapshot_message(number: usize) -> String {
     format!("now: New snapshot of tank/{number}")
 }
 
@@ -84,8 +84,8 @@ pub fn snapshots(numbers: std::ops::Range<usize>) -> String {
 }
 
 /// What is told of them.
-pub fn snapshots_told(numbers: std::ops::Range<usize>) -> Vec<String> {
-    numbers.map(snapshot_told).collect()
+pub fn snapshot_messages(numbers: std::ops::Range<usize>) -> Vec<String> {
+    numbers.map(snapshot_message).collect()
 }
 
 /// A client that does no more with an event than to see which one it is.

@@ -12,7 +12,7 @@ use crate::moment::Moment;
 use crate::wire::{Event, Priority, StateNews, SystemStateEvent, rfc3339};
 
 /// Priority of a `zpool` that does not answer.
-const TROUBLE: Priority = Priority::new(9);
+const NO_ANSWER: Priority = Priority::new(9);
 /// Priority of a changed host name.
 const HOSTNAME_CHANGED: Priority = Priority::new(3);
 /// Minimum interval between events that differ only in the progress of a scan.
@@ -24,13 +24,13 @@ const EVENT_ROOM: usize = 8 * 1024;
 
 /// Content of the last report: a change makes an event.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct Report {
     hostname: String,
     /// The event had the priority of a changed host name; one without it follows at the next check.
     hostname_changed: bool,
     pub(super) pools: Option<Vec<Essence>>,
     gone: Vec<Gone>,
-    trouble: Option<String>,
+    last_failure: Option<String>,
     /// Progress of the scans; not compared, see [`PROGRESS`].
     progress: Progress,
 }
@@ -47,24 +47,24 @@ impl PartialEq for Progress {
 
 impl Eq for Progress {}
 
-impl Told {
+impl Report {
     /// The differences, for the log.
-    fn news(&self, before: Option<&Told>, line: impl Fn(&str) -> String) -> Vec<(Level, String)> {
+    fn news(&self, before: Option<&Report>, line: impl Fn(&str) -> String) -> Vec<(Level, String)> {
         let mut news = Vec::new();
         if let Some(before) = before.filter(|before| before.hostname != self.hostname) {
             let text = format!("the host name is {:?}, was {:?}", self.hostname, before.hostname);
             news.push((Level::Warn, text));
         }
-        match (before.and_then(|before| before.trouble.as_ref()), &self.trouble) {
-            (before, Some(trouble)) if before != Some(trouble) => {
-                news.push((Level::Error, trouble.clone()));
+        match (before.and_then(|before| before.last_failure.as_ref()), &self.last_failure) {
+            (before, Some(last_failure)) if before != Some(last_failure) => {
+                news.push((Level::Error, last_failure.clone()));
             }
             (Some(_), None) => news.push((Level::Info, "zpool answers again".to_owned())),
             (Some(_) | None, _) => {}
         }
         let level = |priority| if priority > NEWS { Level::Warn } else { Level::Info };
         let was_gone = before.map_or(&[][..], |before| &before.gone);
-        let before: Vec<&Essence> = before.into_iter().flat_map(Told::pools).collect();
+        let before: Vec<&Essence> = before.into_iter().flat_map(Report::pools).collect();
         for pool in self.pools() {
             let known = before.iter().find(|known| known.name == pool.name);
             let known = known.copied();
@@ -94,29 +94,31 @@ impl SystemState {
         let Some(check) = self.check.take() else { return };
         self.checks += 1;
         self.lists += 1;
-        let now = Told {
+        let now = Report {
             hostname: self.hostname.clone(),
             hostname_changed: check.hostname_was.is_some(),
             pools: self.essence(),
             gone: self.gone.clone(),
-            trouble: self.trouble.clone(),
+            last_failure: self.last_failure.clone(),
             progress: self.progress(),
         };
         let begun = check.begun.instant;
-        let is_new = self.told.as_ref() != Some(&now);
-        let since = self.told_at.map(|told_at| begun.duration_since(told_at));
-        let has_moved = || self.told.as_ref().is_some_and(|told| told.progress.0 != now.progress.0);
+        let is_new = self.reported.as_ref() != Some(&now);
+        let since = self.reported_at.map(|reported_at| begun.duration_since(reported_at));
+        let has_moved =
+            || self.reported.as_ref().is_some_and(|reported| reported.progress.0 != now.progress.0);
         let is_due = since.is_none_or(|since| {
             since >= self.limits.report_interval || (since >= PROGRESS && has_moved())
         });
-        let is_first = self.told.as_ref().is_none_or(|told| told.trouble != now.trouble);
+        let is_first =
+            self.reported.as_ref().is_none_or(|reported| reported.last_failure != now.last_failure);
         if is_new {
             let warning = self.limits.capacity_warning;
             let line = |name: &str| {
                 let pool = self.pools.iter().flatten().find(|pool| pool.name == name);
                 pool.map_or_else(String::new, |pool| pool.line(warning))
             };
-            let news = now.news(self.told.as_ref(), line);
+            let news = now.news(self.reported.as_ref(), line);
             self.effects.extend(news.into_iter().map(|(level, text)| Effect::Say(level, text)));
         }
         if is_new || is_due {
@@ -127,8 +129,8 @@ impl SystemState {
             };
             self.effects.push_back(Effect::Publish(Event::SystemState(event)));
             self.gone.retain(|gone| !gone.is_settled());
-            (self.told, self.told_at) =
-                (Some(Told { gone: self.gone.clone(), ..now }), Some(begun));
+            (self.reported, self.reported_at) =
+                (Some(Report { gone: self.gone.clone(), ..now }), Some(begun));
         }
         self.look_after_feed(check.was_caused);
     }
@@ -147,8 +149,10 @@ impl SystemState {
             news.add("hostnamechanged", "true".into(), HOSTNAME_CHANGED);
             news.add("hostname_was", was.into(), HOSTNAME_CHANGED);
         }
-        if let Some(trouble) = self.trouble.as_ref().filter(|_| self.is_refused && is_first) {
-            news.add("zpool_error", trouble.clone().into(), TROUBLE);
+        if let Some(last_failure) =
+            self.last_failure.as_ref().filter(|_| self.is_refused && is_first)
+        {
+            news.add("zpool_error", last_failure.clone().into(), NO_ANSWER);
         }
         for gone in self.gone.iter().filter(|gone| gone.is_settled()) {
             news.add("zpools_gone", json!({ &gone.name: gone.entry() }), gone.priority());
@@ -167,9 +171,9 @@ impl SystemState {
     pub fn priority(&self) -> Priority {
         let pools = self.pools.iter().flatten();
         let pools = pools.map(|pool| pool.priority(self.limits.capacity_warning));
-        let trouble = self.trouble.iter().filter(|_| !self.is_refused).map(|_| TROUBLE);
+        let last_failure = self.last_failure.iter().filter(|_| !self.is_refused).map(|_| NO_ANSWER);
         let gone = self.gone.iter().filter(|gone| !gone.is_settled()).map(Gone::priority);
-        pools.chain(trouble).chain(gone).max().unwrap_or(Priority::new(0))
+        pools.chain(last_failure).chain(gone).max().unwrap_or(Priority::new(0))
     }
 
     fn args(&self) -> Map<String, Value> {
@@ -187,8 +191,8 @@ impl SystemState {
         if !gone.is_empty() {
             args.insert("zpools_gone".into(), Value::Object(gone));
         }
-        if let Some(trouble) = &self.trouble {
-            args.insert("zpool_error".into(), trouble.clone().into());
+        if let Some(last_failure) = &self.last_failure {
+            args.insert("zpool_error".into(), last_failure.clone().into());
         }
         args
     }

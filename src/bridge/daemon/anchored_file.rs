@@ -13,21 +13,21 @@ use crate::sys::confinement::{Right, limit};
 
 /// A name in an open directory.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct AnchoredFile {
     directory: OwnedFd,
     name: OsString,
     /// Its path, for messages.
     pub(super) path: PathBuf,
 }
 
-impl Place {
+impl AnchoredFile {
     /// Opens the directory; the file need not exist.
-    pub(super) fn of(path: &Path) -> io::Result<Place> {
+    pub(super) fn of(path: &Path) -> io::Result<AnchoredFile> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory = open(folder.unwrap_or(Path::new(".")), flags, Mode::empty())?;
-        Ok(Place { directory, name, path: path.to_owned() })
+        Ok(AnchoredFile { directory, name, path: path.to_owned() })
     }
 
     /// Limits the directory descriptor to reading.

@@ -45,13 +45,13 @@ struct BridgePeer {
     sums: Option<Vec<String>>,
     to: Sender<String>,
     /// What it was told last of who is there.
-    told: Option<Vec<String>>,
+    received: Option<Vec<String>>,
 }
 
 struct State {
     peers: Vec<BridgePeer>,
     /// Clients of the tests, which need no connection.
-    far: Vec<(String, Sender<Routed>)>,
+    relayed: Vec<(String, Sender<Routed>)>,
     routed: Vec<Routed>,
     /// JSON of peers for the bridge, with their ids.
     said: Vec<(String, Value)>,
@@ -121,7 +121,7 @@ impl Bridge {
         listener.set_nonblocking(true)?;
         let state = State {
             peers: Vec::new(),
-            far: Vec::new(),
+            relayed: Vec::new(),
             routed: Vec::new(),
             said: Vec::new(),
             meddler: None,
@@ -209,7 +209,7 @@ impl Bridge {
     }
 
     /// Says something to a peer, as the bridge.
-    pub fn tell(&self, id: &str, text: &str) {
+    pub fn send_to(&self, id: &str, text: &str) {
         let state = self.shared.lock();
         for peer in state.peers.iter().filter(|peer| peer.id == id) {
             let _ = peer.to.send(text.to_owned());
@@ -217,13 +217,13 @@ impl Bridge {
     }
 
     /// A client that is there without a connection.
-    pub fn client(&self, id: &str) -> FarClient {
+    pub fn client(&self, id: &str) -> RelayedClient {
         let (to, from) = channel();
         let mut state = self.shared.lock();
-        state.far.push((id.to_owned(), to));
+        state.relayed.push((id.to_owned(), to));
         state.introduce();
         drop(state);
-        FarClient { id: id.to_owned(), shared: self.shared.clone(), from }
+        RelayedClient { id: id.to_owned(), shared: self.shared.clone(), from }
     }
 
     /// Ends it and all its connections.
@@ -265,7 +265,7 @@ impl State {
             there.filter_map(|peer| Some((peer.id.clone(), peer.sums.clone()?))).collect()
         };
         let (servers, clients) = (of_kind(&self.peers, "server"), of_kind(&self.peers, "client"));
-        let far: Vec<String> = self.far.iter().map(|(id, _)| id.clone()).collect();
+        let relayed: Vec<String> = self.relayed.iter().map(|(id, _)| id.clone()).collect();
         for peer in &mut self.peers {
             let Some(sums) = &peer.sums else { continue };
             let others = if peer.kind == "server" { &clients } else { &servers };
@@ -276,14 +276,14 @@ impl State {
                 .map(|(id, _)| id.clone())
                 .collect();
             if peer.kind == "server" {
-                ids.extend(far.iter().cloned());
+                ids.extend(relayed.iter().cloned());
             }
-            if peer.told.as_ref().unwrap_or(&Vec::new()) != &ids {
+            if peer.received.as_ref().unwrap_or(&Vec::new()) != &ids {
                 let args = json!({ "available_connections": ids });
                 let event =
                     json!({ "id": "", "namespace": "events", "name": "bridge", "args": args });
                 let _ = peer.to.send(event.to_string());
-                peer.told = Some(ids);
+                peer.received = Some(ids);
             }
         }
     }
@@ -299,8 +299,8 @@ impl State {
             for peer in self.peers.iter().filter(|peer| peer.id == routed.to) {
                 let _ = peer.to.send(text.clone());
             }
-            for (_, far) in self.far.iter().filter(|(id, _)| *id == routed.to) {
-                let _ = far.send(routed.clone());
+            for (_, relayed) in self.relayed.iter().filter(|(id, _)| *id == routed.to) {
+                let _ = relayed.send(routed.clone());
             }
         }
     }
@@ -332,8 +332,16 @@ impl Shared {
                 format!("peer-{}", state.peers_ever)
             };
             let (kind, hostname) = (String::new(), String::new());
-            let (known, sums, told) = (false, None, None);
-            state.peers.push(BridgePeer { id: id.clone(), kind, hostname, known, sums, to, told });
+            let (known, sums, received) = (false, None, None);
+            state.peers.push(BridgePeer {
+                id: id.clone(),
+                kind,
+                hostname,
+                known,
+                sums,
+                to,
+                received,
+            });
             id
         };
         let served = self.talk(&mut socket, &id, &from);
@@ -452,13 +460,13 @@ fn upgrade(stream: &mut StreamOwned<ServerConnection, TcpStream>) -> Outcome<()>
 }
 
 /// A client behind the bridge that speaks payload by payload.
-pub struct FarClient {
+pub struct RelayedClient {
     id: String,
     shared: Arc<Shared>,
     from: Receiver<Routed>,
 }
 
-impl FarClient {
+impl RelayedClient {
     /// Its id.
     pub fn id(&self) -> &str {
         &self.id
@@ -496,17 +504,17 @@ impl FarClient {
     pub fn leave(self) {}
 }
 
-impl Drop for FarClient {
+impl Drop for RelayedClient {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        state.far.retain(|(id, _)| *id != self.id);
+        state.relayed.retain(|(id, _)| *id != self.id);
         state.introduce();
     }
 }
 
 /// A tunnel to a server behind the bridge.
-pub struct FarTunnel {
-    client: FarClient,
+pub struct RelayedTunnel {
+    client: RelayedClient,
     server: String,
     tls: ClientConnection,
     line: Vec<u8>,
@@ -514,13 +522,13 @@ pub struct FarTunnel {
     requests: u64,
 }
 
-impl FarTunnel {
+impl RelayedTunnel {
     /// The handshake; the server has to show the certificate of this fingerprint.
-    pub fn open(client: FarClient, server: &str, fingerprint: &str) -> Outcome<FarTunnel> {
+    pub fn open(client: RelayedClient, server: &str, fingerprint: &str) -> Outcome<RelayedTunnel> {
         let config = client_config(fingerprint, &rustls::version::TLS13)?;
         let tls = ClientConnection::new(config, ServerName::try_from("far")?)?;
         let (server, line) = (server.to_owned(), Vec::new());
-        let mut tunnel = FarTunnel { client, server, tls, line, ended: false, requests: 0 };
+        let mut tunnel = RelayedTunnel { client, server, tls, line, ended: false, requests: 0 };
         tunnel.push()?;
         while tunnel.tls.is_handshaking() {
             tunnel.pull()?;
@@ -530,12 +538,12 @@ impl FarTunnel {
     }
 
     /// Its client, without it.
-    pub fn into_client(self) -> FarClient {
+    pub fn into_client(self) -> RelayedClient {
         self.client
     }
 
     /// Its client.
-    pub fn client(&self) -> &FarClient {
+    pub fn client(&self) -> &RelayedClient {
         &self.client
     }
 

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
-use super::tail::Kept;
+use super::tail::PersistedGeneration;
 use crate::wire::{parse_rfc3339, rfc3339};
 
 /// The form of the file; another one is another program's.
@@ -18,7 +18,7 @@ const VERSION: u64 = 1;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Memory {
     /// The strands of each log; a log without one was not there.
-    pub(super) logs: Vec<(PathBuf, Vec<Kept>)>,
+    pub(super) logs: Vec<(PathBuf, Vec<PersistedGeneration>)>,
     pub(super) running: Vec<Running>,
     pub(super) last: Vec<Last>,
 }
@@ -69,8 +69,9 @@ impl Memory {
         running: impl Iterator<Item = Running>,
         last: impl Iterator<Item = Last>,
     ) -> Vec<u8> {
-        let logs: Vec<Value> =
-            logs.map(|(log, strands)| json!({ "log": text(&log), "strands": strands })).collect();
+        let logs: Vec<Value> = logs
+            .map(|(log, generations)| json!({ "log": text(&log), "strands": generations }))
+            .collect();
         let running: Vec<Value> = running
             .map(|it| {
                 let file = it.file.as_deref().map(text);
@@ -83,10 +84,11 @@ impl Memory {
     }
 }
 
-fn read_log(value: &Value) -> Option<(PathBuf, Vec<Kept>)> {
-    let strands = value.get("strands")?.as_array()?;
-    let strands = strands.iter().map(Kept::read).collect::<Option<Vec<_>>>()?;
-    Some((path(value, "log")?, strands))
+fn read_log(value: &Value) -> Option<(PathBuf, Vec<PersistedGeneration>)> {
+    let generations = value.get("strands")?.as_array()?;
+    let generations =
+        generations.iter().map(PersistedGeneration::read).collect::<Option<Vec<_>>>()?;
+    Some((path(value, "log")?, generations))
 }
 
 fn read_running(value: &Value) -> Option<Running> {
@@ -143,18 +145,18 @@ fn path(value: &Value, key: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::life_preserver::tail::{Identity, Strand};
+    use crate::life_preserver::tail::{FileGeneration, Identity};
     use std::time::{Duration, Instant, UNIX_EPOCH};
 
-    fn strand() -> Value {
+    fn generation() -> Value {
         let identity = Identity { device: 1, inode: u64::MAX };
-        let mut strand = Strand::from_beginning((), identity, Instant::now());
-        strand.advance(b"a line\n", false);
-        strand.keep()
+        let mut generation = FileGeneration::from_beginning((), identity, Instant::now());
+        generation.advance(b"a line\n", false);
+        generation.persisted_form()
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn persisted_state_written_and_read_is_unchanged() {
         let running =
             Running { dataset: "tank/Home".into(), file: Some("/f".into()), log: "/log".into() };
         let last = Last {
@@ -163,7 +165,7 @@ mod tests {
             priority: "1 - Information".into(),
             time: UNIX_EPOCH + Duration::from_secs(1_795_000_000),
         };
-        let logs = [("/log".into(), vec![strand()]), ("/absent".into(), vec![])];
+        let logs = [("/log".into(), vec![generation()]), ("/absent".into(), vec![])];
         let bytes = Memory::write(
             logs.into_iter(),
             [running.clone()].into_iter(),
@@ -172,12 +174,15 @@ mod tests {
         let memory = Memory::read(&bytes).unwrap();
         assert_eq!(memory.running, [running]);
         assert_eq!(memory.last, [last]);
-        assert_eq!(memory.logs[0], ("/log".into(), vec![Kept::read(&strand()).unwrap()]));
+        assert_eq!(
+            memory.logs[0],
+            ("/log".into(), vec![PersistedGeneration::read(&generation()).unwrap()])
+        );
         assert_eq!(memory.logs[1], ("/absent".into(), vec![]));
     }
 
     #[test]
-    fn what_is_damaged_or_of_the_future_is_refused_with_the_reason() {
+    fn persisted_state_damaged_or_newer_is_rejected_with_the_reason() {
         let refused = |text: &str| Memory::read(text.as_bytes()).unwrap_err();
         assert!(refused("").contains("EOF"));
         assert!(refused("{\"version\": 1, \"lo").contains("EOF"));

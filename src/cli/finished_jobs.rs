@@ -25,12 +25,12 @@ pub(super) enum Admission {
 
 /// The finished jobs that were shown.
 #[derive(Debug, Default)]
-pub(super) struct Meanwhile {
+pub(super) struct FinishedJobs {
     shown: VecDeque<(String, String)>,
     missed: usize,
 }
 
-impl Meanwhile {
+impl FinishedJobs {
     /// Classifies an event before it is shown.
     pub(super) fn admit(&mut self, frame: &Value) -> Admission {
         let Some(event) = JobEvent::read(&frame["args"]) else { return Admission::Show };
@@ -79,27 +79,27 @@ mod tests {
 
     #[test]
     fn finished_job_is_admitted_once() {
-        let mut meanwhile = Meanwhile::default();
-        assert_eq!(meanwhile.admit(&finished("a", "1", false)), Admission::Show);
-        assert_eq!(meanwhile.admit(&finished("a", "1", true)), Admission::Repeated);
-        assert_eq!(meanwhile.admit(&finished("a", "2", false)), Admission::Show, "another one");
+        let mut finished_jobs = FinishedJobs::default();
+        assert_eq!(finished_jobs.admit(&finished("a", "1", false)), Admission::Show);
+        assert_eq!(finished_jobs.admit(&finished("a", "1", true)), Admission::Repeated);
+        assert_eq!(finished_jobs.admit(&finished("a", "2", false)), Admission::Show, "another one");
         let running = json!({"args": {"state": "running", "process_id": "a", "cmd_list": []}});
-        assert_eq!(meanwhile.admit(&running), Admission::Show);
-        assert_eq!(meanwhile.admit(&running), Admission::Show);
-        assert_eq!(meanwhile.take_missed(), None);
+        assert_eq!(finished_jobs.admit(&running), Admission::Show);
+        assert_eq!(finished_jobs.admit(&running), Admission::Show);
+        assert_eq!(finished_jobs.take_missed(), None);
     }
 
     #[test]
-    fn missed_ends_are_counted_and_said_once() {
-        let mut meanwhile = Meanwhile::default();
+    fn missed_ends_are_counted_and_reported_once() {
+        let mut finished_jobs = FinishedJobs::default();
         for id in ["a", "b", "a"] {
-            meanwhile.admit(&finished(id, "1", true));
+            finished_jobs.admit(&finished(id, "1", true));
         }
-        assert!(meanwhile.has_missed());
-        assert_eq!(meanwhile.take_missed().unwrap(), "2 jobs finished meanwhile");
-        assert_eq!(meanwhile.take_missed(), None);
-        assert_eq!(meanwhile.admit(&finished("a", "1", true)), Admission::Repeated);
-        assert_eq!(meanwhile.admit(&finished("c", "1", true)), Admission::Missed);
-        assert_eq!(meanwhile.take_missed().unwrap(), "1 job finished meanwhile");
+        assert!(finished_jobs.has_missed());
+        assert_eq!(finished_jobs.take_missed().unwrap(), "2 jobs finished meanwhile");
+        assert_eq!(finished_jobs.take_missed(), None);
+        assert_eq!(finished_jobs.admit(&finished("a", "1", true)), Admission::Repeated);
+        assert_eq!(finished_jobs.admit(&finished("c", "1", true)), Admission::Missed);
+        assert_eq!(finished_jobs.take_missed().unwrap(), "1 job finished meanwhile");
     }
 }
