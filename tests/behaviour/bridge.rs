@@ -295,8 +295,7 @@ fn reconnecting_client_is_not_spared_the_delay() -> Outcome<()> {
 }
 
 #[test]
-fn added_key_counts_at_once_within_its_registered_limits()
--> Outcome<()> {
+fn added_key_counts_at_once_within_its_registered_limits() -> Outcome<()> {
     let (setup, key) = (Setup::bridge(PROGRAM)?, PeerKey::new()?);
     let state = setup.directory().join("state");
     let bridge = setup.start()?;
