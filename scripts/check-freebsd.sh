@@ -1,11 +1,11 @@
 #!/bin/sh
 # Checks the program for FreeBSD on a Debian amd64 machine: clippy over everything, then the release
-# is linked and looked at. Only compiled, never run: that needs a FreeBSD.
+# is linked and inspected. Only compiled, never run: that needs a FreeBSD.
 #
 #   check-freebsd.sh [clippy|build|all]     all is the default
 #
 # The compiler with the sources of its standard library is Debian's rustc-web (built for browsers,
-# and so kept recent); the linker, with FreeBSD's headers and the names in its libraries, is zig,
+# and therefore recent); the linker, with FreeBSD's headers and the names in its libraries, is zig,
 # from PyPI. Nothing is installed: both are unpacked into a directory of their own, which takes some
 # minutes and 2 GB the first time, and is found again from then on.
 #
@@ -46,7 +46,7 @@ aarch64-unknown-freebsd) machine=AArch64 ;;
 esac
 [ "$(uname -sm)" = 'Linux x86_64' ] || fail 'this needs Linux on x86_64; FreeBSD itself has make test'
 arch=${target%%-*}
-# The oldest compiler that will do.
+# Minimum version of the compiler.
 wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
 mkdir -p "$cache"
@@ -214,7 +214,7 @@ clippy() {
 	cargo clippy -Z panic-abort-tests --all-targets -- -D warnings
 }
 
-# What FreeBSD's kernel and loader have to find, and libraries of its base system alone.
+# Requirements of FreeBSD's kernel and loader; only libraries of its base system.
 look_at() {
 	readelf -hW "$1" | grep -q "Machine:.*$machine" || fail "$1 is not for $arch"
 	readelf -lW "$1" | grep -q 'interpreter: /libexec/ld-elf.so.1]' || fail "$1 has no loader of FreeBSD"

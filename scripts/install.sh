@@ -1,6 +1,6 @@
 #!/bin/sh
-# What belongs to an installation, in one table: `install` puts it there, `deinstall` removes it,
-# `list` prints it, relative to PREFIX. Of the environment: PREFIX, DESTDIR (a packager's staging
+# The files of an installation, in one table: `install` copies them, `deinstall` removes them,
+# `list` prints them, relative to PREFIX. Of the environment: PREFIX, DESTDIR (a packager's staging
 # directory; empty for this very host), SYSTEM (`uname -s`), BINARY (the program that was built).
 set -eu
 
@@ -53,7 +53,7 @@ files() {
 	esac
 }
 
-# Directories that are ours alone.
+# Directories of this program alone.
 directories='etc/sysadm-events share/doc/sysadm-events share/examples/sysadm-events/rules share/examples/sysadm-events'
 
 # The file that a sample is the beginning of, on this very host. A package manager does that itself
@@ -64,7 +64,7 @@ live() {
 	esac
 }
 
-# Where a place of the table is.
+# The path of an entry of the table.
 at() {
 	case $1 in
 	/*) echo "$DESTDIR$1" ;;
@@ -87,7 +87,7 @@ put() {
 	fi
 }
 
-# A file that somebody has changed stays.
+# A changed file stays.
 drop() {
 	place=$(at "$1")
 	alive=$(live "$place")

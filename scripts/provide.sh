@@ -41,7 +41,7 @@ advice_on() {
 	esac
 }
 
-# A host that has a ZFS of its own is not given another one.
+# zfs-fuse is not installed on a host with ZFS.
 is_there() {
 	command -v "$1" >/dev/null || { [ "$1" = zfs-fuse ] && command -v zpool >/dev/null; }
 }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the daemon that was just built, as whoever you are: on loopback, with a private directory
+# Runs the daemon that was just built, as the current user: on loopback, with a private directory
 # for its state, certificate and socket. Arguments: the directory of the build, HOST:PORT.
 set -eu
 
@@ -10,7 +10,7 @@ program=$build/debug/sysadm-events
 umask 077
 mkdir -p "$build/run"
 chmod 0700 "$build/run"
-# The configuration takes absolute paths only, and we may have been given a relative one.
+# The configuration takes absolute paths only, but the argument may be relative.
 directory=$(cd "$build/run" && pwd -P)
 socket=$directory/socket
 
