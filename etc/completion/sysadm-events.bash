@@ -40,7 +40,7 @@ _sysadm_events() {
 	check) options="-c --try --rule --json -h --help" ;;
 	fingerprint) options="--bridge -c -h --help" ;;
 	watch)
-		options="--json --since --verbose -h --help $target"
+		options="--job --queue --priority --no-output --since -n --text --wide --json --verbose -h --help $target"
 		values="dispatcher life-preserver system-state"
 		;;
 	run) options="--sh --queue --id --timeout --cwd --env --as --detach -h --help $target" ;;
@@ -68,7 +68,11 @@ _sysadm_events() {
 		mapfile -t COMPREPLY < <(compgen -f -- "$word")
 		return
 		;;
-	run:--queue | jobs:--queue)
+	watch:--job)
+		mapfile -t COMPREPLY < <(_sysadm_events_names --ids "$word")
+		return
+		;;
+	run:--queue | jobs:--queue | watch:--queue)
 		mapfile -t COMPREPLY < <(_sysadm_events_names --queues "$word")
 		return
 		;;
@@ -76,7 +80,7 @@ _sysadm_events() {
 		mapfile -t COMPREPLY < <(compgen -W "running pending finished" -- "$word")
 		return
 		;;
-	?*:-H | ?*:--url | ?*:--fingerprint | ?*:--user | key:--sum | watch:--since | jobs:--since | run:--id | run:--timeout)
+	?*:-H | ?*:--url | ?*:--fingerprint | ?*:--user | key:--sum | watch:--since | watch:-n | watch:--priority | jobs:--since | run:--id | run:--timeout)
 		return
 		;;
 	esac

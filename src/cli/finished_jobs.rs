@@ -3,7 +3,7 @@
 //! After a restart a daemon sends the finished events of all jobs that it still knows. Those shown
 //! before are skipped, and those that ended while the connection was lost are counted.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use serde_json::Value;
 
@@ -27,6 +27,8 @@ pub(super) enum Admission {
 #[derive(Debug, Default)]
 pub(super) struct FinishedJobs {
     shown: VecDeque<(String, String)>,
+    /// Jobs that were shown and have not finished: their ends are shown in any case.
+    active: BTreeSet<String>,
     missed: usize,
 }
 
@@ -35,8 +37,12 @@ impl FinishedJobs {
     pub(super) fn admit(&mut self, frame: &Value) -> Admission {
         let Some(event) = JobEvent::read(&frame["args"]) else { return Admission::Show };
         if event.state != State::Finished {
+            if self.active.len() < MOST {
+                self.active.insert(event.id.to_owned());
+            }
             return Admission::Show;
         }
+        let was_active = self.active.remove(event.id);
         let end = (event.id.to_owned(), event.time_finished().unwrap_or_default().to_owned());
         if self.shown.contains(&end) {
             return Admission::Repeated;
@@ -45,7 +51,7 @@ impl FinishedJobs {
             self.shown.pop_front();
         }
         self.shown.push_back(end);
-        if frame["present"] != true {
+        if frame["present"] != true || was_active {
             return Admission::Show;
         }
         self.missed += 1;
@@ -87,6 +93,16 @@ mod tests {
         assert_eq!(finished_jobs.admit(&running), Admission::Show);
         assert_eq!(finished_jobs.admit(&running), Admission::Show);
         assert_eq!(finished_jobs.take_missed(), None);
+    }
+
+    #[test]
+    fn missed_end_of_a_job_that_was_shown_is_shown() {
+        let mut finished_jobs = FinishedJobs::default();
+        let running = json!({"args": {"state": "running", "process_id": "a", "cmd_list": []}});
+        finished_jobs.admit(&running);
+        assert_eq!(finished_jobs.admit(&finished("a", "1", true)), Admission::Show);
+        assert_eq!(finished_jobs.admit(&finished("a", "1", true)), Admission::Repeated);
+        assert_eq!(finished_jobs.admit(&finished("a", "2", true)), Admission::Missed);
     }
 
     #[test]

@@ -1,19 +1,19 @@
 //! `watch` at a relay: the events of all hosts behind it, each with its host.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::fd::AsFd;
 use std::time::SystemTime;
 
 use nix::poll::{PollFd, PollFlags};
 use serde_json::{Map, Value};
 
+use super::columns::columns;
 use super::exit::Exit;
-use super::screen::Screen;
-use super::terminal::Terminal;
-use super::{complain, escape, write, write_json};
+use super::selection::{Selection, Wanted};
+use super::watch::View;
+use super::write_json;
 use crate::client::{Bridge, Fleet, FleetNews, KnownHosts, Wait, sysexits};
 use crate::config::Home;
-use crate::sys::local_time::local_time;
 
 /// Maximum width of the column of host names.
 const NAME_WIDTH: usize = 16;
@@ -22,7 +22,8 @@ const NAME_WIDTH: usize = 16;
 pub(super) fn watch(
     bridge: Bridge,
     subscription: Map<String, Value>,
-    json: bool,
+    wanted: Wanted,
+    view: View,
 ) -> Result<u8, Exit> {
     let path = Home::known_hosts();
     let failed = |error: &dyn std::fmt::Display| {
@@ -32,43 +33,46 @@ pub(super) fn watch(
     if known.is_empty() {
         return Err(failed(&"no host is known; a line is HOST FINGERPRINT"));
     }
-    let width = known.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let width = known.iter().map(|(name, _)| columns(name)).max().unwrap_or(0);
+    let mut view = match view {
+        View::Text(screen) => View::Text(Box::new(screen.with_hosts(width.min(NAME_WIDTH)))),
+        frames @ View::Frames { .. } => frames,
+    };
+    let selection = Selection::new(wanted, SystemTime::now());
     let mut fleet = Fleet::begin(bridge, known, subscription)?;
     let stdout = io::stdout();
-    let wake = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
-    let wait = Wait { deadline: None, wake: &wake };
-    if json || !stdout.is_terminal() {
-        loop {
-            match fleet.next(&wait)? {
-                FleetNews::Event(host, frame) => write_json(&with_host(&host, frame.text()))?,
-                FleetNews::Joined(host) => write_json(&with_host(&host, &presence("joined")))?,
-                FleetNews::Left(host) => write_json(&with_host(&host, &presence("left")))?,
-                FleetNews::Remark(remark) => complain(&remark),
-                FleetNews::Woken => return Err(Exit::ReaderGone),
-                FleetNews::Nothing => {}
+    let mut notices = view.notices()?;
+    loop {
+        let mut wake = vec![PollFd::new(stdout.as_fd(), PollFlags::empty())];
+        wake.extend(notices.iter().map(|(it, _)| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
+        let news = fleet.next(&Wait { deadline: None, wake: &wake })?;
+        drop(wake);
+        match news {
+            FleetNews::Event(host, frame) => {
+                let value = frame.value()?;
+                if selection.passes(&value) {
+                    view.event(&host, &frame, value)?;
+                }
             }
+            FleetNews::Joined(host) => show_presence(&mut view, &host, "joined", "is there")?,
+            FleetNews::Left(host) => show_presence(&mut view, &host, "left", "has gone")?,
+            FleetNews::Remark(remark) => view.remark("", &remark)?,
+            FleetNews::Woken => view.woken(&mut notices)?,
+            FleetNews::Nothing => {}
         }
     }
-    let mut screens = Screens { width: width.min(NAME_WIDTH), all: Vec::new(), last: None };
-    loop {
-        let now = SystemTime::now();
-        let text = match fleet.next(&wait)? {
-            FleetNews::Event(host, frame) => {
-                let frame = frame.value()?;
-                screens.show(&host, |screen| screen.show(&frame, now))
-            }
-            FleetNews::Joined(host) => screens.show(&host, |screen| screen.remark("is there", now)),
-            FleetNews::Left(host) => screens.show(&host, |screen| screen.remark("has gone", now)),
-            FleetNews::Remark(remark) => screens.show("", |screen| screen.remark(&remark, now)),
-            FleetNews::Woken => return Err(Exit::ReaderGone),
-            FleetNews::Nothing => continue,
-        };
-        write(&text)?;
+}
+
+/// A host comes or goes: as the `name` of a frame, or in words.
+fn show_presence(view: &mut View, host: &str, name: &str, text: &str) -> Result<(), Exit> {
+    match view {
+        View::Text(_) => view.remark(host, text),
+        View::Frames { .. } => write_json(&with_host(host, &presence(name))),
     }
 }
 
 /// A frame as a line, with its host as the first member.
-fn with_host(host: &str, frame: &str) -> String {
+pub(super) fn with_host(host: &str, frame: &str) -> String {
     let rest = frame.trim_start().strip_prefix('{').unwrap_or_default();
     format!("{{\"host\":{},{rest}\n", Value::from(host))
 }
@@ -76,46 +80,6 @@ fn with_host(host: &str, frame: &str) -> String {
 /// A host connects or disconnects.
 fn presence(what: &str) -> String {
     format!(r#"{{"namespace":"fleet","name":"{what}"}}"#)
-}
-
-/// One screen per host: jobs of two hosts may have the same id.
-struct Screens {
-    width: usize,
-    all: Vec<(String, Screen)>,
-    /// The host of the last text.
-    last: Option<usize>,
-}
-
-impl Screens {
-    fn show(&mut self, host: &str, show: impl FnOnce(&mut Screen) -> String) -> String {
-        let at = match self.all.iter().position(|(name, _)| name == host) {
-            Some(at) => at,
-            None => {
-                let screen = Screen::new(Terminal::of_this_process(true), local_time);
-                self.all.push((host.to_owned(), screen));
-                self.all.len() - 1
-            }
-        };
-        let mut out = String::new();
-        // An unfinished line of another host is ended first.
-        let is_other = self.last.is_some_and(|last| last != at);
-        if is_other && let Some((_, screen)) = self.last.and_then(|last| self.all.get_mut(last)) {
-            out.push_str(&screen.end());
-        }
-        let Some((_, screen)) = self.all.get_mut(at) else { return out };
-        let begins_line = !screen.is_midway();
-        let text = show(screen);
-        let name = escape::text(host, true);
-        let prefix = format!("{name:<width$}  ", width = self.width);
-        for (number, line) in text.split_inclusive('\n').enumerate() {
-            if number > 0 || begins_line {
-                out.push_str(&prefix);
-            }
-            out.push_str(line);
-        }
-        self.last = Some(at);
-        out
-    }
 }
 
 #[cfg(test)]
@@ -131,23 +95,5 @@ mod tests {
         assert!(line.starts_with(r#"{"host":"#) && line.ends_with('\n'));
         let left: Value = serde_json::from_str(&with_host("h", &presence("left"))).unwrap();
         assert_eq!(left, json!({"host": "h", "namespace": "fleet", "name": "left"}));
-    }
-
-    #[test]
-    fn terminal_line_has_its_host_and_ends_another_hosts_line() {
-        let mut screens = Screens { width: 4, all: Vec::new(), last: None };
-        let now = SystemTime::UNIX_EPOCH;
-        let event = |text: &str| {
-            json!({"namespace": "events", "name": "dispatcher", "args": {
-                "state": "running", "process_id": "j", "cmd_list": ["c"], "current_cmd": "c",
-                "time_started": "1970-01-01T00:00:00Z", "c": text}})
-        };
-        let first = screens.show("nas", |screen| screen.show(&event("half"), now));
-        assert!(first.lines().all(|line| line.starts_with("nas   ")), "{first}");
-        assert!(!first.ends_with('\n'), "{first:?}");
-        let other = screens.show("web", |screen| screen.remark("is there", now));
-        assert!(other.starts_with('\n') && other[1..].starts_with("web   "), "{other:?}");
-        let more = screens.show("nas", |screen| screen.show(&event(" more\n"), now));
-        assert!(more.lines().all(|line| line.starts_with("nas   ")), "{more:?}");
     }
 }

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use libc::c_int;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
@@ -28,11 +29,7 @@ impl Interrupts {
     }
 
     fn begin() -> io::Result<Interrupts> {
-        let (receiver, sender) = UnixStream::pair()?;
-        receiver.set_nonblocking(true)?;
-        pipe::register(SIGTERM, sender.try_clone()?)?;
-        pipe::register(SIGINT, sender)?;
-        Ok(Interrupts { receiver, count: 0 })
+        Ok(Interrupts { receiver: receiver_of(&[SIGTERM, SIGINT])?, count: 0 })
     }
 
     /// Whether there was a new interrupt.
@@ -49,6 +46,40 @@ impl Interrupts {
         }
         self.count
     }
+}
+
+/// One signal, which says only that something has changed.
+pub(super) struct Notice(UnixStream);
+
+impl Notice {
+    pub(super) fn of(signal: c_int) -> io::Result<Notice> {
+        receiver_of(&[signal]).map(Notice)
+    }
+
+    /// True where it came since the last call.
+    pub(super) fn take(&mut self) -> bool {
+        let mut came = false;
+        while let Ok(1..) = self.0.read(&mut [0; 16]) {
+            came = true;
+        }
+        came
+    }
+}
+
+impl AsFd for Notice {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// What each of these signals puts a byte into from now on.
+fn receiver_of(signals: &[c_int]) -> io::Result<UnixStream> {
+    let (receiver, sender) = UnixStream::pair()?;
+    receiver.set_nonblocking(true)?;
+    for signal in signals {
+        pipe::register(*signal, sender.try_clone()?)?;
+    }
+    Ok(receiver)
 }
 
 /// Readable when there is a new one.

@@ -55,6 +55,14 @@ impl<'a> JobEvent<'a> {
         self.text("current_cmd")
     }
 
+    /// The index of the command that runs.
+    pub(super) fn current_index(&self) -> usize {
+        let last = self.commands.len().saturating_sub(1).min(self.codes().len());
+        let begun = self.commands.get(..=last).unwrap_or_default();
+        // Of equal commands one code stands for all.
+        begun.iter().rposition(|command| Some(*command) == self.current()).unwrap_or(last)
+    }
+
     /// Time of its end, RFC 3339.
     pub(super) fn time_finished(&self) -> Option<&'a str> {
         self.text("time_finished")
@@ -88,16 +96,16 @@ impl<'a> JobEvent<'a> {
 
     /// The texts of the event's ranges. Output of equal commands is joined, in the order of the
     /// chain, and that of a command that equals a key of the protocol is in the list alone.
-    fn texts(&self, ranges: &[Range]) -> Vec<(&'a str, &'a str)> {
+    fn texts(&self, ranges: &[Range]) -> Vec<&'a str> {
         let mut taken: Vec<(&str, usize)> = Vec::new();
         let text_of = |range: &Range| {
             let command = self.commands.get(range.command).copied().unwrap_or_default();
             if let Some(list) = self.list() {
                 let entry = list.get(range.command).and_then(|entry| entry["output"].as_str());
-                return (command, entry.unwrap_or_default());
+                return entry.unwrap_or_default();
             }
             if is_reserved(command) {
-                return (command, "");
+                return "";
             }
             let from = match taken.iter_mut().find(|(known, _)| *known == command) {
                 Some((_, end)) => std::mem::replace(end, *end + range.length),
@@ -107,7 +115,7 @@ impl<'a> JobEvent<'a> {
                 }
             };
             let text = self.text(command).and_then(|text| text.get(from..from + range.length));
-            (command, text.unwrap_or_default())
+            text.unwrap_or_default()
         };
         ranges.iter().map(text_of).collect()
     }
@@ -127,25 +135,43 @@ impl<'a> JobEvent<'a> {
     }
 }
 
+/// Takes the output of a job's commands out of an extended event.
+pub(super) fn remove_output(frame: &mut Value) {
+    if let Some(frame) = frame.as_object_mut() {
+        frame.remove("output");
+    }
+    for path in ["/args", "/args/process_details"] {
+        let Some(fields) = frame.pointer_mut(path).and_then(Value::as_object_mut) else { continue };
+        for command in
+            fields.get("cmd_list").cloned().as_ref().and_then(Value::as_array).into_iter().flatten()
+        {
+            if let Some(command) = command.as_str().filter(|command| !is_reserved(command)) {
+                fields.remove(command);
+            }
+        }
+        ["log", "pkg_log", "update_log"].iter().for_each(|key| drop(fields.remove(*key)));
+    }
+}
+
 /// Tracks the output of one job, so that each byte is shown once: number of bytes shown, by
 /// command.
 #[derive(Default)]
 pub(super) struct JobOutput(BTreeMap<usize, u64>);
 
 impl JobOutput {
-    /// New output in this event, by command. `ranges` are the event's, as on the wire; a daemon of
-    /// an earlier version sends none: then it is assumed that nothing was missed or cut.
+    /// Output that is new in this event, by index of the command. `ranges` are the event's, as they stand on the wire; a
+    /// daemon of an earlier version sends none: then it is assumed that nothing was missed or cut.
     pub(super) fn fresh<'a>(
         &mut self,
         event: &JobEvent<'a>,
         ranges: &Value,
-    ) -> Vec<(&'a str, Cow<'a, str>)> {
+    ) -> Vec<(usize, Cow<'a, str>)> {
         let ranges = match Vec::<Range>::deserialize(ranges) {
             Ok(ranges) => ranges,
             Err(_) => self.assumed(event),
         };
         let texts = event.texts(&ranges).into_iter().zip(&ranges);
-        let fresh = texts.map(|((command, text), range)| (command, self.fresh_of(text, range)));
+        let fresh = texts.map(|(text, range)| (range.command, self.fresh_of(text, range)));
         fresh.filter(|(_, text)| !text.is_empty()).collect()
     }
 
@@ -210,7 +236,8 @@ mod tests {
     fn fresh(output: &mut JobOutput, (args, ranges): &(Value, Value)) -> Vec<(String, String)> {
         let event = JobEvent::read(args).unwrap();
         let fresh = output.fresh(&event, ranges).into_iter();
-        fresh.map(|(command, text)| (command.to_owned(), text.into_owned())).collect()
+        let name = |command: usize| event.commands[command].to_owned();
+        fresh.map(|(command, text)| (name(command), text.into_owned())).collect()
     }
 
     fn pair(command: &str, text: &str) -> (String, String) {
@@ -312,6 +339,37 @@ mod tests {
         assert_eq!(fresh(&mut output, &event("running", &aa, &[(0, 0, "1")])), [pair("a", "1")]);
         let both = event("running", &aa, &[(0, 1, "2"), (1, 0, "3")]);
         assert_eq!(fresh(&mut output, &both), [pair("a", "2"), pair("a", "3")]);
+    }
+
+    #[test]
+    fn current_command_among_equal_ones_is_the_one_that_runs() {
+        let current = |commands: &[&str], current: &str, ended: &[&str]| {
+            let mut args = json!({"state": "running", "process_id": "j", "cmd_list": commands,
+                                  "current_cmd": current});
+            ended.iter().for_each(|command| args[format!("return_codes/{command}")] = "0".into());
+            JobEvent::read(&args).unwrap().current_index()
+        };
+        assert_eq!(current(&["a", "b"], "a", &[]), 0);
+        assert_eq!(current(&["a", "b"], "b", &["a"]), 1);
+        assert_eq!(current(&["a", "a", "b"], "a", &["a"]), 1);
+        assert_eq!(current(&["a", "a"], "a", &["a"]), 1);
+        assert_eq!(current(&["a", "a", "b"], "b", &["a"]), 2);
+        assert_eq!(current(&[], "", &[]), 0);
+    }
+
+    #[test]
+    fn event_without_output_has_all_else() {
+        let (mut args, ranges) = event("finished", &["a", "state"], &[(0, 0, "text\n")]);
+        args["return_codes/a"] = "0".into();
+        args["log"] = json!([{"command": "a", "output": "text\n"}]);
+        let mut frame = json!({"name": "dispatcher", "output": ranges, "args": args});
+        remove_output(&mut frame);
+        let expected = json!({"name": "dispatcher", "args": {
+            "state": "finished", "process_id": "j", "cmd_list": ["a", "state"], "return_codes/a": "0"}});
+        assert_eq!(frame, expected);
+        let mut frame = json!({"args": {"pkg_log": "x", "process_details": args}});
+        remove_output(&mut frame);
+        assert_eq!(frame, json!({"args": {"process_details": expected["args"]}}));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Events for a person: one line each, in columns, with a job's output below its job.
+//! Events for a person: a line for each, and one for each line of a job's output.
 //!
 //! Deterministic, so that every line can be tested: frames go in, text comes out, and the clock is
 //! an argument. Foreign text is escaped (see [`escape`]).
@@ -7,188 +7,210 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-use super::bars::{Bars, Width};
+use super::bars::Bars;
+use super::canvas::Canvas;
+use super::columns::{columns, cut, expand_tabs, pad};
 use super::escape;
+use super::fold::Lines;
 use super::job::{JobEvent, JobOutput, State};
 use super::state::{self, Shown};
 use super::terminal::{Terminal, Tone};
 use crate::sys::local_time::LocalTime;
 use crate::wire::parse_rfc3339;
 
-/// Maximum width of the second column: `1 - Information`.
-const STATE_WIDTH: usize = 15;
-/// Bounds of the width of the third column, which grows with its content.
-const NAME_WIDTH: std::ops::RangeInclusive<usize> = 8..=28;
+/// Maximum width of the column of names.
+const NAME: usize = 24;
+/// Columns of time and sign, before the name.
+const MARGIN: &str = "            ";
 /// Maximum number of jobs whose output is tracked; beyond it the oldest is dropped, and its output
 /// is repeated when it finishes.
 const JOBS: usize = 1024;
 
-/// Converts a time to local time; `None` where there is no calendar for it.
+/// How a moment is shown: local time, or `None` where there is no calendar for it.
 pub(super) type Clock = fn(SystemTime) -> Option<LocalTime>;
 
 /// State of the display.
 pub(super) struct Screen {
     terminal: Terminal,
     clock: Clock,
+    canvas: Canvas,
+    has_output: bool,
+    /// Columns of the widest name of a host; 0 where all events are of one.
+    host_width: usize,
+    /// The host whose event is being shown.
+    host: String,
     name_width: usize,
     /// Date of the last line.
     day: Option<(i32, u8, u8)>,
-    /// Position of the cursor.
-    cursor: Cursor,
     jobs: Vec<Job>,
-    /// The last state of the system.
-    state: Option<Value>,
-    /// Progress bars of replications, where the terminal supports them.
-    bars: Option<Bars>,
+    /// The last state of each host.
+    states: Vec<(String, Value)>,
+    /// Replications under way.
+    bars: Bars,
+    /// Lines of the event that is being shown.
+    lines: Vec<String>,
 }
 
 struct Job {
+    host: String,
     id: String,
     output: JobOutput,
-    /// The command that was last announced, and the number of ended commands at that time.
-    announced: Option<(String, usize)>,
-}
-
-enum Cursor {
-    /// At the beginning of an unrelated line.
-    Free,
-    /// Below the output of a command of a job.
-    Output { id: String, command: String, midway: bool },
-}
-
-/// The columns of a line.
-struct Line<'a> {
-    moment: SystemTime,
-    tone: Tone,
-    state: &'a str,
-    name: &'a str,
-    text: &'a str,
+    /// The command whose output came last, and its line that is not complete.
+    printing: usize,
+    line: Lines,
+    /// Commands that were shown; those behind the first ones were not.
+    announced: usize,
+    /// Nothing of it has been shown before this event.
+    is_new: bool,
 }
 
 impl Screen {
-    pub(super) fn new(terminal: Terminal, clock: Clock) -> Screen {
-        let (name_width, cursor) = (*NAME_WIDTH.start(), Cursor::Free);
-        let (day, jobs, state, bars) = (None, Vec::new(), None, None);
-        Screen { terminal, clock, name_width, day, cursor, jobs, state, bars }
+    pub(super) fn new(terminal: Terminal, clock: Clock, canvas: Canvas) -> Screen {
+        Screen {
+            terminal,
+            clock,
+            canvas,
+            has_output: true,
+            host_width: 0,
+            host: String::new(),
+            name_width: 0,
+            day: None,
+            jobs: Vec::new(),
+            states: Vec::new(),
+            bars: Bars::default(),
+            lines: Vec::new(),
+        }
     }
 
-    /// The same for a terminal that supports progress bars, of the width returned by `width`.
-    pub(super) fn with_bars(self, width: Width) -> Screen {
-        Screen { bars: Some(Bars::new(width)), ..self }
+    /// The same without output of jobs.
+    pub(super) fn without_output(self) -> Screen {
+        Screen { has_output: false, ..self }
     }
 
-    /// The text that shows `frame`. `now` is for events without a time.
-    pub(super) fn show(&mut self, frame: &Value, now: SystemTime) -> String {
-        self.above_bars(now, |screen, out| screen.event(out, frame, now))
+    /// The same for several hosts, whose names take so many columns.
+    pub(super) fn with_hosts(self, width: usize) -> Screen {
+        Screen { host_width: width, ..self }
+    }
+
+    /// True where lines at the foot are drawn over.
+    pub(super) fn has_foot(&self) -> bool {
+        self.canvas.has_foot()
+    }
+
+    /// The text that shows an event of a host. `now` is for events without a time.
+    pub(super) fn show(&mut self, host: &str, frame: &Value, now: SystemTime) -> String {
+        host.clone_into(&mut self.host);
+        self.event(frame, now);
+        self.redraw(now)
     }
 
     /// The text that shows a message of this program.
-    pub(super) fn remark(&mut self, text: &str, now: SystemTime) -> String {
-        self.above_bars(now, |screen, out| {
-            let text = screen.harmless(text);
-            let (tone, state) = (Tone::Quiet, "watch");
-            screen.line(out, &Line { moment: now, tone, state, name: "", text: &text });
-        })
+    pub(super) fn remark(&mut self, host: &str, text: &str, now: SystemTime) -> String {
+        host.clone_into(&mut self.host);
+        let (sign, text) = (self.terminal.either("·", "-"), self.harmless(text));
+        self.line(now, Tone::Quiet, sign, "", &text);
+        self.redraw(now)
     }
 
-    /// Runs `show` with the bars erased before and redrawn after it.
-    fn above_bars(&mut self, now: SystemTime, show: impl FnOnce(&mut Self, &mut String)) -> String {
-        let mut out = self.bars.as_mut().map(Bars::wipe).unwrap_or_default();
-        show(self, &mut out);
-        // There is no room for bars below an unfinished line.
-        let midway = matches!(self.cursor, Cursor::Output { midway: true, .. });
-        if let (Some(bars), false) = (&mut self.bars, midway) {
-            out.push_str(&bars.draw(self.terminal, now));
+    /// The text that draws the foot again, for the size that the terminal has now.
+    pub(super) fn redraw(&mut self, now: SystemTime) -> String {
+        let lines = std::mem::take(&mut self.lines);
+        let foot = if self.has_foot() { self.foot(now) } else { Vec::new() };
+        self.canvas.put(lines, foot)
+    }
+
+    /// Another program has written to the terminal.
+    pub(super) fn resume(&mut self, now: SystemTime) -> String {
+        self.canvas.leave_foot();
+        self.redraw(now)
+    }
+
+    /// The text that ends it: lines that are not complete, where they do not stand at the foot.
+    pub(super) fn end(&mut self, now: SystemTime) -> String {
+        if self.has_foot() {
+            return String::new();
         }
-        out
+        for mut job in std::mem::take(&mut self.jobs) {
+            job.host.clone_into(&mut self.host);
+            self.end_line(&mut job);
+        }
+        self.redraw(now)
     }
 
-    fn event(&mut self, out: &mut String, frame: &Value, now: SystemTime) {
+    fn foot(&mut self, now: SystemTime) -> Vec<String> {
+        let mut foot = self.bars.lines(self.terminal, now);
+        for job in self.jobs.iter().filter(|job| !job.line.state().is_empty()) {
+            let sign = self.terminal.either("▶", ">");
+            let name =
+                self.terminal.paint(Tone::Active, &format!("{sign} {}", self.harmless(&job.id)));
+            let bar = self.terminal.either("│", "|");
+            let text = expand_tabs(&escape::text(job.line.state(), self.terminal.unicode));
+            foot.push(format!("{}{name} {bar} {text}", self.prefix(&job.host)));
+        }
+        foot
+    }
+
+    fn event(&mut self, frame: &Value, now: SystemTime) {
         let args = &frame["args"];
+        let is_present = frame["present"] == true;
         // An end that is reported later has its own time.
         let ended = args.get("process_details").unwrap_or(args)["time_finished"].as_str();
-        let ended = ended.filter(|_| frame["present"] == true);
+        let ended = ended.filter(|_| is_present);
         let moment = ended.or(frame["time"].as_str()).and_then(parse_rfc3339).unwrap_or(now);
         match frame["name"].as_str().unwrap_or("") {
             "dispatcher" => match JobEvent::read(args) {
-                Some(event) => self.job(out, &event, &frame["output"], moment),
-                None => self.unknown(out, frame, moment),
+                Some(event) => self.job(&event, &frame["output"], is_present, moment),
+                None => self.unknown(frame, moment),
             },
-            "life_preserver" | "life-preserver" => self.life_preserver(out, args, moment, now),
-            "system_state" | "system-state" => self.system_state(out, args, moment),
-            "gap" => self.gap(out, args, moment),
-            _ => self.unknown(out, frame, moment),
+            "life_preserver" | "life-preserver" => self.life_preserver(args, moment, now),
+            "system_state" | "system-state" => self.system_state(args, moment),
+            "gap" => self.gap(args, moment),
+            _ => self.unknown(frame, moment),
         }
     }
 
-    /// Whether the cursor is in the middle of a line.
-    pub(super) fn is_midway(&self) -> bool {
-        matches!(self.cursor, Cursor::Output { midway: true, .. })
-    }
-
-    /// The text that moves the cursor to the beginning of a line.
-    pub(super) fn end(&mut self) -> String {
-        let mut out = String::new();
-        if self.bars.take().is_some_and(|bars| bars.are_drawn()) {
-            out.push('\n');
-        }
-        self.leave_output(&mut out);
-        out
-    }
-
-    fn job(&mut self, out: &mut String, event: &JobEvent<'_>, ranges: &Value, moment: SystemTime) {
+    fn job(&mut self, event: &JobEvent<'_>, ranges: &Value, is_present: bool, moment: SystemTime) {
         let mut job = self.take_job(event.id);
         let fresh = job.output.fresh(event, ranges);
+        let (name, of) = (self.harmless(event.id), event.commands.len());
+        // Of a job that ended while nobody looked the end is enough; the rest is in its log.
+        let tells_output = !(job.is_new && is_present && event.state == State::Finished);
+        for (command, text) in &fresh {
+            if tells_output {
+                self.announce(&mut job, event, *command, moment);
+                self.output(&mut job, *command, text);
+            }
+        }
         match event.state {
             State::Pending => {
-                job.output = JobOutput::default();
-                let (sign, chain) = (self.terminal.either("○", "-"), event.commands.join(" && "));
-                self.job_line(
-                    out,
-                    event.id,
-                    moment,
-                    Tone::Waiting,
-                    &format!("{sign} pending"),
-                    &chain,
-                );
+                job = Job { is_new: false, ..Job::new(&self.host, event.id) };
+                let sign = self.terminal.either("○", "-");
+                let text =
+                    if of == 1 { "pending".to_owned() } else { format!("pending: {of} commands") };
+                self.line(moment, Tone::Waiting, sign, &name, &text);
             }
-            State::Running => {
-                let current = event.current().unwrap_or("");
-                let announcement = Some((current.to_owned(), event.codes().len()));
-                let mut begins = job.announced != announcement;
-                for (command, text) in &fresh {
-                    if *command == current && begins {
-                        self.announce(out, event, moment);
-                        begins = false;
-                    }
-                    self.output(out, event.id, command, text, moment);
-                }
-                if begins {
-                    self.announce(out, event, moment);
-                }
-                job.announced = announcement;
-            }
+            State::Running => self.announce(&mut job, event, event.current_index(), moment),
             State::Finished => {
-                for (command, text) in &fresh {
-                    self.output(out, event.id, command, text, moment);
+                if let Some(last) = event.codes().len().checked_sub(1).filter(|_| !job.is_new) {
+                    self.announce(&mut job, event, last, moment);
                 }
+                self.end_line(&mut job);
                 let verdict = event.verdict();
                 let (tone, sign) = if verdict.good {
                     (Tone::Good, self.terminal.either("✔", "+"))
                 } else {
                     (Tone::Bad, self.terminal.either("✖", "x"))
                 };
-                self.job_line(
-                    out,
-                    event.id,
-                    moment,
-                    tone,
-                    &format!("{sign} finished"),
-                    &verdict.how,
-                );
+                let mut text = verdict.how;
+                if job.announced == 0 && !text.starts_with('[') {
+                    text = format!("{text}: {}", event.commands.join(" && "));
+                }
+                let text = self.harmless(&text);
+                self.line(moment, tone, sign, &name, &text);
                 return;
             }
         }
+        job.is_new = false;
         if self.jobs.len() == JOBS {
             self.jobs.remove(0);
         }
@@ -196,188 +218,197 @@ impl Screen {
     }
 
     fn take_job(&mut self, id: &str) -> Job {
-        match self.jobs.iter().position(|job| job.id == id) {
+        match self.jobs.iter().position(|job| job.id == id && job.host == self.host) {
             Some(at) => self.jobs.remove(at),
-            None => Job { id: id.to_owned(), output: JobOutput::default(), announced: None },
+            None => Job::new(&self.host, id),
         }
     }
 
-    /// Announces a command that begins.
-    fn announce(&mut self, out: &mut String, event: &JobEvent<'_>, moment: SystemTime) {
-        let current = event.current().unwrap_or("");
-        let (number, of) = (event.codes().len() + 1, event.commands.len());
-        let text = if of > 1 { format!("[{number}/{of}] {current}") } else { current.to_owned() };
-        let state = format!("{} running", self.terminal.either("▶", ">"));
-        self.job_line(out, event.id, moment, Tone::Active, &state, &text);
-        let command = current.to_owned();
-        self.cursor = Cursor::Output { id: event.id.to_owned(), command, midway: false };
-    }
-
-    fn job_line(
-        &mut self,
-        out: &mut String,
-        id: &str,
-        moment: SystemTime,
-        tone: Tone,
-        state: &str,
-        text: &str,
-    ) {
-        let (name, text) = (self.harmless(id), self.harmless(text));
-        self.line(out, &Line { moment, tone, state, name: &name, text: &text });
-    }
-
-    /// Output of a command, below a line with its job and command.
-    fn output(
-        &mut self,
-        out: &mut String,
-        id: &str,
-        command: &str,
-        text: &str,
-        moment: SystemTime,
-    ) {
-        let continues = match &self.cursor {
-            Cursor::Output { id: before, command: known, .. } => before == id && known == command,
-            Cursor::Free => false,
-        };
-        if !continues {
-            let state = format!("{} output", self.terminal.either("▷", ":"));
-            self.job_line(out, id, moment, Tone::Quiet, &state, command);
+    /// Shows that a command begins, once, and of a job that was followed those before it: their own
+    /// events may have been joined with this one.
+    fn announce(&mut self, job: &mut Job, event: &JobEvent<'_>, index: usize, moment: SystemTime) {
+        let of = event.commands.len();
+        let first = if job.is_new { index.max(job.announced) } else { job.announced };
+        for at in first..of.min(index + 1) {
+            self.end_line(job);
+            let command = event.commands.get(at).copied().unwrap_or_default();
+            let text = match of {
+                1 => self.harmless(command),
+                of => format!("[{}/{of}] {}", at + 1, self.harmless(command)),
+            };
+            let (sign, name) = (self.terminal.either("▶", ">"), self.harmless(event.id));
+            self.line(moment, Tone::Active, sign, &name, &text);
         }
-        let mut midway = matches!(self.cursor, Cursor::Output { midway: true, .. });
-        for line in escape::text(text, self.terminal.unicode).split_inclusive('\n') {
-            if !midway {
-                out.push_str(&self.margin());
-            }
-            out.push_str(line);
-            midway = !line.ends_with('\n');
-        }
-        self.cursor = Cursor::Output { id: id.to_owned(), command: command.to_owned(), midway };
+        job.announced = job.announced.max(index + 1);
     }
 
-    fn life_preserver(
-        &mut self,
-        out: &mut String,
-        args: &Value,
-        moment: SystemTime,
-        now: SystemTime,
-    ) {
-        if let Some(bars) = &mut self.bars {
-            let message = args["message"].as_str().unwrap_or("");
-            if args["class"] == "replication" && bars.take(message, now) {
-                self.leave_output(out);
+    fn output(&mut self, job: &mut Job, command: usize, text: &str) {
+        if !self.has_output {
+            return;
+        }
+        if std::mem::replace(&mut job.printing, command) != command {
+            self.end_line(job);
+        }
+        for line in job.line.push(text) {
+            self.output_line(&job.id, &escape::text(&line, self.terminal.unicode));
+        }
+    }
+
+    /// Shows the line that is not complete, whatever follows.
+    fn end_line(&mut self, job: &mut Job) {
+        if let Some(line) = job.line.end() {
+            self.output_line(&job.id, &escape::text(&line, self.terminal.unicode));
+        }
+    }
+
+    fn life_preserver(&mut self, args: &Value, moment: SystemTime, now: SystemTime) {
+        let message = args["message"].as_str().unwrap_or("");
+        if self.has_foot() {
+            if args["class"] == "replication" && self.bars.take(&self.host, message, now) {
                 return;
             }
-            bars.end(message);
+            self.bars.end(&self.host, message);
         }
-        let priority = self.harmless(args["priority"].as_str().unwrap_or("?"));
-        let class = self.harmless(args["class"].as_str().unwrap_or(""));
-        let message = args["message"].as_str().unwrap_or("");
-        let mut lines =
-            message.lines().map(|line| self.harmless(line)).collect::<Vec<_>>().into_iter();
-        let text = lines.next().unwrap_or_default();
-        let tone = tone(&priority);
-        self.line(out, &Line { moment, tone, state: &priority, name: &class, text: &text });
+        let (tone, sign, word) = self.priority(args);
+        let class = args["class"].as_str().unwrap_or("");
+        let mut lines = message.lines();
+        let text = format!("{word}{}", self.harmless(lines.next().unwrap_or_default()));
+        self.line(moment, tone, &sign, &self.harmless(class), &text);
         for line in lines {
-            out.push_str(&self.margin());
-            out.push_str(&line);
-            out.push('\n');
+            let line = self.harmless(line);
+            self.output_line(class, &line);
         }
     }
 
-    fn system_state(&mut self, out: &mut String, args: &Value, moment: SystemTime) {
-        let priority = self.harmless(args["priority"].as_str().unwrap_or("?"));
-        let host = self.harmless(args["hostname"].as_str().unwrap_or("?"));
-        let Shown { text, pools } = state::news(self.state.as_ref(), args, self.terminal);
-        self.state = Some(args.clone());
-        let width = |column: usize| {
-            pools.iter().map(|pool| pool[column].chars().count()).max().unwrap_or(0)
-        };
+    fn system_state(&mut self, args: &Value, moment: SystemTime) {
+        let host = args["hostname"].as_str().unwrap_or("?");
+        let known = self.states.iter().position(|(of, _)| *of == self.host);
+        let before = known.map(|at| self.states.swap_remove(at).1);
+        let Shown { text, pools } = state::news(before.as_ref(), args, self.terminal);
+        self.states.push((self.host.clone(), args.clone()));
+        let width =
+            |column: usize| pools.iter().map(|pool| columns(&pool[column])).max().unwrap_or(0);
         let widths: [usize; 5] = std::array::from_fn(width);
         let mut rows = pools.iter().map(|[name, health, priority, capacity, status]| {
             let tone = tone(priority);
-            let priority = format!("{priority:<0$}", widths[2]);
-            let priority = self.terminal.paint(tone, &priority);
-            let row = format!(
-                "{name:<0$}  {health:<1$}  {priority}  {capacity:<2$}  {status}",
-                widths[0], widths[1], widths[3],
-            );
-            row.trim_end().to_owned()
+            let priority = self.terminal.paint(tone, &pad(priority, widths[2]));
+            let [name, health, capacity] = [(name, 0), (health, 1), (capacity, 3)]
+                .map(|(cell, column)| pad(cell, widths[column]));
+            format!("{name}  {health}  {priority}  {capacity}  {status}").trim_end().to_owned()
         });
         // A single pool needs no heading.
         let text = if text.is_empty() { rows.next().unwrap_or_default() } else { text };
         let rows: Vec<String> = rows.collect();
-        let line =
-            Line { moment, tone: tone(&priority), state: &priority, name: &host, text: &text };
-        self.line(out, &line);
+        let (tone, sign, word) = self.priority(args);
+        self.line(moment, tone, &sign, &self.harmless(host), &format!("{word}{text}"));
         for row in rows {
-            out.push_str(&self.margin());
-            out.push_str(&row);
-            out.push('\n');
+            self.output_line(host, &row);
         }
     }
 
-    fn gap(&mut self, out: &mut String, args: &Value, moment: SystemTime) {
-        self.bars.iter_mut().for_each(Bars::miss);
+    fn gap(&mut self, args: &Value, moment: SystemTime) {
+        self.bars.miss(&self.host);
         let text = match args["missed"].as_u64() {
             Some(1) => "1 event was missed".to_owned(),
             Some(missed) => format!("{missed} events were missed"),
             None => "the daemon was started anew; what was missed is not known".to_owned(),
         };
-        let line = Line { moment, tone: Tone::Warning, state: "gap", name: "", text: &text };
-        self.line(out, &line);
+        self.line(moment, Tone::Warning, "!", "", &text);
     }
 
     /// An unknown event of a newer daemon: shown as JSON rather than not at all.
-    fn unknown(&mut self, out: &mut String, frame: &Value, moment: SystemTime) {
+    fn unknown(&mut self, frame: &Value, moment: SystemTime) {
         let name = self.harmless(frame["name"].as_str().unwrap_or("?"));
         let text = self.harmless(&frame["args"].to_string());
-        self.line(
-            out,
-            &Line { moment, tone: Tone::Plain, state: "event", name: &name, text: &text },
-        );
+        self.line(moment, Tone::Plain, "?", &name, &text);
     }
 
-    fn line(&mut self, out: &mut String, line: &Line<'_>) {
-        self.leave_output(out);
-        let local = (self.clock)(line.moment);
+    /// Tone, sign and word of an event with a priority: `7 - Critical`.
+    fn priority(&self, args: &Value) -> (Tone, String, String) {
+        let priority = args["priority"].as_str().unwrap_or("?");
+        let (number, word) = priority.split_once(" - ").unwrap_or((priority, ""));
+        let tone = tone(priority);
+        let is_quiet = word.is_empty() || matches!(tone, Tone::Good | Tone::Plain);
+        let word = if is_quiet { String::new() } else { format!("{}: ", self.harmless(word)) };
+        (tone, self.harmless(number), word)
+    }
+
+    /// A line of an event: time, sign, name and text, which must be harmless.
+    fn line(&mut self, moment: SystemTime, tone: Tone, sign: &str, name: &str, text: &str) {
+        let local = (self.clock)(moment);
         let day = local.map(|local| (local.year, local.month, local.day));
         if let (Some(before), Some((year, month, date))) = (self.day, day)
             && before != (year, month, date)
         {
             let text = format!("--- {year}-{month:02}-{date:02} ---");
-            out.push_str(&self.terminal.paint(Tone::Quiet, &text));
-            out.push('\n');
+            let line = self.prefix(&self.host) + &self.terminal.paint(Tone::Quiet, &text);
+            self.lines.push(line);
         }
         self.day = day.or(self.day);
         let time = local.map_or_else(
             || "--:--:--".to_owned(),
             |local| format!("{:02}:{:02}:{:02}", local.hour, local.minute, local.second),
         );
-        let length = line.name.chars().count();
-        self.name_width = self.name_width.max(length.min(*NAME_WIDTH.end()));
-        let state = format!("{:<STATE_WIDTH$}", line.state);
-        let name = format!("{1:<0$}", self.name_width, line.name);
-        out.push_str(&self.terminal.paint(Tone::Quiet, &time));
-        let rest = format!("  {}  {name}  {}", self.terminal.paint(line.tone, &state), line.text);
-        out.push_str(rest.trim_end());
-        out.push('\n');
+        self.widen(columns(name));
+        let (head, blanks) = match name {
+            "" => (sign.to_owned(), String::new()),
+            name => {
+                let blanks = self.name_width.saturating_sub(columns(name));
+                (format!("{sign} {name}"), pad("", blanks))
+            }
+        };
+        let (time, head) =
+            (self.terminal.paint(Tone::Quiet, &time), self.terminal.paint(tone, &head));
+        let line = format!("{}{time}  {head}{blanks} {text}", self.prefix(&self.host));
+        self.lines.push(line.trim_end().to_owned());
     }
 
-    fn leave_output(&mut self, out: &mut String) {
-        if matches!(self.cursor, Cursor::Output { midway: true, .. }) {
-            out.push('\n');
+    /// A line below that of an event, behind its name. `text` must be harmless.
+    fn output_line(&mut self, name: &str, text: &str) {
+        let room = self.widest_name();
+        let name = cut(&self.harmless(name), room, self.terminal.either("…", "~"));
+        self.widen(columns(&name));
+        let bar = self.terminal.either("│", "|");
+        let name = format!("{} {bar}", pad(&name, self.name_width.min(room)));
+        let name = self.terminal.paint(Tone::Quiet, &name);
+        let line = format!("{}{MARGIN}{name} {}", self.prefix(&self.host), expand_tabs(text));
+        self.lines.push(line.trim_end().to_owned());
+    }
+
+    /// The widest name that others are aligned to: a narrow terminal has to have room for more.
+    fn widest_name(&self) -> usize {
+        NAME.min((self.canvas.width() / 4).max(4))
+    }
+
+    /// The names from now on are aligned to one of so many columns.
+    fn widen(&mut self, columns: usize) {
+        self.name_width = self.name_width.max(columns.min(self.widest_name()));
+    }
+
+    /// The name of a host in its column.
+    fn prefix(&self, host: &str) -> String {
+        match self.host_width {
+            0 => String::new(),
+            width => pad(&self.harmless(host), width) + "  ",
         }
-        self.cursor = Cursor::Free;
-    }
-
-    /// The margin of a line that continues the one above: the column of the time stays empty.
-    fn margin(&self) -> String {
-        let bar = self.terminal.either("          │ ", "          | ");
-        self.terminal.paint(Tone::Quiet, bar)
     }
 
     fn harmless(&self, text: &str) -> String {
         escape::line(text, self.terminal.unicode)
+    }
+}
+
+impl Job {
+    fn new(host: &str, id: &str) -> Job {
+        Job {
+            host: host.to_owned(),
+            id: id.to_owned(),
+            output: JobOutput::default(),
+            printing: 0,
+            line: Lines::default(),
+            announced: 0,
+            is_new: true,
+        }
     }
 }
 

@@ -27,6 +27,11 @@ impl Frame {
         is_object.then(|| Frame { text: text.to_owned(), payload: Some(message.slice(end + 1..)) })
     }
 
+    /// The event of a text message: one line of JSON.
+    pub(crate) fn of_text(text: String) -> Frame {
+        Frame { text, payload: None }
+    }
+
     /// The bytes of a binary message, whose JSON is the `args` of an event.
     pub fn payload(&self) -> Option<&Bytes> {
         self.payload.as_ref()
@@ -85,7 +90,7 @@ impl Message {
     pub(super) fn parse(text: String) -> Result<Message, ClientError> {
         // Output of jobs comes in bulk, and is parsed by its reader.
         if text.starts_with(r#"{"namespace":"events","name":"output","#) && !text.contains('\n') {
-            return Ok(Message::Event(Frame { text, payload: None }));
+            return Ok(Message::Event(Frame::of_text(text)));
         }
         let envelope: Envelope<'_> =
             serde_json::from_str(&text).map_err(|error| not_json(&error))?;
@@ -108,7 +113,7 @@ impl Message {
             }
             _ if envelope.namespace.eq_ignore_ascii_case("events") => {
                 drop(envelope);
-                Message::Event(Frame { text: on_one_line(text)?, payload: None })
+                Message::Event(Frame::of_text(on_one_line(text)?))
             }
             _ => Message::Other,
         })

@@ -10,7 +10,7 @@ use support::{Cli, Daemon, Gate, Peer, Setup};
 use super::PROGRAM;
 
 /// Bytes without any order, the same each time.
-fn random(length: usize) -> Vec<u8> {
+pub(super) fn random(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
         state ^= state << 13;

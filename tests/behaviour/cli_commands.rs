@@ -76,7 +76,7 @@ fn wrong_command_line_exits_64_and_names_help() {
         (&["log", "a", "b"], "unexpected argument \"b\""),
         (&["call", "rpc"], "NAMESPACE and a NAME"),
         (&["call", "rpc", "query", "{"], "not JSON"),
-        (&["watch", "--since", "x"], "not the number"),
+        (&["watch", "--since", "x"], "the number of an event"),
         (&["serve", "x"], "unexpected argument \"x\""),
         (&["serve", "-c"], "-c"),
         (&["jobs", "--socket"], "--socket"),

@@ -3,6 +3,7 @@
 //! A file a theme, a test a rule, named by what is to be seen. Every test has a daemon of its own.
 
 mod attached;
+mod attached_remote;
 mod bad_input;
 mod bridge;
 mod bridge_confined;
@@ -56,6 +57,8 @@ mod throttle;
 mod transports;
 mod tunnel;
 mod via;
+mod viewer;
+mod watch_screen;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");

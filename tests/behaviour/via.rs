@@ -68,7 +68,7 @@ fn commands_work_through_a_bridge_as_on_the_host() {
 }
 
 /// A server behind the real bridge, and somebody who may do all on it.
-struct Sites {
+pub(super) struct Sites {
     bridge_setup: Setup,
     bridge: Option<Daemon>,
     server_setup: Setup,
@@ -79,7 +79,7 @@ struct Sites {
 }
 
 impl Sites {
-    fn new() -> Outcome<Sites> {
+    pub(super) fn new() -> Outcome<Sites> {
         let mut bridge_setup = Setup::bridge(PROGRAM)?;
         let bridge = bridge_setup.start()?;
         // From now on where it is.
@@ -107,7 +107,7 @@ impl Sites {
         Ok(sites)
     }
 
-    fn server(&self) -> &Daemon {
+    pub(super) fn server(&self) -> &Daemon {
         self.server.as_ref().unwrap()
     }
 
@@ -124,7 +124,7 @@ impl Sites {
         until("the link is there", || self.link()["state"] == "connected");
     }
 
-    fn via(&self, command: &str) -> Cli {
+    pub(super) fn via(&self, command: &str) -> Cli {
         let url = format!("wss://{}", self.bridge().tls());
         self.person.via(command, (&url, &self.fingerprint), &hostname())
     }
@@ -138,7 +138,7 @@ impl Sites {
         Ok(())
     }
 
-    fn restart_server(&mut self) -> Outcome<()> {
+    pub(super) fn restart_server(&mut self) -> Outcome<()> {
         self.server.take().ok_or("no server")?.crash()?;
         self.server = Some(self.server_setup.start()?);
         self.wait_for_link();

@@ -37,7 +37,7 @@ pub use news::{Counter, append, snapshot, snapshot_message, snapshot_messages, s
 pub use nix::sys::signal::Signal;
 pub use peer::{Peer, Refused, Stream, Transport, server_frame};
 pub use process::Process;
-pub use pty::Pty;
+pub use pty::{Pty, PtySize};
 pub use raw::{client_frame, client_header, upgrade_request};
 pub use scene::{Person, register_server};
 pub use skip::{has_loopback_addresses, skip};

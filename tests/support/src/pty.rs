@@ -2,11 +2,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Stdio;
 
 use nix::fcntl::OFlag;
-use nix::pty::{PtyMaster, grantpt, posix_openpt, unlockpt};
+use nix::pty::{PtyMaster, Winsize, grantpt, posix_openpt, unlockpt};
 use nix::sys::termios::{OutputFlags, SetArg, tcgetattr, tcsetattr};
 
 use crate::Outcome;
@@ -34,6 +34,21 @@ impl Pty {
         Ok(Pty { ours, theirs })
     }
 
+    /// One for a terminal emulator of so many rows and columns: line feeds become new lines.
+    pub fn of_size(rows: u16, columns: u16) -> Outcome<Pty> {
+        let pty = Pty::new()?;
+        let mut modes = tcgetattr(&pty.theirs)?;
+        modes.output_flags.insert(OutputFlags::OPOST | OutputFlags::ONLCR);
+        tcsetattr(&pty.theirs, SetArg::TCSANOW, &modes)?;
+        pty.size()?.set(rows, columns)?;
+        Ok(pty)
+    }
+
+    /// Control of its size, also after [`Pty::into_screen`].
+    pub fn size(&self) -> Outcome<PtySize> {
+        Ok(PtySize(self.ours.as_fd().try_clone_to_owned()?))
+    }
+
     /// For a program's standard streams.
     pub fn stdio(&self) -> Outcome<Stdio> {
         Ok(Stdio::from(OwnedFd::from(self.theirs.try_clone()?)))
@@ -48,6 +63,22 @@ impl Pty {
     pub fn into_screen(self) -> impl Read + Send + 'static {
         drop(self.theirs);
         Screen(self.ours)
+    }
+}
+
+/// The size of a pseudo-terminal.
+#[derive(Debug)]
+pub struct PtySize(OwnedFd);
+
+nix::ioctl_write_ptr_bad!(set_size, nix::libc::TIOCSWINSZ, Winsize);
+
+impl PtySize {
+    /// Sets it.
+    pub fn set(&self, rows: u16, columns: u16) -> Outcome<()> {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: the request reads one structure of this type, which outlives the call.
+        unsafe { set_size(self.0.as_raw_fd(), &size)? };
+        Ok(())
     }
 }
 

@@ -1,0 +1,261 @@
+//! Events of a `watch` that are shown: by queue, by time and by number.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::Value;
+
+use super::finished_jobs::{Admission, FinishedJobs};
+use crate::client::Frame;
+use crate::wire::parse_rfc3339;
+
+/// No event has come for so long: what had happened before has been received.
+pub(super) const QUIET: Duration = Duration::from_millis(300);
+/// What had happened before is waited for at most so long.
+const HISTORY: Duration = Duration::from_secs(5);
+
+/// What is asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Of the events of jobs only those of this queue; `no_queue` for those without one.
+    pub(super) queue: Option<String>,
+    /// Events of the past that are at most so old.
+    pub(super) since: Option<Duration>,
+    /// Events of the past, at most so many.
+    pub(super) count: Option<usize>,
+    /// Jobs that ended meanwhile are shown one by one.
+    pub(super) verbose: bool,
+}
+
+/// Something to be shown.
+#[derive(Debug, PartialEq)]
+pub(super) enum Shown {
+    Event(Frame, Value),
+    Remark(String),
+}
+
+/// Decides which events are shown, in which order.
+pub(super) struct Selection {
+    wanted: Wanted,
+    finished_jobs: FinishedJobs,
+    /// Until when events may be of the past.
+    history: Option<Instant>,
+    /// The oldest moment that is shown of the past.
+    cutoff: Option<SystemTime>,
+    /// What was received of the past, where only the last of it is shown; `true` marks what counts.
+    past: VecDeque<(bool, Frame, Value)>,
+    counted: usize,
+    /// The daemon does not have all that happened; then the first event that it has is looked at.
+    has_gap: bool,
+}
+
+impl Selection {
+    pub(super) fn new(wanted: Wanted, now: SystemTime) -> Selection {
+        let has_history = wanted.since.is_some() || wanted.count.is_some();
+        Selection {
+            finished_jobs: FinishedJobs::default(),
+            history: has_history.then(|| Instant::now() + HISTORY),
+            cutoff: wanted.since.and_then(|since| now.checked_sub(since)),
+            past: VecDeque::new(),
+            counted: 0,
+            has_gap: false,
+            wanted,
+        }
+    }
+
+    /// True for an event that is not left out by its queue.
+    pub(super) fn passes(&self, frame: &Value) -> bool {
+        match &self.wanted.queue {
+            Some(queue) if frame["name"] == "dispatcher" => {
+                frame["queue"].as_str().unwrap_or("no_queue") == queue
+            }
+            Some(_) | None => true,
+        }
+    }
+
+    /// Until when the next event is to be waited for; then call [`Selection::after_silence`].
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let waits = self.finished_jobs.has_missed() || self.history.is_some();
+        waits.then(|| Instant::now() + QUIET)
+    }
+
+    /// Takes an event; what is to be shown now.
+    pub(super) fn take(&mut self, frame: Frame, value: Value) -> Vec<Shown> {
+        let mut shown = Vec::new();
+        let is_present = value["present"] == true;
+        if self.history.is_some_and(|until| until <= Instant::now()) {
+            shown = self.end_history();
+        }
+        let in_history = self.history.is_some();
+        if in_history && value["name"] == "gap" {
+            // The daemon was asked for all that it has.
+            self.has_gap = true;
+            return shown;
+        }
+        if !self.passes(&value) {
+            return shown;
+        }
+        let is_state = is_present && end_of(&value).is_none();
+        if in_history && !is_state {
+            let moment = end_of(&value).filter(|_| is_present).or(value["time"].as_str());
+            let moment = moment.and_then(parse_rfc3339);
+            let (Some(moment), cutoff) = (moment, self.cutoff) else { return shown };
+            if cutoff.is_some_and(|cutoff| moment < cutoff) {
+                // So far back reaches what the daemon has.
+                self.has_gap &= is_present;
+                return shown;
+            }
+            let is_first = !is_present && std::mem::take(&mut self.has_gap);
+            if is_first && cutoff.is_some() && value["seq"].as_u64() > Some(1) {
+                let text = "what happened before is not known to the daemon any more";
+                shown.push(Shown::Remark(text.to_owned()));
+            }
+        }
+        let admission = self.finished_jobs.admit(&value);
+        let is_expanded = self.wanted.verbose || in_history;
+        if admission == Admission::Show || is_expanded {
+            let missed = self.finished_jobs.take_missed().filter(|_| !is_expanded);
+            shown.extend(missed.map(Shown::Remark));
+        }
+        let is_shown = match admission {
+            Admission::Show => true,
+            Admission::Repeated => false,
+            Admission::Missed => is_expanded,
+        };
+        if !is_shown {
+            return shown;
+        }
+        match self.wanted.count.filter(|_| in_history) {
+            None => shown.push(Shown::Event(frame, value)),
+            Some(count) => {
+                self.counted += usize::from(!is_state);
+                self.past.push_back((!is_state, frame, value));
+                while self.counted > count {
+                    let first = self.past.iter().position(|(counts, ..)| *counts);
+                    self.counted -= 1;
+                    first.map(|at| self.past.remove(at));
+                }
+            }
+        }
+        shown
+    }
+
+    /// Nothing has come until the deadline; what is to be shown now.
+    pub(super) fn after_silence(&mut self) -> Vec<Shown> {
+        let mut shown = self.end_history();
+        shown.extend(self.finished_jobs.take_missed().map(Shown::Remark));
+        shown
+    }
+
+    fn end_history(&mut self) -> Vec<Shown> {
+        self.history = None;
+        self.past.drain(..).map(|(_, frame, value)| Shown::Event(frame, value)).collect()
+    }
+}
+
+/// When a job ended, of an event that says so.
+fn end_of(frame: &Value) -> Option<&str> {
+    let args = &frame["args"];
+    args.get("process_details").unwrap_or(args)["time_finished"].as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// 1970-01-01T01:00:00Z
+    const NOW: Duration = Duration::from_secs(3600);
+
+    fn selection(wanted: Wanted) -> Selection {
+        Selection::new(wanted, UNIX_EPOCH + NOW)
+    }
+
+    /// What is shown of frames, by their numbers and remarks.
+    fn take(selection: &mut Selection, frames: &[Value]) -> Vec<String> {
+        let taken = frames
+            .iter()
+            .flat_map(|value| selection.take(Frame::of_text(value.to_string()), value.clone()));
+        taken.map(text).collect()
+    }
+
+    fn text(shown: Shown) -> String {
+        match shown {
+            Shown::Event(_, value) => value["seq"].to_string(),
+            Shown::Remark(text) => text,
+        }
+    }
+
+    fn rest(selection: &mut Selection) -> Vec<String> {
+        selection.after_silence().into_iter().map(text).collect()
+    }
+
+    fn snapshot(seq: u64, minute: u64) -> Value {
+        json!({"name": "life_preserver", "seq": seq, "time": format!("1970-01-01T00:{minute:02}:00Z")})
+    }
+
+    fn finished(seq: u64, id: &str, minute: u64, present: bool) -> Value {
+        let time = format!("1970-01-01T00:{minute:02}:00Z");
+        json!({"name": "dispatcher", "seq": seq, "time": "1970-01-01T00:59:59Z", "present": present,
+               "args": {"state": "finished", "process_id": id, "cmd_list": ["x"],
+                        "time_finished": time}})
+    }
+
+    #[test]
+    fn queue_leaves_out_events_of_other_jobs() {
+        let mut of_queue = selection(Wanted { queue: Some("q".into()), ..Wanted::default() });
+        let event =
+            |seq: u64, queue: Value| json!({"name": "dispatcher", "seq": seq, "queue": queue});
+        let frames =
+            [event(1, json!("q")), event(2, json!("p")), event(3, json!(null)), snapshot(4, 0)];
+        assert_eq!(take(&mut of_queue, &frames), ["1", "4"]);
+        let mut without = selection(Wanted { queue: Some("no_queue".into()), ..Wanted::default() });
+        assert_eq!(take(&mut without, &frames), ["3", "4"]);
+        assert_eq!(take(&mut selection(Wanted::default()), &frames), ["1", "2", "3", "4"]);
+    }
+
+    #[test]
+    fn since_shows_what_is_not_older_and_says_where_older_is_missing() {
+        let since = || selection(Wanted { since: Some(NOW / 2), ..Wanted::default() });
+        let gap = json!({"name": "gap", "seq": 0, "args": {"missed": null}});
+        let ends = [finished(0, "old", 10, true), finished(0, "new", 40, true)];
+        let frames = [&[gap][..], &ends, &[snapshot(7, 20), snapshot(8, 50)]].concat();
+        assert_eq!(take(&mut since(), &frames), ["0", "8"]);
+        let late = [&frames[..3], &frames[4..]].concat();
+        let remark = "what happened before is not known to the daemon any more";
+        assert_eq!(take(&mut since(), &late), ["0", remark, "8"]);
+        // Once the past is over, ends that were missed are counted.
+        let mut selection = since();
+        take(&mut selection, &frames);
+        assert!(rest(&mut selection).is_empty() && selection.deadline().is_none());
+        assert!(take(&mut selection, &[finished(9, "gone", 50, true)]).is_empty());
+        assert_eq!(rest(&mut selection), ["1 job finished meanwhile"]);
+    }
+
+    #[test]
+    fn count_shows_the_last_events_and_the_present_state() {
+        let mut last = selection(Wanted { count: Some(2), ..Wanted::default() });
+        let state = json!({"name": "system_state", "seq": 5, "present": true});
+        let frames =
+            [finished(1, "j", 1, true), snapshot(2, 1), snapshot(3, 1), snapshot(4, 1), state];
+        assert!(take(&mut last, &frames).is_empty());
+        assert_eq!(rest(&mut last), ["3", "4", "5"]);
+        assert_eq!(take(&mut last, &[snapshot(6, 1)]), ["6"]);
+        let mut none = selection(Wanted { count: Some(0), ..Wanted::default() });
+        take(&mut none, &frames);
+        assert_eq!(rest(&mut none), ["5"]);
+    }
+
+    #[test]
+    fn missed_ends_are_counted_before_what_follows_or_shown_where_that_is_wanted() {
+        let frames = [finished(1, "a", 1, true), finished(2, "b", 1, true), snapshot(3, 1)];
+        let mut folded = selection(Wanted::default());
+        assert_eq!(take(&mut folded, &frames), ["2 jobs finished meanwhile", "3"]);
+        let mut verbose = selection(Wanted { verbose: true, ..Wanted::default() });
+        assert_eq!(take(&mut verbose, &frames), ["1", "2", "3"]);
+        assert!(take(&mut verbose, &frames[..2]).is_empty(), "each is shown once");
+    }
+}
