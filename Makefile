@@ -3,7 +3,7 @@
 #   make            build the release           make run      build and run it here, as you
 #   make test       run the tests               make bench    measure it (minutes)
 #   make install    as root, with PREFIX and DESTDIR; make deinstall undoes it
-#   make lint       formatting, clippy, scripts, manual pages, this file in BSD make
+#   make lint       formatting, clippy, scripts, manual pages, language, this file in BSD make
 #   make check-freebsd   on Debian: clippy and a linked release for FreeBSD
 #   make clean      remove what was built
 
@@ -57,6 +57,7 @@ lint:
 	fish --no-execute etc/completion/*.fish
 	make=$$(command -v bmake || command -v make) && "$$make" -n $(TARGETS) >/dev/null
 	mandoc -T lint -W warning man/*.[1-9]
+	sh scripts/lint-words.sh
 
 check-freebsd:
 	sh scripts/provide.sh cc python3 pip readelf

@@ -1,9 +1,8 @@
-//! How the release is linked: as small as it can be on an appliance.
+//! Linking of the release: as small as possible, for appliances.
 //!
 //! Its panics abort (`panic = "abort"`), so nothing ever unwinds the stack; the tables for that are
-//! a tenth of the program, and are left out. On Linux, addresses that the loader has to adjust are
-//! written in the packed form; not every linker for FreeBSD knows that one. A debug build has all
-//! that a debugger wants.
+//! a tenth of the program, and are omitted. On Linux, relocations are written in the packed form;
+//! not every linker for FreeBSD supports it. A debug build has all that a debugger needs.
 //!
 //! The log rules of `etc/rules` are embedded without their comments and samples.
 

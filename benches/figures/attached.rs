@@ -21,7 +21,7 @@ const MIB: usize = 1 << 20;
 const SIZE: usize = 256 * MIB;
 const TURNS: usize = 3;
 
-/// What a copy took.
+/// Result of a copy.
 struct Copy {
     /// MiB a second.
     speed: f64,

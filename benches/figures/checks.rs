@@ -1,6 +1,6 @@
-//! What a look at the pools costs: it is made once a minute for as long as the host runs.
+//! Cost of a check of the pools, which is made once a minute for as long as the host runs.
 //!
-//! On a real pool, so where there can be none this section says so and is left out.
+//! On a real pool; without one this section is skipped with a message.
 
 use std::time::Duration;
 

@@ -17,9 +17,9 @@ const READ: usize = 16 * 1024;
 /// The copier as its parent sees it: a process and the far ends of its two sockets.
 pub(crate) struct Copier {
     child: Child,
-    /// What is written here …
+    /// Input …
     pub(crate) into: TcpStream,
-    /// … comes out here.
+    /// … and output.
     pub(crate) out: TcpStream,
 }
 

@@ -1,4 +1,4 @@
-//! What it costs to let somebody in, and to keep somebody out: TLS, keys, and blocked addresses.
+//! Cost of admitting and refusing clients: TLS, keys, and blocked addresses.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ fn handshakes(table: &mut Table) -> Outcome<f64> {
     Ok(whole)
 }
 
-/// What the server's half of a handshake takes without a socket, in seconds.
+/// Time of the server's half of a handshake without a socket, in seconds.
 fn bare_handshake(daemon: &Daemon) -> Outcome<f64> {
     let file = |name: &str| daemon.directory().join(name);
     let server = certificate::server_side(&file("cert.pem"), &file("key.pem"))?.config;
@@ -155,7 +155,7 @@ fn bare_verification(key: &PrivateKey) -> Outcome<f64> {
     Ok(start.elapsed().as_secs_f64() / f64::from(KEYS))
 }
 
-/// What a stranger can have tried with a string that no legacy key encrypted.
+/// Cost of a signature that no legacy key made, which an unauthenticated client can cause.
 fn legacy(table: &mut Table) -> Outcome<()> {
     const TRIED: u32 = 32;
     let key = PrivateKey::generate(Kind::Rsa)?;

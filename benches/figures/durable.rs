@@ -1,5 +1,5 @@
-//! What durability costs: jobs a second with the journal and without, records through the store's
-//! child, how long one waits to be durable, and how fast who comes back is told what it missed.
+//! Cost of durability: jobs a second with the journal and without, records through the store's
+//! child, the latency of a durable record, and the speed of a replay.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -147,7 +147,7 @@ fn bare_records(directory: &Directory) -> Outcome<f64> {
     Ok(RECORDS as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Who comes back after as many events as the ring holds.
+/// A subscriber that resumes after as many events as the ring holds.
 fn replay(table: &mut Table) -> Outcome<()> {
     let daemon = Setup::new(PROGRAM)?.with("server.outbox", r#""1MiB""#).start()?;
     let mut peer = Peer::local(&daemon)?;

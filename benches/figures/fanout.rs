@@ -1,12 +1,12 @@
-//! What it costs to tell many: processor time of the daemon for each event and subscriber.
+//! Cost of fan-out: processor time of the daemon for each event and subscriber.
 //!
-//! Beside the daemon a bare loop writes the very frames that were read from it, to as many
-//! sockets, and the same code reads both. Two loads:
+//! Beside the daemon a bare loop writes the same frames to as many sockets, and the same code reads
+//! both. Two loads:
 //!
 //! * *lines*: one job prints a line now and then, each is an event; the bare loop has its turn
 //!   after each one, so that both run under the same conditions. This is the cost of an event.
-//! * *jobs*: job after job of `true`, each three events, each a fork of the daemon, which then
-//!   pays for its memory being shared with the child. This is the cost of events where there is a
+//! * *jobs*: job after job of `true`, each three events, each a fork of the daemon, which then pays
+//!   for its memory being shared with the child. This is the cost of events where there is a
 //!   process behind every few of them.
 
 use std::time::Duration;
@@ -197,7 +197,7 @@ impl Stage {
     }
 }
 
-/// Reads each subscriber up to the last event of the round. How many events that were in all, and
+/// Reads each subscriber up to the last event of the round. Returns the total number of events, and
 /// the first subscriber's frames.
 fn read_round(subscribers: &mut [Peer]) -> Outcome<(usize, Round)> {
     let mut events = 0;

@@ -1,4 +1,4 @@
-//! What it takes to be there: threads, bytes on disk, resident memory alone and for each client.
+//! Cost of an idle daemon: threads, bytes on disk, resident memory alone and for each client.
 
 use std::fs;
 use std::thread;
@@ -41,7 +41,7 @@ pub(crate) fn measure(table: &mut Table) -> Outcome<()> {
     each_client(table, Transport::Tls, 20 * KIB)
 }
 
-/// What one more subscribed client that does nothing adds, on a daemon that never had any.
+/// Memory of one more idle subscribed client, on a daemon that never had any.
 fn each_client(table: &mut Table, transport: Transport, limit: u64) -> Outcome<()> {
     let daemon = Daemon::start(PROGRAM)?;
     // The first one pays for what is made once (tables, the first page of everything).

@@ -1,12 +1,13 @@
-//! What the daemon costs: threads, size, memory, wake-ups, processor time an event, jobs a second.
+//! Resource use of the daemon: threads, size, memory, wake-ups, processor time per event, jobs a
+//! second.
 //!
-//! A figure alone says little, since every machine is another one. So each one that depends on the
-//! machine stands beside a bare loop of the same run that does only what cannot be avoided (write
-//! the bytes, start the process, drain the pipe), and each has its target from the design beside
-//! it. Nothing here fails because a machine is slow; it only says `met` or `MISSED`.
+//! A figure alone says little, because machines differ. So each figure that depends on the machine
+//! stands beside a bare loop of the same run that does only the unavoidable work (write the bytes,
+//! start the process, drain the pipe), and each has its target from the design beside it. Nothing
+//! here fails because a machine is slow; it only prints `met` or `MISSED`.
 //!
 //! `make bench` runs all; `cargo bench --bench figures -- memory flood` runs those two sections.
-//! `BENCH_IDLE_SECONDS` (60) shortens the look at the idle daemon.
+//! `BENCH_IDLE_SECONDS` (60) shortens the measurement of the idle daemon.
 
 mod attached;
 mod bare;

@@ -1,8 +1,8 @@
-//! What the bridge costs: messages that it passes on, memory for each peer, and how long it takes
-//! until all know of one that comes.
+//! Cost of the relay: forwarded messages, memory for each peer, and the time until all peers know
+//! of a new one.
 //!
-//! Beside it a bare loop copies the same bytes from one socket to another, without TLS, frames and
-//! looking at anything, in the same run.
+//! Beside it a bare loop copies the same bytes from one socket to another, without TLS and frames,
+//! in the same run.
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};

@@ -22,7 +22,7 @@ const TARGET: f64 = 50e6;
 const LONGEST: usize = 4096;
 /// Lines of each hostile sort.
 const HOSTILE: usize = 128;
-/// What is measured is measured so often; the fastest counts.
+/// Number of runs of each measurement; the fastest counts.
 const RUNS: usize = 3;
 /// Lines of a log with those of all programs.
 const LINES: usize = 20_000;

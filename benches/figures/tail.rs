@@ -66,7 +66,7 @@ fn read(reader: &mut Counter, lines: &Range<usize>) -> Outcome<()> {
     reader.expect(lines.clone())
 }
 
-/// How long each line took to come.
+/// Latency of each line.
 fn one_by_one(log: &Path, mut come: impl FnMut(usize) -> Outcome<()>) -> Outcome<Vec<Duration>> {
     let mut times = Vec::with_capacity(SINGLE);
     for number in 0..SINGLE {

@@ -1,5 +1,5 @@
-//! How often an idle daemon wakes: on a laptop or an appliance each time costs, and shows a timer
-//! that nobody needs.
+//! Wake-ups of an idle daemon: on a laptop or an appliance each costs energy, and an unnecessary
+//! timer shows.
 
 use std::env;
 use std::time::Duration;

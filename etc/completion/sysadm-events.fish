@@ -21,7 +21,7 @@ complete -c sysadm-events -f
 set -l none __fish_use_subcommand
 complete -c sysadm-events -n $none -a serve -d 'the daemon, in the foreground'
 complete -c sysadm-events -n $none -a bridge -d 'the relay for hosts behind address translation'
-complete -c sysadm-events -n $none -a check -d 'say what is wrong with the configuration, or what a log means'
+complete -c sysadm-events -n $none -a check -d 'report faults of the configuration, or the events of a log'
 complete -c sysadm-events -n $none -a fingerprint -d "this host's certificate fingerprint, for remote clients"
 complete -c sysadm-events -n $none -a watch -d 'follow events'
 complete -c sysadm-events -n $none -a run -d 'run a job, show its output, exit with its code'
@@ -31,10 +31,10 @@ complete -c sysadm-events -n $none -a jobs -d 'list jobs'
 complete -c sysadm-events -n $none -a kill -d 'end jobs'
 complete -c sysadm-events -n $none -a log -d "print a job's output"
 complete -c sysadm-events -n $none -a status -d 'how the daemon is doing'
-complete -c sysadm-events -n $none -a whoami -d 'show as whom the daemon knows you, and your role'
+complete -c sysadm-events -n $none -a whoami -d 'show your identity and role at the daemon'
 complete -c sysadm-events -n $none -a call -d 'send any request, print the reply'
 complete -c sysadm-events -n $none -a key -d 'make keys, register them, list and revoke them'
-complete -c sysadm-events -n $none -a import-legacy -d 'take over settings and keys of the Qt sysadm'
+complete -c sysadm-events -n $none -a import-legacy -d 'import settings and keys of the Qt sysadm'
 complete -c sysadm-events -n $none -s V -l version -d 'the version'
 complete -c sysadm-events -s h -l help -d 'what it does'
 

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 pub struct ThrottleLimits {
     /// Failures until the next one blocks.
     pub failures: usize,
-    /// How long a failure counts.
+    /// Time after which a failure no longer counts.
     pub window: Duration,
-    /// How long a block lasts.
+    /// Duration of a block.
     pub block: Duration,
     /// Maximum number of origins stored.
     pub origins: usize,

@@ -16,14 +16,13 @@ pub(super) const COMMAND: Command = Command {
     summary: "show a job's output so far, then live, exit with its code",
     help: concat!(
         "\
-Shows what a job has printed, then what it prints, and exits with its code as
-run does. The job prints only as fast as that is read. Ctrl-C leaves the job to
-itself.
+Shows the output of a job so far, then live, and exits with its code like run.
+The job prints only as fast as its output is read. Ctrl-C detaches from the job.
 
 Usage: sysadm-events attach [TARGET] [--no-hold] ID
 
 Options:
-  --no-hold   do not hold the job back: what this command is too slow for is
+  --no-hold   do not throttle the job: output beyond this command's speed is
               read from the job's log. Needs only the role read.
   -h, --help  this text
 ",

@@ -11,24 +11,24 @@ pub(super) const COMMAND: Command = Command {
     name: "bridge",
     summary: "the relay for hosts behind address translation",
     help: "\
-The relay that servers and clients dial which cannot reach each other. It
-introduces those that claim a key in common, and passes on what it cannot read.
+The relay for servers and clients that cannot reach each other. It introduces
+those that claim a key in common, and forwards their encrypted traffic.
 
 Usage: sysadm-events bridge [-c FILE]
 
-It stays in the foreground; daemon(8) or a supervisor puts it behind. Started
-as root it becomes the user sysadm_bridge. Without a configuration the built-in
-defaults are taken, and a certificate is made at the first start. Peers
+It stays in the foreground; daemon(8) or a supervisor runs it in the background.
+Started as root it becomes the user sysadm_bridge. Without a configuration the
+built-in defaults apply, and a certificate is created at the first start. Peers
 authenticate by keys that \"sysadm-events key add NAME FILE --bridge\" registers.
 
 Options:
   -c FILE     the configuration, whose section [relay] is for the bridge;
-              without it the system's (your own where you are not root), and
-              where there is none the built-in defaults
+              without it the system's (if not root, your own), and without a
+              file the built-in defaults
   -h, --help  this text
 
-Signals: SIGHUP reads configuration, certificate and keys again, SIGTERM and
-SIGINT stop in order, SIGUSR1 (SIGINFO on FreeBSD) logs a status line.
+Signals: SIGHUP reloads configuration, certificate and keys, SIGTERM and
+SIGINT shut down in order, SIGUSR1 (SIGINFO on FreeBSD) logs a status line.
 
 Examples:
   sysadm-events bridge -c /tmp/try.toml

@@ -24,7 +24,7 @@ Options:
 ",
         target_help!(),
         "
-Exits 1 where the reply is an error, which is told on standard error.
+Exits 1 if the reply is an error, which is printed on standard error.
 
 Examples:
   sysadm-events call rpc query

@@ -16,30 +16,30 @@ use crate::system_state::is_found;
 
 pub(super) const COMMAND: Command = Command {
     name: "check",
-    summary: "say what is wrong with the configuration, or what a log means",
+    summary: "report faults of the configuration, or the events of a log",
     help: "\
-Reads the configuration and says all that is wrong with it, as FILE:LINE: why.
-A sample of a rule file (rules_dir) that gives another event than it must is an
-error too. Of a configuration that is right it warns where this host lacks what
-is named there (a group, the zpool command, a log), and where a line of the
-registered keys is damaged.
-With --try, shows what each line of a log gives, and which lines look like
-errors that no rule knows.
+Reads the configuration and reports all faults, as FILE:LINE: why. A sample of a
+rule file (rules_dir) that gives another event than expected is a fault too. For
+a valid configuration it warns about names that do not exist on this host (a
+group, the zpool command, a log), and about damaged lines of the registered
+keys.
+With --try, shows the event of each line of a log, and lines that look like
+errors without a rule.
 
 Usage: sysadm-events check [-c FILE]
        sysadm-events check [-c FILE] --try LOG [--rule NAME]... [--json]
 
 Options:
-  -c FILE      the file; without it the one that \"serve\" would take
+  -c FILE      the file; without it the one that \"serve\" would read
   --try LOG    the log; - is standard input
-  --rule NAME  the rule set, in place of what the configuration says of LOG;
-               without either, the one that knows most lines
-  --json       one JSON object a line, then one with the sums
+  --rule NAME  the rule set, instead of those of the configuration for LOG;
+               without either, the one that matches most lines
+  --json       one JSON object a line, then one with the totals
   -h, --help   this text
 
-Exits 0 where nothing is wrong, else 1; warnings do not count. With --try: 1
-where a line looks like an error that no rule knows, 2 where no line matched a
-rule, else 0; 66 where the log cannot be read.
+Exits 0 without faults, else 1; warnings do not count. With --try: 1 where a
+line looks like an error without a rule, 2 where no line matched a rule, else 0;
+ 66 where the log cannot be read.
 
 Examples:
   sysadm-events check -c new.toml && mv new.toml sysadm-events.toml

@@ -11,15 +11,15 @@ pub(super) const COMMAND: Command = Command {
     name: "fingerprint",
     summary: "this host's certificate fingerprint, for remote clients",
     help: "\
-Prints the SHA-256 fingerprint of this host's certificate, by which clients on
-other hosts know it.
+Prints the SHA-256 fingerprint of this host's certificate, which identifies
+it to clients on other hosts.
 
 Usage: sysadm-events fingerprint [-c FILE] [--bridge]
 
 Options:
-  --bridge    that of the bridge on this host, by which its peers know it
-  -c FILE     the configuration that names the certificate; without it the one
-              that \"serve\" would take
+  --bridge    that of the relay on this host, for its peers
+  -c FILE     the configuration with the path of the certificate; without it
+              the one that \"serve\" would read
   -h, --help  this text
 
 Example, on another host:

@@ -25,24 +25,25 @@ use crate::wire::rfc3339;
 
 pub(super) const COMMAND: Command = Command {
     name: "import-legacy",
-    summary: "take over settings and keys of the Qt sysadm",
+    summary: "import settings and keys of the Qt sysadm",
     help: "\
-Takes over what the Qt sysadm knew. What its files configure is printed as a
-configuration of ours; the keys that were registered there are registered here,
-for the users that they had, as keys of the old kind.
+Imports settings and keys of the Qt sysadm. Settings are printed as a
+configuration for this daemon; registered keys are registered for the same
+users, as legacy keys.
 
 Usage: sysadm-events import-legacy [-c FILE] [--dry-run] [--bridge] FILE...
 
 Options:
-  -c FILE     the configuration that names where keys are kept; without it the
-              one that \"serve\" would take
-  --bridge    the files are those of a bridge, and its peers' keys go to ours
-  --dry-run   changes nothing, and says what would be done
+  -c FILE     the configuration with the path of the keys; without it the one
+              that \"serve\" would read
+  --bridge    the files are those of a bridge; its peers' keys are registered at
+              the relay of this host
+  --dry-run   change nothing, and print what would be done
   -h, --help  this text
 
-Each FILE is a sysadm.conf, a sysadm.ini or a sysadm-bridge.ini, which shows
-in its lines. What is not taken over is named with its line. Exits 0 where
-nobody has to see to that, else 1.
+Each FILE is a sysadm.conf, a sysadm.ini or a sysadm-bridge.ini; the kind is
+detected. Lines that cannot be imported are reported. Exits 1 if one of them
+requires action, else 0.
 
 Examples:
   sysadm-events import-legacy --dry-run /var/db/sysadm.ini

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn output_is_new_once_whatever_the_events() {
+    fn output_is_new_once_in_any_sequence_of_events() {
         let mut output = JobOutput::default();
         let ab = ["a", "b"];
         assert_eq!(fresh(&mut output, &event("running", &ab, &[])), []);

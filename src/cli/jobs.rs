@@ -19,13 +19,13 @@ pub(super) const COMMAND: Command = Command {
     summary: "list jobs",
     help: concat!(
         "\
-Lists the jobs that run, wait or have finished lately, or all that is known of
-some of them.
+Lists running, pending and recently finished jobs, or shows all details of some
+of them.
 
 Usage: sysadm-events jobs [TARGET] [OPTIONS] [ID...]
 
-POS is the place in the queue, STARTED how long ago, TOOK how long it ran,
-RESULT how it ended and BY the user who submitted it.
+POS is the position in the queue, STARTED the time since the start, TOOK the
+duration, RESULT the outcome and BY the user who submitted it.
 
 Options:
   --state S   only jobs that are running, pending or finished
@@ -34,12 +34,12 @@ Options:
               seconds, or 10s, 5m, 2h, 1d
   --ids       only their ids, one a line
   --queues    only the names of their queues, one a line
-  --json      the daemon's answer, its pages together
+  --json      the daemon's reply, with all pages merged
   -h, --help  this text
 ",
         target_help!(),
         "
-Exits 0, or 1 where an ID is not known.
+Exits 0, or 1 if an ID is unknown.
 
 Examples:
   sysadm-events jobs

@@ -31,7 +31,7 @@ pub(super) const COMMAND: Command = Command {
     name: "key",
     summary: "make keys, register them, list and revoke them",
     help: "\
-Makes a key, or says which keys let their users in on this host.
+Manages keys for authentication on this host.
 
 Usage: sysadm-events key generate FILE [--rsa]
        sysadm-events key add USER FILE [--legacy] [--bridge [--sum SUM]...]
@@ -43,21 +43,21 @@ generate writes a private key to FILE and its public half to FILE.pub; add
 registers a key for a user of this host, who then needs no password; FILE holds
 a public key, a certificate or a private key, in PEM or as ssh-keygen writes
 Ed25519 keys, and - is standard input. Not as root it registers the key for the
-daemon that runs as the same user only. KEY is what list shows, a beginning of
-it that is like no other, or a file. export prints the public half of the key by
-which this host shows itself to bridges. A daemon that runs sees changes at
-once; whoever came in by a key that is revoked is closed.
+daemon that runs as the same user only. KEY is what list shows, a unique prefix
+of it, or a file. export prints the public half of the key by
+which this host authenticates to relays. A running daemon notices changes at
+once; sessions of a revoked key are closed.
 
 Options:
-  --rsa       make an RSA key of 3072 bits instead of an Ed25519 key
+  --rsa       generate an RSA key of 3072 bits instead of an Ed25519 key
   --legacy    add: the key of a client of the original kind, which must be RSA;
               export: the key for bridges of the original kind
   --bridge    keys of the relay on this host: USER is any name for the peer
   --sum SUM   with --bridge: the peer may only claim keys of this MD5 checksum
-              (list --json shows them); may come more than once
-  --json      all that is known of each key
+              (list --json shows them); may be repeated
+  --json      all fields of each key
   -c FILE     the configuration, for its paths and limits; without it the one
-              that \"serve\" would take
+              that \"serve\" would read
   -h, --help  this text
 
 Examples:

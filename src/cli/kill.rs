@@ -15,8 +15,8 @@ pub(super) const COMMAND: Command = Command {
     summary: "end jobs",
     help: concat!(
         "\
-Ends jobs: one that waits at once; one that runs gets SIGTERM, with all that it
-has started, and after a grace period SIGKILL.
+Ends jobs: a pending one at once; a running one gets SIGTERM, with all its
+descendants, and after a grace period SIGKILL.
 
 Usage: sysadm-events kill [TARGET] ID [ID...]
 
@@ -25,8 +25,8 @@ Options:
 ",
         target_help!(),
         "
-Exits 0 where at least one of the jobs was active, else 1. Of the others it says
-whether the daemon knows them; \"sysadm-events jobs\" lists those.
+Exits 0 if at least one of the jobs was active, else 1. The others are reported
+as finished or unknown; \"sysadm-events jobs\" lists the known ones.
 
 Example:
   sysadm-events kill nightly

@@ -19,20 +19,19 @@ pub(super) const COMMAND: Command = Command {
     summary: "print a job's output",
     help: concat!(
         "\
-Prints what a job has printed, as long as the daemon keeps it; of a job that
-still runs, what there is so far.
+Prints the stored output of a job; of a running job, its output so far.
 
 Usage: sysadm-events log [TARGET] [-f] [--raw] ID
 
-On a terminal control characters are made harmless, colours are dropped and the
-commands of a chain are set apart; into a pipe the output goes as it is. The
-number of bytes that are no longer stored (log_limit) is printed on standard
+On a terminal control characters are escaped, colours are dropped and the
+commands of a chain are separated; to a pipe the output is written unchanged.
+The number of bytes that are no longer stored (log_limit) is printed on standard
 error.
 
 Options:
   -f, --follow
-              go on with what the job prints until it ends
-  --raw       as it is on a terminal too
+              continue with live output until the job ends
+  --raw       unchanged output on a terminal too
   -h, --help  this text
 ",
         target_help!(),

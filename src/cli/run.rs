@@ -29,9 +29,9 @@ Usage: sysadm-events run [TARGET] [OPTIONS] COMMAND [COMMAND...]
        sysadm-events run [TARGET] [OPTIONS] -- PROGRAM [ARGUMENT...]
 
 Each COMMAND is one argument: a program and its arguments, in quotes. It is
-split into words as a shell does, but run without one: no pipes, no variables,
+split into words like in a shell, but run without one: no pipes, no variables,
 no wildcards. A line break or an unquoted operator such as | or > is refused.
-Behind -- stands one command, word by word. A job runs in / with an environment
+After -- stands one command, word by word. A job runs in / with an environment
 of its own, and nothing to read from.
 
 Options:
@@ -39,22 +39,22 @@ Options:
   --queue Q      wait for the jobs of this queue that came before; without it
                  the job starts at once
   --id ID        name the job; without it the name is the program and a number
-  --timeout T    end the job after so long: seconds, or 10s, 5m, 2h, 1d
+  --timeout T    end the job after this time: seconds, or 10s, 5m, 2h, 1d
   --cwd DIR      run it in this directory, an absolute path
   --env K=V      a variable of its environment; may be repeated
   --as USER      run it as this user, by name or number; only root's daemon can
-  --detach       print the job's id and leave it to itself
+  --detach       print the job's id and do not attach to it
   -h, --help     this text
 ",
         target_help!(),
         "
-The output is all of what the job prints, byte by byte. The job prints only as
+The output is that of the job, byte for byte. The job prints only as
 fast as its output is read; a client that reads nothing for attach_timeout
 no longer holds it back. Remarks of the daemon go to standard error.
 
-Ctrl-C or SIGTERM ends the job, and shows how it ended; a second one leaves at
+Ctrl-C or SIGTERM ends the job, and shows its outcome; a second one exits at
 once, and so do 2 s without a reply of the daemon after Ctrl-C, or 30 s without
-the end of the job. Where the daemon is restarted meanwhile it is waited for.
+the end of the job. If the daemon restarts meanwhile, the command reconnects.
 Exits with the last return code, 128 + N after signal N, 127 where a command
 could not be run, 143 where the job was ended before its last command ran or
 when the daemon died, 75 where the id is in use, 74 where a part of the output

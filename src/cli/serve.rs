@@ -11,24 +11,24 @@ pub(super) const COMMAND: Command = Command {
     name: "serve",
     summary: "the daemon, in the foreground",
     help: "\
-The daemon: watches this host, runs jobs and tells whoever subscribed.
+The daemon: watches this host, runs jobs and publishes events to subscribers.
 
 Usage: sysadm-events serve [-c FILE] [--pid-file FILE]
 
-It stays in the foreground; daemon(8) or a supervisor puts it behind. Nothing
-has to be prepared: without a configuration the built-in defaults are taken,
-and a certificate is made at the first start. Without root, everything is kept
-in your own directories.
+It stays in the foreground; daemon(8) or a supervisor runs it in the background.
+No set-up is required: without a configuration the built-in defaults apply, and
+a certificate is created at the first start. Without root, all files are in your
+own directories.
 
 Options:
-  -c FILE     the configuration; without it the system's (your own where you
-              are not root), and where there is none the built-in defaults
+  -c FILE     the configuration; without it the system's (if not root, your
+              own), and without a file the built-in defaults
   --pid-file FILE
-              where its number is written, for whoever wants to signal it; the
-              file is locked as long as it runs. daemon(8) keeps one itself
+              file for its process number, locked as long as it runs; not
+              needed under daemon(8), which has one itself
   -h, --help  this text
 
-Signals: SIGHUP reads the configuration again, SIGTERM and SIGINT stop in
+Signals: SIGHUP reloads the configuration, SIGTERM and SIGINT shut down in
 order, SIGUSR1 (SIGINFO on FreeBSD) logs a status line.
 
 Examples:

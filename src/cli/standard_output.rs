@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tungstenite::Bytes;
 
-/// Output on its way. What is left when the process exits is not written.
+/// The rest is not written when the process exits.
 pub(super) struct StandardOutput {
     shared: Arc<(Mutex<Shared>, Condvar)>,
     /// Readable when something was written.

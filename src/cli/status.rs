@@ -19,14 +19,14 @@ pub(super) const COMMAND: Command = Command {
     summary: "how the daemon is doing",
     help: concat!(
         "\
-Tells how the daemon is doing: host, pools, last snapshot and replication,
-jobs and clients.
+Shows the state of the daemon: host, pools, last snapshot and replication, jobs
+and clients.
 
 Usage: sysadm-events status [TARGET] [--json] [--bridge]
 
 Options:
-  --json      the daemon's answer as it is
-  --bridge    the bridge of this host: its peers, and what waits for them
+  --json      the daemon's reply as JSON
+  --bridge    the relay of this host: its peers and their queues
   -h, --help  this text
 ",
         target_help!(),

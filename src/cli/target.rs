@@ -18,27 +18,27 @@ macro_rules! target_help {
     () => {
         "
 Which daemon (TARGET):
-  (nothing)            the one of this host: the system's socket, then your own
-  -c FILE              the one that this configuration is for
+  (nothing)            the daemon of this host: the system's socket, then yours
+  -c FILE              the daemon with this configuration
   -H NAME              the host of this name in
                        ~/.config/sysadm-events/hosts.toml
-  --socket PATH        the one behind this socket
+  --socket PATH        the daemon behind this socket
   --url URL            wss://HOST[:PORT] (port 12150), or ws:// for loopback
-  --fingerprint HEX    SHA-256 of the certificate there; on that host
-                       \"sysadm-events fingerprint\" prints it; without this it
-                       is asked about once, on a terminal
+  --fingerprint HEX    SHA-256 of the host's certificate; on that host
+                       \"sysadm-events fingerprint\" prints it; without this
+                       the command asks once, on a terminal
   --key FILE           your private key, which is registered there (see key);
                        without this ~/.config/sysadm-events/key, if it exists
   --token-file FILE    a file whose first line is a token for that host; there
                        sysadm-events call rpc auth | cut -d'\"' -f2
-                       makes one, good for 15 minutes after its last use
+                       creates one, valid for 15 minutes after its last use
   --user NAME          instead: a user there, whose password is asked for on
                        the terminal
   --password-file FILE a file whose first line is that password
   --via HOST           the host of this name (or id) behind the bridge at --url
                        (port 12149), through a tunnel that the bridge cannot
-                       look into; needs a key, which both know. --fingerprint
-                       is that host's then, or known_hosts has HOST
+                       read; needs a key registered at both. --fingerprint is
+                       that host's then, or known_hosts has HOST
   --bridge-fingerprint HEX  of the bridge's certificate
 "
     };

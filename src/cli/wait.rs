@@ -15,8 +15,8 @@ pub(super) const COMMAND: Command = Command {
     summary: "wait for the end of jobs",
     help: concat!(
         "\
-Waits until jobs have ended. Exits 0 where all of them succeeded, else with the
-code of the first one named that did not, as run would.
+Waits until jobs have ended. Exits 0 if all of them succeeded, else with the
+code of the first one named that did not, like run.
 
 Usage: sysadm-events wait [TARGET] [--any] ID [ID...]
 

@@ -12,11 +12,11 @@ use super::{Command, escape, write, write_json};
 
 pub(super) const COMMAND: Command = Command {
     name: "whoami",
-    summary: "show as whom the daemon knows you, and your role",
+    summary: "show your identity and role at the daemon",
     help: concat!(
         "\
-Shows as which user the daemon knows you, your role there (full or read), how
-that was proven, and the daemon's version and protocol level.
+Shows your identity at the daemon: user, role (full or read), method of
+authentication, and the daemon's version and protocol level.
 
 Usage: sysadm-events whoami [TARGET] [--json]
 

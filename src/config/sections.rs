@@ -93,9 +93,9 @@ pub struct Auth {
     pub token_ttl: Duration,
     /// Failures of one address within `fail_window` before a block, 1 to 1000. Default 5.
     pub fail_limit: usize,
-    /// How long a failure counts, 1 s to 365 d. Default 10 min.
+    /// Time after which a failure no longer counts, 1 s to 365 d. Default 10 min.
     pub fail_window: Duration,
-    /// How long an address is blocked, 1 s to 365 d. Default 60 min.
+    /// Duration of the block of an address, 1 s to 365 d. Default 60 min.
     pub block_time: Duration,
     /// Maximum number of addresses whose failures are stored, 16 to 65536; beyond it the least
     /// dangerous is evicted. Default 4096.
@@ -164,17 +164,17 @@ pub struct Dispatcher {
     pub event_log_limit: usize,
     /// Maximum number of retained finished jobs, 1 to 65536; the oldest are dropped. Default 100.
     pub retain_jobs: usize,
-    /// How long a finished job is retained, 1 s to 3650 d. Default 24 h.
+    /// Time for which a finished job is retained, 1 s to 3650 d. Default 24 h.
     pub retain_time: Duration,
     /// Minimum interval between two running events of one job, 10 ms to 1 h. Default 1 s.
     pub output_interval: Duration,
-    /// How long a command's output is awaited after its end, 10 ms to 1 h: a left-behind process
-    /// may hold the pipe open. Default 1 s.
+    /// Grace period for a command's output after its end, 10 ms to 1 h: a left-behind process may
+    /// hold the pipe open. Default 1 s.
     pub output_grace: Duration,
     /// From SIGTERM to SIGKILL, 10 ms to 1 h. Default 10 s.
     pub kill_grace: Duration,
-    /// How long an attached client without acknowledgements may hold a job, 10 ms to 1 h; then the
-    /// job continues, and the client gets what is left in the log. Default 5 min.
+    /// Maximum time that an attached client without acknowledgements may hold a job, 10 ms to 1 h;
+    /// then the job continues, and the client gets what is left in the log. Default 5 min.
     pub attach_timeout: Duration,
 }
 
@@ -187,8 +187,8 @@ pub struct Store {
     /// Time limit of the store's replies, 100 ms to 1 h; beyond it the store counts as hung: no job
     /// is accepted, and events continue. Default 5 s.
     pub deadline: Duration,
-    /// How long the end of a job is not reported while it cannot be persisted, 100 ms to 24 h; then
-    /// it is reported nevertheless. Default 60 s.
+    /// Maximum delay of a finished event while the outcome cannot be persisted, 100 ms to 24 h;
+    /// then it is published nevertheless. Default 60 s.
     pub patience: Duration,
     /// Maximum number of bytes of job logs in flight to the store, 64 KiB to 64 MiB; above it no
     /// output of jobs is read. Default 128 KiB.
@@ -219,14 +219,14 @@ pub struct LifePreserver {
     pub poll_interval: Duration,
     /// Interval between polls of other files, from `poll_interval` to 24 h. Default 60 s.
     pub check_interval: Duration,
-    /// How long a renamed log is still read, 10 ms to 1 h. Default 10 s.
+    /// Grace period in which a renamed log is still read, 10 ms to 1 h. Default 10 s.
     pub rotation_wait: Duration,
-    /// How long reading of logs is paused for a client whose outbox is more than half full, 10 ms
-    /// to 1 h; then the client is closed with 1013. Also the maximum pause until positions are
+    /// Maximum pause of reading logs for a client whose outbox is more than half full, 10 ms to 1
+    /// h; then the client is closed with 1013. Also the maximum pause until positions are
     /// persisted; then reading continues regardless. Default 5 s.
     pub pause: Duration,
-    /// How long, at the start, lines written while the daemon was down wait for a subscriber, 10 ms
-    /// to 1 h. Default 5 s.
+    /// Maximum time, at the start, that lines written while the daemon was down wait for a
+    /// subscriber, 10 ms to 1 h. Default 5 s.
     pub start_wait: Duration,
     /// Maximum number of replications followed at a time, 1 to 256; beyond it the oldest is
     /// dropped. Default 16.
@@ -272,8 +272,8 @@ pub struct SystemState {
     pub devd: Option<PathBuf>,
     /// Whether `zpool events` is followed where there is no devd. Default: yes.
     pub zpool_events: bool,
-    /// How long kernel events are coalesced before the check that they cause, 10 ms to 1 h. Default
-    /// 200 ms.
+    /// Time in which kernel events are coalesced before the check that they cause, 10 ms to 1 h.
+    /// Default 200 ms.
     pub event_delay: Duration,
     /// Maximum pause between such checks while events continue, 1 s to 1 h; the first pause is a
     /// second, and each is twice the previous one. Default 30 s.

@@ -10,7 +10,7 @@ use nix::poll::{PollTimeout, poll};
 
 use super::StartError;
 
-/// How long to wait at start-up for processes of a previous daemon to end.
+/// Time limit at start-up for processes of a previous daemon to end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Creates the state directory with mode 0700, and missing directories above it with 0755: those

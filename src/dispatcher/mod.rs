@@ -60,13 +60,13 @@ pub struct JobLimits {
     pub max_event: usize,
     /// Maximum number of retained finished jobs.
     pub retain_jobs: usize,
-    /// How long they are retained.
+    /// Time for which they are retained.
     pub retain_time: Duration,
     /// Minimum interval between running events of a job.
     pub output_interval: Duration,
     /// Between SIGTERM and SIGKILL, and between two SIGKILLs.
     pub kill_grace: Duration,
-    /// How long the end of a job is not reported while it cannot be made durable.
+    /// Maximum delay of a finished event while the outcome cannot be made durable.
     pub end_patience: Duration,
 }
 
@@ -94,7 +94,7 @@ const FIRST_OUTPUT: Duration = Duration::from_millis(50);
 /// After this number of SIGKILLs a process counts as unkillable: blocked in the kernel, perhaps by
 /// a disk.
 const KILLS: u32 = 3;
-/// How long shutdown waits for the end of a job to be durable: time to replace a hung store.
+/// Time limit of shutdown for the end of a job to be durable: time to replace a hung store.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// A clock that differs by more from the times of the journal is logged. A host may be off for a
 /// season, but time does not run backwards.
@@ -213,7 +213,7 @@ pub struct Interrupted {
     pub traces: Traces,
 }
 
-/// How a command ended.
+/// End of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// With an exit code or by a signal.
@@ -318,7 +318,7 @@ impl Dispatcher {
     pub fn set_limits(&mut self, limits: JobLimits) {
         self.limits = limits;
         self.forget_surplus();
-        self.start_what_may();
+        self.start_ready_jobs();
     }
 
     /// The limits in force.
@@ -369,7 +369,7 @@ impl Dispatcher {
             }
         }
         let serials: Vec<Serial> = batch.into_iter().map(|asked| self.add(asked)).collect();
-        self.start_what_may();
+        self.start_ready_jobs();
         for serial in &serials {
             if let Some(job) = self.jobs.get_mut(serial)
                 && let State::Filed { recorded, chosen } = &mut job.state
@@ -425,7 +425,7 @@ impl Dispatcher {
         self.effects.push_back(Effect::Persist { serial, step, record });
     }
 
-    fn start_what_may(&mut self) {
+    fn start_ready_jobs(&mut self) {
         while !self.stopping
             && self.no_storage.is_none()
             && self.running.len() < self.limits.max_running
@@ -506,11 +506,11 @@ impl Dispatcher {
                 if let Some(over) = over.filter(|over| self.jobs.contains_key(over)) {
                     self.ids.insert(id, over);
                 }
-                self.start_what_may();
+                self.start_ready_jobs();
             }
             (Step::Start, State::Starting) => {
                 self.wait_again(serial);
-                self.start_what_may();
+                self.start_ready_jobs();
             }
             // It is retried, and reported when it is durable, or after a time limit.
             (Step::Finish, State::Ended(_) | State::Finished) => {
@@ -542,7 +542,7 @@ impl Dispatcher {
     /// none starts.
     pub fn set_storage(&mut self, standing: Result<(), String>) {
         self.no_storage = standing.err();
-        self.start_what_may();
+        self.start_ready_jobs();
     }
 
     /// The storage is retried: returns failed records once more.
@@ -600,7 +600,7 @@ impl Dispatcher {
         let (at, limit) = (job.total(), job.log_limit());
         job.print(bytes);
         self.effects.push_back(Effect::Log { serial, at, limit, bytes: bytes.to_vec() });
-        self.tell_later(serial);
+        self.report_later(serial);
     }
 
     fn remark(&mut self, serial: Serial, text: &str) {
@@ -616,7 +616,7 @@ impl Dispatcher {
         self.effects.push_back(Effect::Log { serial, at, limit, bytes: remark.into_bytes() });
     }
 
-    fn tell_later(&mut self, serial: Serial) {
+    fn report_later(&mut self, serial: Serial) {
         if let Some(job) = self.jobs.get(&serial)
             && job.news
             && job.is_running()
@@ -647,13 +647,13 @@ impl Dispatcher {
         let goes_on = job.end_command(ended.code(), is_started);
         if goes_on {
             self.effects.push_back(Effect::Start { serial, command: job.current() });
-            self.tell_later(serial);
+            self.report_later(serial);
         } else if let Some(ending) = job.ending() {
             ending.command_ended = true;
             // Signals the rest of the tree; the result is reported.
             let kill = ending.kills > 0;
             self.effects.push_back(Effect::Signal { serial, kill });
-            self.tell_later(serial);
+            self.report_later(serial);
         } else {
             self.finish(serial, None, now);
         }
@@ -698,7 +698,7 @@ impl Dispatcher {
                 self.end(serial, Cause::Killed, now);
             }
         }
-        self.start_what_may();
+        self.start_ready_jobs();
         Ok(active)
     }
 
@@ -819,7 +819,7 @@ impl Dispatcher {
         self.leave_queue(serial);
         self.effects.push_back(Effect::Release { serial });
         self.persist(serial, Step::Finish);
-        self.start_what_may();
+        self.start_ready_jobs();
     }
 
     /// Shorter during shutdown.
@@ -996,7 +996,7 @@ impl Dispatcher {
         }
         self.warn_of_clock(now);
         self.forget_surplus();
-        self.start_what_may();
+        self.start_ready_jobs();
         interrupted
     }
 

@@ -106,7 +106,7 @@ pub(super) struct PollLimits {
     pub(super) slice: usize,
     /// Maximum length of a line, in bytes.
     pub(super) max_line: usize,
-    /// How long a rotated file is still read.
+    /// Grace period in which a rotated file is still read.
     pub(super) rotation_wait: Duration,
 }
 

@@ -54,7 +54,7 @@ pub struct FollowLimits {
     pub poll_interval: Duration,
     /// Interval between polls of any other file.
     pub check_interval: Duration,
-    /// How long a renamed file is still read.
+    /// Grace period in which a renamed file is still read.
     pub rotation_wait: Duration,
     /// Maximum number of replications followed at a time.
     pub max_replications: usize,

@@ -1,7 +1,7 @@
-//! What is kept over a restart: how far each log was read, what is under way, and what was last.
+//! State that survives a restart: positions of the logs, running replications, and last events.
 //!
-//! It is JSON, in one small file that is replaced as a whole. One that cannot be read is no reason
-//! not to start: the logs are then followed from their ends, as at a first start, and that is said.
+//! JSON in one small file that is replaced atomically. An unreadable file does not prevent the
+//! start: the logs are then followed from their ends, as at a first start, which is logged.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;

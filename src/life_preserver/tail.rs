@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_file_is_detected_however_far_it_grew() {
+    fn truncated_file_is_detected_after_it_grew_again() {
         assert_eq!(verdict("a\n", ""), Verdict::Rewritten);
         assert_eq!(verdict("a\nb\n", "c\n"), Verdict::Rewritten);
         assert_eq!(verdict("a\nb\n", "c\nd\n"), Verdict::Rewritten);

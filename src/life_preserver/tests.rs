@@ -405,7 +405,7 @@ fn restart_between_two_generations_continues_both() {
 }
 
 #[test]
-fn log_whose_file_is_gone_is_read_from_its_beginning() {
+fn log_after_loss_of_its_file_is_read_from_its_beginning() {
     let mut fixture = Fixture::new("gone");
     append(&fixture.log, snapshots(0, 9));
     fixture.start(None);

@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn outbox_sends_in_order_whatever_the_socket_accepts() {
+    fn outbox_sends_in_order_through_partial_writes() {
         for at_most in [1, 2, 3, 5, 1000] {
             let mut o = outbox(1000);
             push(&mut o, "one two three four").unwrap();

@@ -100,8 +100,8 @@ impl<'l> Line<'l> {
         self.prefix.program.or_else(|| self.json.as_ref()?.get("SYSLOG_IDENTIFIER"))
     }
 
-    /// How likely this line, which is no event of a rule, is the reason of a failure that later
-    /// lines report; `None` if it is not.
+    /// Likelihood that this line, which is no event of a rule, is the reason of a failure that
+    /// later lines report; `None` if it is not.
     pub(super) fn hint_rank(&self) -> Option<u8> {
         let text = self.hint();
         if text.starts_with("cannot ") {

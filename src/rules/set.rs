@@ -92,7 +92,7 @@ pub enum RunKey {
     EndLast,
 }
 
-/// How a rule recognises a line.
+/// Matching part of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Matcher {
     /// A template for its message.

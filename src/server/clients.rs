@@ -495,8 +495,8 @@ impl Clients {
     }
 
     /// Whether a client waits for its turn.
-    pub(super) fn is_somebody_ready(&self) -> bool {
-        self.users.is_somebody_ready()
+    pub(super) fn has_ready_client(&self) -> bool {
+        self.users.has_ready_client()
     }
 
     /// Whether more output may be generated for a client: replies, and the current state. More than

@@ -48,7 +48,7 @@ pub(super) struct Jobs {
     orphans: Orphans,
     leftovers: BTreeMap<u64, Leftover>,
     last_leftover: u64,
-    /// How long the output may stay open after its command has ended.
+    /// Grace period of the output after its command has ended.
     grace: Duration,
 }
 

@@ -211,7 +211,7 @@ impl Server {
 
     /// End of the pause for clients with long queues, if there is one.
     fn logs_are_paused(&mut self, now: Moment) -> Option<Instant> {
-        if !self.somebody_is_crowded() {
+        if !self.has_crowded_client() {
             self.logs.paused = None;
             return None;
         }
@@ -219,7 +219,7 @@ impl Server {
         Some(since + self.config.life_preserver.pause)
     }
 
-    fn somebody_is_crowded(&mut self) -> bool {
+    fn has_crowded_client(&mut self) -> bool {
         let (clients, hub) = (&mut self.clients, &self.hub);
         self.logs.crowded.retain(|id| {
             hub.wants(*id, EventName::LifePreserver)
@@ -235,7 +235,7 @@ impl Server {
     /// The pause is over.
     fn end_pause(&mut self, now: Moment) {
         self.logs.paused = None;
-        if !self.somebody_is_crowded() {
+        if !self.has_crowded_client() {
             return;
         }
         let pause = self.config.life_preserver.pause;
@@ -249,7 +249,7 @@ impl Server {
 
     /// After output was sent: resumes reading, and persists positions.
     pub(super) fn go_on_with_logs(&mut self, now: Moment) {
-        if self.logs.paused.is_some() && !self.somebody_is_crowded() {
+        if self.logs.paused.is_some() && !self.has_crowded_client() {
             self.reactor.again(Key::Logs);
         }
         if self.logs.persisting {

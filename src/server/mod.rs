@@ -433,7 +433,7 @@ impl Server {
                 break;
             }
         }
-        if self.clients.is_somebody_ready() {
+        if self.clients.has_ready_client() {
             self.reactor.again(Key::Turn);
         }
     }

@@ -37,7 +37,7 @@ pub(super) enum Part {
     Feed,
 }
 
-/// How long a `zpool` may take until its pipes are polled.
+/// Time that a `zpool` may take until its pipes are polled.
 const UNWATCHED: Duration = Duration::from_millis(100);
 /// Maximum number of bytes of a feed read in one turn.
 const FEED_TURN: usize = 256 * 1024;

@@ -120,7 +120,7 @@ impl Users {
     }
 
     /// Whether a connection waits for its turn.
-    pub(super) fn is_somebody_ready(&self) -> bool {
+    pub(super) fn has_ready_client(&self) -> bool {
         !self.turns.is_empty()
     }
 }
@@ -134,7 +134,7 @@ mod tests {
     const BOB: Owner = Owner::Account(2);
 
     #[test]
-    fn users_are_served_in_turn_whatever_their_connections() {
+    fn users_are_served_in_turn_despite_many_connections() {
         let mut users = Users::default();
         users.share(AMY);
         users.share(BOB);
@@ -143,9 +143,9 @@ mod tests {
         users.enqueue(BOB, 2001);
         let order: Vec<ClientId> = std::iter::from_fn(|| users.next()).take(6).collect();
         assert_eq!(order, [1, 2000, 2, 2001, 3, 4]);
-        assert!(users.is_somebody_ready());
+        assert!(users.has_ready_client());
         assert_eq!(std::iter::from_fn(|| users.next()).count(), 996);
-        assert!(!users.is_somebody_ready());
+        assert!(!users.has_ready_client());
     }
 
     #[test]

@@ -93,14 +93,14 @@ impl Settings {
         }
     }
 
-    /// Determines the effect for the user `who`.
+    /// Determines the effect for the user `identity`.
     pub fn settle(
         self,
-        who: &Identity,
+        identity: &Identity,
         keys: &KeyStore,
         limits: KeyLimits,
     ) -> Result<Settled, Refusal> {
-        let shown = || keys.iter().filter(|entry| who.may_manage_keys_of(&entry.user));
+        let shown = || keys.iter().filter(|entry| identity.may_manage_keys_of(&entry.user));
         match self {
             Settings::List { page } => {
                 let mut users = Map::new();
@@ -132,14 +132,14 @@ impl Settings {
                 Ok(Settled::Answer(json!({ "md5_keys": checksums })))
             }
             Settings::Register(mut entry) => {
-                (entry.user, entry.role) = (who.user.clone(), who.role);
+                (entry.user, entry.role) = (identity.user.clone(), identity.role);
                 let did = format!("registered key=\"{}\"", entry.key.id());
                 Ok(Settled::Change(KeyChange::Insert(entry, limits), did))
             }
             Settings::Revoke { id, user } => {
-                let user = user.unwrap_or_else(|| who.user.clone());
-                if !who.may_manage_keys_of(&user) {
-                    let why = format!("{} may revoke own keys only", who.user);
+                let user = user.unwrap_or_else(|| identity.user.clone());
+                if !identity.may_manage_keys_of(&user) {
+                    let why = format!("{} may revoke own keys only", identity.user);
                     return Err(Refusal::new(ErrorCode::Forbidden, why));
                 }
                 if keys.find(&id).is_none_or(|entry| entry.user != user) {
@@ -186,7 +186,7 @@ mod tests {
 
     const LIMITS: KeyLimits = KeyLimits { of_user: 2, total: 3, legacy: 1, legacy_of_user: 1 };
 
-    fn who(user: &str, role: Role) -> Identity {
+    fn identity(user: &str, role: Role) -> Identity {
         Identity { user: user.into(), uid: 1000, role, proof: Proof::Password, from: String::new() }
     }
 
@@ -218,8 +218,8 @@ mod tests {
         PrivateKey::generate(Kind::Ed25519).unwrap().public().pem()
     }
 
-    fn answer(settings: Settings, who: &Identity) -> Value {
-        match settings.settle(who, &store(), LIMITS).unwrap() {
+    fn answer(settings: Settings, identity: &Identity) -> Value {
+        match settings.settle(identity, &store(), LIMITS).unwrap() {
             Settled::Answer(answer) => answer,
             Settled::Change(..) => panic!("a change"),
         }
@@ -227,17 +227,17 @@ mod tests {
 
     #[test]
     fn list_has_own_keys_and_with_full_access_all() {
-        let own = answer(Settings::List { page: None }, &who("amy", Role::Read));
+        let own = answer(Settings::List { page: None }, &identity("amy", Role::Read));
         let details =
             "Nickname: mine\nEmail: me@example.org\nDate Registered: 2026-11-23T17:59:04Z";
         assert_eq!(own, json!({ "amy": { STANDARD.encode(rsa()): details } }));
-        let all = answer(Settings::List { page: None }, &who("root", Role::Full));
+        let all = answer(Settings::List { page: None }, &identity("root", Role::Full));
         assert_eq!(all.as_object().unwrap().keys().collect::<Vec<_>>(), ["amy", "bob"]);
-        let own = answer(Settings::Checksums, &who("amy", Role::Read));
+        let own = answer(Settings::Checksums, &identity("amy", Role::Read));
         assert_eq!(own, json!({ "md5_keys": ["vztZL9XWakpyTZ34lrEDCQ=="] }));
-        let all = answer(Settings::Checksums, &who("root", Role::Full));
+        let all = answer(Settings::Checksums, &identity("root", Role::Full));
         assert_eq!(all["md5_keys"].as_array().unwrap().len(), 2);
-        assert_eq!(answer(Settings::List { page: None }, &who("eve", Role::Read)), json!({}));
+        assert_eq!(answer(Settings::List { page: None }, &identity("eve", Role::Read)), json!({}));
     }
 
     #[test]
@@ -257,12 +257,12 @@ mod tests {
     fn key_is_registered_for_the_requesting_user_only() {
         let fields = json!({ "pub_key": rsa(), "user": "root", "nickname": "n", "email": null });
         let settings = read("register_ssl_certificate", fields).unwrap();
-        let settled = settings.settle(&who("eve", Role::Read), &store(), LIMITS).unwrap();
+        let settled = settings.settle(&identity("eve", Role::Read), &store(), LIMITS).unwrap();
         let Settled::Change(KeyChange::Insert(entry, _), did) = settled else {
             panic!("no change")
         };
         assert_eq!((entry.user.as_str(), entry.nickname.as_str()), ("eve", "n"));
-        assert_eq!(entry.role, Role::Read, "a key has no more than who registers it");
+        assert_eq!(entry.role, Role::Read, "a key has at most the role of its registrar");
         assert_eq!(did, "registered key=\"Q1mNoZp8dqafa1IQ/ga4oRQqTUkaHGrejcxYgzKUx1c=\"");
     }
 
@@ -273,7 +273,7 @@ mod tests {
             read("revoke_ssl_cert", fields).unwrap()
         };
         let settle = |settings: Settings, user: &str, role| {
-            settings.settle(&who(user, role), &store(), LIMITS).map_err(|refusal| refusal.code)
+            settings.settle(&identity(user, role), &store(), LIMITS).map_err(|refusal| refusal.code)
         };
         assert!(settle(asked(None), "amy", Role::Read).is_ok());
         assert!(settle(asked(Some("amy")), "root", Role::Full).is_ok());

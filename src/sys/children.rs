@@ -2,7 +2,7 @@
 
 use nix::unistd::Pid;
 
-/// How a process ended.
+/// Exit of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// With this exit code.

@@ -39,7 +39,7 @@ pub fn with_socket(
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let pid = run(vec![theirs, passed], |mut passed| {
         super::process_name::set(name);
-        super::signals::ignore_what_ends_daemons();
+        super::signals::ignore_daemon_signals();
         super::parent_death::be_woken();
         if let (Some(passed), Some(socket)) = (passed.pop(), passed.pop()) {
             work(socket, passed);

@@ -432,7 +432,7 @@ mod system {
         }
 
         #[test]
-        fn orphan_of_another_job_is_excluded_whatever_its_session() {
+        fn orphan_of_another_job_is_excluded_despite_its_session() {
             let other = orphan(50, 10, "SYSADM_JOB=e.11\0");
             assert!(members(vec![other], None, &[10]).is_empty());
         }

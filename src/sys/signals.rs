@@ -37,7 +37,7 @@ pub fn reset() {
 
 /// In a helper, which ends when its daemon does: ignores signals that end daemons or are sent to
 /// all processes of a service, and SIGXFSZ, so that a file-size limit is an error.
-pub(super) fn ignore_what_ends_daemons() {
+pub(super) fn ignore_daemon_signals() {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGXFSZ] {
         // SAFETY: SIG_IGN is a valid disposition, and replaces no handler of this program.
         unsafe {

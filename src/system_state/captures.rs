@@ -5,7 +5,7 @@ use crate::sys::children::Exit;
 /// One run of a command.
 #[derive(Debug)]
 pub(super) struct Capture {
-    /// What had been done to the pools.
+    /// Preceding operations on the pools.
     pub(super) state: &'static str,
     pub(super) command: &'static str,
     /// `None`: the command hung.

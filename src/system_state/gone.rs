@@ -102,7 +102,7 @@ pub(super) fn read_label(answer: &[u8], pool: &str) -> Option<Reason> {
     }
 }
 
-/// How long an event explains a missing pool: an export may take time.
+/// Time for which an event explains a missing pool: an export may take time.
 const LASTS: Duration = Duration::from_secs(60);
 /// Maximum number of events stored.
 const EVENTS: usize = 256;

@@ -61,7 +61,7 @@ pub struct SystemStateLimits {
     pub zpool_output: usize,
     /// In per cent; a pool filled beyond it is critical.
     pub capacity_warning: usize,
-    /// How long the kernel's events are coalesced.
+    /// Time in which the kernel's events are coalesced.
     pub event_delay: Duration,
     /// Maximum pause between checks that events cause.
     pub event_pause: Duration,
@@ -75,7 +75,7 @@ const LISTS: u64 = 5;
 /// Maximum number of missing pools stored; an event has room for them.
 const GONE: usize = 16;
 
-/// How long a killed process may take to end before the next attempt.
+/// Time that a killed process may take to end before the next attempt.
 const GOING: Duration = Duration::from_secs(1);
 
 /// An action for the owner of [`SystemState`].

@@ -11,10 +11,10 @@ use crate::backoff::Backoff;
 /// The first pause, and the minimum between two requested checks.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// How quickly events lead to checks.
+/// Rate at which events lead to checks.
 #[derive(Debug)]
 pub(super) struct Pacing {
-    /// How long events are coalesced.
+    /// Time in which events are coalesced.
     delay: Duration,
     /// Pauses between two checks that events cause.
     backoff: Backoff,

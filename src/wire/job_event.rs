@@ -91,7 +91,7 @@ pub struct Finished {
     pub time_finished: Rc<str>,
     /// Return codes of the commands that ran, in order.
     pub codes: Vec<i32>,
-    /// How it ended.
+    /// Its outcome.
     pub outcome: Box<Outcome>,
     /// Complete output, by index of the command, of all commands that ran.
     pub output: Pieces,
@@ -182,7 +182,7 @@ impl JobEvent {
         (self.assemble(&logs).to_string(), logs.ranges().to_string())
     }
 
-    /// How many times the text of a log stands in the event.
+    /// Number of times that the text of a log stands in the event.
     fn copies(&self) -> usize {
         let in_class_log = self.job.class.as_ref().is_some_and(|class| class.log_field.is_some());
         let in_list = matches!(self.phase, Phase::Finished(_)) && self.job.is_ambiguous();

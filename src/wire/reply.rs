@@ -61,7 +61,7 @@ impl ErrorCode {
 pub struct Refusal {
     /// Kind of error.
     pub code: ErrorCode,
-    /// What is wrong, and what would be right.
+    /// Description of the fault and the remedy.
     pub why: String,
 }
 

@@ -1,4 +1,5 @@
-//! Clients that are attached to a job get all of its output, and the job prints as fast as they read.
+//! Clients attached to jobs get all of their output, and the jobs print as fast as the clients
+//! read.
 
 use std::io::Read;
 use std::process::{Child, Stdio};
@@ -33,11 +34,11 @@ fn output(cli: Cli) -> (Vec<u8>, i32) {
     (output.stdout, output.status.code().unwrap_or(-1))
 }
 
-/// A job that prints without end, as soon as something is read of it.
+/// A job that prints endlessly as soon as its output is read.
 const ENDLESS: &str = "sh -c 'echo begin; exec cat /dev/zero'";
 
-/// Takes output of a job without acknowledging it, until the job must be held back: until less than a
-/// quarter of the window is left. How many bytes came.
+/// Reads output of a job without acknowledging it, until the job must be held: until less than a
+/// quarter of the window is left. Returns the number of bytes.
 fn fill_window(peer: &mut Peer, attached: &Value) -> u64 {
     let window = attached["window"].as_u64().unwrap();
     let mut received = 0;
@@ -52,7 +53,7 @@ fn fill_window(peer: &mut Peer, attached: &Value) -> u64 {
     received
 }
 
-/// How much output the daemon has taken from a job.
+/// Number of bytes of output that the daemon has read from a job.
 fn printed(peer: &mut Peer, id: &str) -> u64 {
     let ask =
         json!({"action": "attach", "job_id": id, "hold": false, "follow": false, "output": false});
@@ -161,7 +162,7 @@ fn run_with_slow_reader_slows_its_own_job_only() {
     let (out, code) = output(Cli::to(&daemon, "run").arg("seq 1 100000"));
     assert_eq!((out.len(), code), (588_895, 0));
     peer.kill(&json!("slow")).unwrap();
-    // Only what was under way is left: a window and some pipes.
+    // Only output in flight was left: a window and some pipes.
     let mut rest = Vec::new();
     stdout.read_to_end(&mut rest).unwrap();
     assert!(rest.len() < 2 << 20, "{} bytes were under way", rest.len());
@@ -202,7 +203,7 @@ fn job_continues_without_acknowledgements_after_timeout() {
     let job = json!({"action": "submit", "id": "j", "commands": ["seq 1 1000000"], "attach": true});
     let reply = peer.request("rpc", "dispatcher", &job).unwrap();
     assert_eq!(watcher.finished("j").unwrap()["result"], "ok");
-    // It may still have what the log has, and learns how much that is not.
+    // It may still get the stored output, and learns how much was omitted.
     let (mut received, mut left_out) = (0, 0);
     loop {
         let frame = peer.frame().unwrap();

@@ -1,4 +1,4 @@
-//! Whatever is sent: it is answered or closed as the protocol says, and nobody else notices.
+//! Arbitrary input gets the documented reply or close, and affects no other client.
 
 use std::io::Read;
 use std::net::{Shutdown, TcpStream};
@@ -14,20 +14,20 @@ use support::{
 
 use super::PROGRAM;
 
-/// A mask, and nothing behind it.
+/// A mask without a payload.
 const MASK: [u8; 4] = [0; 4];
 
-/// A connection each way in that has done its upgrade.
+/// An upgraded connection over each transport.
 fn open_each(daemon: &Daemon) -> impl Iterator<Item = (Stream, &'static str)> + '_ {
     Transport::ALL.into_iter().map(|way| (Stream::open(daemon, way).unwrap(), way.name()))
 }
 
-/// One that waits long for an answer to its close, where it waits for one.
+/// A daemon with a long close timeout.
 fn patient_daemon() -> Daemon {
     Setup::new(PROGRAM).unwrap().with("server.close_timeout", r#""1h""#).start().unwrap()
 }
 
-/// Still answers.
+/// Checks that it still replies.
 fn serves(daemon: &Daemon) {
     for transport in Transport::ALL {
         let mut peer = Peer::known(daemon, transport).unwrap();
@@ -35,7 +35,7 @@ fn serves(daemon: &Daemon) {
     }
 }
 
-/// How many are connected.
+/// Number of clients.
 fn clients(peer: &mut Peer) -> usize {
     let status = peer.request("rpc", "status", &json!({})).unwrap();
     status["clients"].as_array().unwrap().len()
@@ -72,7 +72,7 @@ fn frames_that_break_the_rules_are_closed_with_1002() {
     for (what, bytes) in &cases {
         for (mut stream, way) in open_each(&daemon) {
             stream.send(bytes).unwrap();
-            // What is behind it is not looked at.
+            // Later input is ignored.
             stream.send(&text).unwrap();
             let (code, why) = stream.read_close().unwrap();
             assert_eq!(code, 1002, "{way}: {what}");
@@ -102,7 +102,7 @@ fn text_that_is_not_utf_8_is_closed_with_1007() {
             assert_eq!(stream.read_all().unwrap(), b"", "{way}: {bytes:?}");
         }
     }
-    // A character that is cut between frames is none the worse for it.
+    // A character split between frames is valid.
     let mut stream = Stream::open(&daemon, Transport::Unix).unwrap();
     let request = r#"{"namespace":"rpc","name":"identify","id":"€"}"#.as_bytes();
     let (one, two) = request.split_at(request.len() - 4);
@@ -115,7 +115,7 @@ fn text_that_is_not_utf_8_is_closed_with_1007() {
 fn frame_of_10_mb_is_closed_with_1009() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     for transport in Transport::ALL {
-        // Announced only: no byte of it has to come.
+        // Announced only: no byte of the payload has to arrive.
         for length in [10_000_000, u64::from(u32::MAX), i64::MAX as u64, u64::MAX] {
             let mut stream = Stream::open(&daemon, transport).unwrap();
             stream.send(&[client_header(0x81, length), MASK.to_vec()].concat()).unwrap();
@@ -123,7 +123,8 @@ fn frame_of_10_mb_is_closed_with_1009() {
             assert_eq!(code, 1009, "{length}");
             assert!(why.contains("262144") || why.contains("8192"), "{why}");
         }
-        // And all of it, by somebody who is known and does not look up until it is sent.
+        // And with the complete payload, sent by an authenticated client that does not read
+        // meanwhile.
         let mut peer = Peer::known(&daemon, transport).unwrap();
         peer.stream().send(&client_frame(0x81, &vec![b'x'; 10_000_000])).unwrap();
         assert_eq!(peer.closed().unwrap(), 1009, "{}", transport.name());
@@ -211,7 +212,7 @@ fn a_message_that_begins_and_does_not_end_is_closed_with_1008() {
     peer.stream().set_read_timeout(Duration::from_millis(5)).unwrap();
     let closed = loop {
         assert!(Instant::now() < patience, "it is still open");
-        // It may be closed while we write, and what it said is still there to be read.
+        // It may be closed during the write; its close frame can still be read.
         let _ = peer.stream().send(&more);
         let mut first = [0];
         match peer.stream().read(&mut first) {
@@ -221,7 +222,7 @@ fn a_message_that_begins_and_does_not_end_is_closed_with_1008() {
         }
     };
     assert_eq!(closed, 0x88);
-    // Who takes less than that for each of its messages may go on.
+    // A client that completes each message within the limit may continue.
     let mut peer = Peer::local(&daemon).unwrap();
     let begun = Instant::now();
     let request = client_frame(0x81, br#"{"namespace":"rpc","name":"identify","id":1}"#);
@@ -243,7 +244,7 @@ fn flood_of_pings_gets_pongs_and_bounded_memory() {
         let flood: Vec<u8> = (0..20_000u32)
             .flat_map(|number| client_frame(0x89, &[&number.to_be_bytes()[..], &[0; 100]].concat()))
             .collect();
-        // It reads nothing meanwhile; what is not read need not be answered (RFC 6455 section 5.5.3).
+        // It reads nothing meanwhile; unread pings need no pong (RFC 6455 section 5.5.3).
         for part in flood.chunks(64 * 1024) {
             stream.send(part).unwrap();
         }
@@ -284,8 +285,8 @@ fn greedy_client_delays_no_other() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut greedy = Peer::local(&daemon).unwrap();
     let mut other = Peer::local(&daemon).unwrap();
-    // Nothing is left to be done for either when a third has been answered. Then the daemon finds both
-    // requests at once, the greedy one's first.
+    // Both are idle once a third client has its reply. Then the daemon finds both requests at once,
+    // the greedy one's first.
     let mut third = Peer::local(&daemon).unwrap();
     for peer in [&mut greedy, &mut other, &mut third] {
         peer.request("rpc", "query", &json!({})).unwrap();
@@ -309,7 +310,7 @@ fn greedy_client_delays_no_other() {
     }
 }
 
-/// Does something wrong in a way of its own, and hangs up at once or when it has been told.
+/// Violates the protocol in one way, and hangs up at once or after the reply.
 type Offence = fn(&Daemon);
 
 #[test]
@@ -345,7 +346,7 @@ fn bad_input_leaves_no_descriptor_open() {
             stream.send(upgrade_request("Origin: null\r\n").as_bytes()).unwrap();
             std::mem::forget(stream);
         },
-        // It closes its half, and waits for what it has asked for.
+        // It closes its half, and waits for the reply.
         |daemon| {
             let mut stream = Stream::open(daemon, Transport::Plain).unwrap();
             stream.send(&client_frame(0x81, b"{}")).unwrap();
@@ -377,7 +378,7 @@ fn exhausted_descriptors_keep_connected_clients_served() {
         let mut stream = Stream::dial(&daemon, Transport::Unix).unwrap();
         stream.send(upgrade_request("").as_bytes()).unwrap();
         streams.push(stream);
-        // Either it is counted, or the daemon has said why it is not.
+        // Either it is counted, or the daemon has reported the refusal.
         until("it is taken in or not", || is_full() || clients(&mut other) == streams.len() + 1);
     }
     assert!(streams.len() > 10, "{}", streams.len());

@@ -1,4 +1,4 @@
-//! The bridge: who is introduced to whom, what reaches whom, and what does not.
+//! The relay: introduction of peers, and forwarding of frames.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use support::{
 
 use crate::PROGRAM;
 
-/// Sums of keys, as two may have them in common. Of which keys they are is of no interest.
+/// Checksums of keys that two peers may have in common; the keys themselves do not matter.
 const A: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
 const B: &str = "BBBBBBBBBBBBBBBBBBBBBA==";
 const C: &str = "CCCCCCCCCCCCCCCCCCCCCA==";
 const D: &str = "DDDDDDDDDDDDDDDDDDDDDA==";
 
-/// A bridge that knows one key, with which all peers of a test come.
+/// A relay with one registered key, used by all peers of a test.
 pub(super) fn bridge() -> Outcome<(Daemon, PeerKey)> {
     bridge_with(|setup| setup)
 }
@@ -27,7 +27,7 @@ pub(super) fn bridge_with(change: impl FnOnce(Setup) -> Setup) -> Outcome<(Daemo
     Ok((setup.start()?, key))
 }
 
-/// A server and a client that know each other: who the client is to the server, and the other way.
+/// A server and a client that are introduced: the id of each as seen by the other.
 pub(super) fn pair(
     bridge: &Daemon,
     key: &PeerKey,
@@ -41,7 +41,7 @@ pub(super) fn pair(
     Ok((server, of_client, client, of_server))
 }
 
-/// The error that a frame is.
+/// The code of an error frame.
 fn code(frame: &str) -> Outcome<u64> {
     let frame: Value = serde_json::from_str(frame)?;
     assert_eq!(frame["name"], "error", "{frame}");
@@ -69,7 +69,7 @@ fn server_and_client_with_a_common_key_exchange_messages() -> Outcome<()> {
     Ok(())
 }
 
-/// All that came since it was last asked: the bridge events, as lists of the peers' numbers.
+/// Bridge events since the last call, as lists of the peers' numbers.
 fn received(peer: &mut BridgePeer, names: &[String]) -> Outcome<Vec<Vec<usize>>> {
     let number = |id: &Value| names.iter().position(|name| id == name).ok_or("an unknown id");
     let frames = peer.so_far()?;
@@ -91,7 +91,7 @@ fn peers_get_exactly_the_lists_that_concern_them() -> Outcome<()> {
     let state = setup.directory().join("state");
     register(&state, &[("office", &office, &[]), ("home", &home, &[])])?;
     let bridge = setup.start()?;
-    // The first of each other's kind finds out what the others are called.
+    // The first peer of each kind determines the ids of the others.
     let mut names = vec![String::new(); 6];
     let mut look = [
         BridgePeer::join(&bridge, "client", &office, &[A, B, C, D])?,
@@ -112,7 +112,7 @@ fn peers_get_exactly_the_lists_that_concern_them() -> Outcome<()> {
     }
     bridge.log().wait("peer \"office\" (client \"client-of-a-test\") at")?;
     bridge.log().wait("peer \"office\" (server \"server-of-a-test\") at")?;
-    // They saw the two that are gone as well; what they see now is theirs alone.
+    // They also saw the two that are gone; what follows is new.
     names.push(String::new());
     let mut last = Vec::new();
     for peer in &mut peers {
@@ -131,7 +131,7 @@ fn peers_get_exactly_the_lists_that_concern_them() -> Outcome<()> {
         }
         Outcome::Ok(())
     };
-    // A client changes its keys: two servers see another list, the third does not.
+    // A client changes its keys: two servers get another list, the third does not.
     peers[3].claim(&[B, D])?;
     expect(
         &mut peers,
@@ -163,7 +163,7 @@ fn peers_get_exactly_the_lists_that_concern_them() -> Outcome<()> {
     assert_eq!(lists(&mut peers[3])?, [vec![1, 2], vec![2]]);
     assert_eq!(lists(&mut peers[4])?, [vec![1], vec![]]);
     assert_eq!(lists(&mut peers[5])?, [vec![1], vec![]]);
-    // The key of the clients is revoked: they have to go, and the last server hears of it.
+    // The clients' key is revoked: they are closed, and the last server gets a new list.
     register(&state, &[("office", &office, &[])])?;
     for client in &mut peers[3..] {
         assert_eq!(client.peer.closed()?, 1008);
@@ -203,7 +203,7 @@ fn frame_reaches_introduced_peers_only() -> Outcome<()> {
     for peer in [&mut server, &mut other_server, &mut other_client] {
         assert_eq!(peer.so_far()?, [""; 0]);
     }
-    // A megabyte is more than a message may have, whatever stands in it.
+    // A megabyte exceeds the maximum size of a message.
     client.send_to(&"x".repeat(1 << 20), "secret")?;
     assert_eq!(client.peer.closed()?, 1009);
     assert_eq!(server.list()?, [""; 0]);
@@ -252,14 +252,14 @@ fn unregistered_key_gets_no_list() -> Outcome<()> {
     Ok(())
 }
 
-/// A file that cannot be read for a while must not keep a key that is revoked.
+/// An unreadable file must not preserve a revoked key.
 #[test]
 fn unreadable_keys_are_read_again_when_possible() -> Outcome<()> {
     let (bridge, key) = bridge()?;
     let mut server = BridgePeer::join(&bridge, "server", &key, &[A])?;
     let (state, elsewhere) =
         (bridge.directory().join("state"), bridge.directory().join("elsewhere"));
-    // A change there wakes nobody.
+    // Changes there are not noticed.
     std::fs::create_dir_all(elsewhere.join("keys"))?;
     std::os::unix::fs::symlink(elsewhere.join("keys"), state.join("keys.made"))?;
     std::fs::rename(state.join("keys.made"), state.join("keys"))?;
@@ -312,7 +312,7 @@ fn added_key_counts_at_once_within_its_registered_limits() -> Outcome<()> {
     assert_eq!((server.so_far()?, client.so_far()?), (vec![], vec![]));
     register(&state, &[("ann", &key, &[A]), ("office", &office, &[])])?;
     assert_eq!((server.list()?.len(), client.list()?.len()), (1, 1));
-    // A line that cannot be read is left out, and takes nothing else with it.
+    // An unreadable line is skipped, and affects no other.
     let file = state.join("keys");
     let text = std::fs::read_to_string(&file)?;
     std::fs::write(state.join("keys.made"), format!("{{junk\n{text}"))?;
@@ -348,8 +348,8 @@ fn client_that_does_not_read_is_closed_and_delays_no_other() -> Outcome<()> {
         rounds += 1;
     }
     assert!(longest < Duration::from_secs(2), "others waited {longest:?}");
-    // Until it has heard of it, what the server says for the other one waits behind what it says
-    // for the deaf one, and goes on.
+    // Until the first reply the server's frames for the other client wait behind those for the
+    // stalled one, and then continue.
     server.send_to(&of_client, "still here")?;
     assert_eq!(client.heard()?.1, "still here");
     let line = bridge.log().wait("it does not read")?;
@@ -377,7 +377,7 @@ fn reader_gets_all_messages_of_a_faster_sender() -> Outcome<()> {
         assert_eq!(from, of_server);
         assert!(payload.starts_with(&format!("{number} ")), "{}", &payload[..20]);
         if number % 400 == 0 {
-            // It is slow, for longer than what waits in the system's buffers lasts.
+            // It is slow for longer than the system's buffers last.
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -386,7 +386,7 @@ fn reader_gets_all_messages_of_a_faster_sender() -> Outcome<()> {
     Ok(())
 }
 
-/// Each of them may send much at once, and together that is far more than may wait.
+/// Each of them may send much at once, together far more than the queue holds.
 #[test]
 fn reader_gets_all_messages_of_many_senders() -> Outcome<()> {
     const SERVERS: usize = 24;
@@ -435,7 +435,7 @@ fn reader_gets_all_messages_of_many_senders() -> Outcome<()> {
     Ok(())
 }
 
-/// A message may be larger than what else may wait for a peer.
+/// A message may be larger than the remaining limit of a queue.
 #[test]
 fn largest_accepted_message_reaches_a_reader() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| setup.with("relay.queue", r#""128KiB""#))?;
@@ -453,7 +453,7 @@ fn largest_accepted_message_reaches_a_reader() -> Outcome<()> {
     })
 }
 
-/// What a small message takes beside its bytes counts too.
+/// The overhead of small messages is accounted too.
 #[test]
 fn small_messages_take_no_more_memory_than_large_ones() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| setup.with("relay.queue", r#""8MiB""#))?;
@@ -479,7 +479,7 @@ fn small_messages_take_no_more_memory_than_large_ones() -> Outcome<()> {
     Ok(())
 }
 
-/// Each list is told whole: it must not be as many as there are peers, times as many.
+/// Lists are sent whole, so their total size must not grow with the square of the number of peers.
 #[test]
 fn flapping_peers_are_not_listed_one_by_one() -> Outcome<()> {
     const CLIENTS: usize = 120;
@@ -505,13 +505,13 @@ fn flapping_peers_are_not_listed_one_by_one() -> Outcome<()> {
     }
     let most = begun.elapsed().as_millis() as usize + 3 * CLIENTS;
     assert!(ids <= most, "{ids} of {most}");
-    // How it is in the end it hears without asking.
+    // It receives the final list without a request.
     flapping.claim(&[])?;
     while server.list()?.len() == CLIENTS {}
     Ok(())
 }
 
-/// Each is held for the other one's sake, and both read.
+/// Each is paused because of the other, and both read.
 #[test]
 fn two_that_flood_each_other_and_read_lose_nothing() -> Outcome<()> {
     const FRAMES: usize = 2_000;
@@ -556,7 +556,7 @@ fn all_queues_together_are_bounded_too() -> Outcome<()> {
     Err("nobody is closed".into())
 }
 
-/// One that was told to go and does not read keeps what waits for it only as long as there is room.
+/// A closed peer that does not read keeps its queue only while there is room.
 #[test]
 fn closing_peer_counts_for_queue_total() -> Outcome<()> {
     let setup = Setup::bridge(PROGRAM)?
@@ -658,7 +658,7 @@ fn operator_status_lists_the_peers() -> Outcome<()> {
     bridge.ask_for_status()?;
     let line = bridge.log().wait("status: ")?;
     assert!(line.contains("2 peers, 1 not authenticated, 1 keys registered, 1 frames"), "{line}");
-    // The socket is for that, and for nothing else.
+    // The local socket serves status requests only.
     let mut local = Peer::local(&bridge)?;
     assert_eq!(local.request("rpc", "identify", &json!({}))?["type"], "bridge");
     assert_eq!(local.refused("rpc", "auth_ssl", &json!({}))?.code, 404);
@@ -795,7 +795,7 @@ fn relay_without_descriptors_serves_on_and_accepts_later() -> Outcome<()> {
     bridge.log().wait("cannot accept on wss://")?;
     let before = bridge.process().cpu()?;
     for round in 0..4 {
-        // Longer than until it tries again.
+        // Longer than the retry interval.
         server.peer.idle(Duration::from_millis(500))?;
         server.send_to(&of_client, &format!("{round}"))?;
         assert_eq!(client.heard()?.1, format!("{round}"));
@@ -814,7 +814,7 @@ fn relay_without_descriptors_serves_on_and_accepts_later() -> Outcome<()> {
 fn peer_without_pongs_is_closed() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| setup.with("relay.ping_interval", r#""200ms""#))?;
     let (mut server, _, _silent, _) = pair(&bridge, &key, A)?;
-    // Reading answers pings; the other one does not read.
+    // Reading sends pongs; the other one does not read.
     assert_eq!(server.list()?, [""; 0]);
     bridge.log().wait("is gone: no answer to two pings in time")?;
     Ok(())
@@ -860,7 +860,7 @@ fn recorded(text: &str) -> Vec<(String, String)> {
     lines.map(|line| (field(&line, "dir"), field(&line, "frame"))).collect()
 }
 
-/// What the original does with a key: PKCS#1 v1.5 type 1 of the bare string.
+/// The original's operation with a key: PKCS#1 v1.5 type 1 of the bare string.
 fn encrypted(string: &str) -> Outcome<Option<String>> {
     let key = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/rsa.pem");
     // RFC 8017 section 9.2, without a digest's prefix; the private operation alone is openssl's.
@@ -882,7 +882,7 @@ fn encrypted(string: &str) -> Outcome<Option<String>> {
     Ok(Some(String::from_utf8(output.stdout)?).filter(|text| !text.is_empty()))
 }
 
-/// A frame as a value, without what is new each time.
+/// A frame as a value, without its random parts.
 fn masked(text: &str) -> Value {
     let mut frame: Value = serde_json::from_str(text).unwrap();
     let args = &mut frame["args"];
@@ -917,7 +917,7 @@ fn an_original_server_and_an_original_client_find_each_other() -> Outcome<()> {
     let mut server = Peer::connect(&bridge, Transport::Tls)?;
     let mut client = Peer::connect(&bridge, Transport::Tls)?;
     let mut string = String::new();
-    // Its link asks for the string before it answers who it is, and both at once.
+    // Its link requests the challenge before it sends its identity, and both at once.
     let mut play = |peer: &mut Peer, ours: bool, frame: &str| -> Outcome<String> {
         if !ours {
             let came = peer.event()?;
@@ -936,8 +936,8 @@ fn an_original_server_and_an_original_client_find_each_other() -> Outcome<()> {
         Ok(String::new())
     };
     let mut of_server = recorded(SERVER);
-    // The bridge's question is on its way before it hears anything; which of the two comes first is
-    // chance there, and not here.
+    // The relay's request is sent first; the order of the other two is arbitrary there, and fixed
+    // here.
     of_server.swap(0, 1);
     for (direction, frame) in of_server {
         play(&mut server, direction == "c2s", &frame)?;

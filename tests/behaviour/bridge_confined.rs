@@ -1,4 +1,4 @@
-//! What the bridge gives up at its start: it is root no longer, and does all that it has to without.
+//! Confinement of the relay: it drops root, and serves without it.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -16,7 +16,7 @@ use crate::PROGRAM;
 
 const A: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
 
-/// Who may nothing; `None`, which is said, where the tests are not root's.
+/// An unprivileged user; `None`, with a message, where the tests do not run as root.
 fn nobody() -> Option<User> {
     if !geteuid().is_root() {
         skip("only root can become somebody else");
@@ -29,7 +29,7 @@ fn nobody() -> Option<User> {
     user
 }
 
-/// All ids of a process as ps(1) says them: real, effective and saved user, and group.
+/// All ids of a process according to ps(1): real, effective and saved user, and group.
 fn ids(pid: u32) -> Outcome<Vec<u32>> {
     let columns = ["ruid=", "uid=", "svuid=", "rgid=", "gid=", "svgid="];
     let columns = columns.iter().flat_map(|column| ["-o", column]);
@@ -43,7 +43,7 @@ fn relay_started_as_root_drops_privileges_permanently() -> Outcome<()> {
     let Some(user) = nobody() else { return Ok(()) };
     let setup = Setup::bridge(PROGRAM)?.with("relay.user", r#""nobody""#).open_to_all()?;
     let (state, key) = (setup.directory().join("state"), PeerKey::new()?);
-    // As a command of root leaves them that is run before the first start.
+    // Permissions as left by a command that root ran before the first start.
     register(&state, &[("office", &key, &[])])?;
     fs::set_permissions(state.join("keys"), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     let bridge = setup.start()?;
@@ -72,13 +72,13 @@ fn relay_started_as_root_drops_privileges_permanently() -> Outcome<()> {
     nix::unistd::chown(&state.join("keys"), Some(user.uid), Some(user.gid))?;
     bridge.log().wait("registered keys: 2")?;
     assert!(bridge.reload()?.contains("reloaded "));
-    // Root may look, and nobody else but the bridge's own user.
+    // Only root and the relay's own user may request the status.
     let status = Cli::to(&bridge, "status").args(["--bridge", "--json"]).run()?;
     assert_eq!(serde_json::from_str::<Value>(&status.out)?["connected"], 2);
     bridge.signal(Signal::SIGTERM)?;
     assert_eq!(server.peer.closed()?, 1001);
     bridge.stop_was_asked()?;
-    // Again on what is its own now.
+    // Again with the files that it owns now.
     let bridge = setup.start()?;
     pair(&bridge, &key, A)?;
     Ok(())
@@ -103,7 +103,7 @@ fn keys_that_the_user_cannot_read_are_a_reason_not_to_start() -> Outcome<()> {
     let (state, key) = (setup.directory().join("state"), PeerKey::new()?);
     register(&state, &[("office", &key, &[])])?;
     fs::set_permissions(state.join("keys"), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    // The directory is its own already: then root touches nothing in it.
+    // The directory belongs to the user already: then root touches nothing in it.
     nix::unistd::chown(&state, Some(user.uid), Some(user.gid))?;
     let (status, lines) = setup.launch()?.wait()?;
     assert_eq!(status.code(), Some(78), "{lines:?}");
@@ -112,7 +112,8 @@ fn keys_that_the_user_cannot_read_are_a_reason_not_to_start() -> Outcome<()> {
     Ok(())
 }
 
-/// Somebody who has taken the bridge over must not become root by what root does at its next start.
+/// An attacker in control of the relay must not become root through root's actions at the next
+/// start.
 #[test]
 fn root_is_led_by_no_link_that_the_user_has_put_there() -> Outcome<()> {
     let Some(user) = nobody() else { return Ok(()) };

@@ -9,13 +9,13 @@ use support::{Daemon, Gate, Peer, Setup};
 
 use super::PROGRAM;
 
-/// Prompt, so that each piece is told by itself.
+/// A daemon with short intervals, so that each chunk is reported separately.
 fn prompt() -> Daemon {
     let setup = Setup::new(PROGRAM).unwrap();
     setup.with("dispatcher.output_interval", "\"10ms\"").start().unwrap()
 }
 
-/// The events of a job that is run to its end.
+/// The events of a job that runs to its end.
 fn events(daemon: &Daemon, id: &str, commands: &Value) -> Vec<Value> {
     let mut watcher = Peer::watcher(daemon).unwrap();
     Peer::local(daemon).unwrap().run(&json!({ id: commands })).unwrap();
@@ -166,7 +166,7 @@ fn iohyve_fetch_reports_its_progress() {
         assert_eq!(own_fields(&event), expected, "{event}");
         gate.open().unwrap();
     }
-    // What was last known stays, also for who comes late and at the end.
+    // The last known value stays, also for late subscribers and at the end.
     let done = watcher.job_until(id, |args| args["state"] == "finished").unwrap().pop().unwrap();
     assert_eq!(own_fields(&done), progress("100%", "1300 Bps"));
     assert_eq!(done["event_system"], "sysadm/iohyve");

@@ -1,4 +1,4 @@
-//! The other commands: what they print, and the code that they leave a script with.
+//! The other commands: their output and exit codes.
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -49,7 +49,7 @@ fn help_is_given_everywhere() {
         assert!(help.out.contains(&format!("Usage: sysadm-events {command}")), "{}", help.out);
         assert_eq!(alone(&[command, "-h"]).out, help.out);
         assert_eq!(alone(&["help", command]).out, help.out);
-        // Also behind words that would be wrong.
+        // Also after invalid words.
         assert_eq!(alone(&[command, "--help", "--no-such-option"]).out, help.out);
     }
 }
@@ -175,7 +175,7 @@ fn log_prints_the_output_of_a_job() {
     let whole = log(&[]);
     assert_eq!((whole.code(), &*whole.err), (0, ""));
     assert_eq!(whole.out, format!("\u{1b}[1mso far\n{numbers}end"));
-    // On a terminal nothing is passed on that it would obey, unless it is asked for.
+    // On a terminal control characters are escaped, unless raw output is requested.
     let shown = Cli::to(&daemon, "log").arg("j").start_on_terminal().unwrap().wait().unwrap();
     assert!(shown.out.starts_with("so far\n1\n2\n"), "{:?}", &shown.out[..40]);
     let raw =
@@ -367,7 +367,7 @@ fn sample_configuration_is_valid() {
     assert_eq!((good.code(), good.out), (0, format!("{sample}: ok\n")));
 }
 
-/// A shell's way into a network of its own, with IPv4's loopback and no IPv6; then it goes on.
+/// A shell command that enters a network namespace with IPv4's loopback and without IPv6.
 const NO_IPV6: &str = "ip link set lo up; \
     test ! -e /proc/sys/net/ipv6 || echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; exec \"$@\"";
 
@@ -383,10 +383,10 @@ fn host_without_ipv6_is_served_over_ipv4() {
     let daemon = setup.start().unwrap();
     daemon.log().wait("not listening on [::1]:0: this host has no IPv6").unwrap();
     assert_eq!(ran(Cli::to(&daemon, "jobs")).code(), 0);
-    // Told to read its configuration again it goes on as it is.
+    // A reload changes nothing.
     daemon.signal(Signal::SIGHUP).unwrap();
     daemon.log().wait("reloaded").unwrap();
-    // Where nothing else is left, it cannot serve.
+    // Without any usable address it cannot serve.
     let deaf = Setup::new(PROGRAM).unwrap().under(alone).with("server.listen", "[\"[::1]:0\"]");
     let deaf = deaf.with("server.listen_plain", "[]").with("server.socket", "\"\"");
     assert_eq!(deaf.launch().unwrap().wait().unwrap().0.code(), Some(69));

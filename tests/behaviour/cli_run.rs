@@ -1,4 +1,4 @@
-//! `run`: a job as if its commands had been run here.
+//! `run`: runs a job like local commands.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use support::{Cli, Daemon, Finished, Gate, Peer, Setup};
 use super::PROGRAM;
 
 fn run(daemon: &Daemon, words: &[&str]) -> Finished {
-    // With input, though there is none: so its output comes back to the byte.
+    // With input, though the job gets none: so its output is returned unchanged.
     Cli::to(daemon, "run").args(words).run_with_input(b"").unwrap()
 }
 

@@ -1,4 +1,4 @@
-//! Which daemon a command speaks to, and how it ends where that is not the one, or not to be had.
+//! The daemon that a command connects to, and exit codes of failed connections.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -15,12 +15,12 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use super::impostor::{Impostor, upgrade};
 use super::{PROGRAM, ourselves};
 
-/// `call rpc identify`, the least that can be asked, with these options.
+/// `call rpc identify`, which needs no authentication, with these options.
 fn identify(options: &[&str]) -> Finished {
     Cli::of(PROGRAM, "call").args(options).args(["rpc", "identify"]).run().unwrap()
 }
 
-/// The same with `query`, which one has to be known for.
+/// The same with `query`, which needs authentication.
 fn query(options: &[&str]) -> Finished {
     Cli::of(PROGRAM, "call").args(options).args(["rpc", "query"]).run().unwrap()
 }
@@ -76,7 +76,7 @@ fn every_command_connects_to_the_selected_daemon() {
     }
     let watch = Cli::of(PROGRAM, "watch").args(["--url", &*wss, "--fingerprint", &*fingerprint]);
     let watch = watch.args(["--token-file", &*token, "dispatcher"]).start().unwrap();
-    // It has come when a job is told to it: whichever of these it sees first.
+    // It has arrived when an event of a job is received: whichever of these it sees first.
     let mut peer = Peer::local(&daemon).unwrap();
     let mut number = 0;
     while watch.out.lines().is_empty() {
@@ -94,7 +94,7 @@ fn missing_daemon_exits_69() {
     let directory = Directory::new().unwrap();
     let nothing = directory.join("socket").display().to_string();
     assert_code(&identify(&["--socket", &nothing]), 69, &[&nothing, "serve"]);
-    // A socket that nobody listens on any more.
+    // A stale socket.
     drop(std::os::unix::net::UnixListener::bind(directory.join("socket")).unwrap());
     assert_code(&identify(&["--socket", &nothing]), 69, &["refused"]);
     // A port that was free a moment ago.
@@ -167,7 +167,7 @@ fn missing_privilege_exits_77() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let url = format!("wss://{}", daemon.tls());
     let pinned = ["--url", &*url, "--fingerprint", daemon.fingerprint()];
-    // Whoever is asked without a token answers who it is, and no more.
+    // Without a token only `identify` is permitted.
     assert_eq!(identify(&pinned).code(), 0);
     let jobs = |more: &[&str]| Cli::of(PROGRAM, "jobs").args(pinned).args(more).run().unwrap();
     assert_code(&jobs(&[]), 77, &["401", "--token-file"]);
@@ -178,7 +178,7 @@ fn missing_privilege_exits_77() {
     }
     let file = token_file(&daemon, &format!("{good}\nsecond line"));
     assert_eq!(jobs(&["--token-file", &file]).code(), 0);
-    // A token that was given up.
+    // A revoked token.
     Cli::of(PROGRAM, "call")
         .args(pinned)
         .args(["--token-file", &file, "rpc", "identify"])
@@ -226,13 +226,14 @@ fn a_configuration_that_cannot_be_used_is_78() {
     assert_code(&identify(&["-c", &none]), 78, &[&none]);
 }
 
-/// A copy of the program, and a place for a socket, for a user who may not look into ours.
+/// A copy of the program, and a directory for a socket, for a user without access to the build
+/// directory.
 fn public_directory() -> (Directory, PathBuf) {
     let directory = Directory::new().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = directory.join("sysadm-events");
-    // By another process: a child that another test forks meanwhile would hold our descriptor of
-    // the copy, and what is open for writing cannot be run.
+    // By another process: a child forked by another test would hold a descriptor of the copy, and a
+    // file that is open for writing cannot be run.
     assert!(
         std::process::Command::new("cp").arg(PROGRAM).arg(&program).status().unwrap().success()
     );
@@ -256,7 +257,7 @@ fn another_user_is_not_let_in() {
         let output = command.output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    // It may connect to the socket, and is told that it has no role there.
+    // It may connect to the socket, and gets no role.
     let (code, said) = as_nobody(&socket);
     assert_eq!(code, Some(77), "{said}");
     assert!(said.contains("403") && said.contains(&format!("uid {}", nobody.uid)), "{said}");
@@ -307,7 +308,7 @@ fn unprivileged_user_finds_its_own_daemon_with_full_access() {
 
     let ran = as_user("run", &["sh -c 'echo $USER $HOME'"]).output().unwrap();
     let out = String::from_utf8(ran.stdout).unwrap();
-    // The system's socket is tried first; where there is one, this is about another daemon.
+    // The system's socket is tried first; if one exists, this test would use another daemon.
     if !std::path::Path::new("/var/run/sysadm-events/socket").exists() {
         assert_eq!(ran.status.code(), Some(0), "{}", String::from_utf8_lossy(&ran.stderr));
         assert_eq!(out, format!("{name} {own_home}\n"));

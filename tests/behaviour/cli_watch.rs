@@ -1,4 +1,4 @@
-//! `watch`: events as a script reads them, and as a person does on a terminal.
+//! `watch`: events for a script, and for a person on a terminal.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use support::{Cli, Daemon, Gate, Peer, Setup};
 use super::PROGRAM;
 use super::impostor::Impostor;
 
-/// Only what is about jobs: of the host itself there may be news at any time.
+/// Only events of jobs: those of the host may arrive at any time.
 fn watch_jobs(daemon: &Daemon) -> Cli {
     Cli::to(daemon, "watch").arg("dispatcher")
 }
@@ -43,7 +43,7 @@ fn watch_writes_one_frame_per_line_to_a_pipe() {
     for more in [&[][..], &["--json"], &["dispatcher"]] {
         let watch = Cli::to(&daemon, "watch").args(more).start().unwrap();
         let mut peer = Peer::watcher(&daemon).unwrap();
-        // Only who is subscribed hears of it.
+        // Only subscribers see it.
         wait_for_subscribers(&mut peer, 2);
         let command = format!("sh -c 'echo a; {}'", gate.wait());
         Peer::local(&daemon).unwrap().run(&json!({ "j": command })).unwrap();
@@ -82,7 +82,7 @@ pub(super) fn wait_for_subscribers(peer: &mut Peer, count: u64) {
     }
 }
 
-/// The main thing: three lines a second apart, a failure, and a command that is not run.
+/// The main case: three lines a second apart, a failure, and a command that is not run.
 #[test]
 fn watch_beside_a_failing_chain_shows_all_of_it() {
     let daemon = Daemon::start(PROGRAM).unwrap();

@@ -12,14 +12,14 @@ fn file(name: &str) -> String {
     format!("{}/etc/completion/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The lines that a script of a shell writes; `None` where there is no such shell. The program is
+/// The lines printed by a script of a shell; `None` where the shell is missing. The program is
 /// found by its name.
 fn shell(name: &str, script: &str, words: &[&str]) -> Option<Vec<String>> {
     let mut path = Path::new(PROGRAM).parent().unwrap().as_os_str().to_owned();
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap_or_default());
     let home = support::Directory::new().unwrap();
-    // The first word behind the script is the name of the shell itself, but for fish.
+    // The first word after the script is the name of the shell itself, except in fish.
     let zeroth = (name != "fish").then_some(name);
     let mut command = Command::new(name);
     command.args(["-c", script]).args(zeroth).args(words);
@@ -37,7 +37,7 @@ fn bash(words: &[&str]) -> Option<Vec<String>> {
     shell("bash", &script, words)
 }
 
-/// Without a terminal zsh completes nothing: the function that asks is called as its rules call it.
+/// Without a terminal zsh completes nothing: the completion function is called directly.
 fn zsh(kind: &str, words: &[&str]) -> Option<Vec<String>> {
     let script = format!(
         r#"_describe() {{ : }}; compadd() {{ print -rl -- $names }}

@@ -1,4 +1,4 @@
-//! What outlives the daemon: jobs, their ends, their logs; and what a store that fails costs.
+//! Durability: jobs, outcomes and logs survive the daemon; consequences of a failing store.
 
 use std::fs;
 use std::time::Duration;
@@ -14,7 +14,7 @@ fn setup() -> Setup {
     Setup::new(PROGRAM).unwrap()
 }
 
-/// Subscribes to certain jobs in the extended form, from a place on where there is one.
+/// Subscribes to certain jobs in the extended form, from a position if given.
 fn follow(peer: &mut Peer, jobs: &[&str], since: Option<&Value>) {
     let mut args = json!({ "events": ["dispatcher"], "jobs": jobs });
     if let Some(since) = since {
@@ -34,13 +34,13 @@ fn list(peer: &mut Peer) -> Value {
     list["jobs"].take()
 }
 
-/// The number of the store's process.
+/// Process number of the store.
 fn store_of(peer: &mut Peer) -> i32 {
     let status = peer.request("rpc", "status", &Value::Null).unwrap();
     i32::try_from(status["store"]["pid"].as_i64().unwrap()).unwrap()
 }
 
-/// Waits until the store is as it is said; the last status.
+/// Waits until the store has this state; returns the last status.
 fn wait_for_store(peer: &mut Peer, is: impl Fn(&Value) -> bool) -> Value {
     let patience = std::time::Instant::now() + support::PATIENCE;
     loop {
@@ -49,7 +49,7 @@ fn wait_for_store(peer: &mut Peer, is: impl Fn(&Value) -> bool) -> Value {
             return status;
         }
         assert!(std::time::Instant::now() < patience, "the store stays {}", status["store"]);
-        // Time passes with something to wait for: each look is a round trip and this one a job.
+        // Waits between polls: each is a round trip.
         peer.idle(Duration::from_millis(20)).unwrap();
     }
 }
@@ -102,7 +102,7 @@ fn crash_runs_pending_jobs_and_never_repeats_running_ones() {
     let mut peer = Peer::local(&daemon).unwrap();
     let first =
         format!("sh -c 'echo x >>{0}; echo begun; sleep 600 & sleep 600'", marker.display());
-    // Not the one that asks: while it waits for a reply it lets events go.
+    // A separate client: a client that waits for a reply drops events.
     let mut watcher = Peer::watcher(&daemon).unwrap();
     for (id, command) in [("first", first.as_str()), ("second", "echo mine")] {
         let args = json!({ "action": "submit", "id": id, "queue": "q", "commands": [command] });
@@ -249,7 +249,7 @@ fn hanging_store_refuses_jobs_keeps_events_and_recovers() {
     let store = store_of(&mut peer);
     let command = commands[0].replace("PID", &store.to_string());
     run(&mut peer, &json!({ "stops": command }));
-    // Its output is told, and its end when it is kept, which is when the store is back.
+    // Its output is reported at once, its end when it is durable, after the store is back.
     let ended = peer.job("stops").unwrap().pop().unwrap();
     assert_eq!(ended[&command], "after\n");
     daemon.log().wait("state storage does not answer").unwrap();
@@ -269,7 +269,7 @@ fn hanging_store_refuses_jobs_keeps_events_and_recovers() {
 
 #[test]
 fn full_disk_refuses_jobs_with_the_reason_until_there_is_room() {
-    // What a file may have at most is the same kind of trouble, and needs no root.
+    // A file size limit has the same effect, and needs no root.
     let setup = setup();
     let daemon = setup.start().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -327,7 +327,7 @@ fn damaged_journal_is_set_aside_and_its_readable_part_used() {
     assert!(said.contains("1 of "), "{said}");
     let jobs = list(&mut Peer::local(&daemon).unwrap());
     assert_eq!(jobs["no_queue"]["b"]["return_codes"], json!(["0"]));
-    // Its outcome is lost; that it began is not, so it is not run again.
+    // Its outcome is lost, but not its start, so it is not run again.
     assert_eq!(jobs["no_queue"]["a"]["return_codes"], json!(["-1"]));
     let aside = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path());
     let aside: Vec<_> = aside.filter(|path| path.to_string_lossy().contains("damaged-")).collect();
@@ -352,7 +352,7 @@ fn run_exits_with_the_right_code_despite_daemon_crashes() {
     held.err.wait("waiting for the daemon to come back").unwrap();
     let _daemon = setup.start().unwrap();
     let held = held.wait().unwrap();
-    // As if by the SIGTERM that ends what a dead daemon left: its program could be run.
+    // As if by SIGTERM, which ends the survivors of a dead daemon: its program was started.
     assert_eq!(held.code(), 143, "{held:?}");
     assert!((held.out + &held.err).contains("interrupted"));
     let waits = waits.wait().unwrap();
@@ -393,7 +393,7 @@ fn watch_resumes_and_reports_gaps() -> Outcome<()> {
     assert!(first.contains(r#""process_id":"two""#), "{first}");
     watch.out.wait_from(next, r#""state":"finished","process_id":"two""#)?;
     watch.signal(Signal::SIGTERM)?;
-    // A place in a run that is over is a gap, a place in this one is not.
+    // A position in an earlier run is a gap, one in this run is not.
     let since = format!("{}:1", epoch.as_str().unwrap());
     let late = Cli::to(&daemon, "watch").args(["--since", &since]).start()?;
     late.out.wait(r#""name":"gap""#)?;
@@ -459,7 +459,7 @@ fn replay_larger_than_an_outbox_arrives_whole() {
     watcher.job_printed("halves", &halves, &"x".repeat(10_000)).unwrap();
     gate.open().unwrap();
     watcher.job("halves").unwrap();
-    // All of it again for who was away, in order and each once.
+    // All of it again for the disconnected client, in order and each once.
     let end = control.request("rpc", "status", &Value::Null).unwrap()["seq"].as_u64().unwrap();
     let mut back = Peer::local(&daemon).unwrap();
     let since = json!({ "epoch": begin["epoch"], "seq": begin["seq"] });
@@ -473,7 +473,7 @@ fn replay_larger_than_an_outbox_arrives_whole() {
         let states: Vec<&str> =
             of_job.clone().map(|frame| frame["args"]["state"].as_str().unwrap()).collect();
         assert_eq!((states.first(), states.last()), (Some(&"pending"), Some(&"finished")), "{id}");
-        // Running events that wait become one: not each number is there, but all output is.
+        // Queued running events are coalesced: numbers are missing, but no output is.
         let mut received = 0;
         for frame in of_job {
             let is_finished = frame["args"]["state"] == "finished";
@@ -488,7 +488,7 @@ fn replay_larger_than_an_outbox_arrives_whole() {
     }
     let bytes: usize = replay.iter().map(|frame| frame.to_string().len()).sum();
     assert!(bytes > 2 * 128 * 1024, "{bytes} bytes are no test of that");
-    // One runs, 255 wait; who comes late is told of each once.
+    // One runs, 255 are pending; a late subscriber gets each once.
     let mut jobs = json!({ "action": "run" });
     for number in 0..256 {
         jobs[format!("waits{number:03}")] = "sleep 600".into();
@@ -501,7 +501,7 @@ fn replay_larger_than_an_outbox_arrives_whole() {
         let id = late.frame().unwrap()["args"]["process_id"].as_str().unwrap().to_owned();
         assert!(received.insert(id.clone()), "{id} twice");
     }
-    // Nothing more: the next that comes is the answer.
+    // Nothing more: the next frame is the reply.
     late.post("rpc", "identify", &json!({})).unwrap();
     assert_eq!(late.frame().unwrap()["id"], "posted");
     let all: Vec<String> = received.into_iter().collect();

@@ -1,4 +1,4 @@
-//! What stands around every request and reply.
+//! The envelope of requests and replies.
 
 use serde_json::{Value, json};
 use support::{Daemon, Peer, Setup, Stream, Transport, client_frame};
@@ -6,18 +6,18 @@ use tungstenite::Message;
 
 use super::PROGRAM;
 
-/// Sends a text as it is, and gives the reply as it is.
+/// Sends a text unchanged, and returns the reply unchanged.
 fn say(peer: &mut Peer, text: &str) -> String {
     peer.send_message(Message::text(text)).unwrap();
     peer.event().unwrap()
 }
 
-/// The same, for a reply that is looked into.
+/// The same, with the reply parsed.
 fn ask(peer: &mut Peer, text: &str) -> Value {
     serde_json::from_str(&say(peer, text)).unwrap()
 }
 
-/// A request to identify, which is answered to anybody.
+/// A request to identify, which needs no authentication.
 fn identify(id: &str) -> String {
     format!(r#"{{"namespace":"rpc","name":"identify","id":{id},"args":""}}"#)
 }
@@ -112,7 +112,7 @@ fn a_binary_frame_that_holds_utf_8_is_a_request() {
     for transport in Transport::ALL {
         let mut peer = Peer::connect(&daemon, transport).unwrap();
         peer.send_message(Message::binary(identify("\"ü\"").into_bytes())).unwrap();
-        // What comes back is text.
+        // The reply contains text.
         let reply: Value = serde_json::from_str(&peer.event().unwrap()).unwrap();
         assert_eq!((&reply["id"], &reply["args"]["type"]), (&json!("ü"), &json!("server")));
     }
@@ -123,7 +123,7 @@ fn invalid_request_gets_400_and_the_connection_stays() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     for transport in Transport::ALL {
         let mut peer = Peer::connect(&daemon, transport).unwrap();
-        // From the recorded frames of the original server, and what it was never sent.
+        // From the recorded frames of the original server, and frames that it never received.
         for text in [
             r#"{"namespace":"rpc","name":"identify""#,
             "not json",
@@ -142,7 +142,7 @@ fn invalid_request_gets_400_and_the_connection_stays() {
             assert_eq!(reply["args"]["code"], 400, "{text}");
             assert!(reply["args"]["message"].as_str().unwrap().len() > 15, "{text}: {reply}");
         }
-        // What parses and lacks a part has its id back.
+        // A frame that parses but lacks a part gets its id back.
         for text in [
             r#"{"id":"x"}"#,
             r#"{"namespace":"rpc","id":"x"}"#,
@@ -212,7 +212,7 @@ fn replies_are_in_the_order_of_requests() {
     }
 }
 
-/// A request of exactly so many bytes.
+/// A request of exactly this number of bytes.
 fn of_length(bytes: usize) -> String {
     let bare = r#"{"namespace":"rpc","name":"identify","id":"long","args":""}"#;
     bare.replace(r#":"""#, &format!(r#":"{}""#, "x".repeat(bytes - bare.len())))
@@ -232,7 +232,7 @@ fn unauthenticated_message_has_at_most_8_kib() {
         stream.send(&client_frame(0x80, &[b'x'; 193])).unwrap();
         assert_eq!(stream.read_close().unwrap().0, 1009);
     }
-    // Who gives up its authority is a stranger again.
+    // A client that gives up its identity is unauthenticated again.
     let mut peer = Peer::local(&daemon).unwrap();
     assert_eq!(ask(&mut peer, &of_length(8193))["id"], "long");
     peer.post("rpc", "auth_clear", &json!({})).unwrap();

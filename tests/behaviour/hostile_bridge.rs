@@ -1,5 +1,5 @@
-//! A bridge that is run by somebody who wants in, and clients behind it who want the same: what they
-//! get out of a server that is linked to it.
+//! A relay operated by an attacker, and attackers behind it: limits of their influence on a linked
+//! server.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn setup(bridge: &Bridge, allowed: &str) -> Setup {
         .with_lines(&bridge.link("office"))
 }
 
-/// A server that knows a key.
+/// A server with one registered key.
 fn start(setup: &Setup, key: &Key, options: &[&str]) -> Outcome<Daemon> {
     setup.write()?;
     let add = Cli::of(PROGRAM, "key").args(["add", &ourselves().0]).arg(key.public());
@@ -31,8 +31,8 @@ fn frame(name: &str, args: &Value) -> Value {
     json!({ "namespace": "rpc", "name": name, "id": name, "args": args })
 }
 
-/// A bridge can ask an old client to "encrypt" any string, for that is how old clients show their
-/// keys to it.
+/// A relay can make a legacy client "encrypt" any string, because that is how the client
+/// authenticates to it.
 #[test]
 fn proof_extracted_from_a_legacy_client_opens_no_tunnel() {
     let Some(key) = Key::rsa().unwrap() else { return };
@@ -47,13 +47,13 @@ fn proof_extracted_from_a_legacy_client_opens_no_tunnel() {
     let refused = tunnel.ask("rpc", "auth_ssl", &args).unwrap().unwrap_err();
     assert_eq!(refused.code, 403, "{refused:?}");
     assert_eq!(tunnel.ask("rpc", "query", &json!({})).unwrap().unwrap_err().code, 401);
-    // By a connection of its own an old client shows its key in that way.
+    // On a direct connection a legacy client authenticates that way.
     let mut direct = Peer::connect(&daemon, Transport::Tls).unwrap();
     let args = json!({ "encrypted_string": key.encrypt(&direct.challenge().unwrap()).unwrap() });
     direct.request("rpc", "auth_ssl", &args).unwrap();
 }
 
-/// On plain loopback keys sign for no certificate; what was signed there must be of no use here.
+/// On plain loopback keys sign for no certificate; such a signature must be useless here.
 #[test]
 fn signature_without_certificate_is_invalid_in_clear() {
     let Some(key) = Key::ed25519().unwrap() else { return };
@@ -77,7 +77,7 @@ fn reconnecting_caller_is_not_spared_the_delay() {
     let server = bridge.wait_for_servers(1).remove(0);
     let wrong = frame("auth_token", &json!({ "token": "x" })).to_string();
     for number in 0..TRIES {
-        // Each comes under another name, and goes at once.
+        // Each uses another name, and disconnects at once.
         let client = bridge.client(&format!("guess-{number}"));
         let mut tunnel = RelayedTunnel::open(client, &server, daemon.fingerprint()).unwrap();
         tunnel.send(&wrong).unwrap();
@@ -138,7 +138,7 @@ fn overlong_message_of_one_client_does_not_end_the_link() {
         RelayedTunnel::open(bridge.client("good"), &server, daemon.fingerprint()).unwrap();
     let token = json!({ "token": Peer::token(&daemon).unwrap() });
     good.request("rpc", "auth_token", &token).unwrap();
-    // As much as a bridge forwards by default.
+    // The maximum size that a relay forwards by default.
     for payload in ["x", "{", "tls "] {
         bridge.client("bad").send(&server, &payload.repeat(255 * 1024 / payload.len()));
     }

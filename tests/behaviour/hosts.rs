@@ -117,7 +117,7 @@ fn default_key_is_used_where_no_credential_is_given() {
     let shown = scene.cli("whoami", &target).run().unwrap();
     assert_eq!(shown.code(), 0, "{}", shown.err);
     assert!(shown.out.contains("role    full\nproof   key "), "{}", shown.out);
-    // A token, on the other hand, needs no key: this one is damaged and not read.
+    // A token needs no key: this one is damaged and not read.
     fs::write(scene.file("key"), "junk").unwrap();
     fs::write(scene.file("token"), Peer::token(&scene.daemon).unwrap()).unwrap();
     let token = scene.cli("whoami", &target).arg("--token-file").arg(scene.file("token"));

@@ -1,4 +1,4 @@
-//! The one HTTP request before a WebSocket begins, and whoever comes with something else.
+//! The HTTP request that precedes a WebSocket, and other requests.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,14 +10,14 @@ use support::{Daemon, Peer, Setup, Stream, Transport, client_frame, upgrade_requ
 
 use super::PROGRAM;
 
-/// What comes back for these bytes, to the end of the connection.
+/// The reply to these bytes, to the end of the connection.
 fn answer(daemon: &Daemon, transport: Transport, request: &[u8]) -> String {
     let mut stream = Stream::dial(daemon, transport).unwrap();
     stream.send(request).unwrap();
     String::from_utf8(stream.read_all().unwrap()).unwrap()
 }
 
-/// The number of the status line.
+/// The number in the status line.
 fn status(answer: &str) -> u16 {
     let number = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
     number.unwrap_or_else(|| panic!("no HTTP: {answer:?}")).parse().unwrap()
@@ -141,7 +141,7 @@ fn a_request_head_has_at_most_8_kib_and_64_fields() {
         stream.send(padded(8192).as_bytes()).unwrap();
         assert_eq!(status(&stream.read_head().unwrap()), 101);
         assert_eq!(status(&answer(&daemon, transport, padded(8193).as_bytes())), 431);
-        // One that never ends is not waited for.
+        // An endless one is not waited for.
         let endless = [b"GET / HTTP/1.1\r\nX: ".as_slice(), &[b'x'; 100_000]].concat();
         assert_eq!(status(&answer(&daemon, transport, &endless)), 431);
     }
@@ -162,7 +162,7 @@ fn upgrade_on_any_path_may_arrive_byte_by_byte() {
             .unwrap();
         assert_eq!(status(&stream.read_head().unwrap()), 101, "{path}");
     }
-    // The letters of fields are of any case, and other tokens may stand beside ours.
+    // Field names are case-insensitive, and other tokens may be present.
     let mut stream = Stream::dial(&daemon, Transport::Tls).unwrap();
     let request = upgrade_request("")
         .replace("Connection: Upgrade", "cOnNeCtIoN: keep-alive, upgrade")
@@ -175,7 +175,7 @@ fn upgrade_on_any_path_may_arrive_byte_by_byte() {
     assert!(head.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{head}");
 }
 
-/// The answer to the upgrade, then all frames, for a request with these bytes directly behind it.
+/// The reply to the upgrade, then all frames, for a request directly followed by these bytes.
 fn behind_the_request(daemon: &Daemon, transport: Transport, bytes: &[u8]) -> Stream {
     let mut stream = Stream::dial(daemon, transport).unwrap();
     stream.send(&[upgrade_request("").as_bytes(), bytes].concat()).unwrap();
@@ -219,7 +219,7 @@ fn incomplete_handshake_is_closed_at_its_timeout() {
     // Handshake record, TLS 1.0, 512 bytes of it, a ClientHello (RFC 8446 sections 4 and 5.1).
     let half_of_tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 
-    // Each is looked at by a thread of its own, since each has its own clock.
+    // Each has its own thread and its own clock.
     let is_dropped = |(begun, mut stream, sent): (Instant, Stream, &[u8])| {
         stream.send(sent).unwrap();
         stream.set_read_timeout(support::PATIENCE).unwrap();
@@ -265,7 +265,7 @@ fn incomplete_handshake_is_closed_at_its_timeout() {
             Err(_) => break,
         }
     }
-    // Who has finished it may be silent for longer.
+    // After the handshake a client may be silent for longer.
     let mut peer = Peer::local(&daemon).unwrap();
     peer.idle(timeout * 2).unwrap();
     peer.request("rpc", "query", &json!({})).unwrap();
@@ -281,7 +281,7 @@ fn garbage_instead_of_tls_ends_that_connection_alone() {
     {
         let mut stream = Stream::Plain(TcpStream::connect(daemon.tls()).unwrap());
         stream.set_read_timeout(support::PATIENCE).unwrap();
-        // It may be closed while it is still being sent.
+        // It may be closed during the write.
         let _ = stream.send(garbage);
         let answer = stream.read_all().unwrap();
         // An alert (RFC 8446 section 6) or nothing.

@@ -1,4 +1,4 @@
-//! Who is at the other end, what they may do, and how long they may stay.
+//! Identity, roles, and the lifetime of sessions.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use support::{
 
 use super::PROGRAM;
 
-/// Over the network nobody is known by itself.
+/// Network transports, which provide no identity.
 const REMOTE: [Transport; 3] = [Transport::Plain, Transport::Tls, Transport::Tls12];
 
 #[test]
@@ -29,7 +29,7 @@ fn unauthenticated_client_may_identify_and_authenticate_only() {
             ("rpc", "dispatcher", json!({ "action": "run", "j": "true" })),
             ("events", "subscribe", json!(["dispatcher"])),
             ("events", "unsubscribe", json!(["dispatcher"])),
-            // What there is, is nobody's business either.
+            // Existing names are not disclosed either.
             ("rpc", "nosuch", json!({})),
             ("nosuch", "nosuch", json!({})),
         ] {
@@ -74,7 +74,7 @@ fn local_socket_identifies_root_and_own_user_and_issues_tokens() {
 
 #[test]
 fn a_token_that_is_not_the_whole_token_is_none() {
-    // So that what fails is not answered later and later.
+    // So that replies to failures are not delayed.
     let setup = Setup::new(PROGRAM).unwrap().with("auth.fail_window", r#""1s""#);
     let daemon = setup.start().unwrap();
     let token = Peer::token(&daemon).unwrap();
@@ -119,7 +119,7 @@ fn a_token_that_was_not_used_for_its_time_is_none_any_more() {
     let mut user = Peer::connect(&daemon, Transport::Tls).unwrap();
     assert_eq!(user.request("rpc", "auth_token", &token).unwrap()[1], 1);
     user.idle(Duration::from_millis(1100)).unwrap();
-    // The session that it opened lives on, and does not give it new life.
+    // The session that it opened continues, and does not prolong it.
     user.request("rpc", "query", &json!({})).unwrap();
     let mut late = Peer::connect(&daemon, Transport::Tls).unwrap();
     assert_eq!(late.refused("rpc", "auth_token", &token).unwrap().code, 401);
@@ -143,12 +143,12 @@ fn auth_clear_ends_identity_events_and_token_without_reply() {
         assert_eq!(refused.code, 401, "{}", transport.name());
         gate.open().unwrap();
         watcher.finished(transport.name()).unwrap();
-        // Neither an answer to it nor the end of the job comes before this.
+        // Neither a reply to it nor the end of the job precedes this.
         peer.send(&json!({ "namespace": "rpc", "name": "identify", "id": "next" })).unwrap();
         assert_eq!(peer.frame().unwrap()["id"], "next", "{}", transport.name());
         assert_eq!(peer.refused("rpc", "auth_token", &token).unwrap().code, 401);
     }
-    // The kernel still knows who is at the local socket.
+    // The kernel still identifies the user at the local socket.
     let mut local = Peer::local(&daemon).unwrap();
     local.post("rpc", "auth_clear", &json!({})).unwrap();
     assert_eq!(local.refused("rpc", "query", &json!({})).unwrap().code, 401);
@@ -160,7 +160,7 @@ fn auth_clear_ends_identity_events_and_token_without_reply() {
 fn unauthenticated_client_is_closed_at_auth_timeout() {
     let timeout = Duration::from_millis(400);
     let setup = Setup::new(PROGRAM).unwrap().with("server.auth_timeout", r#""400ms""#);
-    // Or what fails would be answered late.
+    // Otherwise replies to failures would be delayed.
     let setup = setup.with("auth.throttle_loopback", true);
     let daemon = setup.start().unwrap();
     let mut known = [(); 2].map(|()| Peer::known(&daemon, Transport::Tls).unwrap());
@@ -168,7 +168,7 @@ fn unauthenticated_client_is_closed_at_auth_timeout() {
     let begun = Instant::now();
     let mut strangers = REMOTE.map(|transport| Peer::connect(&daemon, transport).unwrap());
     for unauthenticated in &mut strangers {
-        // It asks, and it fails to answer: neither helps.
+        // Requests and failed replies do not prolong the timeout.
         unauthenticated.request("rpc", "identify", &json!("")).unwrap();
         unauthenticated.refused("rpc", "auth_token", &json!({ "token": "x" })).unwrap();
     }
@@ -182,7 +182,7 @@ fn unauthenticated_client_is_closed_at_auth_timeout() {
     }
 }
 
-/// A pool in which no connection dawdles while a test runs.
+/// A pool in which no connection stalls while a test runs.
 fn small_pool(places: usize) -> Daemon {
     let setup = Setup::new(PROGRAM).unwrap().with("server.max_unauthenticated", places);
     setup.with("server.auth_timeout", r#""1h""#).start().unwrap()
@@ -228,7 +228,7 @@ fn full_pool_refuses_the_newest_with_503_and_drops_nobody() {
     for peer in known.iter_mut().chain(&mut peers) {
         peer.request("rpc", "identify", &json!("")).unwrap();
     }
-    // A command waits for a place, which the next one leaves.
+    // A command waits for a place, which becomes free.
     let url = format!("wss://{}", daemon.tls());
     let token = daemon.directory().join("token");
     std::fs::write(&token, Peer::token(&daemon).unwrap()).unwrap();
@@ -271,7 +271,7 @@ fn max_clients_limits_all_but_eight_at_the_local_socket() {
     let token = json!({ "token": Peer::token(&daemon).unwrap() });
     let remote = || {
         let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
-        // Its right is acknowledged; what there is no place for is said by the close.
+        // Authentication succeeds; the missing place is reported by the close.
         peer.request("rpc", "auth_token", &token).unwrap();
         peer
     };
@@ -307,7 +307,7 @@ fn two_unanswered_pings_close_the_connection() {
     let dies = |transport| {
         let mut dead = Stream::open(&daemon, transport).unwrap();
         assert_eq!(dead.read_frame().unwrap(), (0x89, vec![]));
-        // An unasked word is a sign of life as good as an answer.
+        // An unsolicited pong is a sign of life too.
         dead.send(&client_frame(0x8a, b"unasked")).unwrap();
         for _ in 0..2 {
             assert_eq!(dead.read_frame().unwrap(), (0x89, vec![]), "{}", transport.name());
@@ -329,7 +329,7 @@ fn two_unanswered_pings_close_the_connection() {
     });
 }
 
-/// What `call` says and does for a user of these numbers.
+/// Output and exit code of `call` for a user with these numbers.
 fn call(daemon: &Daemon, user: u32, group: u32, words: &[&str]) -> Finished {
     Cli::to(daemon, "call").args(words).as_user(user, group).run().unwrap()
 }
@@ -339,7 +339,7 @@ fn number_of(group: &str) -> u32 {
     Group::from_name(group).unwrap().unwrap_or_else(|| panic!("no group {group}")).gid.as_raw()
 }
 
-/// A user who is nobody in particular.
+/// An arbitrary unprivileged user.
 const SOMEBODY: u32 = 54_321;
 
 fn cannot_become_others() -> bool {
@@ -393,7 +393,7 @@ fn groups_of_a_local_user_determine_its_role() {
             refused.err
         );
     }
-    // A token of theirs is worth as much elsewhere.
+    // Their token has the same role elsewhere.
     let token: Value = serde_json::from_str(&as_member(read, &["rpc", "auth"]).out).unwrap();
     let mut remote = Peer::connect(&daemon, Transport::Tls).unwrap();
     remote.request("rpc", "auth_token", &json!({ "token": token[0] })).unwrap();
@@ -421,7 +421,7 @@ fn local_user_outside_group_zero_has_no_role_where_it_is_full() {
     if cannot_become_others() {
         return;
     }
-    // As the default has it on FreeBSD. 0 is also what the kernel writes where there is no group.
+    // The default on FreeBSD. 0 is also what the kernel writes for a missing group.
     let zero = Group::from_gid(0.into()).unwrap().unwrap().name;
     let setup = Setup::new(PROGRAM)
         .unwrap()

@@ -1,4 +1,4 @@
-//! What the Qt sysadm knew, taken over: from a file that its library wrote and one of a person.
+//! Import of files of the Qt sysadm: one written by its library and one written by hand.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -13,7 +13,7 @@ fn legacy(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/legacy").join(name)
 }
 
-/// A configuration whose state nobody has made yet.
+/// A configuration with a state directory that does not exist yet.
 struct Fixture {
     directory: Directory,
 }
@@ -60,7 +60,7 @@ fn import_prints_settings_that_the_daemon_accepts() {
     for line in ["[auth]", "block_time = \"90m\"", "fail_limit = 7", "fail_window = \"15m\""] {
         assert!(imported.out.lines().any(|said| said == line), "{line}: {}", imported.out);
     }
-    // Named, though nobody can do anything about it.
+    // Reported, although it requires no action.
     assert!(imported.err.contains("sysadm.conf:7: PORT_REST"), "{}", imported.err);
     let file = place.directory.join("new.toml");
     fs::write(&file, &imported.out).unwrap();
@@ -123,7 +123,7 @@ fn registered_keys_are_registered_here_as_legacy_keys_and_once() {
         assert!(keys.iter().all(|key| key["legacy"] == true), "{keys:#?}");
         assert_eq!(keys[0]["nickname"], "Jürgen=1");
         assert!(keys[0]["added"].as_str().unwrap().starts_with("2017-01-0"), "{}", keys[0]);
-        // Bridges are left to a person, who knows their fingerprints.
+        // Bridges need their fingerprints, so they are left to the operator.
         assert!(
             imported.out.contains("# url = \"wss://bridge.example.net:12149\""),
             "{}",
@@ -156,7 +156,7 @@ fn a_file_that_cannot_be_read_is_named_and_nothing_is_done() {
 
 #[test]
 fn a_daemon_takes_the_imported_key_of_a_qt_client() {
-    // Its user is looked up when somebody comes with it; that there is a key is enough here.
+    // Its user is looked up at authentication; the registration suffices here.
     let setup = Setup::new(PROGRAM).unwrap();
     setup.write().unwrap();
     let imported = Cli::of(PROGRAM, "import-legacy")

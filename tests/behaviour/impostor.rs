@@ -1,4 +1,4 @@
-//! What stands where a daemon should: for what a real one would never say, or cannot say yet.
+//! A fake daemon, for messages that a real one would never send.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,14 +13,14 @@ use support::Directory;
 use tungstenite::protocol::Role;
 use tungstenite::{Message, WebSocket};
 
-/// A socket with one of them behind it, for one client.
+/// A socket with a fake daemon for one client.
 pub(super) struct Impostor {
     directory: Directory,
     serves: Option<JoinHandle<()>>,
 }
 
 impl Impostor {
-    /// One that treats its one client so.
+    /// A fake daemon that serves its one client with this function.
     pub(super) fn new(serve: impl FnOnce(UnixStream) + Send + 'static) -> Impostor {
         let directory = Directory::new().unwrap();
         let listener = UnixListener::bind(directory.join("socket")).unwrap();
@@ -31,16 +31,17 @@ impl Impostor {
         Impostor { directory, serves: Some(serves) }
     }
 
-    /// One that says this instead of HTTP, and closes.
+    /// A fake daemon that sends these bytes instead of HTTP, and closes.
     pub(super) fn that_says(bytes: &'static [u8]) -> Impostor {
         Impostor::new(move |mut stream| {
             read_head(&mut stream);
-            // Who hears enough may leave.
+            // The client may disconnect early.
             let _ = stream.write_all(bytes);
         })
     }
 
-    /// A daemon in all but its events: it takes any subscription, tells these, and closes.
+    /// A fake daemon with real replies: it accepts any subscription, sends these events, and
+    /// closes.
     pub(super) fn with_events(events: Vec<Value>) -> Impostor {
         Impostor::new(move |stream| {
             let mut socket = upgrade(stream);
@@ -65,7 +66,7 @@ impl Impostor {
 
 impl Drop for Impostor {
     fn drop(&mut self) {
-        // Nobody may have come; then there is nobody to wait for.
+        // There may have been no client; then nothing is waited for.
         let _ = UnixStream::connect(self.socket());
         if let Some(serves) = self.serves.take() {
             let _ = serves.join();

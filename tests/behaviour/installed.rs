@@ -13,11 +13,11 @@ use super::service::Service;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// `make` with these arguments in the sources, which has to go well; what it prints.
+/// `make` with these arguments in the source tree, which must succeed; returns its output.
 fn make(arguments: &[&str]) -> String {
     let output = Command::new("make")
         .current_dir(ROOT)
-        // A make that runs these tests is no business of this one.
+        // A make that runs these tests must not influence this one.
         .env_remove("MAKEFLAGS")
         .env_remove("MAKELEVEL")
         .args(arguments)
@@ -32,7 +32,7 @@ fn make(arguments: &[&str]) -> String {
 
 #[test]
 fn missing_tools_on_freebsd_are_named_as_packages() {
-    // A FreeBSD on which nothing is installed, as far as the script can see.
+    // A FreeBSD without any package, as far as the script can see.
     let directory = Directory::new().unwrap();
     let uname = directory.join("uname");
     fs::write(&uname, "#!/bin/sh\necho FreeBSD\n").unwrap();
@@ -150,7 +150,7 @@ fn port_packs_the_installed_files() {
     assert!(makefile.contains(version), "{makefile}");
 }
 
-/// Into a root of its own, as on a host that had nothing of it before.
+/// Into an empty root, as on a new host.
 #[test]
 fn installed_daemon_runs_by_its_script_and_configuration() {
     let directory = Directory::new().unwrap();
@@ -168,7 +168,7 @@ fn installed_daemon_runs_by_its_script_and_configuration() {
     let run: PathBuf = setup.directory().join("run");
     let script = fs::read_to_string(prefix.join("etc/rc.d/sysadm_events")).unwrap();
     let service = Service::of(setup, &script);
-    // As in an rc.conf, but for the place of the pid files.
+    // As in an rc.conf, except the directory of the pid files.
     service.write_rc_conf(&["enable=YES", &format!("rundir={}", run.display())]);
     service.well("start");
     let (pid, _) = service.ready(0);
@@ -177,7 +177,7 @@ fn installed_daemon_runs_by_its_script_and_configuration() {
     assert_eq!((job.code(), job.out.as_str()), (0, "hello\n"), "{}", job.err);
     service.well("stop");
 
-    // What was changed by hand is somebody's own.
+    // A file changed by hand stays.
     let said = make(&["deinstall", &place, "SYSTEM=FreeBSD"]);
     assert!(
         said.contains(&format!("left, since it is not as it was installed: {}", file.display()))
@@ -185,7 +185,7 @@ fn installed_daemon_runs_by_its_script_and_configuration() {
     assert_eq!(files(&prefix), ["etc/sysadm-events/sysadm-events.toml".to_owned()].into());
 }
 
-/// A second installation, as at an upgrade, leaves the configuration that is there.
+/// A second installation, as at an upgrade, preserves the configuration.
 #[test]
 fn upgrade_preserves_the_configuration() {
     let directory = Directory::new().unwrap();

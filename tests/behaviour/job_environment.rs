@@ -1,4 +1,4 @@
-//! What a job finds around it: the same whatever the daemon itself was started with.
+//! The environment of a job: the same whatever the environment of the daemon.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use support::{Daemon, Outcome, Peer, Setup, Transport};
 
 use super::{PROGRAM, ourselves};
 
-/// Submits a job of one command; its code and its output.
+/// Submits a job of one command; returns its code and its output.
 fn ran(daemon: &Daemon, command: Value, more: Value) -> Outcome<(String, String)> {
     let mut watcher = Peer::watcher(daemon)?;
     let mut job = json!({ "id": "j", "commands": [command] });
@@ -46,7 +46,7 @@ fn a_job_has_a_fixed_environment_and_nothing_of_the_daemons() {
         .unwrap();
     let text = output(&daemon, "env");
     let mut found = variables(&text);
-    // By this one the processes of a job are found again where the kernel does not keep count.
+    // This one identifies the processes of a job where the kernel does not track them.
     assert!(found.remove("SYSADM_JOB").is_some(), "{text}");
     let (user, home) = ourselves();
     let expected = [("HOME", &*home), ("LANG", "C.UTF-8"), ("PATH", PATH), ("USER", &*user)];
@@ -105,7 +105,7 @@ fn program_without_a_slash_is_found_in_the_jobs_path() {
     use std::os::unix::fs::PermissionsExt;
     let daemon = Daemon::start(PROGRAM).unwrap();
     let program = daemon.directory().join("own-program");
-    // No interpreter line: it is a shell's, as everywhere.
+    // No interpreter line: run by sh(1), as everywhere.
     std::fs::write(&program, "echo \"$0 $# $1\"\n").unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let path = format!("/nowhere:{}", daemon.directory().path().display());
@@ -114,7 +114,7 @@ fn program_without_a_slash_is_found_in_the_jobs_path() {
     let more = json!({ "env": { "PATH": path } });
     let (code, text) = ran(&daemon, json!("own-program 'a b' c"), more.clone()).unwrap();
     assert_eq!((code.as_str(), text), ("0", format!("{} 2 a b\n", program.display())));
-    // A script is not held to fewer arguments than a program.
+    // A script may have as many arguments as a program.
     let many: Vec<String> =
         ["own-program".to_owned()].into_iter().chain((0..1000).map(|n| n.to_string())).collect();
     let (code, text) = ran(&daemon, json!(many), more).unwrap();
@@ -164,7 +164,7 @@ fn there_is_nothing_to_read() {
 fn job_has_only_the_standard_descriptors() {
     let script = "exec 3</etc/passwd 4>/dev/null 9</etc/group";
     let daemon = Setup::new(PROGRAM).unwrap().after_shell(script).start().unwrap();
-    // Whatever the daemon has open itself must not be there either.
+    // Descriptors of the daemon itself must not be there either.
     let clients: Vec<Peer> =
         Transport::ALL.map(|transport| Peer::known(&daemon, transport).unwrap()).into();
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -240,7 +240,7 @@ fn job_runs_as_the_requested_user() {
     let (name, _) = ourselves();
     let uid = Uid::effective().as_raw();
     for own in [json!(name), json!(uid), json!(uid.to_string()), json!(null)] {
-        // Who is not root may not even become itself, since that sets its groups.
+        // An unprivileged daemon cannot even become its own user, because that sets the groups.
         if !own.is_null() && !Uid::effective().is_root() {
             continue;
         }
@@ -293,7 +293,7 @@ fn job_runs_as_the_requested_user() {
         text.contains("cannot enter the directory") && text.contains("Permission denied"),
         "{text}"
     );
-    // It cannot go back.
+    // It cannot regain its privileges.
     let (code, _) =
         ran(&daemon, json!("cat /etc/master.passwd /etc/shadow"), json!({ "user": "nobody" }))
             .unwrap();

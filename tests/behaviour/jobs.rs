@@ -1,4 +1,4 @@
-//! Jobs: what `run` takes and refuses, and the events of one from its request to its one end.
+//! Jobs: accepted and rejected submissions, and the events of a job.
 
 use serde_json::{Value, json};
 use support::{Cli, Daemon, Gate, Peer, Setup};
@@ -43,7 +43,7 @@ fn the_three_states_have_their_documented_forms() {
                 "time_started": started, "current_cmd": "echo one" })
     );
 
-    // The output of the first command may have been told before, where the second was slow.
+    // The output of the first command may have been reported before, if the second was slow.
     let mut events = watcher.job_until("j", |args| args.get(&*second).is_some()).unwrap();
     let received: String = events.iter().filter_map(|args| args["echo one"].as_str()).collect();
     assert_eq!(received, "one\n");
@@ -118,7 +118,7 @@ fn every_job_is_reported_pending_running_and_finished_once() {
     }
 }
 
-/// Nothing of a refused request happens: the next event is of the job that comes after it.
+/// A rejected request has no effect: the next event is of the job submitted after it.
 fn assert_untouched(watcher: &mut Peer, peer: &mut Peer) {
     peer.run(&json!({ "after": "true" })).unwrap();
     let next = watcher.frame().unwrap();
@@ -339,8 +339,8 @@ fn command_equal_to_a_protocol_key_does_not_replace_it() {
     }
 }
 
-/// From the recorded frames of the original server: `["echo x", "echo x"]` was told as one log
-/// `"x\nx\n"` and one code.
+/// From the recorded frames of the original server: `["echo x", "echo x"]` had one log `"x\nx\n"`
+/// and one code.
 #[test]
 fn repeated_command_has_joined_logs_and_a_list() {
     let daemon = Daemon::start(PROGRAM).unwrap();

@@ -1,4 +1,4 @@
-//! The `key` command, and what `--key` does for all others.
+//! The `key` command, and the effect of `--key` on all others.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -28,7 +28,7 @@ fn listed(setup: &Setup, more: &[&str]) -> Vec<Value> {
     serde_json::from_str(&list.out).unwrap()
 }
 
-/// A key that the command has made, its file and its name.
+/// A key created by the command: its file and its id.
 fn generate(directory: &Directory, name: &str, more: &[&str]) -> (PathBuf, String) {
     let file = directory.join(name);
     let made = Cli::of(PROGRAM, "key").arg("generate").arg(&file).args(more).run().unwrap();
@@ -94,7 +94,7 @@ fn a_full_disk_costs_no_key_that_is_registered() {
     fs::write(&store, &before).unwrap();
     let file = setup.file();
     for _ in 0..2 {
-        // Room for a few hundred bytes, and so for what is put aside.
+        // Room for a few hundred bytes, and so for the file set aside.
         let full = "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\"";
         let add = ["-c", full, PROGRAM, "key", "-c", text(&file), "add", &user];
         let tried = Command::new("sh").args(add).arg(last).output().unwrap();
@@ -131,7 +131,7 @@ fn a_key_that_was_made_here_runs_a_job_there() {
         assert_eq!((ran.code(), ran.out.as_str()), (0, "hello\n"), "{}", ran.err);
         let line = format!("audit: submitted job={name:?} user={user:?} role=full by=\"key\"");
         daemon.log().wait(&line).unwrap();
-        // The same without TLS, where there is no certificate to sign for.
+        // The same without TLS, without a certificate to sign for.
         let plain = format!("ws://{}", daemon.plain());
         let plain = Cli::of(PROGRAM, "call").args(["--url", &plain]).arg("--key").arg(&file);
         assert_eq!(plain.args(["rpc", "query"]).run().unwrap().code(), 0);
@@ -178,7 +178,7 @@ fn keys_are_added_from_every_form_listed_and_revoked_by_id() {
     let table = key(&setup, &["list"]).out;
     assert!(table.starts_with("KEY "), "{table}");
     assert!(table.contains(&id[..16]) && table.contains("RSA legacy"), "{table}");
-    // What is ambiguous, unknown, or another user's.
+    // Ambiguous, unknown, or another user's.
     for (of, what) in [(&*user, ""), (&user, "nosuch"), ("no-such-user", &id)] {
         let refused = key(&setup, &["revoke", of, what]);
         assert_eq!(refused.code(), 1, "{what:?}: {}", refused.err);

@@ -1,4 +1,4 @@
-//! Keys: who shows one that is registered is its user; keys and signatures are OpenSSL's.
+//! Key authentication; keys and signatures are OpenSSL's.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -16,7 +16,7 @@ use super::{PROGRAM, ourselves};
 /// The service file for Linux.
 const SERVICE: &str = PamService::TEXT;
 
-/// A daemon whose accounts nobody but its own user has to know.
+/// A daemon whose accounts are known to its own user only.
 fn setup() -> Setup {
     Setup::new(PROGRAM).unwrap().with("auth.pam", false)
 }
@@ -38,7 +38,7 @@ fn revoke(setup: &Setup, user: &str, key: &Key) {
     assert_eq!(revoke.run().unwrap().code(), 0);
 }
 
-/// A key of each kind, registered for ourselves.
+/// A key of each kind, registered for the current user.
 fn both(setup: &Setup) -> Option<[Key; 2]> {
     let keys = [Key::ed25519().unwrap()?, Key::rsa().unwrap()?];
     keys.iter().for_each(|key| add(setup, &ourselves().0, key, &[]));
@@ -118,7 +118,7 @@ fn signature_is_valid_for_one_purpose_certificate_and_challenge() {
             assert_eq!(peer.refused("rpc", "auth_ssl", &args).unwrap().code, 401, "{number}");
             assert_unauthenticated(&mut peer);
         }
-        // All that was right but one thing was right.
+        // Proofs with exactly one wrong part.
         unauthenticated(&daemon).show_key(key, &daemon, Transport::Tls).unwrap();
     }
     let line = format!("authentication failure from 127.0.0.1: key {}", keys[0].id().unwrap());
@@ -135,7 +135,7 @@ fn challenge_is_valid_once_on_its_own_connection() {
     let refused = peer.refused("rpc", "auth_ssl", &unasked).unwrap();
     assert_eq!(refused.code, 401);
     assert!(refused.message.contains("no test_string"), "{}", refused.message);
-    // Somebody else's string, and one that took another's place.
+    // Another connection's challenge, and a replaced one.
     let (first, theirs) = (peer.challenge().unwrap(), other.challenge().unwrap());
     let args = key.proof(&daemon, Transport::Tls, &theirs).unwrap();
     assert_eq!(peer.refused("rpc", "auth_ssl", &args).unwrap().code, 401);
@@ -146,7 +146,7 @@ fn challenge_is_valid_once_on_its_own_connection() {
     let args = key.proof(&daemon, Transport::Tls, &old).unwrap();
     assert_eq!(peer.refused("rpc", "auth_ssl", &args).unwrap().code, 401);
     assert_unauthenticated(&mut peer);
-    // A signature that was good once.
+    // A signature that was used already.
     let args = key.proof(&daemon, Transport::Tls, &theirs).unwrap();
     other.request("rpc", "auth_ssl", &args).unwrap();
     for replayer in [&mut other, &mut peer] {
@@ -180,7 +180,7 @@ fn the_raw_form_is_for_keys_that_are_registered_as_legacy() {
     peer.request("rpc", "query", &json!({})).unwrap();
     peer.challenge().unwrap();
     assert_eq!(peer.refused("rpc", "auth_ssl", &proof).unwrap().code, 401, "a replay");
-    // A legacy key may do better.
+    // A legacy key may also use the new form.
     unauthenticated(&daemon).show_key(&legacy, &daemon, Transport::Tls).unwrap();
     daemon.log().wait("authentication failure from 127.0.0.1: legacy key").unwrap();
 }
@@ -259,7 +259,7 @@ fn unregistered_key_is_rejected_on_an_authenticated_session_too() {
     let token = known.show_key(&key, &daemon, Transport::Tls).unwrap();
     let mut peer = unauthenticated(&daemon);
     assert_eq!(peer.key_refused(&unknown, &daemon, Transport::Tls).unwrap().code, 401);
-    // Another one's name over one's own signature.
+    // Another key's name with the own signature.
     let string = peer.challenge().unwrap();
     let mut args = unknown.proof(&daemon, Transport::Tls, &string).unwrap();
     args["key"] = key.id().unwrap().into();
@@ -320,7 +320,7 @@ fn damaged_line_affects_one_key_and_sighup_reloads() {
     let mut peer = unauthenticated(&daemon);
     assert_eq!(peer.key_refused(&first, &daemon, Transport::Tls).unwrap().code, 401);
     peer.show_key(&second, &daemon, Transport::Tls).unwrap();
-    // Written in place, which no rename tells of: told at the latest by SIGHUP.
+    // Written in place, which causes no rename event: read at the latest by SIGHUP.
     fs::write(&file, &text).unwrap();
     daemon.reload().unwrap();
     daemon.log().wait("registered keys: 2").unwrap();
@@ -488,7 +488,7 @@ fn wrong_signatures_of_many_addresses_are_bounded() {
             longest = longest.max(began.elapsed());
         }
     }
-    // Five are borne of each, and the sixth is told that it was too many.
+    // Five failures of each are tolerated, and the sixth is told of the block.
     assert_eq!(answered, 6 * ADDRESSES);
     assert!(longest < Duration::from_secs(1), "{longest:?}");
     let grown = daemon.process().resident().unwrap().saturating_sub(before);
@@ -499,7 +499,7 @@ fn wrong_signatures_of_many_addresses_are_bounded() {
     assert_eq!(blocks.count(), usize::try_from(ADDRESSES).unwrap());
 }
 
-/// A daemon whose groups exist for it alone, and whose accounts PAM knows.
+/// A daemon with its own groups, and with accounts known to PAM.
 struct Host {
     setup: Setup,
     full: Group,
@@ -508,7 +508,7 @@ struct Host {
 }
 
 impl Host {
-    /// `None` where there can be none, which was said.
+    /// `None`, with a message, where that is not possible.
     fn new() -> Option<Host> {
         let service = PamService::new(SERVICE).unwrap()?;
         let (full, read) = (Group::new().unwrap(), Group::new().unwrap());
@@ -559,7 +559,7 @@ fn key_of_a_locked_or_expired_account_is_refused() {
     locked.0.lock().unwrap();
     expired.0.expire().unwrap();
     aged.0.expire_password().unwrap();
-    // PAM says the same of both.
+    // PAM reports the same for both.
     open.0.expire_password().unwrap();
     open.0.without_password().unwrap();
     drop(gone.0);
@@ -609,7 +609,7 @@ fn pam_account_checks_apply_to_connected_users() {
     by_password.request("rpc", "auth", &args).unwrap();
     let mut local = Peer::local(&daemon).unwrap();
     local.request("rpc", "query", &json!({})).unwrap();
-    // As an administrator who lets nobody in any more.
+    // As an administrator who denies all access.
     let service = Path::new("/etc/pam.d").join(host.service.name());
     fs::write(service, format!("account requisite pam_deny.so\n{SERVICE}")).unwrap();
     assert_eq!(by_key.closed().unwrap(), 1008);

@@ -1,5 +1,4 @@
-//! The end of a job that is asked for: all of its processes, whatever they do against it, and no
-//! other ones.
+//! Killing a job: all of its processes, whatever they do, and no other ones.
 
 use std::fs;
 use std::io::Read;
@@ -16,11 +15,11 @@ use support::{Daemon, Directory, Gate, PATIENCE, Peer, Process, Setup};
 
 use super::PROGRAM;
 
-/// A daemon with two of its clients, and what it had when nothing ran.
+/// A daemon with two of its clients, and its processes when no job ran.
 struct Scene {
     watcher: Peer,
     peer: Peer,
-    /// Behind its clients: they are let go first, so that it need not wait for them.
+    /// After its clients: they are dropped first, so that it need not wait for them.
     daemon: Daemon,
     descriptors: usize,
     children: Vec<u32>,
@@ -47,7 +46,8 @@ impl Scene {
         self.watcher.finished(id).unwrap()
     }
 
-    /// Nothing is left of any job: no process under the daemon, no zombie, no descriptor.
+    /// Checks that nothing is left of any job: no process under the daemon, no zombie, no
+    /// descriptor.
     fn assert_clean(&self) {
         let patience = Instant::now() + PATIENCE;
         loop {
@@ -73,7 +73,7 @@ fn setup() -> Setup {
     Setup::new(PROGRAM).unwrap()
 }
 
-/// Processes that write down who they are.
+/// Processes that write their numbers to a file.
 struct Pids(PathBuf);
 
 impl Pids {
@@ -81,12 +81,12 @@ impl Pids {
         Pids(directory.join("pids"))
     }
 
-    /// For a shell: writes its own number down.
+    /// For a shell: writes its own number.
     fn note(&self) -> String {
         format!("echo $$ >>{}", self.0.display())
     }
 
-    /// For a shell: waits until so many have.
+    /// For a shell: waits for this number of lines.
     fn wait(&self, count: usize) -> String {
         let file = self.0.display();
         format!("until [ \"$(cat {file} 2>/dev/null | wc -l)\" -ge {count} ]; do sleep 0.01; done")
@@ -108,7 +108,7 @@ fn shell(words: &[&str]) -> String {
     quoted.collect::<Vec<_>>().join(" ")
 }
 
-/// What takes a program out of its session and away from its parent.
+/// Detaches a program from its session and its parent.
 fn daemonised(script: &str) -> String {
     let inner = sh(script);
     format!(
@@ -204,7 +204,7 @@ fn a_grandchild_that_became_a_daemon_is_ended_too() {
     scene.run("j", &command);
     let [grandchild] = pids.all()[..] else { panic!() };
     assert!(grandchild.is_alive());
-    // It is a child of the daemon's now, in a session that is not the job's.
+    // It is a child of the daemon now, in a session that is not the job's.
     assert!(scene.daemon.process().children().unwrap().contains(&grandchild.0));
     scene.kill("j");
     assert!(!grandchild.is_alive(), "it lives on after the finished event");
@@ -244,7 +244,7 @@ fn process_left_by_another_job_is_not_killed() {
     scene.kill("bystander");
     assert!(left.is_alive());
     kill(Pid::from_raw(i32::try_from(left.0).unwrap()), Signal::SIGKILL).unwrap();
-    // It was adopted, so it has to be buried.
+    // It was adopted, so it must be reaped.
     scene.assert_clean();
 }
 
@@ -287,7 +287,7 @@ fn a_stopped_job_is_ended_within_the_grace() {
 #[test]
 fn job_that_keeps_forking_is_ended() {
     let mut scene = Scene::new(setup().with("dispatcher.kill_grace", "\"100ms\""));
-    // Each ignores SIGTERM, has a child and ends: between a look and a signal there is another one.
+    // Each ignores SIGTERM, forks and ends: between a listing and a signal there is another one.
     let script = scene.daemon.directory().join("hydra");
     fs::write(&script, "trap '' TERM\nsh \"$0\" &\n").unwrap();
     // They are too quick for `ps`, but each has this pipe open.
@@ -312,7 +312,7 @@ fn job_killed_right_after_its_start_needs_no_sigkill() {
     let mut scene = Scene::new(setup().with("dispatcher.kill_grace", "\"1h\""));
     for number in 0..100 {
         let id = format!("j{number}");
-        // Both requests are there when the daemon looks: it has just forked when it is to kill.
+        // Both requests have arrived when the daemon reads: it has just forked when it is to kill.
         let run = json!({ "action": "run", &*id: "sleep 1000" });
         scene.peer.post("rpc", "dispatcher", &run).unwrap();
         scene.peer.post("rpc", "dispatcher", &json!({ "action": "kill", "job_id": id })).unwrap();
@@ -374,7 +374,7 @@ fn second_kill_does_not_end_a_job_twice() {
 fn next_job_of_a_queue_waits_for_the_killed_one() {
     let mut scene = Scene::new(setup());
     let mut gate = Gate::new(scene.daemon.directory(), "gate").unwrap();
-    // Its grandchild takes its time; the next must not begin beside it.
+    // Its grandchild takes its time; the next job must not start meanwhile.
     let slow = sh(&format!(
         "trap 'exec 3>&-; {}; exit 0' TERM; echo ready; while :; do sleep 0.01; done",
         gate.wait()

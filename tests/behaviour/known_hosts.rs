@@ -1,4 +1,4 @@
-//! A server whose certificate is not given is asked about once, on a terminal, and then known.
+//! A server with an unknown certificate is confirmed once, on a terminal, and then known.
 
 use std::fs;
 use std::path::PathBuf;
@@ -80,7 +80,7 @@ fn changed_certificate_is_refused_with_fingerprints_and_line() {
         fs::remove_file(daemon.directory().join(file)).unwrap();
     }
     daemon.reload().unwrap();
-    // Even who sits at a terminal and would say yes.
+    // Even with a terminal and a positive answer.
     for finished in [
         call(&daemon).run().unwrap(),
         call(&daemon).start_on_terminal_typing("yes\n").unwrap().wait().unwrap(),

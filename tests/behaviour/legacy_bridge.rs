@@ -1,5 +1,5 @@
-//! Peers of the original kind: its Qt client behind our link, and our server at its bridge. What
-//! the client says here stands so in the recorded frames of the original.
+//! Peers of the original kind: its Qt client behind a link of this server, and this server at its
+//! relay. The client's frames are recorded frames of the original.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -21,7 +21,7 @@ fn hostname() -> String {
     nix::unistd::gethostname().unwrap().into_string().unwrap()
 }
 
-/// A server behind a bridge, a client of the original kind, and its key.
+/// A server behind a relay, a client of the original kind, and its key.
 struct Scene {
     bridge: Bridge,
     setup: Setup,
@@ -31,7 +31,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// `None`, which is said, where there is no openssl(1).
+    /// `None`, with a message, without openssl(1).
     fn new(allowed: &str) -> Outcome<Option<Scene>> {
         let Some(key) = Key::rsa()? else { return Ok(None) };
         let bridge = Bridge::start_legacy()?;
@@ -51,7 +51,7 @@ impl Scene {
         Ok(Some(Scene { bridge, setup, daemon, key, server }))
     }
 
-    /// Asks as the client does.
+    /// Sends a request like the client.
     fn clear(&self, client: &RelayedClient, request: &str) -> Value {
         client.ask_in_clear(&self.server, &serde_json::from_str(request).unwrap()).unwrap()
     }
@@ -60,7 +60,7 @@ impl Scene {
         client.ask_encoded(&self.server, &serde_json::from_str(request).unwrap()).unwrap()
     }
 
-    /// A client that has shown its key; what the last stage was answered.
+    /// An authenticated client, and the reply to the last stage.
     fn known(&self, id: &str) -> (RelayedClient, Value) {
         let client = self.bridge.client(id);
         let first = self.clear(&client, AUTH);
@@ -129,7 +129,7 @@ fn read_only_legacy_client_cannot_gain_privileges() {
     assert_eq!((&refused["name"], &refused["args"]["code"]), (&json!("error"), &json!(403)));
     assert_eq!(scene.encoded(&client, SUBSCRIBE)["name"], "response");
     event(&client);
-    // A key of the bridge's own, registered in the client's name, would open the door.
+    // A key of the relay's own, registered in the client's name, would grant access.
     let pub_key = scene.key.encoded().unwrap();
     let token = Peer::token(&scene.daemon).unwrap();
     for (name, args) in [
@@ -146,7 +146,7 @@ fn read_only_legacy_client_cannot_gain_privileges() {
             "{name}"
         );
     }
-    // The token that went through the bridge is worth nothing elsewhere.
+    // The token that was sent through the relay is invalid elsewhere.
     let mut direct = Peer::connect(&scene.daemon, Transport::Tls).unwrap();
     let shown =
         direct.refused("rpc", "auth_token", &json!({ "token": answer["args"][0] })).unwrap();
@@ -162,7 +162,7 @@ fn disallowed_client_in_clear_gets_the_identity_only() {
         let refused = scene.clear(&client, request);
         assert_eq!((&refused["name"], &refused["args"]["code"]), (&json!("error"), &json!(403)));
     }
-    // Answers are not answered, and what belongs to nothing is nothing.
+    // Replies get no reply, and unknown payloads are ignored.
     for payload in [r#"{"name":"error","args":{}}"#, "{", "eyJhIjoxfQ==", ""] {
         client.send(&scene.server, payload);
     }
@@ -177,7 +177,7 @@ fn a_clear_word_begins_anew_and_garbage_ends_a_session() {
     let Some(scene) = Scene::new("full").unwrap() else { return };
     let (client, _) = scene.known("far");
     scene.encoded(&client, QUERY);
-    // Whoever begins anew is nobody: the encoded question belongs to no session.
+    // A client that starts again is unauthenticated: the encoded request belongs to no session.
     scene.clear(&client, IDENTIFY);
     let over = scene.encoded(&client, QUERY);
     assert_eq!(
@@ -238,7 +238,7 @@ fn a_reload_takes_the_leave_away() {
     scene.setup.set("bridge.allow_legacy_bridge_clients", r#""no""#);
     scene.setup.write().unwrap();
     scene.daemon.reload().unwrap();
-    // It is asked to authenticate anew, in the way that it understands.
+    // It is asked to authenticate again, in the form that it understands.
     let over = event(&client);
     assert_eq!((&over["name"], &over["id"]), (&json!("error"), &json!("sysadm-client-auth-auto")));
     assert_eq!(over["args"]["code"], 401);
@@ -270,7 +270,7 @@ fn link_to_a_legacy_relay_sends_the_original_frames_only() {
     let export = Cli::of(PROGRAM, "key").args(["export", "--legacy", "-c"]);
     let exported = export.arg(scene.setup.file()).run().unwrap();
     assert_eq!(exported.code(), 0, "{}", exported.err);
-    // Whatever else an old bridge may say: an error that is a string, and questions.
+    // Other frames of a legacy relay: an error that is a string, and requests.
     for text in [
         r#"{"namespace":"rpc","name":"error","id":"server_to_bridge_auth","args":"Unauthorized"}"#,
         r#"{"namespace":"rpc","name":"error","id":"x","args":null}"#,

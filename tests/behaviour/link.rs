@@ -1,4 +1,4 @@
-//! A server's links to bridges: dialled, kept, made again; and who is behind them.
+//! A server's links to relays: connecting, reconnecting, and the clients behind them.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -12,19 +12,19 @@ use support::{
 
 use super::{PROGRAM, ourselves};
 
-/// A server that dials this bridge and nothing else, and soon dials it again.
+/// A server with a link to this relay only, and a short reconnection interval.
 fn setup(bridge: &Bridge) -> Setup {
     let setup = Setup::new(PROGRAM).unwrap();
     setup.with("bridge.shortest_pause", r#""100ms""#).with_lines(&bridge.link("office"))
 }
 
-/// What `status` says of the only link.
+/// The only link in `status`.
 fn link(daemon: &Daemon) -> Value {
     let mut peer = Peer::local(daemon).unwrap();
     peer.request("rpc", "status", &json!({})).unwrap()["links"][0].take()
 }
 
-/// A client behind the bridge that has shown a token through its tunnel.
+/// A client behind the relay that has authenticated by a token through its tunnel.
 fn known(daemon: &Daemon, bridge: &Bridge, id: &str) -> Outcome<RelayedTunnel> {
     let server = bridge.wait_for_servers(1).remove(0);
     let mut tunnel = RelayedTunnel::open(bridge.client(id), &server, daemon.fingerprint())?;
@@ -70,7 +70,7 @@ fn a_lost_bridge_is_dialled_again() {
     assert_eq!(link(&daemon)["state"], "connected");
 }
 
-/// Waits for the close that a tunnel is told of, and its end; the code.
+/// Waits for the close message of a tunnel, and its end; returns the code.
 fn closed(tunnel: &mut RelayedTunnel) -> Outcome<u64> {
     let mut code = None;
     while let Some(message) = tunnel.message()? {
@@ -90,7 +90,7 @@ fn wrong_relay_certificate_is_refused_and_logged_once() {
     let daemon = setup.start().unwrap();
     let line = daemon.log().wait("link office").unwrap();
     assert!(line.contains("certificate") && line.contains(bridge.fingerprint()), "{line}");
-    // It is tried again and again.
+    // It is retried repeatedly.
     let since = link(&daemon)["since"].clone();
     until("it is tried again", || link(&daemon)["since"] != since);
     assert_eq!(bridge.said(), []);
@@ -104,7 +104,7 @@ fn wrong_relay_certificate_is_refused_and_logged_once() {
 
 #[test]
 fn silent_relay_is_abandoned_and_blocks_nothing() {
-    // It accepts, and that is all.
+    // It accepts, and sends nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let lines = format!(
         "[[bridge.link]]\nname = \"mute\"\nurl = \"wss://{}\"\nfingerprint = \"{}\"\n",
@@ -225,7 +225,8 @@ fn relay_that_rejects_the_key_is_reported() {
     let daemon = setup.start().unwrap();
     let line = daemon.log().wait("does not let us in").unwrap();
     assert!(line.contains("key export"), "{line}");
-    // It is left alone for long, or it would block us; but not when we are told that it was mended.
+    // It is not retried for long, because a relay would block this server; but a reload retries at
+    // once.
     register_server(PROGRAM, &setup, &bridge_setup, "nas").unwrap();
     daemon.reload().unwrap();
     daemon.log().wait("link office: connected").unwrap();
@@ -246,7 +247,7 @@ fn relay_that_rejects_and_hangs_up_is_retried_no_sooner() {
     );
     let daemon = Setup::new(PROGRAM).unwrap().with_lines(&lines).start().unwrap();
     daemon.log().wait("does not let us in").unwrap();
-    // Which tries it at once; and that is once too often.
+    // The retry is immediate; and it exceeds the relay's limit.
     daemon.reload().unwrap();
     let line = daemon.log().wait("too many failures").unwrap();
     assert!(line.contains("tried again in 1"), "{line}");
@@ -272,7 +273,7 @@ fn clients_behind_a_bridge_count_as_any() {
     for tunnel in [&mut one, &mut two] {
         tunnel.request("rpc", "query", &json!({})).unwrap();
     }
-    // One that says good-bye makes room.
+    // A tunnel that closes makes room.
     one.close().unwrap();
     until("there is room", || link(&daemon)["clients"].to_string().matches("null").count() >= 4);
     known(&daemon, &bridge, "four").unwrap();
@@ -291,7 +292,7 @@ fn caller_silent_or_too_loud_before_authentication_is_closed() {
         RelayedTunnel::open(bridge.client("loud"), &server, daemon.fingerprint()).unwrap();
     loud.send(&format!("{{\"x\":\"{}\"}}", "x".repeat(8 * 1024))).unwrap();
     assert_eq!(closed(&mut loud).unwrap(), 1009);
-    // Much more than is ever kept of a stranger.
+    // Much more than the limit of an unauthenticated client.
     let mut louder =
         RelayedTunnel::open(bridge.client("louder"), &server, daemon.fingerprint()).unwrap();
     louder.send(&"x".repeat(50_000)).unwrap();
@@ -332,7 +333,7 @@ fn wrong_secrets_of_callers_slow_their_link_only() {
     assert_eq!(closed(&mut bad).unwrap(), 1008);
     let line = daemon.log().wait("blocked ").unwrap();
     assert!(line.contains("blocked link office peer bad for "), "{line}");
-    // Who is blocked is not even answered; others behind the bridge are.
+    // A blocked caller gets no reply; others behind the relay do.
     let client = bad.into_client();
     client.send(&server, "tls FgMB");
     assert!(client.receive_within(Duration::from_millis(300)).is_err());
@@ -433,7 +434,7 @@ fn first_link_may_be_added_by_a_reload() {
     let linked = setup.with_lines(&bridge.link("office")).with_lines(&old.link("old"));
     linked.write().unwrap();
     daemon.reload().unwrap();
-    // Their keys are made by a child, and an RSA key takes its time.
+    // Their keys are created by a child, and an RSA key takes time.
     daemon.log().wait("link office: connected").unwrap();
     daemon.log().wait("link old: connected").unwrap();
     let proof = |bridge: &Bridge, name: &str| {
@@ -474,7 +475,7 @@ fn relay_that_does_not_read_costs_one_outbox_only() {
     watch.out.wait("system_state").unwrap();
     bridge.signal(Signal::SIGSTOP).unwrap();
     let mut direct = Peer::local(&daemon).unwrap();
-    // What the sockets on the way hold comes first.
+    // The sockets' buffers come first.
     let mut number = 0;
     while !daemon.log().lines().iter().any(|line| line.contains("it does not read")) {
         let id = format!("j{number}");
@@ -489,6 +490,6 @@ fn relay_that_does_not_read_costs_one_outbox_only() {
         });
     }
     bridge.signal(Signal::SIGCONT).unwrap();
-    // It comes back, and has missed something.
+    // It reconnects, and has missed events.
     watch.out.wait(r#""state":"finished""#).unwrap();
 }

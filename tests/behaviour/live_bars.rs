@@ -1,4 +1,4 @@
-//! A replication under way, as a person sees it who watches on a terminal.
+//! A running replication on the terminal of a watching person.
 
 use support::{Cli, Outcome, Peer, Setup, append};
 
@@ -33,7 +33,7 @@ fn replication_is_one_line_with_a_bar_redrawn_in_place() -> Outcome<()> {
         assert_eq!(lines.len(), 2, "{lines:#?}");
         assert_eq!(lines[1].trim_start(), bar);
     }
-    // What else happens stands above it.
+    // Other events stand above it.
     append(&setup.log(), "now: Creating snapshot on tank\n")?;
     let lines = watcher.wait(|lines| lines.len() == 3);
     assert_eq!(timeless(&lines[1]), "1 snapshot    now: New snapshot of tank");

@@ -1,4 +1,4 @@
-//! What a restart finds of the logs: nothing is lost, however the daemon ended.
+//! Logs across restarts: no line is lost, however the daemon ended.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -50,7 +50,7 @@ fn lines_written_while_down_are_published_without_subscriber() -> Outcome<()> {
     append(&setup.log(), snapshots(1..4))?;
     let daemon = setup.start()?;
     wait_for_last(&daemon, &snapshot_message(3))?;
-    // Whoever was there before, and says so, gets all of it from the ring.
+    // A returning subscriber that resumes gets all of it from the ring.
     let mut peer = Peer::local(&daemon)?;
     let since = json!({ "events": ["life-preserver"], "since": { "epoch": "other", "seq": 1 } });
     peer.request("events", "subscribe", &since)?;
@@ -59,7 +59,7 @@ fn lines_written_while_down_are_published_without_subscriber() -> Outcome<()> {
     Ok(())
 }
 
-/// Waits until this is the last snapshot that the daemon knows of.
+/// Waits until this is the last snapshot of the daemon.
 fn wait_for_last(daemon: &Daemon, message: &str) -> Outcome<()> {
     let mut peer = Peer::local(daemon)?;
     let patience = Instant::now() + PATIENCE;
@@ -124,7 +124,7 @@ fn unusable_state_file_is_set_aside_and_reported() -> Outcome<()> {
         drop(peer);
         daemon.stop()?;
     }
-    // One that is gone is a first start.
+    // A missing file is a first start.
     fs::remove_file(&state)?;
     append(&setup.log(), snapshots(0..5))?;
     let daemon = setup.start()?;
@@ -157,7 +157,7 @@ fn unwritable_state_keeps_events_and_is_reported() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?.with("life_preserver.poll_interval", r#""200ms""#);
     setup.start()?.stop()?;
     let Some(full) = FullDisk::over(&setup)? else {
-        // Not everybody may mount: then something stands where the file should be.
+        // Without the privilege to mount, a directory takes the place of the file.
         let state = setup.directory().join(STATE);
         fs::remove_file(&state)?;
         fs::create_dir_all(state.join("in the way"))?;
@@ -173,7 +173,7 @@ fn events_go_on(setup: &Setup, full: Option<FullDisk>) -> Outcome<()> {
         append(&setup.log(), snapshot(number))?;
         assert_eq!(peer.message()?, snapshot_message(number));
     }
-    // More than a slice, which would wait for being kept.
+    // More than a slice, which would wait for positions to be persisted.
     append(&setup.log(), snapshots(3..5000))?;
     assert_eq!(peer.messages(4997)?, snapshot_messages(3..5000));
     daemon.log().wait("how far the logs were read is not kept: ")?;
@@ -258,7 +258,7 @@ fn crash_loses_no_line_and_repeats_at_most_one_slice() -> Outcome<()> {
         sessions.push(std::mem::take(&mut client.numbers));
         daemon = setup.start()?;
         if choose(8) == 0 {
-            // Before anybody has come back.
+            // Before any client has reconnected.
             daemon.crash()?;
             daemon = setup.start()?;
         }
@@ -286,11 +286,11 @@ fn crash_loses_no_line_and_repeats_at_most_one_slice() -> Outcome<()> {
     Ok(())
 }
 
-/// A client that says where it was when it comes back.
+/// A client that resumes from its last position.
 struct Resuming {
     peer: Peer,
     since: Value,
-    /// Of the snapshots that it was told of in this session.
+    /// Numbers of the snapshots reported in this session.
     numbers: Vec<usize>,
 }
 
@@ -314,13 +314,13 @@ impl Resuming {
         Ok(())
     }
 
-    /// What the system had taken before the daemon died.
+    /// Reads everything that the system accepted before the daemon died.
     fn read_to_end(&mut self) {
         while self.read().is_ok() {}
     }
 }
 
-/// Writes line after line, whatever happens to the daemon.
+/// Appends line after line, whatever happens to the daemon.
 struct Writer {
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<std::io::Result<usize>>,
@@ -338,7 +338,7 @@ impl Writer {
                 let many = 1 + written % 13;
                 std::io::Write::write_all(&mut log, snapshots(written..written + many).as_bytes())?;
                 written += many;
-                // So that the log does not grow for ever while the machine is busy.
+                // Limits the size of the log on a busy machine.
                 thread::sleep(Duration::from_millis(1));
             }
             Ok(written)
@@ -346,7 +346,7 @@ impl Writer {
         Writer { stop, thread }
     }
 
-    /// How many lines it has written.
+    /// Stops; returns the number of lines written.
     fn end(self) -> Outcome<usize> {
         self.stop.store(true, Ordering::Relaxed);
         let written = self.thread.join().map_err(|_| "the writer failed")?;
@@ -360,7 +360,7 @@ fn unsent_events_of_a_slow_client_are_repeated_after_a_crash() -> Outcome<()> {
     let daemon = setup.start()?;
     let mut slow = Peer::reader(&daemon)?;
     let mut quick = Peer::reader(&daemon)?;
-    // More than its socket takes, less than would hold the log up for it.
+    // More than its socket accepts, less than would pause the log.
     let written = 1800;
     append(&setup.log(), snapshots(0..written))?;
     assert_eq!(quick.messages(written)?, snapshot_messages(0..written));

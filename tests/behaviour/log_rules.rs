@@ -8,7 +8,7 @@ use support::{Cli, Outcome, Peer, Setup, append};
 
 use super::PROGRAM;
 
-/// A line and what it must give: class, greatest and least priority, words.
+/// A line and its expected event: class, maximum and minimum priority, words.
 struct Case {
     line: String,
     event: Option<(String, u64, u64, Vec<String>)>,

@@ -30,7 +30,7 @@ fn store_of(peer: &mut Peer) -> i32 {
     i32::try_from(status(peer)["store"]["pid"].as_i64().unwrap()).unwrap()
 }
 
-/// Asks until `is_so`; each question is a round trip with something to wait for.
+/// Polls until `is_so`; each poll is a round trip.
 fn wait_for(peer: &mut Peer, mut is_so: impl FnMut(&mut Peer) -> bool) {
     let patience = std::time::Instant::now() + support::PATIENCE;
     while !is_so(peer) {
@@ -58,7 +58,7 @@ fn crash(daemon: Daemon, state: &Path) {
     fs::File::open(state.join("lock")).unwrap().lock().unwrap();
 }
 
-/// How often each command ran, from the line that each appends.
+/// Number of runs of each command, from the line that each appends.
 fn runs(ran: &Path) -> BTreeMap<String, usize> {
     let mut runs = BTreeMap::new();
     for line in fs::read_to_string(ran).unwrap_or_default().lines() {
@@ -82,7 +82,7 @@ fn journal_cut_anywhere_runs_no_command_twice() {
         let args = json!({ "action": "submit", "id": id, "queue": "q", "commands": [command] });
         peer.request("rpc", "dispatcher", &args).unwrap();
     };
-    // A gate keeps those behind it waiting until it is killed.
+    // A gate blocks the jobs behind it until it is killed.
     submit(&mut peer, "gate", "gate", "sleep 600");
     submit(&mut peer, "quiet", "quiet", "true");
     submit(&mut peer, "loud", "loud", "echo out");
@@ -154,7 +154,7 @@ fn moved_state_directory_refuses_jobs_until_it_is_back() {
     assert!(refused.message.contains("state directory is lost"), "{}", refused.message);
     let shown = status(&mut peer)["store"]["state"].clone();
     assert!(shown.as_str().unwrap().contains("state directory is lost"), "{shown}");
-    // Another directory of that name is no better.
+    // Another directory of that name is not accepted either.
     fs::create_dir(&state).unwrap();
     wait_for(&mut peer, |peer| {
         let shown = status(peer)["store"]["state"].to_string();

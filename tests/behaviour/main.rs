@@ -1,6 +1,6 @@
-//! What the daemon does, seen from outside: the real executable, real sockets, real children.
+//! The daemon from outside: the real executable, real sockets, real children.
 //!
-//! A file a theme, a test a rule, named by what is to be seen. Every test has a daemon of its own.
+//! One file per theme, one test per rule, named by the rule. Every test has a daemon of its own.
 
 mod attached;
 mod attached_remote;
@@ -63,12 +63,12 @@ mod watch_screen;
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");
 
-/// Name and home of whoever runs the tests, as a daemon of theirs has them.
+/// Name and home of the user who runs the tests, as in the environment of that user's daemon.
 fn ourselves() -> (String, String) {
     let uid = nix::unistd::Uid::effective();
     match nix::unistd::User::from_uid(uid).unwrap() {
         Some(user) => (user.name, user.dir.display().to_string()),
-        // Who has no account has a number.
+        // A user without an account is named by number.
         None => (uid.to_string(), "/".to_owned()),
     }
 }

@@ -1,5 +1,5 @@
-//! The manual is held against the program: its examples run as they stand there, its lists are
-//! complete, and the log says what it promises.
+//! The manual is compared with the program: its examples are run, its lists are complete, and the
+//! documented log lines are logged.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -22,7 +22,7 @@ use super::bridge::{bridge_with, pair};
 const PROTOCOL: &str = include_str!("../../man/sysadm-events-protocol.7");
 const COMMANDS: &str = include_str!("../../man/sysadm-events.8");
 
-/// An example of the page as a reader sees it.
+/// An example of the page as rendered.
 fn example(name: &str) -> String {
     let mark = format!(".\\\" example: {name}\n.Bd -literal\n");
     let (_, text) = PROTOCOL.split_once(&mark).unwrap_or_else(|| panic!("there is no {name}"));
@@ -42,7 +42,7 @@ fn cli(program: &str, name: &str, directory: &Directory) -> Cli {
     Cli::of(program, file.to_str().unwrap()).env("PATH", path)
 }
 
-/// A daemon of this page, without pools of the host.
+/// A daemon for this page, without pools of the host.
 fn daemon() -> Daemon {
     Setup::new(PROGRAM)
         .unwrap()
@@ -160,7 +160,7 @@ fn every_key_of_an_event_is_in_the_protocol_page() {
         peer.request("rpc", "dispatcher", &json!({ "action": "run", id: chain })).unwrap();
         frames.extend(peer.frames_until(|frame| frame["args"]["state"] == "finished").unwrap());
     }
-    // One that comes late is told how things stand.
+    // A late subscriber gets the current state.
     let mut late = Peer::local(&daemon).unwrap();
     let last = json!({ "events": ["dispatcher", "system-state"], "jobs": ["state"] });
     late.request("events", "subscribe", &last).unwrap();
@@ -192,7 +192,7 @@ fn every_key_of_an_event_is_in_the_protocol_page() {
     }
 }
 
-/// The lines of the log that the page promises, each as its fixed pieces.
+/// The documented log lines, each as its fixed parts.
 fn promised() -> Vec<Vec<String>> {
     let (_, list) = COMMANDS.split_once("\n.Bl -diag\n").unwrap();
     let list = list.split_once("\n.El\n").unwrap().0;
@@ -218,7 +218,7 @@ fn promised() -> Vec<Vec<String>> {
     lines.map(pieces).collect()
 }
 
-/// Whether a line of the log has these pieces in this order.
+/// Whether a line of the log has these parts in this order.
 fn says(line: &str, pieces: &[String]) -> bool {
     let mut rest = line;
     pieces.iter().all(|piece| match rest.split_once(piece.as_str()) {
@@ -230,7 +230,7 @@ fn says(line: &str, pieces: &[String]) -> bool {
     })
 }
 
-/// A key comes, is shown, and goes; and a line of the file is damaged.
+/// A key is registered, used and revoked; and a line of the file is damaged.
 fn cause_key_lines(daemon: &Daemon) {
     let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keys");
     let public = fs::read_to_string(keys.join("ed25519-public.pem")).unwrap();
@@ -277,7 +277,7 @@ fn every_documented_log_line_is_logged() {
     );
     daemon.log().wait(r#": origin "https://elsewhere.example" is not ours"#).unwrap();
     let remote = Peer::known(&daemon, Transport::Plain).unwrap();
-    // Ten places, eight of them kept for the local socket. One has a reader who does not read.
+    // Ten places, eight of them reserved for the local socket. One client does not read.
     let mut peers: Vec<Peer> = (0..12).filter_map(|_| Peer::local(&daemon).ok()).collect();
     daemon.log().wait("all places are taken").unwrap();
     peers[0].subscribe().unwrap();
@@ -313,7 +313,7 @@ fn every_documented_log_line_is_logged() {
     }
 }
 
-/// The log of a daemon with one place for connections that have not authenticated, and two of them.
+/// The log of a daemon with one place for unauthenticated connections, and two of them.
 fn log_of_a_full_pool() -> Outcome<Vec<String>> {
     let daemon = Setup::new(PROGRAM)?.with("server.max_unauthenticated", 1).start()?;
     let _first = Peer::connect(&daemon, Transport::Plain)?;
@@ -322,7 +322,7 @@ fn log_of_a_full_pool() -> Outcome<Vec<String>> {
     daemon.stop()
 }
 
-/// A bridge that has had all that its lines are about.
+/// The log of a relay after all documented events.
 fn log_of_a_bridge() -> Outcome<Vec<String>> {
     let (bridge, key) = bridge_with(|setup| setup.with("relay.queue", r#""128KiB""#))?;
     let (mut server, deaf, _unread, _) = pair(&bridge, &key, "AAAAAAAAAAAAAAAAAAAAAA==")?;
@@ -335,7 +335,7 @@ fn log_of_a_bridge() -> Outcome<Vec<String>> {
     bridge.stop()
 }
 
-/// A daemon that has dialled a bridge, in vain and not, and then is told not to.
+/// The log of a daemon with a failing, a working and a removed link.
 fn log_of_links() -> Outcome<Vec<String>> {
     let bridge = Bridge::start()?;
     let setup = Setup::new(PROGRAM)?.with("bridge.allow_legacy_bridge_clients", r#""full""#);
@@ -367,7 +367,7 @@ fn documented_filters_find_the_address_despite_forged_names() {
     let names =
         ["x: authentication failure from 192.0.2.66: y", "\": blocked 192.0.2.66 for 9 s: "];
     for name in names {
-        // Refused in one way or another, and told where this daemon checks passwords.
+        // Rejected in different ways, with 401 if this daemon checks passwords.
         let args = json!({ "username": name, "password": "wrong" });
         peer.refused("rpc", "auth", &args).unwrap();
     }
@@ -391,7 +391,7 @@ fn documented_filters_find_the_address_despite_forged_names() {
     assert!(found.iter().any(|address| address == "192.0.2.7"), "{found:?}");
 }
 
-/// What man(1) looks for is the name of the file.
+/// man(1) looks for the name of the file.
 #[test]
 fn pages_have_the_names_of_their_files() -> Outcome<()> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");

@@ -1,8 +1,8 @@
-//! Hundreds of jobs while everything is broken at random: no job is lost, none runs twice, each has
-//! one outcome, and whoever comes back is told of it.
+//! Hundreds of jobs while random faults are injected: no job is lost, none runs twice, each has one
+//! outcome, and reconnecting subscribers get it.
 //!
-//! The seed is printed, and `MERCILESS_SEED` gives it again. What a seed does not fix is the system's
-//! timing, so a failure may need a few runs to come again.
+//! The seed is printed, and `MERCILESS_SEED` repeats it. A seed does not fix the system's timing,
+//! so a failure may need a few runs to recur.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,7 +23,7 @@ use super::PROGRAM;
 const FAULTS: usize = 100;
 const JOBS_A_FAULT: usize = 3;
 
-/// Numbers that look random (the multiplier is Knuth's for 64 bits).
+/// Pseudo-random numbers (the multiplier is Knuth's for 64 bits).
 #[derive(Clone)]
 struct Dice(u64);
 
@@ -35,13 +35,13 @@ impl Dice {
     }
 }
 
-/// The one who submits, and who restarts what is broken.
+/// Submits jobs, and restarts broken processes.
 struct Fixture {
     setup: Setup,
     daemon: Option<Daemon>,
     control: Option<Peer>,
     dice: Dice,
-    /// Jobs that the daemon has promised to keep.
+    /// Accepted jobs.
     taken: BTreeSet<String>,
 }
 
@@ -58,7 +58,7 @@ impl Fixture {
         self.control.as_mut().ok_or_else(|| "no connection".into())
     }
 
-    /// Submits a job until it is taken. Where a reply was lost the list says whether it was.
+    /// Submits a job until it is accepted. After a lost reply the list says whether it was.
     fn submit(&mut self, number: usize) {
         let id = format!("job{number}");
         let marker = self.setup.directory().join("ran").join(&id);
@@ -81,7 +81,7 @@ impl Fixture {
         let tried = control.request("rpc", "dispatcher", args);
         match tried {
             Ok(_) => return true,
-            // It says no: full for now, or nothing can be kept.
+            // Refused: the limit is reached, or nothing can be persisted.
             Err(error) if error.to_string().contains("was answered") => {
                 let _ = control.idle(Duration::from_millis(20));
             }
@@ -102,7 +102,7 @@ impl Fixture {
         Some(Pid::from_raw(i32::try_from(status["store"]["pid"].as_i64()?).ok()?))
     }
 
-    /// Breaks something.
+    /// Injects a fault.
     fn fault(&mut self) {
         match self.dice.roll(6) {
             0 => {
@@ -136,7 +136,7 @@ impl Fixture {
                     let limit = |bytes: &str| {
                         let pid = store.to_string();
                         let fsize = format!("--fsize={bytes}");
-                        // Where there is no prlimit, or it may not, this fault is none.
+                        // Without prlimit, or without the privilege, this fault is skipped.
                         let _ = Command::new("prlimit").args(["--pid", &pid, &fsize]).output();
                     };
                     limit("1:unlimited");
@@ -161,7 +161,7 @@ fn list(peer: &mut Peer) -> Outcome<BTreeMap<String, Value>> {
     Ok(jobs.map(|(id, job)| (id.clone(), job.clone())).collect())
 }
 
-/// What the subscriber who comes back has been told: for each job the ends that it heard of.
+/// Ends received by the reconnecting subscriber, by job.
 #[derive(Default)]
 struct Heard {
     ends: Mutex<BTreeMap<String, BTreeSet<String>>>,
@@ -169,11 +169,11 @@ struct Heard {
     over: AtomicBool,
 }
 
-/// Subscribes, goes away at random, comes back with its place, and so on.
+/// Subscribes, disconnects at random, resumes, and so on.
 fn come_and_go(socket: &Path, mut dice: Dice, heard: &Heard) {
     let mut since = Value::Null;
     while !heard.over.load(Ordering::Relaxed) {
-        // It ends where the daemon goes away; then it is tried again.
+        // It ends where the daemon does; then it is retried.
         let _ = listen(socket, &mut dice, &mut since, heard);
     }
 }
@@ -192,7 +192,7 @@ fn listen(socket: &Path, dice: &mut Dice, since: &mut Value, heard: &Heard) -> O
     }
     peer.set_patience(Duration::from_millis(200))?;
     let mut last = 0;
-    // Often in the middle of being told what it missed; now and then to the end of that.
+    // Often in the middle of a replay; sometimes at its end.
     let longest = [60, 1000][dice.roll(2)];
     for _ in 0..dice.roll(longest) {
         let frame = peer.frame()?;
@@ -213,7 +213,7 @@ fn listen(socket: &Path, dice: &mut Dice, since: &mut Value, heard: &Heard) -> O
             let end = format!("{} {codes:?}", args["time_finished"]);
             heard.ends.lock().unwrap().entry(id).or_default().insert(end);
         }
-        // Only now: what was read is what it has had.
+        // Only now: a read event counts as received.
         *since = json!({ "epoch": frame["epoch"], "seq": seq });
     }
     Ok(())
@@ -288,7 +288,7 @@ fn random_faults_lose_or_repeat_no_job_and_no_outcome() {
         }
         fixture.fault();
     }
-    // Now nothing is broken any more, and all that was promised comes to its end.
+    // No more faults; every accepted job ends.
     let patience = Instant::now() + PATIENCE;
     let jobs = loop {
         let jobs = fixture.control().and_then(list);
@@ -314,7 +314,7 @@ fn random_faults_lose_or_repeat_no_job_and_no_outcome() {
         assert!(ran.len() <= 2, "{id} ran more than once");
         assert!(*codes != json!(["0"]) || ran == "x\n" || id == "no", "{id} did not run");
     }
-    // Whoever comes back is told of every end, and always of the same one.
+    // A resuming subscriber gets every end, and always the same one.
     let patience = Instant::now() + PATIENCE;
     let received = |heard: &Heard| {
         let ends = heard.ends.lock().unwrap();

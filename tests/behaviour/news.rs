@@ -1,4 +1,4 @@
-//! Lines of logs as events: what a client is told of snapshots and replications.
+//! Lines of logs as events of snapshots and replications.
 
 use std::fs;
 
@@ -97,7 +97,7 @@ fn each_row_of_the_table_is_an_event() -> Outcome<()> {
         peer.request("events", "subscribe", &json!(["life-preserver"]))?;
         for (text, wanted) in table() {
             append(&setup.log(), format!("{STAMP}: {text}\n"))?;
-            // Who comes later is told the last one first.
+            // A later subscriber first gets the last one.
             let mut news = peer.news()?;
             if transport != Transport::ALL[0] && text == table()[0].0 {
                 news = peer.news()?;
@@ -125,8 +125,8 @@ fn lines_that_are_not_known_are_no_events() -> Outcome<()> {
 
 #[test]
 fn lines_of_the_original_server_give_its_events() -> Outcome<()> {
-    // Lines and messages of recorded frames of the original server. It told the dataset in lower
-    // case, and it missed the lines that are marked.
+    // Lines and messages of recorded frames of the original server. It reported the dataset in
+    // lower case, and missed the marked lines.
     const MISSED: Option<&str> = None;
     let recorded = [
         ("Creating snapshot on tank", Some("New snapshot of tank")),

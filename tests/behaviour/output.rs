@@ -1,4 +1,4 @@
-//! What a job prints, on its way into events and logs: whole, once, in bounded pieces.
+//! Output of jobs in events and logs: complete, without repetition, in bounded chunks.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use support::{Daemon, Gate, Outcome, Peer, Process, Setup};
 
 use super::PROGRAM;
 
-/// All that running events told of a command, joined; and the log in the finished event.
+/// The joined output of a command in running events, and the log in the finished event.
 fn received(events: &[Value], command: &str) -> (String, String) {
     let of = |state| {
         let events = events.iter().filter(move |event| event["state"] == state);
@@ -79,8 +79,8 @@ fn a_character_that_is_written_in_parts_arrives_whole() {
     let mut expected = String::new();
     for (_, text) in parts {
         expected.push_str(text);
-        // A part without an end of a character tells nothing, so that it cannot be waited for; that
-        // it was read by itself does not matter then: what follows comes only after the gate.
+        // A chunk that ends within a character causes no event, so it cannot be waited for; it does
+        // not matter whether it was read separately: later output comes only after the gate.
         if !text.is_empty() {
             let events = watcher.job_printed("j", &command, text.trim_end_matches('\0')).unwrap();
             assert_eq!(received(&events, &command).0, text);
@@ -128,7 +128,7 @@ fn of_much_output_head_and_tail_stay_in_events_and_in_the_log() {
 }
 
 #[test]
-fn event_stays_within_its_limit_whatever_the_encoding() {
+fn event_stays_within_its_limit_in_any_encoding() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let (mut watcher, mut peer) = (Peer::watcher(&daemon).unwrap(), Peer::local(&daemon).unwrap());
     // A NUL byte takes six in JSON; three commands share one event.
@@ -171,7 +171,7 @@ fn output_is_reported_at_most_once_an_interval() {
     let mut events = watcher.job_printed("j", &command, "line 100\n").unwrap();
     let took = began.elapsed();
     let running = events.iter().filter(|event| event["state"] == "running").count();
-    // One at once, one for the first output, then one an interval.
+    // One at once, one for the first output, then one per interval.
     let most = 2 + took.as_millis() / INTERVAL.as_millis() + 1;
     assert!(running as u128 <= most, "{running} events in {took:?}");
     assert!(running >= 3, "told while it ran: {running}");
@@ -193,7 +193,7 @@ fn first_running_event_is_immediate_and_silence_makes_none() {
     let begin = watcher.job_until("j", |args| args["state"] == "running").unwrap();
     assert_eq!(begin.len(), 2);
     assert_eq!(begin[1].get(&*command), None);
-    // The first output does not wait for the interval; what follows would, for an hour.
+    // The first output does not wait for the interval; later output would wait for an hour.
     gate.open().unwrap();
     let first = watcher.job_printed("j", &command, "a\n").unwrap();
     assert_eq!(first.len(), 1, "{first:?}");
@@ -224,13 +224,13 @@ fn subscriber_during_output_gets_all_of_it_once() {
             let mut peer = Peer::local(&daemon).unwrap();
             let (command, whole) = (command.clone(), whole.clone());
             thread::spawn(move || {
-                // Each at another moment of the job's life; no rule depends on which.
+                // Each at another moment of the job's life; no rule depends on the moment.
                 thread::sleep(Duration::from_micros(u64::from(number) * 40_300));
                 peer.subscribe().unwrap();
                 let events = peer.job_printed("j", &command, &format!("line {LAST}\n")).unwrap();
                 assert_eq!(events[0]["state"], "running", "the present state comes first");
                 assert_eq!(received(&events, &command).0, whole);
-                // Once more on the same connection: the state that there is now.
+                // Once more on the same connection: the current state.
                 peer.request("events", "unsubscribe", &json!(["dispatcher"])).unwrap();
                 peer.subscribe().unwrap();
                 let events = peer.job_printed("j", &command, &format!("line {LAST}\n")).unwrap();
@@ -309,7 +309,7 @@ fn left_behind_process_holds_nothing_and_lives_on() {
     let file = daemon.directory().join("lived-on");
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
-    // It holds the output open, and prints to it after the job is over.
+    // It holds the output open, and prints to it after the end of the job.
     let left = format!("({}; seq 1 100000; echo done >{}) &", gate.wait(), file.display());
     let command = format!("sh -c 'echo begun; {left}'");
     peer.run(&json!({ "j": [command, "echo next"] })).unwrap();
@@ -328,7 +328,7 @@ fn left_behind_process_holds_nothing_and_lives_on() {
         assert!(Instant::now() < patience, "it did not live on");
         thread::sleep(Duration::from_millis(5));
     }
-    // What it printed is nobody's.
+    // Its output is discarded.
     assert_eq!(peer.whole_log("j").unwrap(), format!("begun\n{remark}\nnext\n"));
 }
 
@@ -343,8 +343,8 @@ fn left_behind_flood_does_not_occupy_the_daemon() {
     let number = finished[command].as_str().unwrap().lines().nth(1).unwrap();
     let left = Process(number.parse().unwrap());
     assert_eq!(finished[format!("return_codes/{command}")], "0");
-    // It is read on, and waits most of the time; a daemon that reads all it can would have read as
-    // much as it has in a fraction of the time.
+    // It is read, and waits most of the time; a daemon that reads without pauses would have read as
+    // much in a fraction of the time.
     let (before, began) = (daemon.process().cpu().unwrap(), Instant::now());
     peer.run(&json!({ "second": "sleep 1" })).unwrap();
     watcher.finished("second").unwrap();
@@ -369,7 +369,7 @@ fn a_remark_begins_on_a_line_of_its_own() {
 
 #[test]
 fn all_that_was_printed_before_the_end_is_in_the_log() {
-    // As long as a busy machine may leave the grandchild waiting.
+    // Longer than a busy machine may delay the grandchild.
     let setup = Setup::new(PROGRAM).unwrap();
     let daemon = setup.with("dispatcher.output_grace", "\"60s\"").start().unwrap();
     let (mut watcher, mut peer) = (Peer::watcher(&daemon).unwrap(), Peer::local(&daemon).unwrap());

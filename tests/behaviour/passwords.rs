@@ -1,5 +1,5 @@
-//! Passwords of the host's accounts, by real PAM with the service file that is installed: users and
-//! groups that exist for one test only.
+//! Passwords of the host's accounts, by real PAM with the installed service file: users and groups
+//! exist for one test only.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use super::PROGRAM;
 /// The service file for Linux.
 const SERVICE: &str = PamService::TEXT;
 
-/// A daemon whose groups exist for it alone.
+/// A daemon with its own groups.
 struct Host {
     setup: Setup,
     full: Group,
@@ -26,7 +26,7 @@ struct Host {
 }
 
 impl Host {
-    /// `None` where there can be none, which was said.
+    /// `None`, with a message, where that is not possible.
     fn new() -> Outcome<Option<Host>> {
         Host::with_service(SERVICE)
     }
@@ -51,14 +51,14 @@ fn right(user: &User) -> Value {
     credentials(user.name(), User::PASSWORD)
 }
 
-/// Somebody who has shown the right password.
+/// A client authenticated by the right password.
 fn known(daemon: &Daemon, user: &User) -> Outcome<Peer> {
     let mut peer = Peer::connect(daemon, Transport::Tls)?;
     peer.request("rpc", "auth", &right(user))?;
     Ok(peer)
 }
 
-/// The number of the accounts helper, if there is one.
+/// Process number of the accounts helper, if it runs.
 fn helper(daemon: &Daemon) -> Outcome<Option<i32>> {
     let status = Peer::local(daemon)?.request("rpc", "status", &json!({}))?;
     Ok(status["accounts"]["pid"].as_i64().map(i32::try_from).transpose()?)
@@ -102,11 +102,11 @@ fn user_of_neither_group_is_refused_with_the_reason() {
 }
 
 #[test]
-fn wrong_password_gets_401_whatever_the_cause() {
+fn wrong_password_gets_401_for_any_cause() {
     let Some(host) = Host::new().unwrap() else { return };
     let daemon = host.setup.start().unwrap();
     let user = User::new(&[&host.full]).unwrap();
-    // Somebody else who is in changes nothing for a stranger.
+    // Another authenticated client changes nothing for an unauthenticated one.
     let mut other = known(&daemon, &user).unwrap();
     let open = User::new(&[&host.full]).unwrap();
     open.without_password().unwrap();
@@ -172,7 +172,7 @@ fn locked_or_expired_account_is_refused() {
 
 #[test]
 fn delayed_pam_failure_delays_no_other_client() {
-    // What pam_unix does by itself, made longer and exact.
+    // The delay of pam_unix, longer and exact.
     let service = format!("auth optional pam_faildelay.so delay=3000000\n{SERVICE}");
     let Some(host) = Host::with_service(&service).unwrap() else { return };
     let daemon = host.setup.start().unwrap();
@@ -182,7 +182,7 @@ fn delayed_pam_failure_delays_no_other_client() {
     waiting
         .send(&json!({ "namespace": "rpc", "name": "auth", "id": "w", "args": credentials(user.name(), "wrong") }))
         .unwrap();
-    // Behind it, so answered behind it: the connection is not read meanwhile.
+    // Queued behind it, so replied to after it: the connection is not read meanwhile.
     waiting.send(&json!({ "namespace": "rpc", "name": "identify", "id": "i" })).unwrap();
     let mut local = Peer::local(&daemon).unwrap();
     let mut longest = Duration::ZERO;
@@ -228,7 +228,7 @@ fn guessing_client_does_not_take_turns_of_others() {
     let service = format!("auth optional pam_faildelay.so delay=1000000\n{SERVICE}");
     let Some(host) = Host::with_service(&service).unwrap() else { return };
     let setup = host.setup.clone().with("auth.max_checks", 2).with("auth.max_waiting_checks", 6);
-    // The two addresses of loopback are to be two origins.
+    // The two loopback addresses must be two origins.
     let setup = setup.with("auth.throttle_loopback", true).with("auth.fail_limit", 100);
     let daemon = setup.start().unwrap();
     let user = User::new(&[&host.full]).unwrap();
@@ -245,7 +245,7 @@ fn guessing_client_does_not_take_turns_of_others() {
     honest.request("rpc", "auth", &right(&user)).unwrap();
 }
 
-/// Waits until so many questions are on their way to the helper.
+/// Waits until this number of requests is in flight to the helper.
 fn helper_is_busy(daemon: &Daemon, questions: u64) -> Outcome<()> {
     let mut local = Peer::local(daemon)?;
     while local.request("rpc", "status", &json!({}))?["accounts"]["questions"] != questions {}
@@ -302,7 +302,7 @@ fn change_of_user_on_a_connection_is_logged_and_rechecked() {
     let Some(host) = Host::new().unwrap() else { return };
     let daemon = host.setup.clone().with("auth.recheck_interval", r#""1s""#).start().unwrap();
     let user = User::new(&[&host.read]).unwrap();
-    // Of root nothing is looked at again.
+    // Root is not re-checked.
     let mut peer = Peer::local(&daemon).unwrap();
     peer.request("rpc", "query", &json!({})).unwrap();
     peer.request("rpc", "auth", &right(&user)).unwrap();
@@ -322,7 +322,7 @@ fn lost_role_is_not_regained_by_an_old_process() {
     let users: Vec<User> = (0..2).map(|_| User::new(&[&host.full]).unwrap()).collect();
     let [leaves, reads] = &users[..] else { unreachable!() };
     let group = nix::unistd::Group::from_name(host.full.name()).unwrap().unwrap().gid.as_raw();
-    // As processes that were begun before: the kernel knows their groups, and not that they changed.
+    // Processes started earlier: the kernel knows their groups, and not that they changed.
     let call = |user: &User, words: &[&str]| {
         let uid = nix::unistd::User::from_name(user.name()).unwrap().unwrap().uid.as_raw();
         Cli::to(&daemon, words[0]).args(&words[1..]).as_user(uid, group)
@@ -342,7 +342,7 @@ fn lost_role_is_not_regained_by_an_old_process() {
     }
     assert_ne!(call(leaves, &["call", "rpc", "query"]).run().unwrap().code(), 0);
     assert_eq!(call(reads, &["call", "rpc", "query"]).run().unwrap().code(), 0);
-    // And what is given again counts again.
+    // A regained group counts again.
     leaves.join(&[&host.full]).unwrap();
     let began = Instant::now();
     while call(leaves, &run).run().unwrap().code() != 0 {
@@ -367,7 +367,7 @@ fn recheck_of_account_with_more_groups_raises_no_role() {
     let issued = as_dropped(&["call", "rpc", "auth"]).run().unwrap();
     let issued: Value = serde_json::from_str(&issued.out).unwrap();
     let token_of_process = json!({ "token": issued[0] });
-    // The account of the other one joins the group after it has shown its password.
+    // The account of the other one joins the group after authentication.
     let joins = User::new(&[&host.read]).unwrap();
     let mut by_password = Peer::connect(&daemon, Transport::Tls).unwrap();
     let issued = by_password.request("rpc", "auth", &right(&joins)).unwrap();
@@ -392,7 +392,7 @@ fn recheck_of_account_with_more_groups_raises_no_role() {
     }
     let lines = daemon.log().lines();
     assert!(!lines.iter().any(|line| line.contains("has full access now")), "{lines:#?}");
-    // A new connection with the password has what the account has now.
+    // A new connection with the password has the current role of the account.
     let mut again = known(&daemon, &joins).unwrap();
     again.request("rpc", "dispatcher", &run).unwrap();
     drop(watching);
@@ -416,7 +416,7 @@ fn address_restricted_by_pam_applies_to_rechecks() {
         peer.request("rpc", "auth", &right(user)).unwrap();
         peer
     });
-    // Longer than three looks that find nothing out, or one that finds out something wrong.
+    // Longer than three inconclusive re-checks, or one with a wrong result.
     peers[0].idle(Duration::from_secs(6)).unwrap();
     peers[0].request("rpc", "query", &json!({})).unwrap();
     fs::write(&file, format!("{}-:ALL:ALL\n", allowed(&stays))).unwrap();
@@ -510,7 +510,7 @@ fn password_is_in_no_log_and_on_no_command_line() {
     assert!(lines.contains("authentication failure from 127.0.0.1: token"), "{lines}");
 }
 
-/// How often these bytes stand in the memory of a process, by what each place is.
+/// Occurrences of these bytes in the memory of a process, by kind of mapping.
 fn places_in_memory(pid: u32, wanted: &[u8]) -> Outcome<Vec<String>> {
     use std::io::{Seek, SeekFrom};
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
@@ -588,7 +588,7 @@ fn a_command_shows_the_password_of_a_file() {
     let command = |name| as_user(&daemon, name, &user).arg("--password-file").arg(&file);
     let ran = command("run").args(["--id", "mine", "echo hello"]).run().unwrap();
     assert_eq!((ran.code(), ran.out.as_str()), (0, "hello\n"), "{}", ran.err);
-    // Who came in, and who ran what, has its line in the log.
+    // Authentication and submission are logged.
     let who = format!("user=\"{}\" role=full by=\"password\" from=\"127.0.0.1:", user.name());
     daemon.log().wait(&format!("audit: authenticated {who}")).unwrap();
     daemon.log().wait(&format!("audit: submitted job=\"mine\" {who}")).unwrap();

@@ -12,7 +12,7 @@ use super::system_state::{answers_meanwhile, checks, next_state, subscribed};
 
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// A subscriber, and the moment of the last change.
+/// A subscriber, and the time of the last change.
 struct Watcher {
     peer: Peer,
     changed: Instant,
@@ -26,7 +26,7 @@ impl Watcher {
         Ok(watcher)
     }
 
-    /// Changes something; the next event, which has to come within two checks.
+    /// Makes a change; returns the next event, which must come within two checks.
     fn after(&mut self, change: impl FnOnce() -> Outcome<String>) -> Outcome<Value> {
         change()?;
         self.changed = Instant::now();
@@ -70,7 +70,7 @@ fn each_change_of_a_pool_is_one_event_within_two_checks() {
     let status = degraded["zpools"]["tank"]["status"].as_str().unwrap();
     assert!(status.contains("taken offline by the administrator. Sufficient"), "{status}");
 
-    // Who comes now is told the present state at once.
+    // A new subscriber gets the current state at once.
     let mut late = subscribed(&daemon).unwrap();
     assert_eq!(next_state(&mut late).unwrap(), degraded);
     let shown = Cli::to(&daemon, "status").run().unwrap().out;
@@ -85,7 +85,7 @@ fn each_change_of_a_pool_is_one_event_within_two_checks() {
     assert_eq!(gone["zpools_gone"]["tank"]["how"], "destroyed");
     assert_eq!(next_state(&mut late).unwrap(), back);
     assert_eq!(next_state(&mut late).unwrap(), gone);
-    // There was nothing in between, and nothing comes behind.
+    // There was nothing in between, and nothing follows.
     watcher.peer.idle(INTERVAL).unwrap();
     let status = watcher.peer.request("rpc", "status", &Value::Null).unwrap();
     assert_eq!(status["seq"], 5);
@@ -208,7 +208,7 @@ fn damage_of_an_online_pool_and_its_repair_are_reported() {
     let damage = "dd if=/dev/urandom of=\"$0\" bs=1M seek=5 count=50 conv=notrunc 2>/dev/null";
     zfs.run("sh", &["-c", damage, text(&b)]).unwrap();
     zfs.zpool(&["scrub", "tank"]).unwrap();
-    // As a scrub begins the devices are opened anew; a check in that moment sees them closed.
+    // When a scrub begins the devices are reopened; a check at that moment sees them closed.
     let damaged = loop {
         let state = next_state(&mut peer).unwrap();
         if pool(&state, "tank").0 == "ONLINE" {
@@ -218,7 +218,7 @@ fn damage_of_an_online_pool_and_its_repair_are_reported() {
     assert_eq!(pool(&damaged, "tank").1, "7 - Critical");
     let status = damaged["zpools"]["tank"]["status"].as_str().unwrap();
     assert!(status.contains("experienced an unrecoverable error."), "{status}");
-    // While the scrub runs it may find more; clearing is repeated until it has nothing to find.
+    // While the scrub runs it may find more; clearing is repeated until it finds nothing.
     loop {
         zfs.zpool(&["clear", "tank"]).unwrap();
         let state = next_state(&mut peer).unwrap();
@@ -247,7 +247,7 @@ fn hanging_real_zpool_is_reported_once_and_blocks_nothing() {
     let hung = next_state(&mut peer).unwrap();
     assert_eq!(hung["zpool_error"], "zpool list did not answer within 500ms");
     assert_eq!((&hung["zpools"], &hung["priority"]), (&before["zpools"], &json!("9 - Urgent")));
-    // Some more checks fail alike, each `zpool` is ended before the next begins.
+    // More checks fail alike; each `zpool` ends before the next starts.
     let mut asking = Peer::local(&daemon).unwrap();
     let end = checks(&mut asking) + 2;
     while checks(&mut asking) < end {

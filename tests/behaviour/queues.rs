@@ -1,4 +1,4 @@
-//! Who runs when, how long, and what is known of it afterwards.
+//! Order and limits of jobs, and retention of finished ones.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use support::{Daemon, Gate, PATIENCE, Peer, Setup};
 
 use super::PROGRAM;
 
-/// Gates of their own for jobs that are to be let go one by one.
+/// Gates for jobs that are released one by one.
 fn gates<const N: usize>(daemon: &Daemon) -> [Gate; N] {
     std::array::from_fn(|number| Gate::new(daemon.directory(), &format!("gate-{number}")).unwrap())
 }
@@ -17,7 +17,7 @@ fn held(gate: &Gate) -> String {
     format!("sh -c '{}'", gate.wait())
 }
 
-/// Waits until a job's event tells this state.
+/// Waits until a job's event has this state.
 fn wait_for(watcher: &mut Peer, id: &str, state: &str) -> Value {
     watcher.job_until(id, |args| args["state"] == state).unwrap().pop().unwrap()
 }
@@ -41,7 +41,7 @@ fn queue_runs_jobs_one_at_a_time_in_order() {
     assert_eq!(shown("c"), (json!("running"), json!("0")));
     assert_eq!(shown("a"), (json!("pending"), json!("1")));
     assert_eq!(shown("b"), (json!("pending"), json!("2")));
-    // Each begins when the one before has failed, and not before.
+    // Each starts when the previous one has failed, not before.
     for (gate, id) in gates.iter_mut().zip(["c", "a", "b"]) {
         gate.open().unwrap();
         let args =
@@ -207,7 +207,7 @@ fn jobs_with_long_commands_are_listed_whole() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
-    // Together more than a page, and more than a client may have waiting for it.
+    // Together more than a page, and more than a client's queue.
     let long = format!("true {}", "x".repeat(30_000));
     for number in 0..60 {
         let id = peer.submit(&json!({ "id": format!("j{number}"), "commands": [long] })).unwrap();
@@ -235,7 +235,7 @@ fn finished_jobs_are_retained_up_to_a_number() {
     let ask = json!({ "action": "log", "job_id": "a" });
     assert_eq!(peer.refused("rpc", "dispatcher", &ask).unwrap().code, 404);
     assert_eq!(peer.whole_log("b").unwrap(), "b\n");
-    // One of the same id takes the place of the old one.
+    // One with the same id replaces the old one.
     peer.run(&json!({ "b": "echo again" })).unwrap();
     watcher.finished("b").unwrap();
     let persisted: Vec<String> =
@@ -254,7 +254,7 @@ fn finished_job_is_retained_for_a_time() {
     peer.run(&json!({ "j": "echo x" })).unwrap();
     watcher.finished("j").unwrap();
     assert_eq!(peer.whole_log("j").unwrap(), "x\n");
-    // Nothing is told of it, so it is asked for.
+    // There is no event about it, so it is polled.
     while peer.list().unwrap() != json!({ "no_queue": {} }) {
         assert!(began.elapsed() < PATIENCE);
         thread::sleep(Duration::from_millis(20));
@@ -270,7 +270,7 @@ fn very_many_jobs_in_one_queue_are_listed_and_killed() {
     let setup = Setup::new(PROGRAM).unwrap();
     let setup = setup.with("dispatcher.max_pending", MANY).with("server.max_message", "\"4MiB\"");
     let setup = setup.with("server.outbox", "\"16MiB\"").with("server.outbox_total", "\"64MiB\"");
-    // This is about the dispatcher; how long so many records take is the disk's affair.
+    // Only the dispatcher is tested; the time for so many records depends on the disk.
     let setup = setup.with("store.journal", false);
     let daemon = setup.start().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();

@@ -1,4 +1,4 @@
-//! SIGHUP: another configuration, and nobody is dropped. And the status line.
+//! SIGHUP: reload without disconnecting clients. And the status line.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use support::{Cli, Daemon, Gate, Outcome, Peer, Setup, Stream, Transport, skip, 
 
 use super::PROGRAM;
 
-/// The address in the newest line that says where it listens in this way.
+/// The address in the newest log line about listening in this way.
 fn newest(daemon: &Daemon, way: &str) -> String {
     let lines = daemon.log().lines();
     let line =
@@ -45,7 +45,7 @@ fn reload_drops_no_client_and_applies_changes() {
         peer.job_printed("j", &command, "before\n").unwrap();
     }
 
-    // Other ports, since another address of these would be the same as before; smaller messages.
+    // Other ports, because another address with these would be the same; smaller messages.
     let (old_tls, old_plain) = (daemon.tls().to_owned(), daemon.plain().to_owned());
     setup.set("server.listen", r#"["127.0.0.1:0", "127.0.0.1:0"]"#);
     setup.set("server.listen_plain", "[]");
@@ -56,7 +56,7 @@ fn reload_drops_no_client_and_applies_changes() {
     let closed = daemon.log().wait("no longer listening on ").unwrap();
     assert!(closed.ends_with(&format!("ws://{old_plain}")), "{closed}");
     assert!(!can_connect(&old_plain));
-    // What was there and is still wanted was left alone.
+    // Listeners that are still wanted are unchanged.
     assert_eq!(newest(&daemon, "wss"), old_tls);
     assert!(can_connect(&old_tls));
 
@@ -87,7 +87,7 @@ fn reload_opens_new_listeners_and_closes_old_ones() {
     plain(&new, "").unwrap();
     assert!(!can_connect(&old));
     connected.request("rpc", "query", &json!({})).unwrap();
-    // And by the signal alone nothing is done twice.
+    // The signal alone repeats nothing.
     let lines = daemon.log().lines().len();
     daemon.reload().unwrap();
     let said = daemon.log().lines()[lines..].join("\n");
@@ -95,7 +95,7 @@ fn reload_opens_new_listeners_and_closes_old_ones() {
     plain(&new, "").unwrap();
 }
 
-/// A port that is free, and that no other test is given: Linux gives none below 32768.
+/// A free port that no other test gets: Linux assigns none below 32768.
 fn lone_port() -> u16 {
     let first = std::process::id() % 10_000;
     let ports = (0..10_000).map(|step| 20_000 + (first + step) % 10_000);
@@ -148,7 +148,7 @@ fn with_an_address_that_cannot_be_had_nothing_changes() {
         let mut peer = Peer::known(&daemon, transport).unwrap();
         peer.request("rpc", "identify", &json!("x".repeat(20 * 1024))).unwrap();
     }
-    // Where there is room again, all of it is done.
+    // When there is room again, all of it is done.
     drop(taken);
     daemon.reload().unwrap();
     assert_eq!(newest(&daemon, "wss"), taken_address.to_string());
@@ -210,14 +210,15 @@ fn reload_presents_the_new_certificate_and_logs_it() {
     assert_ne!(logged, daemon.fingerprint());
     let printed = Cli::of(PROGRAM, "fingerprint").arg("-c").arg(setup.file()).run().unwrap();
     assert_eq!(printed.out, format!("{logged}\n"));
-    // Who pins the old one is right to go, who is connected stays, who pins the new one comes.
+    // Clients that pin the old certificate fail, connected ones stay, those that pin the new one
+    // succeed.
     assert!(Peer::connect(&daemon, Transport::Tls).is_err());
     connected.request("rpc", "query", &json!({})).unwrap();
     drop(connected);
     let daemon = daemon.with_fingerprint(&logged);
     Peer::known(&daemon, Transport::Tls).unwrap();
 
-    // The same certificate once more is no news. A damaged one changes nothing.
+    // The same certificate again is no change. A damaged one changes nothing.
     daemon.reload().unwrap();
     assert!(daemon.log().lines()[next..].iter().all(|line| !line.contains("sha256")));
     fs::write(setup.directory().join("other.pem"), "junk").unwrap();
@@ -241,7 +242,7 @@ fn time_outs_and_the_names_of_the_host_are_taken_over() {
     daemon.reload().unwrap();
     let mut unauthenticated = plain(daemon.plain(), page).unwrap();
     assert_eq!(unauthenticated.read_close().unwrap().0, 1008);
-    // Who was there before is pinged at the new pace, and by it found dead.
+    // Existing clients are pinged at the new interval, and found dead by it.
     for _ in 0..2 {
         assert_eq!(silent.read_frame().unwrap(), (0x89, vec![]));
     }
@@ -288,7 +289,7 @@ fn reload_applies_other_groups_to_new_clients() {
     setup.set("auth.read_only_groups", r#"["daemon"]"#);
     setup.write().unwrap();
     daemon.reload().unwrap();
-    // They are looked up by a child, behind the reload.
+    // They are looked up by a child after the reload.
     until("they count", || query().unwrap()["rpc/dispatcher"] == "read");
 }
 

@@ -32,7 +32,7 @@ fn progress_is_read_from_the_file_named_in_the_log() -> Outcome<()> {
     append(&file, "warning: cannot send: signal received\n")?;
     append(&setup.log(), "now: Finished replication task on tank/home -> b\n")?;
     assert_eq!(peer.message()?, "now: Finished replication for tank/home");
-    // The next one begins the same file anew.
+    // The next one truncates the same file.
     append(&setup.log(), start("tank/var", &file))?;
     assert_eq!(peer.message()?, "now: Starting replication for tank/var");
     fs::write(
@@ -59,7 +59,7 @@ fn two_replications_report_once_a_second_each() -> Outcome<()> {
     let begin = Instant::now();
     let mut received = [Vec::new(), Vec::new()];
     let mut sent = 0;
-    // The last of each is told, whatever was left out before.
+    // The last progress of each is reported, whatever was omitted before.
     while received
         .iter()
         .any(|received: &Vec<String>| received.last().is_none_or(|it| !it.contains("(100%)")))
@@ -118,7 +118,7 @@ fn the_progress_of_a_replication_is_followed_on_after_a_restart() -> Outcome<()>
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
     append(&file, "12:00:02   5.00M   tank@a\n")?;
-    // What it was told before may come once more.
+    // Progress reported before may be repeated once.
     let mut received = peer.message()?;
     if received == "Replicating tank: 1.00M/10.0M (10%)" {
         received = peer.message()?;

@@ -1,4 +1,4 @@
-//! A log and the file under its name, which are not the same thing for long.
+//! Logs and the files under their names, which change.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -37,7 +37,7 @@ fn log_in_a_later_directory_is_read_whole() -> Outcome<()> {
     fs::create_dir_all(setup.directory().join("a/b/c"))?;
     append(&log, snapshots(0..3))?;
     assert_eq!(peer.messages(3)?, snapshot_messages(0..3));
-    // All of it goes, and comes again.
+    // All of it is removed, and created again.
     fs::remove_dir_all(setup.directory().join("a"))?;
     append(&log, snapshots(3..5))?;
     assert_eq!(peer.messages(2)?, snapshot_messages(3..5));
@@ -54,7 +54,7 @@ fn removed_directory_with_an_open_log_is_handled() -> Outcome<()> {
     let mut peer = Peer::reader(&daemon)?;
     let mut log = OpenOptions::new().append(true).open(setup.log())?;
     fs::remove_file(setup.log())?;
-    // What is told shows that the daemon has seen that, and an answer that it looks no more.
+    // The event shows that the daemon has seen that, and a reply that it does not poll any more.
     log.write_all(snapshot(0).as_bytes())?;
     assert_eq!(peer.message()?, snapshot_message(0));
     for _ in 0..3 {
@@ -69,7 +69,7 @@ fn removed_directory_with_an_open_log_is_handled() -> Outcome<()> {
 }
 
 #[test]
-fn lines_are_reported_when_terminated_whatever_they_contain() -> Outcome<()> {
+fn lines_are_reported_when_terminated_with_any_content() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?;
     let daemon = setup.start()?;
     let mut peer = Peer::reader(&daemon)?;
@@ -130,7 +130,7 @@ fn log_copied_and_truncated_loses_no_line() -> Outcome<()> {
     peer.messages(10)?;
     for round in 0..5 {
         let first = 10 + 15 * round;
-        // It cannot look while all this happens: what it finds is the worst that there can be.
+        // It cannot poll meanwhile: it finds the worst possible state.
         daemon.signal(Signal::SIGSTOP)?;
         append(&setup.log(), snapshots(first..first + 10))?;
         fs::copy(setup.log(), &old)?;
@@ -223,7 +223,7 @@ fn log_in_directory_of_another_user_is_not_followed_through_links() -> Outcome<(
     fs::remove_file(&log)?;
     append(&log, snapshots(2..3))?;
     chown(&log, Some(OTHER), Some(OTHER))?;
-    // Nothing of the secret came before it.
+    // Nothing of the secret precedes it.
     assert_eq!(peer.message()?, snapshot_message(2));
     // Where the directory is above the log's own, nothing below it may be a link either.
     fs::rename(&theirs, theirs.with_extension("before"))?;

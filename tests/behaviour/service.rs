@@ -1,5 +1,5 @@
-//! The rc.d scripts on the real daemons. Where there is no rc.subr(8) and no daemon(8), stand-ins in
-//! `tests/rc` do what those do.
+//! The rc.d scripts with the real daemons. Without rc.subr(8) and daemon(8), stand-ins in
+//! `tests/rc` replace them.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -17,13 +17,13 @@ use super::PROGRAM;
 const SCRIPT: &str = include_str!("../../rc.d/sysadm_events");
 const BRIDGE: &str = include_str!("../../rc.d/sysadm_bridge");
 
-/// The service of one test; what is left of it ends with the test.
+/// The service of one test; its processes end with the test.
 pub(super) struct Service {
     /// `sysadm_events` or `sysadm_bridge`.
     name: &'static str,
     setup: Setup,
     script: PathBuf,
-    /// What the daemons say, one after the other.
+    /// Output of the daemons, one after the other.
     log: Log,
     /// daemon(8) ends after its child, not at once.
     waits: bool,
@@ -93,21 +93,22 @@ impl Service {
         cli.run().unwrap()
     }
 
-    /// Calls for something that has to go well; what is said.
+    /// Runs an action that must succeed; returns its output.
     pub(super) fn well(&self, what: &str) -> String {
         let finished = self.call(what);
         assert_eq!(finished.code(), 0, "{what}: {}{}", finished.out, finished.err);
         finished.out
     }
 
-    /// Calls for something that has to be refused; what is said.
+    /// Runs an action that must fail; returns its output.
     fn refused(&self, what: &str) -> String {
         let finished = self.call(what);
         assert_eq!(finished.code(), 1, "{what}: {}{}", finished.out, finished.err);
         finished.out + &finished.err
     }
 
-    /// Waits for a daemon to be ready, from a line of the log on; its pid, and the next line.
+    /// Waits for a daemon to be ready, from a line of the log on; returns its pid, and the next
+    /// line.
     pub(super) fn ready(&self, from: usize) -> (i32, usize) {
         let (line, next) = self.log.wait_from(from, "ready, pid ").unwrap();
         let (_, pid) = line.split_once("ready, pid ").unwrap();
@@ -223,7 +224,7 @@ fn stop_waits_for_jobs_with_or_without_a_supervisor() {
         service.waits = waits;
         service.well("start");
         let (pid, next) = service.ready(0);
-        // It ends in order when it is told to, and that takes a moment.
+        // It ends in order on request, which takes a moment.
         let job = service.client("run").args(["--id", "slow", "--detach"]).arg(
             r#"sh -c 'trap "echo ending; sleep 0.5; exit 7" TERM; while :; do sleep 0.1; done'"#,
         );

@@ -1,4 +1,4 @@
-//! `rpc/settings`: clients that look after their keys, in the form of the original server's frames.
+//! `rpc/settings`: clients manage their keys, in the form of the original server's frames.
 
 use nix::unistd;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use super::{PROGRAM, ourselves};
 
 /// From the recorded frames of the original client: a public key that it registers, in base64.
 const RECORDED: &str = include_str!("../keys/qt-client-public.pem");
-/// The checksum that the original server told of it.
+/// The checksum that the original server reported for it.
 const RECORDED_SUM: &str = "NRLsKMJakQPEP1GUKedwBw==";
 
 fn daemon() -> Daemon {
@@ -50,7 +50,7 @@ fn key_is_registered_listed_and_revoked_like_by_the_original() {
     }
     let sums = ask(&mut peer, "list_ssl_checksums", json!({})).unwrap();
     assert_eq!(sums, json!({ "md5_keys": [RECORDED_SUM] }));
-    // Once more is no second one; what is said of it is new.
+    // Registering it again adds no second one; its description is replaced.
     let again = json!({ "pub_key": encoded, "nickname": "other" });
     ask(&mut peer, "register_ssl_certificate", again).unwrap();
     let list = ask(&mut peer, "list_ssl_certs", json!({})).unwrap();
@@ -77,7 +77,7 @@ fn key_registered_by_a_client_survives_the_daemon() {
     ask(&mut peer, "register_ssl_cert", key(&strict, false.into())).unwrap();
     daemon.stop().unwrap();
     let daemon = setup.start().unwrap();
-    // An RSA key is the original client's, unless it is said that it is not.
+    // An RSA key is the original client's by default.
     for (key, is_legacy) in [(&rsa, true), (&strict, false)] {
         let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
         let string = peer.challenge().unwrap();
@@ -173,7 +173,7 @@ fn each_manages_own_keys_and_full_access_all() {
     let Some(keys) = keys else { return };
     let key = |at: usize| keys[at].encoded().unwrap();
     for (at, peer) in peers[..2].iter_mut().enumerate() {
-        // Whose it is is not theirs to say.
+        // Clients cannot choose the owner.
         let more = json!({ "pub_key": key(at), "user": "root" });
         ask(peer, "register_ssl_cert", more).unwrap();
         let list = ask(peer, "list_ssl_certs", json!({})).unwrap();
@@ -186,7 +186,7 @@ fn each_manages_own_keys_and_full_access_all() {
     assert_eq!(sums["md5_keys"], json!([keys[0].checksum().unwrap(), keys[1].checksum().unwrap()]));
     let sums = ask(&mut peers[1], "list_ssl_checksums", json!({})).unwrap();
     assert_eq!(sums["md5_keys"], json!([keys[1].checksum().unwrap()]));
-    // Somebody else's.
+    // Another user's key.
     let (code, message) = refused(&mut peers[1], "register_ssl_cert", json!({ "pub_key": key(0) }));
     assert_eq!(code, 409);
     assert!(!message.contains(users[0].name()), "{message}");
@@ -219,7 +219,7 @@ fn legacy_keys_of_one_user_are_limited() {
     strict["legacy"] = false.into();
     ask(&mut peer, "register_ssl_cert", strict).unwrap();
     let add = Cli::of(PROGRAM, "key").args(["add", &ourselves().0]).arg(keys[1].public());
-    // Who administers the host may.
+    // The administrator may.
     let added = add.arg("--legacy").arg("-c").arg(setup.file()).run().unwrap();
     assert_eq!(added.code(), 0, "{}", added.err);
 }

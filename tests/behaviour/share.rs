@@ -1,4 +1,4 @@
-//! The share of one user: what one client asks for costs another one nothing.
+//! The share of one user: requests of one client cost another one nothing.
 
 use serde_json::{Value, json};
 use support::{Peer, Setup, Transport, client_header, until};
@@ -58,7 +58,7 @@ fn unfinished_messages_are_bounded_for_all_together() {
     let mut others: Vec<Peer> =
         (0..8).map(|_| Peer::known(&daemon, Transport::Unix).unwrap()).collect();
     for other in &mut others {
-        // A message of 64 KiB of which the last part does not come.
+        // A message of 64 KiB whose last part is missing.
         let mut begun = client_header(0x81, 64 * 1024);
         begun.extend(vec![b' '; HALF]);
         // The daemon may have closed it already.

@@ -1,4 +1,5 @@
-//! Clients that do not read, or slowly: what waits for them is bounded, and nobody waits with them.
+//! Clients that read slowly or not at all: their queues are bounded, and they delay no other
+//! client.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -8,10 +9,10 @@ use support::{Daemon, Gate, Outcome, PATIENCE, Peer, Setup, Stream, Transport, c
 
 use super::PROGRAM;
 
-/// A client each way in; TLS 1.2 is framed like 1.3.
+/// A client over each transport; TLS 1.2 is framed like 1.3.
 const WAYS: [Transport; 3] = [Transport::Unix, Transport::Plain, Transport::Tls];
 
-/// A daemon with jobs that make a long list: what clients here ask for and do not read.
+/// A daemon with jobs that make a long list, which clients request here and do not read.
 fn daemon_with_a_list(setup: &Setup) -> (Daemon, Peer) {
     let daemon = setup.start().unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
@@ -28,19 +29,20 @@ fn page() -> Value {
     json!({ "action": "list" })
 }
 
-/// Bytes that wait for the client for whom the most waits.
+/// Bytes in the longest queue.
 fn fullest(observer: &mut Peer) -> u64 {
     let status = observer.request("rpc", "status", &json!({})).unwrap();
     let clients = status["clients"].as_array().unwrap();
     clients.iter().map(|client| client["outbox"].as_u64().unwrap()).max().unwrap()
 }
 
-/// Lets `peer` ask for pages that it does not read until so many bytes wait for it, and stay. Nothing
-/// may wait for anybody else. Returns how many pages it asked for.
+/// Lets `peer` request pages that it does not read until this many bytes stay queued for it. No
+/// other client may have queued bytes. Returns the number of pages.
 fn back_up(peer: &mut Peer, observer: &mut Peer, bytes: u64) -> usize {
     let patience = Instant::now() + PATIENCE;
     let mut asked = 0;
-    // What one status tells may be sent at the end of that turn; the next ones tell that it was not.
+    // Bytes reported by one status may be sent at the end of that turn; the next ones show that
+    // they were not.
     while (0..3).any(|_| fullest(observer) < bytes) {
         assert!(Instant::now() < patience, "its outbox does not fill");
         peer.post("rpc", "dispatcher", &page()).unwrap();
@@ -57,7 +59,7 @@ fn read_pages(peer: &mut Peer, count: usize) -> Outcome<()> {
     })
 }
 
-/// Reads up to the `last` frame; all that are no pages.
+/// Reads up to the `last` frame; returns all frames that are not pages.
 fn without_pages(peer: &mut Peer, last: impl Fn(&Value) -> bool) -> Vec<Value> {
     let mut frames = peer.frames_until(last).unwrap();
     frames.retain(|frame| frame["id"] != "posted");
@@ -78,7 +80,7 @@ fn stalled_client_delays_no_other_and_gets_all_on_reading() {
         sloth.request("events", "subscribe", &extended).unwrap();
         back_up(&mut sloth, &mut watcher, HALF);
 
-        // Ten events of output, each seen at once by who reads.
+        // Ten events of output, each seen at once by a reading client.
         let command = format!(
             "sh -c 'for i in 0 1 2 3 4 5 6 7 8 9; do {0}; echo step $i; done; {0}'",
             gate.wait()
@@ -115,7 +117,7 @@ fn stalled_client_delays_no_other_and_gets_all_on_reading() {
         for id in &ids {
             assert_eq!(states(id), ["pending", "running", "finished"], "{}", transport.name());
         }
-        // The ten became one, with all their output, at the place of the last.
+        // The ten were coalesced, with all their output, at the position of the last.
         let joined = &late[1];
         let steps: String = (0..10).map(|step| format!("step {step}\n")).collect();
         assert_eq!(joined["args"][&command], steps);
@@ -123,7 +125,7 @@ fn stalled_client_delays_no_other_and_gets_all_on_reading() {
         assert_eq!(late[2], finished);
         let numbers: Vec<u64> = late.iter().map(|frame| frame["seq"].as_u64().unwrap()).collect();
         assert!(numbers.windows(2).all(|two| two[0] < two[1]), "{numbers:?}");
-        // It is a client like any other again.
+        // It is an ordinary client again.
         sloth.request("rpc", "query", &json!({})).unwrap();
     }
 }
@@ -134,7 +136,7 @@ fn stalled_client_that_reconnects_gets_nothing_twice() {
     let (daemon, mut watcher) = daemon_with_a_list(&setup);
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut sloth = Peer::watcher(&daemon).unwrap();
-    // So much that something waits, so little that it is still listened to.
+    // Enough that bytes stay queued, and few enough that it is still read.
     back_up(&mut sloth, &mut watcher, 1);
     let command = format!("sh -c 'for i in 1 2 3; do {0}; echo $i; done; {0}'", gate.wait());
     watcher.run(&json!({ "j": command })).unwrap();
@@ -142,7 +144,7 @@ fn stalled_client_that_reconnects_gets_nothing_twice() {
     watcher.job_printed("j", &command, "1\n").unwrap();
     sloth.post("events", "unsubscribe", &json!("dispatcher")).unwrap();
     sloth.post("events", "subscribe", &json!("dispatcher")).unwrap();
-    // Both are done when one more subscriber has been seen to come.
+    // Both are done when one more subscriber has been counted.
     let mut third = Peer::watcher(&daemon).unwrap();
     third.request("rpc", "query", &json!({})).unwrap();
     for text in ["2\n", "3\n"] {
@@ -187,7 +189,7 @@ fn full_outbox_with_uncoalescable_event_closes_with_1013() {
         assert!(line.contains(name), "{line}");
         assert!(line.contains("its outbox of 327680 bytes is full"), "{line}");
         assert!(sent >= 2, "there was room for so many: {sent}");
-        // What it had begun to be sent is whole, then it is told.
+        // The frame in flight is complete, then the close follows.
         assert_eq!(sloth.closed().unwrap(), 1013, "{}", transport.name());
         watcher.request("rpc", "query", &json!({})).unwrap();
     }
@@ -230,8 +232,7 @@ fn closing_client_that_does_not_read_delays_nobody() {
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut sloths = [(); 3].map(|()| Peer::local(&daemon).unwrap());
     sloths.iter_mut().for_each(|sloth| sloth.subscribe().unwrap());
-    // An event of each has begun to be sent when there is no room for another; the three that have
-    // begun fit.
+    // An event of each is in flight when there is no room for another; these three fit.
     for number in 0..20 {
         let id = format!("long-{number}");
         watcher.run(&json!({ id.as_str(): "seq 12000" })).unwrap();
@@ -242,7 +243,7 @@ fn closing_client_that_does_not_read_delays_nobody() {
         (_, line) = daemon.log().wait_from(line, "its is the fullest, 1013").unwrap();
     }
     assert!(fullest(&mut watcher) > 60 * 1024);
-    // One of them may have to make room for this, and cannot be closed once more.
+    // One of them may be evicted for this, and cannot be closed again.
     let id = "x".repeat(32 * 1024);
     watcher.send(&json!({ "namespace": "rpc", "name": "identify", "id": id })).unwrap();
     assert_eq!(watcher.frame().unwrap()["id"], id);
@@ -251,7 +252,7 @@ fn closing_client_that_does_not_read_delays_nobody() {
 }
 
 #[test]
-fn event_is_at_most_max_event_whatever_was_printed() {
+fn event_is_at_most_max_event_for_any_output() {
     let setup = Setup::new(PROGRAM)
         .unwrap()
         .with("events.max_event", r#""64KiB""#)
@@ -296,7 +297,7 @@ fn slow_reader_gets_whole_frames_in_order_and_all_output() {
         let mut peer = Peer::known(&daemon, transport).unwrap();
         peer.request("events", "subscribe", &json!({ "events": ["dispatcher"] })).unwrap();
         back_up(&mut peer, &mut watcher, HALF);
-        // Short pauses, so that it is told of in many events, while the others are read.
+        // Short pauses, so that it is reported in many events, while the others are read.
         let command = format!(
             "sh -c 'i=0; while [ $i -lt 2000 ]; do echo line $i of many; i=$((i+1)); \
              [ $((i%100)) -ne 0 ] || sleep 0.01; done; {}'",
@@ -339,12 +340,12 @@ fn slow_reader_gets_whole_frames_in_order_and_all_output() {
 fn a_client_that_reads_slowly_is_not_taken_for_dead() {
     let setup = Setup::new(PROGRAM).unwrap().with("server.ping_interval", r#""300ms""#);
     let (daemon, _) = daemon_with_a_list(&setup);
-    // The local socket holds little, so that there is room in it again and again. On loopback TCP has
-    // room only when megabytes have been read, which is not how a slow network behaves.
+    // The local socket's buffer is small, so that it has room again and again. On loopback TCP has
+    // room only when megabytes were read, unlike a slow network.
     let mut peer = Peer::local(&daemon).unwrap();
     let begun = Instant::now();
-    // Few enough to be read by the daemon at once: it hears no more from this client until all are
-    // answered, whether it answers pings or not.
+    // Few enough to be read by the daemon at once: it reads no more from this client until all have
+    // replies, with or without pongs.
     const PAGES: usize = 80;
     for _ in 0..PAGES {
         peer.post("rpc", "dispatcher", &page()).unwrap();
@@ -368,7 +369,7 @@ fn message_that_the_daemon_does_not_read_is_not_late() {
         .with("server.message_timeout", r#""1s""#);
     let (daemon, mut watcher) = daemon_with_a_list(&setup);
     let mut peer = Peer::watcher(&daemon).unwrap();
-    // It begins when almost so much waits that it is not read any more, and soon that much does.
+    // It starts shortly before the client is not read any more.
     back_up(&mut peer, &mut watcher, 1);
     let patience = Instant::now() + PATIENCE;
     let wait_for = |bytes: u64, watcher: &mut Peer| {
@@ -400,8 +401,8 @@ fn queue_of_an_unauthenticated_client_is_small() {
     for transport in [Transport::Plain, Transport::Tls] {
         let mut unauthenticated = Stream::open(&daemon, transport).unwrap();
         unauthenticated.set_nonblocking(true).unwrap();
-        // Until it is not listened to any more: turns of the loop go by, and nothing moves.
-        // On a busy machine nothing moves for a while before it comes to that, too.
+        // Until it is not read any more: turns of the loop pass, and nothing moves. On a busy
+        // machine nothing moves for a while before that, too.
         let (mut at, mut turns, mut most, mut before) = (0, 0, 0, 0);
         let patience = Instant::now() + PATIENCE;
         while turns < 10 || (most == 0 && Instant::now() < patience) {

@@ -34,7 +34,7 @@ fn log_without_syslogd_goes_to_standard_error() {
     let Some(hiding) = without_syslogd() else { return };
     for target in [r#""auto""#, r#""syslog""#] {
         for setup in [Setup::new(PROGRAM).unwrap(), Setup::bridge(PROGRAM).unwrap()] {
-            // To be ready is announced by a line of the log; no terminal is involved.
+            // Readiness is announced by a line of the log; no terminal is involved.
             let daemon = setup.with("log.target", target).under(hiding.clone()).start().unwrap();
             let lines = daemon.stop().unwrap();
             assert_eq!(

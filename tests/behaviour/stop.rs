@@ -1,4 +1,4 @@
-//! The end of a daemon, and the beginning of the next one at the same place.
+//! Shutdown of a daemon, and the start of the next one.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -14,11 +14,11 @@ use support::{Daemon, Peer, Setup, Stream, Transport, skip};
 
 use super::PROGRAM;
 
-/// A job that SIGTERM ends, and one that it does not.
+/// A job that SIGTERM ends, and one that ignores it.
 const SOFT: &str = "sh -c 'echo up; exec sleep 1000'";
 const HARD: &str = "sh -c 'trap \"\" TERM; echo up; exec sleep 1000'";
 
-/// Subscribers each way in, when both jobs are up.
+/// Subscribers over each transport, when both jobs run.
 fn with_jobs(daemon: &Daemon) -> Vec<Peer> {
     let mut peers: Vec<Peer> = Transport::ALL
         .map(|transport| {
@@ -44,13 +44,13 @@ fn shutdown_reports_ends_of_jobs_and_closes_with_1001() {
         let setup = Setup::new(PROGRAM).unwrap().with("dispatcher.kill_grace", r#""300ms""#);
         let mut daemon = setup.start().unwrap();
         let mut peers = with_jobs(&daemon);
-        // One that sees no events, since those before an answer are let go.
+        // One that needs no events, because those before a reply are dropped.
         let mut other = Peer::local(&daemon).unwrap();
         let mut unready = Stream::dial(&daemon, Transport::Plain).unwrap();
         unready.send(b"GET / HTTP/1.1\r\n").unwrap();
         let begun = Instant::now();
         daemon.signal(signal).unwrap();
-        // It is heard, and takes no more jobs and no more clients.
+        // It gets a reply, and no more jobs and clients are accepted.
         daemon.log().wait("stopping; active jobs: 2").unwrap();
         let refused = other.run_refused(&json!({ "late": "true" })).unwrap();
         assert_eq!(refused.code, 500);
@@ -110,7 +110,7 @@ fn shutdown_sends_queued_output_to_a_slow_client() {
     let mut daemon = setup.start().unwrap();
     let mut watcher = Peer::watcher(&daemon).unwrap();
     let mut peer = Peer::watcher(&daemon).unwrap();
-    // Together more than the socket holds; when the job is up all have been answered.
+    // Together more than the socket holds; when the job runs all have replies.
     let id = "x".repeat(60 * 1024);
     for _ in 0..8 {
         peer.send(&json!({ "namespace": "rpc", "name": "identify", "id": id })).unwrap();
@@ -144,18 +144,18 @@ fn shutdown_sends_nothing_after_the_close_frame() {
         }
     };
     run_some(20);
-    // More than its socket and half of its outbox hold: the rest is told as it reads.
+    // More than its socket and half of its outbox hold: the rest is sent as it reads.
     let mut slow = Peer::local(&daemon).unwrap();
     let events = json!({ "events": ["dispatcher"] });
     let epoch = slow.request("events", "subscribe", &events).unwrap()["epoch"].take();
     slow.request("events", "unsubscribe", &events).unwrap();
     let since = json!({ "events": ["dispatcher"], "since": { "epoch": epoch, "seq": 1 } });
     slow.post("events", "subscribe", &since).unwrap();
-    // The ring goes on without it, so that what it will be told next is a gap.
+    // The ring continues without it, so the next item for it would be a gap.
     run_some(30);
     daemon.signal(Signal::SIGTERM).unwrap();
     assert_eq!(watcher.closed().unwrap(), 1001);
-    // Its frames are read by hand, since a library does not show what comes behind a close.
+    // Its frames are read by hand, because a library hides bytes after a close.
     let (code, _) = slow.stream().read_close().unwrap();
     assert_eq!(code, 1001);
     assert_eq!(slow.stream().read_all().unwrap(), b"");
@@ -206,7 +206,7 @@ fn a_daemon_that_is_too_busy_to_accept_is_there_all_the_same() {
     let first = setup.start().unwrap();
     first.signal(Signal::SIGSTOP).unwrap();
     let mut waiting = Vec::new();
-    // Until there is no place to wait in any more.
+    // Until the queue of the listener is full.
     let full = loop {
         match mio::net::UnixStream::connect(first.socket()) {
             Ok(stream) => waiting.push(stream),
@@ -225,7 +225,7 @@ fn a_daemon_that_is_too_busy_to_accept_is_there_all_the_same() {
     assert!(log.join("\n").contains("another daemon listens on it"), "{log:#?}");
     drop(waiting);
     first.signal(Signal::SIGCONT).unwrap();
-    // Those who waited have left, but until that is seen they may take all places.
+    // The waiting ones have disconnected, but until that is seen they may take all places.
     let asks = || Peer::local(&first)?.request("rpc", "query", &json!({}));
     let patience = Instant::now() + support::PATIENCE;
     while let Err(error) = asks() {
@@ -277,7 +277,7 @@ fn socket_has_the_configured_mode_and_maximum_length() {
     let about = fs::metadata(&path).unwrap();
     assert_eq!(about.permissions().mode() & 0o7777, 0o640);
     UnixStream::connect(&path).unwrap();
-    // Nothing else was left beside it.
+    // No other file was left beside it.
     let beside = fs::read_dir(setup.directory().path()).unwrap();
     let names: Vec<String> = beside
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -303,7 +303,7 @@ fn pid_file_names_the_daemon_and_excludes_a_second_one() {
     assert_eq!(number(&path), format!("{}\n", daemon.process().0));
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
 
-    // Another state, socket and ports, but this pid file.
+    // Another state, socket and ports, but the same pid file.
     let other = with_pid_file(Setup::new(PROGRAM).unwrap(), &path);
     let (status, log) = other.launch().unwrap().wait().unwrap();
     assert_eq!(status.code(), Some(69));
@@ -311,8 +311,8 @@ fn pid_file_names_the_daemon_and_excludes_a_second_one() {
         format!("{}: the process {} holds this pid file", path.display(), { daemon.process().0 });
     assert!(log.join("\n").contains(&why), "{log:#?}");
 
-    // The number of one that was killed is nobody's: the next takes the file over, though a longer
-    // number may have stood there; and removes it at its end.
+    // The number of a killed daemon is stale: the next one takes the file over, even if a longer
+    // number was in it, and removes it at its end.
     let mut peer = Peer::local(&daemon).unwrap();
     peer.run(&json!({ "left": "sleep 1000" })).unwrap();
     daemon.crash().unwrap();

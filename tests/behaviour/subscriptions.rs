@@ -1,11 +1,11 @@
-//! Subscriptions: who gets which events, from where on, and in which form.
+//! Subscriptions: selection, position and form of events.
 
 use serde_json::{Value, json};
 use support::{Daemon, Gate, Peer, Setup, Transport};
 
 use super::PROGRAM;
 
-/// Nothing has come when the answer to this has.
+/// Nothing has arrived before the reply to this.
 fn comes_next(peer: &mut Peer, what: &str) {
     peer.send(&json!({ "namespace": "rpc", "name": "identify", "id": what })).unwrap();
     assert_eq!(peer.frame().unwrap()["id"], what);
@@ -75,7 +75,7 @@ fn one_wrong_name_rejects_the_whole_list() {
         peer.refused("events", "subscribe", &json!(["nosuch"])).unwrap().message.contains("nosuch")
     );
     peer.run(&json!({ "j": "true" })).unwrap();
-    // Somebody else has had all of it, so it would have come.
+    // Another subscriber has received all of it, so it would have arrived.
     Peer::local(&daemon)
         .unwrap()
         .request("rpc", "dispatcher", &json!({ "action": "list" }))
@@ -156,9 +156,9 @@ fn late_subscriber_gets_the_current_state() {
                 "state": "pending", "process_id": "waiting", "cmd_list": ["echo a", "echo b"],
             } })
         );
-        // Of what is over nothing is told.
+        // Finished jobs are not part of the current state.
         comes_next(&mut late, "that was all");
-        // Again the same for who leaves and comes again, and only for who does.
+        // The same again for a client that resubscribes, and only for that one.
         late.request("events", "subscribe", &json!("dispatcher")).unwrap();
         comes_next(&mut late, "it knows that");
         late.request("events", "unsubscribe", &json!("dispatcher")).unwrap();
@@ -179,7 +179,7 @@ fn late_subscriber_gets_the_current_state() {
     };
     let (early, late) = (early.job("at-work").unwrap(), late.job("at-work").unwrap());
     assert_eq!(early.last(), late.last());
-    // Where they ended: what the late one was told at first, both were told before.
+    // After the state that the late one got first, both got the same.
     let (early, late) = (rest(early), rest(late));
     assert_eq!(late, format!("one\n{early}"));
 }
@@ -215,7 +215,7 @@ fn documented_form_has_no_other_keys_and_the_object_form_four() {
     assert_eq!(keys, ["namespace", "name", "id", "args"]);
 }
 
-/// Subscribes with an object; the epoch and the number of the reply.
+/// Subscribes with an object; returns the epoch and the number of the reply.
 fn extended(peer: &mut Peer, more: Value) -> (String, u64) {
     let mut args = json!({ "events": "dispatcher" });
     args.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -239,7 +239,7 @@ fn resuming_subscriber_gets_missed_events_once() {
     });
     let had = had.unwrap();
 
-    // From each place, all that follows and nothing else, no present state either.
+    // From each position, all later events and nothing else, no current state either.
     for (place, from) in had.iter().enumerate() {
         let mut back = Peer::local(&daemon).unwrap();
         extended(&mut back, json!({ "since": { "epoch": epoch, "seq": from["seq"] } }));
@@ -253,7 +253,7 @@ fn resuming_subscriber_gets_missed_events_once() {
     }
 }
 
-/// The same with all running events of a job as one, which it may come as.
+/// The same with all running events of a job coalesced, which is a valid form.
 fn joined(frames: Vec<Value>) -> Vec<Value> {
     let mut all: Vec<Value> = Vec::new();
     for mut frame in frames {
@@ -320,7 +320,8 @@ fn unavailable_replay_is_a_gap_and_then_current_state() {
             json!({ "namespace": "events", "name": "gap", "id": "none", "seq": seq,
                     "epoch": epoch, "args": { "missed": missed } })
         );
-        // How those jobs ended whose end was missed, all that the ring still holds, and what is.
+        // Outcomes of the jobs whose end was missed, all that the ring still holds, and the current
+        // state.
         let (missed, held): (Vec<_>, Vec<_>) =
             received.into_iter().partition(|frame| frame["present"] == true);
         let missed: Vec<&Value> = missed.iter().map(|frame| &frame["args"]).collect();
@@ -384,7 +385,7 @@ fn a_subscription_names_at_most_as_many_jobs_as_there_can_be() {
     peer.finished("f").unwrap();
 }
 
-/// A daemon on a host without pools: its one system state matters not at all.
+/// A daemon on a host without pools: its one system state has priority 0.
 fn without_pools() -> Daemon {
     let setup = Setup::new(PROGRAM).unwrap().with("system_state.zpool", r#""/nonexistent/zpool""#);
     setup.start().unwrap()

@@ -1,7 +1,7 @@
-//! Host name and pools: when they are looked at, and what becomes of a `zpool` that does not behave.
+//! Host name and pools: when they are checked, and the handling of a misbehaving `zpool`.
 //!
-//! The `zpool` of these tests is a stand-in, a shell script, which says what a test has it say.
-//! Real ones are in `pools`.
+//! The `zpool` of these tests is a stand-in, a shell script, whose output a test determines. Real
+//! ones are in `pools`.
 
 use std::fs;
 use std::io::Write;
@@ -20,7 +20,7 @@ use support::{Cli, Daemon, Outcome, PATIENCE, Peer, Process, Setup, Transport, s
 
 use super::PROGRAM;
 
-/// A client that gets the state of the system.
+/// A client that subscribes to the state of the system.
 pub(super) fn subscribed(daemon: &Daemon) -> Outcome<Peer> {
     let mut peer = Peer::local(daemon)?;
     peer.request("events", "subscribe", &json!(["system-state"]))?;
@@ -33,7 +33,7 @@ pub(super) fn next_state(peer: &mut Peer) -> Outcome<Value> {
     Ok(frames.last().map_or(Value::Null, |frame| frame["args"].clone()))
 }
 
-/// Asks for something else for a while; each answer has to come as if nothing were the matter.
+/// Sends other requests for a while; each reply must come without delay.
 pub(super) fn answers_meanwhile(daemon: &Daemon) {
     let mut peer = Peer::local(daemon).unwrap();
     let mut times = Vec::new();
@@ -50,7 +50,7 @@ pub(super) fn answers_meanwhile(daemon: &Daemon) {
     assert!(*times.last().unwrap() < Duration::from_millis(500), "{times:?}");
 }
 
-/// Waits until so many checks have been made.
+/// Waits until this number of checks has been made.
 pub(super) fn await_checks(peer: &mut Peer, number: u64) {
     let patience = Instant::now() + PATIENCE;
     while status(peer)["checks"].as_u64().unwrap() < number {
@@ -59,17 +59,17 @@ pub(super) fn await_checks(peer: &mut Peer, number: u64) {
     }
 }
 
-/// How many have been.
+/// Number of checks.
 pub(super) fn checks(peer: &mut Peer) -> u64 {
     status(peer)["checks"].as_u64().unwrap()
 }
 
-/// A daemon whose `zpool` is a stand-in. It reads what it says from files.
+/// A daemon whose `zpool` is a stand-in that reads its output from files.
 struct StandIn {
     setup: Setup,
 }
 
-/// What it says of two pools in a `list`, as OpenZFS 2 prints them.
+/// Output of `list` for two pools, in the form of OpenZFS 2.
 fn pools(health: &str) -> String {
     ["tank", "my pool"]
         .map(|name| format!("{name}\t112M\t20.2M\t91.8M\t-\t-\t23%\t18%\t1.00x\t{health}\t-\n"))
@@ -77,7 +77,7 @@ fn pools(health: &str) -> String {
 }
 
 impl StandIn {
-    /// One that says what the files hold, has no events, and is asked once an hour.
+    /// One that prints the files, has no events, and is checked once an hour.
     fn new() -> StandIn {
         let stand_in = StandIn::running(
             "case $1 in
@@ -116,7 +116,7 @@ impl StandIn {
         self.setup.directory().join(name)
     }
 
-    /// Has a file hold this, from one moment to the next.
+    /// Replaces the content of a file atomically.
     fn writes(&self, name: &str, text: &str) {
         fs::write(self.path("new"), text).unwrap();
         fs::rename(self.path("new"), self.path(name)).unwrap();
@@ -133,8 +133,8 @@ impl StandIn {
     }
 }
 
-/// Writes a program without ever having it open here: a child that another test starts at that
-/// moment would hold it open too, and then it cannot be run.
+/// Writes a program without having it open here: a child forked by another test would hold it open
+/// too, and then it cannot be run.
 fn write_program(path: &Path, text: &str) {
     let mut writer = Command::new("sh")
         .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
@@ -251,7 +251,7 @@ fn pool_with_only_a_remark_is_at_most_a_warning() {
 }
 
 #[test]
-fn suspended_pool_is_urgent_whatever_its_health() {
+fn suspended_pool_is_urgent_with_any_health() {
     let stand_in = StandIn::new();
     let lines = "status: One or more devices are faulted in response to IO failures.\n   \
                  see: https://openzfs.github.io/openzfs-docs/msg/ZFS-8000-JQ\n";
@@ -353,7 +353,7 @@ fn a_sighup_makes_a_check_under_the_new_limits() {
     daemon.signal(Signal::SIGHUP).unwrap();
     let state = next_state(&mut peer).unwrap();
     assert_eq!(state["zpools"]["tank"]["priority"], "6 - Critical");
-    // A file with an error changes nothing, and is no reason not to look.
+    // A file with an error changes nothing, and does not prevent the check.
     stand_in.says("");
     stand_in.setup.set("system_state.capacity_warning", 1000);
     stand_in.setup.write().unwrap();
@@ -449,7 +449,7 @@ fn failing_zpool_is_reported_with_its_message() {
 
 #[test]
 fn hanging_zpool_blocks_nothing() {
-    // It notes its process, and has a child that holds its pipe.
+    // It records its process, and has a child that holds its pipe.
     let stand_in = StandIn::running("sleep 1000 & echo $$ $! >>\"$d/pids\"; wait")
         .with("zpool_deadline", "500ms")
         .with("interval", "300ms");
@@ -458,7 +458,7 @@ fn hanging_zpool_blocks_nothing() {
     let state = next_state(&mut peer).unwrap();
     assert_eq!(state["zpool_error"], "zpool list did not answer within 500ms");
     assert_eq!((&state["priority"], state.get("zpools")), (&json!("9 - Urgent"), None));
-    // The checks go on, one process at a time, and what is no news is not told.
+    // The checks continue, one process at a time, and unchanged results are not published.
     let seq = |peer: &mut Peer| peer.request("rpc", "status", &Value::Null).unwrap()["seq"].clone();
     let received = seq(&mut peer);
     await_checks(&mut peer, 3);
@@ -478,7 +478,7 @@ fn hanging_zpool_blocks_nothing() {
     }
 }
 
-/// Until a process is gone.
+/// Waits until a process is gone.
 fn await_end(process: Process) {
     let patience = Instant::now() + PATIENCE;
     while process.is_alive() {
@@ -496,7 +496,7 @@ fn a_zpool_that_floods_is_ended_at_its_limit() {
     assert_eq!(state["zpool_error"], "zpool list printed more than 262144 bytes");
     let resident = daemon.process().resident().unwrap();
     assert!(resident < 64 << 20, "{resident} bytes");
-    // On standard error nobody counts, and nobody waits.
+    // Standard error is neither counted nor waited for.
     let stand_in =
         StandIn::running("exec yes 'a line without end' >&2").with("zpool_deadline", "1s");
     let (daemon, mut peer) = stand_in.start();
@@ -526,7 +526,7 @@ fn slow_zpool_with_much_output_is_read_to_its_end() {
     assert_eq!((received.unwrap() + left_out, state.get("zpool_error")), (800, None));
 }
 
-/// A devd: a socket at which a test tells what the kernel says.
+/// A fake devd: a socket to which a test writes kernel events.
 struct Devd {
     listener: OwnedFd,
     client: Option<RawFd>,
@@ -547,7 +547,7 @@ impl Devd {
         self.client = Some(accept(self.listener.as_raw_fd()).unwrap());
     }
 
-    fn tells(&self, packet: &str) {
+    fn sends(&self, packet: &str) {
         send(self.client.unwrap(), packet.as_bytes(), MsgFlags::MSG_NOSIGNAL).unwrap();
     }
 }
@@ -578,11 +578,11 @@ fn devd_makes_a_check_without_waiting_for_the_timer() {
     daemon.log().wait("pools are checked when devd tells of them, and every 3600s").unwrap();
     assert_eq!(status(&mut peer)["woken_by"], "devd");
     let before = checks(&mut peer);
-    devd.tells("!system=DEVFS subsystem=CDEV type=CREATE cdev=da1\n");
-    devd.tells("!system=ZFS subsystem=ZFS type=sysevent.fs.zfs.history_event  pool=tank\n");
+    devd.sends("!system=DEVFS subsystem=CDEV type=CREATE cdev=da1\n");
+    devd.sends("!system=ZFS subsystem=ZFS type=sysevent.fs.zfs.history_event  pool=tank\n");
     stand_in.says(&pools("DEGRADED"));
     for _ in 0..50 {
-        devd.tells(FAULT);
+        devd.sends(FAULT);
     }
     let state = next_state(&mut peer).unwrap();
     assert_eq!(state["zpools"]["tank"]["health"], "DEGRADED");
@@ -634,7 +634,7 @@ fn zpool_events_make_a_check_without_waiting_for_the_timer() {
     let state = next_state(&mut peer).unwrap();
     assert_eq!(state["zpools"]["tank"]["health"], "DEGRADED");
     let before = checks(&mut peer);
-    // Snapshots are no news. What comes behind them shows that they were read.
+    // Snapshots cause no event. The line after them shows that they were read.
     let history = "Nov 23 2026 18:09:32.5\tsysevent.fs.zfs.history_event\n".repeat(2000);
     events.write_all(history.as_bytes()).unwrap();
     stand_in.says("");
@@ -669,7 +669,7 @@ fn ended_follower_is_restarted_and_none_survives_the_daemon() {
 
 #[test]
 fn events_without_end_cost_little() {
-    // What a pool does whose only disk is gone: hundreds of events a second, for ever.
+    // The behaviour of a pool whose only disk is gone: hundreds of events a second, for ever.
     let stand_in = StandIn::running(
         "case $1 in
          list) cat \"$d/list\" ;;
@@ -713,7 +713,7 @@ fn changed_host_name_is_reported_once() {
     assert_eq!(renamed["zpools"], before["zpools"]);
     let identity = peer.request("rpc", "identify", &Value::Null).unwrap();
     assert_eq!(identity["hostname"], "renamed");
-    // Who comes later knows no other name, so that it is no news.
+    // A later client knows no other name, so it is no news.
     let late = next_state(&mut subscribed(&daemon).unwrap()).unwrap();
     let args = renamed.as_object_mut().unwrap();
     args.remove("hostnamechanged");

@@ -1,4 +1,4 @@
-//! Who failed too often is not heard: by address, and late where that cannot be.
+//! Throttling of authentication failures: by address, or by delay where blocking is not possible.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ fn failure_beyond_the_limit_blocks_the_address() {
     assert_eq!(refused.code, 403);
     assert!(refused.message.contains("try again in 7200 s"), "{}", refused.message);
     assert_eq!(peer.closed().unwrap(), 1008);
-    // A stranger from there who is connected already goes as well; who is known stays.
+    // An unauthenticated connection of that address is closed too; an authenticated one stays.
     assert_eq!(other.closed().unwrap(), 1006);
     known.request("rpc", "query", &json!({})).unwrap();
     assert!(Peer::connect_from(&daemon, address(1)).is_err());
@@ -165,7 +165,7 @@ fn reconnecting_client_is_not_spared_the_delay() {
     let lines = daemon.log().lines();
     let is_failure = |line: &&String| line.contains("authentication failure from 127.0.0.1");
     let failures = lines.iter().filter(is_failure).count();
-    // In ten seconds, and this takes less than one, their answers leave room for eight.
+    // In ten seconds, and this takes less than one, the delays leave room for eight.
     assert!((4..12).contains(&failures), "{failures} attempts were taken");
     let mut late = Peer::connect(&daemon, Transport::Plain).unwrap();
     assert_eq!(late.refused("rpc", "auth_token", &wrong()).unwrap().code, 429);
@@ -196,7 +196,7 @@ fn authenticated_client_has_the_limits_of_its_address() {
     known[1].request("rpc", "query", &json!({})).unwrap();
 }
 
-/// Four wrong tokens whose answers are held back, each of another address of loopback.
+/// Four wrong tokens with delayed replies, each from another loopback address.
 fn pending(daemon: &Daemon) -> Vec<Peer> {
     let attempt = json!({ "namespace": "rpc", "name": "auth_token", "id": "w", "args": wrong() });
     let mut peers = Vec::new();

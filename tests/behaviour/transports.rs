@@ -1,4 +1,4 @@
-//! Ways in: TLS 1.3 and 1.2, plain loopback and the local socket, and the certificate.
+//! Transports: TLS 1.3 and 1.2, plain loopback and the local socket, and the certificate.
 
 use std::fs;
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
@@ -17,7 +17,7 @@ use time::{OffsetDateTime, PrimitiveDateTime};
 
 use super::PROGRAM;
 
-/// All that is said on one connection, without what is another each time.
+/// All replies on one connection, without their variable parts.
 fn conversation(daemon: &Daemon, transport: Transport) -> Outcome<Vec<Value>> {
     let mut peer = Peer::known(daemon, transport)?;
     let mut said = vec![
@@ -83,7 +83,7 @@ fn requests_before_the_end_of_tls_are_carried_out() {
         let mut peer = Peer::known(&daemon, transport).unwrap();
         let request = json!({ "namespace": "rpc", "name": "dispatcher", "args": { "action": "run", id: "true" } });
         let frame = client_frame(0x81, request.to_string().as_bytes());
-        // The request, and the end of the session behind it, in one packet.
+        // The request, and the end of the session after it, in one packet.
         match peer.stream() {
             Stream::Tls(stream) => {
                 std::io::Write::write_all(&mut stream.conn.writer(), &frame).unwrap();
@@ -137,7 +137,7 @@ fn an_ipv6_listener_leaves_the_port_of_ipv4_alone() {
         Setup::new(PROGRAM).unwrap().with("server.listen", format!("[\"[::]:{port}\"]")).start();
     let daemon = setup.unwrap();
     assert_eq!(daemon.tls(), format!("[::]:{port}"));
-    // Who speaks to the port by IPv4 speaks to the test, by IPv6 to the daemon.
+    // IPv4 connections to the port reach the test, IPv6 ones the daemon.
     ipv4.set_nonblocking(true).unwrap();
     let _by_ipv4 = TcpStream::connect(("127.0.0.1", port)).unwrap();
     assert!(ipv4.accept().is_ok());
@@ -154,7 +154,7 @@ fn der(pem: &PathBuf) -> Vec<u8> {
     STANDARD.decode(base64).unwrap()
 }
 
-/// Where these bytes begin for the first time.
+/// First position of these bytes.
 fn find(all: &[u8], part: &[u8]) -> Option<usize> {
     all.windows(part.len()).position(|window| window == part)
 }

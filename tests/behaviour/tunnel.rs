@@ -1,5 +1,5 @@
-//! What goes through a bridge that may be anybody's: not a word of it is read, and what is tampered
-//! with is not obeyed.
+//! Tunnels through an untrusted relay: it can read nothing, and tampered messages are not carried
+//! out.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ fn start(bridge: &Bridge) -> Outcome<(Setup, Daemon)> {
     Ok((setup, daemon))
 }
 
-/// A client behind the bridge that has shown a token.
+/// A client behind the relay that has authenticated by a token.
 fn known(daemon: &Daemon, bridge: &Bridge, id: &str) -> Outcome<RelayedTunnel> {
     let server = bridge.wait_for_servers(1).remove(0);
     let mut tunnel = RelayedTunnel::open(bridge.client(id), &server, daemon.fingerprint())?;
@@ -28,7 +28,7 @@ fn known(daemon: &Daemon, bridge: &Bridge, id: &str) -> Outcome<RelayedTunnel> {
 /// All jobs that the daemon knows.
 fn jobs(daemon: &Daemon) -> Outcome<Vec<String>> {
     let mut peer = Peer::local(daemon)?;
-    // A job is listed once it is kept: what was asked before this one has been kept before it.
+    // A job is listed once it is durable: earlier submissions are durable before this one.
     static LAST: AtomicUsize = AtomicUsize::new(0);
     let last = format!("last {}", LAST.fetch_add(1, Ordering::Relaxed));
     peer.run(&json!({ last: "true" }))?;
@@ -43,8 +43,8 @@ fn run(id: &str) -> String {
     json!({ "namespace": "rpc", "name": "dispatcher", "id": id, "args": args }).to_string()
 }
 
-/// All bytes that the bridge could make of what it forwarded: as it stands, and decoded, also over
-/// the edges of payloads.
+/// All bytes that the relay could derive from forwarded payloads: unchanged, and decoded, also
+/// across payloads.
 fn all_that_was_seen(routed: &[Routed]) -> Vec<u8> {
     let mut seen = Vec::new();
     for from in routed.iter().map(|it| it.from.as_str()).collect::<std::collections::BTreeSet<_>>()
@@ -118,7 +118,7 @@ fn a_bridge_sees_nothing_of_requests_events_tokens_and_output() {
             assert!(!contains(&seen, &form), "{word:?} was seen as {form:?}");
         }
     }
-    // The same look finds what is there.
+    // The same search finds bytes that are there.
     assert!(contains(&all_that_was_seen(&clear), "identify"));
 }
 
@@ -165,7 +165,7 @@ fn requests_changed_by_a_relay_are_never_carried_out() {
             }
             meddle(count.fetch_add(1, Ordering::Relaxed), routed)
         });
-        // Whatever becomes of the tunnel.
+        // The tunnel may have ended.
         let _ = tunnel.send(&run("one"));
         let _ = tunnel.send(&run("two"));
         until(&format!("{what}: the session ends"), || {
@@ -195,7 +195,7 @@ fn requests_out_of_order_are_not_obeyed() {
     });
     tunnel.send(&run("one")).unwrap();
     tunnel.send(&run("two")).unwrap();
-    // The alert that says so.
+    // The alert about it.
     assert!(tunnel.message().is_err());
     assert_eq!(jobs(&daemon).unwrap(), [""; 0]);
 }
@@ -219,7 +219,7 @@ fn replayed_records_are_rejected() {
     for one in &recorded {
         tunnel.client().send(&server, &one.payload);
     }
-    // What the server does with them has been done when it answers somebody who came later.
+    // The server has processed them when it replies to a later client.
     let mut later = known(&daemon, &bridge, "later").unwrap();
     later.request("rpc", "query", &json!({})).unwrap();
     assert_eq!(jobs(&daemon).unwrap().len(), 1);
@@ -235,7 +235,7 @@ fn server_in_the_place_of_the_right_one_is_detected() {
     let (setup, wrong) = start(&bridge).unwrap();
     person.register(&setup, &ourselves().0).unwrap();
     let wrong_id = bridge.wait_for_servers(2).into_iter().find(|id| *id != right_id).unwrap();
-    // All that is said to the one goes to the other, and its answers seem to be the first one's.
+    // Frames to the one are sent to the other, and its replies appear to be the first one's.
     let (from, to) = (right_id.clone(), wrong_id.clone());
     let names = Arc::new((from, to));
     bridge.meddle(move |mut routed| {
@@ -269,7 +269,7 @@ fn tampered_replies_are_rejected() {
     person.register(&setup, &ourselves().0).unwrap();
     let server = bridge.wait_for_servers(1).remove(0);
     let url = bridge.url();
-    // The handshake and the authentication are let through.
+    // The handshake and the authentication pass unchanged.
     let count = AtomicUsize::new(0);
     let id = server.clone();
     bridge.meddle(move |routed| {

@@ -1,4 +1,4 @@
-//! The command line to a host behind a bridge.
+//! Commands to a host behind a relay.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use support::{Bridge, Cli, Daemon, Outcome, Peer, Person, Setup, Signal, registe
 
 use super::{PROGRAM, ourselves};
 
-/// A server behind a bridge, and somebody who may do all on it.
+/// A server behind a relay, and a person with full access to it.
 struct Scene {
     bridge: Bridge,
     daemon: Daemon,
@@ -45,7 +45,7 @@ fn commands_work_through_a_bridge_as_on_the_host() {
     let identity: Value = serde_json::from_str(&identity.out).unwrap();
     assert_eq!((&identity["type"], &identity["hostname"]), (&"server".into(), &hostname().into()));
 
-    // With a token of that host instead of the key, which the bridge alone is shown then.
+    // With a token of that host instead of the key, which is then used for the relay only.
     let token = scene.daemon.directory().join("token");
     fs::write(&token, Peer::token(&scene.daemon).unwrap()).unwrap();
     let query = scene.via("call").arg("--token-file").arg(&token).args(["rpc", "query"]);
@@ -82,7 +82,7 @@ impl Sites {
     pub(super) fn new() -> Outcome<Sites> {
         let mut bridge_setup = Setup::bridge(PROGRAM)?;
         let bridge = bridge_setup.start()?;
-        // From now on where it is.
+        // Its final address.
         let address = bridge.tls().to_owned();
         bridge_setup.set("relay.listen", format!("[{address:?}]"));
         let fingerprint = bridge.fingerprint().to_owned();
@@ -129,7 +129,7 @@ impl Sites {
         self.person.via(command, (&url, &self.fingerprint), &hostname())
     }
 
-    /// The bridge is killed and started again, and the server has found it again.
+    /// Kills and restarts the relay, and waits for the server's link.
     fn restart_bridge(&mut self) -> Outcome<()> {
         self.bridge.take().ok_or("no bridge")?.crash()?;
         until("the link is lost", || self.link()["state"] != "connected");
@@ -146,8 +146,7 @@ impl Sites {
     }
 }
 
-/// What a job has printed by the events that somebody saw: the pieces of the running events, and the
-/// whole at its end.
+/// Output of a job in received events: the chunks of the running events, and the whole at its end.
 fn received(frames: &[String], job: &str, command: &str) -> (String, Vec<String>) {
     let (mut pieces, mut whole) = (String::new(), Vec::new());
     for frame in frames.iter().map(|frame| serde_json::from_str::<Value>(frame).unwrap()) {
@@ -211,7 +210,7 @@ fn watch_continues_after_the_server_was_killed() {
         let ran = sites.via("run").args(["--id", id, "echo more"]).run().unwrap();
         assert_eq!((ran.code(), ran.out.as_str()), (0, "more\n"), "{}", ran.err);
     }
-    // Another run of the daemon: what was missed cannot be told, and that is.
+    // Another run of the daemon: missed events are not available, which is reported.
     let (_, from) = watch.out.wait_from(from, r#""name":"gap""#).unwrap();
     watch.out.wait_from(from, r#""process_id":"c""#).unwrap();
     watch.signal(Signal::SIGTERM).unwrap();
@@ -248,7 +247,7 @@ fn a_key_that_is_revoked_ends_its_sessions() {
     assert!(watched.err.contains("revoked"), "{}", watched.err);
 }
 
-/// One more server behind the bridge of a scene, which the person may use.
+/// One more server behind the relay, which the person may use.
 fn another(sites: &Sites, name: &str) -> Outcome<(Setup, Daemon)> {
     let link = format!(
         "[[bridge.link]]\nname = \"office\"\nurl = \"wss://{}\"\nfingerprint = \"{}\"\n",
@@ -281,7 +280,7 @@ fn watch_at_a_bridge_follows_all_hosts_that_are_known() {
     }
     let unknown = watch.err.wait("is not known").unwrap();
     assert!(unknown.contains(unauthenticated.fingerprint()), "{unknown}");
-    // The same job on both is told apart.
+    // The same job on both is distinguished.
     for daemon in [sites.server(), &beta] {
         let ran = Cli::to(daemon, "run").args(["--id", "j", "echo hello"]).run().unwrap();
         assert_eq!(ran.code(), 0, "{}", ran.err);
@@ -300,7 +299,7 @@ fn watch_at_a_bridge_follows_all_hosts_that_are_known() {
     };
     finished("alpha", 0);
     finished("beta", 0);
-    // One goes and comes.
+    // One disconnects and reconnects.
     let from = watch.out.lines().len();
     beta.stop().unwrap();
     let (_, from) =
@@ -313,7 +312,7 @@ fn watch_at_a_bridge_follows_all_hosts_that_are_known() {
     let ran = Cli::to(&beta, "run").args(["--id", "k", "echo hello"]).run().unwrap();
     assert_eq!(ran.code(), 0, "{}", ran.err);
     finished("beta", from);
-    // The bridge goes and comes, and what happens meanwhile is told.
+    // The relay restarts, and events meanwhile are reported.
     let from = watch.out.lines().len();
     sites.bridge.take().unwrap().crash().unwrap();
     watch.err.wait("trying to come back").unwrap();
@@ -372,7 +371,7 @@ fn host_at_an_isolated_site_is_reached_through_the_relay() {
         run.args(["--bridge-fingerprint", bridge.fingerprint(), "--fingerprint", fingerprint]);
     let ran = run.args(["cat /sys/class/net/way/address", "sh -c 'exit 5'"]).run().unwrap();
     assert_eq!(ran.code(), 5, "{}", ran.err);
-    // The other end of the wire of the first site, as only a job there can tell.
+    // The other end of the first site's link, visible only to a job there.
     let [ip, netns, exec, site] = places.inside("1");
     let there = Cli::of(ip, &netns).args([&*exec, &*site, "cat", "/sys/class/net/way/address"]);
     assert_eq!(ran.out, there.run().unwrap().out);
@@ -406,7 +405,7 @@ fn fleet_is_shown_on_one_terminal_screen() {
 #[test]
 fn host_that_reconnects_early_stays_one_host() {
     let sites = Sites::new().unwrap();
-    // Two with one certificate are one for whoever knows it by that.
+    // Two hosts with one certificate are one for clients that identify it by that.
     let path = |name: &str| format!("{:?}", sites.server_setup.directory().join(name));
     let link = format!(
         "[[bridge.link]]\nname = \"office\"\nurl = \"wss://{}\"\nfingerprint = \"{}\"\n",

@@ -218,7 +218,7 @@ pub enum ChangeError<E> {
 const LARGEST: u64 = 8 * 1024 * 1024;
 /// Maximum number of keys read: the configurable maximum.
 const MOST: usize = 4096;
-/// How long to wait for another process that changes the file.
+/// Time limit of waiting for another process that changes the file.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// Maximum length of a user name, in bytes.
 const LONGEST_USER: usize = 128;
@@ -352,7 +352,7 @@ impl KeyStore {
         self.entries.iter()
     }
 
-    /// How many there are.
+    /// Number of keys.
     pub fn len(&self) -> usize {
         self.entries.len()
     }

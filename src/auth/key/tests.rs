@@ -98,7 +98,7 @@ fn truncated_or_changed_key_is_rejected_or_another_key() {
             }
             let mut changed = der.to_vec();
             changed[at] ^= 0x81;
-            // Whatever it is now, it is parsed or rejected without a panic.
+            // The result, a key or not, is parsed or rejected without a panic.
             let _ = PublicKey::from_pem(pem::write(name, &changed).as_bytes());
         }
     }

@@ -13,14 +13,14 @@ use nix::unistd::geteuid;
 
 use crate::{Outcome, skip};
 
-/// The tools lock the password file and give up where somebody else has it.
+/// The tools lock the password file and fail if another process has the lock.
 static TOOLS: Mutex<()> = Mutex::new(());
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 fn tool(program: &str, arguments: &[&str], input: &str) -> Outcome<()> {
     let _alone = TOOLS.lock().unwrap_or_else(PoisonError::into_inner);
     let mut said = String::new();
-    // Another program than this one may have the lock for a moment.
+    // Another program may have the lock for a moment.
     for _ in 0..50 {
         let mut child = Command::new(program)
             .args(arguments)
@@ -42,7 +42,7 @@ fn tool(program: &str, arguments: &[&str], input: &str) -> Outcome<()> {
     Err(format!("{program} {arguments:?}: {said}").into())
 }
 
-/// FreeBSD has pw(8) for all that the shadow tools do.
+/// FreeBSD has pw(8) instead of the shadow tools.
 const FREEBSD: bool = cfg!(target_os = "freebsd");
 
 /// Runs the tool of this system with what it takes before the name.
@@ -58,12 +58,12 @@ fn name(of: &str) -> String {
     format!("se{of}{}x{}", id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A group; gone when dropped.
+/// A group; removed on drop.
 #[derive(Debug)]
 pub struct Group(String);
 
 impl Group {
-    /// Makes one.
+    /// Creates a group.
     pub fn new() -> Outcome<Group> {
         let name = name("g");
         change(&["pw", "groupadd"], &["groupadd"], &name)?;
@@ -82,15 +82,15 @@ impl Drop for Group {
     }
 }
 
-/// A user with a password; gone when dropped.
+/// A user with a password; removed on drop.
 #[derive(Debug)]
 pub struct User(String);
 
 impl User {
-    /// What all of them have.
+    /// The password of all of them.
     pub const PASSWORD: &str = "a known pass\u{e9}: \"w0rd\"";
 
-    /// Makes one, in these groups.
+    /// Creates a user in these groups.
     pub fn new(groups: &[&Group]) -> Outcome<User> {
         let name = name("u");
         let pw = ["pw", "useradd", "-g", "nogroup", "-s", "/bin/sh", "-G", &listed(groups)];
@@ -110,7 +110,7 @@ impl User {
         &self.0
     }
 
-    /// Makes it a member of these groups and of no other.
+    /// Makes it a member of these groups only.
     pub fn join(&self, groups: &[&Group]) -> Outcome<()> {
         let groups = listed(groups);
         change(&["pw", "usermod", "-G", &groups], &["usermod", "-G", &groups], &self.0)
@@ -121,17 +121,17 @@ impl User {
         change(&["pw", "lock"], &["usermod", "-L"], &self.0)
     }
 
-    /// Lets the account expire, long ago.
+    /// Sets an expiry date in the past.
     pub fn expire(&self) -> Outcome<()> {
         change(&["pw", "usermod", "-e", "1"], &["usermod", "-e", "1"], &self.0)
     }
 
-    /// Lets its password expire.
+    /// Expires its password.
     pub fn expire_password(&self) -> Outcome<()> {
         change(&["pw", "usermod", "-p", "1"], &["chage", "-d", "0"], &self.0)
     }
 
-    /// Takes its password away, so that none is needed.
+    /// Removes its password, so that none is needed.
     pub fn without_password(&self) -> Outcome<()> {
         change(&["pw", "usermod", "-w", "none"], &["passwd", "-d"], &self.0)
     }
@@ -147,19 +147,19 @@ impl Drop for User {
     }
 }
 
-/// A PAM service: a file in the system's directory; gone when dropped.
+/// A PAM service: a file in the system's directory; removed on drop.
 #[derive(Debug)]
 pub struct PamService(PathBuf, String);
 
 impl PamService {
-    /// What is installed with the program.
+    /// The installed service file.
     pub const TEXT: &str = if FREEBSD {
         include_str!("../../../etc/pam.d/sysadm-events.freebsd")
     } else {
         include_str!("../../../etc/pam.d/sysadm-events.linux")
     };
 
-    /// Installs one. `None`, which is said, where that cannot be or there is no PAM.
+    /// Installs a service. `None`, with a message, where that is not possible or there is no PAM.
     pub fn new(text: &str) -> Outcome<Option<PamService>> {
         if !geteuid().is_root() {
             skip("real accounts need root");

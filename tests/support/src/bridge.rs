@@ -1,6 +1,6 @@
-//! Peers of a bridge: keys, the file in which a bridge has them, and what a peer says.
+//! Peers of a relay: keys, the relay's key file, and the frames of a peer.
 //!
-//! Written by hand after the documents, so that a mistake of the bridge is not made twice.
+//! Written by hand from the documentation, so that an error of the relay is not repeated.
 
 use std::fs;
 use std::path::Path;
@@ -20,11 +20,11 @@ use crate::{Daemon, Outcome, Peer, Transport};
 #[derive(Debug)]
 pub struct PeerKey(Ed25519KeyPair);
 
-/// What stands before an Ed25519 key in its SubjectPublicKeyInfo: RFC 8410 section 4.
+/// Prefix of an Ed25519 key in its SubjectPublicKeyInfo: RFC 8410 section 4.
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 impl PeerKey {
-    /// A new one.
+    /// Generates a key.
     pub fn new() -> Outcome<PeerKey> {
         let random = SystemRandom::new();
         let document = Ed25519KeyPair::generate_pkcs8(&random).map_err(|_| "no random bits")?;
@@ -42,12 +42,12 @@ impl PeerKey {
         format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n")
     }
 
-    /// By what it is called.
+    /// Its identifier.
     pub fn id(&self) -> String {
         STANDARD.encode(digest(&SHA256, &self.spki()))
     }
 
-    /// The second stage of an authentication, for whoever has this certificate.
+    /// The second stage of an authentication, for the owner of this certificate.
     pub fn proof(&self, purpose: &str, fingerprint: &str, test_string: &str) -> Outcome<Value> {
         let mut message = format!("sysadm-events-auth-v1\0{purpose}\0").into_bytes();
         for at in (0..fingerprint.len()).step_by(2) {
@@ -59,8 +59,8 @@ impl PeerKey {
     }
 }
 
-/// Writes the file of a bridge's registered keys, in one step: a name, a key, and the sums that its
-/// owner may claim (none: any).
+/// Writes a relay's key file atomically: a name, a key, and the checksums that its owner may claim
+/// (none: any).
 pub fn register(state: &Path, keys: &[(&str, &PeerKey, &[&str])]) -> Outcome<()> {
     let mut text = String::new();
     for (user, key, sums) in keys {
@@ -73,7 +73,7 @@ pub fn register(state: &Path, keys: &[(&str, &PeerKey, &[&str])]) -> Outcome<()>
     Ok(())
 }
 
-/// A peer of a bridge: a server or a client.
+/// A peer of a relay: a server or a client.
 pub struct BridgePeer {
     /// Its connection.
     pub peer: Peer,
@@ -81,12 +81,12 @@ pub struct BridgePeer {
 }
 
 impl BridgePeer {
-    /// Connects, and says nothing yet; the bridge's question is answered already.
+    /// Connects, and replies to the relay's identity request.
     pub fn dial(bridge: &Daemon, kind: &str) -> Outcome<BridgePeer> {
         BridgePeer::over(Peer::connect(bridge, Transport::Tls)?, kind)
     }
 
-    /// The same over a connection that there is.
+    /// The same over an existing connection.
     pub fn over(peer: Peer, kind: &str) -> Outcome<BridgePeer> {
         let mut new = BridgePeer { peer, asked: 0 };
         let question = new.peer.frame()?;
@@ -108,7 +108,7 @@ impl BridgePeer {
         Ok(new)
     }
 
-    /// Shows a key; an error where it is not taken.
+    /// Authenticates by a key.
     pub fn authenticate(&mut self, fingerprint: &str, key: &PeerKey) -> Outcome<()> {
         let stage = self.peer.request("rpc", "auth_ssl", &json!({}))?;
         let string = stage["test_string"].as_str().ok_or("no test_string")?;
@@ -116,7 +116,7 @@ impl BridgePeer {
         Ok(())
     }
 
-    /// Waits for the bridge's question for keys, and answers it.
+    /// Waits for the relay's request for keys, and replies to it.
     pub fn claim_when_asked(&mut self, sums: &[&str]) -> Outcome<()> {
         let question = self.peer.frame()?;
         if question["id"] != "bridge_request_list_keys"
@@ -127,12 +127,12 @@ impl BridgePeer {
         self.claim(sums)
     }
 
-    /// Tells the bridge which keys it has.
+    /// Sends the list of keys to the relay.
     pub fn claim(&mut self, sums: &[&str]) -> Outcome<()> {
         self.answer("bridge_request_list_keys", &json!({ "md5_keys": sums }))
     }
 
-    /// Sends the answer to a question of the bridge.
+    /// Sends the reply to a request of the relay.
     pub fn answer(&mut self, id: &str, args: &Value) -> Outcome<()> {
         self.peer.send(&json!({ "namespace": "rpc", "name": "response", "id": id, "args": args }))
     }
@@ -147,7 +147,7 @@ impl BridgePeer {
         list.iter().map(|id| Ok(id.as_str().ok_or("an id is no text")?.to_owned())).collect()
     }
 
-    /// Everything that has come from the bridge so far, taken by asking it something.
+    /// All frames of the relay so far, up to the reply to a request.
     pub fn so_far(&mut self) -> Outcome<Vec<String>> {
         self.asked += 1;
         let id = format!("so far {}", self.asked);
@@ -162,12 +162,12 @@ impl BridgePeer {
         }
     }
 
-    /// Sends something to another peer.
+    /// Sends a payload to another peer.
     pub fn send_to(&mut self, to: &str, payload: &str) -> Outcome<()> {
         self.peer.send_message(Message::text(format!("{to}\n{payload}")))
     }
 
-    /// The next frame from another peer: who sent it, and what.
+    /// The next frame from another peer: sender and payload.
     pub fn heard(&mut self) -> Outcome<(String, String)> {
         let text = self.peer.event()?;
         match text.split_once('\n') {
@@ -176,7 +176,7 @@ impl BridgePeer {
         }
     }
 
-    /// How long a read waits for something from now on.
+    /// Sets the time limit of reads.
     pub fn set_patience(&mut self, patience: Duration) -> Outcome<()> {
         self.peer.set_patience(patience)
     }

@@ -1,4 +1,4 @@
-//! The command line as a person or a script uses it: the real executable, its output and its code.
+//! The command line: the real executable, its output and its exit code.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use crate::{Daemon, Log, Outcome, Process, Pty};
 
-/// A command line under way.
+/// A command line under construction.
 #[derive(Debug)]
 pub struct Cli(Command);
 
@@ -27,7 +27,7 @@ pub struct Running {
 /// A command that has ended.
 #[derive(Debug)]
 pub struct Finished {
-    /// How.
+    /// Exit status.
     pub status: ExitStatus,
     /// Standard output.
     pub out: String,
@@ -46,7 +46,7 @@ impl Cli {
     /// A command of the executable.
     pub fn of(program: impl AsRef<OsStr>, command: &str) -> Cli {
         let mut cli = Command::new(program);
-        // What a terminal of whoever runs the tests would say must not matter.
+        // The tester's terminal settings must not matter.
         cli.arg(command).env_remove("NO_COLOR").env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
         // A background process of an interactive shell ignores SIGINT, and so would the command.
         // SAFETY: between fork and exec only one system call is made.
@@ -56,7 +56,7 @@ impl Cli {
         Cli(cli)
     }
 
-    /// A command that speaks to this daemon, by its local socket.
+    /// A command for this daemon, by its local socket.
     pub fn to(daemon: &Daemon, command: &str) -> Cli {
         Cli::of(daemon.program(), command).arg("--socket").arg(daemon.socket())
     }
@@ -82,14 +82,14 @@ impl Cli {
         self
     }
 
-    /// As another user, who is in this group and no other; only root can do that.
+    /// As another user, in this group only; requires root.
     #[must_use]
     pub fn as_user(mut self, user: u32, group: u32) -> Cli {
         self.0.uid(user).gid(group);
         self
     }
 
-    /// Starts it, in a process group of its own; nothing can be typed to it.
+    /// Starts it, in a process group of its own, without a terminal.
     pub fn start(mut self) -> Outcome<Running> {
         self.0.process_group(0);
         self.0.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -104,19 +104,19 @@ impl Cli {
         self.start_on_terminal_typing("")
     }
 
-    /// The same with something typed in beforehand.
+    /// The same with typed input.
     pub fn start_on_terminal_typing(mut self, text: &str) -> Outcome<Running> {
         let mut terminal = Pty::new()?;
         terminal.type_in(text)?;
         self.0.stdin(terminal.stdio()?).stdout(terminal.stdio()?).stderr(terminal.stdio()?);
         let child = self.0.spawn()?;
-        // Our copies of the terminal are in it, and would keep it open.
+        // The command holds copies of the terminal, and would keep it open.
         drop(self);
         let out = Log::of(terminal.into_screen());
         Ok(Running { child, out, err: Log::of(std::io::empty()) })
     }
 
-    /// For what none of these can do.
+    /// For uses not covered here.
     pub fn into_command(self) -> Command {
         self.0
     }
@@ -126,7 +126,7 @@ impl Cli {
         self.start()?.wait()
     }
 
-    /// Runs it to its end with something to read; its output to the byte, where that is UTF-8.
+    /// Runs it to its end with input; its output unchanged, where that is UTF-8.
     pub fn run_with_input(mut self, input: &[u8]) -> Outcome<Finished> {
         self.0.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.0.spawn()?;
@@ -145,18 +145,18 @@ impl Running {
         Ok(())
     }
 
-    /// Sends it and all that it has started a signal. To be called while it runs.
+    /// Sends it and all its descendants a signal. To be called while it runs.
     pub fn signal_all(&self, signal: Signal) -> Outcome<()> {
         kill(Pid::from_raw(-i32::try_from(self.child.id())?), signal)?;
         Ok(())
     }
 
-    /// The process to look at.
+    /// Its process.
     pub fn process(&self) -> Process {
         Process(self.child.id())
     }
 
-    /// Waits for its end, which must come in time.
+    /// Waits for its end, within the time limit.
     pub fn wait(mut self) -> Outcome<Finished> {
         let lines = |log: &Log| -> Outcome<String> {
             Ok(log.wait_end()?.iter().map(|line| format!("{line}\n")).collect())

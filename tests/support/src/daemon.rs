@@ -1,6 +1,6 @@
-//! A daemon of its own for each test and measurement: fresh state, a private directory, free ports,
-//! ended afterwards. It runs with the defaults that everybody gets; only addresses and paths
-//! differ, and what a test says itself.
+//! A daemon for each test and measurement: fresh state, a private directory, free ports, stopped
+//! afterwards. It has the default configuration except for addresses, paths and the keys set by the
+//! test.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -15,21 +15,21 @@ use nix::unistd::{Pid, Uid, chown};
 
 use crate::{Directory, Log, Outcome, Process};
 
-/// How a daemon is to be started; the same one can be started again on the same state.
+/// Parameters of a daemon; it can be started repeatedly on the same state.
 #[derive(Clone, Debug)]
 pub struct Setup {
     program: PathBuf,
-    /// Which daemon of the two.
+    /// The command: server or relay.
     command: &'static str,
-    /// A program that runs the daemon in its own place, with its arguments.
+    /// A wrapper program that executes the daemon with its arguments.
     under: Vec<String>,
     directory: Arc<Directory>,
     /// By section and key, as TOML.
     keys: BTreeMap<(String, String), String>,
-    /// Behind the keys: sections that come more than once.
+    /// After the keys: sections that may be repeated.
     more: String,
     env: Vec<(String, String)>,
-    /// Whom it runs as; the user of the tests where nothing is said.
+    /// User of the daemon; the user of the tests by default.
     user: Option<u32>,
 }
 
@@ -51,7 +51,7 @@ impl Setup {
         Ok(Setup::of(program, "serve", directory, &keys))
     }
 
-    /// A bridge with the defaults, but of the user who runs the tests: TLS on a free port of
+    /// A relay with the defaults, but as the user who runs the tests: TLS on a free port of
     /// loopback, a local socket.
     pub fn bridge(program: &str) -> Outcome<Setup> {
         let directory = Arc::new(Directory::new()?);
@@ -112,26 +112,26 @@ impl Setup {
         self
     }
 
-    /// The same, started by a shell that runs this first: what it ignores, opens and limits is handed
-    /// on to the daemon.
+    /// The same, started by a shell that runs this script first: ignored signals, descriptors and
+    /// limits are inherited by the daemon.
     #[must_use]
     pub fn after_shell(self, script: &str) -> Setup {
         self.under(["sh", "-c", &format!("{script}\nexec \"$@\""), "sh"])
     }
 
-    /// The same, run by another program: one that becomes what it is told to run.
+    /// The same, executed by a wrapper program.
     #[must_use]
     pub fn under<S: Into<String>>(mut self, program: impl IntoIterator<Item = S>) -> Setup {
         self.under = program.into_iter().map(Into::into).collect();
         self
     }
 
-    /// The same where other users reach the program and the socket, wherever the tests were built.
+    /// The same with program and socket accessible to other users, wherever the tests were built.
     pub fn open_to_all(mut self) -> Outcome<Setup> {
         fs::set_permissions(self.directory.path(), Permissions::from_mode(0o711))?;
         let program = self.directory.join("sysadm-events");
-        // By another process: a child that is forked meanwhile would hold our descriptor of the
-        // copy, and what is open for writing cannot be run.
+        // By another process: a child that is forked meanwhile would hold a descriptor of the copy,
+        // and a file that is open for writing cannot be run.
         let copied = Command::new("cp").arg(&self.program).arg(&program).status()?;
         if !copied.success() {
             return Err("cannot copy the program".into());
@@ -140,7 +140,7 @@ impl Setup {
         Ok(self)
     }
 
-    /// The same as another user, who has its directory then; only root can do that.
+    /// The same as another user, who owns its directory; requires root.
     pub fn as_user(mut self, user: u32) -> Outcome<Setup> {
         chown(self.directory.path(), Some(Uid::from_raw(user)), None)?;
         self.user = Some(user);
@@ -172,14 +172,14 @@ impl Setup {
         Ok(())
     }
 
-    /// Starts it and waits until it says that it is ready.
+    /// Starts it and waits until it is ready.
     pub fn start(&self) -> Outcome<Daemon> {
         let mut daemon = self.launch()?;
         daemon.wait_until_ready()?;
         Ok(daemon)
     }
 
-    /// Starts it, whatever becomes of it.
+    /// Starts it without waiting.
     pub fn launch(&self) -> Outcome<Daemon> {
         self.write()?;
         let mut command = match self.under.split_first() {
@@ -265,19 +265,19 @@ impl Daemon {
         &self.fingerprint
     }
 
-    /// The same, known by another certificate.
+    /// The same with another expected fingerprint.
     #[must_use]
     pub fn with_fingerprint(mut self, fingerprint: &str) -> Daemon {
         fingerprint.clone_into(&mut self.fingerprint);
         self
     }
 
-    /// What it has logged.
+    /// Its log.
     pub fn log(&self) -> &Log {
         &self.log
     }
 
-    /// The process to look at.
+    /// Its process.
     pub fn process(&self) -> Process {
         Process(self.child.id())
     }
@@ -302,7 +302,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// SIGHUP, and waits for the line that says how it went.
+    /// SIGHUP, and waits for the line with the result.
     pub fn reload(&self) -> Outcome<String> {
         let (before, said) = (self.log.lines().len(), "reload");
         self.signal(Signal::SIGHUP)?;
@@ -318,9 +318,9 @@ impl Daemon {
         self.signal(STATUS)
     }
 
-    /// Waits for its end: how it was, and all that it logged.
+    /// Waits for its end; returns the status and the log.
     pub fn wait(&mut self) -> Outcome<(ExitStatus, Vec<String>)> {
-        // Its log ends with it, so that there is something to wait for with a limit.
+        // Its log ends with it, so that the wait can have a limit.
         let lines = self.log.wait_end()?;
         let status = match self.ended {
             Some(status) => status,
@@ -330,13 +330,13 @@ impl Daemon {
         Ok((status, lines))
     }
 
-    /// SIGTERM, and waits; an error where it did not end of itself with code 0.
+    /// SIGTERM, and waits; an error unless it exits with code 0.
     pub fn stop(self) -> Outcome<Vec<String>> {
         self.signal(Signal::SIGTERM)?;
         self.stop_was_asked()
     }
 
-    /// The same where it has been told already.
+    /// The same after SIGTERM was sent.
     pub fn stop_was_asked(mut self) -> Outcome<Vec<String>> {
         let (status, lines) = self.wait()?;
         if status.code() == Some(0) {

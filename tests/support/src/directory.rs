@@ -1,5 +1,5 @@
 //! A directory for one daemon: private, with a short path (a socket's may have 103 bytes), removed
-//! with all that is in it when nobody needs it any more.
+//! with its content when its last owner is dropped.
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
@@ -11,12 +11,12 @@ use crate::Outcome;
 
 static MADE: AtomicU32 = AtomicU32::new(0);
 
-/// A private directory that goes with its last owner.
+/// A private directory, removed with its last owner.
 #[derive(Debug)]
 pub struct Directory(PathBuf);
 
 impl Directory {
-    /// Makes one.
+    /// Creates one.
     pub fn new() -> Outcome<Directory> {
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let path = env::temp_dir().join(format!("se-{}-{number}", process::id()));
@@ -24,12 +24,12 @@ impl Directory {
         Ok(Directory(path))
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// A file in it.
+    /// Path of a file in it.
     pub fn join(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }

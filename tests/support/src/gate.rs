@@ -1,5 +1,5 @@
-//! A job that waits until a test lets it go on: the way to look at it while it runs, however fast or
-//! slow the machine is.
+//! A job that waits until a test releases it, to examine it while it runs, independent of the speed
+//! of the machine.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -19,7 +19,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A closed one.
+    /// Creates a closed gate.
     pub fn new(directory: &Directory, name: &str) -> Outcome<Gate> {
         let path = directory.join(name);
         mkfifo(&path, Mode::from_bits_truncate(0o666))?;
@@ -27,17 +27,17 @@ impl Gate {
         Ok(Gate { path, pipe })
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What a shell runs to wait at it.
+    /// The shell command that waits for it.
     pub fn wait(&self) -> String {
         format!("read go <{}", self.path.display())
     }
 
-    /// Lets one reader through.
+    /// Releases one reader.
     pub fn open(&mut self) -> Outcome<()> {
         self.pipe.write_all(b"\n")?;
         Ok(())

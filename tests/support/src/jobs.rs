@@ -1,4 +1,4 @@
-//! What a client asks of the dispatcher, and what it is told of jobs.
+//! Requests to the dispatcher, and events of jobs.
 
 use serde_json::{Value, json};
 
@@ -12,28 +12,28 @@ impl Peer {
         Ok(peer)
     }
 
-    /// `run`, with `jobs` as its other keys; the ids that it started.
+    /// `run`, with `jobs` as its other keys; returns the started ids.
     pub fn run(&mut self, jobs: &Value) -> Outcome<Value> {
         Ok(self.request("rpc", "dispatcher", &with_action("run", jobs))?["started"].take())
     }
 
-    /// `run` that is to be refused.
+    /// `run` that must be refused.
     pub fn run_refused(&mut self, jobs: &Value) -> Outcome<Refused> {
         self.refused("rpc", "dispatcher", &with_action("run", jobs))
     }
 
-    /// `submit`; the id.
+    /// `submit`; returns the id.
     pub fn submit(&mut self, job: &Value) -> Outcome<String> {
         let reply = self.request("rpc", "dispatcher", &with_action("submit", job))?;
         Ok(reply["started"][0].as_str().ok_or("no id")?.to_owned())
     }
 
-    /// `submit` that is to be refused.
+    /// `submit` that must be refused.
     pub fn submit_refused(&mut self, job: &Value) -> Outcome<Refused> {
         self.refused("rpc", "dispatcher", &with_action("submit", job))
     }
 
-    /// `kill`, with an id or a list of them; the ids that were active.
+    /// `kill`, with an id or a list of them; returns the ids that were active.
     pub fn kill(&mut self, jobs: &Value) -> Outcome<Value> {
         let kill = json!({ "action": "kill", "job_id": jobs });
         Ok(self.request("rpc", "dispatcher", &kill)?["killed"]["jobs"].take())
@@ -75,7 +75,7 @@ impl Peer {
         }
     }
 
-    /// The `args` of the events of a job, up to the first that is the `last`.
+    /// The `args` of the events of a job, up to the first for which `last` returns true.
     pub fn job_until(
         &mut self,
         id: &str,
@@ -95,7 +95,7 @@ impl Peer {
         }
     }
 
-    /// Waits until events have told that a job printed `text`; its `args` so far.
+    /// Waits until events contain `text` as output of a job; returns its `args` so far.
     pub fn job_printed(&mut self, id: &str, command: &str, text: &str) -> Outcome<Vec<Value>> {
         let mut received = String::new();
         self.job_until(id, |args| {
@@ -104,7 +104,7 @@ impl Peer {
         })
     }
 
-    /// The `args` of a job's finished event; all before it is let go.
+    /// The `args` of a job's finished event; earlier events are dropped.
     pub fn finished(&mut self, id: &str) -> Outcome<Value> {
         Ok(self.job(id)?.pop().unwrap_or_default())
     }

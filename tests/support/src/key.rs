@@ -1,4 +1,4 @@
-//! Keys and signatures that OpenSSL makes, so that the daemon is measured by another program.
+//! Keys and signatures of OpenSSL, so that the daemon is tested against another program.
 
 use std::fs;
 use std::io::Write;
@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use crate::{Daemon, Directory, Outcome, Peer, Refused, Transport, skip};
 
-/// A private key with its public half, in files of a directory that ends with it.
+/// A private key with its public half, in files of a directory that it owns.
 #[derive(Debug)]
 pub struct Key {
     directory: Directory,
     is_rsa: bool,
 }
 
-/// Runs openssl(1) with something to read; what it writes.
+/// Runs openssl(1) with input; returns its output.
 fn openssl(arguments: &[&str], input: &[u8]) -> Outcome<Vec<u8>> {
     let mut child = Command::new("openssl")
         .args(arguments)
@@ -37,7 +37,7 @@ pub fn base64(bytes: &[u8]) -> Outcome<String> {
     Ok(String::from_utf8(openssl(&["base64", "-A"], bytes)?)?.trim().to_owned())
 }
 
-/// What was encrypted as the original client does it, by the public key (PEM) that undoes it.
+/// Decrypts a string encrypted like by the original client, with the public key (PEM).
 pub fn decrypt(public: &str, encrypted: &[u8]) -> Outcome<String> {
     let directory = Directory::new()?;
     let (key, text) = (directory.join("key"), directory.join("text"));
@@ -50,7 +50,7 @@ pub fn decrypt(public: &str, encrypted: &[u8]) -> Outcome<String> {
 }
 
 impl Key {
-    /// `openssl genpkey`; `None`, which is said, where there is no OpenSSL.
+    /// `openssl genpkey`; `None`, with a message, without OpenSSL.
     pub fn ed25519() -> Outcome<Option<Key>> {
         Key::new(&["genpkey", "-algorithm", "ed25519"], false)
     }
@@ -83,12 +83,12 @@ impl Key {
         self.directory.join("public.pem")
     }
 
-    /// The public key as the original client sends it: its PEM in base64.
+    /// The public key in the form of the original client: its PEM in base64.
     pub fn encoded(&self) -> Outcome<String> {
         base64(&fs::read(self.public())?)
     }
 
-    /// Its name: base64 of the SHA-256 of its SubjectPublicKeyInfo.
+    /// Its id: base64 of the SHA-256 of its SubjectPublicKeyInfo.
     pub fn id(&self) -> Outcome<String> {
         let pem = fs::read(self.public())?;
         let der = openssl(&["pkey", "-pubin", "-outform", "DER"], &pem)?;
@@ -126,18 +126,18 @@ impl Key {
         self.sign(&message)
     }
 
-    /// Encrypts a string as the original client does, base64: PKCS#1 v1.5, type 1, no digest.
+    /// Encrypts a string like the original client, base64: PKCS#1 v1.5, type 1, no digest.
     pub fn encrypt(&self, string: &str) -> Outcome<String> {
         let private = self.private();
         let private = private.to_str().ok_or("no UTF-8")?;
         let old = ["rsautl", "-sign", "-pkcs", "-inkey", private];
-        // What is longer than any digest the newer command refuses in some versions.
+        // Some versions of the newer command refuse input longer than any digest.
         let new = ["pkeyutl", "-sign", "-inkey", private, "-pkeyopt", "rsa_padding_mode:pkcs1"];
         let encrypted = openssl(&old, string.as_bytes());
         base64(&encrypted.or_else(|_| openssl(&new, string.as_bytes()))?)
     }
 
-    /// The second stage for what this daemon shows on this transport.
+    /// The second stage for the certificate of this daemon on this transport.
     pub fn proof(&self, daemon: &Daemon, transport: Transport, string: &str) -> Outcome<Value> {
         let zeros = "0".repeat(64);
         let fingerprint = match transport {
@@ -150,19 +150,19 @@ impl Key {
 }
 
 impl Peer {
-    /// The first stage of `auth_ssl`: the string that is to be signed.
+    /// The first stage of `auth_ssl`: the challenge.
     pub fn challenge(&mut self) -> Outcome<String> {
         let reply = self.request("rpc", "auth_ssl", &json!(""))?;
         Ok(reply["test_string"].as_str().ok_or("no test_string")?.to_owned())
     }
 
-    /// Both stages; the token and its time.
+    /// Both stages; returns the token and its lifetime.
     pub fn show_key(&mut self, key: &Key, daemon: &Daemon, over: Transport) -> Outcome<Value> {
         let string = self.challenge()?;
         self.request("rpc", "auth_ssl", &key.proof(daemon, over, &string)?)
     }
 
-    /// Both stages with a key that is to be refused.
+    /// Both stages with a key that must be rejected.
     pub fn key_refused(&mut self, key: &Key, daemon: &Daemon, over: Transport) -> Outcome<Refused> {
         let string = self.challenge()?;
         self.refused("rpc", "auth_ssl", &key.proof(daemon, over, &string)?)

@@ -1,5 +1,5 @@
-//! What tests and benchmarks share: a real daemon in a directory of its own, clients that share no
-//! code with it but the framing library, the command line, and a look at processes from outside.
+//! Code common to tests and benchmarks: a real daemon in a directory of its own, clients that share
+//! only the framing library with it, the command line, and observation of processes.
 
 mod account;
 mod bridge;
@@ -44,16 +44,16 @@ pub use skip::{has_loopback_addresses, skip};
 pub use test_relay::{Bridge, BridgeIdentity, Meddler, RelayedClient, RelayedTunnel, Routed};
 pub use zfs::Zfs;
 
-/// What every step returns; any error ends the test or the section.
+/// Result of every step; any error ends the test or the section.
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// No answer is ever this late, unless something is broken. Longer in a build with `SLOW_HOST` in its
-/// environment, for an emulated processor.
+/// Time limit of every wait. Longer in a build with `SLOW_HOST` in its environment, for an emulated
+/// processor.
 pub const PATIENCE: Duration =
     Duration::from_secs(if option_env!("SLOW_HOST").is_some() { 300 } else { 30 });
 
-/// Asks again and again until `is_so`: for what nothing tells by itself. It panics where that never
-/// comes; `what` says what was waited for.
+/// Polls until `is_so`: for states without a notification. Panics after the time limit; `what`
+/// names the awaited state.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let patience = Instant::now() + PATIENCE;
     while !is_so() {

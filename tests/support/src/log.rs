@@ -1,4 +1,4 @@
-//! The lines that a process prints, kept as they come, so that a test can wait for one.
+//! Lines printed by a process, stored as they arrive, so that a test can wait for one.
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,7 +18,7 @@ struct Lines {
 }
 
 impl Log {
-    /// Reads `source` to its end, in a thread of its own: a full pipe would hold the process up.
+    /// Reads `source` to its end, in a thread: a full pipe would block the process.
     pub fn of(source: impl Read + Send + 'static) -> Log {
         let log = Log::default();
         let ours = log.clone();
@@ -49,8 +49,8 @@ impl Log {
         self.lock().lines.clone()
     }
 
-    /// Waits for a line that holds `text`, beginning with the line of number `from`; the line, and
-    /// the number of the one behind it.
+    /// Waits for a line that contains `text`, starting with line number `from`; returns the line,
+    /// and the number of the next one.
     pub fn wait_from(&self, from: usize, text: &str) -> Outcome<(String, usize)> {
         let patience = Instant::now() + PATIENCE;
         let mut lines = self.lock();
@@ -72,7 +72,7 @@ impl Log {
         }
     }
 
-    /// Waits for a line that holds `text`, wherever it stands.
+    /// Waits for a line that contains `text`, at any position.
     pub fn wait(&self, text: &str) -> Outcome<String> {
         self.wait_from(0, text).map(|(line, _)| line)
     }

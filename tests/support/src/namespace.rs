@@ -1,4 +1,4 @@
-//! Sites that do not reach each other: network namespaces of Linux, joined by virtual interfaces.
+//! Isolated sites: network namespaces of Linux, joined by virtual interfaces.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,20 +7,21 @@ use nix::unistd::geteuid;
 
 use crate::{Outcome, skip};
 
-/// Two sites, each joined to a third place between them, which passes nothing on. Gone when dropped.
+/// Two sites, each joined to a third namespace between them, which does not forward. Removed on
+/// drop.
 #[derive(Debug)]
 pub struct Sites(String);
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// The place between the two.
+/// The namespace between the two.
 const BETWEEN: &str = "b";
 
 impl Sites {
-    /// Addresses of the place between, as the first and the second site reach it.
+    /// Addresses of the middle namespace, as reached by the first and the second site.
     pub const BETWEEN: [&str; 2] = ["10.231.1.1", "10.231.2.1"];
 
-    /// Makes them; `None`, which is said, where that cannot be.
+    /// Creates them; `None`, with a message, where that is not possible.
     pub fn new() -> Option<Sites> {
         let name = format!("se{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let is_possible = cfg!(target_os = "linux") && geteuid().is_root();
@@ -52,7 +53,7 @@ impl Sites {
         format!("{}{place}", self.0)
     }
 
-    /// A command that runs another one in the place between.
+    /// A command that runs another one in the middle namespace.
     pub fn between(&self) -> [String; 4] {
         ["ip".into(), "netns".into(), "exec".into(), self.name(BETWEEN)]
     }
@@ -62,10 +63,9 @@ impl Sites {
         ["ip".into(), "netns".into(), "exec".into(), self.name(site)]
     }
 
-    /// Does something at a site, 1 or 2: sockets that are made there stay there.
+    /// Runs a function at a site, 1 or 2: sockets created there stay there.
     ///
-    /// # Errors
-    /// The site cannot be entered, or what `what` says.
+    /// # Errors The site cannot be entered, or `what` fails.
     #[cfg(target_os = "linux")]
     pub fn at<T: Send>(&self, site: &str, what: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
         let file = std::fs::File::open(format!("/run/netns/{}", self.name(site)))?;
@@ -80,7 +80,7 @@ impl Sites {
         })
     }
 
-    /// Does something at a site: not on this system.
+    /// Runs a function at a site: not on this system.
     #[cfg(not(target_os = "linux"))]
     pub fn at<T: Send>(&self, _: &str, _: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
         Err("there are no network namespaces".into())

@@ -1,4 +1,4 @@
-//! Logs that grow, and the clients that are told of it.
+//! Growing logs, and the clients of their events.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -16,14 +16,14 @@ impl Setup {
         Ok(setup.with("life_preserver.log", log))
     }
 
-    /// The log of Life Preserver, in a directory that is not there at first.
+    /// The log of Life Preserver, in a directory that does not exist at first.
     pub fn log(&self) -> PathBuf {
         self.directory().join("logs/lp.log")
     }
 }
 
 impl Peer {
-    /// A client of the local socket that gets the events of snapshots and replications.
+    /// A client of the local socket that subscribes to snapshots and replications.
     pub fn reader(daemon: &Daemon) -> Outcome<Peer> {
         let mut peer = Peer::local(daemon)?;
         peer.request("events", "subscribe", &json!(["life-preserver"]))?;
@@ -40,7 +40,7 @@ impl Peer {
         }
     }
 
-    /// The messages of the next events, so many.
+    /// The messages of the next `count` events.
     pub fn messages(&mut self, count: usize) -> Outcome<Vec<String>> {
         (0..count).map(|_| self.message()).collect()
     }
@@ -51,14 +51,14 @@ impl Peer {
         Ok(news["message"].as_str().ok_or("no message")?.to_owned())
     }
 
-    /// Gives up the frames: what follows is counted as fast as it can be. Only where all that was
-    /// sent so far has been read.
+    /// Converts it to a counter, which reads as fast as possible. All frames so far must have been
+    /// read.
     pub fn into_counter(self) -> Counter {
         Counter { stream: self.into_stream(), bytes: Vec::new(), at: 0 }
     }
 }
 
-/// Appends to a log, which is made with its directory where it is not there.
+/// Appends to a log, which is created with its directory if missing.
 pub fn append(log: &Path, text: impl AsRef<[u8]>) -> Outcome<()> {
     if let Some(directory) = log.parent() {
         fs::create_dir_all(directory)?;
@@ -68,27 +68,27 @@ pub fn append(log: &Path, text: impl AsRef<[u8]>) -> Outcome<()> {
     Ok(())
 }
 
-/// The line that a snapshot of a number is, with its end.
+/// The line of a numbered snapshot, with its end.
 pub fn snapshot(number: usize) -> String {
     format!("now: Creating snapshot on tank/{number}\n")
 }
 
-/// What is told of it.
+/// The message of its event.
 pub fn snapshot_message(number: usize) -> String {
     format!("now: New snapshot of tank/{number}")
 }
 
-/// Lines of so many snapshots.
+/// Lines of these snapshots.
 pub fn snapshots(numbers: std::ops::Range<usize>) -> String {
     numbers.map(snapshot).collect()
 }
 
-/// What is told of them.
+/// The messages of their events.
 pub fn snapshot_messages(numbers: std::ops::Range<usize>) -> Vec<String> {
     numbers.map(snapshot_message).collect()
 }
 
-/// A client that does no more with an event than to see which one it is.
+/// A client that only identifies events.
 pub struct Counter {
     stream: Stream,
     bytes: Vec<u8>,
@@ -96,7 +96,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// Reads the events of all snapshots of these numbers, which have to come in order, each once.
+    /// Reads the events of all snapshots with these numbers, which must come in order, each once.
     pub fn expect(&mut self, numbers: std::ops::Range<usize>) -> Outcome<()> {
         for wanted in numbers {
             let frame = self.frame()?;
@@ -109,7 +109,7 @@ impl Counter {
         Ok(())
     }
 
-    /// The next text (RFC 6455 section 5.2, unmasked); pings are let go.
+    /// The next text (RFC 6455 section 5.2, unmasked); pings are ignored.
     fn frame(&mut self) -> Outcome<&[u8]> {
         loop {
             let waiting = self.bytes.get(self.at..).unwrap_or_default();
@@ -154,7 +154,7 @@ fn head(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     }
 }
 
-/// The number behind `tank/`.
+/// The number after `tank/`.
 fn number_in(frame: &[u8]) -> Option<usize> {
     const NAME: &[u8] = b"tank/";
     let at = frame.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();

@@ -1,6 +1,6 @@
-//! The other end of a connection: a small blocking WebSocket client over Unix, TCP or TLS.
+//! A small blocking WebSocket client over Unix, TCP or TLS.
 //!
-//! It shares no code with the daemon but the framing library, so that it measures from outside.
+//! It shares only the framing library with the daemon, so that it tests from outside.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream};
@@ -27,10 +27,10 @@ use tungstenite::{Message, WebSocket};
 
 use crate::{Daemon, Outcome, PATIENCE};
 
-/// What a connection runs over.
+/// Transport of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// The local socket: the kernel says who we are.
+    /// The local socket: the kernel identifies the user.
     Unix,
     /// TCP on loopback, with a token.
     Plain,
@@ -68,7 +68,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// How long a read may take.
+    /// Sets the time limit of a read.
     pub fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
         match self {
             Stream::Unix(stream) => stream.set_read_timeout(Some(timeout)),
@@ -79,7 +79,7 @@ impl Stream {
 }
 
 impl Stream {
-    /// Whether reads and writes wait.
+    /// Sets whether reads and writes block.
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         match self {
             Stream::Unix(stream) => stream.set_nonblocking(nonblocking),
@@ -90,7 +90,7 @@ impl Stream {
 }
 
 impl Read for Stream {
-    /// A read with a time limit is not taken up again by the system after a signal, so it is here.
+    /// A read with a time limit is not restarted by the system after a signal, so it is here.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let read = match self {
@@ -125,7 +125,7 @@ impl Write for Stream {
 }
 
 impl Stream {
-    /// Dials a daemon, TLS included, but sends nothing of HTTP.
+    /// Connects to a daemon, including TLS, but sends no HTTP.
     pub fn dial(daemon: &Daemon, transport: Transport) -> Outcome<Stream> {
         let stream = match transport {
             Transport::Unix => Stream::Unix(UnixStream::connect(daemon.socket())?),
@@ -147,7 +147,7 @@ impl Stream {
         Ok(Stream::Tls(Box::new(StreamOwned::new(session, dial(address)?))))
     }
 
-    /// Ends the connection under whatever is said over it, in both directions.
+    /// Cuts the connection in both directions.
     pub fn cut(&self) -> io::Result<()> {
         match self {
             Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
@@ -156,12 +156,12 @@ impl Stream {
         }
     }
 
-    /// What a client of this daemon trusts, for TLS 1.3.
+    /// TLS configuration of a client of this daemon, for TLS 1.3.
     pub fn client_config(daemon: &Daemon) -> Outcome<Arc<ClientConfig>> {
         client_config(daemon.fingerprint(), &TLS13)
     }
 
-    /// Reads the head of an HTTP answer, up to the empty line.
+    /// Reads the head of an HTTP reply, up to the empty line.
     pub fn read_head(&mut self) -> Outcome<String> {
         let mut head = Vec::new();
         let mut byte = [0];
@@ -211,19 +211,19 @@ impl Peer {
         Peer::connect(daemon, Transport::Unix)
     }
 
-    /// Connects to a local socket, whoever listens there.
+    /// Connects to a local socket of any server.
     pub fn at(socket: &Path) -> Outcome<Peer> {
         let stream = Stream::Unix(UnixStream::connect(socket)?);
         stream.set_read_timeout(PATIENCE)?;
         Peer::upgrade(stream, "")
     }
 
-    /// How long a read waits for something from now on.
+    /// Sets the time limit of reads.
     pub fn set_patience(&mut self, patience: Duration) -> Outcome<()> {
         Ok(self.socket.get_ref().set_read_timeout(patience)?)
     }
 
-    /// Connects, and asks for the upgrade; over TCP it is nobody yet.
+    /// Connects and upgrades; unauthenticated over TCP.
     pub fn connect(daemon: &Daemon, transport: Transport) -> Outcome<Peer> {
         Peer::connect_with(daemon, transport, "")
     }
@@ -235,7 +235,7 @@ impl Peer {
         Peer::upgrade(stream, "")
     }
 
-    /// Connects with TLS to an address of a daemon's that it does not name itself by.
+    /// Connects with TLS to an address that is not the daemon's own name.
     pub fn connect_to(address: &str, fingerprint: &str) -> Outcome<Peer> {
         let stream = Stream::tls(address, fingerprint, &TLS13)?;
         stream.set_read_timeout(PATIENCE)?;
@@ -247,7 +247,7 @@ impl Peer {
         Peer::upgrade(Stream::dial(daemon, transport)?, headers)
     }
 
-    /// Connects, and shows a token where the transport does not say who we are.
+    /// Connects, and authenticates by a token where the transport provides no identity.
     pub fn known(daemon: &Daemon, transport: Transport) -> Outcome<Peer> {
         let mut peer = Peer::connect(daemon, transport)?;
         if transport != Transport::Unix {
@@ -263,7 +263,7 @@ impl Peer {
         Ok(answer[0].as_str().ok_or("no token")?.to_owned())
     }
 
-    /// Takes over a connection that carries frames from its first byte on.
+    /// Uses a connection that carries frames from its first byte on.
     pub fn over(stream: Stream) -> Outcome<Peer> {
         stream.set_read_timeout(PATIENCE)?;
         let config = WebSocketConfig::default()
@@ -277,8 +277,8 @@ impl Peer {
         })
     }
 
-    /// Connects `count` clients, one after the other, each known and subscribed before the next:
-    /// more than four strangers of one address at a time are not let in.
+    /// Connects `count` clients, each authenticated and subscribed before the next: at most four
+    /// unauthenticated connections of one address are admitted at a time.
     pub fn subscribers(daemon: &Daemon, transport: Transport, count: usize) -> Outcome<Vec<Peer>> {
         let token = Peer::token(daemon)?;
         (0..count)
@@ -293,13 +293,13 @@ impl Peer {
             .collect()
     }
 
-    /// Asks for the events of jobs.
+    /// Subscribes to the events of jobs.
     pub fn subscribe(&mut self) -> Outcome<()> {
         self.request("events", "subscribe", &json!(["dispatcher"]))?;
         Ok(())
     }
 
-    /// Sends a request and waits for its reply; its `args`. Events that come before are let go.
+    /// Sends a request and waits for its reply; returns its `args`. Earlier events are dropped.
     pub fn request(&mut self, namespace: &str, name: &str, args: &Value) -> Outcome<Value> {
         match self.ask(namespace, name, args)? {
             Ok(args) => Ok(args),
@@ -307,7 +307,7 @@ impl Peer {
         }
     }
 
-    /// Sends a request that is to be refused; how it was.
+    /// Sends a request that must be refused; returns the error.
     pub fn refused(&mut self, namespace: &str, name: &str, args: &Value) -> Outcome<Refused> {
         match self.ask(namespace, name, args)? {
             Ok(args) => Err(format!("{namespace}/{name} was not refused but: {args}").into()),
@@ -341,7 +341,7 @@ impl Peer {
         }
     }
 
-    /// Sends a request whose reply nobody waits for.
+    /// Sends a request without waiting for the reply.
     pub fn post(&mut self, namespace: &str, name: &str, args: &Value) -> Outcome<()> {
         self.send(&json!({ "namespace": namespace, "name": name, "id": "posted", "args": args }))
     }
@@ -357,12 +357,12 @@ impl Peer {
         Ok(())
     }
 
-    /// The bytes under the frames, for what no client would do.
+    /// The bytes under the frames, for invalid input.
     pub fn stream(&mut self) -> &mut Stream {
         self.socket.get_mut()
     }
 
-    /// The connection alone: what was read of it and not given yet is lost.
+    /// The connection alone: buffered input is lost.
     pub(crate) fn into_stream(self) -> Stream {
         self.socket.into_inner()
     }
@@ -378,11 +378,11 @@ impl Peer {
         }
     }
 
-    /// The next text frame, waited for.
+    /// Waits for the next text frame.
     pub fn event(&mut self) -> Outcome<String> {
         let patience = Instant::now() + PATIENCE;
         loop {
-            // Pings alone must not keep a test waiting for ever.
+            // Pings alone must not block a test for ever.
             if Instant::now() > patience {
                 return Err("nothing came but pings".into());
             }
@@ -404,7 +404,7 @@ impl Peer {
         Ok(serde_json::from_str(&self.event()?)?)
     }
 
-    /// Frames up to the first one that is the `last`, that one included.
+    /// Frames up to and including the first for which `last` returns true.
     pub fn frames_until(&mut self, mut last: impl FnMut(&Value) -> bool) -> Outcome<Vec<Value>> {
         let patience = Instant::now() + PATIENCE;
         let mut frames = Vec::new();
@@ -419,7 +419,7 @@ impl Peer {
         Err(format!("it did not come, but: {frames:?}").into())
     }
 
-    /// The `args` of all events of a job, up to the finished one; other frames are let go.
+    /// The `args` of all events of a job, up to the finished one; other frames are dropped.
     pub fn job(&mut self, id: &str) -> Outcome<Vec<Value>> {
         let args = |mut frame: Value| frame["args"].take();
         let of_job =
@@ -428,8 +428,8 @@ impl Peer {
         Ok(self.frames_until(last)?.into_iter().map(args).filter(of_job).collect())
     }
 
-    /// Reads until the daemon closes; the code of its close frame, 1005 for one without, 1006 where
-    /// the connection was cut without one.
+    /// Reads until the daemon closes; returns the code of its close frame, 1005 for one without,
+    /// 1006 if the connection was cut without one.
     pub fn closed(&mut self) -> Outcome<u16> {
         let patience = Instant::now() + PATIENCE;
         loop {
@@ -453,7 +453,7 @@ impl Peer {
         }
     }
 
-    /// Does nothing for that long but answer pings.
+    /// Only replies to pings for this time.
     pub fn idle(&mut self, time: Duration) -> Outcome<()> {
         let end = Instant::now() + time;
         while let Some(left) =

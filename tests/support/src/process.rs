@@ -1,7 +1,7 @@
-//! What the kernel says about another process: processor time, memory, threads, context switches.
+//! Statistics of another process: processor time, memory, threads, context switches.
 //!
-//! Read from `/proc` where it is there (Linux: nanoseconds of processor time), else asked of `ps`
-//! and `procstat` (FreeBSD: hundredths of a second, so its measurements have to be long enough).
+//! Read from `/proc` where it exists (Linux: nanoseconds of processor time), else from `ps` and
+//! `procstat` (FreeBSD: hundredths of a second, so its measurements must be long enough).
 
 use std::fs;
 use std::process::Command;
@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use crate::Outcome;
 
-/// A process that is looked at from outside.
+/// A process that is observed from outside.
 #[derive(Clone, Copy, Debug)]
 pub struct Process(pub u32);
 
 impl Process {
     /// Processor time used so far, user and system, without that of its children.
     pub fn cpu(self) -> Outcome<Duration> {
-        // schedstat(5): time on the processor in ns, time waiting, slices. Of the main thread,
-        // which for the programs measured here is all there is.
+        // schedstat(5): time on the processor in ns, time waiting, slices. Of the main thread, the
+        // only one of the measured programs.
         if let Ok(text) = fs::read_to_string(format!("/proc/{}/schedstat", self.0))
             && let Some(nanoseconds) = text.split_whitespace().next()
         {
@@ -39,7 +39,7 @@ impl Process {
             })
     }
 
-    /// The most memory that was ever resident, in bytes; `None` where this system does not say.
+    /// Peak resident memory, in bytes; `None` where this system does not report it.
     pub fn peak(self) -> Option<u64> {
         self.proc_number("status", "VmHWM:")
             .or_else(|| {
@@ -52,7 +52,7 @@ impl Process {
             .map(|kibibytes: u64| kibibytes * 1024)
     }
 
-    /// How many threads it has.
+    /// Number of threads.
     pub fn threads(self) -> Outcome<u64> {
         match self.proc_number("status", "Threads:") {
             Some(threads) => Ok(threads),
@@ -60,7 +60,7 @@ impl Process {
         }
     }
 
-    /// How often it went to sleep of its own will: one more for each time that it was woken.
+    /// Number of voluntary context switches: one for each wake-up.
     pub fn sleeps(self) -> Outcome<u64> {
         match self.proc_number("status", "voluntary_ctxt_switches:") {
             Some(switches) => Ok(switches),
@@ -68,7 +68,7 @@ impl Process {
         }
     }
 
-    /// How many descriptors it has open.
+    /// Number of open descriptors.
     pub fn descriptors(self) -> Outcome<usize> {
         if let Ok(entries) = fs::read_dir(format!("/proc/{}/fd", self.0)) {
             return Ok(entries.count());
@@ -82,7 +82,7 @@ impl Process {
         Ok(text.lines().filter(is_number).count())
     }
 
-    /// Processes that have it as their parent, by their numbers.
+    /// Numbers of its children.
     pub fn children(self) -> Outcome<Vec<u32>> {
         // With one -o the ps of BSD takes all behind the first = for one title.
         let output = Command::new("ps").args(["-A", "-o", "pid=", "-o", "ppid="]).output()?;
@@ -99,7 +99,7 @@ impl Process {
         self.ps("comm")
     }
 
-    /// True while it is there and not a zombie.
+    /// Whether it exists and is not a zombie.
     pub fn is_alive(self) -> bool {
         let state = fs::read_to_string(format!("/proc/{}/stat", self.0)).ok().and_then(|stat| {
             // The name before it stands in parentheses and may hold anything.

@@ -1,4 +1,4 @@
-//! A terminal, seen from the side of the person who sits at it.
+//! A pseudo-terminal, from the user's side.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,7 +11,7 @@ use nix::sys::termios::{OutputFlags, SetArg, tcgetattr, tcsetattr};
 
 use crate::Outcome;
 
-/// A pseudo-terminal: our side, and the one that a program is given.
+/// A pseudo-terminal: the test's side, and the side of a program.
 #[derive(Debug)]
 pub struct Pty {
     ours: PtyMaster,
@@ -19,7 +19,7 @@ pub struct Pty {
 }
 
 impl Pty {
-    /// One that passes on what is written to it as it is.
+    /// Creates one that passes output unchanged.
     pub fn new() -> Outcome<Pty> {
         let ours = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
         grantpt(&ours)?;
@@ -54,12 +54,12 @@ impl Pty {
         Ok(Stdio::from(OwnedFd::from(self.theirs.try_clone()?)))
     }
 
-    /// Types something in, for whoever reads next.
+    /// Types input for the next reader.
     pub fn type_in(&mut self, text: &str) -> Outcome<()> {
         Ok(self.ours.write_all(text.as_bytes())?)
     }
 
-    /// What is shown on it, until no program has it any more.
+    /// Its output, until no program has it open any more.
     pub fn into_screen(self) -> impl Read + Send + 'static {
         drop(self.theirs);
         Screen(self.ours)
@@ -106,6 +106,6 @@ fn name_of(pty: &PtyMaster) -> nix::Result<String> {
 fn name_of(pty: &PtyMaster) -> nix::Result<String> {
     static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _lock = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    // SAFETY: nobody else here calls it, and the name is copied before the lock is given back.
+    // SAFETY: nothing else here calls it, and the name is copied before the lock is released.
     unsafe { nix::pty::ptsname(pty) }
 }

@@ -1,4 +1,5 @@
-//! Bytes made by hand: what no client library would send, and what it would not show of the answer.
+//! Hand-made bytes: input that no client library would send, and parts of replies that it would
+//! hide.
 
 use std::io::{Read, Write};
 use std::thread;
@@ -6,9 +7,9 @@ use std::time::Duration;
 
 use crate::{Daemon, Outcome, Stream, Transport};
 
-/// A request that asks for a WebSocket, with more lines in it, each with its line end.
+/// An upgrade request with additional lines, each with its line end.
 ///
-/// The key is the example of RFC 6455: nothing depends on it, and the answer is not checked.
+/// The key is the example of RFC 6455: nothing depends on it, and the reply is not checked.
 pub fn upgrade_request(headers: &str) -> String {
     format!(
         "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -16,8 +17,8 @@ pub fn upgrade_request(headers: &str) -> String {
     )
 }
 
-/// A frame as a client sends it (RFC 6455 section 5.2), masked. `first` is its first byte: 0x81 for
-/// a whole text, 0x01 for one that goes on, 0x89 for a ping.
+/// A client's frame (RFC 6455 section 5.2), masked. `first` is its first byte: 0x81 for a whole
+/// text, 0x01 for an incomplete one, 0x89 for a ping.
 pub fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
     let mut frame = client_header(first, payload.len() as u64);
@@ -26,7 +27,7 @@ pub fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The first bytes of a masked frame, up to its mask: a payload is announced and need not come.
+/// The first bytes of a masked frame, up to its mask: the announced payload need not follow.
 pub fn client_header(first: u8, payload: u64) -> Vec<u8> {
     let mut header = vec![first];
     if payload < 126 {
@@ -42,14 +43,14 @@ pub fn client_header(first: u8, payload: u64) -> Vec<u8> {
 }
 
 impl Stream {
-    /// Dials a daemon and asks for the upgrade, TLS included.
+    /// Connects to a daemon and upgrades, including TLS.
     pub fn open(daemon: &Daemon, transport: Transport) -> Outcome<Stream> {
         let mut stream = Stream::dial(daemon, transport)?;
         stream.upgrade("")?;
         Ok(stream)
     }
 
-    /// Asks for the upgrade, with more lines in the request, and gets it.
+    /// Upgrades, with additional lines in the request.
     pub fn upgrade(&mut self, headers: &str) -> Outcome<()> {
         self.send(upgrade_request(headers).as_bytes())?;
         let head = self.read_head()?;
@@ -72,7 +73,7 @@ impl Stream {
         self.read_frame_slowly(usize::MAX, Duration::ZERO)
     }
 
-    /// The same by a slow client: so many bytes at a time, and a pause after each time.
+    /// The same by a slow client: this many bytes at a time, with a pause after each.
     pub fn read_frame_slowly(&mut self, bytes: usize, pause: Duration) -> Outcome<(u8, Vec<u8>)> {
         let mut head = [0; 2];
         self.read_exact(&mut head)?;
@@ -97,7 +98,7 @@ impl Stream {
         Ok((head[0], payload))
     }
 
-    /// Reads to the close frame, text frames let go; its code, and the words with it.
+    /// Reads to the close frame, dropping text frames; returns its code and reason.
     pub fn read_close(&mut self) -> Outcome<(u16, String)> {
         loop {
             match self.read_frame()? {

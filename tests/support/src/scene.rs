@@ -1,4 +1,4 @@
-//! A server behind a bridge, and somebody who has a key for both.
+//! A server behind a relay, and a person with a key for both.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use ring::digest;
 
 use crate::{Cli, Daemon, Directory, Outcome, Setup};
 
-/// Whoever sits at the far end: a key, and a directory for what they know.
+/// The person at the client: a key, and a configuration directory.
 #[derive(Debug)]
 pub struct Person {
     directory: Directory,
@@ -16,7 +16,7 @@ pub struct Person {
 }
 
 impl Person {
-    /// Somebody with a new key.
+    /// A person with a new key.
     pub fn new(program: &str) -> Outcome<Person> {
         let person = Person { directory: Directory::new()?, program: program.to_owned() };
         let made = Cli::of(program, "key").arg("generate").arg(person.key()).run()?;
@@ -58,20 +58,20 @@ impl Person {
         if added.code() == 0 { Ok(()) } else { Err(added.err.into()) }
     }
 
-    /// What they know of hosts: `known_hosts`.
+    /// Sets the content of `known_hosts`.
     pub fn knows(&self, lines: &str) -> Outcome<()> {
         let folder = self.directory.join("config/sysadm-events");
         std::fs::create_dir_all(&folder)?;
         Ok(std::fs::write(folder.join("known_hosts"), lines)?)
     }
 
-    /// A command of theirs to a host behind a bridge.
+    /// The person's command for a host behind a relay.
     pub fn via(&self, command: &str, (url, fingerprint): (&str, &str), host: &str) -> Cli {
         let bridge = ["--bridge-fingerprint", fingerprint, "--via", host];
         self.at(command, url).args(bridge)
     }
 
-    /// A command of theirs to whatever is there.
+    /// The person's command for a URL.
     pub fn at(&self, command: &str, url: &str) -> Cli {
         Cli::of(&self.program, command)
             .env("XDG_CONFIG_HOME", self.directory.join("config"))
@@ -79,13 +79,13 @@ impl Person {
             .arg(self.key())
     }
 
-    /// They know this daemon's certificate by that name.
+    /// Adds this daemon's certificate with that name.
     pub fn knows_daemon(&self, name: &str, daemon: &Daemon) -> Outcome<()> {
         self.knows(&format!("{name} {}\n", daemon.fingerprint()))
     }
 }
 
-/// Registers a server's own key at a bridge, as its operator does.
+/// Registers a server's own key at a relay, as its operator does.
 pub fn register_server(program: &str, server: &Setup, bridge: &Setup, name: &str) -> Outcome<()> {
     let exported = Cli::of(program, "key").arg("export").arg("-c").arg(server.file()).run()?;
     if exported.code() != 0 {

@@ -1,6 +1,6 @@
-//! A bridge of the tests' own: it introduces everybody, keeps all that it forwards, and does to it
-//! whatever a test says. It shares no code with the real one, so that what servers and clients do is
-//! seen from outside; and it can be as bad as a bridge can be.
+//! A relay for tests: it introduces all peers, records all that it forwards, and manipulates it as
+//! a test requires. It shares no code with the real one, so that servers and clients are tested
+//! from outside; and it can be hostile.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -22,29 +22,29 @@ use tungstenite::{Error, Message, WebSocket};
 use crate::peer::client_config;
 use crate::{Outcome, PATIENCE, Refused};
 
-/// What one peer says to another through the bridge.
+/// A payload of one peer for another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Routed {
-    /// Who says it.
+    /// Sender.
     pub from: String,
-    /// To whom.
+    /// Recipient.
     pub to: String,
-    /// What.
+    /// The payload.
     pub payload: String,
 }
 
-/// What is done to what is forwarded: for each frame those that go on instead.
+/// Manipulation of forwarded frames: returns the frames to forward instead.
 pub type Meddler = Box<dyn FnMut(Routed) -> Vec<Routed> + Send>;
 
 struct BridgePeer {
     id: String,
-    /// `server` or `client`, once it has said so.
+    /// `server` or `client`, once identified.
     kind: String,
     hostname: String,
     known: bool,
     sums: Option<Vec<String>>,
     to: Sender<String>,
-    /// What it was told last of who is there.
+    /// The list that was last sent to it.
     received: Option<Vec<String>>,
 }
 
@@ -53,7 +53,7 @@ struct State {
     /// Clients of the tests, which need no connection.
     relayed: Vec<(String, Sender<Routed>)>,
     routed: Vec<Routed>,
-    /// JSON of peers for the bridge, with their ids.
+    /// JSON of peers for the relay, with their ids.
     said: Vec<(String, Value)>,
     meddler: Option<Meddler>,
     peers_ever: usize,
@@ -62,12 +62,12 @@ struct State {
 struct Shared {
     state: Mutex<State>,
     config: Arc<ServerConfig>,
-    /// Errors are strings, and no question is asked but those of the original.
+    /// Errors are strings, and only requests of the original are sent.
     legacy: bool,
     over: AtomicBool,
 }
 
-/// The bridge.
+/// The relay.
 pub struct Bridge {
     port: u16,
     fingerprint: String,
@@ -75,12 +75,12 @@ pub struct Bridge {
     accepting: Option<JoinHandle<()>>,
 }
 
-/// A certificate for any number of bridges, one after the other.
+/// A certificate for any number of relays, one after the other.
 #[derive(Clone)]
 pub struct BridgeIdentity(Arc<ServerConfig>, String);
 
 impl BridgeIdentity {
-    /// Makes one.
+    /// Creates one.
     pub fn new() -> Outcome<BridgeIdentity> {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
         let certificate = made.cert.der().clone();
@@ -104,17 +104,17 @@ impl BridgeIdentity {
 }
 
 impl Bridge {
-    /// One on a free port.
+    /// Starts one on a free port.
     pub fn start() -> Outcome<Bridge> {
         Bridge::start_as(&BridgeIdentity::new()?, 0, false)
     }
 
-    /// One that is like the original.
+    /// Starts one like the original.
     pub fn start_legacy() -> Outcome<Bridge> {
         Bridge::start_as(&BridgeIdentity::new()?, 0, true)
     }
 
-    /// One with this certificate on this port.
+    /// Starts one with this certificate on this port.
     pub fn start_as(identity: &BridgeIdentity, port: u16, legacy: bool) -> Outcome<Bridge> {
         let listener = listen(port)?;
         let port = listener.local_addr()?.port();
@@ -138,7 +138,7 @@ impl Bridge {
                     Ok((socket, _)) => {
                         let ours = ours.clone();
                         serving.push(std::thread::spawn(move || {
-                            // A peer that goes away is no failure of a test.
+                            // A peer that disconnects is no failure of a test.
                             let _ = ours.serve(socket);
                         }));
                     }
@@ -150,7 +150,7 @@ impl Bridge {
         Ok(Bridge { port, fingerprint, shared, accepting: Some(accepting) })
     }
 
-    /// Where it is.
+    /// Its URL.
     pub fn url(&self) -> String {
         format!("wss://127.0.0.1:{}", self.port)
     }
@@ -165,7 +165,7 @@ impl Bridge {
         &self.fingerprint
     }
 
-    /// The lines of a configuration that make a server dial it.
+    /// The lines of a configuration for a link to it.
     pub fn link(&self, name: &str) -> String {
         format!(
             "[[bridge.link]]\nname = {name:?}\nurl = {:?}\nfingerprint = {:?}\nlegacy = {}\n",
@@ -175,40 +175,40 @@ impl Bridge {
         )
     }
 
-    /// What is done to frames from now on.
+    /// Sets the manipulation of later frames.
     pub fn meddle(&self, meddler: impl FnMut(Routed) -> Vec<Routed> + Send + 'static) {
         self.shared.lock().meddler = Some(Box::new(meddler));
     }
 
-    /// All that was forwarded so far.
+    /// Everything forwarded so far.
     pub fn routed(&self) -> Vec<Routed> {
         self.shared.lock().routed.clone()
     }
 
-    /// All that peers said to the bridge, with their ids.
+    /// Everything sent by peers to the relay, with their ids.
     pub fn said(&self) -> Vec<(String, Value)> {
         self.shared.lock().said.clone()
     }
 
-    /// Ids of the servers that are there.
+    /// Ids of the connected servers.
     pub fn servers(&self) -> Vec<String> {
         let state = self.shared.lock();
         let is_there = |peer: &&BridgePeer| peer.kind == "server" && peer.sums.is_some();
         state.peers.iter().filter(is_there).map(|peer| peer.id.clone()).collect()
     }
 
-    /// Waits for `count` servers; their ids.
+    /// Waits for `count` servers; returns their ids.
     pub fn wait_for_servers(&self, count: usize) -> Vec<String> {
         crate::until("servers come to the bridge", || self.servers().len() == count);
         self.servers()
     }
 
-    /// Connections that there ever were.
+    /// Number of connections so far.
     pub fn peers_ever(&self) -> usize {
         self.shared.lock().peers_ever
     }
 
-    /// Says something to a peer, as the bridge.
+    /// Sends a text to a peer, as the relay.
     pub fn send_to(&self, id: &str, text: &str) {
         let state = self.shared.lock();
         for peer in state.peers.iter().filter(|peer| peer.id == id) {
@@ -216,7 +216,7 @@ impl Bridge {
         }
     }
 
-    /// A client that is there without a connection.
+    /// A connected client without a real connection.
     pub fn client(&self, id: &str) -> RelayedClient {
         let (to, from) = channel();
         let mut state = self.shared.lock();
@@ -226,7 +226,7 @@ impl Bridge {
         RelayedClient { id: id.to_owned(), shared: self.shared.clone(), from }
     }
 
-    /// Ends it and all its connections.
+    /// Stops it and closes all its connections.
     pub fn stop(mut self) {
         self.end();
     }
@@ -258,7 +258,7 @@ fn listen(port: u16) -> Outcome<TcpListener> {
 }
 
 impl State {
-    /// Tells everybody who is there, where that has changed.
+    /// Sends changed lists to all peers.
     fn introduce(&mut self) {
         let of_kind = |peers: &[BridgePeer], kind: &str| -> Vec<(String, Vec<String>)> {
             let there = peers.iter().filter(|peer| peer.kind == kind && peer.known);
@@ -325,7 +325,7 @@ impl Shared {
         let id = {
             let mut state = self.lock();
             state.peers_ever += 1;
-            // As the original gives them, and as ours does.
+            // In the form of the original, and in that of this relay.
             let id = if self.legacy {
                 format!("::{{peer-{}}}", state.peers_ever)
             } else {
@@ -386,7 +386,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Takes a text of a peer's; what it is answered.
+    /// Processes a text of a peer; returns the reply.
     fn take(&self, id: &str, text: &str) -> Option<String> {
         let mut state = self.lock();
         if !text.starts_with('{') {
@@ -406,7 +406,7 @@ impl Shared {
         match (frame["name"].as_str()?, frame["id"].as_str().unwrap_or_default()) {
             ("identify", _) => Some(answer(json!({ "type": "bridge", "hostname": "recorder" }))),
             ("auth_ssl", _) if args.as_object().is_none_or(|args| args.is_empty()) => {
-                // The original's has 40 letters, ours 160.
+                // The original's has 40 letters, this one's 160.
                 let length = if self.legacy { 40 } else { 160 };
                 Some(answer(json!({ "test_string": "x".repeat(length) })))
             }
@@ -459,7 +459,7 @@ fn upgrade(stream: &mut StreamOwned<ServerConnection, TcpStream>) -> Outcome<()>
     Ok(())
 }
 
-/// A client behind the bridge that speaks payload by payload.
+/// A client behind the relay that sends payload by payload.
 pub struct RelayedClient {
     id: String,
     shared: Arc<Shared>,
@@ -478,17 +478,17 @@ impl RelayedClient {
         self.shared.lock().route(Routed { from, to, payload });
     }
 
-    /// The next payload that comes.
+    /// The next payload.
     pub fn receive(&self) -> Outcome<Routed> {
         self.receive_within(PATIENCE)
     }
 
-    /// The same, for so long.
+    /// The same, with this time limit.
     pub fn receive_within(&self, patience: Duration) -> Outcome<Routed> {
         Ok(self.from.recv_timeout(patience)?)
     }
 
-    /// A clear request of an old client, and the answer.
+    /// A request in clear of a legacy client, and the reply.
     pub fn ask_in_clear(&self, server: &str, request: &Value) -> Outcome<Value> {
         self.send(server, &request.to_string());
         Ok(serde_json::from_str(&self.receive()?.payload)?)
@@ -500,7 +500,7 @@ impl RelayedClient {
         Ok(serde_json::from_slice(&STANDARD.decode(self.receive()?.payload)?)?)
     }
 
-    /// Goes away: the bridge tells it to everybody.
+    /// Disconnects: the relay reports it to all peers.
     pub fn leave(self) {}
 }
 
@@ -523,7 +523,7 @@ pub struct RelayedTunnel {
 }
 
 impl RelayedTunnel {
-    /// The handshake; the server has to show the certificate of this fingerprint.
+    /// The handshake; the server must present the certificate with this fingerprint.
     pub fn open(client: RelayedClient, server: &str, fingerprint: &str) -> Outcome<RelayedTunnel> {
         let config = client_config(fingerprint, &rustls::version::TLS13)?;
         let tls = ClientConnection::new(config, ServerName::try_from("far")?)?;
@@ -547,7 +547,7 @@ impl RelayedTunnel {
         &self.client
     }
 
-    /// Sends what TLS has to send.
+    /// Sends pending TLS output.
     pub fn push(&mut self) -> Outcome<()> {
         while self.tls.wants_write() {
             let mut records = Vec::new();
@@ -580,7 +580,7 @@ impl RelayedTunnel {
         Ok(true)
     }
 
-    /// Says good-bye.
+    /// Closes the tunnel.
     pub fn close(&mut self) -> Outcome<()> {
         self.tls.send_close_notify();
         self.push()
@@ -607,7 +607,7 @@ impl RelayedTunnel {
         self.push()
     }
 
-    /// Asks and waits for the answer; events before it are let go.
+    /// Sends a request and waits for the reply; earlier events are dropped.
     pub fn ask(
         &mut self,
         namespace: &str,
@@ -633,13 +633,13 @@ impl RelayedTunnel {
         }
     }
 
-    /// Asks; an error where it is refused.
+    /// Sends a request; an error if it is refused.
     pub fn request(&mut self, namespace: &str, name: &str, args: &Value) -> Outcome<Value> {
         let asked = self.ask(namespace, name, args)?;
         asked.map_err(|refused| format!("{namespace}/{name} was answered {refused:?}").into())
     }
 
-    /// The next event of a name.
+    /// The next event with a name.
     pub fn event(&mut self, name: &str) -> Outcome<Value> {
         loop {
             let message = self.message()?.ok_or("the tunnel ended")?;

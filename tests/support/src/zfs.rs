@@ -1,8 +1,8 @@
 //! Real pools: zfs-fuse, a ZFS that needs no kernel module, in a mount namespace of its own.
 //!
-//! There can be one zfs-fuse on a host, since its socket, its lock and its cache have fixed paths.
-//! In a namespace where those lie in memory each test has one to itself, with pools that nobody
-//! else sees and that end with it. Linux and root only.
+//! A host can run one zfs-fuse, because its socket, lock and cache have fixed paths. In a namespace
+//! with these in memory each test has its own, with pools that are invisible to others and end with
+//! it. Linux and root only.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,19 +15,19 @@ use nix::unistd::{Pid, geteuid};
 
 use crate::{Directory, Outcome, PATIENCE, Setup, skip};
 
-/// One zfs-fuse; dropping it ends it and its pools.
+/// A zfs-fuse process; dropping it ends it and its pools.
 #[derive(Debug)]
 pub struct Zfs {
     fuse: Child,
     directory: Directory,
 }
 
-/// What zfs-fuse and `zpool` write to lies in memory, and in this namespace only.
+/// Directories written by zfs-fuse and `zpool` are in memory, and in this namespace only.
 const BEGIN: &str = "mount -t tmpfs -o mode=0755 tmpfs /run && mkdir /run/lock && \
                      mount -t tmpfs -o mode=0755 tmpfs /var/lib && exec zfs-fuse --no-daemon";
 
 impl Zfs {
-    /// Starts one; `None` where that is not possible, which is then said as a skipped test.
+    /// Starts one; `None` where that is not possible, which is reported as a skipped test.
     pub fn start() -> Outcome<Option<Zfs>> {
         if let Some(why) = impossible() {
             skip(why);
@@ -61,7 +61,7 @@ impl Zfs {
         Ok(())
     }
 
-    /// The words that run a program where its pools are.
+    /// The command that runs a program in its namespace.
     fn enter(&self) -> [String; 2] {
         ["nsenter".to_owned(), format!("--mount=/proc/{}/ns/mnt", self.fuse.id())]
     }
@@ -71,12 +71,12 @@ impl Zfs {
         Ok(Setup::new(program)?.under(self.enter()))
     }
 
-    /// Runs `zpool`; what it printed, or an error with what it complained of.
+    /// Runs `zpool`; returns its output, or an error with its message.
     pub fn zpool(&self, arguments: &[&str]) -> Outcome<String> {
         self.run("zpool", arguments)
     }
 
-    /// Runs any program where the pools are.
+    /// Runs any program in its namespace.
     pub fn run(&self, program: &str, arguments: &[&str]) -> Outcome<String> {
         let [nsenter, namespace] = self.enter();
         let output = Command::new(nsenter)
@@ -93,24 +93,24 @@ impl Zfs {
         }
     }
 
-    /// A device: a sparse file of so many MiB.
+    /// A device: a sparse file of this size in MiB.
     pub fn device(&self, name: &str, mebibytes: u64) -> Outcome<PathBuf> {
         let path = self.directory.join(name);
         File::create(&path)?.set_len(mebibytes * 1024 * 1024)?;
         Ok(path)
     }
 
-    /// Where its devices are, and where pools can be mounted.
+    /// Directory of its devices and mount points.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Stops it where it is: from now on every `zpool` hangs.
+    /// Stops the process: from now on every `zpool` hangs.
     pub fn hang(&self) -> Outcome<()> {
         self.signal(Signal::SIGSTOP)
     }
 
-    /// Lets it go on.
+    /// Resumes it.
     pub fn go_on(&self) -> Outcome<()> {
         self.signal(Signal::SIGCONT)
     }
