@@ -1,22 +1,22 @@
-//! Lines on a terminal, and at the foot of it lines that are drawn over.
+//! Lines on a terminal, and a foot of lines that are redrawn.
 //!
-//! The lines at the foot are wiped before anything else is written, and drawn again beneath it; the
-//! cursor stands on the line behind them. A line at the foot is never wider than the terminal. Where
-//! the terminal has become narrower than that, some break such a line in two and some cut it, so
-//! that nobody knows what to wipe: then the screen is drawn anew from the lines that came last.
+//! The foot is erased before anything else is written, and redrawn below it; the cursor stands on
+//! the line after it. A line of the foot is never wider than the terminal. If the terminal becomes
+//! narrower, some terminals wrap such a line and some cut it, so the number of rows to erase is
+//! unknown: then the screen is redrawn from the most recent lines.
 
 use std::collections::VecDeque;
 
 use super::columns::{columns, cut};
 use super::terminal::Terminal;
 
-/// Lines at the foot, at most; and no more than half of the rows.
+/// Maximum number of lines of the foot; also at most half of the rows.
 const FOOT: usize = 8;
-/// Lines that can be drawn again, and bytes of each.
+/// Lines stored for a redraw, and maximum bytes of each.
 const RECENT: usize = 200;
 const LONGEST: usize = 4096;
 
-/// Rows and columns of the terminal now, if it says so.
+/// Returns the current rows and columns of the terminal, if known.
 pub(super) type Size = fn() -> Option<(usize, usize)>;
 
 /// A terminal or a pipe.
@@ -28,19 +28,19 @@ pub(super) struct Canvas {
     has_foot: bool,
     ellipsis: &'static str,
     recent: VecDeque<String>,
-    /// Columns of the lines that stand at the foot.
+    /// Columns of the lines of the foot.
     drawn: Vec<usize>,
 }
 
 impl Canvas {
-    /// A pipe: lines are written as they are.
+    /// A pipe: lines are written unchanged.
     pub(super) fn of_pipe() -> Canvas {
         let (recent, drawn) = (VecDeque::new(), Vec::new());
         Canvas { size: None, cuts: false, has_foot: false, ellipsis: "", recent, drawn }
     }
 
-    /// A terminal; `has_foot` says that its lines can be drawn over, `cuts` that lines are cut to
-    /// its width.
+    /// A terminal; `has_foot` states that lines can be redrawn, `cuts` that lines are cut to the
+    /// width.
     pub(super) fn of_terminal(
         terminal: Terminal,
         size: Size,
@@ -59,17 +59,17 @@ impl Canvas {
         self.size.and_then(|size| size()).unwrap_or((usize::MAX, usize::MAX))
     }
 
-    /// Columns that a line may take: in the last one some terminals go to the next line.
+    /// Maximum columns of a line: some terminals wrap in the last one.
     pub(super) fn width(&self) -> usize {
         self.size().1.saturating_sub(1)
     }
 
-    /// Another program has written to the terminal: what stands at the foot stays there.
+    /// Another program has written to the terminal: the foot stays where it is.
     pub(super) fn leave_foot(&mut self) {
         self.drawn.clear();
     }
 
-    /// What is to be written so that `lines` follow those that came before, with `foot` beneath.
+    /// The text that appends `lines`, with `foot` below.
     pub(super) fn put(&mut self, lines: Vec<String>, mut foot: Vec<String>) -> String {
         let (rows, width) = (self.size().0, self.width());
         foot.truncate(FOOT.min(rows / 2));
@@ -105,7 +105,7 @@ impl Canvas {
         cut(line, room, self.ellipsis)
     }
 
-    /// The lines that came last, on an empty screen, in at most so many rows.
+    /// The most recent lines, on an empty screen, in at most this many rows.
     fn redraw(&self, rows: usize) -> String {
         let columns_now = self.size().1.max(1);
         let mut room = rows;

@@ -1,21 +1,21 @@
-//! Output of a command as lines, as they stand on a terminal in the end.
+//! Output of a command as lines in their final state on a terminal.
 //!
-//! A carriage return goes back to the beginning of the line, and what is printed behind it takes the
-//! place of what stands there: of a progress only its last state is left.
+//! A carriage return moves to the beginning of the line, and later text overwrites it: of a
+//! progress display only the last state remains.
 
-/// The longest line, in bytes; what is longer becomes several.
+/// Maximum length of a line, in bytes; a longer one is split.
 const LINE: usize = 64 * 1024;
 
-/// The line that is not complete.
+/// The incomplete line.
 #[derive(Default)]
 pub(super) struct Lines {
     line: String,
-    /// The next character is printed at the beginning of the line.
+    /// The next character overwrites the beginning of the line.
     returned: bool,
 }
 
 impl Lines {
-    /// Takes output; the lines that it completes.
+    /// Appends output; returns the completed lines.
     pub(super) fn push(&mut self, text: &str) -> Vec<String> {
         let mut lines = Vec::new();
         for part in text.split_inclusive(['\n', '\r']) {
@@ -36,12 +36,12 @@ impl Lines {
         lines
     }
 
-    /// What the line that is not complete shows.
+    /// Content of the incomplete line.
     pub(super) fn state(&self) -> &str {
         &self.line
     }
 
-    /// Ends the line that is not complete.
+    /// Ends the incomplete line.
     pub(super) fn end(&mut self) -> Option<String> {
         self.returned = false;
         Some(std::mem::take(&mut self.line)).filter(|line| !line.is_empty())
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_folds_to_its_last_state_whatever_the_reads() {
+    fn progress_folds_to_its_last_state_for_any_reads() {
         let text = "a\n\n10%\r20%\r\rdone\r\nb\r\nover\rwrite\n100%\r";
         for size in 1..text.len() {
             let mut lines = Lines::default();

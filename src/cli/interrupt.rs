@@ -48,7 +48,7 @@ impl Interrupts {
     }
 }
 
-/// One signal, which says only that something has changed.
+/// Notification of one signal, without a count.
 pub(super) struct Notice(UnixStream);
 
 impl Notice {
@@ -56,7 +56,7 @@ impl Notice {
         receiver_of(&[signal]).map(Notice)
     }
 
-    /// True where it came since the last call.
+    /// Whether it arrived since the last call.
     pub(super) fn take(&mut self) -> bool {
         let mut came = false;
         while let Ok(1..) = self.0.read(&mut [0; 16]) {
@@ -72,7 +72,7 @@ impl AsFd for Notice {
     }
 }
 
-/// What each of these signals puts a byte into from now on.
+/// The receiver of a byte for each of these signals.
 fn receiver_of(signals: &[c_int]) -> io::Result<UnixStream> {
     let (receiver, sender) = UnixStream::pair()?;
     receiver.set_nonblocking(true)?;

@@ -26,7 +26,7 @@ const MARGIN: &str = "            ";
 /// is repeated when it finishes.
 const JOBS: usize = 1024;
 
-/// How a moment is shown: local time, or `None` where there is no calendar for it.
+/// Conversion of a moment for display: local time, or `None` where there is no calendar for it.
 pub(super) type Clock = fn(SystemTime) -> Option<LocalTime>;
 
 /// State of the display.
@@ -35,9 +35,9 @@ pub(super) struct Screen {
     clock: Clock,
     canvas: Canvas,
     has_output: bool,
-    /// Columns of the widest name of a host; 0 where all events are of one.
+    /// Columns of the widest host name; 0 where all events are of one host.
     host_width: usize,
-    /// The host whose event is being shown.
+    /// The host of the current event.
     host: String,
     name_width: usize,
     /// Date of the last line.
@@ -45,9 +45,9 @@ pub(super) struct Screen {
     jobs: Vec<Job>,
     /// The last state of each host.
     states: Vec<(String, Value)>,
-    /// Replications under way.
+    /// Running replications.
     bars: Bars,
-    /// Lines of the event that is being shown.
+    /// Lines of the current event.
     lines: Vec<String>,
 }
 
@@ -55,12 +55,12 @@ struct Job {
     host: String,
     id: String,
     output: JobOutput,
-    /// The command whose output came last, and its line that is not complete.
+    /// The command that printed last, and its incomplete line.
     printing: usize,
     line: Lines,
-    /// Commands that were shown; those behind the first ones were not.
+    /// Number of commands that were shown.
     announced: usize,
-    /// Nothing of it has been shown before this event.
+    /// Nothing of it was shown before this event.
     is_new: bool,
 }
 
@@ -87,12 +87,12 @@ impl Screen {
         Screen { has_output: false, ..self }
     }
 
-    /// The same for several hosts, whose names take so many columns.
+    /// The same for several hosts, whose names have at most this many columns.
     pub(super) fn with_hosts(self, width: usize) -> Screen {
         Screen { host_width: width, ..self }
     }
 
-    /// True where lines at the foot are drawn over.
+    /// Whether lines of the foot are redrawn.
     pub(super) fn has_foot(&self) -> bool {
         self.canvas.has_foot()
     }
@@ -112,7 +112,7 @@ impl Screen {
         self.redraw(now)
     }
 
-    /// The text that draws the foot again, for the size that the terminal has now.
+    /// The text that redraws the foot for the current size of the terminal.
     pub(super) fn redraw(&mut self, now: SystemTime) -> String {
         let lines = std::mem::take(&mut self.lines);
         let foot = if self.has_foot() { self.foot(now) } else { Vec::new() };
@@ -125,7 +125,7 @@ impl Screen {
         self.redraw(now)
     }
 
-    /// The text that ends it: lines that are not complete, where they do not stand at the foot.
+    /// The text at the end: incomplete lines that are not in the foot.
     pub(super) fn end(&mut self, now: SystemTime) -> String {
         if self.has_foot() {
             return String::new();
@@ -173,10 +173,10 @@ impl Screen {
         let mut job = self.take_job(event.id);
         let fresh = job.output.fresh(event, ranges);
         let (name, of) = (self.harmless(event.id), event.commands.len());
-        // Of a job that ended while nobody looked the end is enough; the rest is in its log.
-        let tells_output = !(job.is_new && is_present && event.state == State::Finished);
+        // For a job that ended unwatched the end suffices; its output is in its log.
+        let shows_output = !(job.is_new && is_present && event.state == State::Finished);
         for (command, text) in &fresh {
-            if tells_output {
+            if shows_output {
                 self.announce(&mut job, event, *command, moment);
                 self.output(&mut job, *command, text);
             }
@@ -224,8 +224,8 @@ impl Screen {
         }
     }
 
-    /// Shows that a command begins, once, and of a job that was followed those before it: their own
-    /// events may have been joined with this one.
+    /// Shows the start of a command once, and for a followed job those before it: their own events
+    /// may have been coalesced with this one.
     fn announce(&mut self, job: &mut Job, event: &JobEvent<'_>, index: usize, moment: SystemTime) {
         let of = event.commands.len();
         let first = if job.is_new { index.max(job.announced) } else { job.announced };
@@ -254,7 +254,7 @@ impl Screen {
         }
     }
 
-    /// Shows the line that is not complete, whatever follows.
+    /// Shows the incomplete line before other text follows.
     fn end_line(&mut self, job: &mut Job) {
         if let Some(line) = job.line.end() {
             self.output_line(&job.id, &escape::text(&line, self.terminal.unicode));
@@ -333,7 +333,7 @@ impl Screen {
         (tone, self.harmless(number), word)
     }
 
-    /// A line of an event: time, sign, name and text, which must be harmless.
+    /// A line of an event: time, sign, name and text, which must be escaped.
     fn line(&mut self, moment: SystemTime, tone: Tone, sign: &str, name: &str, text: &str) {
         let local = (self.clock)(moment);
         let day = local.map(|local| (local.year, local.month, local.day));
@@ -363,7 +363,7 @@ impl Screen {
         self.lines.push(line.trim_end().to_owned());
     }
 
-    /// A line below that of an event, behind its name. `text` must be harmless.
+    /// A line below that of an event, after its name. `text` must be escaped.
     fn output_line(&mut self, name: &str, text: &str) {
         let room = self.widest_name();
         let name = cut(&self.harmless(name), room, self.terminal.either("…", "~"));
@@ -375,12 +375,12 @@ impl Screen {
         self.lines.push(line.trim_end().to_owned());
     }
 
-    /// The widest name that others are aligned to: a narrow terminal has to have room for more.
+    /// Maximum width of aligned names: a narrow terminal needs room for more.
     fn widest_name(&self) -> usize {
         NAME.min((self.canvas.width() / 4).max(4))
     }
 
-    /// The names from now on are aligned to one of so many columns.
+    /// Widens the column of names.
     fn widen(&mut self, columns: usize) {
         self.name_width = self.name_width.max(columns.min(self.widest_name()));
     }

@@ -1,4 +1,4 @@
-//! Events of a `watch` that are shown: by queue, by time and by number.
+//! Selection of the events of a `watch`: by queue, time and number.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};
@@ -9,43 +9,43 @@ use super::finished_jobs::{Admission, FinishedJobs};
 use crate::client::Frame;
 use crate::wire::parse_rfc3339;
 
-/// No event has come for so long: what had happened before has been received.
+/// After this time without an event all past events have been received.
 pub(super) const QUIET: Duration = Duration::from_millis(300);
-/// What had happened before is waited for at most so long.
+/// Maximum time of waiting for past events.
 const HISTORY: Duration = Duration::from_secs(5);
 
-/// What is asked for.
+/// Requested events.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
-    /// Of the events of jobs only those of this queue; `no_queue` for those without one.
+    /// Only events of jobs of this queue; `no_queue` for those without one.
     pub(super) queue: Option<String>,
-    /// Events of the past that are at most so old.
+    /// Past events of at most this age.
     pub(super) since: Option<Duration>,
-    /// Events of the past, at most so many.
+    /// Maximum number of past events.
     pub(super) count: Option<usize>,
     /// Jobs that ended meanwhile are shown one by one.
     pub(super) verbose: bool,
 }
 
-/// Something to be shown.
+/// An item to show.
 #[derive(Debug, PartialEq)]
 pub(super) enum Shown {
     Event(Frame, Value),
     Remark(String),
 }
 
-/// Decides which events are shown, in which order.
+/// Decides which events are shown, and in which order.
 pub(super) struct Selection {
     wanted: Wanted,
     finished_jobs: FinishedJobs,
-    /// Until when events may be of the past.
+    /// Until then events may be past ones.
     history: Option<Instant>,
-    /// The oldest moment that is shown of the past.
+    /// Time of the oldest past event that is shown.
     cutoff: Option<SystemTime>,
-    /// What was received of the past, where only the last of it is shown; `true` marks what counts.
+    /// Received past events, where only the last of them are shown; `true` marks counted ones.
     past: VecDeque<(bool, Frame, Value)>,
     counted: usize,
-    /// The daemon does not have all that happened; then the first event that it has is looked at.
+    /// The daemon lacks older events; the first event that it has is examined.
     has_gap: bool,
 }
 
@@ -63,7 +63,7 @@ impl Selection {
         }
     }
 
-    /// True for an event that is not left out by its queue.
+    /// Whether the queue of an event is selected.
     pub(super) fn passes(&self, frame: &Value) -> bool {
         match &self.wanted.queue {
             Some(queue) if frame["name"] == "dispatcher" => {
@@ -73,13 +73,13 @@ impl Selection {
         }
     }
 
-    /// Until when the next event is to be waited for; then call [`Selection::after_silence`].
+    /// Deadline of waiting for the next event; then [`Selection::after_silence`] must be called.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let waits = self.finished_jobs.has_missed() || self.history.is_some();
         waits.then(|| Instant::now() + QUIET)
     }
 
-    /// Takes an event; what is to be shown now.
+    /// Processes an event; returns the items to show now.
     pub(super) fn take(&mut self, frame: Frame, value: Value) -> Vec<Shown> {
         let mut shown = Vec::new();
         let is_present = value["present"] == true;
@@ -88,7 +88,7 @@ impl Selection {
         }
         let in_history = self.history.is_some();
         if in_history && value["name"] == "gap" {
-            // The daemon was asked for all that it has.
+            // All events of the daemon were requested.
             self.has_gap = true;
             return shown;
         }
@@ -101,7 +101,7 @@ impl Selection {
             let moment = moment.and_then(parse_rfc3339);
             let (Some(moment), cutoff) = (moment, self.cutoff) else { return shown };
             if cutoff.is_some_and(|cutoff| moment < cutoff) {
-                // So far back reaches what the daemon has.
+                // The oldest event of the daemon.
                 self.has_gap &= is_present;
                 return shown;
             }
@@ -140,7 +140,7 @@ impl Selection {
         shown
     }
 
-    /// Nothing has come until the deadline; what is to be shown now.
+    /// Processes the deadline; returns the items to show now.
     pub(super) fn after_silence(&mut self) -> Vec<Shown> {
         let mut shown = self.end_history();
         shown.extend(self.finished_jobs.take_missed().map(Shown::Remark));
@@ -153,7 +153,7 @@ impl Selection {
     }
 }
 
-/// When a job ended, of an event that says so.
+/// The time of a job's end in an event that reports it.
 fn end_of(frame: &Value) -> Option<&str> {
     let args = &frame["args"];
     args.get("process_details").unwrap_or(args)["time_finished"].as_str()
@@ -174,7 +174,7 @@ mod tests {
         Selection::new(wanted, UNIX_EPOCH + NOW)
     }
 
-    /// What is shown of frames, by their numbers and remarks.
+    /// Items shown for frames: their numbers, and remarks.
     fn take(selection: &mut Selection, frames: &[Value]) -> Vec<String> {
         let taken = frames
             .iter()
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn since_shows_what_is_not_older_and_says_where_older_is_missing() {
+    fn since_shows_recent_events_and_reports_missing_ones() {
         let since = || selection(Wanted { since: Some(NOW / 2), ..Wanted::default() });
         let gap = json!({"name": "gap", "seq": 0, "args": {"missed": null}});
         let ends = [finished(0, "old", 10, true), finished(0, "new", 40, true)];
@@ -227,7 +227,7 @@ mod tests {
         let late = [&frames[..3], &frames[4..]].concat();
         let remark = "what happened before is not known to the daemon any more";
         assert_eq!(take(&mut since(), &late), ["0", remark, "8"]);
-        // Once the past is over, ends that were missed are counted.
+        // After the past events, missed ends are counted.
         let mut selection = since();
         take(&mut selection, &frames);
         assert!(rest(&mut selection).is_empty() && selection.deadline().is_none());
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn missed_ends_are_counted_before_what_follows_or_shown_where_that_is_wanted() {
+    fn missed_ends_are_counted_or_shown_on_request() {
         let frames = [finished(1, "a", 1, true), finished(2, "b", 1, true), snapshot(3, 1)];
         let mut folded = selection(Wanted::default());
         assert_eq!(take(&mut folded, &frames), ["2 jobs finished meanwhile", "3"]);

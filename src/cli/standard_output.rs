@@ -1,8 +1,8 @@
-//! Standard output, written by a thread of its own.
+//! Standard output, written by a separate thread.
 //!
-//! A pipe or a terminal may take its time, and Ctrl-C has to be heard meanwhile. `O_NONBLOCK` is no
-//! way out: the open file is shared with other programs, which would see `EAGAIN`. A write that
-//! poll(2) says cannot block is 512 bytes on FreeBSD.
+//! A pipe or a terminal may block, and Ctrl-C must be noticed meanwhile. `O_NONBLOCK` is no
+//! alternative: the open file is shared with other programs, which would see `EAGAIN`. A write that
+//! cannot block according to poll(2) is 512 bytes on FreeBSD.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};

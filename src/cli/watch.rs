@@ -29,35 +29,35 @@ pub(super) const COMMAND: Command = Command {
     summary: "follow events",
     help: concat!(
         "\
-Follows events as they happen, until it is interrupted. A lost connection is
-made again, and what was missed is shown, or that something was (a gap).
+Follows events as they happen, until it is interrupted. Reconnects after a lost
+connection, and shows missed events, or that some are not available (a gap).
 
 Usage: sysadm-events watch [EVENT...] [TARGET] [OPTIONS]
 
   EVENT       dispatcher (jobs), life-preserver (snapshots, replication) or
-              system-state (host name, pools); all three where none is named,
-              dispatcher where a job or queue is
+              system-state (host name, pools); all three by default,
+              dispatcher if a job or a queue is named
 
-On a terminal, or with --text: a line an event, and a line for each line that a
-job prints, behind the job's name. Lines are cut to the width of the terminal.
-At the foot stand replications under way, and of each job the line that is not
-complete; a line that a job overwrites is shown in its last state. Into a pipe,
-or with --json: the frames as they came, one a line. Each finished job is shown
-once: those that ended while the daemon or the connection was away are counted
-in one line.
+On a terminal, or with --text: a line per event, and a line for each line that a
+job prints, after the job's name. Lines are cut to the width of the terminal.
+At the bottom are running replications, and the incomplete line of each job; a
+line that a job overwrites is shown in its last state. To a pipe, or with
+--json: the frames unchanged, one per line. Each finished job is shown once:
+those that ended while the daemon or the connection was down are counted in one
+line.
 
 Options:
   --job ID      only this job; may be repeated
   --queue Q     only jobs of this queue; no_queue for those without one
-  --priority N  of snapshots, replications and states only those of this
-                priority at least, 0 to 10
+  --priority N  only snapshots, replications and states of at least this
+                priority, 0 to 10
   --no-output   without output of jobs
-  --since T     also events of the past, as far as the daemon has them: at most
-                so old (10s, 5m, 2h, 1d), or behind the event of this number
+  --since T     also past events, as far as the daemon has them: of at most this
+                age (10s, 5m, 2h, 1d), or after the event of this number
                 (seq in the frames; EPOCH:SEQ where the daemon may have been
                 restarted since)
-  -n COUNT      also the last events of the past, so many
-  --text        text into a pipe too
+  -n COUNT      also this many past events
+  --text        text to a pipe too
   --wide        lines are not cut
   --json        frames on a terminal too
   --verbose     also jobs that ended meanwhile, each with its time
@@ -116,7 +116,7 @@ fn main(words: Words) -> Result<u8, Exit> {
     let target = arguments.target.target(&home)?;
     let since = match &arguments.since {
         Some(since) => Some(place(since, &target)?),
-        // No daemon has this epoch: it sends all that it has.
+        // No daemon has this epoch: it sends all its events.
         None if arguments.wanted.since.is_some() || arguments.wanted.count.is_some() => {
             Some(StreamPosition { epoch: String::new(), seq: 0 })
         }
@@ -198,7 +198,7 @@ fn parse(mut words: Words) -> Result<Arguments, Exit> {
     } else if arguments.events.is_empty() {
         arguments.events = EventName::ALL.to_vec();
     }
-    // The end of a job that was named is what is looked for.
+    // The end of a named job is of interest.
     arguments.wanted.verbose |= !arguments.jobs.is_empty();
     Ok(arguments)
 }
@@ -242,14 +242,14 @@ impl Arguments {
     }
 }
 
-/// How events are shown.
+/// Output form of events.
 pub(super) enum View {
     Frames { without_output: bool },
     Text(Box<Screen>),
 }
 
 impl View {
-    /// Shows an event; of several hosts `host` says which one's.
+    /// Shows an event; `host` is its host, where there are several.
     pub(super) fn event(
         &mut self,
         host: &str,
@@ -269,7 +269,7 @@ impl View {
         write_json(&if host.is_empty() { text + "\n" } else { fleet::with_host(host, &text) })
     }
 
-    /// Says something of the program's own.
+    /// Shows a message of this program.
     pub(super) fn remark(&mut self, host: &str, text: &str) -> Result<(), Exit> {
         match self {
             View::Text(screen) => write(&screen.remark(host, text, SystemTime::now())),
@@ -287,7 +287,7 @@ impl View {
         }
     }
 
-    /// Signals after which the foot is drawn again.
+    /// Signals after which the foot is redrawn.
     pub(super) fn notices(&self) -> io::Result<Vec<(Notice, bool)>> {
         match self {
             View::Text(screen) if screen.has_foot() => {
@@ -297,7 +297,7 @@ impl View {
         }
     }
 
-    /// A wait was ended: by a notice, or else by the reader, who is gone.
+    /// A wait has ended: by a notice, or because the reader has closed the pipe.
     pub(super) fn woken(&mut self, notices: &mut [(Notice, bool)]) -> Result<(), Exit> {
         let mut is_noticed = false;
         for (notice, is_resumed) in notices {
@@ -313,8 +313,8 @@ impl View {
     }
 }
 
-/// Shows each event until it cannot go on or the reader goes. The end of a reader is noticed at
-/// once, not only when there is something to be written to it.
+/// Shows each event until an error, or until the reader closes standard output, which is noticed at
+/// once.
 fn follow(feed: &mut Feed, mut selection: Selection, view: &mut View) -> Result<u8, Exit> {
     let stdout = io::stdout();
     let mut notices = view.notices()?;

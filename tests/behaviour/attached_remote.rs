@@ -1,4 +1,4 @@
-//! Clients that are attached to jobs over TLS and through a bridge.
+//! Clients attached to jobs over TLS and through a relay.
 
 use std::io::Read;
 use std::process::Stdio;
@@ -11,11 +11,11 @@ use super::{PROGRAM, ourselves};
 
 const MIB: usize = 1 << 20;
 const SIZE: usize = 12 * MIB;
-/// What a process that holds no more than windows and buffers may grow by.
+/// Maximum growth of a process that holds only windows and buffers.
 const GROWTH: u64 = 4 << 20;
 
-/// Runs `cat` on random bytes of a daemon's host, and requires them and the code of the job; the
-/// memory of client and daemon must not grow with the output.
+/// Runs `cat` on random bytes on a daemon's host, and requires these bytes and the code of the job;
+/// the memory of client and daemon must not grow with the output.
 fn require_identical_output(run: Cli, daemon: &Daemon) -> Outcome<()> {
     let file = daemon.directory().join("random");
     let bytes = random(SIZE);
@@ -61,7 +61,7 @@ fn output_through_a_bridge_is_identical_and_costs_no_memory() -> Outcome<()> {
 }
 
 #[test]
-fn run_through_a_bridge_tells_that_the_daemon_died() -> Outcome<()> {
+fn run_through_a_relay_reports_the_death_of_the_daemon() -> Outcome<()> {
     let mut sites = Sites::new()?;
     let run =
         sites.via("run").args(["--id", "j", "--sh", "seq 1 1000; exec sleep 1000"]).start()?;
@@ -75,7 +75,7 @@ fn run_through_a_bridge_tells_that_the_daemon_died() -> Outcome<()> {
 }
 
 #[test]
-fn attach_over_tls_tells_that_the_daemon_died() -> Outcome<()> {
+fn attach_over_tls_reports_the_death_of_the_daemon() -> Outcome<()> {
     let mut setup = Setup::new(PROGRAM)?.with("auth.pam", false);
     let daemon = setup.start()?;
     let address = daemon.tls().to_owned();

@@ -109,7 +109,7 @@ fn watch_beside_a_failing_chain_shows_all_of_it() {
 }
 
 #[test]
-fn lines_have_the_colour_of_what_they_say() {
+fn lines_have_the_colour_of_their_state() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let watch = on_terminal(watch_jobs(&daemon)).start_on_terminal().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();

@@ -1,4 +1,4 @@
-//! A command on a terminal, seen as a person sees it: the screen of a terminal emulator.
+//! A command on the screen of a terminal emulator.
 
 use std::io::Read;
 use std::num::NonZero;
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use support::{Cli, Outcome, PATIENCE, Pty, PtySize};
 use vt100::Parser;
 
-/// A command, and the screen that it writes to.
+/// A command, and its screen.
 pub(super) struct Viewer {
     child: Child,
     size: PtySize,
@@ -23,14 +23,14 @@ fn cells(size: (u16, u16)) -> (NonZero<u16>, NonZero<u16>) {
 }
 
 impl Viewer {
-    /// Starts a command on a terminal of so many rows and columns.
+    /// Starts a command on a terminal of this many rows and columns.
     pub(super) fn start(cli: Cli, size: (u16, u16)) -> Outcome<Viewer> {
         let terminal = Pty::of_size(size.0, size.1)?;
         let control = terminal.size()?;
         let mut command = cli.env("TERM", "xterm-256color").into_command();
         command.stdin(terminal.stdio()?).stdout(terminal.stdio()?).stderr(terminal.stdio()?);
         let child = command.spawn()?;
-        // Our copies of the terminal are in it, and would keep it open.
+        // The command holds copies of the terminal, and would keep it open.
         drop(command);
         let (rows, columns) = cells(size);
         let screen = Arc::new((Mutex::new(Parser::new(rows, columns, 0)), Condvar::new()));
@@ -46,7 +46,7 @@ impl Viewer {
         Ok(Viewer { child, size: control, screen })
     }
 
-    /// Changes the size of the terminal, as a person does who drags its window.
+    /// Changes the size of the terminal.
     pub(super) fn resize(&self, size: (u16, u16)) -> Outcome<()> {
         let (rows, columns) = cells(size);
         self.screen.0.lock().unwrap().set_size(rows, columns);
@@ -59,7 +59,8 @@ impl Viewer {
         Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
     }
 
-    /// The lines of the screen once `wanted` is true of them, without those that are empty at its end.
+    /// Waits until `wanted` returns true for the lines of the screen; returns them without empty
+    /// ones at the end.
     pub(super) fn wait(&self, wanted: impl Fn(&[String]) -> bool) -> Vec<String> {
         let parser = self.screen.0.lock().unwrap();
         let is_missing = |parser: &mut Parser| !wanted(&lines(parser));

@@ -22,7 +22,7 @@ fn watch(daemon: &Daemon, words: &[&str], size: (u16, u16)) -> Outcome<Viewer> {
 }
 
 #[test]
-fn chain_that_fails_is_told_in_lines_with_its_name() -> Outcome<()> {
+fn failing_chain_is_shown_in_lines_with_its_name() -> Outcome<()> {
     let daemon = daemon(Setup::new(PROGRAM)?)?;
     let viewer = watch(&daemon, &["dispatcher"], (24, 80))?;
     let first = "sh -c 'echo one; echo two'";
@@ -83,7 +83,7 @@ fn progress_of_a_job_is_one_live_line_at_the_foot() -> Outcome<()> {
     peer.submit(&json!({ "id": "fetch", "commands": [["sh", "-c", script]] }))?;
     let lines = viewer.wait_for("│ 20%");
     assert_eq!((lines.len(), lines.last().map(String::as_str)), (3, Some("▶ fetch │ 20%")));
-    // What happens meanwhile stands above it.
+    // Other events stand above it.
     peer.run(&json!({ "other": "echo text" }))?;
     let lines = viewer.wait_for("other ok after 0 s");
     assert_eq!(lines.last().map(String::as_str), Some("▶ fetch │ 20%"), "{lines:#?}");
@@ -124,7 +124,7 @@ fn resized_terminal_has_no_ghosts() -> Outcome<()> {
     viewer.resize((24, 200))?;
     let lines = viewer.wait_for("5.00M/10.0M");
     assert_eq!(lines.len(), 2, "{lines:#?}");
-    // A shell writes to the terminal while the command is stopped: what it wrote stays.
+    // A shell writes to the terminal while the command is stopped: its text stays.
     viewer.signal(Signal::SIGCONT)?;
     let lines = viewer.wait(|lines| lines.len() == 3);
     assert_eq!(lines[1], lines[2]);
