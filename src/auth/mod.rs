@@ -4,7 +4,9 @@ pub mod key;
 mod role;
 mod throttle;
 mod token;
+mod turns;
 
 pub use role::{Identity, Need, Proof, Role, Roles, need, reachable};
-pub use throttle::{Consequence, Throttle, ThrottleLimits};
+pub use throttle::{Consequence, LegacyBudget, Throttle, ThrottleLimits};
 pub use token::{Token, Tokens};
+pub use turns::Turns;

@@ -31,6 +31,28 @@ pub enum Consequence {
     Block(Duration),
 }
 
+/// Limit of the work on legacy keys for throttled origins. A legacy proof does not name its key, so
+/// all are tried, and any client can cause that work.
+#[derive(Debug, Default)]
+pub struct LegacyBudget {
+    due: Option<Instant>,
+}
+
+/// Approximate time to try one legacy key of 4096 bits.
+const LEGACY_KEY: Duration = Duration::from_millis(1);
+
+impl LegacyBudget {
+    /// Whether `count` legacy keys may be tried now: limited to a fifth of the time.
+    pub fn may_try(&mut self, count: usize, now: Instant) -> bool {
+        if self.due.is_some_and(|due| now < due) {
+            return false;
+        }
+        let each = u32::try_from(count).unwrap_or(u32::MAX);
+        self.due = Some(now + 5 * LEGACY_KEY.saturating_mul(each));
+        true
+    }
+}
+
 #[derive(Debug, Default)]
 struct Record {
     /// Times of failures, at most as many as the limit.
@@ -72,6 +94,12 @@ impl<K: Copy + Ord> Throttle<K> {
     pub fn pending(&self, origin: K, now: Instant) -> usize {
         let due = self.records.get(&origin).map_or(&[][..], |record| &record.answers_due);
         due.iter().filter(|due| **due > now).count()
+    }
+
+    /// When the first delayed reply to this origin is due.
+    pub fn next_answer(&self, origin: K, now: Instant) -> Option<Instant> {
+        let due = &self.records.get(&origin)?.answers_due;
+        due.iter().copied().filter(|due| *due > now).min()
     }
 
     /// Records a failure of an origin. An `exempt` origin is never blocked.
@@ -175,6 +203,15 @@ mod tests {
     }
 
     #[test]
+    fn legacy_keys_are_tried_in_a_fifth_of_the_time() {
+        let (mut budget, now) = (LegacyBudget::default(), Instant::now());
+        let at = |milliseconds| now + Duration::from_millis(milliseconds);
+        let tried = (0..1000).filter(|ms| budget.may_try(32, at(*ms))).count();
+        assert_eq!(tried, 7, "of 32 ms each");
+        assert!(budget.may_try(0, at(2000)) && budget.may_try(1, at(2000)));
+    }
+
+    #[test]
     fn a_failure_counts_for_its_window_only() {
         let at = moments();
         let mut throttle = Throttle::new(LIMITS);
@@ -228,6 +265,9 @@ mod tests {
         // 250 and 500 ms, 1, 2, 4 and 8 s.
         let pending = [0, 1, 3, 5, 8].map(|second| throttle.pending(1, at(second)));
         assert_eq!(pending, [6, 3, 2, 1, 0]);
+        let next = throttle.next_answer(1, at(0)).map(|due| due - at(0));
+        assert_eq!(next, Some(Duration::from_millis(250)));
+        assert_eq!(throttle.next_answer(1, at(8)), None);
         throttle.fail(2, false, at(0));
         assert_eq!(throttle.pending(2, at(0)), 0);
         assert_eq!(throttle.pending(3, at(0)), 0);

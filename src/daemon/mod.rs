@@ -6,6 +6,7 @@ mod directory;
 mod error;
 mod pid_file;
 
+use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -72,10 +73,31 @@ pub fn hostname() -> String {
 }
 
 /// This many random bytes, as hexadecimal digits.
-pub fn random_hex(bytes: usize) -> String {
+///
+/// # Errors
+/// The system gives no random bits.
+pub fn random_hex(bytes: usize) -> io::Result<String> {
+    hex_of(bytes, |random| SystemRandom::new().fill(random))
+}
+
+fn hex_of<E>(bytes: usize, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> io::Result<String> {
     let mut random = vec![0; bytes];
-    if SystemRandom::new().fill(&mut random).is_err() {
-        log::error!("the system gives no random bits");
+    fill(&mut random).map_err(|_| io::Error::other("the system gives no random bits"))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_digits_are_an_error_without_random_bits() {
+        let given = hex_of(2, |random| {
+            random.copy_from_slice(&[0x0a, 0xff]);
+            Ok::<(), ()>(())
+        });
+        assert_eq!(given.unwrap(), "0aff");
+        assert!(hex_of(2, |_| Err(())).is_err());
+        assert_eq!(random_hex(8).unwrap().len(), 16);
     }
-    random.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::class::{self, Reading};
-use super::record::{JobRecord, JobUser, OutcomeRecord, Progress};
+use super::record::{JobRecord, OutcomeRecord, Progress};
 use super::submission::Submission;
 use crate::helper::store::{Kind, LogEnd, TextQuestion};
 use crate::moment::Moment;
@@ -562,7 +562,7 @@ impl Job {
         for (key, value) in [
             ("cwd", asked.cwd.as_deref().map(Value::from)),
             ("env", Some(names.into()).filter(|_| !asked.env.is_empty())),
-            ("user", asked.user.as_ref().map(|user| json!(JobUser::from(user)))),
+            ("user", asked.user.as_ref().map(|user| json!(user))),
             ("timeout", asked.timeout.map(|timeout| timeout.as_secs_f64().into())),
         ] {
             if let Some(value) = value {
@@ -624,7 +624,7 @@ impl Job {
             timeout: asked.timeout.filter(|_| !is_over).map(|timeout| timeout.as_secs_f64()),
             cwd: asked.cwd.clone().filter(|_| !is_over),
             env: if is_over { Default::default() } else { asked.env.clone() },
-            user: asked.user.as_ref().filter(|_| !is_over).map(Into::into),
+            user: asked.user.clone().filter(|_| !is_over),
             submitted_by: asked.submitted_by.clone(),
             nonce: asked.nonce.clone(),
             log_limit: self.limits.job,

@@ -31,7 +31,7 @@ pub(super) struct JobRecord {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) env: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) user: Option<JobUser>,
+    pub(super) user: Option<RunAs>,
     /// Name of the user who submitted it; absent in records of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) submitted_by: Option<String>,
@@ -46,14 +46,6 @@ pub(super) struct JobRecord {
     pub(super) progress: Option<Progress>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) outcome: Option<OutcomeRecord>,
-}
-
-/// User of a job.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-pub(super) enum JobUser {
-    Number(u32),
-    Name(String),
 }
 
 /// Progress of a job.
@@ -116,10 +108,7 @@ impl JobRecord {
             timeout: self.timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
             cwd: self.cwd.clone(),
             env: self.env.clone(),
-            user: self.user.clone().map(|who| match who {
-                JobUser::Number(number) => RunAs::Number(number),
-                JobUser::Name(name) => RunAs::Name(name),
-            }),
+            user: self.user.clone(),
             nonce: self.nonce.clone(),
             submitted_by: self.submitted_by.clone(),
         })
@@ -128,15 +117,7 @@ impl JobRecord {
     /// Identification of its processes.
     pub(super) fn traces(&self) -> Traces {
         let progress = self.progress.clone().unwrap_or_default();
-        Traces { leaders: progress.leaders, mark: progress.mark }
-    }
-}
-
-impl From<&RunAs> for JobUser {
-    fn from(who: &RunAs) -> JobUser {
-        match who {
-            RunAs::Number(number) => JobUser::Number(*number),
-            RunAs::Name(name) => JobUser::Name(name.clone()),
-        }
+        let user = self.user.clone();
+        Traces { leaders: progress.leaders, mark: progress.mark, user }
     }
 }

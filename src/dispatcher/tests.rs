@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::helper::store::Record;
+use crate::sys::spawn::RunAs;
 use serde_json::json;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -672,7 +673,7 @@ fn restart_after_crash_runs_pending_jobs_only() {
     let records: Vec<Value> = records.into_iter().chain(waits).collect();
     let (mut d, interrupted) = Driver::restarted(&records, false);
     let leaders = vec![(77, "boot.5".to_owned()), (78, "boot.6".to_owned())];
-    let traces = Traces { leaders, mark: "SYSADM_JOB=e.2".into() };
+    let traces = Traces { leaders, mark: "SYSADM_JOB=e.2".into(), user: None };
     assert_eq!(interrupted, [Interrupted { serial: 2, traces }]);
     let effects = d.effects();
     assert_eq!(effects[..3], ["signal 2 15", "pending:waits", "pending:next"]);
@@ -684,7 +685,7 @@ fn restart_after_crash_runs_pending_jobs_only() {
         (Some(Duration::from_millis(2500)), Some("/tmp"))
     );
     assert_eq!((next.env["A"].as_str(), next.queue.as_deref()), ("1", Some("q")));
-    assert_eq!(next.user, Some(crate::sys::spawn::RunAs::Name("nobody".into())));
+    assert_eq!(next.user, Some(RunAs::Name("nobody".into())));
     // Its processes have ended: it has ended, and its log is read for the event.
     d.gone(2);
     assert_eq!(d.effects()[..2], ["release 2", "publish outcome 2"]);
@@ -707,6 +708,17 @@ fn restart_after_crash_runs_pending_jobs_only() {
     assert!(args(&Event::Job(unreadable))["x"].as_str().unwrap().contains("gone"));
     assert_eq!(d.run(json!({"new": "x"})).unwrap(), ["new"]);
     assert_eq!(d.dispatcher.last_serial, 5, "numbers are not used again");
+}
+
+#[test]
+fn interrupted_job_is_looked_for_as_its_user() {
+    let mut d = Driver::new();
+    d.submit(json!({"id": "a", "commands": [["x"]], "user": 65534}));
+    d.submit(json!({"id": "b", "commands": [["x"]], "user": "nobody"}));
+    d.settle();
+    let (_, interrupted) = Driver::restarted(&d.records.clone(), false);
+    let users: Vec<_> = interrupted.into_iter().map(|job| job.traces.user).collect();
+    assert_eq!(users, [RunAs::Number(65534), RunAs::Name("nobody".into())].map(Some));
 }
 
 #[test]

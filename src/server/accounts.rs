@@ -14,11 +14,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde_json::{Value, json};
 
-use super::authentication::Attempt;
+use super::authentication::{Attempt, WaitingPassword};
 use super::child::Child;
 use super::clients::ClientId;
 use super::{Key, Server};
-use crate::auth::{Identity, Proof, Role, Roles};
+use crate::auth::{Identity, Proof, Role, Roles, Turns};
 use crate::config::Config;
 use crate::helper::accounts::{
     self, Account, Accounts, Asked, Found, Helper, Outcome, RequestId, UserQuery, Verdict,
@@ -46,6 +46,8 @@ enum Purpose {
 /// The helper and its state.
 pub(super) struct AccountsHelper {
     pub(super) helper: Helper,
+    /// Passwords that are not checked yet, so that others have their turns.
+    pub(super) turns: Turns<Source, WaitingPassword>,
     child: Option<Child>,
     purposes: BTreeMap<RequestId, Purpose>,
     /// When all users are re-checked; `None` where no user depends on an account.
@@ -81,6 +83,7 @@ impl AccountsHelper {
     pub(super) fn new(limits: accounts::AccountsLimits, now: Instant) -> AccountsHelper {
         AccountsHelper {
             helper: Helper::new(limits, now),
+            turns: Turns::default(),
             child: None,
             purposes: BTreeMap::new(),
             recheck_due: None,
@@ -112,7 +115,7 @@ impl AccountsHelper {
     }
 
     fn begin(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
-        let begun = accounts::begin(&mut self.helper)
+        let begun = accounts::begin(&mut self.helper, || self.turns.retain(|_| false))
             .and_then(|begun| Child::watch(begun, Key::Accounts, reactor));
         match begun {
             Ok(child) => {
@@ -214,7 +217,7 @@ impl AccountsHelper {
     pub(super) fn status(&self) -> Value {
         json!({
             "pid": self.child.as_ref().map(|child| child.pid.as_raw()),
-            "questions": self.purposes.len(),
+            "questions": self.purposes.len() + self.turns.len(),
         })
     }
 }

@@ -4,6 +4,8 @@
 //! `authentication failure from ADDRESS: …` and `blocked ADDRESS for N s: …`. Text chosen by the
 //! peer stands after the address, quoted and escaped.
 
+use std::time::Instant;
+
 use log::{info, warn};
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
@@ -12,6 +14,7 @@ use super::clients::{ClientId, Wait};
 use super::{Key, Server};
 use crate::auth::key::KeyId;
 use crate::auth::{Consequence, Identity, Proof};
+use crate::daemon::random_number;
 use crate::helper::accounts::{Account, Password, TooMany, Verdict};
 use crate::moment::Moment;
 use crate::net::{CloseReason, Source};
@@ -45,9 +48,19 @@ impl Attempt {
     }
 }
 
+/// A password that waits for its turn to be verified.
+pub(super) struct WaitingPassword {
+    attempt: Attempt,
+    /// `None` for one that no account can have.
+    secret: Option<Zeroizing<String>>,
+    /// When it has waited too long.
+    end: Instant,
+}
+
 /// Maximum number of pending attempts of one origin: being verified, or failed with a delayed
 /// reply.
 const PENDING: usize = 4;
+const OTHERS_PENDING: &str = "other authentications from there are pending; try again later";
 /// Maximum length of a user name in bytes (utmp and PAM have lower limits).
 const NAME: usize = 255;
 
@@ -107,32 +120,44 @@ impl Server {
         let Some(shown) = shown(request) else { return Ok(()) };
         let Some(client) = self.clients.get(id) else { return Ok(()) };
         let peer = client.peer.clone();
-        match (shown, self.check_throttle(self.clients.source_of(&peer), now)) {
-            (Shown::Cheap, _) | (_, Ok(())) => Ok(()),
-            (Shown::Password, Err(refusal)) => Err(refusal),
-            (Shown::Legacy, Err(refusal)) => {
+        let source = self.clients.source_of(&peer);
+        match shown {
+            Shown::Cheap => Ok(()),
+            // It waits for its turn where others from there are pending.
+            Shown::Password => self.check_block(source, now),
+            Shown::Legacy => self.check_throttle(source, now).or_else(|refusal| {
                 let count = self.keys.store.legacy().count().min(self.config.auth.max_legacy_keys);
-                if self.keys.may_try_legacy(count, now.instant) { Ok(()) } else { Err(refusal) }
-            }
+                let may = self.keys.legacy_budget.may_try(count, now.instant);
+                if may { Ok(()) } else { Err(refusal) }
+            }),
         }
     }
 
-    /// The error for a wrong secret, or one that the system would have to verify, while the origin
-    /// has pending attempts or is blocked.
-    fn check_throttle(&self, source: Source, now: Moment) -> Result<(), Refusal> {
+    fn check_block(&self, source: Source, now: Moment) -> Result<(), Refusal> {
         if let Some(left) = self.throttle.blocked(source, now.instant)
             && !self.is_exempt(source)
         {
             let why = format!("too many failures; try again in {} s", left.as_secs() + 1);
             return Err(Refusal::new(ErrorCode::Forbidden, why));
         }
+        Ok(())
+    }
+
+    /// The refusal of a wrong secret while others from there are pending, or passwords from there
+    /// wait for their turn, or the origin is blocked.
+    fn check_throttle(&self, source: Source, now: Moment) -> Result<(), Refusal> {
+        self.check_block(source, now)?;
         let from = origin(source);
-        let checked = self.accounts.passwords_of(|other| origin(other) == from);
-        if self.throttle.pending(from, now.instant) + checked < PENDING {
+        if self.pending(from, now) + self.accounts.turns.of(from) < PENDING {
             return Ok(());
         }
-        let why = "other authentications from there are pending; try again later";
-        Err(Refusal::new(ErrorCode::TooMany, why))
+        Err(Refusal::new(ErrorCode::TooMany, OTHERS_PENDING))
+    }
+
+    /// Attempts of an origin that are checked, or failed and not answered yet.
+    fn pending(&self, from: Source, now: Moment) -> usize {
+        let checked = self.accounts.passwords_of(|other| origin(other) == from);
+        self.throttle.pending(from, now.instant) + checked
     }
 
     /// A client presents a password.
@@ -171,9 +196,58 @@ impl Server {
         if let Some(client) = self.clients.get(id) {
             client.waiting = Some(Wait::Proof { request });
         }
-        if !is_sane {
-            return self.on_verdict(attempt, Verdict::Wrong, now);
+        let from = origin(source);
+        let name: String = attempt.user.chars().take(NAME).collect();
+        let end = now.instant + self.config.auth.check_deadline;
+        let waiting = WaitingPassword { attempt, secret: is_sane.then_some(secret), end };
+        self.accounts.turns.push(from, &name, waiting);
+        self.serve_passwords(now);
+        let most = self.config.auth.max_waiting_checks;
+        if let Some(surplus) = self.accounts.turns.give_up(most, random_number()) {
+            let refusal = refuse(ErrorCode::TooMany, OTHERS_PENDING);
+            self.refuse_waiting(surplus.attempt.client, &refusal);
         }
+    }
+
+    /// Has passwords checked whose turn it is. To be called at the end of a turn of the loop.
+    pub(super) fn serve_passwords(&mut self, now: Moment) {
+        if self.accounts.turns.is_empty() {
+            return;
+        }
+        let (clients, mut late) = (&mut self.clients, Vec::new());
+        self.accounts.turns.retain(|WaitingPassword { attempt, end, .. }| {
+            let client = clients.get(attempt.client);
+            let is_there = matches!(client, Some(client) if client.waiting.is_some());
+            let is_late = is_there && *end <= now.instant;
+            late.extend(is_late.then_some(attempt.client));
+            is_there && !is_late
+        });
+        for client in late {
+            self.refuse_waiting(client, &Refusal::new(ErrorCode::TooMany, OTHERS_PENDING));
+        }
+        while self.accounts.helper.has_turn() {
+            let origins = self.accounts.turns.origins();
+            let free: Vec<Source> =
+                origins.filter(|from| self.pending(*from, now) < PENDING).collect();
+            let turns = &mut self.accounts.turns;
+            let Some(next) = turns.next(|from| free.contains(&from), random_number()) else {
+                break;
+            };
+            self.check_password(next, now);
+        }
+        let origins = self.accounts.turns.origins();
+        let slots = origins.filter_map(|from| self.throttle.next_answer(from, now.instant));
+        let due = slots.chain(self.accounts.turns.iter().map(|waiting| waiting.end)).min();
+        self.reactor.set_deadline(Key::Passwords, due);
+    }
+
+    fn check_password(&mut self, waiting: WaitingPassword, now: Moment) {
+        let WaitingPassword { attempt, secret, .. } = waiting;
+        let id = attempt.client;
+        if let Err(refusal) = self.check_block(attempt.source, now) {
+            return self.refuse_waiting(id, &refusal);
+        }
+        let Some(secret) = secret else { return self.on_verdict(attempt, Verdict::Wrong, now) };
         let password = Password {
             service: self.config.auth.pam_service.clone(),
             user: attempt.user.clone(),
@@ -181,8 +255,7 @@ impl Server {
             from: attempt.from.clone(),
         };
         if let Err(TooMany) = self.accounts.check(attempt, &password, now.instant) {
-            let why = "too many authentications wait; try again later";
-            self.refuse_waiting(id, &refuse(ErrorCode::TooMany, why));
+            self.refuse_waiting(id, &Refusal::new(ErrorCode::TooMany, OTHERS_PENDING));
         }
     }
 

@@ -1,5 +1,4 @@
-//! A helper process and its socket in the poll loop: code common to the store and the accounts
-//! helper.
+//! A helper process and its socket in the poll loop: code common to all helpers.
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -53,6 +52,11 @@ impl Child {
             Exit::Code(code) => format!("exit code {code}"),
             Exit::Signal(signal) => format!("signal {signal}"),
         })
+    }
+
+    /// Closes the socket, upon which the child ends.
+    pub(super) fn let_go(mut self, reactor: &mut Reactor<Key>) {
+        reactor.deregister(&mut self.socket, self.registered);
     }
 
     /// Reads a bounded amount; true where there may be more.

@@ -13,26 +13,21 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::Key;
+use super::trees::TreesHelper;
 use crate::dispatcher::{Dispatcher, Ended, Environment, Output, Process, Serial};
+use crate::helper::trees::{Action, Job, Order, Origin};
 use crate::moment::Moment;
 use crate::reactor::{Reactor, Registered};
 use crate::sys::children::Exit;
-use crate::sys::process_table;
-use crate::sys::process_tree::{Descendants, Orphans, Roots};
-use crate::sys::survivors::{Traces, survivors};
-
-/// Number of times that the processes of a job are listed again because one may have forked between
-/// the listing and the signal.
-const ROUNDS: usize = 16;
+use crate::sys::process_table::{self, ProcessId};
+use crate::sys::process_tree::Roots;
+use crate::sys::survivors::Traces;
 
 /// Maximum number of outputs of left-behind processes that are still read; beyond it the oldest is
 /// closed.
 const LEFTOVERS: usize = 64;
 /// Interval between two reads of one, so that discarded output does not occupy the daemon.
 const LEFTOVER_PAUSE: Duration = Duration::from_millis(100);
-
-/// Interval of checks whether processes of a previous daemon's jobs have ended.
-const SURVIVORS_LOOK: Duration = Duration::from_millis(200);
 
 /// All processes of jobs.
 pub(super) struct Jobs {
@@ -45,7 +40,7 @@ pub(super) struct Jobs {
     ended: BTreeMap<Pid, Serial>,
     /// Jobs that are being killed and had processes when last checked.
     ending: BTreeSet<Serial>,
-    orphans: Orphans,
+    helper: TreesHelper,
     leftovers: BTreeMap<u64, Leftover>,
     last_leftover: u64,
     /// Grace period of the output after its command has ended.
@@ -62,9 +57,7 @@ struct Leftover {
 
 /// A running job.
 struct AtWork {
-    roots: Roots,
-    /// Identification of its processes, if a previous daemon started them.
-    traces: Option<Traces>,
+    origin: Origin,
     /// Index of the command.
     command: usize,
     process: Option<(Process, Option<Registered>)>,
@@ -79,7 +72,7 @@ impl Jobs {
             by_pid: BTreeMap::new(),
             ended: BTreeMap::new(),
             ending: BTreeSet::new(),
-            orphans: Orphans::default(),
+            helper: TreesHelper::default(),
             leftovers: BTreeMap::new(),
             last_leftover: 0,
             grace,
@@ -104,8 +97,7 @@ impl Jobs {
         let mark = Environment::mark(&self.epoch, serial);
         let started = Process::start(line, asked, &mark, &self.environment);
         let job = self.at_work.entry(serial).or_insert_with(|| AtWork {
-            roots: Roots { leader: None, ended: Vec::new(), mark: mark.clone() },
-            traces: None,
+            origin: Origin::Own(Roots { mark: mark.clone(), ..Roots::default() }),
             command,
             process: None,
         });
@@ -118,7 +110,10 @@ impl Jobs {
                     reactor.register(output, Interest::READABLE, Key::Output(serial)).ok()
                 });
                 let pid = process.pid;
-                job.roots.leader = Some(pid);
+                let start = process_table::start_of(pid.as_raw()).unwrap_or_default();
+                if let Origin::Own(roots) = &mut job.origin {
+                    roots.leader = Some(ProcessId { pid: pid.as_raw(), start: start.clone() });
+                }
                 if registered.is_none() {
                     // The kernel has no resources to poll the pipe: its end is noticed at the exit.
                     log::error!("cannot watch the output of job {serial}");
@@ -127,11 +122,11 @@ impl Jobs {
                 self.by_pid.insert(pid, serial);
                 // The number was reused: it belongs to this job now.
                 if let Some(before) = self.ended.remove(&pid)
-                    && let Some(other) = self.at_work.get_mut(&before)
+                    && let Some(AtWork { origin: Origin::Own(roots), .. }) =
+                        self.at_work.get_mut(&before)
                 {
-                    other.roots.ended.retain(|ended| *ended != pid);
+                    roots.ended.retain(|ended| *ended != pid.as_raw());
                 }
-                let start = process_table::start_of(pid.as_raw()).unwrap_or_default();
                 dispatcher.started(serial, (pid.as_raw(), start), &mark);
             }
         }
@@ -248,7 +243,8 @@ impl Jobs {
         }
     }
 
-    /// A child has ended; true where it was a command of a job.
+    /// A child has ended; true where it was a command of a job, or the helper that signals
+    /// processes.
     pub(super) fn on_child(
         &mut self,
         pid: Pid,
@@ -257,50 +253,97 @@ impl Jobs {
         reactor: &mut Reactor<Key>,
         now: Moment,
     ) -> bool {
+        if self.helper.on_child(pid, exit, reactor, now.instant) {
+            return true;
+        }
         let Some(serial) = self.by_pid.remove(&pid) else { return false };
         self.on_exit(serial, pid, exit, dispatcher, reactor, now);
         true
     }
 
-    /// Checks whether jobs that are being killed still have processes.
-    pub(super) fn look_after_all(&mut self, dispatcher: &mut Dispatcher, now: Moment) {
-        if self.ending.is_empty() {
-            return;
-        }
-        let by_pid = &self.by_pid;
-        let living = Descendants::now(|pid| by_pid.contains_key(&pid), &mut self.orphans);
-        let is_gone = |serial: &Serial| {
-            let job = self.at_work.get(serial);
-            job.is_none_or(|job| job.traces.is_none() && living.are_gone(&job.roots))
-        };
-        let gone: Vec<Serial> = self.ending.iter().copied().filter(is_gone).collect();
-        for serial in gone {
-            dispatcher.tree_is_gone(serial, now);
+    /// Requests a check whether jobs that are being killed still have processes.
+    pub(super) fn look_after_all(&mut self) {
+        for serial in &self.ending {
+            if self.at_work.get(serial).is_some_and(|job| matches!(job.origin, Origin::Own(_))) {
+                self.helper.trees.want(*serial, Action::Look);
+            }
         }
     }
 
     /// Takes over a job that ran when the previous daemon died.
     pub(super) fn adopt(&mut self, serial: Serial, traces: Traces) {
-        let job =
-            AtWork { roots: Roots::default(), traces: Some(traces), command: 0, process: None };
+        let job = AtWork { origin: Origin::Before(traces), command: 0, process: None };
         self.at_work.insert(serial, job);
     }
 
-    /// Polls whether processes of a previous daemon's jobs have ended, which is not notified.
-    pub(super) fn look_after_survivors(
+    /// The helper that signals processes is readable or writable.
+    pub(super) fn on_trees(
         &mut self,
         dispatcher: &mut Dispatcher,
         reactor: &mut Reactor<Key>,
+        scratch: &mut [u8],
         now: Moment,
     ) {
-        for serial in self.ending.clone() {
-            let traces = self.at_work.get(&serial).and_then(|job| job.traces.as_ref());
-            if traces.is_some_and(|traces| survivors(traces).is_empty()) {
+        self.helper.flush();
+        if let Some(gone) = self.helper.read(scratch, reactor) {
+            for serial in gone.into_iter().filter(|serial| self.ending.contains(serial)) {
                 dispatcher.tree_is_gone(serial, now);
             }
+            let is_left = self.survivors().next().is_some();
+            self.helper.trees.replied(is_left, now.instant);
         }
-        let left = self.at_work.values().any(|job| job.traces.is_some());
-        reactor.set_deadline(Key::Survivors, left.then(|| now.instant + SURVIVORS_LOOK));
+    }
+
+    /// Jobs of another daemon that are being ended.
+    fn survivors(&self) -> impl Iterator<Item = Serial> {
+        self.ending.iter().copied().filter(|serial| {
+            self.at_work.get(serial).is_some_and(|job| matches!(job.origin, Origin::Before(_)))
+        })
+    }
+
+    /// Sends pending requests to the helper, and ends a helper without work. To be called at the end
+    /// of a turn.
+    pub(super) fn ask_trees(&mut self, reactor: &mut Reactor<Key>, now: Moment) {
+        let now = now.instant;
+        if self.helper.trees.is_overdue(now) {
+            let lost = self.helper.give_up(reactor, now);
+            self.signal_leaders(&lost);
+        }
+        let survivors: Vec<Serial> = self.survivors().collect();
+        if let Some(jobs) = self.helper.trees.next_order(survivors.into_iter(), now) {
+            let leaders = self.by_pid.keys().map(|pid| pid.as_raw()).collect();
+            let jobs = jobs.into_iter().filter_map(|(serial, action)| {
+                let origin = self.at_work.get(&serial)?.origin.clone();
+                Some(Job { serial, action, origin })
+            });
+            let order = Order { leaders, jobs: jobs.collect() };
+            if let Some(lost) = self.helper.send(&order, reactor, now) {
+                self.signal_leaders(&lost);
+            }
+        }
+        if self.ending.is_empty() && self.helper.trees.is_idle() {
+            self.helper.end(reactor);
+        }
+        reactor.set_deadline(Key::Trees, self.helper.trees.deadline(now));
+    }
+
+    /// Signals the leaders of these jobs where the helper cannot: the number of a leader is not
+    /// reused until it is reaped.
+    fn signal_leaders(&self, jobs: &[(Serial, Action)]) {
+        for (serial, action) in jobs {
+            let signal = match action {
+                Action::Look => continue,
+                Action::Terminate => Signal::SIGTERM,
+                Action::Kill => Signal::SIGKILL,
+            };
+            if let Some(AtWork {
+                origin: Origin::Own(Roots { leader: Some(leader), .. }), ..
+            }) = self.at_work.get(serial)
+            {
+                // It fails where it has just ended.
+                let _ = kill(Pid::from_raw(leader.pid), signal);
+            }
+        }
     }
 
     /// Restarts the wait for the output of an ended command.
@@ -318,8 +361,10 @@ impl Jobs {
         now: Moment,
     ) {
         let Some(job) = self.at_work.get_mut(&serial) else { return };
-        job.roots.leader = None;
-        job.roots.ended.push(pid);
+        if let Origin::Own(roots) = &mut job.origin {
+            roots.leader = None;
+            roots.ended.push(pid.as_raw());
+        }
         self.ended.insert(pid, serial);
         let Some((process, registered)) = &mut job.process else { return };
         process.exit = Some(exit);
@@ -354,60 +399,24 @@ impl Jobs {
         dispatcher.ended(serial, &ended, left_open, now);
     }
 
-    /// Sends a terminating signal to every process of a job, and returns whether there was none.
-    pub(super) fn signal(
-        &mut self,
-        serial: Serial,
-        hard: bool,
-        dispatcher: &mut Dispatcher,
-        now: Moment,
-    ) {
-        let signal = if hard { Signal::SIGKILL } else { Signal::SIGTERM };
-        let mut signalled = BTreeSet::new();
-        let mut gone = true;
-        for _ in 0..ROUNDS {
-            let Some(job) = self.at_work.get(&serial) else { break };
-            let found = match &job.traces {
-                Some(traces) => {
-                    let found = survivors(traces);
-                    gone = found.is_empty();
-                    found
-                }
-                None => {
-                    let by_pid = &self.by_pid;
-                    let living =
-                        Descendants::now(|pid| by_pid.contains_key(&pid), &mut self.orphans);
-                    gone = living.are_gone(&job.roots);
-                    living.of(&job.roots)
-                }
-            };
-            let fresh: Vec<Pid> = found.into_iter().filter(|pid| signalled.insert(*pid)).collect();
-            if fresh.is_empty() {
-                break;
-            }
-            for pid in fresh {
-                // It fails where the process has just ended.
-                let _ = kill(pid, signal);
-                // A stopped process would not see SIGTERM.
-                let _ = kill(pid, Signal::SIGCONT);
-            }
-        }
+    /// Requests a terminating signal to every process of a job.
+    pub(super) fn signal(&mut self, serial: Serial, hard: bool) {
+        let action = if hard { Action::Kill } else { Action::Terminate };
+        self.helper.trees.want(serial, action);
         self.ending.insert(serial);
-        if gone {
-            dispatcher.tree_is_gone(serial, now);
-        }
     }
 
     /// Releases an ended job.
     pub(super) fn release(&mut self, serial: Serial, reactor: &mut Reactor<Key>) {
         self.ending.remove(&serial);
+        self.helper.trees.forget(serial);
         reactor.set_deadline(Key::Output(serial), None);
         let Some(job) = self.at_work.remove(&serial) else { return };
-        if let Some(leader) = job.roots.leader {
-            self.by_pid.remove(&leader);
-        }
-        for leader in &job.roots.ended {
-            self.ended.remove(leader);
+        if let Origin::Own(roots) = job.origin {
+            roots.leader.map(|leader| self.by_pid.remove(&Pid::from_raw(leader.pid)));
+            for leader in roots.ended {
+                self.ended.remove(&Pid::from_raw(leader));
+            }
         }
         // A process that could not be killed: its output is closed.
         if let Some((mut process, registered)) = job.process

@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::{error, info, warn};
 use serde_json::json;
@@ -15,7 +15,7 @@ use serde_json::json;
 use super::clients::{ClientId, Wait};
 use super::{Key, Server};
 use crate::auth::key::{Damaged, InsertError, KeyLimits, KeyStore};
-use crate::auth::{Identity, Proof, Role};
+use crate::auth::{Identity, LegacyBudget, Proof, Role};
 use crate::config::Config;
 use crate::daemon::log_damaged;
 use crate::helper::accounts::{Account, Found};
@@ -28,8 +28,6 @@ use crate::wire::{ErrorCode, Refusal, Request, error as error_text, response};
 
 /// Retry interval of a failed read.
 const RETRY: Duration = Duration::from_secs(10);
-/// Approximate time to try one legacy key of 4096 bits.
-const LEGACY_KEY: Duration = Duration::from_millis(1);
 
 /// The known keys.
 pub(super) struct Keys {
@@ -43,8 +41,8 @@ pub(super) struct Keys {
     again: bool,
     /// The failure was logged.
     failing: bool,
-    /// While an origin is throttled, its legacy keys are not tried before this time.
-    legacy_due: Option<Instant>,
+    /// For throttled origins.
+    pub(super) legacy_budget: LegacyBudget,
 }
 
 impl Keys {
@@ -73,7 +71,7 @@ impl Keys {
             asked: false,
             again: false,
             failing: false,
-            legacy_due: None,
+            legacy_budget: LegacyBudget::default(),
         }
     }
 
@@ -87,17 +85,6 @@ impl Keys {
                 .is_some_and(|key| key.user == identity.user && key.role >= identity.role),
             Proof::Kernel | Proof::Password => true,
         }
-    }
-
-    /// Whether this many legacy keys may be tried for a throttled origin: limited to a fifth of the
-    /// time, because any client can cause that work.
-    pub(super) fn may_try_legacy(&mut self, count: usize, now: Instant) -> bool {
-        if self.legacy_due.is_some_and(|due| now < due) {
-            return false;
-        }
-        let each = u32::try_from(count).unwrap_or(u32::MAX);
-        self.legacy_due = Some(now + 5 * LEGACY_KEY.saturating_mul(each));
-        true
     }
 
     /// Maximum role of this proof, if limited.

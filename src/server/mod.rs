@@ -22,6 +22,7 @@ mod start;
 mod status;
 mod storage;
 mod system_state;
+mod trees;
 mod users;
 
 use std::path::{Path, PathBuf};
@@ -98,8 +99,12 @@ enum Key {
     SystemState(Part),
     /// The store process.
     Store,
-    /// The next check of survivors.
-    Survivors,
+    /// A turn of a waiting password.
+    Passwords,
+    /// The helper that finds and signals processes of jobs; its deadline is for the next order.
+    Trees,
+    /// Ended children that were not reaped in the last turn.
+    Children,
     /// A client that holds a job owes an acknowledgement.
     Attachments,
     /// The end of an orderly shutdown.
@@ -277,11 +282,16 @@ impl Server {
                 self.storage.read(&mut self.scratch, &mut self.reactor, now);
                 self.storage.flush(&mut self.reactor, now);
             }
+            Key::Trees => {
+                let (dispatcher, reactor) = (&mut self.dispatcher, &mut self.reactor);
+                self.jobs.on_trees(dispatcher, reactor, &mut self.scratch, now);
+            }
+            Key::Children => self.reap(now),
             Key::Dispatcher
             | Key::Turn
+            | Key::Passwords
             | Key::Log(_)
             | Key::Persisting
-            | Key::Survivors
             | Key::Recheck
             | Key::Delayed(_)
             | Key::Keys
@@ -303,9 +313,6 @@ impl Server {
                 self.jobs.on_output_overdue(serial, &mut self.dispatcher, &mut self.reactor, now);
             }
             Key::Store => self.storage.store.on_deadline(now.instant),
-            Key::Survivors => {
-                self.jobs.look_after_survivors(&mut self.dispatcher, &mut self.reactor, now)
-            }
             Key::Dispatcher => self.dispatcher.on_deadline(now),
             Key::Accounts => self.accounts.helper.on_deadline(now.instant),
             Key::Recheck => self.recheck(now),
@@ -318,12 +325,19 @@ impl Server {
             Key::Leftover(number) => {
                 self.jobs.on_leftover_due(number, &mut self.reactor, &mut self.scratch, now);
             }
-            Key::Log(_) | Key::Persisting | Key::Turn => {}
+            // Whatever is due is done at the end of the turn.
+            Key::Trees
+            | Key::Passwords
+            | Key::Log(_)
+            | Key::Persisting
+            | Key::Turn
+            | Key::Children => {}
         }
     }
 
-    /// Reaps ended children.
+    /// Reaps ended children, as many as fit into a turn: thousands of orphans may end at once.
     fn reap(&mut self, now: Moment) {
+        let budget = Budget::of(TURN);
         while let Some((pid, exit)) = children::reap() {
             let reactor = &mut self.reactor;
             if !self.jobs.on_child(pid, exit, &mut self.dispatcher, reactor, now)
@@ -332,8 +346,12 @@ impl Server {
             {
                 self.on_zpool_exit(pid, exit, now);
             }
+            if budget.is_spent() {
+                self.reactor.again(Key::Children);
+                break;
+            }
         }
-        self.jobs.look_after_all(&mut self.dispatcher, now);
+        self.jobs.look_after_all();
     }
 
     fn accept(&mut self, number: u64, now: Moment) {
@@ -731,6 +749,7 @@ impl Server {
                 self.carry_out_effects(now);
             }
             self.take_accounts_outcomes(now);
+            self.serve_passwords(now);
             self.run_system_state(now);
             self.send_current_state(budget, now);
             self.advance_attachments(now);
@@ -757,6 +776,7 @@ impl Server {
         self.storage.store.end_of_turn(now.instant);
         self.storage.flush(&mut self.reactor, now.instant);
         self.accounts.flush(&mut self.reactor);
+        self.jobs.ask_trees(&mut self.reactor, now);
         self.reactor.set_deadline(Key::Dispatcher, self.dispatcher.due());
         self.reactor.set_deadline(Key::SystemState(Part::Check), self.system_state.due());
     }
@@ -779,7 +799,7 @@ impl Server {
                     self.jobs.start(serial, command, &mut self.dispatcher, &mut self.reactor, now);
                 }
                 Effect::Signal { serial, kill } => {
-                    self.jobs.signal(serial, kill, &mut self.dispatcher, now);
+                    self.jobs.signal(serial, kill);
                 }
                 Effect::Release { serial } => {
                     self.jobs.release(serial, &mut self.reactor);

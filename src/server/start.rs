@@ -58,7 +58,7 @@ pub(super) fn start(
     let hostname = hostname();
     let tls = tls(&config, &hostname)?;
     log_fingerprint(tls.as_ref(), None);
-    let epoch = random_hex(8);
+    let epoch = random_hex(8).map_err(|e| StartError::system("name this run", e))?;
     let found = look_up_now(&accounts::asked(&config), config.auth.lookup_deadline);
     let groups_missing = found.as_ref().map_or(true, |found| !found.failed.is_empty());
     let found = found.unwrap_or_else(|error| {
@@ -128,7 +128,6 @@ pub(super) fn start(
     if groups_missing {
         server.accounts.miss_groups(server.config.auth.recheck_interval, now.instant);
     }
-    server.reactor.set_deadline(Key::Survivors, Some(now.instant));
     server.system_state.begin(now);
     server.send_checksums(now);
     server.configure_links(now);

@@ -65,9 +65,33 @@ fn close_from(first: libc::c_int) {
     }
     #[cfg(target_os = "linux")]
     // SAFETY: takes integers, touches no memory; the owners of these descriptors do not use them
-    // again. On a kernel before 5.9 the call fails, and the descriptors stay open.
-    unsafe {
-        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0);
+    // again.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) } != 0 {
+        // The kernel is too old for it (before 5.9), or a sandbox refuses it.
+        close_each_from(first);
+    }
+}
+
+/// Closes every descriptor from `first` on, one by one: those that /proc lists, or all numbers that
+/// there may be where it lists none.
+#[cfg(target_os = "linux")]
+fn close_each_from(first: libc::c_int) {
+    let close = |fd: libc::c_int| {
+        // SAFETY: takes an integer, touches no memory; its owner does not use it again.
+        unsafe { libc::close(fd) };
+    };
+    // To list them takes one.
+    close(first);
+    let listed: Option<Vec<libc::c_int>> = std::fs::read_dir("/proc/self/fd").ok().map(|entries| {
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+    });
+    match listed {
+        Some(listed) => listed.into_iter().filter(|fd| *fd >= first).for_each(close),
+        None => {
+            let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+            let most = libc::c_int::try_from(most).unwrap_or(libc::c_int::MAX);
+            (first..most).for_each(close);
+        }
     }
 }
 
@@ -95,4 +119,51 @@ fn limit(soft: i64, hard: i64) -> DescriptorLimit {
 #[cfg(target_os = "linux")]
 fn limit(soft: u64, hard: u64) -> DescriptorLimit {
     DescriptorLimit { soft, hard }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    /// Makes close_range(2) fail in this process and what it starts, as a sandbox does.
+    fn refuse_close_range() -> io::Result<()> {
+        let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+        let mut program = [
+            step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+            step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_close_range as u32),
+            step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+            step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+        // SAFETY: the program outlives the calls; the rest are integers.
+        let is_done = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter) == 0
+        };
+        if is_done { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    #[test]
+    fn descriptors_are_closed_where_close_range_fails() {
+        let mut command = Command::new("ls");
+        command.arg("/proc/self/fd");
+        // SAFETY: between fork and exec, in a process of one thread; what it closes is not used.
+        unsafe {
+            command.pre_exec(|| {
+                for number in [3, 17, 200] {
+                    if libc::dup2(0, number) == -1 {
+                        return Err(io::Error::last_os_error());
+                    }
+                }
+                refuse_close_range()?;
+                close_from(3);
+                Ok(())
+            });
+        }
+        // Its own look at the directory is the fourth.
+        let listed = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        assert_eq!(listed.split_ascii_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+    }
 }

@@ -18,6 +18,7 @@ mod parent_death;
 pub mod peer_credentials;
 pub mod privileges;
 mod process_name;
+pub mod process_signal;
 pub mod process_table;
 pub mod process_tree;
 pub mod signals;

@@ -1,22 +1,43 @@
-//! The host's processes according to the kernel: start time, parent and initial environment.
+//! The processes of the host as the kernel lists them: start, parent, session, real user and initial
+//! environment of each.
 //!
-//! A process number alone identifies nothing after a crash: it may have been reused. Number and
-//! start time together identify one process.
+//! A process number alone identifies nothing after a crash: the kernel may have given it to another
+//! process. Number and time of the start together identify one process.
 
-/// One process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One process and no other, also after its number was given out again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProcessId {
     /// Its number.
     pub pid: i32,
+    /// Time of its start, in a form that is the same whenever it is read, and another one after each
+    /// boot of the host. Empty where it is unknown.
+    pub start: String,
+}
+
+/// One process.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its identity.
+    pub id: ProcessId,
     /// Number of its parent.
     pub parent: i32,
     /// Number of its session.
     pub session: i32,
     /// It has ended, but was not reaped.
     pub zombie: bool,
-    /// Start time, in a form that is the same for each query and differs after each boot of the
-    /// host.
-    pub start: String,
+    /// Changes when the process runs another program: where the memory of its environment begins
+    /// and ends (Linux), or where its address space is (FreeBSD). Zero where there is none.
+    pub image: (u64, u64),
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} of {}", self.id.pid, self.parent)
+    }
 }
 
 /// All processes; empty where the kernel does not report them.
@@ -24,24 +45,32 @@ pub fn all() -> Vec<Entry> {
     system::all()
 }
 
-/// Start time of a process, if it exists.
+/// The process of that number, if there is one.
+pub fn entry(pid: i32) -> Option<Entry> {
+    system::entry(pid)
+}
+
+/// Time of the start of the process, if there is one.
 pub fn start_of(pid: i32) -> Option<String> {
-    system::entry(pid).map(|entry| entry.start)
+    system::entry(pid).map(|entry| entry.id.start)
+}
+
+/// The real user of the process, if there is one.
+pub fn real_user(pid: i32) -> Option<u32> {
+    system::real_user(pid)
 }
 
 /// Maximum number of environment bytes read. A job has at most 32 KiB of variables, so its mark
 /// stands before this limit; processes with larger environments cost no more.
 const ENVIRONMENT: usize = 64 * 1024;
 
-/// The beginning of the initial environment of a process, `NAME=value` terminated by NULs. Empty
-/// where the kernel does not show it.
-pub(super) fn environment(pid: i32) -> Vec<u8> {
-    system::environment(pid, ENVIRONMENT).unwrap_or_default()
-}
-
-/// Whether the process was started with this `NAME=value` in its environment.
-pub fn has_variable(pid: i32, variable: &str) -> bool {
-    environment(pid).split(|&byte| byte == 0).any(|v| v == variable.as_bytes())
+/// The value of the first entry that begins with `name` (`NAME=`) in the environment that the
+/// process was started with; the entry is returned whole. `Err` where the kernel shows none.
+pub fn variable(pid: i32, name: &str) -> Result<Option<String>, ()> {
+    let block = system::environment(pid, ENVIRONMENT).filter(|block| !block.is_empty()).ok_or(())?;
+    let mut entries = block.split(|&byte| byte == 0);
+    let found = entries.find(|entry| entry.starts_with(name.as_bytes()));
+    Ok(found.map(|entry| String::from_utf8_lossy(entry).into_owned()))
 }
 
 #[cfg(target_os = "linux")]
@@ -50,7 +79,7 @@ mod system {
     use std::io::Read;
     use std::sync::OnceLock;
 
-    use super::Entry;
+    use super::{Entry, ProcessId};
 
     pub(super) fn all() -> Vec<Entry> {
         let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
@@ -61,19 +90,30 @@ mod system {
     }
 
     /// proc_pid_stat(5): the name in parentheses may contain anything, so the fields begin after
-    /// the last `)`: state, ppid, pgrp, session, and as the twentieth the start in ticks since
-    /// boot.
+    /// the last `)`: state, ppid, pgrp, session, as the 20th the start in ticks since boot, and as the
+    /// 48th and 49th the bounds of the environment.
     pub(super) fn entry(pid: i32) -> Option<Entry> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name need not be UTF-8.
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let stat = String::from_utf8_lossy(&stat);
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
         let number = |at: usize| fields.get(at)?.parse().ok();
+        let address = |at: usize| fields.get(at).and_then(|field| field.parse().ok()).unwrap_or(0);
         Some(Entry {
-            pid,
+            id: ProcessId { pid, start: start_in(boot(), fields.get(19)?) },
             parent: number(1)?,
             session: number(3)?,
             zombie: matches!(*fields.first()?, "Z" | "X"),
-            start: start_in(boot(), fields.get(19)?)?,
+            image: (address(47), address(48)),
         })
+    }
+
+    /// proc_pid_status(5): the real, effective, saved and file system users.
+    pub(super) fn real_user(pid: i32) -> Option<u32> {
+        let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+        let status = String::from_utf8_lossy(&status);
+        let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        users.split_ascii_whitespace().next()?.parse().ok()
     }
 
     pub(super) fn environment(pid: i32, most: usize) -> Option<Vec<u8>> {
@@ -83,9 +123,9 @@ mod system {
         Some(block)
     }
 
-    /// `None` if the boot is unknown: after another boot the value might match another process.
-    fn start_in(boot: &str, ticks: &str) -> Option<String> {
-        (!boot.is_empty()).then(|| format!("{boot}.{ticks}"))
+    /// Empty if the boot is unknown: after another boot the value might match another process.
+    fn start_in(boot: &str, ticks: &str) -> String {
+        if boot.is_empty() { String::new() } else { format!("{boot}.{ticks}") }
     }
 
     /// random(4): different for each boot; empty where it cannot be read.
@@ -103,8 +143,8 @@ mod system {
 
         #[test]
         fn start_in_unknown_boot_is_unknown() {
-            assert_eq!(start_in("b", "7").as_deref(), Some("b.7"));
-            assert_eq!(start_in("", "7"), None);
+            assert_eq!(start_in("b", "7"), "b.7");
+            assert_eq!(start_in("", "7"), "");
         }
     }
 }
@@ -113,7 +153,7 @@ mod system {
 mod system {
     use std::mem::{MaybeUninit, size_of};
 
-    use super::Entry;
+    use super::{Entry, ProcessId};
 
     /// `SZOMB` of <sys/proc.h>.
     const ZOMBIE: libc::c_char = 5;
@@ -121,11 +161,20 @@ mod system {
     const MOST: usize = 64 << 20;
 
     pub(super) fn all() -> Vec<Entry> {
-        entries(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PROC, 0])
+        let all = entries(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PROC, 0]);
+        all.into_iter().map(|(entry, _)| entry).collect()
     }
 
     pub(super) fn entry(pid: i32) -> Option<Entry> {
-        entries(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid]).pop()
+        of(pid).pop().map(|(entry, _)| entry)
+    }
+
+    pub(super) fn real_user(pid: i32) -> Option<u32> {
+        of(pid).pop().map(|(_, user)| user)
+    }
+
+    fn of(pid: i32) -> Vec<(Entry, u32)> {
+        entries(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid])
     }
 
     pub(super) fn environment(pid: i32, most: usize) -> Option<Vec<u8>> {
@@ -138,13 +187,14 @@ mod system {
         }
     }
 
-    fn entries(name: &[libc::c_int]) -> Vec<Entry> {
+    /// Processes, each with its real user.
+    fn entries(name: &[libc::c_int]) -> Vec<(Entry, u32)> {
         let Some(bytes) = ask(name) else { return Vec::new() };
         bytes.chunks_exact(size_of::<libc::kinfo_proc>()).map_while(read).collect()
     }
 
     /// `None` where the kernel's structure differs from this program's.
-    fn read(bytes: &[u8]) -> Option<Entry> {
+    fn read(bytes: &[u8]) -> Option<(Entry, u32)> {
         let mut info = MaybeUninit::<libc::kinfo_proc>::uninit();
         // SAFETY: the kernel wrote a whole structure there, any bits are a value of it, and the
         // slice has exactly its length.
@@ -155,14 +205,17 @@ mod system {
         if usize::try_from(info.ki_structsize).ok()? != bytes.len() {
             return None;
         }
-        Some(Entry {
-            pid: info.ki_pid,
+        // By the wall clock, to the microsecond, fixed when the process started.
+        let start = format!("{}.{:06}", info.ki_start.tv_sec, info.ki_start.tv_usec);
+        let [first, second, ..] = info.ki_comm.map(|byte| byte as u64);
+        let entry = Entry {
+            id: ProcessId { pid: info.ki_pid, start },
             parent: info.ki_ppid,
             session: info.ki_sid,
             zombie: info.ki_stat == ZOMBIE,
-            // By the wall clock, to the microsecond, fixed when the process started.
-            start: format!("{}.{:06}", info.ki_start.tv_sec, info.ki_start.tv_usec),
-        })
+            image: (info.ki_vmspace as usize as u64, first << 8 | second),
+        };
+        Some((entry, info.ki_ruid))
     }
 
     /// Calls sysctl(3), with a larger buffer until the reply fits.
@@ -217,10 +270,31 @@ mod tests {
             .unwrap();
         let pid = child.id() as i32;
         // The child may not have become `sleep` yet.
-        while !environment(pid).starts_with(b"V00=x") {
+        let is_there = |name| variable(pid, name).is_ok_and(|found| found.is_some());
+        while !is_there("V00=x") {
             std::thread::yield_now();
         }
-        assert_eq!(environment(pid).len(), ENVIRONMENT);
+        let read = system::environment(pid, ENVIRONMENT).map(|block| block.len());
+        assert_eq!((read, is_there("V01=")), (Some(ENVIRONMENT), false));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// A process may give itself any name, and must not escape a signal by it.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn process_is_listed_whatever_its_name() {
+        let script = "printf '%b' '\\377) Z 0 0' >/proc/$$/comm; echo; read wait";
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = [0];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+        let entry = entry(child.id() as i32).unwrap();
+        assert_eq!((entry.parent, entry.zombie), (std::process::id() as i32, false));
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -229,18 +303,18 @@ mod tests {
     fn a_child_is_listed_with_its_start_and_its_environment() {
         let mut child = Command::new("sleep").arg("60").env("SEEN_BY", "us 1").spawn().unwrap();
         let pid = child.id() as i32;
-        let entry = all().into_iter().find(|entry| entry.pid == pid).unwrap();
+        let entry = all().into_iter().find(|entry| entry.id.pid == pid).unwrap();
         assert_eq!(entry.parent, std::process::id() as i32);
         assert!(!entry.zombie);
-        assert_eq!(start_of(pid), Some(entry.start));
+        assert_eq!(start_of(pid), Some(entry.id.start));
         assert_ne!(start_of(pid), start_of(std::process::id() as i32));
         // The child may not have become `sleep` yet.
-        while !has_variable(pid, "SEEN_BY=us 1") {
+        while variable(pid, "SEEN_BY=") != Ok(Some("SEEN_BY=us 1".to_owned())) {
             std::thread::yield_now();
         }
-        assert!(!has_variable(pid, "SEEN_BY=us"));
+        assert_eq!(real_user(pid), Some(nix::unistd::getuid().as_raw()));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(start_of(pid), None);
+        assert_eq!((start_of(pid), real_user(pid)), (None, None));
     }
 }

@@ -6,22 +6,25 @@
 //! initial environment, or by its session.
 //!
 //! Only descendants of the daemon are examined: the cost does not depend on other processes of the
-//! host, and a reused process number is never mistaken for a member.
+//! host, and a reused process number is never mistaken for a member. All of this may block, and is
+//! called by a helper only: [`crate::helper::trees`].
 
 use std::io;
 
-use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::process_table::{self, ProcessId};
 
 /// Beginning of a mark: name of the variable, and `=`.
 pub const MARK_NAME: &str = "SYSADM_JOB=";
 
 /// Identity of a tree.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Roots {
-    /// A direct child that has not been reaped: its number cannot be reused.
-    pub leader: Option<Pid>,
+    /// A direct child of the daemon that had not been reaped when this was written.
+    pub leader: Option<ProcessId>,
     /// Former leaders; their descendants may be alive.
-    pub ended: Vec<Pid>,
+    pub ended: Vec<i32>,
     /// `NAME=value` in the initial environment of all members; unique to this tree.
     pub mark: String,
 }
@@ -55,20 +58,20 @@ pub fn become_reaper() -> io::Result<()> {
 #[derive(Debug, Default)]
 pub struct Orphans(system::Orphans);
 
-/// All living descendants of this process at one moment.
+/// All living descendants of one process, the reaper, at one moment.
 #[derive(Debug)]
 pub struct Descendants<'o>(system::Descendants<'o>);
 
 impl Descendants<'_> {
-    /// Takes the list. `is_leader` returns whether a direct child currently leads a tree.
-    pub fn now(is_leader: impl Fn(Pid) -> bool, known: &mut Orphans) -> Descendants<'_> {
-        Descendants(system::Descendants::now(is_leader, &mut known.0))
+    /// Takes the list. `leaders` are children of the reaper that currently lead a tree.
+    pub fn now<'o>(reaper: i32, leaders: &[i32], known: &'o mut Orphans) -> Descendants<'o> {
+        Descendants(system::Descendants::now(reaper, leaders, &mut known.0))
     }
 
-    /// Living processes of a tree (no zombies, except its leader). The leader comes first, and each
-    /// process before its children: signalled in this order, a shell is not woken by the end of its
-    /// child before it has received the signal itself.
-    pub fn of(&self, roots: &Roots) -> Vec<Pid> {
+    /// Living processes of a tree. The leader comes first, and each process before its children:
+    /// signalled in this order, a shell is not woken by the end of its child before it has received
+    /// the signal itself.
+    pub fn of(&self, roots: &Roots) -> Vec<ProcessId> {
         self.0.of(roots)
     }
 
@@ -76,15 +79,27 @@ impl Descendants<'_> {
     pub fn are_gone(&self, roots: &Roots) -> bool {
         roots.leader.is_none() && self.0.are_gone(roots)
     }
+
+    /// Sends SIGKILL to all of a tree in one call, where the kernel has one: nothing that is forked
+    /// meanwhile escapes it. Elsewhere does nothing.
+    pub fn kill(&self, roots: &Roots) {
+        self.0.kill(roots);
+    }
+}
+
+/// The leader, as long as it is the process that was meant. Where its start was unknown, or cannot
+/// be read, it is: the daemon had not reaped it.
+fn living_leader(roots: &Roots) -> Option<ProcessId> {
+    let leader = roots.leader.clone()?;
+    let start = process_table::start_of(leader.pid).unwrap_or_default();
+    (start == leader.start || start.is_empty() || leader.start.is_empty()).then_some(leader)
 }
 
 #[cfg(target_os = "freebsd")]
 mod system {
     use std::marker::PhantomData;
 
-    use nix::unistd::Pid;
-
-    use super::Roots;
+    use super::{ProcessId, Roots, living_leader, process_table};
 
     /// `struct procctl_reaper_pidinfo` of <sys/procctl.h>, which the libc crate lacks.
     #[repr(C)]
@@ -104,6 +119,20 @@ mod system {
         pids: *mut PidInfo,
     }
 
+    /// `struct procctl_reaper_kill` of the same.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Kill {
+        signal: libc::c_int,
+        flags: libc::c_uint,
+        subtree: libc::pid_t,
+        killed: libc::c_uint,
+        first_failed: libc::pid_t,
+        pad: [libc::c_uint; 15],
+    }
+
+    /// `REAPER_KILL_SUBTREE`.
+    const SUBTREE: libc::c_uint = 0x2;
     const VALID: libc::c_uint = 0x1;
     const REAPER: libc::c_uint = 0x4;
     const ZOMBIE: libc::c_uint = 0x8;
@@ -113,14 +142,18 @@ mod system {
     pub(super) struct Orphans;
 
     #[derive(Debug)]
-    pub(super) struct Descendants<'o>(Vec<PidInfo>, PhantomData<&'o Orphans>);
+    pub(super) struct Descendants<'o> {
+        reaper: i32,
+        all: Vec<PidInfo>,
+        orphans: PhantomData<&'o Orphans>,
+    }
 
     impl Descendants<'_> {
-        pub(super) fn now(_: impl Fn(Pid) -> bool, _: &mut Orphans) -> Descendants<'_> {
-            Descendants(descendants(std::process::id() as libc::pid_t), PhantomData)
+        pub(super) fn now<'o>(reaper: i32, _: &[i32], _: &'o mut Orphans) -> Descendants<'o> {
+            Descendants { reaper, all: descendants(reaper), orphans: PhantomData }
         }
 
-        pub(super) fn of(&self, roots: &Roots) -> Vec<Pid> {
+        pub(super) fn of(&self, roots: &Roots) -> Vec<ProcessId> {
             let mut tree = self.branches(roots);
             // A member may be a reaper itself; its descendants are listed by asking about it.
             let mut asked = 0;
@@ -130,28 +163,49 @@ mod system {
                     tree.extend(descendants(info.pid));
                 }
             }
-            // Stable sort: the others stay in the order of their age.
-            tree.sort_by_key(|info| roots.leader.map(Pid::as_raw) != Some(info.pid));
+            let leader = living_leader(roots);
+            let is_leader = |pid| leader.as_ref().is_some_and(|leader| leader.pid == pid);
             let living = tree.iter().filter(|info| info.flags & ZOMBIE == 0);
-            let living = living.map(|info| Pid::from_raw(info.pid));
-            // Ours until it is reaped, even where the kernel has returned no list.
-            let unlisted = roots
-                .leader
-                .filter(|leader| !self.0.iter().any(|info| info.pid == leader.as_raw()));
-            unlisted.into_iter().chain(living).collect()
+            let others = living.filter(|info| !is_leader(info.pid)).filter_map(|info| {
+                let start = process_table::start_of(info.pid)?;
+                Some(ProcessId { pid: info.pid, start })
+            });
+            // The others are in the order of their age.
+            leader.iter().cloned().chain(others).collect()
         }
 
         pub(super) fn are_gone(&self, roots: &Roots) -> bool {
             self.branches(roots).iter().all(|info| info.flags & ZOMBIE != 0)
         }
 
+        pub(super) fn kill(&self, roots: &Roots) {
+            for subtree in self.subtrees(roots) {
+                let mut request =
+                    Kill { signal: libc::SIGKILL, flags: SUBTREE, subtree, ..Kill::default() };
+                // SAFETY: the kernel reads and writes one such structure, which outlives the call.
+                // It fails where the tree has just ended.
+                unsafe {
+                    libc::procctl(
+                        libc::P_PID,
+                        self.reaper as _,
+                        libc::PROC_REAP_KILL,
+                        std::ptr::from_mut(&mut request).cast(),
+                    );
+                }
+            }
+        }
+
         fn branches(&self, roots: &Roots) -> Vec<PidInfo> {
+            let subtrees = self.subtrees(roots);
+            self.all.iter().filter(|info| subtrees.contains(&info.subtree)).copied().collect()
+        }
+
+        /// Children of the reaper, alive or reaped, below which the tree is.
+        fn subtrees(&self, roots: &Roots) -> Vec<libc::pid_t> {
             // A process with the number of a reaped leader is another process.
-            let is_there = |pid: &Pid| self.0.iter().any(|info| info.pid == pid.as_raw());
-            let ended = roots.ended.iter().filter(|pid| !is_there(pid));
-            let subtrees: Vec<libc::pid_t> =
-                ended.chain(&roots.leader).map(|pid| pid.as_raw()).collect();
-            self.0.iter().filter(|info| subtrees.contains(&info.subtree)).copied().collect()
+            let is_there = |pid: &i32| self.all.iter().any(|info| info.pid == *pid);
+            let ended = roots.ended.iter().copied().filter(|pid| !is_there(pid));
+            ended.chain(roots.leader.iter().map(|leader| leader.pid)).collect()
         }
     }
 
@@ -194,16 +248,24 @@ mod system {
 
         #[test]
         fn tree_lists_leader_first_then_by_age() {
-            let descendants =
-                Descendants(vec![info(7, 7), info(90, 90), info(5, 90), info(91, 90)], PhantomData);
-            let leader = |pid| Roots { leader: Some(Pid::from_raw(pid)), ..Roots::default() };
+            let mut children =
+                [(); 2].map(|()| std::process::Command::new("sleep").arg("1000").spawn().unwrap());
+            let [one, two] = children.each_ref().map(|child| child.id() as i32);
+            let all = vec![info(7, 7), info(two, two), info(one, two)];
+            let descendants = Descendants { reaper: 1, all, orphans: PhantomData };
+            let leader = |pid| ProcessId { pid, start: process_table::start_of(pid).unwrap() };
+            let with = |pid| Roots { leader: Some(leader(pid)), ..Roots::default() };
             let pids = |roots: Roots| -> Vec<i32> {
-                descendants.of(&roots).into_iter().map(Pid::as_raw).collect()
+                descendants.of(&roots).into_iter().map(|id| id.pid).collect()
             };
-            assert_eq!(pids(leader(90)), [90, 5, 91]);
-            let after = Roots { ended: vec![Pid::from_raw(90)], ..leader(7) };
-            assert_eq!(pids(after), [7]);
-            assert_eq!(pids(leader(8)), [8]);
+            assert_eq!(pids(with(two)), [two, one]);
+            assert_eq!(pids(Roots { ended: vec![two], ..with(one) }), [one], "it is there again");
+            let other = ProcessId { start: "1.000001".into(), ..leader(two) };
+            assert_eq!(pids(Roots { leader: Some(other), ..Roots::default() }), [two, one]);
+            for child in &mut children {
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
         }
 
         #[test]
@@ -230,22 +292,15 @@ mod system {
     use std::collections::{BTreeMap, BTreeSet};
     use std::fs;
 
-    use nix::unistd::Pid;
+    use super::process_table::{self, Entry};
+    use super::{MARK_NAME, ProcessId, Roots, living_leader};
 
-    use super::super::process_table::environment;
-    use super::{MARK_NAME, Roots};
-
-    /// A direct child that leads no tree: it was adopted when its parent ended.
+    /// A child of the daemon that leads no tree: its parent has ended.
     #[derive(Debug)]
     pub(super) struct Orphan {
-        pid: i32,
-        session: i32,
-        /// The mark of a job in its environment.
-        mark: Option<String>,
-        /// In ticks since the boot: together with the number it identifies one process.
-        start: u64,
-        /// Its environment could be read.
-        is_read: bool,
+        process: Entry,
+        /// The mark of a job in its environment; `None` where its environment was not there to read.
+        mark: Option<Option<String>>,
     }
 
     /// Living orphans by number.
@@ -253,83 +308,90 @@ mod system {
 
     #[derive(Debug)]
     pub(super) struct Descendants<'o> {
+        reaper: i32,
         orphans: &'o Orphans,
         children: Children,
     }
 
     impl Descendants<'_> {
-        pub(super) fn now(is_leader: impl Fn(Pid) -> bool, known: &mut Orphans) -> Descendants<'_> {
-            let ourselves = std::process::id() as i32;
-            let children = Children::now(ourselves);
-            let own = children.of(ourselves);
+        pub(super) fn now<'o>(
+            reaper: i32,
+            leaders: &[i32],
+            known: &'o mut Orphans,
+        ) -> Descendants<'o> {
+            let children = Children::now(reaper);
             let mut before = std::mem::take(known);
-            for pid in own.into_iter().filter(|pid| !is_leader(Pid::from_raw(*pid))) {
-                let Some(stat) = Stat::read(pid).filter(|stat| !stat.zombie) else { continue };
-                let seen = before.remove(&pid).filter(|orphan| orphan.start == stat.start);
+            for pid in children.of(reaper).into_iter().filter(|pid| !leaders.contains(pid)) {
+                let Some(process) = process_table::entry(pid).filter(|entry| !entry.zombie) else {
+                    continue;
+                };
+                let is_same = |orphan: &Orphan| {
+                    let seen = &orphan.process;
+                    (&seen.id, seen.image) == (&process.id, process.image) && orphan.mark.is_some()
+                };
                 // During execve(2) a process shows no environment: it is read again next time.
-                let orphan = seen.filter(|orphan| orphan.is_read).map_or_else(
-                    || Orphan::new(pid, &stat, &environment(pid)),
-                    |seen| Orphan { session: stat.session, ..seen },
-                );
-                known.insert(pid, orphan);
+                let mark = match before.remove(&pid).filter(is_same) {
+                    Some(seen) => seen.mark,
+                    None => process_table::variable(pid, MARK_NAME).ok(),
+                };
+                known.insert(pid, Orphan { process, mark });
             }
-            Descendants { orphans: known, children }
+            Descendants { reaper, orphans: known, children }
         }
 
-        pub(super) fn of(&self, roots: &Roots) -> Vec<Pid> {
-            let leader = roots.leader.map(Pid::as_raw).into_iter();
-            let mut tree: Vec<i32> =
-                leader.chain(self.orphans(roots).map(|orphan| orphan.pid)).collect();
-            let mut seen: BTreeSet<i32> = tree.iter().copied().collect();
+        pub(super) fn of(&self, roots: &Roots) -> Vec<ProcessId> {
+            let orphans = self.orphans(roots).map(|orphan| orphan.process.id.clone());
+            let mut tree: Vec<ProcessId> =
+                living_leader(roots).into_iter().chain(orphans).collect();
+            let mut seen: BTreeSet<i32> = tree.iter().map(|process| process.pid).collect();
             let mut asked = 0;
-            while let Some(parent) = tree.get(asked).copied() {
+            while let Some(parent) = tree.get(asked).map(|process| process.pid) {
                 asked += 1;
-                tree.extend(self.children.of(parent).into_iter().filter(|pid| seen.insert(*pid)));
+                let below = self.children.of(parent);
+                let fresh = below.into_iter().filter(|pid| seen.insert(*pid));
+                // The number may be another process's by now, and its parent may have ended.
+                tree.extend(fresh.filter_map(process_table::entry).filter_map(|entry| {
+                    let is_below = [parent, self.reaper].contains(&entry.parent);
+                    (is_below && !entry.zombie).then_some(entry.id)
+                }));
             }
-            tree.into_iter().map(Pid::from_raw).collect()
+            tree
         }
 
-        /// Every descendant has a direct child of this process as an ancestor.
+        /// Whatever lives below the reaper has a direct child of the reaper above it.
         pub(super) fn are_gone(&self, roots: &Roots) -> bool {
             self.orphans(roots).next().is_none()
         }
 
-        fn orphans(&self, roots: &Roots) -> impl Iterator<Item = &Orphan> {
-            let is_there = |pid: &Pid| self.orphans.contains_key(&pid.as_raw());
-            // A process with the number of a reaped leader is another process.
-            let ended: Vec<i32> =
-                roots.ended.iter().filter(|pid| !is_there(pid)).map(|pid| pid.as_raw()).collect();
-            let leader = roots.leader.map(|leader| leader.as_raw());
-            self.orphans.values().filter(move |orphan| match &orphan.mark {
-                Some(mark) => *mark == roots.mark,
-                None => ended.contains(&orphan.session) || leader == Some(orphan.session),
-            })
-        }
-    }
+        pub(super) fn kill(&self, _: &Roots) {}
 
-    impl Orphan {
-        fn new(pid: i32, stat: &Stat, environment: &[u8]) -> Orphan {
-            let mut entries = environment.split(|&byte| byte == 0);
-            let mark = entries.find(|entry| entry.starts_with(MARK_NAME.as_bytes()));
-            let mark = mark.map(|mark| String::from_utf8_lossy(mark).into_owned());
-            let is_read = !environment.is_empty();
-            Orphan { pid, session: stat.session, start: stat.start, mark, is_read }
+        fn orphans(&self, roots: &Roots) -> impl Iterator<Item = &Orphan> {
+            let is_there = |pid: &i32| self.orphans.contains_key(pid);
+            // A process with the number of a reaped leader is another process.
+            let ended: Vec<i32> = roots.ended.iter().copied().filter(|p| !is_there(p)).collect();
+            let leader = roots.leader.as_ref().map(|leader| leader.pid);
+            self.orphans.values().filter(move |orphan| match orphan.mark.as_ref() {
+                Some(Some(mark)) => *mark == roots.mark,
+                Some(None) | None => {
+                    let session = orphan.process.session;
+                    ended.contains(&session) || leader == Some(session)
+                }
+            })
         }
     }
 
     /// Source of parent-child relations.
     #[derive(Debug)]
     enum Children {
-        /// The kernel's lists (proc_pid_children(5), CONFIG_PROC_CHILDREN), read on demand. This
-        /// process's own list is exact, because only this process reaps its entries.
+        /// The kernel's lists (proc_pid_children(5), CONFIG_PROC_CHILDREN), read on demand.
         Listed,
         /// Without such lists: the parents of all processes of the host.
         Found(BTreeMap<i32, Vec<i32>>),
     }
 
     impl Children {
-        fn now(ourselves: i32) -> Children {
-            if fs::exists(format!("/proc/{ourselves}/task/{ourselves}/children")).unwrap_or(false) {
+        fn now(reaper: i32) -> Children {
+            if fs::exists(format!("/proc/{reaper}/task/{reaper}/children")).unwrap_or(false) {
                 return Children::Listed;
             }
             Children::found()
@@ -338,8 +400,8 @@ mod system {
         fn found() -> Children {
             let mut found: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
             for pid in numbers("/proc") {
-                if let Some(stat) = Stat::read(pid) {
-                    found.entry(stat.parent).or_default().push(pid);
+                if let Some(entry) = process_table::entry(pid) {
+                    found.entry(entry.parent).or_default().push(pid);
                 }
             }
             Children::Found(found)
@@ -367,98 +429,121 @@ mod system {
         entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
     }
 
-    struct Stat {
-        parent: i32,
-        session: i32,
-        start: u64,
-        zombie: bool,
-    }
-
-    impl Stat {
-        /// proc_pid_stat(5): the name in parentheses may contain anything, so the fields begin
-        /// after the last `)`: state, ppid, pgrp, session, and as the twentieth the start.
-        fn read(pid: i32) -> Option<Stat> {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-            let state = fields.next()?;
-            let parent = fields.next()?.parse().ok()?;
-            let session = fields.nth(1)?.parse().ok()?;
-            let start = fields.nth(15)?.parse().ok()?;
-            Some(Stat { parent, session, start, zombie: matches!(state, "Z" | "X") })
-        }
-    }
-
     #[cfg(test)]
     mod tests {
         use super::*;
 
         const MARK: &str = "SYSADM_JOB=e.1";
 
-        fn orphan(pid: i32, session: i32, environment: &str) -> Orphan {
-            let stat = Stat { parent: 1, session, start: 7, zombie: false };
-            Orphan::new(pid, &stat, environment.as_bytes())
+        fn orphan(process: Entry, session: i32, mark: Option<&str>) -> Orphan {
+            let mark = Some(mark.map(str::to_owned));
+            Orphan { process: Entry { session, ..process }, mark }
         }
 
-        fn pids(numbers: &[i32]) -> Vec<Pid> {
-            numbers.iter().copied().map(Pid::from_raw).collect()
+        /// A shell with a child that has a child, and its entry and theirs. All of them end with it.
+        struct Family {
+            child: std::process::Child,
+            entries: Vec<Entry>,
         }
 
-        fn members(orphans: Vec<Orphan>, leader: Option<i32>, ended: &[i32]) -> Vec<i32> {
-            let roots = Roots {
-                leader: leader.map(Pid::from_raw),
-                ended: pids(ended),
-                mark: MARK.to_owned(),
-            };
-            // Process numbers wrap around: 11 has started 3.
-            let found = BTreeMap::from([(10, vec![11]), (11, vec![12, 3]), (50, vec![51])]);
-            let orphans = orphans.into_iter().map(|orphan| (orphan.pid, orphan)).collect();
-            let descendants = Descendants { orphans: &orphans, children: Children::Found(found) };
-            descendants.of(&roots).into_iter().map(Pid::as_raw).collect()
+        impl Family {
+            fn new() -> Family {
+                let inner = "sleep 1000 & echo $$ $!; read wait; kill $!";
+                let script = format!("sh -c '{inner}'; exit");
+                let mut child = std::process::Command::new("sh")
+                    .args(["-c", &script])
+                    .stdin(std::process::Stdio::piped())
+                    .stdout(std::process::Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                let mut line = String::new();
+                let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+                std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+                let below = line.split_ascii_whitespace().map(|pid| pid.parse().unwrap());
+                let pids = std::iter::once(child.id() as i32).chain(below);
+                let entries = pids.map(|pid| process_table::entry(pid).unwrap()).collect();
+                Family { child, entries }
+            }
+
+            fn pids(&self) -> Vec<i32> {
+                self.entries.iter().map(|entry| entry.id.pid).collect()
+            }
+        }
+
+        impl Drop for Family {
+            fn drop(&mut self) {
+                drop(self.child.stdin.take());
+                self.child.wait().unwrap();
+            }
+        }
+
+        fn members(orphans: Vec<Orphan>, leader: Option<&Entry>, ended: &[i32]) -> Vec<i32> {
+            let leader = leader.map(|entry| entry.id.clone());
+            let roots = Roots { leader, ended: ended.to_vec(), mark: MARK.to_owned() };
+            let orphans = orphans.into_iter().map(|orphan| (orphan.process.id.pid, orphan));
+            let (orphans, children) = (orphans.collect(), Children::found());
+            let descendants = Descendants { reaper: 1, orphans: &orphans, children };
+            descendants.of(&roots).into_iter().map(|process| process.pid).collect()
         }
 
         #[test]
         fn tree_lists_leader_first_and_parents_before_children() {
-            assert_eq!(members(vec![], Some(10), &[]), [10, 11, 12, 3]);
+            let family = Family::new();
+            let [leader, ..] = &family.entries[..] else { panic!() };
+            assert_eq!(members(vec![], Some(leader), &[]), family.pids());
+            // The number was given to another process since.
+            let start = format!("{}1", leader.id.start);
+            let other = Entry { id: ProcessId { start, ..leader.id }, ..leader.clone() };
+            assert_eq!(members(vec![], Some(&other), &[]), Vec::<i32>::new());
         }
 
         #[test]
         fn orphan_is_identified_by_its_mark_or_else_its_session() {
-            let marked = orphan(50, 50, "A=1\0SYSADM_JOB=e.1\0");
-            assert_eq!(members(vec![marked], None, &[10]), [50, 51]);
-            let cleared = || orphan(50, 10, "A=1\0");
-            assert_eq!(members(vec![cleared()], None, &[10]), [50, 51]);
-            assert_eq!(members(vec![cleared()], Some(10), &[]), [10, 50, 11, 51, 12, 3]);
-            assert!(members(vec![cleared()], None, &[9]).is_empty());
+            let (family, leader) = (Family::new(), Family::new());
+            let first = || family.entries[0].clone();
+            let own = leader.entries[0].id.pid;
+            assert_eq!(members(vec![orphan(first(), 50, Some(MARK))], None, &[10]), family.pids());
+            let cleared = |session| vec![orphan(first(), session, None)];
+            assert_eq!(members(cleared(10), None, &[10]), family.pids());
+            let both = members(cleared(own), Some(&leader.entries[0]), &[]);
+            assert_eq!(both[0], own);
+            assert!(family.pids().iter().chain(&leader.pids()).all(|pid| both.contains(pid)));
+            assert!(members(cleared(10), None, &[9]).is_empty());
         }
 
         #[test]
         fn orphan_of_another_job_is_excluded_despite_its_session() {
-            let other = orphan(50, 10, "SYSADM_JOB=e.11\0");
+            let family = Family::new();
+            let other = orphan(family.entries[0].clone(), 10, Some("SYSADM_JOB=e.11"));
             assert!(members(vec![other], None, &[10]).is_empty());
         }
 
         #[test]
         fn a_leader_that_has_ended_is_not_another_process_of_its_number() {
-            let orphans = vec![orphan(10, 10, ""), orphan(50, 10, "")];
-            assert!(members(orphans, None, &[10]).is_empty());
+            let family = Family::new();
+            let [first, second, _] = &family.entries[..] else { panic!() };
+            let pid = first.id.pid;
+            let orphans =
+                [first, second].map(|entry| orphan(entry.clone(), pid, None)).into_iter().collect();
+            assert!(members(orphans, None, &[pid]).is_empty());
         }
 
         #[test]
         fn orphan_seen_before_is_not_read_again() {
-            let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-            let pid = child.id() as i32;
-            let stat = Stat::read(pid).unwrap();
-            let seen = |start| Orphan { start, ..Orphan::new(pid, &stat, MARK.as_bytes()) };
-            let mark_after = |start| {
-                let mut known = BTreeMap::from([(pid, seen(start))]);
-                Descendants::now(|_| false, &mut known);
-                known.remove(&pid).and_then(|orphan| orphan.mark)
+            let family = Family::new();
+            let reaper = std::process::id() as i32;
+            let entry = &family.entries[0];
+            let mark_after = |seen: Entry| {
+                let known = Orphan { process: seen, mark: Some(Some(MARK.to_owned())) };
+                let mut known = BTreeMap::from([(entry.id.pid, known)]);
+                Descendants::now(reaper, &[], &mut known);
+                known.remove(&entry.id.pid).and_then(|orphan| orphan.mark)
             };
-            assert_eq!(mark_after(stat.start).as_deref(), Some(MARK));
-            // The number was reused.
-            assert_eq!(mark_after(stat.start + 1), None);
-            child.kill().unwrap();
-            child.wait().unwrap();
+            assert_eq!(mark_after(entry.clone()), Some(Some(MARK.to_owned())));
+            // The number was given to another process, or another program is run.
+            let id = ProcessId { start: "another".into(), ..entry.id };
+            assert_eq!(mark_after(Entry { id, ..entry.clone() }), Some(None));
+            assert_eq!(mark_after(Entry { image: (1, 1), ..entry.clone() }), Some(None));
         }
 
         #[test]

@@ -14,13 +14,15 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{
     ForkResult, Gid, Pid, Uid, User, fork, getgrouplist, getpid, pipe2, setgid, setgroups, setuid,
 };
+use serde::{Deserialize, Serialize};
 
 use super::descriptors::DescriptorLimit;
 use super::login_class::set_login_name;
 use super::parent_death;
 
 /// User of a program.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum RunAs {
     /// A user by name.
     Name(String),

@@ -325,10 +325,11 @@ fn damaged_journal_is_set_aside_and_its_readable_part_used() {
     let daemon = setup.start().unwrap();
     let said = daemon.log().wait("cannot be read; it is set aside").unwrap();
     assert!(said.contains("1 of "), "{said}");
-    let jobs = list(&mut Peer::local(&daemon).unwrap());
+    let mut peer = Peer::local(&daemon).unwrap();
+    let jobs = list(&mut peer);
     assert_eq!(jobs["no_queue"]["b"]["return_codes"], json!(["0"]));
-    // Its outcome is lost, but not its start, so it is not run again.
-    assert_eq!(jobs["no_queue"]["a"]["return_codes"], json!(["-1"]));
+    // Its outcome is lost, but not its start, so it is looked for and not run again.
+    wait_for_list(&mut peer, |jobs| jobs["no_queue"]["a"]["return_codes"] == json!(["-1"]));
     let aside = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path());
     let aside: Vec<_> = aside.filter(|path| path.to_string_lossy().contains("damaged-")).collect();
     assert_eq!(fs::read(&aside[0]).unwrap(), bytes);

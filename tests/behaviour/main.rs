@@ -48,6 +48,7 @@ mod rotation;
 mod service;
 mod settings;
 mod share;
+mod signals;
 mod slow_clients;
 mod start;
 mod stop;

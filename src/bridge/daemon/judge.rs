@@ -19,6 +19,8 @@ use crate::wire::{ErrorCode, KeyChecksum, Refusal, Request, error as error_text}
 /// Maximum number of delayed replies of one origin.
 const DELAYED: usize = 4;
 
+const PENDING: &str = "answers to failed authentications from there are pending; try again later";
+
 /// A registered key in the relay's form.
 pub(super) fn registration(entry: &Entry, legacy: bool) -> Registration {
     let checksums = (!entry.checksums.is_empty()).then(|| {
@@ -40,6 +42,10 @@ impl Bridge {
         self.throttle.blocked(source, now.instant).is_some() && !self.is_exempt(source)
     }
 
+    fn is_held_back(&self, source: Source, now: Moment) -> bool {
+        self.throttle.pending(source, now.instant) >= DELAYED
+    }
+
     /// Verifies what a peer presented against the registered keys.
     pub(super) fn judge(
         &mut self,
@@ -50,11 +56,18 @@ impl Bridge {
         now: Moment,
     ) {
         let Some(connected) = self.connections.get(number) else { return };
-        let certificate = connected.certificate;
+        let (certificate, origin) = (connected.certificate, connected.origin.clone());
         let Some(test_string) = test_string else {
             let why = "ask for a test_string first; one is good for one try, and for 30 s";
             return self.refuse(number, &request, ErrorCode::Unauthorized, why);
         };
+        let source = self.connections.source_of(&origin);
+        if matches!(proof, Proof::Encrypted(_)) && self.is_held_back(source, now) {
+            let count = self.keys.legacy().count().min(self.config.relay.max_legacy_keys);
+            if !self.legacy_budget.may_try(count, now.instant) {
+                return self.refuse(number, &request, ErrorCode::TooMany, PENDING);
+            }
+        }
         match self.find(proof, &test_string, &certificate) {
             // A right key is accepted despite failures of the origin: others must not lock its
             // owner out.
@@ -122,9 +135,8 @@ impl Bridge {
         let (origin, from) = (connected.origin.clone(), connected.origin.place());
         let source = self.connections.source_of(&origin);
         // Even if the client has disconnected: reconnecting does not save time.
-        if self.throttle.pending(source, now.instant) >= DELAYED {
-            let why = "answers to failed authentications from there are pending; try again later";
-            return self.refuse(number, &request, ErrorCode::TooMany, why);
+        if self.is_held_back(source, now) {
+            return self.refuse(number, &request, ErrorCode::TooMany, PENDING);
         }
         warn!("authentication failure from {from}: key");
         let why = "this key is not registered here, or the signature is wrong";

@@ -21,8 +21,8 @@ use nix::unistd::geteuid;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::relay::{Effect, PeerNumber, Registration, Relay, Standing};
-use crate::auth::Throttle;
 use crate::auth::key::KeyStore;
+use crate::auth::{LegacyBudget, Throttle};
 use crate::config::{Config, Home};
 use crate::daemon::{StartError, random_hex};
 use crate::moment::Moment;
@@ -88,6 +88,8 @@ struct Bridge {
     places: AnchoredFiles,
     origins: AllowedOrigins,
     throttle: Throttle<Source>,
+    /// For throttled origins.
+    legacy_budget: LegacyBudget,
     connections: Connections,
     relay: Relay,
     keys: KeyStore,
@@ -382,7 +384,14 @@ impl Bridge {
                 }
                 connected.connection.accept(now.instant);
                 if !connected.is_local() {
-                    self.relay.connect(number, random_hex(ID));
+                    match random_hex(ID) {
+                        Ok(id) => self.relay.connect(number, id),
+                        Err(why) => {
+                            error!("closing peer at {}: {why}, 1011", connected.origin);
+                            let reason = CloseReason::new(1011, "no random bits");
+                            return self.close(number, &reason, true, now);
+                        }
+                    }
                     self.carry_out_effects(now);
                 }
             }

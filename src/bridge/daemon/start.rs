@@ -20,7 +20,7 @@ use super::connections::{ConnectionLimits, Connections};
 use super::words::BESIDE;
 use super::{Bridge, Forwarded, Key, Listening, Phase, SCRATCH};
 use crate::auth::key::KeyStore;
-use crate::auth::{self, Throttle};
+use crate::auth::{self, LegacyBudget, Throttle};
 use crate::bridge::relay::Relay;
 use crate::config::{Config, Home, Relay as Section};
 use crate::daemon::{
@@ -144,6 +144,7 @@ pub(super) fn start(
         places,
         origins,
         throttle: Throttle::new(throttle_limits(&config)),
+        legacy_budget: LegacyBudget::default(),
         connections: Connections::new(connection_limits(&config)),
         keys,
         keys_are_old: false,

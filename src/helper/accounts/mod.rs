@@ -225,13 +225,14 @@ pub const PROVEN: usize = 16;
 const NO_RESOLVER: &str = "the name service does not answer";
 const SILENT: &str = "the accounts of this host do not answer";
 
-/// Starts the child of this helper.
-pub fn begin(helper: &mut Helper) -> std::io::Result<(Pid, OwnedFd)> {
+/// Starts the child of this helper. In the child `forget` is called, for secrets of the caller.
+pub fn begin(helper: &mut Helper, forget: impl FnOnce()) -> std::io::Result<(Pid, OwnedFd)> {
     let nothing = std::fs::File::open("/dev/null")?;
     with_socket(c"sysadm-accounts", nothing.into(), |socket, _| {
         // Copies of queued passwords, none of which the child needs.
         helper.outgoing.clear();
         helper.waiting.clear();
+        forget();
         worker::run(socket.into());
     })
 }
@@ -315,7 +316,7 @@ impl Helper {
         is_proven: bool,
         now: Instant,
     ) -> Result<RequestId, TooMany> {
-        let takes_turn = self.checking() < self.limits.at_once;
+        let takes_turn = self.has_turn();
         let proven = self.waiting.iter().take_while(|other| other.is_proven).count();
         let of_kind = if is_proven { proven } else { self.waiting.len() - proven };
         let most = if is_proven { self.limits.waiting * PROVEN } else { self.limits.waiting };
@@ -332,6 +333,11 @@ impl Helper {
             self.waiting.insert(at, Waiting { request, frame, end, is_proven });
         }
         Ok(request)
+    }
+
+    /// Whether a check would begin at once.
+    pub fn has_turn(&self) -> bool {
+        self.checking() < self.limits.at_once
     }
 
     fn checking(&self) -> usize {
@@ -354,7 +360,7 @@ impl Helper {
     }
 
     fn next_check(&mut self, now: Instant) {
-        while self.checking() < self.limits.at_once
+        while self.has_turn()
             && let Some(Waiting { request, frame, end, .. }) = self.waiting.pop_front()
         {
             self.order(Kind::Check, request, frame, end, now);

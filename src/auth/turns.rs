@@ -1,0 +1,194 @@
+//! Attempts with a password that wait until one of their origin may be checked.
+//!
+//! Only so many failures of an origin are answered in a time, so that a password cannot be guessed;
+//! attempts beyond that wait here, or a right password would be refused whenever somebody else at
+//! the same address guesses. Origins have turns, and within an origin the accounts, whatever the
+//! number of attempts for each: guesses at one account delay another account's right password by
+//! one check. Within an account the next one is random, and where too many wait, one of the account
+//! with the most gives way, at random too: nobody can be kept out by being early or late.
+
+use std::collections::VecDeque;
+
+/// All that wait. `O` is an origin, `T` an attempt.
+#[derive(Debug)]
+pub struct Turns<O, T>(VecDeque<(O, VecDeque<(String, Vec<T>)>)>);
+
+impl<O, T> Default for Turns<O, T> {
+    fn default() -> Turns<O, T> {
+        Turns(VecDeque::new())
+    }
+}
+
+impl<O: Copy + PartialEq, T> Turns<O, T> {
+    /// Takes in an attempt for an account.
+    pub fn push(&mut self, origin: O, account: &str, item: T) {
+        let at = self.0.iter().position(|(other, _)| *other == origin).unwrap_or_else(|| {
+            self.0.push_back((origin, VecDeque::new()));
+            self.0.len() - 1
+        });
+        let Some((_, accounts)) = self.0.get_mut(at) else { return };
+        match accounts.iter_mut().find(|(name, _)| name == account) {
+            Some((_, items)) => items.push(item),
+            None => accounts.push_back((account.to_owned(), vec![item])),
+        }
+    }
+
+    /// Takes out one of the account with the most attempts, of the origin with the most, where more
+    /// than `most` wait.
+    pub fn give_up(&mut self, most: usize, random: u64) -> Option<T> {
+        if self.len() <= most {
+            return None;
+        }
+        let (_, accounts) = self.0.iter_mut().max_by_key(|(_, accounts)| total(accounts))?;
+        let most = accounts.iter().map(|(_, items)| items.len()).max()?;
+        // There may be several accounts with as many.
+        let full = || accounts.iter().enumerate().filter(|(_, (_, items))| items.len() == most);
+        let chosen = index(random, full().count() * most)?;
+        let (at, _) = full().nth(chosen / most)?;
+        let item = accounts.get_mut(at).map(|(_, items)| items.swap_remove(chosen % most));
+        self.forget_empty();
+        item
+    }
+
+    /// The attempt whose turn it is, of an origin for which `may` holds.
+    pub fn next(&mut self, may: impl Fn(O) -> bool, random: u64) -> Option<T> {
+        let at = self.0.iter().position(|(origin, _)| may(*origin))?;
+        let (origin, mut accounts) = self.0.remove(at)?;
+        let (name, mut items) = accounts.pop_front()?;
+        let item = index(random, items.len()).map(|at| items.swap_remove(at));
+        accounts.push_back((name, items));
+        self.0.push_back((origin, accounts));
+        self.forget_empty();
+        item
+    }
+
+    /// Forgets attempts for which `is_wanted` does not hold.
+    pub fn retain(&mut self, mut is_wanted: impl FnMut(&T) -> bool) {
+        let items = self.0.iter_mut().flat_map(|(_, accounts)| accounts);
+        items.for_each(|(_, items)| items.retain(&mut is_wanted));
+        self.forget_empty();
+    }
+
+    /// All that wait.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().flat_map(|(_, accounts)| accounts).flat_map(|(_, items)| items)
+    }
+
+    /// Origins of which attempts wait.
+    pub fn origins(&self) -> impl Iterator<Item = O> {
+        self.0.iter().map(|(origin, _)| *origin)
+    }
+
+    /// Attempts of this origin that wait.
+    pub fn of(&self, origin: O) -> usize {
+        let of = self.0.iter().find(|(other, _)| *other == origin);
+        of.map_or(0, |(_, accounts)| total(accounts))
+    }
+
+    /// Number of attempts that wait.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|(_, accounts)| total(accounts)).sum()
+    }
+
+    /// True where none waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn forget_empty(&mut self) {
+        self.0.iter_mut().for_each(|(_, accounts)| accounts.retain(|(_, i)| !i.is_empty()));
+        self.0.retain(|(_, accounts)| !accounts.is_empty());
+    }
+}
+
+fn total<T>(accounts: &VecDeque<(String, Vec<T>)>) -> usize {
+    accounts.iter().map(|(_, items)| items.len()).sum()
+}
+
+fn index(random: u64, length: usize) -> Option<usize> {
+    usize::try_from(random.checked_rem(u64::try_from(length).ok()?)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn account_waits_for_one_check_of_each_other_account() {
+        let mut turns = Turns::default();
+        for guess in 0..10 {
+            turns.push(1, "root", guess);
+        }
+        turns.push(1, "ann", 100);
+        assert!(turns.next(|_| true, 5).is_some_and(|guess| guess < 10));
+        assert_eq!(turns.next(|_| true, 5), Some(100));
+        assert_eq!((turns.len(), turns.of(1), turns.of(2)), (9, 9, 0));
+    }
+
+    #[test]
+    fn origin_waits_for_one_check_of_each_other_origin() {
+        let mut turns = Turns::default();
+        for name in 0..8 {
+            turns.push(1, &format!("u{name}"), name);
+        }
+        turns.push(2, "ann", 100);
+        assert!(turns.next(|_| true, 0).is_some());
+        assert_eq!(turns.next(|_| true, 0), Some(100));
+        assert_eq!(turns.next(|origin| origin == 2, 0), None);
+        assert_eq!(turns.origins().collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn surplus_attempt_is_one_of_the_fullest_account_at_random() {
+        let fill = |random| {
+            let mut turns = Turns::default();
+            turns.push(2, "bob", 50);
+            turns.push(1, "ann", 100);
+            (1..=3).for_each(|guess| turns.push(1, "root", guess));
+            let given_up = turns.give_up(4, random);
+            assert_eq!((turns.len(), turns.give_up(4, random)), (4, None));
+            given_up
+        };
+        assert_eq!([0, 1, 2, 3].map(fill), [Some(1), Some(2), Some(3), Some(1)]);
+        // Where all accounts have one, it is one of all.
+        let one_of_all = |random| {
+            let mut turns = Turns::default();
+            ["a", "b", "c"].iter().for_each(|name| turns.push(1, name, *name));
+            turns.give_up(2, random)
+        };
+        assert_eq!([0, 1, 2].map(one_of_all), [Some("a"), Some("b"), Some("c")]);
+    }
+
+    #[test]
+    fn attempt_is_served_in_the_end_whatever_comes_meanwhile() {
+        // An attempt for the account that is guessed at, and each check makes room for a new guess.
+        let mut random = 1_u64;
+        let mut next = || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        for _ in 0..100 {
+            let mut turns = Turns::default();
+            (0..7).for_each(|guess| turns.push(1, "root", guess));
+            turns.push(1, "root", 100);
+            let mut checks = 1;
+            while turns.next(|_| true, next()) != Some(100) {
+                turns.push(1, "root", 1);
+                checks += 1;
+                assert!(checks < 200);
+            }
+        }
+    }
+
+    #[test]
+    fn attempts_of_clients_that_left_are_forgotten() {
+        let mut turns = Turns::default();
+        turns.push(1, "root", 1);
+        turns.push(1, "ann", 2);
+        turns.retain(|item| *item != 1);
+        assert_eq!(turns.next(|_| true, 0), Some(2));
+        assert!(turns.is_empty() && turns.next(|_| true, 0).is_none());
+    }
+}

@@ -1,0 +1,120 @@
+//! The child that finds and signals processes of jobs, between [`Trees`] and the reactor.
+
+use std::io::{self, Write};
+use std::time::Instant;
+
+use log::error;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::Key;
+use super::child::Child;
+use crate::helper::trees::{self, Action, Order, Serial, Trees};
+use crate::reactor::Reactor;
+use crate::sys::children::Exit;
+
+/// The child and what belongs to it.
+#[derive(Default)]
+pub(super) struct TreesHelper {
+    pub(super) trees: Trees,
+    child: Option<Child>,
+    outgoing: Vec<u8>,
+    incoming: Vec<u8>,
+}
+
+impl TreesHelper {
+    /// Sends an order, to a new child where there is none. Returns what could not be asked, if so.
+    pub(super) fn send(
+        &mut self,
+        order: &Order,
+        reactor: &mut Reactor<Key>,
+        now: Instant,
+    ) -> Option<Vec<(Serial, Action)>> {
+        if self.child.is_none() {
+            let begun = trees::begin().and_then(|begun| Child::watch(begun, Key::Trees, reactor));
+            match begun {
+                Ok(child) => self.child = Some(child),
+                Err(why) => {
+                    error!("cannot start the child that signals processes: {why}");
+                    return Some(self.lose(reactor, now));
+                }
+            }
+        }
+        serde_json::to_writer(&mut self.outgoing, order).ok();
+        self.outgoing.push(b'\n');
+        self.flush();
+        None
+    }
+
+    /// Writes what the child takes now.
+    pub(super) fn flush(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        while !self.outgoing.is_empty() {
+            match child.socket.write(&self.outgoing) {
+                Ok(written) => drop(self.outgoing.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Where it has ended, that is seen by its exit.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Reads from the child; the jobs without processes, where a reply is complete.
+    pub(super) fn read(
+        &mut self,
+        scratch: &mut [u8],
+        reactor: &mut Reactor<Key>,
+    ) -> Option<Vec<Serial>> {
+        let child = self.child.as_mut()?;
+        if child.read(scratch, |bytes| self.incoming.extend(bytes)) {
+            reactor.again(Key::Trees);
+        }
+        let reply = self.incoming.strip_suffix(b"\n")?;
+        let gone = serde_json::from_slice(reply).unwrap_or_default();
+        self.incoming.clear();
+        Some(gone)
+    }
+
+    /// A child of the daemon has ended; true where it was this one.
+    pub(super) fn on_child(
+        &mut self,
+        pid: Pid,
+        exit: Exit,
+        reactor: &mut Reactor<Key>,
+        now: Instant,
+    ) -> bool {
+        let ended = Child::take_ended(&mut self.child, pid, exit, reactor);
+        let Some(how) = ended else { return false };
+        error!("the child that signals processes ended ({how})");
+        self.lose(reactor, now);
+        true
+    }
+
+    /// Gives up a child that does not reply; what it was asked.
+    pub(super) fn give_up(
+        &mut self,
+        reactor: &mut Reactor<Key>,
+        now: Instant,
+    ) -> Vec<(Serial, Action)> {
+        error!("processes of jobs cannot be looked at: the child that does it hangs");
+        self.lose(reactor, now)
+    }
+
+    fn lose(&mut self, reactor: &mut Reactor<Key>, now: Instant) -> Vec<(Serial, Action)> {
+        if let Some(child) = &self.child {
+            // It fails where it has just ended.
+            let _ = kill(child.pid, Signal::SIGKILL);
+        }
+        self.end(reactor);
+        self.trees.lost(now).into_iter().collect()
+    }
+
+    /// Lets the child go, which ends by itself.
+    pub(super) fn end(&mut self, reactor: &mut Reactor<Key>) {
+        if let Some(child) = self.child.take() {
+            child.let_go(reactor);
+        }
+        self.outgoing.clear();
+        self.incoming.clear();
+    }
+}
