@@ -76,7 +76,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
 /// Between two looks for processes that are not children of this daemon: nothing reports their end.
 const SURVIVORS: Duration = Duration::from_millis(200);
-/// After a look, so many times what it took pass before another one.
+/// After a look that followed no signal, so many times its duration pass before another one.
 const PAUSE: u32 = 4;
 
 /// The loop's end: which jobs are waited for, and when the child is asked about them.
@@ -143,8 +143,11 @@ impl Trees {
     /// The reply to the last order has come; `are_survivors_left` says whether jobs of another
     /// daemon are still waited for.
     pub fn replied(&mut self, are_survivors_left: bool, now: Instant) {
-        let Some((_, since)) = self.asked.take() else { return };
-        let pause = now.saturating_duration_since(since).saturating_mul(PAUSE);
+        let Some((jobs, since)) = self.asked.take() else { return };
+        // Signalled processes end at once as a rule.
+        let looked_only = jobs.values().all(|action| *action == Action::Look);
+        let factor = if looked_only { PAUSE } else { 1 };
+        let pause = now.saturating_duration_since(since).saturating_mul(factor);
         self.next_look = Some(now + pause);
         self.survivors_due = are_survivors_left.then(|| now + pause.max(SURVIVORS));
     }
@@ -308,6 +311,13 @@ mod tests {
         assert_eq!(order(&mut trees, &[], later), []);
         let due = later + Duration::from_millis(400);
         assert_eq!(trees.deadline(later), Some(due));
+        // Behind a signal only as long as that took.
+        let mut signalled = Trees::default();
+        signalled.want(1, Action::Kill);
+        assert_eq!(order(&mut signalled, &[], now).len(), 1);
+        signalled.want(1, Action::Look);
+        signalled.replied(false, later);
+        assert_eq!(signalled.deadline(later), Some(later + Duration::from_millis(100)));
         // A signal does not wait, and takes the look with it.
         let mut hurried = Trees { wanted: trees.wanted.clone(), ..Trees::default() };
         hurried.next_look = trees.next_look;

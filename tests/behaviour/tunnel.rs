@@ -226,6 +226,25 @@ fn replayed_records_are_rejected() {
 }
 
 #[test]
+fn right_token_succeeds_while_others_behind_the_bridge_fail() {
+    let bridge = Bridge::start().unwrap();
+    let (_setup, daemon) = start(&bridge).unwrap();
+    let server = bridge.wait_for_servers(1).remove(0);
+    let args = json!({ "token": "A".repeat(43) });
+    let wrong = json!({ "namespace": "rpc", "name": "auth_token", "id": "w", "args": args });
+    let mut failing = Vec::new();
+    for number in 0..13 {
+        let client = bridge.client(&format!("wrong-{number}"));
+        let mut tunnel = FarTunnel::open(client, &server, daemon.fingerprint()).unwrap();
+        tunnel.send(&wrong.to_string()).unwrap();
+        failing.push(tunnel);
+    }
+    for number in 0..5 {
+        known(&daemon, &bridge, &format!("right-{number}")).unwrap();
+    }
+}
+
+#[test]
 fn server_in_the_place_of_the_right_one_is_detected() {
     let bridge = Bridge::start().unwrap();
     let (setup, right) = start(&bridge).unwrap();
