@@ -235,7 +235,7 @@ fn right_token_succeeds_while_others_behind_the_bridge_fail() {
     let mut failing = Vec::new();
     for number in 0..13 {
         let client = bridge.client(&format!("wrong-{number}"));
-        let mut tunnel = FarTunnel::open(client, &server, daemon.fingerprint()).unwrap();
+        let mut tunnel = RelayedTunnel::open(client, &server, daemon.fingerprint()).unwrap();
         tunnel.send(&wrong.to_string()).unwrap();
         failing.push(tunnel);
     }
