@@ -22,7 +22,7 @@ use linux_pam as numbers;
 #[cfg(target_os = "freebsd")]
 use openpam as numbers;
 
-use super::account_state;
+use super::account_state::{self, AccountState};
 
 /// Result of an authentication.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,9 +176,7 @@ fn talk(
             Judgement::Refused(why_new_password(user).to_owned())
         }
         numbers::ACCT_EXPIRED => Judgement::Refused("the account has expired".to_owned()),
-        _ if wrong.contains(&status) => {
-            Judgement::Refused("the account may not be used".to_owned())
-        }
+        _ if wrong.contains(&status) => Judgement::Refused(why_unusable(user).to_owned()),
         _ => Judgement::Failed(explain(library, handle, status)),
     };
     (status, judgement)
@@ -187,12 +185,23 @@ fn talk(
 /// Why PAM requires a new password: pam_unix(8) of FreeBSD reports an empty password like an
 /// expired one.
 fn why_new_password(user: &CStr) -> &'static str {
-    let user = user.to_str().ok().and_then(|name| User::from_name(name).ok().flatten());
-    if user.as_ref().is_some_and(account_state::has_empty_password) {
+    if account(user).as_ref().is_some_and(account_state::has_empty_password) {
         "its password is empty, and empty passwords are refused: set one with passwd(1)"
     } else {
         "its password has expired"
     }
+}
+
+/// Why PAM refuses an account: pam_unix(8) of FreeBSD has no status of its own for a locked one.
+fn why_unusable(user: &CStr) -> &'static str {
+    match account(user).map(|user| account_state::of(&user)) {
+        Some(Ok(AccountState::Locked)) => "the account is locked",
+        _ => "the account may not be used",
+    }
+}
+
+fn account(user: &CStr) -> Option<User> {
+    User::from_name(user.to_str().ok()?).ok().flatten()
 }
 
 /// The user's name; a module may have changed it.
