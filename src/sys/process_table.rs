@@ -265,7 +265,7 @@ mod tests {
         let mut child = Command::new("sleep")
             .arg("60")
             .env_clear()
-            .envs((0..20).map(|n| (format!("V{n:02}"), "x".repeat(100_000))))
+            .envs((0..20).map(|n| (format!("V{n:02}"), "x".repeat(10_000))))
             .spawn()
             .unwrap();
         let pid = child.id() as i32;

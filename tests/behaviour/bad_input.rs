@@ -113,7 +113,7 @@ fn text_that_is_not_utf_8_is_closed_with_1007() {
 
 #[test]
 fn frame_of_10_mb_is_closed_with_1009() {
-    let daemon = Daemon::start(PROGRAM).unwrap();
+    let daemon = patient_daemon();
     for transport in Transport::ALL {
         // Announced only: no byte of the payload has to arrive.
         for length in [10_000_000, u64::from(u32::MAX), i64::MAX as u64, u64::MAX] {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Group, geteuid};
 use serde_json::{Value, json};
 use support::{
-    Cli, Daemon, Finished, Gate, Peer, Setup, Stream, Transport, client_frame, skip, until,
-    upgrade_request,
+    Cli, Daemon, Finished, Gate, Peer, SLOWNESS, Setup, Stream, Transport, client_frame, skip,
+    until, upgrade_request,
 };
 
 use super::PROGRAM;
@@ -113,12 +113,13 @@ fn a_token_that_is_not_the_whole_token_is_none() {
 
 #[test]
 fn a_token_that_was_not_used_for_its_time_is_none_any_more() {
-    let setup = Setup::new(PROGRAM).unwrap().with("auth.token_ttl", r#""1s""#);
-    let daemon = setup.start().unwrap();
+    let lifetime = SLOWNESS;
+    let setup = Setup::new(PROGRAM).unwrap();
+    let daemon = setup.with("auth.token_ttl", format!("\"{lifetime}s\"")).start().unwrap();
     let token = json!({ "token": Peer::token(&daemon).unwrap() });
     let mut user = Peer::connect(&daemon, Transport::Tls).unwrap();
-    assert_eq!(user.request("rpc", "auth_token", &token).unwrap()[1], 1);
-    user.idle(Duration::from_millis(1100)).unwrap();
+    assert_eq!(user.request("rpc", "auth_token", &token).unwrap()[1], lifetime);
+    user.idle(Duration::from_millis(1100) * lifetime).unwrap();
     // The session that it opened continues, and does not prolong it.
     user.request("rpc", "query", &json!({})).unwrap();
     let mut late = Peer::connect(&daemon, Transport::Tls).unwrap();

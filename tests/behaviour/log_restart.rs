@@ -199,7 +199,8 @@ impl FullDisk {
         let before: Vec<_> = fs::read_dir(&state)?
             .filter_map(|entry| {
                 let entry = entry.ok()?;
-                Some((fs::read(entry.path()).ok()?, entry.file_name()))
+                // Nothing for a directory.
+                Some((fs::read(entry.path()).ok(), entry.file_name()))
             })
             .collect();
         let mounted = Command::new("mount")
@@ -210,9 +211,12 @@ impl FullDisk {
             return Ok(None);
         }
         let full = FullDisk(state);
-        // The lock too: on FreeBSD a full one has no room for an empty file either.
+        // All of them: on FreeBSD a full one has no room for an empty file or directory either.
         for (content, name) in before {
-            fs::write(full.0.join(name), content)?;
+            match content {
+                Some(content) => fs::write(full.0.join(name), content)?,
+                None => fs::create_dir(full.0.join(name))?,
+            }
         }
         let mut filler = fs::File::create(full.0.join("filler"))?;
         while std::io::Write::write_all(&mut filler, &[0; 4096]).is_ok() {}

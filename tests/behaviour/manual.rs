@@ -42,13 +42,9 @@ fn cli(program: &str, name: &str, directory: &Directory) -> Cli {
     Cli::of(program, file.to_str().unwrap()).env("PATH", path)
 }
 
-/// A daemon for this page, without pools of the host.
+/// A daemon for this page.
 fn daemon() -> Daemon {
-    Setup::new(PROGRAM)
-        .unwrap()
-        .with("system_state.zpool", r#""/nonexistent/zpool""#)
-        .start()
-        .unwrap()
+    Daemon::start(PROGRAM).unwrap()
 }
 
 #[test]

@@ -463,8 +463,8 @@ fn hanging_helper_denies_authentication_and_is_replaced() {
     let setup = host
         .setup
         .clone()
-        .with("auth.check_deadline", r#""2s""#)
-        .with("auth.lookup_deadline", r#""1s""#);
+        .with("auth.check_deadline", r#""2000ms""#)
+        .with("auth.lookup_deadline", r#""1000ms""#);
     let daemon = setup.start().unwrap();
     assert_eq!(helper(&daemon).unwrap(), None, "it is not needed yet");
     let user = User::new(&[&host.full]).unwrap();
@@ -489,7 +489,7 @@ fn hanging_helper_denies_authentication_and_is_replaced() {
 #[test]
 fn groups_that_could_not_be_looked_up_are_looked_up_again() {
     let Some(host) = Host::new().unwrap() else { return };
-    let mut setup = host.setup.clone().with("auth.lookup_deadline", r#""1s""#);
+    let mut setup = host.setup.clone().with("auth.lookup_deadline", r#""1000ms""#);
     setup.set("auth.recheck_interval", r#""5s""#);
     let daemon = setup.start().unwrap();
     let user = User::new(&[&host.full]).unwrap();
@@ -653,8 +653,13 @@ fn password_prompt_on_the_terminal_has_no_echo() {
         daemon.fingerprint(),
         user.name()
     );
-    let mut script = std::process::Command::new("script")
-        .args(["-q", "-e", "-c", &command, "/dev/null"])
+    let mut script = std::process::Command::new("script");
+    if cfg!(target_os = "freebsd") {
+        script.args(["-q", "/dev/null"]).args(command.split(' '));
+    } else {
+        script.args(["-q", "-e", "-c", &command, "/dev/null"]);
+    }
+    let mut script = script
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()

@@ -385,15 +385,9 @@ fn a_subscription_names_at_most_as_many_jobs_as_there_can_be() {
     peer.finished("f").unwrap();
 }
 
-/// A daemon on a host without pools: its one system state has priority 0.
-fn without_pools() -> Daemon {
-    let setup = Setup::new(PROGRAM).unwrap().with("system_state.zpool", r#""/nonexistent/zpool""#);
-    setup.start().unwrap()
-}
-
 #[test]
 fn only_the_qt_client_gets_hyphenated_names() {
-    let daemon = without_pools();
+    let daemon = Daemon::start(PROGRAM).unwrap();
     for transport in Transport::ALL {
         for (origin, name) in [
             ("", "system_state"),
@@ -418,7 +412,7 @@ fn only_the_qt_client_gets_hyphenated_names() {
 
 #[test]
 fn subscription_may_filter_by_priority() {
-    let daemon = without_pools();
+    let daemon = Daemon::start(PROGRAM).unwrap();
     let names = json!(["system-state", "dispatcher"]);
     for (priority, received) in [(json!(null), true), (json!(0), true), (json!(1), false)] {
         let mut peer = Peer::local(&daemon).unwrap();

@@ -177,6 +177,10 @@ impl PamService {
             skip("real accounts need PAM, and pw(8) or the shadow tools");
             return Ok(None);
         }
+        if FREEBSD && ["pam_faildelay.so", "pam_access.so"].iter().any(|it| text.contains(it)) {
+            skip("pam_faildelay and pam_access are modules of Linux-PAM alone");
+            return Ok(None);
+        }
         let name = name("p");
         let path = directory.join(&name);
         fs::write(&path, text)?;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, chown};
 
-use crate::{Directory, Log, Outcome, Process};
+use crate::{Directory, Log, Outcome, Process, SLOWNESS};
 
 /// Parameters of a daemon; it can be started repeatedly on the same state.
 #[derive(Clone, Debug)]
@@ -33,8 +33,30 @@ pub struct Setup {
     user: Option<u32>,
 }
 
+/// Keys that give clients time, and their defaults: the clients of a slow host need more.
+const TIMES_OF_CLIENTS: [(&str, &str); 5] = [
+    ("handshake_timeout", r#""10000ms""#),
+    ("auth_timeout", r#""30000ms""#),
+    ("message_timeout", r#""30000ms""#),
+    ("close_timeout", r#""5000ms""#),
+    ("ping_interval", r#""30000ms""#),
+];
+
+/// Keys that give helpers time.
+const TIMES_OF_HELPERS: [&str; 3] = ["check_deadline", "lookup_deadline", "helper_idle"];
+
+/// A time in milliseconds, multiplied by the slowness of this host; anything else as it is.
+fn slowed(value: String) -> String {
+    let number = value.strip_prefix('"').and_then(|value| value.strip_suffix("ms\""));
+    match number.and_then(|number| number.parse::<u32>().ok()) {
+        Some(number) => format!("\"{}ms\"", number * SLOWNESS),
+        None => value,
+    }
+}
+
 impl Setup {
-    /// A daemon with the defaults: TLS and plain on free ports of loopback, a local socket.
+    /// A daemon with the defaults, on a host without ZFS: TLS and plain on free ports of loopback, a
+    /// local socket.
     pub fn new(program: &str) -> Outcome<Setup> {
         let directory = Arc::new(Directory::new()?);
         let path = |name: &str| format!("{:?}", directory.join(name));
@@ -47,6 +69,8 @@ impl Setup {
             ("life_preserver.log", r#""""#.to_owned()),
             ("paths.state", path("state")),
             ("log.target", r#""stderr""#.to_owned()),
+            // Pools of the host must not influence a test; each check costs it processes.
+            ("system_state.zpool", r#""/nonexistent/zpool""#.to_owned()),
         ];
         Ok(Setup::of(program, "serve", directory, &keys))
     }
@@ -82,6 +106,10 @@ impl Setup {
         for (key, value) in keys {
             setup.set(key, value);
         }
+        let section = if command == "serve" { "server" } else { "relay" };
+        for (key, default) in TIMES_OF_CLIENTS.iter().filter(|_| SLOWNESS > 1) {
+            setup.set(&format!("{section}.{key}"), default);
+        }
         setup
     }
 
@@ -95,7 +123,12 @@ impl Setup {
     /// Sets a key for the next start or reload.
     pub fn set(&mut self, key: &str, value: impl ToString) {
         let (section, key) = key.split_once('.').unwrap_or(("", key));
-        self.keys.insert((section.to_owned(), key.to_owned()), value.to_string());
+        let mut value = value.to_string();
+        let is_of_client = TIMES_OF_CLIENTS.iter().any(|(name, _)| *name == key);
+        if is_of_client || TIMES_OF_HELPERS.contains(&key) {
+            value = slowed(value);
+        }
+        self.keys.insert((section.to_owned(), key.to_owned()), value);
     }
 
     /// The same with lines behind the keys.

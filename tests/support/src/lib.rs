@@ -47,10 +47,11 @@ pub use zfs::Zfs;
 /// Result of every step; any error ends the test or the section.
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// Time limit of every wait. Longer in a build with `SLOW_HOST` in its environment, for an emulated
-/// processor.
-pub const PATIENCE: Duration =
-    Duration::from_secs(if option_env!("SLOW_HOST").is_some() { 300 } else { 30 });
+/// Factor of all times: 10 in a build with `SLOW_HOST` in its environment, for an emulated processor.
+pub const SLOWNESS: u32 = if option_env!("SLOW_HOST").is_some() { 10 } else { 1 };
+
+/// Time limit of every wait.
+pub const PATIENCE: Duration = Duration::from_secs(30 * SLOWNESS as u64);
 
 /// Polls until `is_so`: for states without a notification. Panics after the time limit; `what`
 /// names the awaited state.

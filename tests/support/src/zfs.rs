@@ -68,7 +68,7 @@ impl Zfs {
 
     /// A daemon that sees its pools.
     pub fn setup(&self, program: &str) -> Outcome<Setup> {
-        Ok(Setup::new(program)?.under(self.enter()))
+        Ok(Setup::new(program)?.with("system_state.zpool", r#""zpool""#).under(self.enter()))
     }
 
     /// Runs `zpool`; returns its output, or an error with its message.
