@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn attempt_is_served_in_the_end_whatever_comes_meanwhile() {
+    fn waiting_attempt_is_served_despite_later_attempts() {
         // An attempt for the account that is guessed at, and each check makes room for a new guess.
         let mut random = 1_u64;
         let mut next = || {

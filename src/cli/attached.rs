@@ -189,7 +189,7 @@ impl Attachment {
                 News::Lost(_) if self.end.is_some() => {}
                 News::Lost(error) => {
                     self.stream = None;
-                    self.say(&format!("{error}; waiting for the daemon to come back"));
+                    self.say(&format!("{error}; waiting for the daemon"));
                 }
                 News::Back if self.end.is_some() => {}
                 News::Back => return Ok(Happened::Back),
@@ -222,7 +222,7 @@ impl Attachment {
         if let Err(error) = client.send("rpc", "dispatcher", request) {
             let error = feed.lose(error)?;
             self.stream = None;
-            self.say(&format!("{error}; waiting for the daemon to come back"));
+            self.say(&format!("{error}; waiting for the daemon"));
         }
         Ok(())
     }
@@ -316,7 +316,7 @@ pub(super) fn attach(
         Err(error @ ClientError::Refused(_)) => Err(error.into()),
         Err(error) => {
             let error = feed.lose(error)?;
-            attachment.say(&format!("{error}; waiting for the daemon to come back"));
+            attachment.say(&format!("{error}; waiting for the daemon"));
             Ok(())
         }
     }
@@ -398,7 +398,7 @@ impl Pending {
                 self.midway = false;
                 self.length = 0;
                 complain(&format!(
-                    "nobody reads the output any more; waiting for job {job}, Ctrl-C ends it"
+                    "the reader of the output is gone; waiting for job {job}, Ctrl-C ends it"
                 ));
             }
             Err(error) => return Err(Exit::from(io::Error::from(error))),

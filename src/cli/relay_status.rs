@@ -35,8 +35,8 @@ pub(super) fn page(status: &Value, terminal: Terminal) -> String {
     line("passed on", format!("{frames} frames, {}", bytes(&forwarded["bytes"])));
     line("memory", format!("{} resident at most", bytes(&status["memory"]["peak_resident"])));
     line("queues", format!("{} wait to be sent", bytes(&status["queue_total"])));
-    let strangers = text(&status["strangers"]);
-    line("peers", format!("{}, {strangers} not authenticated", text(&status["connected"])));
+    let unauthenticated = text(&status["strangers"]);
+    line("peers", format!("{}, {unauthenticated} not authenticated", text(&status["connected"])));
     let peers = status["peers"].as_array().map_or(&[][..], Vec::as_slice);
     if peers.is_empty() {
         return page;

@@ -262,7 +262,7 @@ impl Job {
             ClientError::Refused(_) => Err(error.into()),
             error => {
                 let error = feed.lose(error).map_err(|error| self.unknown(error.into()))?;
-                self.attachment.say(&format!("{error}; waiting for the daemon to come back"));
+                self.attachment.say(&format!("{error}; waiting for the daemon"));
                 Ok(())
             }
         }
@@ -285,7 +285,7 @@ impl Job {
     fn ended(&mut self, end: &End) -> u8 {
         let id = self.attachment.id.clone();
         if let Some(state) = end.unknown() {
-            self.attachment.say(&format!("how the job {id} ended is not known: it is {state}"));
+            self.attachment.say(&format!("the outcome of job {id} is unknown: it is {state}"));
         } else if io::stderr().is_terminal() {
             self.attachment.say(&format!("job {id} finished: {}", end.verdict().how));
         }

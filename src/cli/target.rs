@@ -272,7 +272,7 @@ impl TargetOptions {
         let others = [self.token_file.is_some(), self.user.is_some()];
         if let Some(file) = &self.key {
             if others.contains(&true) || self.password_file.is_some() {
-                let why = "only one of --key, --token-file and --user can say who you are";
+                let why = "only one of --key, --token-file and --user may be given";
                 return Err(Exit::usage(why));
             }
             return Ok(Some(Credential::Key(Arc::new(read_private_key(file)?))));

@@ -76,7 +76,7 @@ fn ask(
         asked.and_then(|()| input.read_line(&mut line)).map_err(|error| error.to_string())?;
         match line.trim() {
             answer if answer.eq_ignore_ascii_case("yes") => return Ok(()),
-            answer if answer.eq_ignore_ascii_case("no") => return Err("you said no".to_owned()),
+            answer if answer.eq_ignore_ascii_case("no") => return Err("not accepted".to_owned()),
             answer => match answer.parse::<Fingerprint>() {
                 Ok(expected) if expected == fingerprint => return Ok(()),
                 Ok(expected) => return Err(format!("it is not the expected one, {expected}")),

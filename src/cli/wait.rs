@@ -63,7 +63,7 @@ fn main(mut words: Words) -> Result<u8, Exit> {
                 }
             }
             News::Incoming(_) => {}
-            News::Lost(error) => complain(&format!("{error}; waiting for the daemon to come back")),
+            News::Lost(error) => complain(&format!("{error}; waiting for the daemon")),
             News::Back => attach_all(&mut jobs, &mut feed)?,
         }
         if jobs.iter().all(|(_, end)| end.is_some()) {

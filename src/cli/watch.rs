@@ -334,7 +334,7 @@ fn follow(feed: &mut Feed, mut selection: Selection, view: &mut View) -> Result<
                 view.woken(&mut notices)?;
                 Vec::new()
             }
-            News::Lost(error) => vec![Shown::Remark(format!("{error}; trying to come back"))],
+            News::Lost(error) => vec![Shown::Remark(format!("{error}; reconnecting"))],
             News::Back => vec![Shown::Remark("connected again".to_owned())],
         };
         for shown in shown {

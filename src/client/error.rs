@@ -247,14 +247,14 @@ impl fmt::Display for ClientError {
                 write!(f, "the server answers HTTP {status} instead of opening a WebSocket: {why}")
             }
             ClientError::Protocol(why) => {
-                write!(f, "the server does not keep to the protocol: {why}")
+                write!(f, "the server violates the protocol: {why}")
             }
             ClientError::Closed { code, reason } => {
                 let what = match code {
                     1000 | 1005 => "the daemon closed the connection",
                     1001 => "the daemon stopped",
                     1008 => "the daemon closed the connection: no longer permitted",
-                    1013 => "the daemon closed the connection: it has no room for us",
+                    1013 => "the daemon closed the connection: it has no room for another client",
                     _ => "the daemon closed the connection because of an error",
                 };
                 write!(f, "{what} ({code})")?;
@@ -262,7 +262,7 @@ impl fmt::Display for ClientError {
             }
             ClientError::Lost(error) => write!(f, "the connection to the daemon was lost: {error}"),
             ClientError::TooManyEvents(bytes) => {
-                write!(f, "{bytes} bytes of events came before a reply, more than are kept")
+                write!(f, "{bytes} bytes of events arrived before a reply, more than the limit")
             }
             ClientError::Refused(refused) => refused.fmt(f),
             ClientError::KeyRefused { refused, remedy } => {

@@ -126,7 +126,7 @@ impl Fleet {
                     let there = std::mem::take(&mut self.members);
                     there.into_iter().for_each(|member| self.report_leaving(&member));
                     self.pace.is_lost();
-                    self.news.push_back(FleetNews::Remark(format!("{error}; trying to come back")));
+                    self.news.push_back(FleetNews::Remark(format!("{error}; reconnecting")));
                 }
                 Err(error) => return Err(error),
             }

@@ -281,7 +281,7 @@ impl FromStr for Url {
 fn split_authority(authority: &str) -> Result<(&str, Option<&str>), &'static str> {
     if let Some(rest) = authority.strip_prefix('[') {
         let (host, behind) = rest.split_once(']').ok_or("a bracket is not closed")?;
-        host.parse::<Ipv6Addr>().map_err(|_| "what stands in brackets must be an IPv6 address")?;
+        host.parse::<Ipv6Addr>().map_err(|_| "the text in brackets must be an IPv6 address")?;
         return match behind.strip_prefix(':') {
             Some(port) => Ok((host, Some(port))),
             None if behind.is_empty() => Ok((host, None)),

@@ -356,7 +356,7 @@ impl Search<'_> {
         let names: Vec<&str> = self.there.iter().filter_map(|(_, name)| name.as_deref()).collect();
         let why = match (self.remote.is_some(), names.as_slice()) {
             (true, _) => "it does not complete the handshake".to_owned(),
-            (false, []) => "no host is there that knows the key".to_owned(),
+            (false, []) => "no host behind this relay accepts the key".to_owned(),
             (false, names) => format!("no such host is there; hosts there: {}", names.join(", ")),
         };
         let who = format!("{} behind {bridge}", self.via.host);

@@ -113,7 +113,7 @@ fn check_listeners(config: &Config, reader: &mut Reader<'_>) {
     if deaf && server.socket.is_none() && config.bridge.link.is_empty() {
         reader.contradiction(
             &["server.listen", "server.listen_plain", "server.socket", "bridge.link"],
-            "nobody could reach this server: it has no server.listen, server.listen_plain, \
+            "this server is unreachable: it has no server.listen, server.listen_plain, \
              server.socket or bridge.link"
                 .to_owned(),
         );

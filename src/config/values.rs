@@ -189,7 +189,7 @@ pub(super) fn link_name(text: &str) -> Result<String, String> {
 /// without authentication.
 pub(super) fn pam_service(text: &str) -> Result<String, String> {
     if text == "login" || text == "system" {
-        return Err("lets people in without a password: use a service of our own".to_owned());
+        return Err("admits users without a password: use a separate service".to_owned());
     }
     name(text, 64, &['/', ' ']).map_err(|fault| format!("is not the name of a service: {fault}"))
 }

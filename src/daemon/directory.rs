@@ -31,7 +31,7 @@ pub fn make_private(path: &Path) -> Result<(), StartError> {
     if about.permissions().mode() & 0o077 != 0 {
         let private = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(path, private).map_err(|error| {
-            failed(format!("others can look into the state directory: {error}"))
+            failed(format!("the state directory is accessible to other users: {error}"))
         })?;
     }
     Ok(())

@@ -763,7 +763,7 @@ impl Dispatcher {
                 Timer::Timeout => self.end(serial, Cause::TimedOut, now),
                 Timer::Grace => self.kill_harder(serial, now),
                 Timer::End => {
-                    log::warn!("a job's end is told though it is not kept");
+                    log::warn!("the outcome of a job is published although it is not durable");
                     self.report_end(serial, now);
                 }
                 Timer::Retain => self.forget(serial),

@@ -29,10 +29,10 @@ use crate::sys::survivors::{Marks, Traces, survivors};
 /// Serial number of a job.
 pub type Serial = u64;
 
-/// What is to be done about the processes of a job.
+/// Action on the processes of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Action {
-    /// Nothing but a look whether there are any.
+    /// Only checks whether there are any.
     Look,
     /// They get SIGTERM.
     Terminate,
@@ -40,7 +40,7 @@ pub enum Action {
     Kill,
 }
 
-/// How the processes of a job are found.
+/// Method by which the processes of a job are found.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Origin {
     /// This daemon started them.
@@ -54,13 +54,13 @@ pub enum Origin {
 pub struct Job {
     /// Its number.
     pub serial: Serial,
-    /// What is to be done.
+    /// Requested action.
     pub action: Action,
-    /// How its processes are found.
+    /// Method by which its processes are found.
     pub origin: Origin,
 }
 
-/// What the child is asked: one line of JSON. The reply is one, too: the numbers of the jobs that
+/// Request to the child: one line of JSON. The reply is another line: the numbers of the jobs that
 /// had no processes left.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Order {
@@ -207,7 +207,7 @@ fn run(mut socket: UnixStream, daemon: i32) {
 /// signal, so often at most.
 const ROUNDS: usize = 16;
 
-/// What the child remembers.
+/// State of the child.
 struct Known {
     daemon: i32,
     orphans: Orphans,

@@ -202,8 +202,8 @@ impl Follower {
                 {
                     let path = self.path.display();
                     warn!(
-                        "{path}: the file that was read up to byte {} is not there any more; what \
-                         was written to it since is not reported",
+                        "{path}: the file that was read up to byte {} is gone; lines \
+                         written to it since are not reported",
                         persisted.position
                     );
                 }
@@ -377,7 +377,7 @@ impl Follower {
                 shortened.had_length(generation.longest());
                 *generation = shortened;
                 warn!(
-                    "{}: its end was taken away; it is read on from byte {position}",
+                    "{}: it was cut back; reading continues at byte {position}",
                     self.path.display()
                 );
             }
@@ -402,7 +402,7 @@ impl Follower {
                 self.tail.read_before_current(copy);
             }
             (OldGenerations::ReadOn, None) => {
-                info!("{path}: it was emptied; it is read from its beginning")
+                info!("{path}: it was truncated; it is read from its beginning")
             }
             (OldGenerations::Forget, _) => {}
         }
@@ -499,7 +499,7 @@ impl Follower {
 
     fn warn_of_unwatched(&self, why: Option<&str>) {
         let (path, why) = (self.path.display(), why.unwrap_or(""));
-        warn!("{path}: the kernel does not tell of all changes ({why}); looking every few seconds");
+        warn!("{path}: the kernel does not report all changes ({why}); polling every few seconds");
     }
 
     fn say(&mut self, last_error: String) {

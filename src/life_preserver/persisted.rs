@@ -56,7 +56,7 @@ impl Memory {
         let list = |key: &str| value.get(key).and_then(Value::as_array).into_iter().flatten();
         let logs = list("logs").map(read_log).collect::<Option<Vec<_>>>();
         Ok(Memory {
-            logs: logs.ok_or("it does not say how far the logs were read")?,
+            logs: logs.ok_or("it has no log positions")?,
             // Of less weight: what cannot be read of them is left out.
             running: list("running").filter_map(read_running).collect(),
             last: list("last").filter_map(Last::read).collect(),
@@ -188,7 +188,7 @@ mod tests {
         assert!(refused("{\"version\": 1, \"lo").contains("EOF"));
         assert_eq!(refused("[]"), "it has no version");
         assert_eq!(refused("{\"version\": 2}"), "it is of version 2, not 1");
-        assert!(refused("{\"version\": 1, \"logs\": [{}]}").contains("how far"));
+        assert!(refused("{\"version\": 1, \"logs\": [{}]}").contains("log positions"));
         assert_eq!(Memory::read(b"{\"version\": 1, \"running\": [3]}"), Ok(Memory::default()));
         assert!(Memory::read(&[0xff]).is_err());
     }

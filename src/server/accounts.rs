@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::authentication::{Attempt, WaitingPassword};
 use super::child::Child;
 use super::clients::ClientId;
-use super::{Key, Server};
+use super::{PollToken, Server};
 use crate::auth::{Identity, Proof, Role, Roles, Turns};
 use crate::config::Config;
 use crate::helper::accounts::{
@@ -98,7 +98,7 @@ impl AccountsHelper {
         &mut self,
         pid: Pid,
         exit: Exit,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> bool {
         let ended = Child::take_ended(&mut self.child, pid, exit, reactor);
@@ -114,9 +114,9 @@ impl AccountsHelper {
         self.recheck_due = Some(self.recheck_due.map_or(again, |due| due.min(again)));
     }
 
-    fn begin(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
+    fn begin(&mut self, reactor: &mut Reactor<PollToken>, now: Instant) {
         let begun = accounts::begin(&mut self.helper, || self.turns.retain(|_| false))
-            .and_then(|begun| Child::watch(begun, Key::Accounts, reactor));
+            .and_then(|begun| Child::watch(begun, PollToken::Accounts, reactor));
         match begun {
             Ok(child) => {
                 self.child = Some(child);
@@ -130,7 +130,7 @@ impl AccountsHelper {
     }
 
     /// Writes as much as the child accepts.
-    pub(super) fn flush(&mut self, reactor: &mut Reactor<Key>) {
+    pub(super) fn flush(&mut self, reactor: &mut Reactor<PollToken>) {
         while let Some(child) = &mut self.child {
             let bytes = self.helper.bytes();
             if bytes.is_empty() {
@@ -143,15 +143,20 @@ impl AccountsHelper {
                 Err(_) => break,
             }
         }
-        reactor.set_deadline(Key::Accounts, self.helper.due());
-        reactor.set_deadline(Key::Recheck, self.recheck_due);
+        reactor.set_deadline(PollToken::Accounts, self.helper.due());
+        reactor.set_deadline(PollToken::Recheck, self.recheck_due);
     }
 
     /// Reads the child's replies.
-    pub(super) fn read(&mut self, scratch: &mut [u8], reactor: &mut Reactor<Key>, now: Instant) {
+    pub(super) fn read(
+        &mut self,
+        scratch: &mut [u8],
+        reactor: &mut Reactor<PollToken>,
+        now: Instant,
+    ) {
         let Some(child) = &mut self.child else { return };
         if child.read(scratch, |bytes| self.helper.received(bytes, now)) {
-            reactor.again(Key::Accounts);
+            reactor.again(PollToken::Accounts);
         }
     }
 
@@ -236,7 +241,7 @@ pub(super) fn roles(found: &Accounts) -> Roles {
         info!("there is no group {group:?} on this host");
     }
     for failure in &found.failed {
-        warn!("cannot look up a group: {failure}; nobody has a role by it");
+        warn!("cannot look up a group: {failure}; it grants no role");
     }
     let own = geteuid();
     Roles {
@@ -394,7 +399,7 @@ impl Server {
                     }
                 }
                 Err(why) => {
-                    warn!("cannot look up groups: {why}; roles stay as they are until they can be");
+                    warn!("cannot look up groups: {why}; roles are unchanged until then");
                     self.accounts.miss_groups(self.config.auth.recheck_interval, now.instant);
                 }
             },
@@ -438,7 +443,7 @@ impl Server {
             None => self.accounts.unanswered = 0,
             Some(why) => {
                 self.accounts.unanswered += 1;
-                warn!("cannot look up who is connected: {why}");
+                warn!("cannot re-check connected users: {why}");
             }
         }
         if self.accounts.unanswered >= MOST_UNANSWERED {

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::clients::ClientId;
 use super::storage::Purpose;
-use super::{Key, Server};
+use super::{PollToken, Server};
 use crate::auth::Role;
 use crate::dispatcher::{Effect, JobOutput, OUTPUT_READ, Serial};
 use crate::helper::store::output_of_answer;
@@ -261,11 +261,11 @@ impl Server {
             let output = self.dispatcher.output(serial);
             let was_held = self.attachments.held.remove(&serial);
             if was_held && self.attachments.output_limit(serial, output.as_ref()) > 0 {
-                self.reactor.again(Key::Output(serial));
+                self.reactor.again(PollToken::Output(serial));
             }
         }
         let due = self.attachments.due(self.config.dispatcher.attach_timeout);
-        self.reactor.set_deadline(Key::Attachments, due);
+        self.reactor.set_deadline(PollToken::Attachments, due);
     }
 
     fn advance_attachment(&mut self, id: ClientId, serial: Serial, now: Moment) {

@@ -11,7 +11,7 @@ use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
 use super::clients::{ClientId, Wait};
-use super::{Key, Server};
+use super::{PollToken, Server};
 use crate::auth::key::KeyId;
 use crate::auth::{Consequence, Identity, Proof};
 use crate::daemon::random_number;
@@ -238,7 +238,7 @@ impl Server {
         let origins = self.accounts.turns.origins();
         let slots = origins.filter_map(|from| self.throttle.next_answer(from, now.instant));
         let due = slots.chain(self.accounts.turns.iter().map(|waiting| waiting.end)).min();
-        self.reactor.set_deadline(Key::Passwords, due);
+        self.reactor.set_deadline(PollToken::Passwords, due);
     }
 
     fn check_password(&mut self, waiting: WaitingPassword, now: Moment) {
@@ -389,7 +389,7 @@ impl Server {
                 if let Some(request) = request {
                     let text = error_text(Some(&request), &refusal);
                     self.send_answer(id, Some(&request), text);
-                    self.reactor.again(Key::Client(id));
+                    self.reactor.again(PollToken::Client(id));
                 }
             }
             Consequence::Delay(delay) => {
@@ -398,13 +398,13 @@ impl Server {
                 {
                     let text = error_text(Some(&request), &refusal);
                     client.waiting = Some(Wait::Delay { request, text });
-                    self.reactor.set_deadline(Key::Delayed(id), Some(now.instant + delay));
+                    self.reactor.set_deadline(PollToken::Delayed(id), Some(now.instant + delay));
                 }
             }
             Consequence::Block(time) => {
                 let seconds = time.as_secs();
                 warn!("blocked {from} for {seconds} s: too many failures");
-                let strangers: Vec<ClientId> = self
+                let unauthenticated: Vec<ClientId> = self
                     .clients
                     .iter()
                     .filter(|(other, client)| {
@@ -414,8 +414,8 @@ impl Server {
                     })
                     .map(|(other, _)| *other)
                     .collect();
-                for unauthenticated in strangers {
-                    self.end(unauthenticated, "its address is blocked");
+                for other in unauthenticated {
+                    self.end(other, "its address is blocked");
                 }
                 let why = format!("too many failures; try again in {seconds} s");
                 if let Some(request) = request {

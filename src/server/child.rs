@@ -8,7 +8,7 @@ use mio::net::UnixStream;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Key;
+use super::PollToken;
 use crate::reactor::{Reactor, Registered};
 use crate::sys::children::Exit;
 
@@ -26,8 +26,8 @@ impl Child {
     /// Registers the socket of a new child; the child is killed if that fails.
     pub(super) fn watch(
         (pid, socket): (Pid, OwnedFd),
-        key: Key,
-        reactor: &mut Reactor<Key>,
+        key: PollToken,
+        reactor: &mut Reactor<PollToken>,
     ) -> io::Result<Child> {
         let mut socket = UnixStream::from_std(socket.into());
         match reactor.register(&mut socket, Interest::READABLE | Interest::WRITABLE, key) {
@@ -44,7 +44,7 @@ impl Child {
         place: &mut Option<Child>,
         pid: Pid,
         exit: Exit,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
     ) -> Option<String> {
         let mut child = place.take_if(|child| child.pid == pid)?;
         reactor.deregister(&mut child.socket, child.registered);
@@ -55,7 +55,7 @@ impl Child {
     }
 
     /// Closes the socket, upon which the child ends.
-    pub(super) fn let_go(mut self, reactor: &mut Reactor<Key>) {
+    pub(super) fn let_go(mut self, reactor: &mut Reactor<PollToken>) {
         reactor.deregister(&mut self.socket, self.registered);
     }
 

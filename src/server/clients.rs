@@ -13,7 +13,7 @@ use mio::Interest;
 use serde_json::Value;
 use zeroize::Zeroize;
 
-use super::Key;
+use super::PollToken;
 use super::carrier::Carrier;
 use super::queued::QueuedMessage;
 use super::users::{Owner, Users};
@@ -281,7 +281,7 @@ impl Clients {
         accepted: Accepted,
         tls: Option<(rustls::ServerConnection, [u8; 32])>,
         known: Known,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> std::io::Result<ClientId> {
         let Accepted { socket, peer, tls: is_tls, on_loopback } = accepted;
@@ -298,7 +298,7 @@ impl Clients {
         let mut connection =
             Connection::new(socket, tls, outbox, UNAUTHENTICATED_MESSAGE, limits, now);
         let interest = Interest::READABLE | Interest::WRITABLE;
-        let registered = reactor.register(connection.socket(), interest, Key::Client(id))?;
+        let registered = reactor.register(connection.socket(), interest, PollToken::Client(id))?;
         let carrier = Carrier::Direct(Box::new(connection));
         self.take_in(id, carrier, session, peer, now);
         if let Some(client) = self.map.get_mut(&id) {
@@ -414,10 +414,14 @@ impl Clients {
         }
     }
 
-    pub(super) fn remove(&mut self, id: ClientId, reactor: &mut Reactor<Key>) -> Option<Client> {
+    pub(super) fn remove(
+        &mut self,
+        id: ClientId,
+        reactor: &mut Reactor<PollToken>,
+    ) -> Option<Client> {
         let mut client = self.map.remove(&id)?;
         self.unauthenticated.remove(id);
-        reactor.set_deadline(Key::Client(id), None);
+        reactor.set_deadline(PollToken::Client(id), None);
         if let Some(registered) = client.registered.take()
             && let Some(socket) = client.connection.socket()
         {
@@ -544,7 +548,7 @@ impl Clients {
     pub(super) fn flush(
         &mut self,
         budget: Budget,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> Vec<(ClientId, End)> {
         let mut over = Vec::new();
@@ -559,13 +563,13 @@ impl Clients {
             if client.connection.speaking() {
                 self.speaking.push(id);
             }
-            reactor.set_deadline(Key::Client(id), client.due());
+            reactor.set_deadline(PollToken::Client(id), client.due());
             let is_stalled = client.stalled;
             if is_stalled && self.may_get_more(id) {
                 if let Some(client) = self.map.get_mut(&id) {
                     client.stalled = false;
                 }
-                reactor.again(Key::Client(id));
+                reactor.again(PollToken::Client(id));
             }
             if budget.is_spent() {
                 break;

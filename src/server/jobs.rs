@@ -12,7 +12,7 @@ use mio::unix::pipe::Receiver;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Key;
+use super::PollToken;
 use super::trees::TreesHelper;
 use crate::dispatcher::{Dispatcher, Ended, Environment, Output, Process, Serial};
 use crate::helper::trees::{Action, Job, Order, Origin};
@@ -89,7 +89,7 @@ impl Jobs {
         serial: Serial,
         command: usize,
         dispatcher: &mut Dispatcher,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Moment,
     ) {
         let Some(asked) = dispatcher.submission(serial) else { return };
@@ -107,7 +107,7 @@ impl Jobs {
             Ok(mut process) => {
                 let output = process.output();
                 let registered = output.and_then(|output| {
-                    reactor.register(output, Interest::READABLE, Key::Output(serial)).ok()
+                    reactor.register(output, Interest::READABLE, PollToken::Output(serial)).ok()
                 });
                 let pid = process.pid;
                 let start = process_table::start_of(pid.as_raw()).unwrap_or_default();
@@ -137,7 +137,7 @@ impl Jobs {
         &mut self,
         serial: Serial,
         dispatcher: &mut Dispatcher,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         scratch: &mut [u8],
         now: Moment,
     ) {
@@ -146,7 +146,7 @@ impl Jobs {
         match process.read(scratch) {
             Output::Read(length) => {
                 dispatcher.printed(serial, scratch.get(..length).unwrap_or_default());
-                reactor.again(Key::Output(serial));
+                reactor.again(PollToken::Output(serial));
             }
             Output::Blocked => {}
             Output::End => {
@@ -167,7 +167,7 @@ impl Jobs {
         &mut self,
         serial: Serial,
         dispatcher: &mut Dispatcher,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Moment,
     ) {
         let Some(job) = self.at_work.get_mut(&serial) else { return };
@@ -182,22 +182,22 @@ impl Jobs {
         self.command_over(serial, true, dispatcher, reactor, now);
     }
 
-    fn adopt_leftover(&mut self, mut output: Receiver, reactor: &mut Reactor<Key>) {
+    fn adopt_leftover(&mut self, mut output: Receiver, reactor: &mut Reactor<PollToken>) {
         if self.leftovers.len() >= LEFTOVERS
             && let Some(oldest) = self.leftovers.keys().next().copied()
         {
             self.let_go(oldest, reactor);
         }
         self.last_leftover += 1;
-        let key = Key::Leftover(self.last_leftover);
+        let key = PollToken::Leftover(self.last_leftover);
         if let Ok(registered) = reactor.register(&mut output, Interest::READABLE, key) {
             let leftover = Leftover { output, registered, paused: false };
             self.leftovers.insert(self.last_leftover, leftover);
         }
     }
 
-    fn let_go(&mut self, number: u64, reactor: &mut Reactor<Key>) {
-        reactor.set_deadline(Key::Leftover(number), None);
+    fn let_go(&mut self, number: u64, reactor: &mut Reactor<PollToken>) {
+        reactor.set_deadline(PollToken::Leftover(number), None);
         if let Some(Leftover { mut output, registered, .. }) = self.leftovers.remove(&number) {
             reactor.deregister(&mut output, registered);
         }
@@ -207,7 +207,7 @@ impl Jobs {
     pub(super) fn on_leftover(
         &mut self,
         number: u64,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         scratch: &mut [u8],
         now: Moment,
     ) {
@@ -219,11 +219,11 @@ impl Jobs {
             Ok(1..) => {
                 leftover.paused = true;
                 let due = now.instant + LEFTOVER_PAUSE;
-                reactor.set_deadline(Key::Leftover(number), Some(due));
+                reactor.set_deadline(PollToken::Leftover(number), Some(due));
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == ErrorKind::Interrupted => {
-                reactor.again(Key::Leftover(number));
+                reactor.again(PollToken::Leftover(number));
             }
             Ok(0) | Err(_) => self.let_go(number, reactor),
         }
@@ -233,7 +233,7 @@ impl Jobs {
     pub(super) fn on_leftover_due(
         &mut self,
         number: u64,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         scratch: &mut [u8],
         now: Moment,
     ) {
@@ -250,7 +250,7 @@ impl Jobs {
         pid: Pid,
         exit: Exit,
         dispatcher: &mut Dispatcher,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Moment,
     ) -> bool {
         if self.helper.on_child(pid, exit, reactor, now.instant) {
@@ -280,7 +280,7 @@ impl Jobs {
     pub(super) fn on_trees(
         &mut self,
         dispatcher: &mut Dispatcher,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         scratch: &mut [u8],
         now: Moment,
     ) {
@@ -303,7 +303,7 @@ impl Jobs {
 
     /// Sends pending requests to the helper, and ends a helper without work. To be called at the end
     /// of a turn.
-    pub(super) fn ask_trees(&mut self, reactor: &mut Reactor<Key>, now: Moment) {
+    pub(super) fn ask_trees(&mut self, reactor: &mut Reactor<PollToken>, now: Moment) {
         let now = now.instant;
         if self.helper.trees.is_overdue(now) {
             let lost = self.helper.give_up(reactor, now);
@@ -324,7 +324,7 @@ impl Jobs {
         if self.ending.is_empty() && self.helper.trees.is_idle() {
             self.helper.end(reactor);
         }
-        reactor.set_deadline(Key::Trees, self.helper.trees.deadline(now));
+        reactor.set_deadline(PollToken::Trees, self.helper.trees.deadline(now));
     }
 
     /// Signals the leaders of these jobs where the helper cannot: the number of a leader is not
@@ -347,8 +347,13 @@ impl Jobs {
     }
 
     /// Restarts the wait for the output of an ended command.
-    pub(super) fn wait_for_output(&self, serial: Serial, reactor: &mut Reactor<Key>, now: Moment) {
-        reactor.set_deadline(Key::Output(serial), Some(now.instant + self.grace));
+    pub(super) fn wait_for_output(
+        &self,
+        serial: Serial,
+        reactor: &mut Reactor<PollToken>,
+        now: Moment,
+    ) {
+        reactor.set_deadline(PollToken::Output(serial), Some(now.instant + self.grace));
     }
 
     fn on_exit(
@@ -357,7 +362,7 @@ impl Jobs {
         pid: Pid,
         exit: Exit,
         dispatcher: &mut Dispatcher,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Moment,
     ) {
         let Some(job) = self.at_work.get_mut(&serial) else { return };
@@ -374,8 +379,8 @@ impl Jobs {
             self.command_over(serial, true, dispatcher, reactor, now);
         } else {
             // Its last output may still be in the pipe.
-            reactor.again(Key::Output(serial));
-            reactor.set_deadline(Key::Output(serial), Some(now.instant + self.grace));
+            reactor.again(PollToken::Output(serial));
+            reactor.set_deadline(PollToken::Output(serial), Some(now.instant + self.grace));
         }
     }
 
@@ -384,10 +389,10 @@ impl Jobs {
         serial: Serial,
         left_open: bool,
         dispatcher: &mut Dispatcher,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Moment,
     ) {
-        reactor.set_deadline(Key::Output(serial), None);
+        reactor.set_deadline(PollToken::Output(serial), None);
         let Some(job) = self.at_work.get_mut(&serial) else { return };
         let Some((process, _)) = job.process.take() else { return };
         let Some(exit) = process.exit else { return };
@@ -407,10 +412,10 @@ impl Jobs {
     }
 
     /// Releases an ended job.
-    pub(super) fn release(&mut self, serial: Serial, reactor: &mut Reactor<Key>) {
+    pub(super) fn release(&mut self, serial: Serial, reactor: &mut Reactor<PollToken>) {
         self.ending.remove(&serial);
         self.helper.trees.forget(serial);
-        reactor.set_deadline(Key::Output(serial), None);
+        reactor.set_deadline(PollToken::Output(serial), None);
         let Some(job) = self.at_work.remove(&serial) else { return };
         if let Origin::Own(roots) = job.origin {
             roots.leader.map(|leader| self.by_pid.remove(&Pid::from_raw(leader.pid)));

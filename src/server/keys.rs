@@ -13,7 +13,7 @@ use log::{error, info, warn};
 use serde_json::json;
 
 use super::clients::{ClientId, Wait};
-use super::{Key, Server};
+use super::{PollToken, Server};
 use crate::auth::key::{Damaged, InsertError, KeyLimits, KeyStore};
 use crate::auth::{Identity, LegacyBudget, Proof, Role};
 use crate::config::Config;
@@ -48,10 +48,10 @@ pub(super) struct Keys {
 impl Keys {
     /// Reads the file at start-up, where blocking is allowed. Without a readable file there are no
     /// keys.
-    pub(super) fn begin(state: &Path, limit: usize, reactor: &mut Reactor<Key>) -> Keys {
+    pub(super) fn begin(state: &Path, limit: usize, reactor: &mut Reactor<PollToken>) -> Keys {
         let path = KeyStore::path(state);
         let name = path.file_name().unwrap_or(OsStr::new("keys"));
-        let watch = reactor.watch_directory(state, name, Key::Keys).map_err(|error| {
+        let watch = reactor.watch_directory(state, name, PollToken::Keys).map_err(|error| {
             warn!("cannot watch {}: {error}; changed keys are seen later", state.display());
         });
         let store = match KeyStore::read(&path) {
@@ -60,7 +60,10 @@ impl Keys {
                 store
             }
             Err(error) => {
-                error!("cannot read {}: {error}; nobody comes in by a key", path.display());
+                error!(
+                    "cannot read {}: {error}; key authentication is unavailable",
+                    path.display()
+                );
                 KeyStore::default()
             }
         };
@@ -132,7 +135,7 @@ impl Server {
         let lost = self.keys.watch.take_if(|watch| !self.reactor.is_watched(watch));
         if lost.is_some() {
             self.keys.watch =
-                self.reactor.watch_directory(state, OsStr::new("keys"), Key::Keys).ok();
+                self.reactor.watch_directory(state, OsStr::new("keys"), PollToken::Keys).ok();
         }
         self.ask_for_keys(now);
     }
@@ -168,9 +171,9 @@ impl Server {
                     if !std::mem::replace(&mut self.keys.failing, true) {
                         warn!("cannot read the registered keys: {why}; they stay as they were");
                     }
-                    self.reactor.set_deadline(Key::Keys, Some(now.instant + RETRY));
+                    self.reactor.set_deadline(PollToken::Keys, Some(now.instant + RETRY));
                 }
-                let why = format!("keys cannot be kept: {why}");
+                let why = format!("cannot save keys: {why}");
                 (Some(Refusal::new(ErrorCode::Internal, why)), None)
             }
         };
@@ -274,7 +277,7 @@ impl Server {
                 client.session.revise(Some(identity));
                 let Some(Wait::Settings { request, .. }) = client.waiting.take() else { return };
                 self.settle_keys(id, request, settings, now);
-                self.reactor.again(Key::Client(id));
+                self.reactor.again(PollToken::Client(id));
                 return;
             }
             (Found::Failed(why), ..) => {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 use super::clients::ClientId;
-use super::{Key, Phase, Server};
+use super::{Phase, PollToken, Server};
 use crate::config::{self, Config};
 use crate::life_preserver::{FollowId, FollowLimits, LifePreserver, Next, Source, Watching};
 use crate::moment::{Budget, Moment};
@@ -74,7 +74,7 @@ struct Mark {
 
 impl Logs {
     /// Starts to follow the configured logs.
-    pub(super) fn begin(config: &Config, reactor: &mut Reactor<Key>, now: Moment) -> Logs {
+    pub(super) fn begin(config: &Config, reactor: &mut Reactor<PollToken>, now: Moment) -> Logs {
         let file = config.paths.state.join(FILE);
         let persisted = read(&file);
         let (limits, sources) = (limits(config), sources(config));
@@ -136,7 +136,7 @@ impl Server {
         let (most, budget) = (left, Budget::of(LINES));
         let due = loop {
             if left == 0 || (left < most && budget.is_spent()) {
-                self.reactor.again(Key::Logs);
+                self.reactor.again(PollToken::Logs);
                 break None;
             }
             if let Some(until) = self.logs_are_paused(now) {
@@ -150,7 +150,7 @@ impl Server {
                     self.publish_news(event, now);
                 }
                 Next::More => {
-                    self.reactor.again(Key::Logs);
+                    self.reactor.again(PollToken::Logs);
                     break None;
                 }
                 Next::Waiting => {
@@ -163,7 +163,7 @@ impl Server {
                 }
             }
         };
-        self.reactor.set_deadline(Key::Logs, due);
+        self.reactor.set_deadline(PollToken::Logs, due);
     }
 
     fn publish_news(&mut self, event: LifePreserverEvent, now: Moment) {
@@ -198,7 +198,7 @@ impl Server {
             self.logs.awake = true;
             return false;
         }
-        self.reactor.set_deadline(Key::Logs, Some(until));
+        self.reactor.set_deadline(PollToken::Logs, Some(until));
         true
     }
 
@@ -250,7 +250,7 @@ impl Server {
     /// After output was sent: resumes reading, and persists positions.
     pub(super) fn go_on_with_logs(&mut self, now: Moment) {
         if self.logs.paused.is_some() && !self.has_crowded_client() {
-            self.reactor.again(Key::Logs);
+            self.reactor.again(PollToken::Logs);
         }
         if self.logs.persisting {
             return;
@@ -294,7 +294,7 @@ impl Server {
         self.persist_logs(FILE, mark.memory, mark.consumed, now);
         if self.storage.store.standing().is_err() {
             // The error is already there.
-            self.reactor.again(Key::Logs);
+            self.reactor.again(PollToken::Logs);
         }
     }
 
@@ -311,23 +311,21 @@ impl Server {
                 self.logs.persisted = consumed;
                 (self.logs.held, self.logs.unbound) = (None, false);
                 if self.logs.failed.take().is_some() {
-                    info!("how far the logs were read is kept again");
+                    info!("log positions are saved again");
                 }
             }
             Err(why) => {
                 if self.logs.failed.as_ref().is_none_or(|(before, _)| *before != why) {
-                    warn!(
-                        "how far the logs were read is not kept: {why}; a restart will repeat events"
-                    );
+                    warn!("cannot save log positions: {why}; a restart will repeat events");
                 }
                 let again = now.instant + self.config.life_preserver.poll_interval;
-                self.reactor.set_deadline(Key::Persisting, Some(again));
+                self.reactor.set_deadline(PollToken::Persisting, Some(again));
                 self.logs.failed = Some((why, again));
                 self.logs.unbound = true;
                 self.logs.room.persist_again();
             }
         }
-        self.reactor.again(Key::Logs);
+        self.reactor.again(PollToken::Logs);
     }
 
     /// Applies another configuration.
@@ -339,15 +337,15 @@ impl Server {
 }
 
 /// File watches, registered with the loop's tokens.
-struct Kernel<'r>(&'r mut Reactor<Key>);
+struct Kernel<'r>(&'r mut Reactor<PollToken>);
 
 impl Watching for Kernel<'_> {
     fn file(&mut self, file: &File, id: FollowId) -> io::Result<Watch> {
-        self.0.watch_file(file, Key::Log(id))
+        self.0.watch_file(file, PollToken::Log(id))
     }
 
     fn directory(&mut self, path: &Path, name: &OsStr, id: FollowId) -> io::Result<Watch> {
-        self.0.watch_directory(path, name, Key::Log(id))
+        self.0.watch_directory(path, name, PollToken::Log(id))
     }
 
     fn is_watched(&self, watch: &Watch) -> bool {

@@ -17,7 +17,7 @@ use mio::net::TcpStream;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::links::{Behind, State, max_text};
-use super::{Key, Phase, Server};
+use super::{Phase, PollToken, Server};
 use crate::auth::key::{NO_CERTIFICATE, Purpose};
 use crate::bridge::link::{Channel, Dialogue, LinkError, News, Proof};
 use crate::moment::Moment;
@@ -78,13 +78,14 @@ impl Server {
             let address = SocketAddr::new(address, line.config.url.port);
             let interest = Interest::READABLE | Interest::WRITABLE;
             let connecting = TcpStream::connect(address).and_then(|mut stream| {
-                let registered = self.reactor.register(&mut stream, interest, Key::Link(number))?;
+                let registered =
+                    self.reactor.register(&mut stream, interest, PollToken::Link(number))?;
                 Ok((stream, registered))
             });
             match connecting {
                 Ok((stream, registered)) => {
                     line.state = State::Connecting { stream, registered, rest: addresses, due };
-                    self.reactor.set_deadline(Key::Link(number), Some(due));
+                    self.reactor.set_deadline(PollToken::Link(number), Some(due));
                     return;
                 }
                 Err(error) => why = Some(error),
@@ -135,7 +136,7 @@ impl Server {
         let dialogue = Box::new(Dialogue::new(PeerKind::Server, &self.hostname, checksums));
         let due = Some(now.instant + self.config.server.auth_timeout);
         line.state = State::Talking { stream, registered, channel, dialogue, due };
-        self.reactor.again(Key::Link(number));
+        self.reactor.again(PollToken::Link(number));
     }
 
     pub(super) fn on_link_io(&mut self, number: u64, readable: bool, now: Moment) {
@@ -179,7 +180,7 @@ impl Server {
                 }
             }
         }
-        self.reactor.again(Key::Link(number));
+        self.reactor.again(PollToken::Link(number));
     }
 
     /// Passes the dialogue's texts to the channel.
@@ -274,7 +275,7 @@ impl Server {
             }
         }
         for client in gone {
-            self.end(client, "the bridge says that it has gone");
+            self.end(client, "the relay reports its disconnection");
         }
     }
 
@@ -300,7 +301,7 @@ impl Server {
         line.hang_up(&mut self.reactor);
         line.since = now;
         let again = line.schedule.failed(chance(), now.instant).max(now.instant + least);
-        self.reactor.set_deadline(Key::Link(number), Some(again));
+        self.reactor.set_deadline(PollToken::Link(number), Some(again));
         // A repeated error is logged once.
         if line.error.as_deref() == Some(why) {
             debug!("link {}: {why}", line.config.name);
@@ -323,7 +324,7 @@ impl Server {
                 self.connect_link(number, rest, Some(late), now);
             }
             State::Talking { due: Some(due), .. } if *due <= now.instant => {
-                self.lose_link(number, "the bridge does not let us in in time", now);
+                self.lose_link(number, "no authentication by the bridge in time", now);
             }
             State::Talking { channel, .. } => {
                 if let Err(trouble) = channel.on_deadline(now.instant) {
@@ -349,7 +350,7 @@ impl Server {
             }
             let Some(line) = self.links.line(number) else { continue };
             if let Some(due) = line.state.due() {
-                self.reactor.set_deadline(Key::Link(number), Some(due));
+                self.reactor.set_deadline(PollToken::Link(number), Some(due));
             }
         }
     }

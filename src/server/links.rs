@@ -16,7 +16,7 @@ use mio::net::TcpStream;
 use serde_json::{Value, json};
 
 use super::clients::ClientId;
-use super::{Key, Server};
+use super::{PollToken, Server};
 use crate::auth::key::{OwnKey, PrivateKey};
 use crate::bridge::link::{Channel, Dialogue, Schedule};
 use crate::config::{BridgeLink, Config};
@@ -221,7 +221,7 @@ impl Line {
     }
 
     /// Closes the socket, if there is one.
-    pub(super) fn hang_up(&mut self, reactor: &mut Reactor<Key>) {
+    pub(super) fn hang_up(&mut self, reactor: &mut Reactor<PollToken>) {
         match std::mem::replace(&mut self.state, State::Waiting) {
             State::Waiting | State::LookingUp => {}
             State::Connecting { mut stream, registered, .. } => {
@@ -277,7 +277,7 @@ impl Server {
             let mut line = self.links.lines.remove(at);
             info!("link {}: no longer configured", line.config.name);
             line.hang_up(&mut self.reactor);
-            self.reactor.set_deadline(Key::Link(number), None);
+            self.reactor.set_deadline(PollToken::Link(number), None);
         }
         let (text, ping) = (max_text(&self.config), self.config.server.ping_interval);
         for line in &mut self.links.lines {
@@ -288,7 +288,7 @@ impl Server {
             }
             // The cause of the failure may be fixed: connects at once.
             let at_once = matches!(line.state, State::Waiting).then_some(now.instant);
-            self.reactor.set_deadline(Key::Link(line.number), line.state.due().or(at_once));
+            self.reactor.set_deadline(PollToken::Link(line.number), line.state.due().or(at_once));
         }
         for config in wanted {
             if self.links.lines.iter().all(|line| line.config != config) {
@@ -307,7 +307,7 @@ impl Server {
         let keys = self.keys.store.iter().take(MOST_CHECKSUMS);
         let checksums: Vec<String> = keys.map(|entry| entry.key.checksum()).collect();
         if all > MOST_CHECKSUMS && !self.config.bridge.link.is_empty() {
-            warn!("bridges are told of the first {MOST_CHECKSUMS} of {all} keys");
+            warn!("relays get only the first {MOST_CHECKSUMS} of {all} keys");
         }
         for line in &mut self.links.lines {
             if let State::Talking { dialogue, .. } = &mut line.state {

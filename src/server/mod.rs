@@ -68,7 +68,7 @@ pub use crate::daemon::StartError;
 
 /// Poll token of a registration, or key of a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
+enum PollToken {
     Listener(u64),
     Client(ClientId),
     /// The next turn of clients, where the last one ended before all were served.
@@ -137,7 +137,7 @@ struct Server {
     home: Home,
     hostname: String,
     started: Moment,
-    reactor: Reactor<Key>,
+    reactor: Reactor<PollToken>,
     listeners: Vec<(u64, Listening)>,
     last_listener: u64,
     tls: Option<ServerSide>,
@@ -192,7 +192,7 @@ pub fn run(
     let mut ready = Vec::new();
     while server.phase != Phase::Over {
         if let Err(error) = server.reactor.turn(&mut ready) {
-            error!("the poll loop cannot go on: {error}");
+            error!("the poll loop failed: {error}");
             return Err(StartError::system("wait for events", error));
         }
         let now = Moment::now();
@@ -216,11 +216,11 @@ pub fn run(
 }
 
 impl Server {
-    fn on_ready(&mut self, ready: Ready<Key>, now: Moment) {
+    fn on_ready(&mut self, ready: Ready<PollToken>, now: Moment) {
         match ready {
             Ready::Io { key, readable, writable } => self.on_io(key, readable, writable, now),
             Ready::Again(key) => self.on_io(key, true, false, now),
-            Ready::Changed(Key::Keys) => self.on_keys_changed(now),
+            Ready::Changed(PollToken::Keys) => self.on_keys_changed(now),
             Ready::Changed(key) => self.on_changed(key),
             Ready::Deadline(key) => self.on_deadline(key, now),
             Ready::Signal(Signal::Child) => self.reap(now),
@@ -230,16 +230,16 @@ impl Server {
         }
     }
 
-    fn on_changed(&mut self, key: Key) {
-        if let Key::Log(id) = key {
+    fn on_changed(&mut self, key: PollToken) {
+        if let PollToken::Log(id) = key {
             self.logs.on_changed(id);
         }
     }
 
-    fn on_io(&mut self, key: Key, readable: bool, writable: bool, now: Moment) {
+    fn on_io(&mut self, key: PollToken, readable: bool, writable: bool, now: Moment) {
         match key {
-            Key::Listener(number) => self.accept(number, now),
-            Key::Client(id) => {
+            PollToken::Listener(number) => self.accept(number, now),
+            PollToken::Client(id) => {
                 if readable {
                     if let Some(client) = self.clients.get(id) {
                         client.readable = true;
@@ -250,8 +250,8 @@ impl Server {
                     self.clients.touch(id);
                 }
             }
-            Key::Output(serial) if !self.storage.takes_output(serial) => {}
-            Key::Output(serial) => {
+            PollToken::Output(serial) if !self.storage.takes_output(serial) => {}
+            PollToken::Output(serial) => {
                 let output = self.dispatcher.output(serial);
                 let limit = self.attachments.output_limit(serial, output.as_ref());
                 if limit == 0 {
@@ -267,71 +267,73 @@ impl Server {
                 // Its output is processed before the next command runs.
                 self.carry_out_effects(now);
             }
-            Key::Leftover(number) => {
+            PollToken::Leftover(number) => {
                 self.jobs.on_leftover(number, &mut self.reactor, &mut self.scratch, now);
             }
-            Key::Accounts => {
+            PollToken::Accounts => {
                 self.accounts.read(&mut self.scratch, &mut self.reactor, now.instant);
             }
             // Output is written at the end of the turn.
-            Key::Link(number) => self.on_link_io(number, readable, now),
-            Key::Logs => self.logs.wake(),
-            Key::SystemState(part) => self.on_zpool_io(part, now),
-            Key::Store => {
+            PollToken::Link(number) => self.on_link_io(number, readable, now),
+            PollToken::Logs => self.logs.wake(),
+            PollToken::SystemState(part) => self.on_zpool_io(part, now),
+            PollToken::Store => {
                 let now = now.instant;
                 self.storage.read(&mut self.scratch, &mut self.reactor, now);
                 self.storage.flush(&mut self.reactor, now);
             }
-            Key::Trees => {
+            PollToken::Trees => {
                 let (dispatcher, reactor) = (&mut self.dispatcher, &mut self.reactor);
                 self.jobs.on_trees(dispatcher, reactor, &mut self.scratch, now);
             }
-            Key::Children => self.reap(now),
-            Key::Dispatcher
-            | Key::Turn
-            | Key::Passwords
-            | Key::Log(_)
-            | Key::Persisting
-            | Key::Recheck
-            | Key::Delayed(_)
-            | Key::Keys
-            | Key::Attachments
-            | Key::Stop => {}
+            PollToken::Children => self.reap(now),
+            PollToken::Dispatcher
+            | PollToken::Turn
+            | PollToken::Passwords
+            | PollToken::Log(_)
+            | PollToken::Persisting
+            | PollToken::Recheck
+            | PollToken::Delayed(_)
+            | PollToken::Keys
+            | PollToken::Attachments
+            | PollToken::Stop => {}
         }
     }
 
-    fn on_deadline(&mut self, key: Key, now: Moment) {
+    fn on_deadline(&mut self, key: PollToken, now: Moment) {
         match key {
-            Key::Listener(number) => self.accept(number, now),
-            Key::Client(id) => self.on_client_deadline(id, now),
-            Key::Link(number) => self.on_link_deadline(number, now),
-            Key::Output(serial) if self.storage.holds(serial) || self.attachments.holds(serial) => {
+            PollToken::Listener(number) => self.accept(number, now),
+            PollToken::Client(id) => self.on_client_deadline(id, now),
+            PollToken::Link(number) => self.on_link_deadline(number, now),
+            PollToken::Output(serial)
+                if self.storage.holds(serial) || self.attachments.holds(serial) =>
+            {
                 // Reading is paused by back-pressure.
                 self.jobs.wait_for_output(serial, &mut self.reactor, now);
             }
-            Key::Output(serial) => {
+            PollToken::Output(serial) => {
                 self.jobs.on_output_overdue(serial, &mut self.dispatcher, &mut self.reactor, now);
             }
-            Key::Store => self.storage.store.on_deadline(now.instant),
-            Key::Dispatcher => self.dispatcher.on_deadline(now),
-            Key::Accounts => self.accounts.helper.on_deadline(now.instant),
-            Key::Recheck => self.recheck(now),
-            Key::Delayed(id) => self.on_delay_over(id),
-            Key::Keys => self.ask_for_keys(now),
-            Key::Logs => self.on_logs_deadline(now),
-            Key::SystemState(part) => self.on_zpool_deadline(part, now),
-            Key::Attachments => self.on_attachments_due(now),
-            Key::Stop => self.phase = Phase::Over,
-            Key::Leftover(number) => {
+            PollToken::Store => self.storage.store.on_deadline(now.instant),
+            PollToken::Dispatcher => self.dispatcher.on_deadline(now),
+            PollToken::Accounts => self.accounts.helper.on_deadline(now.instant),
+            PollToken::Recheck => self.recheck(now),
+            PollToken::Delayed(id) => self.on_delay_over(id),
+            PollToken::Keys => self.ask_for_keys(now),
+            PollToken::Logs => self.on_logs_deadline(now),
+            PollToken::SystemState(part) => self.on_zpool_deadline(part, now),
+            PollToken::Attachments => self.on_attachments_due(now),
+            PollToken::Stop => self.phase = Phase::Over,
+            PollToken::Leftover(number) => {
                 self.jobs.on_leftover_due(number, &mut self.reactor, &mut self.scratch, now);
             }
-            // Whatever is due is done at the end of the turn.
-            Key::Trees
-            | Key::Passwords
-            | Key::Log(_)
-            | Key::Persisting
-            | Key::Turn
-            | Key::Children => {}
+            // All due work is done at the end of the turn.
+            PollToken::Trees
+            | PollToken::Passwords
+            | PollToken::Log(_)
+            | PollToken::Persisting
+            | PollToken::Turn
+            | PollToken::Children => {}
         }
     }
 
@@ -347,7 +349,7 @@ impl Server {
                 self.on_zpool_exit(pid, exit, now);
             }
             if budget.is_spent() {
-                self.reactor.again(Key::Children);
+                self.reactor.again(PollToken::Children);
                 break;
             }
         }
@@ -368,12 +370,12 @@ impl Server {
                     let url = listening.listener.url();
                     error!("cannot accept on {url}: {error}; trying again in {ACCEPT_PAUSE:?}");
                     let again = now.instant + ACCEPT_PAUSE;
-                    self.reactor.set_deadline(Key::Listener(number), Some(again));
+                    self.reactor.set_deadline(PollToken::Listener(number), Some(again));
                     return;
                 }
             }
         }
-        self.reactor.again(Key::Listener(number));
+        self.reactor.again(PollToken::Listener(number));
     }
 
     fn welcome(&mut self, accepted: Accepted, now: Moment) {
@@ -437,7 +439,7 @@ impl Server {
         }
         self.clients.log_shortage(now.instant);
         if let Room::Instead(other) = room {
-            self.end(other, "its place was needed before it had authenticated");
+            self.end(other, "evicted before authentication");
         }
         room != Room::None
     }
@@ -452,7 +454,7 @@ impl Server {
             }
         }
         if self.clients.has_ready_client() {
-            self.reactor.again(Key::Turn);
+            self.reactor.again(PollToken::Turn);
         }
     }
 
@@ -761,7 +763,7 @@ impl Server {
                 break;
             }
             if self.ended.is_empty() && budget.is_spent() {
-                self.reactor.again(Key::Turn);
+                self.reactor.again(PollToken::Turn);
                 break;
             }
             for (id, end) in std::mem::take(&mut self.ended) {
@@ -777,8 +779,8 @@ impl Server {
         self.storage.flush(&mut self.reactor, now.instant);
         self.accounts.flush(&mut self.reactor);
         self.jobs.ask_trees(&mut self.reactor, now);
-        self.reactor.set_deadline(Key::Dispatcher, self.dispatcher.due());
-        self.reactor.set_deadline(Key::SystemState(Part::Check), self.system_state.due());
+        self.reactor.set_deadline(PollToken::Dispatcher, self.dispatcher.due());
+        self.reactor.set_deadline(PollToken::SystemState(Part::Check), self.system_state.due());
     }
 
     fn carry_out_effects(&mut self, now: Moment) {
@@ -842,7 +844,7 @@ impl Server {
                 }
                 if pieces > 0 && budget.is_spent() {
                     self.last_served = id;
-                    return self.reactor.again(Key::Turn);
+                    return self.reactor.again(PollToken::Turn);
                 }
                 pieces += 1;
                 match self.hub.pull(id, &self.dispatcher, now) {
@@ -937,7 +939,7 @@ impl Server {
                 self.clients.close_when_sent(id, &reason, now.instant);
             }
             let due = now.instant + self.config.server.close_timeout;
-            self.reactor.set_deadline(Key::Stop, Some(due));
+            self.reactor.set_deadline(PollToken::Stop, Some(due));
             self.settle(now);
         }
         let all_told = self.clients.len() == 0 && self.links.are_flushed();

@@ -4,7 +4,7 @@ use std::io;
 
 use log::{error, info, warn};
 
-use super::{Key, Server, start, system_state};
+use super::{PollToken, Server, start, system_state};
 use crate::config::{Config, needs_restart};
 use crate::daemon::{Address, StartError, bind, hostname, log_fingerprint};
 use crate::moment::Moment;
@@ -61,7 +61,7 @@ impl Server {
         self.listeners = remaining;
         for (number, listening) in &mut closed {
             info!("no longer listening on {}", listening.listener.url());
-            self.reactor.set_deadline(Key::Listener(*number), None);
+            self.reactor.set_deadline(PollToken::Listener(*number), None);
             start::stop_listening(listening, &mut self.reactor);
         }
         // Before the child that looks up groups is forked, which would hold them open for a while.
@@ -97,7 +97,7 @@ impl Server {
         let mut given_up = Vec::new();
         for (number, mut listening) in going {
             info!("no longer listening on {}", listening.listener.url());
-            self.reactor.set_deadline(Key::Listener(number), None);
+            self.reactor.set_deadline(PollToken::Listener(number), None);
             start::stop_listening(&mut listening, &mut self.reactor);
             given_up.push(listening.configured);
         }

@@ -14,7 +14,7 @@ use super::life_preserver::Logs;
 use super::links::Links;
 use super::storage::Storage;
 use super::system_state::{self, Probes};
-use super::{Key, Listening, Phase, SCRATCH, Server};
+use super::{Listening, Phase, PollToken, SCRATCH, Server};
 use crate::auth::{self, Throttle, Tokens};
 use crate::config::{Config, Home};
 use crate::daemon::{
@@ -62,7 +62,7 @@ pub(super) fn start(
     let found = look_up_now(&accounts::asked(&config), config.auth.lookup_deadline);
     let groups_missing = found.as_ref().map_or(true, |found| !found.failed.is_empty());
     let found = found.unwrap_or_else(|error| {
-        warn!("cannot look up groups: {error}; nobody has a role by one until they can be");
+        warn!("cannot look up groups: {error}; roles by groups are unavailable until then");
         Accounts {
             user: nix::unistd::geteuid().to_string(),
             home: "/".into(),
@@ -174,7 +174,7 @@ impl Server {
     pub(super) fn listen(&mut self, bound: Vec<(Address, Listener)>) {
         for (configured, mut listener) in bound {
             self.last_listener += 1;
-            let key = Key::Listener(self.last_listener);
+            let key = PollToken::Listener(self.last_listener);
             match self.reactor.register(listener.source(), Interest::READABLE, key) {
                 Ok(registered) => {
                     info!("listening on {}", listener.url());
@@ -201,7 +201,7 @@ impl Server {
 }
 
 /// Closes a listening socket, and removes its file.
-pub(super) fn stop_listening(listening: &mut Listening, reactor: &mut Reactor<Key>) {
+pub(super) fn stop_listening(listening: &mut Listening, reactor: &mut Reactor<PollToken>) {
     listening.listener.end();
     if let Some(registered) = listening.registered.take() {
         reactor.deregister(listening.listener.source(), registered);

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::child::Child;
 use super::clients::{ClientId, Wait};
-use super::{Key, Server};
+use super::{PollToken, Server};
 use crate::dispatcher::{Serial, Step, Ticket};
 use crate::helper::store::{self, KeysQuestion, Outcome, Part, RequestId, Store, StoreLocation};
 use crate::moment::Moment;
@@ -92,7 +92,7 @@ impl Storage {
         &mut self,
         pid: Pid,
         exit: Exit,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> bool {
         let ended = Child::take_ended(&mut self.child, pid, exit, reactor);
@@ -104,16 +104,16 @@ impl Storage {
     /// Starts the first child early, before files are watched. If the daemon is killed early, a
     /// child that had inherited the watches would have to release them, which can take the kernel
     /// seconds, while the child holds the lock.
-    pub(super) fn begin_early(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
+    pub(super) fn begin_early(&mut self, reactor: &mut Reactor<PollToken>, now: Instant) {
         if let Some(Outcome::Begin) = self.store.next_outcome() {
             self.begin(reactor, now);
         }
     }
 
-    fn begin(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
+    fn begin(&mut self, reactor: &mut Reactor<PollToken>, now: Instant) {
         let begun = self.lock.try_clone().and_then(|lock| {
             let begun = store::begin(&self.place, OwnedFd::from(lock))?;
-            Child::watch(begun, Key::Store, reactor)
+            Child::watch(begun, PollToken::Store, reactor)
         });
         match begun {
             Ok(child) => {
@@ -128,7 +128,7 @@ impl Storage {
     }
 
     /// Writes as much as the child accepts.
-    pub(super) fn flush(&mut self, reactor: &mut Reactor<Key>, now: Instant) {
+    pub(super) fn flush(&mut self, reactor: &mut Reactor<PollToken>, now: Instant) {
         while let Some(child) = &mut self.child {
             let (first, second) = self.store.bytes();
             if first.is_empty() {
@@ -143,17 +143,22 @@ impl Storage {
         }
         if self.store.has_room() {
             for serial in std::mem::take(&mut self.held) {
-                reactor.again(Key::Output(serial));
+                reactor.again(PollToken::Output(serial));
             }
         }
-        reactor.set_deadline(Key::Store, self.store.due());
+        reactor.set_deadline(PollToken::Store, self.store.due());
     }
 
     /// Reads the child's replies.
-    pub(super) fn read(&mut self, scratch: &mut [u8], reactor: &mut Reactor<Key>, now: Instant) {
+    pub(super) fn read(
+        &mut self,
+        scratch: &mut [u8],
+        reactor: &mut Reactor<PollToken>,
+        now: Instant,
+    ) {
         let Some(child) = &mut self.child else { return };
         if child.read(scratch, |bytes| self.store.received(bytes, now)) {
-            reactor.again(Key::Store);
+            reactor.again(PollToken::Store);
         }
     }
 
@@ -280,7 +285,7 @@ impl Server {
             None => None,
         };
         self.send_answer(id, request.as_deref(), text);
-        self.reactor.again(Key::Client(id));
+        self.reactor.again(PollToken::Client(id));
     }
 
     fn on_answer(&mut self, request: RequestId, answer: Result<Vec<u8>, String>, now: Moment) {

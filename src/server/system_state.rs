@@ -13,7 +13,7 @@ use mio::unix::SourceFd;
 use nix::unistd::Pid;
 use std::os::fd::AsRawFd;
 
-use super::{Key, Server};
+use super::{PollToken, Server};
 use crate::config::{Config, ZpoolWhen};
 use crate::daemon::hostname;
 use crate::moment::Moment;
@@ -73,17 +73,18 @@ impl Probes {
     }
 
     /// Polls the pipes of the running `zpool`; readable bytes are reported at once.
-    fn watch(&mut self, reactor: &mut Reactor<Key>) {
+    fn watch(&mut self, reactor: &mut Reactor<PollToken>) {
         let Some(Asked { process, output, errors }) = &mut self.asked else { return };
-        let (out, err) = (Key::SystemState(Part::Output), Key::SystemState(Part::Errors));
+        let (out, err) =
+            (PollToken::SystemState(Part::Output), PollToken::SystemState(Part::Errors));
         // If polling fails, the pipe is read when its process has ended.
         *output = reactor.register(&mut process.output, Interest::READABLE, out).ok();
         *errors = reactor.register(&mut process.errors, Interest::READABLE, err).ok();
     }
 
     /// Takes the running `zpool`, abandoned or ended.
-    fn take_asked(&mut self, reactor: &mut Reactor<Key>) -> Option<Process> {
-        reactor.set_deadline(Key::SystemState(Part::Output), None);
+    fn take_asked(&mut self, reactor: &mut Reactor<PollToken>) -> Option<Process> {
+        reactor.set_deadline(PollToken::SystemState(Part::Output), None);
         let Asked { mut process, output, errors } = self.asked.take()?;
         if let Some(registered) = output {
             reactor.deregister(&mut process.output, registered);
@@ -94,8 +95,8 @@ impl Probes {
         Some(process)
     }
 
-    fn watch_feed(&mut self, reactor: &mut Reactor<Key>) -> std::io::Result<()> {
-        let key = Key::SystemState(Part::Feed);
+    fn watch_feed(&mut self, reactor: &mut Reactor<PollToken>) -> std::io::Result<()> {
+        let key = PollToken::SystemState(Part::Feed);
         let registered = match (&self.devd, &mut self.follower) {
             (Some(devd), _) => {
                 reactor.register(&mut SourceFd(&devd.as_raw_fd()), Interest::READABLE, key)
@@ -109,8 +110,8 @@ impl Probes {
         Ok(())
     }
 
-    fn unwatch_feed(&mut self, reactor: &mut Reactor<Key>) {
-        reactor.set_deadline(Key::SystemState(Part::Feed), None);
+    fn unwatch_feed(&mut self, reactor: &mut Reactor<PollToken>) {
+        reactor.set_deadline(PollToken::SystemState(Part::Feed), None);
         let Some(registered) = self.feed.take() else { return };
         if let Some(devd) = &self.devd {
             reactor.deregister(&mut SourceFd(&devd.as_raw_fd()), registered);
@@ -119,7 +120,7 @@ impl Probes {
         }
     }
 
-    fn let_feed_go(&mut self, reactor: &mut Reactor<Key>) {
+    fn let_feed_go(&mut self, reactor: &mut Reactor<PollToken>) {
         self.unwatch_feed(reactor);
         self.devd = None;
         if let Some(follower) = self.follower.take() {
@@ -186,7 +187,7 @@ impl Server {
         match self.probes.starter.start(program, arguments) {
             Ok(process) => {
                 self.probes.asked = Some(Asked { process, output: None, errors: None });
-                let key = Key::SystemState(Part::Output);
+                let key = PollToken::SystemState(Part::Output);
                 self.reactor.set_deadline(key, Some(now.instant + UNWATCHED));
             }
             Err(error) => self.system_state.not_started(&error, now),
@@ -244,7 +245,7 @@ impl Server {
             false
         });
         if is_more {
-            self.reactor.again(Key::SystemState(part));
+            self.reactor.again(PollToken::SystemState(part));
         } else if !is_open && let Some(registered) = registered.take() {
             self.reactor.deregister(pipe, registered);
         }
@@ -271,7 +272,7 @@ impl Server {
         probes.unwatch_feed(&mut self.reactor);
         if is_open {
             let again = now.instant + self.config.system_state.event_delay;
-            self.reactor.set_deadline(Key::SystemState(Part::Feed), Some(again));
+            self.reactor.set_deadline(PollToken::SystemState(Part::Feed), Some(again));
         } else if let Some(follower) = &probes.follower {
             // Its end is still to be reported; one that closed its output and lives is useless.
             follower.process.kill();

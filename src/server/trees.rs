@@ -7,7 +7,7 @@ use log::error;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Key;
+use super::PollToken;
 use super::child::Child;
 use crate::helper::trees::{self, Action, Order, Serial, Trees};
 use crate::reactor::Reactor;
@@ -27,11 +27,12 @@ impl TreesHelper {
     pub(super) fn send(
         &mut self,
         order: &Order,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> Option<Vec<(Serial, Action)>> {
         if self.child.is_none() {
-            let begun = trees::begin().and_then(|begun| Child::watch(begun, Key::Trees, reactor));
+            let begun =
+                trees::begin().and_then(|begun| Child::watch(begun, PollToken::Trees, reactor));
             match begun {
                 Ok(child) => self.child = Some(child),
                 Err(why) => {
@@ -63,11 +64,11 @@ impl TreesHelper {
     pub(super) fn read(
         &mut self,
         scratch: &mut [u8],
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
     ) -> Option<Vec<Serial>> {
         let child = self.child.as_mut()?;
         if child.read(scratch, |bytes| self.incoming.extend(bytes)) {
-            reactor.again(Key::Trees);
+            reactor.again(PollToken::Trees);
         }
         let reply = self.incoming.strip_suffix(b"\n")?;
         let gone = serde_json::from_slice(reply).unwrap_or_default();
@@ -80,7 +81,7 @@ impl TreesHelper {
         &mut self,
         pid: Pid,
         exit: Exit,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> bool {
         let ended = Child::take_ended(&mut self.child, pid, exit, reactor);
@@ -93,14 +94,14 @@ impl TreesHelper {
     /// Gives up a child that does not reply; what it was asked.
     pub(super) fn give_up(
         &mut self,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> Vec<(Serial, Action)> {
         error!("processes of jobs cannot be looked at: the child that does it hangs");
         self.lose(reactor, now)
     }
 
-    fn lose(&mut self, reactor: &mut Reactor<Key>, now: Instant) -> Vec<(Serial, Action)> {
+    fn lose(&mut self, reactor: &mut Reactor<PollToken>, now: Instant) -> Vec<(Serial, Action)> {
         if let Some(child) = &self.child {
             // It fails where it has just ended.
             let _ = kill(child.pid, Signal::SIGKILL);
@@ -110,7 +111,7 @@ impl TreesHelper {
     }
 
     /// Lets the child go, which ends by itself.
-    pub(super) fn end(&mut self, reactor: &mut Reactor<Key>) {
+    pub(super) fn end(&mut self, reactor: &mut Reactor<PollToken>) {
         if let Some(child) = self.child.take() {
             child.let_go(reactor);
         }

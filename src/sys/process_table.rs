@@ -283,7 +283,7 @@ mod tests {
     /// A process may give itself any name, and must not escape a signal by it.
     #[cfg(target_os = "linux")]
     #[test]
-    fn process_is_listed_whatever_its_name() {
+    fn process_with_any_name_is_listed() {
         let script = "printf '%b' '\\377) Z 0 0' >/proc/$$/comm; echo; read wait";
         let mut child = Command::new("sh")
             .args(["-c", script])

@@ -358,7 +358,7 @@ mod system {
             tree
         }
 
-        /// Whatever lives below the reaper has a direct child of the reaper above it.
+        /// Every descendant of the reaper is below one of the reaper's direct children.
         pub(super) fn are_gone(&self, roots: &Roots) -> bool {
             self.orphans(roots).next().is_none()
         }

@@ -286,7 +286,7 @@ mod tests {
         while look() != [[process_table::entry(pid).unwrap().id]] {
             std::thread::yield_now();
         }
-        // What was read is not read again, and is read where another program runs.
+        // A mark is read once, and again after the process runs another program.
         let mark_after = |marks: &mut Marks| {
             survivors(&[&traces], i32::MAX, marks);
             marks.0.get(&pid).and_then(|seen| seen.mark.clone())

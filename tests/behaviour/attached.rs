@@ -264,7 +264,7 @@ fn run_survives_a_daemon_crash_without_repeated_output() {
     let running = Cli::to(&daemon, "run").args(["--id", "j", command]).start().unwrap();
     running.out.wait("1000").unwrap();
     daemon.crash().unwrap();
-    running.err.wait("waiting for the daemon to come back").unwrap();
+    running.err.wait("waiting for the daemon").unwrap();
     let _daemon = setup.start().unwrap();
     let ran = running.wait().unwrap();
     let all: String = (1..=1000).map(|number| format!("{number}\n")).collect();

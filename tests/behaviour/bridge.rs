@@ -636,7 +636,7 @@ fn operator_status_lists_the_peers() -> Outcome<()> {
     let (mut server, of_client, mut client, _) = pair(&bridge, &key, A)?;
     server.send_to(&of_client, "x")?;
     client.heard()?;
-    let _stranger = BridgePeer::dial(&bridge, "client")?;
+    let _unauthenticated = BridgePeer::dial(&bridge, "client")?;
     let status = status(&bridge)?;
     assert_eq!(status["type"], "bridge");
     assert_eq!(status["certificate"], bridge.fingerprint());
@@ -748,11 +748,11 @@ fn reload_applies_changes_and_names_keys_that_need_a_restart() -> Outcome<()> {
 fn connections_that_do_not_authenticate_are_closed_in_time() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| setup.with("relay.auth_timeout", r#""2s""#))?;
     let (mut server, of_client, mut client, _) = pair(&bridge, &key, A)?;
-    let mut strangers: Vec<BridgePeer> =
+    let mut connected: Vec<BridgePeer> =
         (0..5).map(|_| BridgePeer::dial(&bridge, "client")).collect::<Outcome<_>>()?;
-    for unauthenticated in &mut strangers {
+    for peer in &mut connected {
         // On a slow machine a later one takes the place of one of the first four.
-        assert!([1006, 1008].contains(&unauthenticated.peer.closed()?));
+        assert!([1006, 1008].contains(&peer.peer.closed()?));
     }
     server.send_to(&of_client, "unmoved")?;
     assert_eq!(client.heard()?.1, "unmoved");
@@ -784,7 +784,9 @@ fn origin_with_too_many_failures_is_blocked() -> Outcome<()> {
 #[test]
 fn relay_without_descriptors_serves_on_and_accepts_later() -> Outcome<()> {
     let (bridge, key) = bridge_with(|setup| setup.after_shell("ulimit -n 24"))?;
-    bridge.log().wait("24 descriptors are too few for 1024 peers and 64 strangers")?;
+    bridge
+        .log()
+        .wait("24 descriptors are too few for 1024 peers and 64 unauthenticated connections")?;
     let (mut server, of_client, mut client, _) = pair(&bridge, &key, A)?;
     let mut more = Vec::new();
     while bridge.process().descriptors()? < 24 {

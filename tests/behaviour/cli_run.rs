@@ -290,7 +290,7 @@ fn run_waits_for_a_new_daemon_and_reports_the_interruption() {
     let running = running.start().unwrap();
     running.out.wait("ready").unwrap();
     daemon.crash().unwrap();
-    running.err.wait("waiting for the daemon to come back").unwrap();
+    running.err.wait("waiting for the daemon").unwrap();
     let daemon = setup.start().unwrap();
     let ran = running.wait().unwrap();
     assert_eq!(ran.code(), 143, "{}", ran.err);

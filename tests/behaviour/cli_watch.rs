@@ -323,7 +323,7 @@ fn watch_after_restart_repeats_no_finished_job() {
     peer.run(&json!({ "cut": "sleep 1000" })).unwrap();
     watch.out.wait("sleep 1000").unwrap();
     daemon.crash().unwrap();
-    watch.out.wait("trying to come back").unwrap();
+    watch.out.wait("reconnecting").unwrap();
     let _daemon = setup.start().unwrap();
     watch.out.wait("1 job finished meanwhile").unwrap();
     // The end of a job that was shown is not folded.

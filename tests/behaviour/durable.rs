@@ -350,7 +350,7 @@ fn run_exits_with_the_right_code_despite_daemon_crashes() {
         .unwrap();
     wait_for_list(&mut peer, |queues| runs(queues, "waits", "pending"));
     daemon.crash().unwrap();
-    held.err.wait("waiting for the daemon to come back").unwrap();
+    held.err.wait("waiting for the daemon").unwrap();
     let _daemon = setup.start().unwrap();
     let held = held.wait().unwrap();
     // As if by SIGTERM, which ends the survivors of a dead daemon: its program was started.

@@ -167,14 +167,14 @@ fn unauthenticated_client_is_closed_at_auth_timeout() {
     let mut known = [(); 2].map(|()| Peer::known(&daemon, Transport::Tls).unwrap());
     let mut local = Peer::local(&daemon).unwrap();
     let begun = Instant::now();
-    let mut strangers = REMOTE.map(|transport| Peer::connect(&daemon, transport).unwrap());
-    for unauthenticated in &mut strangers {
+    let mut peers = REMOTE.map(|transport| Peer::connect(&daemon, transport).unwrap());
+    for unauthenticated in &mut peers {
         // Requests and failed replies do not prolong the timeout.
         unauthenticated.request("rpc", "identify", &json!("")).unwrap();
         unauthenticated.refused("rpc", "auth_token", &json!({ "token": "x" })).unwrap();
     }
     local.post("rpc", "auth_clear", &json!({})).unwrap();
-    for unauthenticated in strangers.iter_mut().chain([&mut local]) {
+    for unauthenticated in peers.iter_mut().chain([&mut local]) {
         assert_eq!(unauthenticated.closed().unwrap(), 1008);
         assert!(begun.elapsed() >= timeout, "{:?}", begun.elapsed());
     }

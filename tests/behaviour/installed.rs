@@ -96,14 +96,14 @@ fn stage(system: &str, directory: &Directory) -> BTreeSet<String> {
 fn deinstall_removes_exactly_the_installed_files() {
     for system in ["FreeBSD", "Linux", "OpenBSD"] {
         let directory = Directory::new().unwrap();
-        let unauthenticated = directory.join("opt/here/share/doc/stranger");
-        fs::create_dir_all(unauthenticated.parent().unwrap()).unwrap();
-        fs::write(&unauthenticated, "").unwrap();
+        let foreign = directory.join("opt/here/share/doc/foreign");
+        fs::create_dir_all(foreign.parent().unwrap()).unwrap();
+        fs::write(&foreign, "").unwrap();
         let installed = stage(system, &directory);
         assert!(installed.len() > 8, "{installed:?}");
         let stage = argument("DESTDIR", directory.path());
         make(&["deinstall", &stage, "PREFIX=/opt/here", &format!("SYSTEM={system}")]);
-        assert_eq!(files(directory.path()), ["opt/here/share/doc/stranger".to_owned()].into());
+        assert_eq!(files(directory.path()), ["opt/here/share/doc/foreign".to_owned()].into());
     }
 }
 

@@ -110,7 +110,7 @@ fn unusable_state_file_is_set_aside_and_reported() -> Outcome<()> {
         (&good[..good.len() / 2], "EOF"),
         ("\0\0\0\0", "expected value"),
         ("{\"version\":999}", "it is of version 999, not 1"),
-        ("{\"version\":1,\"logs\":[{\"log\":\"/x\"}]}", "how far the logs were read"),
+        ("{\"version\":1,\"logs\":[{\"log\":\"/x\"}]}", "log positions"),
     ] {
         fs::write(&state, content)?;
         append(&setup.log(), snapshots(0..5))?;
@@ -176,10 +176,10 @@ fn events_go_on(setup: &Setup, full: Option<FullDisk>) -> Outcome<()> {
     // More than a slice, which would wait for positions to be persisted.
     append(&setup.log(), snapshots(3..5000))?;
     assert_eq!(peer.messages(4997)?, snapshot_messages(3..5000));
-    daemon.log().wait("how far the logs were read is not kept: ")?;
+    daemon.log().wait("cannot save log positions: ")?;
     if let Some(full) = &full {
         full.make_room()?;
-        daemon.log().wait("how far the logs were read is kept again")?;
+        daemon.log().wait("log positions are saved again")?;
         drop(peer);
         daemon.stop()?;
         let daemon = setup.start()?;

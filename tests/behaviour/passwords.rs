@@ -229,7 +229,7 @@ fn so_many_passwords_are_checked_at_a_time_and_so_many_wait() {
 }
 
 #[test]
-fn right_password_succeeds_while_wrong_secrets_of_its_origin_are_pending() {
+fn right_password_succeeds_while_wrong_ones_are_pending() {
     let Some(host) = Host::new().unwrap() else { return };
     let daemon = host.setup.start().unwrap();
     let users = [User::new(&[&host.full]).unwrap(), User::new(&[&host.full]).unwrap()];

@@ -320,7 +320,7 @@ fn a_signal_has_a_status_line_logged() {
     let daemon = Daemon::start(PROGRAM).unwrap();
     let mut gate = Gate::new(daemon.directory(), "gate").unwrap();
     let mut peer = Peer::watcher(&daemon).unwrap();
-    let _stranger = Peer::connect(&daemon, Transport::Plain).unwrap();
+    let _unauthenticated = Peer::connect(&daemon, Transport::Plain).unwrap();
     peer.run(&json!({ "over": "true" })).unwrap();
     peer.finished("over").unwrap();
     let command = format!("sh -c 'echo x; {}'", gate.wait());

@@ -266,7 +266,7 @@ fn another(sites: &Sites, name: &str) -> Outcome<(Setup, Daemon)> {
 fn watch_at_a_bridge_follows_all_hosts_that_are_known() {
     let mut sites = Sites::new().unwrap();
     let (beta_setup, beta) = another(&sites, "beta").unwrap();
-    let (_, unauthenticated) = another(&sites, "stranger").unwrap();
+    let (_, unknown_host) = another(&sites, "gamma").unwrap();
     let (one, two) = (sites.server().fingerprint(), beta.fingerprint());
     sites.person.knows(&format!("alpha:12150 {one}\nbeta {two}\n")).unwrap();
     let url = format!("wss://{}", sites.bridge().tls());
@@ -279,7 +279,7 @@ fn watch_at_a_bridge_follows_all_hosts_that_are_known() {
             .unwrap();
     }
     let unknown = watch.err.wait("is not known").unwrap();
-    assert!(unknown.contains(unauthenticated.fingerprint()), "{unknown}");
+    assert!(unknown.contains(unknown_host.fingerprint()), "{unknown}");
     // The same job on both is distinguished.
     for daemon in [sites.server(), &beta] {
         let ran = Cli::to(daemon, "run").args(["--id", "j", "echo hello"]).run().unwrap();
@@ -315,7 +315,7 @@ fn watch_at_a_bridge_follows_all_hosts_that_are_known() {
     // The relay restarts, and events meanwhile are reported.
     let from = watch.out.lines().len();
     sites.bridge.take().unwrap().crash().unwrap();
-    watch.err.wait("trying to come back").unwrap();
+    watch.err.wait("reconnecting").unwrap();
     let ran = Cli::to(sites.server(), "run").args(["--id", "m", "echo hello"]).run().unwrap();
     assert_eq!(ran.code(), 0, "{}", ran.err);
     sites.bridge = Some(sites.bridge_setup.start().unwrap());

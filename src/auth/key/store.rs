@@ -181,7 +181,7 @@ impl fmt::Display for InsertError {
         match self {
             // Without the owner's name: others see this message too.
             InsertError::Taken(_) => {
-                f.write_str("the key is registered for somebody else; it is to be revoked first")
+                f.write_str("the key is registered for another user; revoke it first")
             }
             InsertError::OfUser(most) => {
                 write!(f, "this user has {} already (max_keys_per_user)", counted(most, "key"))
@@ -450,7 +450,7 @@ fn lock(path: &Path) -> io::Result<File> {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) if Instant::now() >= due => {
-                let why = format!("somebody else holds {} for too long", lock.display());
+                let why = format!("another process holds {} for too long", lock.display());
                 return Err(io::Error::new(io::ErrorKind::WouldBlock, why));
             }
             Err(TryLockError::WouldBlock) => {

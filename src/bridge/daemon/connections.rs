@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use mio::Interest;
 use zeroize::Zeroizing;
 
-use super::Key;
+use super::PollToken;
 use super::reading::Reading;
 use super::words::Words;
 use crate::bridge::relay::PeerNumber;
@@ -244,7 +244,7 @@ impl Connections {
         accepted: Accepted,
         tls: Option<rustls::ServerConnection>,
         certificate: [u8; 32],
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> std::io::Result<PeerNumber> {
         let Accepted { socket, peer: origin, on_loopback, .. } = accepted;
@@ -255,7 +255,8 @@ impl Connections {
         let mut connection =
             Connection::new(socket, tls, outbox, UNAUTHENTICATED_MESSAGE, limits, now);
         let interest = Interest::READABLE | Interest::WRITABLE;
-        let registered = reactor.register(connection.socket(), interest, Key::Peer(number))?;
+        let registered =
+            reactor.register(connection.socket(), interest, PollToken::Peer(number))?;
         let is_local = matches!(origin, Peer::Local(_));
         if is_local {
             self.locals += 1;
@@ -310,13 +311,13 @@ impl Connections {
     pub(super) fn remove(
         &mut self,
         number: PeerNumber,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> Option<Connected> {
         let mut connected = self.map.remove(&number)?;
         self.unauthenticated.remove(number);
         self.locals -= usize::from(connected.is_local());
-        for key in [Key::Peer(number), Key::Delayed(number), Key::Held(number)] {
+        for key in [PollToken::Peer(number), PollToken::Delayed(number), PollToken::Held(number)] {
             reactor.set_deadline(key, None);
         }
         if let Some(registered) = connected.registered.take() {
@@ -352,7 +353,7 @@ impl Connections {
         sender: PeerNumber,
         text: Zeroizing<String>,
         reader: PeerNumber,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) {
         let Some(fast) = self.map.get_mut(&sender) else { return };
@@ -360,7 +361,7 @@ impl Connections {
         fast.held_since = now;
         fast.waiting = Some(text);
         fast.connection.pause();
-        reactor.set_deadline(Key::Held(sender), Some(now + self.limits.pause));
+        reactor.set_deadline(PollToken::Held(sender), Some(now + self.limits.pause));
         if let Some(slow) = self.map.get_mut(&reader) {
             slow.holds.push_back(sender);
         }
@@ -368,7 +369,12 @@ impl Connections {
 
     /// The maximum pause of a sender is over: it is read again, unless its peer has read enough
     /// meanwhile.
-    pub(super) fn on_held(&mut self, sender: PeerNumber, reactor: &mut Reactor<Key>, now: Instant) {
+    pub(super) fn on_held(
+        &mut self,
+        sender: PeerNumber,
+        reactor: &mut Reactor<PollToken>,
+        now: Instant,
+    ) {
         let Some(fast) = self.map.get(&sender) else { return };
         let Some(reader) = fast.held_by else { return };
         let waited = now.saturating_duration_since(fast.held_since);
@@ -378,7 +384,7 @@ impl Connections {
             slow.reading.is_given_up(waited, sent, limits.queue, limits.pause, now)
         };
         if self.map.get_mut(&reader).is_some_and(|slow| !is_given_up(slow)) {
-            return reactor.set_deadline(Key::Held(sender), Some(now + limits.pause));
+            return reactor.set_deadline(PollToken::Held(sender), Some(now + limits.pause));
         }
         self.resume_all(reader, reactor, now);
     }
@@ -387,7 +393,7 @@ impl Connections {
     pub(super) fn resume_all(
         &mut self,
         reader: PeerNumber,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) {
         let Some(slow) = self.map.get_mut(&reader) else { return };
@@ -397,7 +403,7 @@ impl Connections {
     }
 
     /// Resumes the sender that has waited longest; the next one follows in the next turn.
-    fn resume_first(&mut self, reader: PeerNumber, reactor: &mut Reactor<Key>, now: Instant) {
+    fn resume_first(&mut self, reader: PeerNumber, reactor: &mut Reactor<PollToken>, now: Instant) {
         while let Some(slow) = self.map.get_mut(&reader)
             && let Some(first) = slow.holds.pop_front()
         {
@@ -412,7 +418,7 @@ impl Connections {
         &mut self,
         sender: PeerNumber,
         reader: PeerNumber,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> bool {
         let Some(fast) = self.map.get_mut(&sender).filter(|fast| fast.held_by == Some(reader))
@@ -421,8 +427,8 @@ impl Connections {
         };
         fast.held_by = None;
         fast.connection.excuse(now);
-        reactor.set_deadline(Key::Held(sender), None);
-        reactor.again(Key::Peer(sender));
+        reactor.set_deadline(PollToken::Held(sender), None);
+        reactor.again(PollToken::Peer(sender));
         true
     }
 
@@ -439,7 +445,7 @@ impl Connections {
     /// Sends as much as possible to all marked connections. Returns those that ended.
     pub(super) fn flush(
         &mut self,
-        reactor: &mut Reactor<Key>,
+        reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> Vec<(PeerNumber, End)> {
         let mut over = Vec::new();
@@ -450,7 +456,7 @@ impl Connections {
                 over.push((number, end));
                 continue;
             }
-            reactor.set_deadline(Key::Peer(number), connected.due());
+            reactor.set_deadline(PollToken::Peer(number), connected.due());
             if connected.connection.outbox.is_below_half() {
                 connected.reading.has_room(connected.connection.outbox.is_empty());
                 self.resume_first(number, reactor, now);

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use log::{info, warn};
 use zeroize::Zeroizing;
 
-use super::{Bridge, Key};
+use super::{Bridge, PollToken};
 use crate::auth::Consequence;
 use crate::auth::key::{Entry, KeyId, Purpose};
 use crate::bridge::relay::{PeerNumber, Proof, Registration};
@@ -147,19 +147,19 @@ impl Bridge {
                 if let Some(connected) = self.connections.get(number) {
                     connected.delayed = Some(error_text(Some(&request), &refusal));
                     let due = now.instant + delay;
-                    self.reactor.set_deadline(Key::Delayed(number), Some(due));
+                    self.reactor.set_deadline(PollToken::Delayed(number), Some(due));
                 }
             }
             Consequence::Block(time) => {
                 let seconds = time.as_secs();
                 warn!("blocked {from} for {seconds} s: too many failures");
-                let strangers = self.connections.iter().filter(|(other, connected)| {
+                let unauthenticated = self.connections.iter().filter(|(other, connected)| {
                     *other != number
                         && self.connections.source_of(&connected.origin) == source
                         && !connected.is_admitted()
                 });
-                for unauthenticated in strangers.map(|(other, _)| other).collect::<Vec<_>>() {
-                    self.end(unauthenticated, "its address is blocked", now);
+                for other in unauthenticated.map(|(other, _)| other).collect::<Vec<_>>() {
+                    self.end(other, "its address is blocked", now);
                 }
                 let why = format!("too many failures; try again in {seconds} s");
                 self.refuse(number, &request, ErrorCode::Forbidden, &why);
@@ -174,7 +174,7 @@ impl Bridge {
         let Some(connected) = self.connections.get(number) else { return };
         if let Some(text) = connected.delayed.take() {
             self.connections.push(number, text);
-            self.reactor.again(Key::Peer(number));
+            self.reactor.again(PollToken::Peer(number));
         }
     }
 }

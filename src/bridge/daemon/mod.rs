@@ -37,7 +37,7 @@ use start::{AnchoredFiles, Identity};
 
 /// Poll token of a registration, or key of a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
+enum PollToken {
     /// By index.
     Listener(usize),
     Peer(PeerNumber),
@@ -82,7 +82,7 @@ struct Bridge {
     home: Home,
     hostname: String,
     started: Moment,
-    reactor: Reactor<Key>,
+    reactor: Reactor<PollToken>,
     listeners: Vec<Listening>,
     identity: Identity,
     places: AnchoredFiles,
@@ -131,7 +131,7 @@ pub fn run(config: Config, file: Option<PathBuf>, home: Home) -> Result<(), Star
     let mut ready = Vec::new();
     while bridge.phase != Phase::Over {
         if let Err(error) = bridge.reactor.turn(&mut ready) {
-            error!("the poll loop cannot go on: {error}");
+            error!("the poll loop failed: {error}");
             return Err(StartError::system("wait for events", error));
         }
         let now = Moment::now();
@@ -153,7 +153,7 @@ fn cost(incoming: &Incoming) -> usize {
 }
 
 impl Bridge {
-    fn on_ready(&mut self, ready: Ready<Key>, now: Moment) {
+    fn on_ready(&mut self, ready: Ready<PollToken>, now: Moment) {
         match ready {
             Ready::Io { key, readable, writable } => self.on_io(key, readable, writable, now),
             Ready::Again(key) => self.on_io(key, true, false, now),
@@ -167,12 +167,12 @@ impl Bridge {
         }
     }
 
-    fn on_io(&mut self, key: Key, readable: bool, writable: bool, now: Moment) {
+    fn on_io(&mut self, key: PollToken, readable: bool, writable: bool, now: Moment) {
         match key {
             // New connections do not shorten the retry interval.
-            Key::Listener(place) if self.listeners.get(place).is_some_and(|l| l.is_full) => {}
-            Key::Listener(place) => self.accept(place, now),
-            Key::Peer(number) => {
+            PollToken::Listener(place) if self.listeners.get(place).is_some_and(|l| l.is_full) => {}
+            PollToken::Listener(place) => self.accept(place, now),
+            PollToken::Peer(number) => {
                 if readable {
                     if let Some(connected) = self.connections.get(number) {
                         connected.readable = true;
@@ -183,22 +183,26 @@ impl Bridge {
                     self.connections.touch(number);
                 }
             }
-            Key::Delayed(_) | Key::Held(_) | Key::Keys | Key::News | Key::Stop => {}
+            PollToken::Delayed(_)
+            | PollToken::Held(_)
+            | PollToken::Keys
+            | PollToken::News
+            | PollToken::Stop => {}
         }
     }
 
-    fn on_deadline(&mut self, key: Key, now: Moment) {
+    fn on_deadline(&mut self, key: PollToken, now: Moment) {
         match key {
-            Key::Listener(place) => self.accept(place, now),
-            Key::Peer(number) => self.on_peer_deadline(number, now),
-            Key::Delayed(number) => self.on_delay_over(number),
-            Key::Held(number) => {
+            PollToken::Listener(place) => self.accept(place, now),
+            PollToken::Peer(number) => self.on_peer_deadline(number, now),
+            PollToken::Delayed(number) => self.on_delay_over(number),
+            PollToken::Held(number) => {
                 self.connections.on_held(number, &mut self.reactor, now.instant);
             }
-            Key::Stop => self.phase = Phase::Over,
-            Key::Keys => self.read_keys(now),
+            PollToken::Stop => self.phase = Phase::Over,
+            PollToken::Keys => self.read_keys(now),
             // Sent at the end of the turn.
-            Key::News => {}
+            PollToken::News => {}
         }
     }
 
@@ -223,15 +227,15 @@ impl Bridge {
                 Err(error) => {
                     if !was_full {
                         let url = listening.listener.url();
-                        error!("cannot accept on {url}: {error}; trying again and again");
+                        error!("cannot accept on {url}: {error}; retrying");
                     }
                     let again = now.instant + ACCEPT_PAUSE;
-                    self.reactor.set_deadline(Key::Listener(place), Some(again));
+                    self.reactor.set_deadline(PollToken::Listener(place), Some(again));
                     return;
                 }
             }
         }
-        self.reactor.again(Key::Listener(place));
+        self.reactor.again(PollToken::Listener(place));
     }
 
     fn welcome(&mut self, accepted: Accepted, now: Moment) {
@@ -273,7 +277,7 @@ impl Bridge {
         }
         self.connections.log_shortage(now.instant);
         if let Room::Instead(other) = room {
-            self.end(other, "its place was needed before it had authenticated", now);
+            self.end(other, "evicted before authentication", now);
         }
         room != Room::None
     }
@@ -307,7 +311,7 @@ impl Bridge {
                 break;
             }
             if messages >= MESSAGES {
-                self.reactor.again(Key::Peer(number));
+                self.reactor.again(PollToken::Peer(number));
                 break;
             }
             if let Some(text) = connected.waiting.take() {
@@ -324,7 +328,7 @@ impl Bridge {
                 }
                 Ok(None) if !connected.readable => break,
                 Ok(None) if !may_read => {
-                    self.reactor.again(Key::Peer(number));
+                    self.reactor.again(PollToken::Peer(number));
                     break;
                 }
                 Ok(None) => {}
@@ -438,7 +442,7 @@ impl Bridge {
             Ok(Frame::Request(request)) if !may => refuse(
                 &request,
                 ErrorCode::Forbidden,
-                "this is for root and whoever runs the bridge",
+                "only root and the user of the relay may do this",
             ),
             Ok(Frame::Request(request)) if request.is("rpc", "identify") => {
                 let args = serde_json::json!({ "type": "bridge", "hostname": self.hostname });
@@ -477,7 +481,7 @@ impl Bridge {
                         if self.make_room(room, now) {
                             self.connections.make_unauthenticated(number, now.instant);
                         } else {
-                            let why = "it gave up its identity, and there was no place without one";
+                            let why = "it gave up its identity, and the pool of unauthenticated connections is full";
                             self.end(number, why, now);
                         }
                     }
@@ -495,7 +499,7 @@ impl Bridge {
         let Some(connected) = self.connections.peek(number) else { return String::new() };
         let Some(peer) = self.relay.peer(number).filter(|_| connected.name.is_empty()) else {
             return match connected.name.as_str() {
-                "" => format!("stranger at {}", connected.origin),
+                "" => format!("unauthenticated peer at {}", connected.origin),
                 name => name.to_owned(),
             };
         };
@@ -503,7 +507,7 @@ impl Bridge {
             Standing::Known(Registration { name, .. }) | Standing::Revoked(name) => {
                 format!("peer {name:?}")
             }
-            Standing::Unauthenticated => "stranger".to_owned(),
+            Standing::Unauthenticated => "unauthenticated peer".to_owned(),
         };
         if let Some(kind) = peer.kind {
             name.push_str(&format!(" ({} {:?})", kind.name(), peer.hostname));
@@ -558,7 +562,7 @@ impl Bridge {
                 self.end(number, &end.to_string(), now);
             }
         }
-        self.reactor.set_deadline(Key::News, self.relay.lists_due(now.instant));
+        self.reactor.set_deadline(PollToken::News, self.relay.lists_due(now.instant));
         if self.phase == Phase::Leaving && self.connections.is_empty() {
             self.phase = Phase::Over;
         }
@@ -617,7 +621,7 @@ impl Bridge {
                     self.close(number, &reason, true, now);
                 }
                 let due = now.instant + self.config.relay.close_timeout;
-                self.reactor.set_deadline(Key::Stop, Some(due));
+                self.reactor.set_deadline(PollToken::Stop, Some(due));
             }
             Phase::Leaving | Phase::Over => self.phase = Phase::Over,
         }

@@ -4,7 +4,7 @@
 use log::{error, info, warn};
 
 use super::judge::registration;
-use super::{Bridge, KEYS_PAUSE, Key, start};
+use super::{Bridge, KEYS_PAUSE, PollToken, start};
 use crate::config::{Config, MAX_FILE, relay_needs_restart};
 use crate::daemon::log_fingerprint;
 use crate::moment::Moment;
@@ -63,14 +63,14 @@ impl Bridge {
         let keys = match self.places.keys() {
             Ok(keys) => keys,
             Err(error) => {
-                self.reactor.set_deadline(Key::Keys, Some(now.instant + KEYS_PAUSE));
+                self.reactor.set_deadline(PollToken::Keys, Some(now.instant + KEYS_PAUSE));
                 if !std::mem::replace(&mut self.keys_are_old, true) {
                     error!("cannot read the registered keys, those from before hold: {error}");
                 }
                 return;
             }
         };
-        self.reactor.set_deadline(Key::Keys, None);
+        self.reactor.set_deadline(PollToken::Keys, None);
         self.keys_are_old = false;
         if keys == self.keys {
             return;

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::anchored_file::AnchoredFile;
 use super::connections::{ConnectionLimits, Connections};
 use super::words::BESIDE;
-use super::{Bridge, Forwarded, Key, Listening, Phase, SCRATCH};
+use super::{Bridge, Forwarded, Listening, Phase, PollToken, SCRATCH};
 use crate::auth::key::KeyStore;
 use crate::auth::{self, LegacyBudget, Throttle};
 use crate::bridge::relay::Relay;
@@ -164,10 +164,10 @@ const OTHERS: u64 = 64;
 /// With fewer descriptors than the configured maximum, unauthenticated clients could use up those
 /// of peers.
 fn warn_of_descriptor_limit(relay: &Section, limit: u64) {
-    let (peers, strangers) = (relay.max_peers, relay.max_unauthenticated);
-    if limit < (peers + strangers) as u64 + OTHERS {
+    let (peers, others) = (relay.max_peers, relay.max_unauthenticated);
+    if limit < (peers + others) as u64 + OTHERS {
         warn!(
-            "{limit} descriptors are too few for {peers} peers and {strangers} strangers \
+            "{limit} descriptors are too few for {peers} peers and {others} unauthenticated connections \
              (max_peers, max_unauthenticated)"
         );
     }
@@ -250,11 +250,11 @@ fn listen(relay: &Section) -> Result<Vec<Listener>, StartError> {
 
 fn register(
     bound: Vec<Listener>,
-    reactor: &mut Reactor<Key>,
+    reactor: &mut Reactor<PollToken>,
 ) -> Result<Vec<Listening>, StartError> {
     let mut listeners = Vec::new();
     for mut listener in bound {
-        let key = Key::Listener(listeners.len());
+        let key = PollToken::Listener(listeners.len());
         let registered = reactor
             .register(listener.source(), Interest::READABLE, key)
             .map_err(|error| StartError::Listen(listener.url(), error))?;
@@ -264,9 +264,9 @@ fn register(
     Ok(listeners)
 }
 
-fn watch(state: &Path, reactor: &mut Reactor<Key>) -> Option<Watch> {
+fn watch(state: &Path, reactor: &mut Reactor<PollToken>) -> Option<Watch> {
     let path = KeyStore::path(state);
-    match reactor.watch_directory(state, path.file_name()?, Key::Keys) {
+    match reactor.watch_directory(state, path.file_name()?, PollToken::Keys) {
         Ok(watch) => Some(watch),
         Err(error) => {
             let path = path.display();

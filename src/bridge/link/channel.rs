@@ -42,7 +42,7 @@ impl fmt::Display for LinkError {
             }
             LinkError::Tls(why) => write!(f, "TLS: {why}"),
             LinkError::NoUpgrade(why) => why.fmt(f),
-            LinkError::Protocol(why) => write!(f, "it does not keep to the protocol: {why}"),
+            LinkError::Protocol(why) => write!(f, "it violates the protocol: {why}"),
             LinkError::Closed(0) => f.write_str("it closed the connection"),
             LinkError::Closed(code) => write!(f, "it closed the connection ({code})"),
             LinkError::Silent(what) => write!(f, "no {what} in time"),

@@ -356,7 +356,7 @@ impl Relay {
         }
         if request.is("rpc", "auth") || request.is("rpc", "auth_token") {
             request.wipe();
-            let why = "a bridge takes neither passwords nor tokens: use auth_ssl";
+            let why = "a relay accepts neither passwords nor tokens: use auth_ssl";
             return self.refuse(number, Some(&request), ErrorCode::Forbidden, why);
         }
         if !is_known {
