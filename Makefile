@@ -4,7 +4,7 @@
 #   make test       run the tests               make bench    measure it (minutes)
 #   make install    as root, with PREFIX and DESTDIR; make deinstall undoes it
 #   make lint       formatting, clippy, scripts, manual pages, language, this file in BSD make
-#   make check-freebsd   on Debian: clippy and a linked release for FreeBSD
+#   make check-freebsd   on Debian: everything linked for FreeBSD on amd64, clippy for aarch64
 #   make clean      remove what was built
 
 PREFIX ?= /usr/local

@@ -1,13 +1,18 @@
 #!/bin/sh
-# Checks the program for FreeBSD on a Debian amd64 machine: clippy over everything, then the release
-# is linked and inspected. Only compiled, never run: that needs a FreeBSD.
+# Checks the program for FreeBSD on a Debian amd64 machine. Everything is only compiled and linked,
+# never run: that needs a FreeBSD.
 #
-#   check-freebsd.sh [clippy|build|all]     all is the default
+#   check-freebsd.sh [all|tests|clippy|build]     all is the default
+#
+#   tests    links the program, all tests and all benchmarks, and inspects each
+#   clippy   type-checks and lints all of them
+#   build    links the release, as a port does, and inspects it (minutes)
+#   all      tests for FREEBSD_TARGET, clippy for the other one of the two targets
 #
 # The compiler with the sources of its standard library is Debian's rustc-web (built for browsers,
 # and therefore recent); the linker, with FreeBSD's headers and the names in its libraries, is zig,
-# from PyPI. Nothing is installed: both are unpacked into a directory of their own, which takes some
-# minutes and 2 GB the first time, and is found again from then on.
+# from PyPI. Nothing is installed: both are unpacked into a directory of their own, which takes a
+# minute and 1 GB the first time, and is found again from then on.
 #
 #   FREEBSD_CACHE     that directory                    [~/.cache/freebsd-check]
 #   FREEBSD_TARGET    or aarch64-unknown-freebsd        [x86_64-unknown-freebsd]
@@ -17,7 +22,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 cache=${FREEBSD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/freebsd-check}
-target=${FREEBSD_TARGET:-x86_64-unknown-freebsd}
+first_target=${FREEBSD_TARGET:-x86_64-unknown-freebsd}
 version=${FREEBSD_VERSION:-14.0}
 zig_version=0.17.1
 command=${1:-all}
@@ -36,16 +41,15 @@ need() {
 }
 
 case $command in
-clippy | build | all) ;;
-*) fail "what is '$command'? There are clippy, build and all" ;;
+all | tests | clippy | build) ;;
+*) fail "unknown command '$command': there are all, tests, clippy and build" ;;
 esac
-case $target in
-x86_64-unknown-freebsd) machine=X86-64 ;;
-aarch64-unknown-freebsd) machine=AArch64 ;;
-*) fail "cannot check for $target" ;;
+case $first_target in
+x86_64-unknown-freebsd) other_target=aarch64-unknown-freebsd ;;
+aarch64-unknown-freebsd) other_target=x86_64-unknown-freebsd ;;
+*) fail "cannot check for $first_target" ;;
 esac
 [ "$(uname -sm)" = 'Linux x86_64' ] || fail 'this needs Linux on x86_64; FreeBSD itself has make test'
-arch=${target%%-*}
 # Minimum version of the compiler.
 wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
@@ -54,8 +58,6 @@ cache=$(cd "$cache" && pwd -P)
 rust=$cache/rust/usr
 libraries=$rust/lib/x86_64-linux-gnu
 zig=$cache/zig-$zig_version/ziglang/zig
-tools=$cache/bin/$arch-$version
-stubs=$cache/stubs/$arch-$version
 
 # apt with lists of its own: those of the machine may be old, or not there, and are left as they are.
 # With no package counted as installed, it names all that a package needs.
@@ -158,7 +160,16 @@ write_tool() {
 	fi
 }
 
+# Sets what depends on the target, and writes the tools for it.
 provide_tools() {
+	target=$1
+	arch=${target%%-*}
+	case $arch in
+	x86_64) machine=X86-64 ;;
+	aarch64) machine=AArch64 ;;
+	esac
+	tools=$cache/bin/$arch-$version
+	stubs=$cache/stubs/$arch-$version
 	mkdir -p "$tools" "$stubs"
 	# Targets are named in ways that zig does not take; and its traps for undefined behaviour are not
 	# in what FreeBSD's own compiler makes.
@@ -202,23 +213,26 @@ environment() {
 	export "CC_$lower=$tools/cc" "AR_$lower=$tools/ar" "CARGO_TARGET_${upper}_LINKER=$tools/cc"
 }
 
+# Unoptimised and without debug information: what is never run has to be compiled soon, not well.
 cargo() {
 	subcommand=$1
 	shift
-	"$rust/bin/cargo" "$subcommand" --locked --target "$target" \
+	CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0 "$rust/bin/cargo" "$subcommand" --locked \
+		--target "$target" --config 'profile.dev.package."*".opt-level=0' \
 		-Z build-std=std,panic_abort,proc_macro,test "$@"
 }
 
 # Tests too, built to abort at a panic as the rest is: another kind would want another library.
 clippy() {
 	cargo clippy -Z panic-abort-tests --all-targets -- -D warnings
+	say "$arch: clippy finds nothing in the program, its tests and benchmarks"
 }
 
 # Requirements of FreeBSD's kernel and loader; only libraries of its base system.
 look_at() {
 	readelf -hW "$1" | grep -q "Machine:.*$machine" || fail "$1 is not for $arch"
 	readelf -lW "$1" | grep -q 'interpreter: /libexec/ld-elf.so.1]' || fail "$1 has no loader of FreeBSD"
-	note=$(readelf -nW "$1" | grep '^ *FreeBSD .*NT_VERSION') || fail "$1 has no note that it is for FreeBSD"
+	readelf -nW "$1" | grep -q '^ *FreeBSD .*NT_VERSION' || fail "$1 has no note that it is for FreeBSD"
 	needs=$(readelf -dW "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\].*/\1/p')
 	for library in $needs; do
 		case $library in
@@ -226,9 +240,27 @@ look_at() {
 		*) fail "$1 needs $library, which is not in every FreeBSD" ;;
 		esac
 	done
-	readelf -hW "$1" | sed -n '/Class:/p; /Type:/p; /Machine:/p'
-	echo "$note"
-	echo "  $(wc -c <"$1") bytes, FreeBSD $version, needs $(echo "$needs" | tr '\n' ' ')"
+	echo "$arch: ${1##*/}: $(wc -c <"$1") bytes, FreeBSD $version, needs $(echo "$needs" | tr '\n' ' ')"
+}
+
+# The linked debug build shows what a linked release would: each symbol is found, in libraries that
+# every FreeBSD has. The release has less in it, for it is built from the same sources and stripped.
+tests() {
+	need readelf binutils
+	mkdir -p "$CARGO_TARGET_DIR"
+	messages=$CARGO_TARGET_DIR/linked-$arch.json
+	cargo test -Z panic-abort-tests --all-targets --no-run \
+		--message-format=json-render-diagnostics >"$messages"
+	executables=$(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$messages" | sort -u)
+	for name in sysadm_events sysadm-events behaviour figures; do
+		case $executables in
+		*"/$name"*) ;;
+		*) fail "$name was not linked for $arch" ;;
+		esac
+	done
+	for executable in $executables; do
+		look_at "$executable"
+	done
 }
 
 build() {
@@ -237,16 +269,20 @@ build() {
 	look_at "$CARGO_TARGET_DIR/$target/release/sysadm-events"
 }
 
+# Runs a command for a target; what it exports is of that one alone.
+check() (
+	provide_tools "$2"
+	environment
+	"$1"
+)
+
 need cc gcc
 provide_rust
 provide_zig
-provide_tools
-environment
 case $command in
-clippy) clippy ;;
-build) build ;;
 all)
-	clippy
-	build
+	check tests "$first_target"
+	check clippy "$other_target"
 	;;
+*) check "$command" "$first_target" ;;
 esac
