@@ -73,7 +73,7 @@ const USES: [(&str, &[&str]); 26] = [
     ("reactor", &["sys"]),
     ("auth", &["seal", "sys", "wording"]),
     ("rules", &["pattern", "wire"]),
-    ("config", &["pattern", "rules", "wire", "wording"]),
+    ("config", &["pattern", "rules", "sys", "wire", "wording"]),
     ("logger", &["config", "sys", "wire", "wording"]),
     ("net", &["charge", "sys", "wire"]),
     ("daemon", &["auth", "config", "logger", "net", "sys", "wire"]),

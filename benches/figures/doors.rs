@@ -12,6 +12,8 @@ use serde_json::json;
 use support::{Daemon, Outcome, Peer, Setup, Stream, Transport};
 use sysadm_events::auth::key::{Kind, NO_CERTIFICATE, PrivateKey, PublicKey, Purpose};
 use sysadm_events::net::certificate;
+use sysadm_events::sys::files::Files;
+use sysadm_events::sys::may_block::MayBlock;
 
 use super::PROGRAM;
 use super::table::{Table, Verdict};
@@ -64,7 +66,8 @@ fn handshakes(table: &mut Table) -> Outcome<f64> {
 /// Time of the server's half of a handshake without a socket, in seconds.
 fn bare_handshake(daemon: &Daemon) -> Outcome<f64> {
     let file = |name: &str| daemon.directory().join(name);
-    let server = certificate::server_side(&file("cert.pem"), &file("key.pem"))?.config;
+    let files = Files::of_system(MayBlock::before_loop());
+    let server = certificate::server_side(&file("cert.pem"), &file("key.pem"), &files)?.config;
     let client = Stream::client_config(daemon)?;
     let mut took = Duration::ZERO;
     for _ in 0..BARE {

@@ -6,6 +6,8 @@ use super::{Command, complain};
 use crate::bridge::daemon;
 use crate::client::sysexits;
 use crate::config::{Config, Home};
+use crate::sys::files::Files;
+use crate::sys::may_block::MayBlock;
 
 pub(super) const COMMAND: Command = Command {
     name: "bridge",
@@ -46,8 +48,9 @@ fn main(mut words: Words) -> Result<u8, Exit> {
         }
     }
     let home = Home::of_this_process();
-    let (config, file) = Config::load(file.as_deref(), &home)
-        .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))?;
+    let (config, file) =
+        Config::load(file.as_deref(), &home, &Files::of_system(MayBlock::before_loop()))
+            .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))?;
     match daemon::run(config, file, home) {
         Ok(()) => Ok(0),
         Err(error) => {

@@ -11,7 +11,9 @@ use super::{Command, complain, try_log, write};
 use crate::auth::key::{Damaged, KeyStore};
 use crate::config::{Config, Home};
 use crate::helper::accounts::{Asked, look_up_now};
+use crate::sys::files::Files;
 use crate::sys::guarded_path::stat_regular;
+use crate::sys::may_block::MayBlock;
 use crate::system_state::is_found;
 
 pub(super) const COMMAND: Command = Command {
@@ -65,13 +67,14 @@ fn main(mut words: Words) -> Result<u8, Exit> {
         return Err(Exit::usage("--rule and --json need --try LOG"));
     }
     let home = Home::of_this_process();
-    let (config, file) = match Config::load(file.as_deref(), &home) {
-        Ok(loaded) => loaded,
-        Err(errors) => {
-            complain(&errors.to_string());
-            return Ok(1);
-        }
-    };
+    let (config, file) =
+        match Config::load(file.as_deref(), &home, &Files::of_system(MayBlock::before_loop())) {
+            Ok(loaded) => loaded,
+            Err(errors) => {
+                complain(&errors.to_string());
+                return Ok(1);
+            }
+        };
     if let Some(log) = log {
         return try_log::run(&config.life_preserver, &log, &names, json);
     }
@@ -143,7 +146,7 @@ fn logs(config: &Config, defaults: &Config) -> Vec<String> {
     let sources = logs.source.iter().map(|source| &source.log);
     let mut said = Vec::new();
     for log in logs.log.iter().filter(is_expected).chain(sources) {
-        let why = match stat_regular(log) {
+        let why = match stat_regular(log, MayBlock::before_loop()) {
             Ok(_) => continue,
             Err(error) if error.kind() == ErrorKind::NotFound => "is not there (yet)".to_owned(),
             Err(error) => format!("cannot be followed: {error}"),
@@ -157,7 +160,7 @@ fn logs(config: &Config, defaults: &Config) -> Vec<String> {
 }
 
 fn keys(path: &Path) -> Vec<String> {
-    match KeyStore::read(path) {
+    match KeyStore::read(path, MayBlock::before_loop()) {
         Ok((_, damaged)) => damaged
             .iter()
             .map(|Damaged { line, why, .. }| format!("{}:{line}: {why}", path.display()))

@@ -6,6 +6,8 @@ use super::{Command, write};
 use crate::client::sysexits;
 use crate::config::{Config, Home};
 use crate::net::certificate;
+use crate::sys::files::Files;
+use crate::sys::may_block::MayBlock;
 
 pub(super) const COMMAND: Command = Command {
     name: "fingerprint",
@@ -38,8 +40,12 @@ fn main(mut words: Words) -> Result<u8, Exit> {
             other => return Err(unexpected(&other)),
         }
     }
-    let (config, _) = Config::load(file.as_deref(), &Home::of_this_process())
-        .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))?;
+    let (config, _) = Config::load(
+        file.as_deref(),
+        &Home::of_this_process(),
+        &Files::of_system(MayBlock::before_loop()),
+    )
+    .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))?;
     let (certificate, maker) = if bridge {
         (&config.relay.certificate, "bridge")
     } else {
@@ -52,8 +58,9 @@ fn main(mut words: Words) -> Result<u8, Exit> {
         );
         return Err(Exit::failed(sysexits::CONFIGURATION, message));
     }
-    let fingerprint = certificate::fingerprint_of(certificate)
-        .map_err(|error| Exit::failed(sysexits::CONFIGURATION, error.to_string()))?;
+    let fingerprint =
+        certificate::fingerprint_of(certificate, &Files::of_system(MayBlock::before_loop()))
+            .map_err(|error| Exit::failed(sysexits::CONFIGURATION, error.to_string()))?;
     write(&format!("{fingerprint}\n"))?;
     Ok(0)
 }

@@ -20,7 +20,9 @@ use crate::auth::Role;
 use crate::auth::key::{ChangeError, Entry, KeyStore, check_text};
 use crate::client::sysexits;
 use crate::config::{Config, Home};
+use crate::sys::files::Files;
 use crate::sys::local_time;
+use crate::sys::may_block::MayBlock;
 use crate::wire::rfc3339;
 
 pub(super) const COMMAND: Command = Command {
@@ -86,8 +88,9 @@ fn options(words: &mut Words) -> Result<Options, Exit> {
 fn main(mut words: Words) -> Result<u8, Exit> {
     let options = options(&mut words)?;
     let home = Home::of_this_process();
-    let (config, _) = Config::load(options.config.as_deref(), &home)
-        .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))?;
+    let (config, _) =
+        Config::load(options.config.as_deref(), &home, &Files::of_system(MayBlock::before_loop()))
+            .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))?;
     // Reads all of them before anything is changed.
     let mut all = Vec::new();
     for file in &options.files {
@@ -196,14 +199,14 @@ impl Import {
         };
         if is_dry {
             place.become_owner()?;
-            let (mut store, _) =
-                KeyStore::read(&path).map_err(|error| file_error("read", &path, &error))?;
+            let (mut store, _) = KeyStore::read(&path, MayBlock::before_loop())
+                .map_err(|error| file_error("read", &path, &error))?;
             insert(&mut store);
             return Ok(());
         }
         place.make()?;
         place.become_owner()?;
-        let changed = KeyStore::change(&path, |store| {
+        let changed = KeyStore::change(&path, MayBlock::before_loop(), |store| {
             insert(store);
             Ok::<_, Infallible>(())
         });
@@ -217,7 +220,7 @@ impl Import {
 /// Whether the configuration accepts the value.
 fn check(setting: &Setting, home: &Home) -> Result<(), String> {
     let text = format!("[{}]\n{} = {}\n", setting.section, setting.key, setting.value);
-    match Config::parse(&text, Path::new(""), home) {
+    match Config::parse(&text, Path::new(""), home, &Files::of_system(MayBlock::before_loop())) {
         Ok(_) => Ok(()),
         Err(errors) => {
             let why = errors.iter().next().map(|error| error.message.clone());

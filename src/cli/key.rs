@@ -25,6 +25,8 @@ use crate::auth::key::{
 };
 use crate::client::sysexits;
 use crate::config::{Config, Home};
+use crate::sys::files::Files;
+use crate::sys::may_block::MayBlock;
 use crate::wire::{KeyChecksum, rfc3339};
 
 pub(super) const COMMAND: Command = Command {
@@ -201,16 +203,15 @@ fn add(user: &str, file: &Path, options: &Options) -> Result<u8, Exit> {
         serde_json::from_value(line).map_err(|error| Exit::usage(error.to_string()))?;
     place.become_owner()?;
     let path = place.path();
-    KeyStore::change(&path, |store| store.insert(entry, &place.limits)).map_err(
-        |error| match error {
+    KeyStore::change(&path, MayBlock::before_loop(), |store| store.insert(entry, &place.limits))
+        .map_err(|error| match error {
             ChangeError::File(error) => file_error("change", &path, &error),
             ChangeError::Refused(InsertError::Taken(other)) => Exit::usage(format!(
                 "the key is registered for {other}; \"sysadm-events key revoke {other} {}\" first",
                 key.id()
             )),
             ChangeError::Refused(why) => Exit::usage(why.to_string()),
-        },
-    )?;
+        })?;
     write(&format!("{}\n", key.id()))?;
     if !geteuid().is_root() && !options.bridge {
         complain(&format!(
@@ -227,8 +228,8 @@ fn list(options: &Options) -> Result<u8, Exit> {
     let place = KeyPlace::of(&config, options.bridge);
     place.become_owner()?;
     let path = place.path();
-    let (store, damaged) =
-        KeyStore::read(&path).map_err(|error| file_error("read", &path, &error))?;
+    let (store, damaged) = KeyStore::read(&path, MayBlock::before_loop())
+        .map_err(|error| file_error("read", &path, &error))?;
     for Damaged { line, why, .. } in &damaged {
         complain(&format!("{}:{line}: {why}", path.display()));
     }
@@ -282,7 +283,7 @@ fn revoke(user: &str, key: &str, options: &Options) -> Result<u8, Exit> {
     let of_file = PathBuf::from(key).is_file().then(|| read_key(Path::new(key))).transpose()?;
     place.become_owner()?;
     let path = place.path();
-    let revoked = KeyStore::change(&path, |store| {
+    let revoked = KeyStore::change(&path, MayBlock::before_loop(), |store| {
         let ids: Vec<_> = store
             .of(user)
             .map(|entry| entry.key.id())
@@ -321,20 +322,25 @@ fn export(options: &Options) -> Result<u8, Exit> {
     let place = KeyPlace::of(&config, false);
     place.make()?;
     place.become_owner()?;
-    let key = key.ensure(&config.paths.state).map_err(|error| match &error {
-        OwnKeyError::File(_, _, why) => Exit::failed(code_of(why), error.to_string()),
-        OwnKeyError::Content(..) | OwnKeyError::Making(_) => {
-            Exit::failed(sysexits::CONFIGURATION, error.to_string())
-        }
-    })?;
+    let key =
+        key.ensure(&config.paths.state, MayBlock::before_loop()).map_err(|error| match &error {
+            OwnKeyError::File(_, _, why) => Exit::failed(code_of(why), error.to_string()),
+            OwnKeyError::Content(..) | OwnKeyError::Making(_) => {
+                Exit::failed(sysexits::CONFIGURATION, error.to_string())
+            }
+        })?;
     write(&key.public().pem())?;
     Ok(0)
 }
 
 fn configuration(options: &Options) -> Result<Config, Exit> {
-    Config::load(options.config.as_deref(), &Home::of_this_process())
-        .map(|(config, _)| config)
-        .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))
+    Config::load(
+        options.config.as_deref(),
+        &Home::of_this_process(),
+        &Files::of_system(MayBlock::before_loop()),
+    )
+    .map(|(config, _)| config)
+    .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))
 }
 
 fn read_key(file: &Path) -> Result<PublicKey, Exit> {

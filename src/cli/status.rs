@@ -114,6 +114,10 @@ fn page(status: &Value, terminal: Terminal) -> String {
     for log in logs["logs"].as_array().into_iter().flatten() {
         line("log", log_line(log, terminal));
     }
+    for hanging in status["hanging"].as_array().into_iter().flatten() {
+        let (path, since) = (text(&hanging["path"]), text(&hanging["since"]));
+        line("hangs", format!("{path} does not answer since {since}"));
+    }
     if let Some(queues) = jobs_in_queues(status, terminal) {
         line("queues", queues);
     }
@@ -308,6 +312,7 @@ mod tests {
                     {"log": "/a", "rules": ["zrepl"], "lines": 1240, "matched": 0, "unknown": 0, "last_match": null, "trouble": null},
                     {"log": "/b\u{1b}", "rules": ["sanoid"], "lines": 7, "matched": 3, "unknown": 2,
                      "last_match": "2026-11-24T20:00:00Z", "trouble": "cannot be read: x"}]},
+            "hanging": [{"path": "/tank/log", "since": "2026-11-24T20:00:00Z"}],
             "seq": 12, "subscribers": 1, "outbox_total": 1536, "memory": {"peak_resident": 3_500_000},
             "jobs": {"running": 1, "pending": 0, "finished": 2}, "queues": {"pkg": 1},
             "store": {"state": "state storage does not answer"},
@@ -342,6 +347,7 @@ replica   2 h 00 m ago, 7 - Critical: Tue: Replication Failed for tank
           running: a^[, just begun
 log       /a: nothing in 1,240 lines matched rule \"zrepl\"
 log       /b^[: 7 lines, 3 matched, 2 errors and warnings that no rule knows, last event 2026-11-24T20:00:00Z; cannot be read: x
+hangs     /tank/log does not answer since 2026-11-24T20:00:00Z
 queues    pkg 1
 store     state storage does not answer
 events    12 since its start, epoch e1

@@ -12,6 +12,8 @@ use super::words::Words;
 use crate::auth::key::PrivateKey;
 use crate::client::{Bridge, Client, Credential, KnownHost, Secret, Target, Url, Via, sysexits};
 use crate::config::{Config, Home, HostEntry};
+use crate::sys::files::Files;
+use crate::sys::may_block::MayBlock;
 
 /// The part of a command's help about these options.
 macro_rules! target_help {
@@ -139,8 +141,13 @@ impl TargetOptions {
                 let why = "-H names the daemon: -c, --socket, --url and --via do not go with it";
                 return Err(Exit::usage(why));
             }
-            let host = HostEntry::find(&name, &Home::hosts(), &Home::directory())
-                .map_err(|why| Exit::failed(sysexits::CONFIGURATION, why))?;
+            let host = HostEntry::find(
+                &name,
+                &Home::hosts(),
+                &Home::directory(),
+                &Files::of_system(MayBlock::before_loop()),
+            )
+            .map_err(|why| Exit::failed(sysexits::CONFIGURATION, why))?;
             options.url = host.url;
             options.via = host.via;
             options.fingerprint = options.fingerprint.or(host.fingerprint);
@@ -308,7 +315,7 @@ fn configured_socket(
     home: &Home,
     socket: fn(Config) -> Option<PathBuf>,
 ) -> Result<PathBuf, Exit> {
-    let (config, _) = Config::load(Some(file), home)
+    let (config, _) = Config::load(Some(file), home, &Files::of_system(MayBlock::before_loop()))
         .map_err(|errors| Exit::failed(sysexits::CONFIGURATION, errors.to_string()))?;
     socket(config).ok_or_else(|| {
         let message = format!("{} configures no socket; name the daemon by --url", file.display());

@@ -22,6 +22,8 @@ use tungstenite::{Message as WsMessage, WebSocket};
 
 use super::*;
 use crate::net::certificate;
+use crate::sys::files::Files;
+use crate::sys::may_block::MayBlock;
 
 /// A directory for one test.
 struct Directory(PathBuf);
@@ -287,8 +289,10 @@ fn wait_ends_at_deadline_or_when_a_descriptor_is_ready() {
 /// A TLS server for one connection, which echoes the arguments of one request.
 fn serve_tls(directory: &Directory) -> (Url, JoinHandle<()>) {
     let (cert, key) = (directory.join("cert.pem"), directory.join("key.pem"));
-    certificate::ensure(&cert, &key, &["localhost".to_owned()]).unwrap();
-    let config = certificate::server_side(&cert, &key).unwrap().config;
+    certificate::ensure(&cert, &key, &["localhost".to_owned()], MayBlock::before_loop()).unwrap();
+    let config = certificate::server_side(&cert, &key, &Files::of_system(MayBlock::before_loop()))
+        .unwrap()
+        .config;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = thread::spawn(move || {
@@ -311,7 +315,11 @@ fn serve_tls(directory: &Directory) -> (Url, JoinHandle<()>) {
 fn server_with_pinned_fingerprint_gets_the_token() {
     let directory = Directory::new();
     let (url, server) = serve_tls(&directory);
-    let fingerprint = certificate::fingerprint_of(&directory.join("cert.pem")).unwrap();
+    let fingerprint = certificate::fingerprint_of(
+        &directory.join("cert.pem"),
+        &Files::of_system(MayBlock::before_loop()),
+    )
+    .unwrap();
     let fingerprint = fingerprint.parse().unwrap();
     let credential = Some(Credential::Token(Secret::new("secret")));
     let mut client =
@@ -330,7 +338,11 @@ fn wrong_certificate_is_rejected_with_both_fingerprints() {
     let error = Client::connect(&Target::Tls { url, fingerprint, known: None, credential: None })
         .err()
         .unwrap();
-    let shown = certificate::fingerprint_of(&directory.join("cert.pem")).unwrap();
+    let shown = certificate::fingerprint_of(
+        &directory.join("cert.pem"),
+        &Files::of_system(MayBlock::before_loop()),
+    )
+    .unwrap();
     assert!(error.to_string().contains(&shown), "{error}");
     assert!(error.to_string().contains(&fingerprint.to_string()), "{error}");
     server.join().unwrap();

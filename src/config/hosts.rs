@@ -9,6 +9,7 @@ use super::error::{ConfigErrors, Fault, Lines};
 use super::spelling;
 use super::values::kind;
 use super::{read, text_of, unreadable};
+use crate::sys::files::Files;
 
 /// The keys of a host.
 const KEYS: [&str; 5] = ["url", "key", "fingerprint", "via", "bridge_fingerprint"];
@@ -35,10 +36,10 @@ impl HostEntry {
     /// `home` replaces `~/` at the beginning of a key's path.
     ///
     /// # Errors The file cannot be read or has faults, or there is no such host.
-    pub fn find(name: &str, file: &Path, home: &Path) -> Result<HostEntry, String> {
-        let bytes = match read(file) {
+    pub fn find(name: &str, file: &Path, home: &Path, files: &Files) -> Result<HostEntry, String> {
+        let bytes = match read(file, files) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Default::default(),
             Err(error) => {
                 return Err(ConfigErrors::of_whole_file(file, unreadable(&error)).to_string());
             }

@@ -19,6 +19,7 @@ use super::values::{
     mode, one_of, optional, pam_service, program, size, socket_path, text,
 };
 use super::{BridgeLink, BridgeUrl, Config, LegacyBridgeClients, LogTarget, ZpoolWhen};
+use crate::sys::files::Files;
 
 /// Minimum timeout: below it a busy host would fail its own daemon.
 const SHORT: Duration = Duration::from_millis(10);
@@ -29,13 +30,18 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Reads the file into `config`. A faulty key leaves its field unchanged. `elsewhere` receives the
 /// faults of files that it names.
-pub(super) fn read(reader: &mut Reader<'_>, config: &mut Config, elsewhere: &mut Vec<ConfigError>) {
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    config: &mut Config,
+    elsewhere: &mut Vec<ConfigError>,
+    files: &Files,
+) {
     read_server(reader.section("server"), config);
     read_auth(reader.section("auth"), config);
     read_events(reader.section("events"), config);
     read_dispatcher(reader.section("dispatcher"), config);
     read_store(reader.section("store"), config);
-    read_life_preserver(reader.section("life_preserver"), config, elsewhere);
+    read_life_preserver(reader.section("life_preserver"), config, elsewhere, files);
     read_system_state(reader.section("system_state"), config);
     read_bridge(reader.section("bridge"), config);
     read_relay(reader.section("relay"), config);
@@ -123,12 +129,13 @@ fn read_life_preserver(
     mut section: Section<'_, '_>,
     config: &mut Config,
     elsewhere: &mut Vec<ConfigError>,
+    files: &Files,
 ) {
     let logs = &mut config.life_preserver;
     section.key("log", &mut logs.log, optional(absolute_path));
     section.key("rules_dir", &mut logs.rules_dir, optional(absolute_path));
     if let Some(directory) = &logs.rules_dir {
-        match Rules::of_directory(directory) {
+        match Rules::of_directory(directory, files) {
             Ok((rules, faults)) => {
                 logs.rules = rules;
                 elsewhere.extend(faults);

@@ -31,12 +31,15 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
 
 use error::Lines;
 use reader::Reader;
+
+use crate::sys::files::Files;
 
 pub use error::{ConfigError, ConfigErrors};
 pub use home::Home;
@@ -79,16 +82,23 @@ pub struct Config {
 }
 
 impl Config {
-    /// Parses `text` over the defaults of `home`; `file` names it in messages.
+    /// Parses `text` over the defaults of `home`; `file` names it in messages. Files that it names
+    /// are read from `files`.
     ///
-    /// # Errors All faults, in the order of their lines.
-    pub fn parse(text: &str, file: &Path, home: &Home) -> Result<Config, ConfigErrors> {
+    /// # Errors
+    /// All faults that were found, in the order of their lines.
+    pub fn parse(
+        text: &str,
+        file: &Path,
+        home: &Home,
+        files: &Files,
+    ) -> Result<Config, ConfigErrors> {
         let mut config = Config::defaults(home);
         let (repaired, unclosed) = unclosed::repair(text);
         let (document, syntax) = toml::de::DeTable::parse_recoverable(&repaired);
         let mut reader = Reader::new(text, document.get_ref(), &syntax, unclosed);
         let mut elsewhere = Vec::new();
-        keys::read(&mut reader, &mut config, &mut elsewhere);
+        keys::read(&mut reader, &mut config, &mut elsewhere, files);
         reader.report_unknown();
         checks::check(&config, &mut reader);
         let lines = Lines::of(text);
@@ -108,10 +118,11 @@ impl Config {
     pub fn load(
         file: Option<&Path>,
         home: &Home,
+        files: &Files,
     ) -> Result<(Config, Option<PathBuf>), ConfigErrors> {
         let path = file.map_or_else(|| home.config_file(), Path::to_path_buf);
-        match read(&path) {
-            Ok(bytes) => Ok((Config::of_bytes(&bytes, &path, home)?, Some(path))),
+        match read(&path, files) {
+            Ok(bytes) => Ok((Config::of_bytes(&bytes, &path, home, files)?, Some(path))),
             Err(e) if e.kind() == io::ErrorKind::NotFound && file.is_none() => {
                 Ok((Config::defaults(home), None))
             }
@@ -122,8 +133,13 @@ impl Config {
     /// Parses the content of `file`.
     ///
     /// # Errors As [`load`](Config::load).
-    pub fn of_bytes(bytes: &[u8], file: &Path, home: &Home) -> Result<Config, ConfigErrors> {
-        Config::parse(text_of(bytes, file)?, file, home)
+    pub fn of_bytes(
+        bytes: &[u8],
+        file: &Path,
+        home: &Home,
+        files: &Files,
+    ) -> Result<Config, ConfigErrors> {
+        Config::parse(text_of(bytes, file)?, file, home, files)
     }
 }
 
@@ -157,10 +173,8 @@ pub fn relay_needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 /// Reads at most one byte more than the maximum, so that a device or a mistake cannot fill memory.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+fn read(path: &Path, files: &Files) -> io::Result<Zeroizing<Vec<u8>>> {
+    files.read(path, MAX_FILE as u64 + 1)
 }
 
 fn text_of<'b>(bytes: &'b [u8], path: &Path) -> Result<&'b str, ConfigErrors> {

@@ -1,8 +1,6 @@
 //! Files with log rules: the embedded ones, and those of `life_preserver.rules_dir`.
 
-use std::ffi::OsStr;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use toml::de::DeValue;
@@ -15,6 +13,7 @@ use super::unclosed;
 use super::values::{boolean, count, kind, one_of, quoted, text};
 use crate::pattern::{Message, Pattern};
 use crate::rules::{Class, Level, Matcher, Rule, RuleSet, RunKey, Template, embedded, samples};
+use crate::sys::files::Files;
 
 /// Maximum number of files in the directory.
 const FILES: usize = 64;
@@ -31,23 +30,20 @@ impl Rules {
     /// faulty file yields a set without rules.
     ///
     /// # Errors The directory cannot be read, or has too many files.
-    pub(super) fn of_directory(directory: &Path) -> Result<(Rules, Vec<ConfigError>), String> {
-        let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
-        let mut files: Vec<PathBuf> = Vec::new();
-        for entry in fs::read_dir(directory).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            if path.extension() == Some(OsStr::new("toml")) {
-                files.push(path);
-            }
-            if files.len() > FILES {
-                return Err(format!("has more than {FILES} files of rules"));
-            }
+    pub(super) fn of_directory(
+        directory: &Path,
+        source: &Files,
+    ) -> Result<(Rules, Vec<ConfigError>), String> {
+        let listed = source.list(directory, "toml", FILES + 1);
+        let mut files = listed.map_err(|error| format!("cannot be read: {error}"))?;
+        if files.len() > FILES {
+            return Err(format!("has more than {FILES} files of rules"));
         }
         files.sort();
         let (mut rules, mut faults) = (Rules::default(), Vec::new());
         for file in files {
             let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let set = super::read(&file)
+            let set = super::read(&file, source)
                 .map_err(|error| ConfigErrors::of_whole_file(&file, super::unreadable(&error)))
                 .and_then(|bytes| {
                     let text = super::text_of(&bytes, &file)?;
@@ -209,6 +205,7 @@ fn templates(ignores_case: bool) -> impl Fn(&DeValue<'_>) -> Result<Vec<Template
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::may_block::MayBlock;
 
     fn faults(text: &str) -> Vec<String> {
         match parse("own", text, Path::new("own.toml"), &Rules::default()) {
@@ -227,7 +224,8 @@ mod tests {
         assert_eq!(Rules::default().all().count(), embedded().len());
         // As in the source tree, from where an operator copies them.
         let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/etc/rules"));
-        let (rules, faults) = Rules::of_directory(directory).unwrap();
+        let (rules, faults) =
+            Rules::of_directory(directory, &Files::of_system(MayBlock::before_loop())).unwrap();
         assert_eq!((rules.own.len(), faults), (embedded().len(), Vec::new()));
         for set in &rules.own {
             assert!(set.samples.lines().count() > 5, "{}", set.name);

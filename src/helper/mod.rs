@@ -1,5 +1,6 @@
 //! Helper processes for calls that may block, and their state machines in the loop.
 
 pub mod accounts;
+pub mod files;
 pub mod store;
 pub mod trees;

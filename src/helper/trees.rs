@@ -183,7 +183,7 @@ impl Trees {
 pub fn begin() -> std::io::Result<(Pid, OwnedFd)> {
     let daemon = std::process::id() as i32;
     let nothing = std::fs::File::open("/dev/null")?;
-    with_socket(c"sysadm-signals", nothing.into(), move |socket, _| {
+    with_socket(c"sysadm-signals", nothing.into(), move |socket, _, _| {
         run(UnixStream::from(socket), daemon);
     })
 }

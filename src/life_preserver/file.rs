@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::tail::{Fingerprint, Identity};
 use crate::sys::guarded_path::{open_regular, stat_regular};
+use crate::sys::may_block::MayBlock;
 
 /// Maximum number of directory entries examined when a rotated or copied file is searched for.
 const NAMES: usize = 4096;
@@ -24,8 +25,8 @@ pub(super) enum Resolved {
 /// Resolves a path without opening it.
 ///
 /// # Errors The path is not a regular file, or the system call fails.
-pub(super) fn named(path: &Path) -> io::Result<Resolved> {
-    match stat_regular(path) {
+pub(super) fn named(path: &Path, may_block: MayBlock) -> io::Result<Resolved> {
+    match stat_regular(path, may_block) {
         Ok(about) => Ok(Resolved::File(Identity { device: about.st_dev, inode: about.st_ino })),
         Err(error) if is_absence(&error) => Ok(Resolved::Absent),
         Err(error) => Err(error),
@@ -35,8 +36,8 @@ pub(super) fn named(path: &Path) -> io::Result<Resolved> {
 /// Opens a regular file; see [`open_regular`] for the symbolic links that are followed.
 ///
 /// # Errors The file does not exist, is not regular, or cannot be opened.
-pub(super) fn open(path: &Path) -> io::Result<(File, Identity)> {
-    let file = open_regular(path)?;
+pub(super) fn open(path: &Path, may_block: MayBlock) -> io::Result<(File, Identity)> {
+    let file = open_regular(path, may_block)?;
     let identity = identity(&file.metadata()?);
     Ok((file, identity))
 }
@@ -51,7 +52,13 @@ pub(super) fn is_absence(error: &io::Error) -> bool {
 }
 
 /// Reads at most `length` bytes at offset `from`. `buffer` is cleared first.
-pub(super) fn read(file: &File, from: u64, length: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
+pub(super) fn read(
+    file: &File,
+    from: u64,
+    length: usize,
+    buffer: &mut Vec<u8>,
+    _: MayBlock,
+) -> io::Result<()> {
     buffer.clear();
     buffer.resize(length, 0);
     let mut filled = 0;
@@ -75,21 +82,29 @@ pub(super) fn fingerprint(
     file: &File,
     position: u64,
     lengths: (usize, usize),
+    may_block: MayBlock,
 ) -> io::Result<Fingerprint> {
     let mut fingerprint = Fingerprint::default();
-    read(file, 0, lengths.0, &mut fingerprint.head)?;
+    read(file, 0, lengths.0, &mut fingerprint.head, may_block)?;
     let before = lengths.1.min(usize::try_from(position).unwrap_or(usize::MAX));
-    read(file, position - before as u64, before, &mut fingerprint.before)?;
+    read(file, position - before as u64, before, &mut fingerprint.before, may_block)?;
     Ok(fingerprint)
 }
 
 /// Opens the files beside the log whose names extend the log's own name, the convention of
 /// newsyslog, logrotate and Life Preserver. Files that cannot be opened are omitted.
-pub(super) fn siblings(path: &Path) -> Vec<(File, Identity)> {
+///
+/// # Errors
+/// The directory is there and cannot be read.
+pub(super) fn siblings(path: &Path, may_block: MayBlock) -> io::Result<Vec<(File, Identity)>> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        return Vec::new();
+        return Ok(Vec::new());
     };
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if is_absence(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
     let name = name.as_encoded_bytes();
     let mut found = Vec::new();
     for entry in entries.take(NAMES).flatten() {
@@ -98,10 +113,10 @@ pub(super) fn siblings(path: &Path) -> Vec<(File, Identity)> {
         if other.len() > name.len()
             && other.starts_with(name)
             && found.len() < SIBLINGS
-            && let Ok(opened) = open(&entry.path())
+            && let Ok(opened) = open(&entry.path(), may_block)
         {
             found.push(opened);
         }
     }
-    found
+    Ok(found)
 }

@@ -4,21 +4,23 @@
 //! when the kernel reports a change, and also at an interval: a watch cannot see a file system that
 //! is mounted over the directory.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{info, warn};
+use serde::{Deserialize, Serialize};
 
 use super::file::{self, Resolved};
 use super::lines;
 use super::tail::{BEFORE, HEAD};
 use super::tail::{
-    Candidate, FileGeneration, Fingerprint, Identity, PersistedGeneration, Tail, Verdict, choose,
+    Candidate, FileGeneration, Fingerprint, GenerationState, Identity, PersistedGeneration, Tail,
+    Verdict, choose,
 };
 use crate::reactor::{REPORTS_WRITE_AFTER_TRUNCATION, Watch, is_local};
+use crate::sys::may_block::MayBlock;
 use crate::wording::without_errno;
 
 /// Maximum number of directories that may appear or vanish during one search; the next poll
@@ -33,12 +35,17 @@ pub trait Watching {
     /// Watches an open file.
     ///
     /// # Errors The file cannot be watched.
-    fn file(&mut self, file: &File, id: FollowId) -> io::Result<Watch>;
+    fn file(&mut self, file: &File, id: FollowId, may_block: MayBlock) -> io::Result<Watch>;
     /// Watches a directory for one name.
     ///
     /// # Errors The directory cannot be watched.
-    fn directory(&mut self, path: &Path, name: &std::ffi::OsStr, id: FollowId)
-    -> io::Result<Watch>;
+    fn directory(
+        &mut self,
+        path: &Path,
+        name: &OsStr,
+        id: FollowId,
+        may_block: MayBlock,
+    ) -> io::Result<Watch>;
     /// Whether the watch is still active.
     fn is_watched(&self, watch: &Watch) -> bool;
     /// Removes a watch.
@@ -50,7 +57,7 @@ pub trait Watching {
 }
 
 /// Treatment of a file that had the name earlier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum OldGenerations {
     /// Read to its end; a copy of truncated content is searched for. No line may be lost.
     ReadOn,
@@ -58,13 +65,13 @@ pub(super) enum OldGenerations {
     Forget,
 }
 
-/// A followed file.
+/// A followed file in a worker: open and watched.
 #[derive(Debug)]
 pub(super) struct Follower {
-    pub(super) id: FollowId,
-    pub(super) path: PathBuf,
+    id: FollowId,
+    path: PathBuf,
     old_generations: OldGenerations,
-    pub(super) tail: Tail<File>,
+    tail: Tail<File>,
     /// The first file found starts at its end, because none existed before it.
     from_end: bool,
     file_watches: Vec<FileWatch>,
@@ -74,8 +81,11 @@ pub(super) struct Follower {
     directory_unwatched: Option<String>,
     /// The next write may go unreported, because the file was truncated.
     awaits_unreported: bool,
-    /// Current error; logged once.
+    /// Current error.
     last_error: Option<String>,
+    /// The error may end without a change that the kernel reports.
+    is_transient: bool,
+    remarks: Vec<Remark>,
 }
 
 /// An open file and its watch.
@@ -89,7 +99,7 @@ struct FileWatch {
 }
 
 /// Result of one poll.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Found {
     /// Bytes from the position of the file generation with this index.
     Bytes(usize),
@@ -108,166 +118,251 @@ pub(super) struct PollLimits {
     pub(super) max_line: usize,
     /// Grace period in which a rotated file is still read.
     pub(super) rotation_wait: Duration,
+    pub(super) may_block: MayBlock,
+}
+
+/// A message for the daemon's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Remark {
+    Warning(String),
+    Information(String),
+}
+
+/// All that a worker needs for one poll. Asking changes nothing, so a question can be repeated.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Question {
+    pub(super) path: PathBuf,
+    pub(super) old_generations: OldGenerations,
+    pub(super) from_end: bool,
+    /// Resolves the name only; reads nothing.
+    pub(super) is_find: bool,
+    /// Generations whose files are still to be found; in place of `generations` where there are some.
+    pub(super) persisted: Vec<PersistedGeneration>,
+    pub(super) generations: Vec<GenerationState>,
+    pub(super) slice: usize,
+    pub(super) max_line: usize,
+    pub(super) rotation_wait: Duration,
+}
+
+/// Result of one poll and the state after it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Answer {
+    pub(super) found: Found,
+    /// `None` where the files of the generations could not be searched: they are as they were.
+    pub(super) generations: Option<Vec<GenerationState>>,
+    pub(super) from_end: bool,
+    /// Why the kernel does not report all changes of the file, if so.
+    pub(super) unwatched: Option<String>,
+    /// The file must be polled often.
+    pub(super) is_polled: bool,
+    pub(super) last_error: Option<String>,
+    pub(super) remarks: Vec<Remark>,
+    /// When the current file was last written to, and its size.
+    pub(super) written: Option<SystemTime>,
+    pub(super) size: u64,
 }
 
 impl Follower {
-    /// Follows `path`; `from_end` skips the existing content.
-    pub(super) fn new(
-        id: FollowId,
-        path: PathBuf,
-        old_generations: OldGenerations,
-        from_end: bool,
-    ) -> Follower {
+    pub(super) fn new(id: FollowId) -> Follower {
         Follower {
             id,
-            path,
-            old_generations,
+            path: PathBuf::new(),
+            old_generations: OldGenerations::Forget,
             tail: Tail::new(),
-            from_end,
+            from_end: false,
             file_watches: Vec::new(),
             directory_watches: Vec::new(),
             file_unwatched: None,
             directory_unwatched: None,
             awaits_unreported: false,
             last_error: None,
+            is_transient: false,
+            remarks: Vec::new(),
         }
     }
 
-    /// The reason why the file must be polled, if it must.
-    pub(super) fn unwatched(&self) -> Option<&str> {
-        self.file_unwatched.as_deref().or(self.directory_unwatched.as_deref())
+    /// Answers a question; bytes that were read are in `buffer`.
+    pub(super) fn answer(
+        &mut self,
+        question: Question,
+        buffer: &mut Vec<u8>,
+        watching: &mut dyn Watching,
+        may_block: MayBlock,
+        now: Instant,
+    ) -> Answer {
+        buffer.clear();
+        let Question { slice, max_line, rotation_wait, is_find, .. } = question;
+        let poll_limits = PollLimits { slice, max_line, rotation_wait, may_block };
+        (self.last_error, self.is_transient) = (None, false);
+        let resumed = self.take_up(question, poll_limits, now);
+        let found = match &resumed {
+            // The positions are unknown: nothing is read.
+            Err(error) => {
+                self.is_transient = true;
+                self.fail(&format!("cannot be followed: {error}"));
+                Found::Nothing
+            }
+            Ok(()) if is_find => {
+                self.find(poll_limits, watching, now);
+                Found::Nothing
+            }
+            Ok(()) => self.look(poll_limits, buffer, watching, now),
+        };
+        let about = self.tail.current().and_then(|generation| generation.handle.metadata().ok());
+        let unwatched = self.file_unwatched.as_ref().or(self.directory_unwatched.as_ref());
+        Answer {
+            found,
+            generations: resumed.is_ok().then(|| self.tail.states(now)),
+            from_end: self.from_end,
+            unwatched: unwatched.cloned(),
+            is_polled: unwatched.is_some() || self.awaits_unreported || self.is_transient,
+            last_error: self.last_error.clone(),
+            remarks: std::mem::take(&mut self.remarks),
+            written: about.as_ref().and_then(|about| about.modified().ok()),
+            size: about.map_or(0, |about| about.len()),
+        }
     }
 
-    /// Whether the file must be polled often: the kernel does not report every change.
-    pub(super) fn is_polled(&self) -> bool {
-        self.unwatched().is_some() || self.awaits_unreported
+    /// Takes over what the question says of the generations. Files that are not open are searched.
+    fn take_up(
+        &mut self,
+        question: Question,
+        poll_limits: PollLimits,
+        now: Instant,
+    ) -> io::Result<()> {
+        let Question { path, old_generations, from_end, persisted, generations, .. } = question;
+        (self.path, self.old_generations, self.from_end) = (path, old_generations, from_end);
+        let mut open = std::mem::replace(&mut self.tail, Tail::new()).into_generations();
+        let find = |open: &[FileGeneration<File>], state: &GenerationState| {
+            open.iter().position(|generation| generation.identity == state.identity)
+        };
+        if persisted.is_empty() && generations.iter().all(|state| find(&open, state).is_some()) {
+            let generations = generations.into_iter().filter_map(|state| {
+                let handle = open.swap_remove(find(&open, &state)?).handle;
+                Some(state.with_handle(handle, now))
+            });
+            self.tail = Tail::of(generations);
+            return Ok(());
+        }
+        let persisted = if persisted.is_empty() {
+            generations
+                .into_iter()
+                .map(|state| state.with_handle((), now).persisted_form())
+                .collect()
+        } else {
+            persisted
+        };
+        self.resume(&persisted, poll_limits, now)
     }
 
-    /// The current error, if any.
-    pub(super) fn last_error(&self) -> Option<&str> {
-        self.last_error.as_deref()
-    }
-
-    /// Whether the file has not been examined yet: its content may have to be skipped.
-    pub(super) fn is_undecided(&self) -> bool {
-        self.from_end
-    }
-
-    /// Stops following, and removes the watches.
+    /// Removes the watches.
     pub(super) fn release(&mut self, watching: &mut dyn Watching) {
-        self.rest(watching);
-        self.tail = Tail::new();
-    }
-
-    /// Suspends notification of changes.
-    pub(super) fn rest(&mut self, watching: &mut dyn Watching) {
         let files = self.file_watches.drain(..).filter_map(|file| file.watch);
         let directories = self.directory_watches.drain(..).map(|(_, watch)| watch);
         files.chain(directories).for_each(|watch| watching.unwatch(watch));
     }
 
     /// Resumes persisted file generations, matched against the files that exist now.
-    pub(super) fn resume(
+    ///
+    /// # Errors
+    /// The files cannot be searched now: the generations stay as they were.
+    fn resume(
         &mut self,
         persisted: &[PersistedGeneration],
         poll_limits: PollLimits,
         now: Instant,
-    ) {
+    ) -> io::Result<()> {
+        let may_block = poll_limits.may_block;
         let last = persisted.last();
         for persisted in persisted {
-            let files = self.files_of_log();
-            let judged: Vec<(Candidate, u64)> = files
-                .iter()
-                .map(|(file, identity, is_named)| {
-                    let size = file.metadata().map_or(0, |about| about.len());
-                    let fingerprint = file::fingerprint(
-                        file,
-                        persisted.position,
-                        persisted.fingerprint_lengths(),
-                    );
-                    let verdict = fingerprint.map_or(Verdict::Rewritten, |fingerprint| {
-                        persisted.judge(size, &fingerprint)
-                    });
-                    (Candidate { is_named: *is_named, inode: identity.inode, verdict }, size)
-                })
-                .collect();
-            let candidates: Vec<Candidate> =
-                judged.iter().map(|(candidate, _)| *candidate).collect();
-            let chosen = choose(persisted.identity.inode, &candidates);
-            let Some((index, (file, identity, _))) =
-                chosen.and_then(|index| files.into_iter().nth(index).map(|file| (index, file)))
-            else {
+            let mut files = self.files_of_log(may_block)?;
+            let mut candidates: Vec<Candidate> = Vec::new();
+            for (file, identity, is_named) in &files {
+                let judged = file.metadata().and_then(|about| {
+                    let lengths = persisted.fingerprint_lengths();
+                    let fingerprint =
+                        file::fingerprint(file, persisted.position, lengths, may_block)?;
+                    Ok(persisted.judge(about.len(), &fingerprint))
+                });
+                let verdict = match judged {
+                    Ok(verdict) => verdict,
+                    Err(error) if *is_named => return Err(error),
+                    Err(_) => Verdict::Rewritten,
+                };
+                let is_named = *is_named;
+                candidates.push(Candidate { is_named, inode: identity.inode, verdict });
+            }
+            let chosen = choose(persisted.identity.inode, &candidates)
+                .and_then(|at| Some((candidates.get(at)?.verdict, at)))
+                .filter(|(verdict, _)| {
+                    self.old_generations == OldGenerations::ReadOn || *verdict == Verdict::Same
+                });
+            let Some((verdict, at)) = chosen else {
                 // A generation that had already lost the name was read to its end, or nearly.
-                if persisted.position > 0 && last.is_some_and(|last| std::ptr::eq(last, persisted))
+                if persisted.position > 0
+                    && self.old_generations == OldGenerations::ReadOn
+                    && last.is_some_and(|last| std::ptr::eq(last, persisted))
                 {
-                    let path = self.path.display();
-                    warn!(
-                        "{path}: the file that was read up to byte {} is gone; lines \
-                         written to it since are not reported",
+                    self.remarks.push(Remark::Warning(format!(
+                        "the file that was read up to byte {} is gone; lines written to it since are \
+                         not reported",
                         persisted.position
-                    );
+                    )));
                 }
                 continue;
             };
-            let size = judged.get(index).map_or(0, |(_, size)| *size);
-            let end = size.min(persisted.position);
-            let generation = match candidates.get(index).map(|candidate| candidate.verdict) {
-                Some(Verdict::Same) => {
-                    let lengths = (HEAD, BEFORE);
-                    let fingerprint = fingerprint_up_to(&file, persisted.position, lengths);
-                    fingerprint.map(|fingerprint| {
-                        FileGeneration::new(
-                            file,
-                            identity,
-                            persisted.position,
-                            persisted.cut,
-                            fingerprint,
-                            now,
-                        )
-                    })
-                }
-                Some(Verdict::Shortened | Verdict::Rewritten) | None => {
-                    let generation = at_last_line(file, identity, end, poll_limits.max_line, now);
-                    generation.map(|mut generation| {
-                        generation.had_length(persisted.position);
-                        generation
-                    })
-                }
+            let (file, identity, _) = files.swap_remove(at);
+            let generation = if verdict == Verdict::Same {
+                let fingerprint =
+                    fingerprint_up_to(&file, persisted.position, (HEAD, BEFORE), may_block)?;
+                FileGeneration::new(
+                    file,
+                    identity,
+                    persisted.position,
+                    persisted.cut,
+                    fingerprint,
+                    now,
+                )
+            } else {
+                let end = file.metadata()?.len().min(persisted.position);
+                let mut generation = at_last_line(file, identity, end, poll_limits, now)?;
+                generation.had_length(persisted.position);
+                generation
             };
-            match generation {
-                Ok(generation) => self.tail.go_on_with(generation),
-                Err(error) => self.say(format!("cannot be read: {error}")),
-            }
+            self.tail.go_on_with(generation);
         }
         self.from_end = false;
+        Ok(())
     }
 
-    /// The file that the name leads to, and its siblings.
-    fn files_of_log(&self) -> Vec<(File, Identity, bool)> {
-        let named = file::open(&self.path).ok();
-        let siblings = file::siblings(&self.path);
-        let named = named.into_iter().map(|(file, identity)| (file, identity, true));
-        named.chain(siblings.into_iter().map(|(file, identity)| (file, identity, false))).collect()
+    /// The file that the name leads to, and its siblings if old generations are read.
+    fn files_of_log(&self, may_block: MayBlock) -> io::Result<Vec<(File, Identity, bool)>> {
+        let mut files = Vec::new();
+        match file::open(&self.path, may_block) {
+            Ok((file, identity)) => files.push((file, identity, true)),
+            Err(error) if file::is_absence(&error) || !is_transient(&error) => {}
+            Err(error) => return Err(error),
+        }
+        if self.old_generations == OldGenerations::ReadOn {
+            let siblings = file::siblings(&self.path, may_block)?;
+            files.extend(siblings.into_iter().map(|(file, identity)| (file, identity, false)));
+        }
+        Ok(files)
     }
 
     /// Resolves the name and determines where to start reading. Reads nothing.
-    pub(super) fn find(
-        &mut self,
-        poll_limits: PollLimits,
-        watching: &mut dyn Watching,
-        now: Instant,
-    ) {
+    fn find(&mut self, poll_limits: PollLimits, watching: &mut dyn Watching, now: Instant) {
         // In this order: the watch reports changes made after the lookup.
-        self.watch_directories(watching);
-        match self.follow_name(poll_limits, now) {
-            Ok(()) => self.last_error = None,
-            Err(error) => self.say(format!("cannot be followed: {error}")),
+        self.watch_directories(watching, poll_limits.may_block);
+        if let Err(error) = self.follow_name(poll_limits, now) {
+            self.is_transient = is_transient(&error);
+            self.fail(&format!("cannot be followed: {error}"));
         }
-        self.watch_files(watching);
+        self.watch_files(watching, poll_limits.may_block);
     }
 
     /// Polls once. Bytes read are in `buffer`.
-    pub(super) fn look(
+    fn look(
         &mut self,
         poll_limits: PollLimits,
         buffer: &mut Vec<u8>,
@@ -286,14 +381,15 @@ impl Follower {
         let generations = self.tail.len();
         self.tail.retire(poll_limits.rotation_wait, now);
         if self.tail.len() != generations {
-            self.watch_files(watching);
+            self.watch_files(watching, poll_limits.may_block);
         }
         Found::Nothing
     }
 
     /// Switches to another file if the name leads to one.
     fn follow_name(&mut self, poll_limits: PollLimits, now: Instant) -> io::Result<()> {
-        let named = match file::named(&self.path)? {
+        let may_block = poll_limits.may_block;
+        let named = match file::named(&self.path, may_block)? {
             Resolved::File(identity) => identity,
             Resolved::Absent => {
                 self.from_end = false;
@@ -301,19 +397,26 @@ impl Follower {
             }
         };
         if self.tail.leads_elsewhere(Some(named)) {
-            let (file, identity) = match file::open(&self.path) {
+            let (file, identity) = match file::open(&self.path, may_block) {
                 Ok(opened) => opened,
                 // Removed between the two calls.
                 Err(error) if file::is_absence(&error) => return Ok(()),
                 Err(error) => return Err(error),
             };
-            if self.tail.leads_elsewhere(Some(identity)) {
+            if let Some(current) = self.tail.current()
+                && current.identity.inode == identity.inode
+                && goes_on_in(current, &file, may_block).unwrap_or(false)
+            {
+                // Its file system was mounted again.
+                let generation = current.continued_in(file, identity, now);
+                self.tail.replace_current(generation);
+            } else if self.tail.leads_elsewhere(Some(identity)) {
                 let generation = if std::mem::take(&mut self.from_end) {
                     let size = file.metadata()?.len();
-                    at_last_line(file, identity, size, poll_limits.max_line, now)?
+                    at_last_line(file, identity, size, poll_limits, now)?
                 } else {
                     if self.tail.current().is_some() {
-                        info!("{}: another file has the name now", self.path.display());
+                        self.inform("another file has the name now");
                     }
                     FileGeneration::from_beginning(file, identity, now)
                 };
@@ -336,11 +439,12 @@ impl Follower {
     ) -> Found {
         let is_current = index + 1 == self.tail.len();
         let Some(generation) = self.tail.get(index) else { return Found::Nothing };
-        let read = read(generation, poll_limits.slice, buffer);
+        let read = read(generation, poll_limits, buffer);
         let verdict = match read {
             Ok(verdict) => verdict,
             Err(error) => {
-                self.say(format!("cannot be read: {error}"));
+                self.is_transient = true;
+                self.fail(&format!("cannot be read: {error}"));
                 return Found::Nothing;
             }
         };
@@ -357,7 +461,7 @@ impl Follower {
                 Found::Nothing
             }
             Verdict::Shortened | Verdict::Rewritten => {
-                self.begin_again(now);
+                self.begin_again(poll_limits.may_block, now);
                 Found::Anew
             }
         }
@@ -369,27 +473,25 @@ impl Follower {
         let Some(generation) = self.tail.get(index) else { return };
         let shortened = generation.handle.try_clone().and_then(|file| {
             let size = file.metadata()?.len();
-            at_last_line(file, generation.identity, size, poll_limits.max_line, now)
+            at_last_line(file, generation.identity, size, poll_limits, now)
         });
         match shortened {
             Ok(mut shortened) => {
                 let position = shortened.position();
                 shortened.had_length(generation.longest());
                 *generation = shortened;
-                warn!(
-                    "{}: it was cut back; reading continues at byte {position}",
-                    self.path.display()
-                );
+                self.remarks.push(Remark::Warning(format!(
+                    "it was cut back; reading continues at byte {position}"
+                )));
             }
-            Err(error) => self.say(format!("cannot be read: {error}")),
+            Err(error) => self.fail(&format!("cannot be read: {error}")),
         }
     }
 
     /// The content of the current file was replaced: the old content may be in a copy.
-    fn begin_again(&mut self, now: Instant) {
-        let path = self.path.display().to_string();
+    fn begin_again(&mut self, may_block: MayBlock, now: Instant) {
         let copy = match self.old_generations {
-            OldGenerations::ReadOn => self.find_copy(now),
+            OldGenerations::ReadOn => self.find_copy(may_block, now),
             OldGenerations::Forget => None,
         };
         let last = self.tail.len().saturating_sub(1);
@@ -398,38 +500,34 @@ impl Follower {
         }
         match (self.old_generations, copy) {
             (OldGenerations::ReadOn, Some(copy)) => {
-                info!("{path}: it was copied and emptied; the rest of the copy is read first");
+                self.inform("it was copied and emptied; the rest of the copy is read first");
                 self.tail.read_before_current(copy);
             }
             (OldGenerations::ReadOn, None) => {
-                info!("{path}: it was truncated; it is read from its beginning")
+                self.inform("it was truncated; it is read from its beginning")
             }
             (OldGenerations::Forget, _) => {}
         }
     }
 
-    fn find_copy(&mut self, now: Instant) -> Option<FileGeneration<File>> {
+    fn find_copy(&mut self, may_block: MayBlock, now: Instant) -> Option<FileGeneration<File>> {
         let generation = self.tail.current()?;
         // An empty file has no recognizable copy.
         if generation.position() == 0 {
             return None;
         }
-        let lengths = generation.fingerprint_lengths();
-        let fits = |file: &File| -> io::Result<bool> {
-            let size = file.metadata()?.len();
-            let fingerprint = file::fingerprint(file, generation.position(), lengths)?;
-            Ok(generation.judge(size, &fingerprint) == Verdict::Same)
-        };
-        let (copy, identity) =
-            file::siblings(&self.path).into_iter().find(|(file, _)| fits(file).unwrap_or(false))?;
+        let siblings = file::siblings(&self.path, may_block).unwrap_or_default();
+        let (copy, identity) = siblings
+            .into_iter()
+            .find(|(file, _)| goes_on_in(generation, file, may_block).unwrap_or(false))?;
         Some(generation.continued_in(copy, identity, now))
     }
 
     /// Watches the directories. Entries created before a watch starts are not reported, so the
     /// lookup repeats until it yields a directory that is watched already.
-    fn watch_directories(&mut self, watching: &mut dyn Watching) {
+    fn watch_directories(&mut self, watching: &mut dyn Watching, may_block: MayBlock) {
         for _ in 0..LEVELS {
-            let awaited = awaited(&self.path);
+            let awaited = awaited(&self.path, may_block);
             let watched = |(known, watch): &(Awaited, Watch)| {
                 awaited.contains(known) && watching.is_watched(watch)
             };
@@ -446,16 +544,13 @@ impl Follower {
                 if self.directory_watches.iter().any(|(known, _)| *known == awaited) {
                     continue;
                 }
-                match watching.directory(&awaited.directory, &awaited.name, self.id) {
+                match watching.directory(&awaited.directory, &awaited.name, self.id, may_block) {
                     Ok(watch) => self.directory_watches.push((awaited, watch)),
                     // Removed between the two calls.
                     Err(error) if file::is_absence(&error) => {}
                     Err(error) => {
-                        let unwatched = Some(format!("{}: {error}", awaited.directory.display()));
-                        if unwatched != self.directory_unwatched {
-                            self.warn_of_unwatched(unwatched.as_deref());
-                        }
-                        self.directory_unwatched = unwatched;
+                        let directory = awaited.directory.display();
+                        self.directory_unwatched = Some(format!("{directory}: {error}"));
                         return;
                     }
                 }
@@ -465,7 +560,7 @@ impl Follower {
 
     /// Watches the files that are read, including rotated ones: processes that have one open still
     /// write to it.
-    fn watch_files(&mut self, watching: &mut dyn Watching) {
+    fn watch_files(&mut self, watching: &mut dyn Watching, may_block: MayBlock) {
         let is_read = |identity| self.tail.iter().any(|generation| generation.identity == identity);
         // Failed watches are retried.
         let is_watched = |file: &FileWatch| {
@@ -481,7 +576,7 @@ impl Follower {
             if self.file_watches.iter().any(|file| file.identity == identity) {
                 continue;
             }
-            let (watch, lacks) = match watching.file(&generation.handle, self.id) {
+            let (watch, lacks) = match watching.file(&generation.handle, self.id, may_block) {
                 Ok(watch) if is_local(&generation.handle) => (Some(watch), None),
                 Ok(watch) => {
                     (Some(watch), Some("other hosts may write to its file system".to_owned()))
@@ -490,48 +585,67 @@ impl Follower {
             };
             self.file_watches.push(FileWatch { identity, watch, lacks });
         }
-        let unwatched = self.file_watches.iter().find_map(|file| file.lacks.clone());
-        if unwatched.is_some() && unwatched != self.file_unwatched {
-            self.warn_of_unwatched(unwatched.as_deref());
-        }
-        self.file_unwatched = unwatched;
+        self.file_unwatched = self.file_watches.iter().find_map(|file| file.lacks.clone());
     }
 
-    fn warn_of_unwatched(&self, why: Option<&str>) {
-        let (path, why) = (self.path.display(), why.unwrap_or(""));
-        warn!("{path}: the kernel does not report all changes ({why}); polling every few seconds");
+    fn inform(&mut self, text: &str) {
+        self.remarks.push(Remark::Information(text.to_owned()));
     }
 
-    fn say(&mut self, last_error: String) {
-        let last_error = without_errno(&last_error).into_owned();
-        if self.last_error.as_ref() != Some(&last_error) {
-            warn!("{}: {last_error}", self.path.display());
-            self.last_error = Some(last_error);
-        }
+    fn fail(&mut self, last_error: &str) {
+        self.last_error = Some(without_errno(last_error).into_owned());
     }
+}
 
-    /// Modification time of the current file.
-    pub(super) fn written(&self) -> Option<SystemTime> {
-        self.tail.current()?.handle.metadata().ok()?.modified().ok()
-    }
+/// Whether the file may be there and readable later, without a change that is reported: its file
+/// system fails.
+fn is_transient(error: &io::Error) -> bool {
+    const TRANSIENT: [i32; 7] = [
+        libc::EIO,
+        libc::ENXIO,
+        libc::ESTALE,
+        libc::ETIMEDOUT,
+        libc::ENOTCONN,
+        libc::ECONNABORTED,
+        libc::EINTR,
+    ];
+    error.raw_os_error().is_some_and(|number| TRANSIENT.contains(&number))
+}
+
+/// Whether a file has all that was read of a generation, and perhaps more.
+fn goes_on_in(
+    generation: &FileGeneration<File>,
+    file: &File,
+    may_block: MayBlock,
+) -> io::Result<bool> {
+    let size = file.metadata()?.len();
+    let fingerprint = file::fingerprint(
+        file,
+        generation.position(),
+        generation.fingerprint_lengths(),
+        may_block,
+    )?;
+    Ok(generation.judge(size, &fingerprint) == Verdict::Same)
 }
 
 /// Reads new bytes, and then compares the content with the fingerprint: in this order the bytes
 /// read are known to belong to the same file.
 fn read(
     generation: &FileGeneration<File>,
-    slice: usize,
+    poll_limits: PollLimits,
     buffer: &mut Vec<u8>,
 ) -> io::Result<Verdict> {
+    let PollLimits { slice, may_block, .. } = poll_limits;
     buffer.clear();
     let size = generation.handle.metadata()?.len();
     if generation.has_news(size) {
-        file::read(&generation.handle, generation.position(), slice, buffer)?;
+        file::read(&generation.handle, generation.position(), slice, buffer, may_block)?;
     }
     let fingerprint = file::fingerprint(
         &generation.handle,
         generation.position(),
         generation.fingerprint_lengths(),
+        may_block,
     )?;
     // The file may have been truncated between the two calls.
     let size = size.min(generation.handle.metadata()?.len());
@@ -544,29 +658,32 @@ fn at_last_line(
     file: File,
     identity: Identity,
     end: u64,
-    max_line: usize,
+    poll_limits: PollLimits,
     now: Instant,
 ) -> io::Result<FileGeneration<File>> {
+    let PollLimits { max_line, may_block, .. } = poll_limits;
     let back = max_line.min(usize::try_from(end).unwrap_or(usize::MAX));
     let mut tail = Vec::new();
     let start = end - back as u64;
-    file::read(&file, start, back, &mut tail)?;
+    file::read(&file, start, back, &mut tail, may_block)?;
     let line = lines::unfinished(&tail);
     // The beginning of a line beyond the limit is of no use any more.
     let inside = line == 0 && start > 0;
     let position = if inside { start + tail.len() as u64 } else { start + line as u64 };
-    let fingerprint = fingerprint_up_to(&file, position, (HEAD, BEFORE))?;
+    let fingerprint = fingerprint_up_to(&file, position, (HEAD, BEFORE), may_block)?;
     Ok(FileGeneration::new(file, identity, position, inside, fingerprint, now))
 }
 
 /// The longest fingerprint that ends at `position`.
-fn fingerprint_up_to(file: &File, position: u64, most: (usize, usize)) -> io::Result<Fingerprint> {
+fn fingerprint_up_to(
+    file: &File,
+    position: u64,
+    most: (usize, usize),
+    may_block: MayBlock,
+) -> io::Result<Fingerprint> {
     let position_in_memory = usize::try_from(position).unwrap_or(usize::MAX);
-    file::fingerprint(
-        file,
-        position,
-        (most.0.min(position_in_memory), most.1.min(position_in_memory)),
-    )
+    let lengths = (most.0.min(position_in_memory), most.1.min(position_in_memory));
+    file::fingerprint(file, position, lengths, may_block)
 }
 
 /// A directory entry that is waited for.
@@ -580,7 +697,7 @@ struct Awaited {
 /// The directory of a path, or its nearest existing ancestor, with the entry that is waited for;
 /// and the parent of that directory, because the directory itself may be renamed. The kernel does
 /// not report the latter while a file of the directory is open.
-fn awaited(path: &Path) -> Vec<Awaited> {
+fn awaited(path: &Path, _: MayBlock) -> Vec<Awaited> {
     let mut awaited = Vec::new();
     let mut path = path;
     while let (Some(directory), Some(name)) = (path.parent(), path.file_name()) {

@@ -13,6 +13,7 @@
 //! earlier lines were delivered.
 
 mod file;
+mod followed;
 mod follower;
 mod lines;
 mod persisted;
@@ -20,6 +21,7 @@ mod progress;
 mod replications;
 mod size;
 mod tail;
+mod worker;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -32,13 +34,16 @@ use serde_json::{Value, json};
 use crate::moment::{Budget, Moment};
 use crate::rules::{Outcome, Reader, Reading, RuleSet, Run};
 use crate::wire::{LifePreserverEvent, Priority, rfc3339};
-use follower::{Follower, Found, OldGenerations, PollLimits};
+use followed::Followed;
+use follower::{Answer, Found, OldGenerations};
 use lines::Taken;
 use persisted::{Last, Memory};
 use progress::{LineKind, Progress};
 use replications::Replications;
+use tail::PersistedGeneration;
 
 pub use follower::{FollowId, Watching};
+pub use worker::Looks;
 
 /// Class of replication events.
 const REPLICATION: &str = "replication";
@@ -65,11 +70,6 @@ pub struct FollowLimits {
 }
 
 impl FollowLimits {
-    fn poll_limits(&self) -> PollLimits {
-        let FollowLimits { slice, max_line, rotation_wait, .. } = *self;
-        PollLimits { slice, max_line, rotation_wait }
-    }
-
     fn replications(&self) -> replications::ReplicationLimits {
         replications::ReplicationLimits {
             most: self.max_replications,
@@ -93,11 +93,15 @@ pub struct Source {
 pub enum Next {
     /// An event.
     Event(LifePreserverEvent),
+    /// A question about a file for a worker; [`LifePreserver::on_answer`] takes the answer.
+    Ask(FollowId, PathBuf, Vec<u8>),
+    /// No worker needs this file any more.
+    Release(FollowId),
     /// This turn's slice is used up; more is available.
     More,
     /// More is available, but reading is paused.
     Waiting,
-    /// Nothing until a file changes.
+    /// Nothing until a file changes or a worker answers.
     Idle,
 }
 
@@ -114,8 +118,15 @@ pub struct LifePreserver {
     /// Files to be polled, each once.
     marked: VecDeque<FollowId>,
     last_id: FollowId,
+    /// Files that are still to be found, before they are read.
+    unfound: VecDeque<FollowId>,
+    /// The file that a worker reads; one that hangs does not count.
+    asked: Option<FollowId>,
+    /// Answers in the order in which they came: one, and one of each file that hung.
+    answers: VecDeque<(FollowId, Vec<u8>)>,
+    released: Vec<FollowId>,
     slice: Slice,
-    /// A slice was read in this turn.
+    /// A slice was taken up in this turn.
     has_read: bool,
     /// Bytes of logs that were processed.
     consumed: u64,
@@ -127,7 +138,7 @@ pub struct LifePreserver {
 
 #[derive(Debug)]
 struct Log {
-    follower: Follower,
+    followed: Followed,
     reader: Reader,
     /// Time of the last line that became an event.
     last_match: Option<SystemTime>,
@@ -137,8 +148,10 @@ struct Log {
 
 #[derive(Debug)]
 struct ProgressFile {
-    follower: Follower,
+    followed: Followed,
     progress: Progress,
+    /// Its content at the next poll belongs to an earlier replication.
+    is_silent: bool,
     /// Up to this offset the file has the progress of an earlier replication.
     silent_up_to: u64,
 }
@@ -164,7 +177,6 @@ impl LifePreserver {
         limits: FollowLimits,
         sources: Vec<Source>,
         persisted: Option<&[u8]>,
-        watching: &mut dyn Watching,
         now: Moment,
     ) -> (LifePreserver, Option<String>) {
         let (memory, wrong) = match persisted.map(Memory::read) {
@@ -182,6 +194,10 @@ impl LifePreserver {
             last: memory.last.into_iter().map(|last| (last.class.clone(), last)).collect(),
             marked: VecDeque::new(),
             last_id: 0,
+            unfound: VecDeque::new(),
+            asked: None,
+            answers: VecDeque::new(),
+            released: Vec::new(),
             slice: Slice::default(),
             has_read: false,
             consumed: 0,
@@ -190,14 +206,11 @@ impl LifePreserver {
         };
         for source in sources {
             let known = memory.logs.iter().find(|(log, _)| *log == source.log);
-            let mut follower = life_preserver.follower(source.log, known.is_none());
-            if let Some((_, generations)) = known {
-                follower.resume(generations, limits.poll_limits(), now.instant);
-            }
-            life_preserver.add(follower, source.rules, watching, now.instant);
+            let generations = known.map(|(_, generations)| generations.clone()).unwrap_or_default();
+            life_preserver.add(source, generations, known.is_none());
         }
         for running in memory.running {
-            if life_preserver.logs.iter().any(|log| log.follower.path == running.log) {
+            if life_preserver.logs.iter().any(|log| log.followed.path == running.log) {
                 let (dataset, file) = (running.dataset, running.file);
                 life_preserver.start_replication(dataset, file, &running.log, now.instant);
             }
@@ -205,82 +218,126 @@ impl LifePreserver {
         (life_preserver, wrong)
     }
 
-    fn follower(&mut self, log: PathBuf, from_end: bool) -> Follower {
+    fn add(&mut self, source: Source, persisted: Vec<PersistedGeneration>, from_end: bool) {
         self.last_id += 1;
-        Follower::new(self.last_id, log, OldGenerations::ReadOn, from_end)
+        let id = self.last_id;
+        let followed = Followed::new(id, source.log, OldGenerations::ReadOn, persisted, from_end);
+        self.unfound.push_back(id);
+        let reader = Reader::new(source.rules);
+        self.logs.push(Log { followed, reader, last_match: None, cut_said: None });
     }
 
-    fn add(
-        &mut self,
-        mut follower: Follower,
-        rules: Vec<Arc<RuleSet>>,
-        watching: &mut dyn Watching,
-        now: Instant,
-    ) {
-        follower.find(self.limits.poll_limits(), watching, now);
-        let path = follower.path.display();
-        match follower.tail.current() {
-            Some(generation) => info!("following {path} from byte {}", generation.position()),
-            None => info!("following {path}, which is not there yet"),
-        }
-        self.marked.push_back(follower.id);
-        let reader = Reader::new(rules);
-        self.logs.push(Log { follower, reader, last_match: None, cut_said: None });
+    /// Whether a worker still resolves the name of a log.
+    pub fn is_finding(&self) -> bool {
+        self.logs.iter().any(|log| !log.followed.is_found && log.followed.hanging().is_none())
     }
 
     /// Applies another configuration. A log that remains keeps its position; a new one is followed
     /// from its end.
-    pub fn configure(
-        &mut self,
-        limits: FollowLimits,
-        sources: Vec<Source>,
-        watching: &mut dyn Watching,
-        now: Instant,
-    ) {
+    pub fn configure(&mut self, limits: FollowLimits, sources: Vec<Source>) {
         self.limits = limits;
         self.replications.set_limits(limits.replications());
         let mut before = std::mem::take(&mut self.logs);
         for source in sources {
-            match before.iter().position(|log| log.follower.path == source.log) {
+            match before.iter().position(|log| log.followed.path == source.log) {
                 Some(at) => {
                     let mut log = before.remove(at);
                     log.reader.set_rules(source.rules);
                     self.logs.push(log);
                 }
-                None => {
-                    let follower = self.follower(source.log, true);
-                    self.add(follower, source.rules, watching, now);
-                }
+                None => self.add(source, Vec::new(), true),
             }
         }
-        for mut log in before {
-            info!("no longer following {}", log.follower.path.display());
-            if self.slice.of.is_some_and(|(id, _)| id == log.follower.id) {
+        for log in before {
+            info!("no longer following {}", log.followed.path.display());
+            if self.slice.of.is_some_and(|(id, _)| id == log.followed.id) {
                 self.slice.of = None;
             }
-            log.follower.release(watching);
+            self.unfound.retain(|id| *id != log.followed.id);
+            self.release(log.followed.id);
         }
         self.changed = true;
     }
 
     /// Marks a file as changed.
     pub fn mark(&mut self, id: FollowId) {
-        if !self.marked.contains(&id) {
+        let can_be_read = self.followed(id).is_some_and(|it| it.is_found && it.hanging().is_none());
+        if can_be_read && !self.marked.contains(&id) {
             self.marked.push_back(id);
         }
+    }
+
+    fn followed(&mut self, id: FollowId) -> Option<&mut Followed> {
+        let logs = self.logs.iter_mut().map(|log| &mut log.followed);
+        let files = self.files.iter_mut().map(|file| &mut file.followed);
+        logs.chain(files).find(|followed| followed.id == id)
+    }
+
+    fn release(&mut self, id: FollowId) {
+        self.asked.take_if(|asked| *asked == id);
+        self.released.push(id);
+    }
+
+    /// No worker answers about this file, since that time.
+    pub fn on_hanging(&mut self, id: FollowId, since: SystemTime) {
+        self.asked.take_if(|asked| *asked == id);
+        self.marked.retain(|marked| *marked != id);
+        if let Some(followed) = self.followed(id) {
+            followed.set_hanging(Some(since));
+        }
+    }
+
+    /// A worker has answered about this file.
+    pub fn on_answer(&mut self, id: FollowId, answer: Vec<u8>, now: Moment) {
+        self.asked.take_if(|asked| *asked == id);
+        let Some(followed) = self.followed(id) else { return };
+        let hung = followed.hanging().is_some();
+        followed.set_hanging(None);
+        if followed.is_found {
+            self.answers.push_back((id, answer));
+        } else {
+            self.on_found(id, &answer, now.instant);
+        }
+        if hung {
+            // The worker that watches has not seen it since.
+            self.mark(id);
+        }
+    }
+
+    /// Applies the first answer about a log: its name is resolved.
+    fn on_found(&mut self, id: FollowId, answer: &[u8], now: Instant) {
+        let Some(followed) = self.followed(id) else { return };
+        followed.is_found = true;
+        let Some((answer, _)) = worker::read_answer(answer) else { return };
+        followed.take(answer, now);
+        let path = followed.path.display();
+        match followed.tail.current() {
+            Some(generation) => info!("following {path} from byte {}", generation.position()),
+            None => info!("following {path}, which is not there yet"),
+        }
+        self.changed = true;
+        self.mark(id);
+    }
+
+    /// The next file to be found, to be asked of a worker.
+    pub fn next_to_find(&mut self, now: Instant) -> Option<(FollowId, PathBuf, Vec<u8>)> {
+        let id = self.unfound.pop_front()?;
+        let limits = self.limits;
+        let followed = self.followed(id)?;
+        Some((id, followed.path.clone(), followed.question(true, &limits, now)))
     }
 
     /// Marks all files: the poll interval has elapsed.
     pub fn mark_all(&mut self, now: Instant) {
         self.checked = now;
-        let followed = self.logs.iter().map(|log| log.follower.id);
+        let followed = self.logs.iter().map(|log| log.followed.id);
         let ids: Vec<FollowId> = followed.chain(self.files_in_use()).collect();
         ids.into_iter().for_each(|id| self.mark(id));
     }
 
     fn files_in_use(&self) -> impl Iterator<Item = FollowId> {
-        let in_use = |file: &&ProgressFile| self.replications.want(&file.follower.path);
-        self.files.iter().filter(in_use).map(|file| file.follower.id)
+        let in_use = |file: &&ProgressFile| self.replications.want(&file.followed.path);
+        self.files.iter().filter(in_use).map(|file| file.followed.id)
     }
 
     /// When [`LifePreserver::mark_all`] or [`LifePreserver::next`] must be called.
@@ -288,18 +345,23 @@ impl LifePreserver {
         if self.logs.is_empty() {
             return None;
         }
-        let files = self.files.iter().filter(|file| self.replications.want(&file.follower.path));
-        let mut followers =
-            self.logs.iter().map(|log| &log.follower).chain(files.map(|file| &file.follower));
-        let is_polled = followers.any(Follower::is_polled);
+        let files = self.files.iter().filter(|file| self.replications.want(&file.followed.path));
+        let mut followed =
+            self.logs.iter().map(|log| &log.followed).chain(files.map(|file| &file.followed));
+        let is_polled = followed.any(Followed::is_polled);
         let interval =
             if is_polled { self.limits.poll_interval } else { self.limits.check_interval };
-        let old_generations = |log: &Log| log.follower.tail.due(self.limits.rotation_wait);
+        let checked = self.checked + interval;
+        if self.asked.is_some() {
+            // The answer comes first, and what is due then is done with it.
+            return Some(checked);
+        }
+        let old_generations = |log: &Log| {
+            let due = log.followed.tail.due(self.limits.rotation_wait);
+            due.filter(|_| log.followed.hanging().is_none())
+        };
         let old_generations = self.logs.iter().filter_map(old_generations).min();
-        [Some(self.checked + interval), old_generations, self.replications.due()]
-            .into_iter()
-            .flatten()
-            .min()
+        [Some(checked), old_generations, self.replications.due()].into_iter().flatten().min()
     }
 
     /// Starts a turn of the loop: another slice may be read.
@@ -307,67 +369,96 @@ impl LifePreserver {
         self.has_read = false;
     }
 
-    /// The next item. Reads at most one slice a turn, and no log unless `may_read`. Where `budget`
-    /// ends inside the slice, the next call continues; each call processes at least one line.
-    pub fn next(
-        &mut self,
-        may_read: bool,
-        budget: Budget,
-        watching: &mut dyn Watching,
-        now: Moment,
-    ) -> Next {
+    /// The next item. Processes at most one slice a turn, and reads no log unless `may_read`. Where
+    /// `budget` ends inside the slice, the next call continues; each call processes at least one
+    /// line.
+    pub fn next(&mut self, may_read: bool, budget: Budget, now: Moment) -> Next {
         loop {
-            if let Some(event) = self.next_in_slice(budget, watching, now) {
+            if let Some(event) = self.next_in_slice(budget, now) {
                 return Next::Event(event);
             }
             if self.slice.of.is_some() {
                 return Next::More;
             }
+            if let Some(id) = self.released.pop() {
+                return Next::Release(id);
+            }
+            if !self.answers.is_empty() {
+                if self.has_read {
+                    return Next::More;
+                }
+                self.take_answer(now);
+                continue;
+            }
             // Progress is reported after all files that may have newer progress were polled.
-            if self.marked.iter().all(|id| self.is_log(*id))
+            if self.marked.iter().chain(&self.asked).all(|id| self.is_log(*id))
                 && let Some(event) = self.replications.next_report(now.instant)
             {
                 return Next::Event(event);
             }
+            if self.asked.is_some() {
+                let waits = !may_read && self.marked.iter().any(|id| self.is_log(*id));
+                return if waits { Next::Waiting } else { Next::Idle };
+            }
             if self.marked.is_empty() {
                 return Next::Idle;
-            }
-            if self.has_read {
-                return Next::More;
             }
             // Paused logs do not delay the progress of replications.
             let next = self.marked.iter().position(|id| may_read || !self.is_log(*id));
             let Some(id) = next.and_then(|at| self.marked.remove(at)) else {
                 return Next::Waiting;
             };
-            let has_more = if self.is_log(id) {
-                self.look_at_log(id, watching, now.instant)
-            } else {
-                self.look_at_progress(id, watching, now)
-            };
-            if has_more {
-                // At the end of the queue, so that each file gets its turn.
-                self.marked.push_back(id);
+            if !self.is_wanted(id) {
+                continue;
+            }
+            let limits = self.limits;
+            if let Some(followed) = self.followed(id) {
+                let question = followed.question(false, &limits, now.instant);
+                let path = followed.path.clone();
+                followed.is_open = true;
+                self.asked = Some(id);
+                return Next::Ask(id, path, question);
             }
         }
     }
 
-    fn is_log(&self, id: FollowId) -> bool {
-        self.logs.iter().any(|log| log.follower.id == id)
+    fn is_wanted(&self, id: FollowId) -> bool {
+        let file = self.files.iter().find(|file| file.followed.id == id);
+        file.is_none_or(|file| self.replications.want(&file.followed.path))
     }
 
-    /// Polls a log; true where it must be polled again.
-    fn look_at_log(&mut self, id: FollowId, watching: &mut dyn Watching, now: Instant) -> bool {
-        let poll_limits = self.limits.poll_limits();
-        let Some(log) = self.logs.iter_mut().find(|log| log.follower.id == id) else {
+    /// Applies an answer of a worker.
+    fn take_answer(&mut self, now: Moment) {
+        let Some((id, bytes)) = self.answers.pop_front() else { return };
+        let Some((answer, at)) = worker::read_answer(&bytes) else { return };
+        self.slice.bytes = bytes;
+        self.slice.at = at;
+        let has_more = if self.is_log(id) {
+            self.take_log(id, answer, now.instant)
+        } else {
+            self.take_progress(id, answer, now)
+        };
+        if has_more {
+            // At the end of the queue, so that each file gets its turn.
+            self.mark(id);
+        }
+    }
+
+    fn is_log(&self, id: FollowId) -> bool {
+        self.logs.iter().any(|log| log.followed.id == id)
+    }
+
+    /// Applies an answer about a log; true if it must be polled again.
+    fn take_log(&mut self, id: FollowId, answer: Answer, now: Instant) -> bool {
+        let Some(log) = self.logs.iter_mut().find(|log| log.followed.id == id) else {
             return false;
         };
-        let generations = log.follower.tail.len();
-        let found = log.follower.look(poll_limits, &mut self.slice.bytes, watching, now);
-        self.changed |= generations != log.follower.tail.len();
+        let generations = log.followed.tail.len();
+        let found = log.followed.take(answer, now);
+        self.changed |= generations != log.followed.tail.len();
         match found {
             Found::Bytes(generation) => {
-                (self.slice.of, self.slice.at) = (Some((id, generation)), 0);
+                self.slice.of = Some((id, generation));
                 self.has_read = true;
                 true
             }
@@ -381,23 +472,18 @@ impl LifePreserver {
 
     /// The event of the next recognized line in the slice. `None` at the end of the slice, and
     /// where `budget` is spent.
-    fn next_in_slice(
-        &mut self,
-        budget: Budget,
-        watching: &mut dyn Watching,
-        now: Moment,
-    ) -> Option<LifePreserverEvent> {
+    fn next_in_slice(&mut self, budget: Budget, now: Moment) -> Option<LifePreserverEvent> {
         let mut unknown = 0;
         while let Some((id, index)) = self.slice.of {
             if unknown > 0 && budget.is_spent() {
                 break;
             }
-            let log = self.logs.iter_mut().find(|log| log.follower.id == id);
+            let log = self.logs.iter_mut().find(|log| log.followed.id == id);
             let Some(log) = log else {
                 self.slice.of = None;
                 break;
             };
-            let Some(generation) = log.follower.tail.get(index) else {
+            let Some(generation) = log.followed.tail.get(index) else {
                 self.slice.of = None;
                 break;
             };
@@ -418,7 +504,7 @@ impl LifePreserver {
             let Some(line) = line else { continue };
             if line.cut && log.cut_said.is_none_or(|said| said + CUT_SAID <= now.instant) {
                 log.cut_said = Some(now.instant);
-                let (path, most) = (log.follower.path.display(), self.limits.max_line);
+                let (path, most) = (log.followed.path.display(), self.limits.max_line);
                 warn!(
                     "{path}: a line is longer than {most} bytes (life_preserver.max_line) and is cut"
                 );
@@ -426,26 +512,20 @@ impl LifePreserver {
             let mut reading = match log.reader.read(&line.text) {
                 Outcome::Known(reading) | Outcome::Unknown(reading) => reading,
                 Outcome::Ignored | Outcome::Foreign | Outcome::Nothing => {
-                    debug!("{}: not known: {}", log.follower.path.display(), line.text);
+                    debug!("{}: not known: {}", log.followed.path.display(), line.text);
                     unknown += 1;
                     continue;
                 }
             };
             reading.message = bounded(reading.message, self.limits.max_line, line.cut);
             log.last_match = Some(now.wall);
-            let path = log.follower.path.clone();
-            return Some(self.take_reading(reading, &path, watching, now));
+            let path = log.followed.path.clone();
+            return Some(self.take_reading(reading, &path, now));
         }
         None
     }
 
-    fn take_reading(
-        &mut self,
-        reading: Reading,
-        log: &Path,
-        watching: &mut dyn Watching,
-        now: Moment,
-    ) -> LifePreserverEvent {
+    fn take_reading(&mut self, reading: Reading, log: &Path, now: Moment) -> LifePreserverEvent {
         match reading.run {
             None => {}
             Some(Run::Begin(dataset, file)) => {
@@ -454,7 +534,7 @@ impl LifePreserver {
             Some(Run::End(dataset)) => self.replications.end(&dataset, log),
             Some(Run::EndLast) => self.replications.end_last(log),
         }
-        self.let_files_rest(watching);
+        self.let_files_rest();
         let event = LifePreserverEvent {
             message: reading.message,
             priority: Priority::new(reading.priority),
@@ -480,65 +560,76 @@ impl LifePreserver {
         let file = file.filter(|file| file.is_absolute());
         self.replications.begin(dataset, file.clone(), log, now);
         let Some(path) = file else { return };
-        let file = match self.files.iter().position(|file| file.follower.path == path) {
+        let file = match self.files.iter().position(|file| file.followed.path == path) {
             // Its present content belongs to the earlier replication.
             Some(at) => self.files.remove(at).map(|mut file| {
-                file.silent_up_to = file.size();
+                file.is_silent = true;
                 file
             }),
             None => {
                 self.last_id += 1;
-                let follower = Follower::new(self.last_id, path, OldGenerations::Forget, false);
-                Some(ProgressFile { follower, progress: Progress::default(), silent_up_to: 0 })
+                let followed =
+                    Followed::new(self.last_id, path, OldGenerations::Forget, Vec::new(), false);
+                Some(ProgressFile {
+                    followed,
+                    progress: Progress::default(),
+                    is_silent: false,
+                    silent_up_to: 0,
+                })
             }
         };
         if let Some(file) = file {
-            self.mark(file.follower.id);
+            let id = file.followed.id;
             self.files.push_back(file);
+            self.mark(id);
         }
     }
 
     /// Unwatches progress files without a replication, and drops the oldest beyond the maximum.
-    fn let_files_rest(&mut self, watching: &mut dyn Watching) {
+    fn let_files_rest(&mut self) {
         let mut surplus = self.files.len().saturating_sub(self.limits.max_replications);
-        let replications = &self.replications;
+        let (replications, mut released) = (&self.replications, Vec::new());
         self.files.retain_mut(|file| {
-            if replications.want(&file.follower.path) {
+            let followed = &mut file.followed;
+            if replications.want(&followed.path) {
                 return true;
             }
-            file.follower.rest(watching);
+            if std::mem::take(&mut followed.is_open) {
+                followed.set_hanging(None);
+                released.push(followed.id);
+            }
             let goes = surplus > 0;
             surplus -= usize::from(goes);
             !goes
         });
+        released.into_iter().for_each(|id| self.release(id));
     }
 
-    /// Polls a progress file; true where it must be polled again.
-    fn look_at_progress(&mut self, id: FollowId, watching: &mut dyn Watching, now: Moment) -> bool {
-        let poll_limits = self.limits.poll_limits();
-        let Some(at) = self.files.iter().position(|file| file.follower.id == id) else {
+    /// Applies an answer about a progress file; true if it must be polled again.
+    fn take_progress(&mut self, id: FollowId, answer: Answer, now: Moment) -> bool {
+        let Some(file) = self.files.iter_mut().find(|file| file.followed.id == id) else {
             return false;
         };
-        let Some(file) = self.files.get_mut(at) else { return false };
-        if !self.replications.want(&file.follower.path) {
-            return false;
-        }
-        let before = file.follower.tail.current().map(|generation| generation.identity);
-        // The slice of a log is processed before any file is polled, so the buffer is free.
-        let bytes = &mut self.slice.bytes;
-        let found = file.follower.look(poll_limits, bytes, watching, now.instant);
-        let current = file.follower.tail.current().map(|generation| generation.identity);
-        if found == Found::Anew || (before.is_some() && before != current) {
+        let before = file.followed.current();
+        let found = file.followed.take(answer, now.instant);
+        let current = file.followed.current();
+        let is_silent = std::mem::take(&mut file.is_silent);
+        // Another file, or the same one from an earlier position.
+        let begins_anew = before.is_some_and(|(identity, position)| {
+            current.is_none_or(|(now, at)| now != identity || at < position)
+        });
+        if found == Found::Anew || begins_anew {
             (file.progress, file.silent_up_to) = (Progress::default(), 0);
-        } else if before.is_none() && current.is_some() && !file.is_fresh(now.wall) {
-            file.silent_up_to = file.size();
+        } else if is_silent || (before.is_none() && current.is_some() && !file.is_fresh(now.wall)) {
+            file.silent_up_to = file.followed.size;
         }
         match found {
             Found::Nothing => false,
             Found::Anew => true,
             Found::Bytes(index) => {
+                let bytes = self.slice.bytes.get(self.slice.at..).unwrap_or_default();
                 let amount = file.hear(index, bytes, self.limits.max_line);
-                let path = file.follower.path.clone();
+                let path = file.followed.path.clone();
                 if let Some((snapshot, amount)) = amount {
                     self.replications.progress(&path, &snapshot, amount, now.instant);
                 }
@@ -567,11 +658,10 @@ impl LifePreserver {
     pub fn memory(&mut self) -> Vec<u8> {
         self.changed = false;
         // A log that could not be examined yet is unknown, not absent.
-        let logs = self.logs.iter().filter(|log| !log.follower.is_undecided()).map(|log| {
-            let generations =
-                log.follower.tail.iter().map(|generation| generation.persisted_form()).collect();
-            (log.follower.path.clone(), generations)
-        });
+        let logs = self
+            .logs
+            .iter()
+            .filter_map(|log| Some((log.followed.path.clone(), log.followed.persisted()?)));
         let running = self.replications.iter().map(|running| persisted::Running {
             dataset: running.dataset.clone(),
             file: running.file.clone(),
@@ -586,13 +676,14 @@ impl LifePreserver {
             .logs
             .iter()
             .map(|log| {
-                let current = log.follower.tail.current();
+                let current = log.followed.tail.current();
                 let counts = log.reader.counts();
                 json!({
-                    "log": log.follower.path.to_string_lossy(),
+                    "log": log.followed.path.to_string_lossy(),
                     "position": current.map(|generation| generation.position()),
-                    "unwatched": log.follower.unwatched(),
-                    "trouble": log.follower.last_error(),
+                    "unwatched": log.followed.unwatched(),
+                    "trouble": log.followed.last_error(),
+                    "hanging": log.followed.hanging().map(rfc3339),
                     "rules": log.reader.names().collect::<Vec<_>>(),
                     "lines": counts.lines,
                     "matched": counts.matched,
@@ -616,21 +707,14 @@ impl LifePreserver {
 impl ProgressFile {
     /// Whether the file was written just now, which may be after the turn of the loop began.
     fn is_fresh(&self, now: SystemTime) -> bool {
-        self.follower.written().is_some_and(|written| {
+        self.followed.written.is_some_and(|written| {
             now.duration_since(written).unwrap_or_else(|ahead| ahead.duration()) < FRESH
         })
     }
 
-    fn size(&self) -> u64 {
-        let current = self.follower.tail.current();
-        current
-            .and_then(|generation| generation.handle.metadata().ok())
-            .map_or(0, |about| about.len())
-    }
-
     /// Processes what was read. Returns the snapshot and its progress where that changed.
     fn hear(&mut self, index: usize, bytes: &[u8], max_line: usize) -> Option<(String, String)> {
-        let generation = self.follower.tail.get(index)?;
+        let generation = self.followed.tail.get(index)?;
         let mut news = None;
         let mut at = 0;
         loop {

@@ -152,7 +152,7 @@ mod tests {
         let identity = Identity { device: 1, inode: u64::MAX };
         let mut generation = FileGeneration::from_beginning((), identity, Instant::now());
         generation.advance(b"a line\n", false);
-        generation.persisted_form()
+        generation.persisted_form().write()
     }
 
     #[test]

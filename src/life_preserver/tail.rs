@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use ring::digest;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Bytes of a file's beginning in its fingerprint.
@@ -23,21 +24,21 @@ pub(super) const BEFORE: usize = 64;
 const GENERATIONS: usize = 4;
 
 /// Identity of a file on this host, valid until the next boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
     pub(super) device: u64,
     pub(super) inode: u64,
 }
 
 /// Content of a file at its beginning and just before a position.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Fingerprint {
     pub(super) head: Vec<u8>,
     pub(super) before: Vec<u8>,
 }
 
 /// A persisted fingerprint: lengths and short digests, so that the state has no text of the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PersistedFingerprint {
     head: (usize, String),
     before: (usize, String),
@@ -185,22 +186,64 @@ impl<H> FileGeneration<H> {
         )
     }
 
-    /// The persisted form.
-    pub(super) fn persisted_form(&self) -> Value {
-        let part = |bytes: &[u8]| json!([bytes.len(), hash(bytes)]);
-        json!({
-            "device": self.identity.device,
-            "inode": self.identity.inode,
-            "position": self.position,
-            "cut": self.cut,
-            "head": part(&self.fingerprint.head),
-            "before": part(&self.fingerprint.before),
-        })
+    /// The persisted form, which also finds the file in a worker that does not have it open.
+    pub(super) fn persisted_form(&self) -> PersistedGeneration {
+        let part = |bytes: &[u8]| (bytes.len(), hash(bytes));
+        PersistedGeneration {
+            identity: self.identity,
+            position: self.position,
+            cut: self.cut,
+            fingerprint: PersistedFingerprint {
+                head: part(&self.fingerprint.head),
+                before: part(&self.fingerprint.before),
+            },
+        }
+    }
+
+    /// All but the handle.
+    pub(super) fn state(&self, now: Instant) -> GenerationState {
+        GenerationState {
+            identity: self.identity,
+            position: self.position,
+            cut: self.cut,
+            looked: self.looked,
+            unreported_below: self.unreported_below,
+            fingerprint: self.fingerprint.clone(),
+            quiet: now.saturating_duration_since(self.active),
+        }
+    }
+}
+
+/// A generation without its handle, as the loop and a worker exchange it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct GenerationState {
+    pub(super) identity: Identity,
+    position: u64,
+    cut: bool,
+    looked: u64,
+    unreported_below: u64,
+    fingerprint: Fingerprint,
+    /// Time since there was last something new in it.
+    quiet: Duration,
+}
+
+impl GenerationState {
+    pub(super) fn with_handle<H>(self, handle: H, now: Instant) -> FileGeneration<H> {
+        FileGeneration {
+            handle,
+            identity: self.identity,
+            position: self.position,
+            cut: self.cut,
+            looked: self.looked,
+            unreported_below: self.unreported_below,
+            fingerprint: self.fingerprint,
+            active: now.checked_sub(self.quiet).unwrap_or(now),
+        }
     }
 }
 
 /// A persisted file generation that is not matched with a file yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PersistedGeneration {
     pub(super) identity: Identity,
     pub(super) position: u64,
@@ -209,7 +252,7 @@ pub(super) struct PersistedGeneration {
 }
 
 impl PersistedGeneration {
-    /// Parses the output of [`FileGeneration::persisted`].
+    /// Reads what [`PersistedGeneration::write`] wrote.
     pub(super) fn read(value: &Value) -> Option<PersistedGeneration> {
         let number = |key: &str| value.get(key).and_then(Value::as_u64);
         let part = |key: &str, longest: usize| {
@@ -231,6 +274,18 @@ impl PersistedGeneration {
             position,
             cut: value.get("cut")?.as_bool()?,
             fingerprint,
+        })
+    }
+
+    /// For the next start, as [`PersistedGeneration::read`] reads it.
+    pub(super) fn write(&self) -> Value {
+        json!({
+            "device": self.identity.device,
+            "inode": self.identity.inode,
+            "position": self.position,
+            "cut": self.cut,
+            "head": self.fingerprint.head,
+            "before": self.fingerprint.before,
         })
     }
 
@@ -322,6 +377,27 @@ impl<H> Tail<H> {
         named.is_some_and(|named| {
             self.current().is_none_or(|generation| generation.identity != named)
         })
+    }
+
+    /// Of these generations, the oldest first.
+    pub(super) fn of(generations: impl Iterator<Item = FileGeneration<H>>) -> Tail<H> {
+        Tail { generations: generations.collect() }
+    }
+
+    /// Its generations, the oldest first.
+    pub(super) fn into_generations(self) -> Vec<FileGeneration<H>> {
+        self.generations.into()
+    }
+
+    /// Puts another generation in place of the current one.
+    pub(super) fn replace_current(&mut self, generation: FileGeneration<H>) {
+        self.generations.pop_back();
+        self.generations.push_back(generation);
+    }
+
+    /// All generations without their handles.
+    pub(super) fn states(&self, now: Instant) -> Vec<GenerationState> {
+        self.generations.iter().map(|generation| generation.state(now)).collect()
     }
 
     /// Makes this file the current one. The period of grace for writers of the previous one begins.
@@ -478,7 +554,7 @@ mod tests {
     fn persisted_generation_is_found_again() {
         let text = lines(0, 30);
         let generation = read(&text, Instant::now());
-        let persisted = PersistedGeneration::read(&generation.persisted_form()).unwrap();
+        let persisted = PersistedGeneration::read(&generation.persisted_form().write()).unwrap();
         assert_eq!(
             (persisted.identity, persisted.position, persisted.cut),
             (id(1), text.len() as u64, false)
@@ -496,14 +572,14 @@ mod tests {
         assert_eq!(judge(&lines(0, 20)), Verdict::Shortened);
         assert_eq!(judge(""), Verdict::Rewritten);
         assert!(
-            !generation.persisted_form().to_string().contains("tank"),
+            !generation.persisted_form().write().to_string().contains("tank"),
             "nothing of the log is kept"
         );
     }
 
     #[test]
     fn invalid_persisted_generation_is_rejected() {
-        let good = read(&lines(0, 30), Instant::now()).persisted_form();
+        let good = read(&lines(0, 30), Instant::now()).persisted_form().write();
         assert!(PersistedGeneration::read(&good).is_some());
         for (key, value) in [
             ("position", json!(-1)),

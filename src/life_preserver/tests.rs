@@ -7,29 +7,36 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::config::Rules;
-use crate::reactor::{Reactor, Watch};
+use crate::reactor::{Watch, Watches};
+use crate::sys::may_block::MayBlock;
 
 /// A kernel that reports all changes, optionally except the first write after a truncation.
 struct Seeing {
-    reactor: Reactor<FollowId>,
+    watches: Watches<FollowId>,
     reports_write_after_truncation: bool,
 }
 
 impl Watching for Seeing {
-    fn file(&mut self, file: &File, id: FollowId) -> io::Result<Watch> {
-        self.reactor.watch_file(file, id)
+    fn file(&mut self, file: &File, id: FollowId, may_block: MayBlock) -> io::Result<Watch> {
+        self.watches.file(file, id, may_block)
     }
 
-    fn directory(&mut self, path: &Path, name: &OsStr, id: FollowId) -> io::Result<Watch> {
-        self.reactor.watch_directory(path, name, id)
+    fn directory(
+        &mut self,
+        path: &Path,
+        name: &OsStr,
+        id: FollowId,
+        may_block: MayBlock,
+    ) -> io::Result<Watch> {
+        self.watches.directory(path, name, id, may_block)
     }
 
     fn is_watched(&self, watch: &Watch) -> bool {
-        self.reactor.is_watched(watch)
+        self.watches.is_alive(watch)
     }
 
     fn unwatch(&mut self, watch: Watch) {
-        self.reactor.unwatch(watch);
+        self.watches.forget(watch);
     }
 
     fn reports_write_after_truncation(&self) -> bool {
@@ -41,11 +48,11 @@ impl Watching for Seeing {
 struct Blind;
 
 impl Watching for Blind {
-    fn file(&mut self, _: &File, _: FollowId) -> io::Result<Watch> {
+    fn file(&mut self, _: &File, _: FollowId, _: MayBlock) -> io::Result<Watch> {
         Err(io::Error::other("blind"))
     }
 
-    fn directory(&mut self, _: &Path, _: &OsStr, _: FollowId) -> io::Result<Watch> {
+    fn directory(&mut self, _: &Path, _: &OsStr, _: FollowId, _: MayBlock) -> io::Result<Watch> {
         Err(io::Error::other("blind"))
     }
 
@@ -67,6 +74,10 @@ struct Fixture {
     rules: Vec<Arc<RuleSet>>,
     it: Option<LifePreserver>,
     now: Moment,
+    kernel: Box<dyn Watching>,
+    looks: Looks,
+    /// Each question goes to a new worker.
+    is_forgetful: bool,
 }
 
 impl Fixture {
@@ -86,7 +97,17 @@ impl Fixture {
             progress_timeout: Duration::from_secs(1000),
         };
         let (log, rules) = (directory.join("lp.log"), vec![rules("lpreserver")]);
-        Fixture { directory, log, limits, rules, it: None, now: Moment::now() }
+        Fixture {
+            directory,
+            log,
+            limits,
+            rules,
+            it: None,
+            now: Moment::now(),
+            kernel: Box::new(Blind),
+            looks: Looks::default(),
+            is_forgetful: false,
+        }
     }
 
     fn source(&self) -> Source {
@@ -95,8 +116,10 @@ impl Fixture {
 
     fn start(&mut self, persisted: Option<&[u8]>) -> Option<String> {
         let (it, wrong) =
-            LifePreserver::begin(self.limits, vec![self.source()], persisted, &mut Blind, self.now);
+            LifePreserver::begin(self.limits, vec![self.source()], persisted, self.now);
         self.it = Some(it);
+        self.looks = Looks::default();
+        self.find();
         wrong
     }
 
@@ -113,23 +136,52 @@ impl Fixture {
         self.directory.join(name)
     }
 
+    /// Has a question answered.
+    fn ask(&mut self, id: FollowId, question: &[u8]) {
+        if self.is_forgetful {
+            self.looks = Looks::default();
+        }
+        let (now, may_block) = (self.now, MayBlock::before_loop());
+        let answer = self.looks.answer(id, question, &mut *self.kernel, may_block, now.instant);
+        self.it().on_answer(id, answer.concat(), now);
+    }
+
+    /// Has all files found that are still to be.
+    fn find(&mut self) {
+        let now = self.now;
+        while let Some((id, _, question)) = self.it().next_to_find(now.instant) {
+            self.ask(id, &question);
+        }
+    }
+
+    /// The next item when all questions are answered at once.
+    fn next(&mut self, may_read: bool, budget: Budget) -> Next {
+        let now = self.now;
+        loop {
+            match self.it().next(may_read, budget, now) {
+                Next::Ask(id, _, question) => self.ask(id, &question),
+                Next::Release(id) => self.looks.release(id, &mut *self.kernel),
+                other => return other,
+            }
+        }
+    }
+
     /// All current messages, without their time stamps.
     fn messages(&mut self) -> Vec<String> {
         let now = self.now;
-        let it = self.it();
-        it.mark_all(now.instant);
+        self.it().mark_all(now.instant);
         let mut messages = Vec::new();
         loop {
-            match it.next(true, Budget::endless(), &mut Blind, now) {
+            match self.next(true, Budget::endless()) {
                 Next::Event(event) => {
                     messages.push(event.message.trim_start_matches("now: ").to_owned());
                 }
-                Next::More => it.begin_turn(),
-                Next::Waiting => panic!("it may read"),
+                Next::More => self.it().begin_turn(),
                 Next::Idle => {
-                    it.begin_turn();
+                    self.it().begin_turn();
                     return messages;
                 }
+                other => panic!("{other:?}"),
             }
         }
     }
@@ -260,6 +312,118 @@ fn a_log_that_is_renamed_away_is_read_to_its_end_first() {
     append(&fixture.path("lp.log.0"), snapshots(9, 1));
     append(&fixture.log, snapshots(10, 1));
     assert_eq!(fixture.messages(), news(10, 1));
+}
+
+/// Each question goes to a worker that has nothing open, as after one that hung.
+fn with_new_workers(test: &str) -> Fixture {
+    let mut fixture = Fixture::new(test);
+    fixture.is_forgetful = true;
+    append(&fixture.log, "");
+    fixture.start(None);
+    append(&fixture.log, snapshots(0, 30));
+    assert_eq!(fixture.messages(), news(0, 30));
+    fixture
+}
+
+#[test]
+fn new_worker_reads_renamed_log_to_its_end() {
+    let mut fixture = with_new_workers("worker-rename");
+    append(&fixture.log, snapshots(30, 2));
+    fs::rename(&fixture.log, fixture.path("lp.log.0")).unwrap();
+    assert_eq!(fixture.messages(), news(30, 2));
+    append(&fixture.path("lp.log.0"), snapshots(32, 1));
+    append(&fixture.log, snapshots(33, 200));
+    assert_eq!(fixture.messages(), news(32, 201));
+}
+
+#[test]
+fn new_worker_reads_copied_and_emptied_log_to_its_end() {
+    let mut fixture = with_new_workers("worker-copy");
+    append(&fixture.log, snapshots(30, 3));
+    fs::copy(&fixture.log, fixture.path("lp.log.old")).unwrap();
+    fs::write(&fixture.log, snapshots(33, 40)).unwrap();
+    assert_eq!(fixture.messages(), news(30, 43));
+    append(&fixture.log, snapshots(73, 1));
+    assert_eq!(fixture.messages(), news(73, 1));
+}
+
+#[test]
+fn new_worker_repeats_nothing_after_rollback() {
+    let mut fixture = with_new_workers("worker-rollback");
+    fs::write(&fixture.log, snapshots(0, 20)).unwrap();
+    assert!(fixture.messages().is_empty());
+    append(&fixture.log, snapshots(20, 1));
+    assert_eq!(fixture.messages(), news(20, 1));
+}
+
+#[test]
+fn new_worker_reads_progress_from_where_the_last_was() {
+    let mut fixture = with_new_workers("worker-progress");
+    let file = fixture.path("progress");
+    append(&file, "total estimated size is 10.0M\n12:00:01   1.00M   tank@a\n");
+    let start = format!("now: Starting replication SYNC task on tank: {}\n", file.display());
+    append(&fixture.log, &start);
+    fixture.now.wall = SystemTime::now();
+    let first = ["Starting replication for tank", "Replicating tank: 1.00M/10.0M (10%)"];
+    assert_eq!(fixture.messages(), first);
+    append(&file, "12:00:02   5.00M   tank@a\n");
+    fixture.pass(1);
+    assert_eq!(fixture.messages(), ["Replicating tank: 5.00M/10.0M (50%)"]);
+    // The same file, emptied and written anew.
+    fs::write(&file, "total estimated size is 20.0M\n12:00:03   2.00M   tank@b\n").unwrap();
+    fixture.pass(1);
+    assert_eq!(fixture.messages(), ["Replicating tank: 2.00M/20.0M (10%)"]);
+}
+
+#[test]
+fn log_that_hangs_is_read_on_where_it_was_once_it_answers() {
+    let mut fixture = Fixture::new("hangs");
+    append(&fixture.log, "");
+    fixture.start(None);
+    append(&fixture.log, snapshots(0, 3));
+    fixture.messages();
+    append(&fixture.log, snapshots(3, 3));
+    let now = fixture.now;
+    fixture.it().mark_all(now.instant);
+    let Next::Ask(id, path, question) = fixture.it().next(true, Budget::endless(), now) else {
+        panic!("nothing is asked")
+    };
+    assert_eq!(path, fixture.log);
+    fixture.it().on_hanging(id, now.wall);
+    let status = fixture.it().status(now.wall);
+    assert_eq!(status["logs"][0]["hanging"], rfc3339(now.wall));
+    let before = fixture.it().memory();
+    // It is not asked again.
+    assert!(fixture.messages().is_empty());
+    append(&fixture.log, snapshots(6, 3));
+    fixture.ask(id, &question);
+    assert_eq!(fixture.messages(), news(3, 6));
+    assert_eq!(fixture.it().status(now.wall)["logs"][0]["hanging"], Value::Null);
+    // A daemon that starts meanwhile reads on at the same place.
+    fixture.start(Some(&before));
+    assert_eq!(fixture.messages(), news(3, 6));
+}
+
+#[test]
+fn log_that_hangs_at_start_keeps_its_position() {
+    let mut fixture = Fixture::new("hangs-at-start");
+    append(&fixture.log, "");
+    fixture.start(None);
+    append(&fixture.log, snapshots(0, 3));
+    fixture.messages();
+    let persisted = fixture.it().memory();
+    let (source, now) = (fixture.source(), fixture.now);
+    let begun = LifePreserver::begin(fixture.limits, vec![source], Some(&persisted), now);
+    fixture.it = Some(begun.0);
+    let (id, _, question) = fixture.it().next_to_find(now.instant).unwrap();
+    assert!(fixture.it().is_finding());
+    fixture.it().on_hanging(id, now.wall);
+    assert!(!fixture.it().is_finding(), "nobody waits for it");
+    assert!(fixture.messages().is_empty());
+    assert_eq!(fixture.it().memory(), persisted);
+    append(&fixture.log, snapshots(3, 1));
+    fixture.ask(id, &question);
+    assert_eq!(fixture.messages(), news(3, 1));
 }
 
 #[test]
@@ -455,24 +619,23 @@ fn one_slice_is_read_in_a_turn() {
     fixture.start(None);
     append(&fixture.log, snapshots(0, 1000));
     let now = fixture.now;
-    let it = fixture.it();
-    it.mark_all(now.instant);
+    fixture.it().mark_all(now.instant);
     let (mut turns, mut events) = (1, 0);
     loop {
-        let before = it.consumed();
+        let before = fixture.it().consumed();
         let in_turn = loop {
-            match it.next(true, Budget::endless(), &mut Blind, now) {
+            match fixture.next(true, Budget::endless()) {
                 Next::Event(_) => events += 1,
                 other => break other,
             }
         };
-        assert!(it.consumed() - before <= 4096);
+        assert!(fixture.it().consumed() - before <= 4096);
         match in_turn {
             Next::More => turns += 1,
             Next::Idle => break,
             other => panic!("{other:?}"),
         }
-        it.begin_turn();
+        fixture.it().begin_turn();
     }
     assert_eq!(events, 1000);
     assert!(turns >= snapshots(0, 1000).len() / 4096, "{turns}");
@@ -485,15 +648,14 @@ fn spent_budget_leaves_rest_of_slice_for_next_turn() {
     fixture.start(None);
     append(&fixture.log, "of no interest\n".repeat(20) + &snapshots(0, 1));
     let now = fixture.now;
-    let it = fixture.it();
-    it.mark_all(now.instant);
+    fixture.it().mark_all(now.instant);
     let spent = Budget::of(Duration::ZERO);
     for line in 1..=20 {
-        assert_eq!(it.next(true, spent, &mut Blind, now), Next::More);
-        assert_eq!(it.consumed(), line * "of no interest\n".len() as u64);
-        it.begin_turn();
+        assert_eq!(fixture.next(true, spent), Next::More);
+        assert_eq!(fixture.it().consumed(), line * "of no interest\n".len() as u64);
+        fixture.it().begin_turn();
     }
-    assert!(matches!(it.next(true, spent, &mut Blind, now), Next::Event(_)));
+    assert!(matches!(fixture.next(true, spent), Next::Event(_)));
 }
 
 #[test]
@@ -503,12 +665,11 @@ fn paused_logs_lose_no_line() {
     fixture.start(None);
     append(&fixture.log, snapshots(0, 1));
     let now = fixture.now;
-    let it = fixture.it();
-    it.mark_all(now.instant);
-    assert_eq!(it.next(false, Budget::endless(), &mut Blind, now), Next::Waiting);
-    assert_eq!(it.next(false, Budget::endless(), &mut Blind, now), Next::Waiting);
-    assert!(matches!(it.next(true, Budget::endless(), &mut Blind, now), Next::Event(_)));
-    assert_eq!(it.next(true, Budget::endless(), &mut Blind, now), Next::More);
+    fixture.it().mark_all(now.instant);
+    assert_eq!(fixture.next(false, Budget::endless()), Next::Waiting);
+    assert_eq!(fixture.next(false, Budget::endless()), Next::Waiting);
+    assert!(matches!(fixture.next(true, Budget::endless()), Next::Event(_)));
+    assert_eq!(fixture.next(true, Budget::endless()), Next::More);
 }
 
 #[test]
@@ -627,16 +788,17 @@ fn reconfiguration_keeps_followed_logs() {
     append(&other, snapshots(90, 1));
     let sources =
         vec![fixture.source(), Source { log: other.clone(), rules: vec![rules("lpreserver")] }];
-    let (limits, now) = (fixture.limits, fixture.now.instant);
-    fixture.it().configure(limits, sources, &mut Blind, now);
+    let limits = fixture.limits;
+    fixture.it().configure(limits, sources);
+    fixture.find();
     append(&other, snapshots(1, 1));
     assert_eq!(fixture.messages(), news(0, 2), "a new log is followed from its end");
     let sources = vec![Source { log: other.clone(), rules: vec![rules("lpreserver")] }];
-    fixture.it().configure(limits, sources, &mut Blind, now);
+    fixture.it().configure(limits, sources);
     append(&fixture.log, snapshots(2, 1));
     append(&other, snapshots(3, 1));
     assert_eq!(fixture.messages(), news(3, 1));
-    fixture.it().configure(limits, vec![], &mut Blind, now);
+    fixture.it().configure(limits, vec![]);
     assert_eq!(fixture.it().due(), None, "nothing is waited for");
 }
 
@@ -678,26 +840,16 @@ fn unwatched_log_is_polled_often_and_others_rarely() {
 fn truncated_log_is_polled_until_longer_than_before() {
     for reports_write_after_truncation in [false, true] {
         let mut fixture = Fixture::new("truncated");
-        let reactor = Reactor::new().unwrap();
-        let mut kernel = Seeing { reactor, reports_write_after_truncation };
+        let watches = Watches::new().unwrap();
+        fixture.kernel = Box::new(Seeing { watches, reports_write_after_truncation });
         append(&fixture.log, snapshots(0, 5));
-        let (source, now, limits) = (fixture.source(), fixture.now, fixture.limits);
-        let begun = LifePreserver::begin(limits, vec![source], None, &mut kernel, now);
-        fixture.it = Some(begun.0);
+        fixture.start(None);
         let log = fixture.log.clone();
         // Seconds until the next poll.
         let mut look = || {
-            fixture.it().mark_all(now.instant);
-            loop {
-                match fixture.it().next(true, Budget::endless(), &mut kernel, now) {
-                    Next::Event(_) => {}
-                    Next::More => fixture.it().begin_turn(),
-                    Next::Waiting => panic!("it may read"),
-                    Next::Idle => break,
-                }
-            }
-            fixture.it().begin_turn();
-            fixture.it().due().unwrap().saturating_duration_since(now.instant).as_secs()
+            fixture.messages();
+            let now = fixture.now.instant;
+            fixture.it().due().unwrap().saturating_duration_since(now).as_secs()
         };
         let after_truncation = if reports_write_after_truncation { 60 } else { 5 };
         assert_eq!(look(), 60);

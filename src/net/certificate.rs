@@ -16,8 +16,11 @@ use ring::digest;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
 use super::pin;
+use crate::sys::files::Files;
+use crate::sys::may_block::MayBlock;
 
 /// Why there is no usable certificate.
 #[derive(Debug)]
@@ -64,12 +67,17 @@ const VALID: Duration = Duration::from_secs(20 * 365 * 86_400);
 
 /// Creates certificate and key if neither exists. `names` are host names or addresses; the first is
 /// the common name.
-pub fn ensure(certificate: &Path, key: &Path, names: &[String]) -> Result<(), CertificateError> {
+pub fn ensure(
+    certificate: &Path,
+    key: &Path,
+    names: &[String],
+    may_block: MayBlock,
+) -> Result<(), CertificateError> {
     match (certificate.exists(), key.exists()) {
         (true, true) => Ok(()),
         (true, false) => Err(half(certificate, key)),
         (false, true) => Err(half(key, certificate)),
-        (false, false) => make(certificate, key, names),
+        (false, false) => make(certificate, key, names, may_block),
     }
 }
 
@@ -77,7 +85,12 @@ fn half(present: &Path, missing: &Path) -> CertificateError {
     CertificateError::Half { present: present.to_owned(), missing: missing.to_owned() }
 }
 
-fn make(certificate: &Path, key: &Path, names: &[String]) -> Result<(), CertificateError> {
+fn make(
+    certificate: &Path,
+    key: &Path,
+    names: &[String],
+    may_block: MayBlock,
+) -> Result<(), CertificateError> {
     let making = |error: rcgen::Error| CertificateError::Making(error.to_string());
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(making)?;
     let names = if names.is_empty() { vec!["localhost".to_owned()] } else { names.to_vec() };
@@ -88,14 +101,14 @@ fn make(certificate: &Path, key: &Path, names: &[String]) -> Result<(), Certific
     params.not_before = now - BACKDATED;
     params.not_after = now + VALID;
     let made = params.self_signed(&pair).map_err(making)?;
-    let secret = zeroize::Zeroizing::new(pair.serialize_pem());
+    let secret = Zeroizing::new(pair.serialize_pem());
     // The key first: a certificate without its key would be published and useless.
-    write_whole(key, secret.as_bytes(), 0o600)?;
-    write_whole(certificate, made.pem().as_bytes(), 0o644)
+    write_whole(key, secret.as_bytes(), 0o600, may_block)?;
+    write_whole(certificate, made.pem().as_bytes(), 0o644, may_block)
 }
 
 /// Writes a file atomically.
-fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), CertificateError> {
+fn write_whole(path: &Path, bytes: &[u8], mode: u32, _: MayBlock) -> Result<(), CertificateError> {
     let failed = |what| move |error| CertificateError::File(path.to_owned(), what, error);
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(failed("create the directory of"))?;
@@ -135,12 +148,20 @@ impl ServerSide {
 }
 
 /// Reads certificate and key.
-pub fn server_side(certificate: &Path, key: &Path) -> Result<ServerSide, CertificateError> {
-    let read = |path: &Path| {
-        fs::read(path).map_err(|error| CertificateError::File(path.to_owned(), "read", error))
-    };
-    let secret = zeroize::Zeroizing::new(read(key)?);
-    server_side_of((certificate, &read(certificate)?), (key, &secret))
+pub fn server_side(
+    certificate: &Path,
+    key: &Path,
+    files: &Files,
+) -> Result<ServerSide, CertificateError> {
+    let secret = read(key, files)?;
+    server_side_of((certificate, &read(certificate, files)?), (key, &secret))
+}
+
+fn read(path: &Path, files: &Files) -> Result<Zeroizing<Vec<u8>>, CertificateError> {
+    /// Far beyond any chain of certificates, in bytes.
+    const MOST: u64 = 1024 * 1024;
+    let failed = |error| CertificateError::File(path.to_owned(), "read", error);
+    files.read(path, MOST).map_err(failed)
 }
 
 /// The same from the content of both files; the paths are for messages.
@@ -174,8 +195,8 @@ pub fn server_side_of(
 }
 
 /// SHA-256 of the certificate in a PEM file, as 64 lower-case hexadecimal digits.
-pub fn fingerprint_of(certificate: &Path) -> Result<String, CertificateError> {
-    let chain = read_chain(certificate)?;
+pub fn fingerprint_of(certificate: &Path, files: &Files) -> Result<String, CertificateError> {
+    let chain = chain_of(certificate, &read(certificate, files)?)?;
     Ok(chain.first().map(|first| fingerprint(first)).unwrap_or_default())
 }
 
@@ -186,12 +207,6 @@ pub fn fingerprint(der: &[u8]) -> String {
         let _ = write!(hex, "{byte:02x}");
     }
     hex
-}
-
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let bytes =
-        fs::read(path).map_err(|error| CertificateError::File(path.to_owned(), "read", error))?;
-    chain_of(path, &bytes)
 }
 
 fn chain_of(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
@@ -214,6 +229,8 @@ fn unreadable(path: &Path, error: pem::Error) -> CertificateError {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    const MAY_BLOCK: MayBlock = MayBlock::before_loop();
 
     struct Folder(PathBuf);
 
@@ -239,13 +256,13 @@ mod tests {
         let folder = Folder::new("made");
         let (certificate, key) = folder.files();
         let names = ["nas.example.org".to_owned(), "192.0.2.1".to_owned()];
-        ensure(&certificate, &key, &names).unwrap();
-        let first = fingerprint_of(&certificate).unwrap();
+        ensure(&certificate, &key, &names, MAY_BLOCK).unwrap();
+        let first = fingerprint_of(&certificate, &Files::of_system(MAY_BLOCK)).unwrap();
         assert_eq!(first.len(), 64);
-        ensure(&certificate, &key, &names).unwrap();
-        assert_eq!(fingerprint_of(&certificate).unwrap(), first);
+        ensure(&certificate, &key, &names, MAY_BLOCK).unwrap();
+        assert_eq!(fingerprint_of(&certificate, &Files::of_system(MAY_BLOCK)).unwrap(), first);
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
-        let shown = server_side(&certificate, &key).unwrap();
+        let shown = server_side(&certificate, &key, &Files::of_system(MAY_BLOCK)).unwrap();
         assert_eq!(shown.fingerprint, first);
         let hex: String = shown.sha256().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, first);
@@ -255,9 +272,9 @@ mod tests {
     fn half_a_pair_is_not_replaced() {
         let folder = Folder::new("half");
         let (certificate, key) = folder.files();
-        ensure(&certificate, &key, &[]).unwrap();
+        ensure(&certificate, &key, &[], MAY_BLOCK).unwrap();
         fs::remove_file(&key).unwrap();
-        let error = ensure(&certificate, &key, &[]).unwrap_err();
+        let error = ensure(&certificate, &key, &[], MAY_BLOCK).unwrap_err();
         assert!(matches!(error, CertificateError::Half { .. }), "{error}");
         assert!(certificate.exists());
     }
@@ -266,9 +283,11 @@ mod tests {
     fn a_file_that_holds_something_else_is_named() {
         let folder = Folder::new("junk");
         let (certificate, key) = folder.files();
-        ensure(&certificate, &key, &[]).unwrap();
+        ensure(&certificate, &key, &[], MAY_BLOCK).unwrap();
         fs::write(&certificate, "junk").unwrap();
-        let Err(error) = server_side(&certificate, &key) else { panic!("it was taken") };
+        let Err(error) = server_side(&certificate, &key, &Files::of_system(MAY_BLOCK)) else {
+            panic!("it was taken")
+        };
         let error = error.to_string();
         assert!(error.contains("cert.pem"), "{error}");
     }

@@ -10,8 +10,8 @@ mod watch;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::Instant;
 
@@ -19,11 +19,11 @@ use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use watch::Watches;
+use crate::sys::may_block::MayBlock;
 
 pub use deadlines::Deadlines;
 pub use signals::{Signal, Signals};
-pub use watch::{REPORTS_WRITE_AFTER_TRUNCATION, Watch, is_local};
+pub use watch::{REPORTS_WRITE_AFTER_TRUNCATION, Watch, Watches, is_local};
 
 /// An event of the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,31 +142,18 @@ impl<K: Copy + Ord> Reactor<K> {
         self.again.insert(key);
     }
 
-    /// Reports `key` as [`Ready::Changed`] when the file is written, truncated, renamed or removed.
-    ///
-    /// # Errors The system has no room for another watch, or cannot watch this file.
-    pub fn watch_file(&mut self, file: &File, key: K) -> io::Result<Watch> {
-        self.watches()?.file(file, key)
-    }
-
     /// Reports `key` as [`Ready::Changed`] when `name` in the directory is created, renamed or
     /// removed; other changes of the directory may be reported too.
     ///
     /// # Errors The path is not a directory, or cannot be watched.
-    pub fn watch_directory(&mut self, path: &Path, name: &OsStr, key: K) -> io::Result<Watch> {
-        self.watches()?.directory(path, name, key)
-    }
-
-    /// Whether the kernel still watches a file or directory: watches of removed files end.
-    pub fn is_watched(&self, watch: &Watch) -> bool {
-        self.watches.as_ref().is_some_and(|watches| watches.is_alive(watch))
-    }
-
-    /// Removes a watch. Events already in flight are discarded.
-    pub fn unwatch(&mut self, watch: Watch) {
-        if let Some(watches) = &mut self.watches {
-            watches.forget(watch);
-        }
+    pub fn watch_directory(
+        &mut self,
+        path: &Path,
+        name: &OsStr,
+        key: K,
+        may_block: MayBlock,
+    ) -> io::Result<Watch> {
+        self.watches()?.directory(path, name, key, may_block)
     }
 
     fn watches(&mut self) -> io::Result<&mut Watches<K>> {
@@ -174,7 +161,7 @@ impl<K: Copy + Ord> Reactor<K> {
             Some(watches) => watches,
             None => {
                 let watches = Watches::new()?;
-                let descriptor = watches.descriptor();
+                let descriptor = watches.as_fd().as_raw_fd();
                 let mut source = SourceFd(&descriptor);
                 self.poll.registry().register(&mut source, WATCHES, Interest::READABLE)?;
                 watches

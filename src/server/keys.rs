@@ -5,7 +5,6 @@
 //! when the kernel reports a change (`sysadm-events key`), at each re-check of accounts, and at a
 //! reload.
 
-use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use log::{error, info, warn};
 use serde_json::json;
 
 use super::clients::{ClientId, Wait};
+use super::files::KEYS;
 use super::{PollToken, Server};
 use crate::auth::key::{Damaged, InsertError, KeyLimits, KeyStore};
 use crate::auth::{Identity, LegacyBudget, Proof, Role};
@@ -22,8 +22,8 @@ use crate::helper::accounts::{Account, Found};
 use crate::helper::store::{KeysAnswer, KeysQuestion, Stamp};
 use crate::moment::Moment;
 use crate::net::CloseReason;
-use crate::reactor::{Reactor, Watch};
 use crate::session::{Settings, Settled};
+use crate::sys::may_block::MayBlock;
 use crate::wire::{ErrorCode, Refusal, Request, error as error_text, response};
 
 /// Retry interval of a failed read.
@@ -33,8 +33,10 @@ const RETRY: Duration = Duration::from_secs(10);
 pub(super) struct Keys {
     pub(super) store: KeyStore,
     stamp: Option<Stamp>,
-    /// Watch of the directory.
-    watch: Option<Watch>,
+    /// A file worker was asked to watch the directory, and has not answered.
+    watch_asked: bool,
+    /// It is to be asked once more then.
+    watch_again: bool,
     /// A request to the store is pending.
     asked: bool,
     /// Another one must follow.
@@ -48,13 +50,9 @@ pub(super) struct Keys {
 impl Keys {
     /// Reads the file at start-up, where blocking is allowed. Without a readable file there are no
     /// keys.
-    pub(super) fn begin(state: &Path, limit: usize, reactor: &mut Reactor<PollToken>) -> Keys {
+    pub(super) fn begin(state: &Path, limit: usize, may_block: MayBlock) -> Keys {
         let path = KeyStore::path(state);
-        let name = path.file_name().unwrap_or(OsStr::new("keys"));
-        let watch = reactor.watch_directory(state, name, PollToken::Keys).map_err(|error| {
-            warn!("cannot watch {}: {error}; changed keys are seen later", state.display());
-        });
-        let store = match KeyStore::read(&path) {
+        let store = match KeyStore::read(&path, may_block) {
             Ok((store, damaged)) => {
                 log_faults(&store, &damaged, &path, limit);
                 store
@@ -70,7 +68,8 @@ impl Keys {
         Keys {
             store,
             stamp: None,
-            watch: watch.ok(),
+            watch_asked: false,
+            watch_again: false,
             asked: false,
             again: false,
             failing: false,
@@ -131,13 +130,29 @@ fn log_faults(store: &KeyStore, damaged: &[Damaged], path: &Path, legacy: usize)
 impl Server {
     /// The state directory may have changed.
     pub(super) fn on_keys_changed(&mut self, now: Moment) {
-        let state = &self.config.paths.state;
-        let lost = self.keys.watch.take_if(|watch| !self.reactor.is_watched(watch));
-        if lost.is_some() {
-            self.keys.watch =
-                self.reactor.watch_directory(state, OsStr::new("keys"), PollToken::Keys).ok();
-        }
+        // The directory itself may have gone, and its watch with it.
+        self.watch_keys(now);
         self.ask_for_keys(now);
+    }
+
+    /// Has the directory watched, if it is not.
+    pub(super) fn watch_keys(&mut self, now: Moment) {
+        if std::mem::replace(&mut self.keys.watch_asked, true) {
+            self.keys.watch_again = true;
+            return;
+        }
+        let path = KeyStore::path(&self.config.paths.state);
+        let question = serde_json::to_vec(&path).unwrap_or_default();
+        self.file_workers.files.ask(KEYS, &path, question, now.instant);
+    }
+
+    /// The directory is watched, or cannot be; then changed keys are seen with the next look at the
+    /// accounts of those who are connected.
+    pub(super) fn on_keys_watched(&mut self, now: Moment) {
+        self.keys.watch_asked = false;
+        if std::mem::take(&mut self.keys.watch_again) {
+            self.watch_keys(now);
+        }
     }
 
     /// Requests a read of the file.

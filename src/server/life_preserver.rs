@@ -10,7 +10,6 @@
 //!   reconnect.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -22,10 +21,10 @@ use log::{info, warn};
 use super::clients::ClientId;
 use super::{Phase, PollToken, Server};
 use crate::config::{self, Config};
-use crate::life_preserver::{FollowId, FollowLimits, LifePreserver, Next, Source, Watching};
+use crate::life_preserver::{FollowId, FollowLimits, LifePreserver, Next, Source};
 use crate::moment::{Budget, Moment};
-use crate::reactor::{Reactor, Watch};
 use crate::rules::RuleSet;
+use crate::sys::may_block::MayBlock;
 use crate::wire::{Event, EventName, LifePreserverEvent};
 
 /// File name in the state directory.
@@ -74,16 +73,14 @@ struct Mark {
 
 impl Logs {
     /// Starts to follow the configured logs.
-    pub(super) fn begin(config: &Config, reactor: &mut Reactor<PollToken>, now: Moment) -> Logs {
+    pub(super) fn begin(config: &Config, may_block: MayBlock, now: Moment) -> Logs {
         let file = config.paths.state.join(FILE);
-        let persisted = read(&file);
+        let persisted = read(&file, may_block);
         let (limits, sources) = (limits(config), sources(config));
         let waits = !sources.is_empty();
-        let mut kernel = Kernel(reactor);
-        let (room, wrong) =
-            LifePreserver::begin(limits, sources, persisted.as_deref(), &mut kernel, now);
+        let (room, wrong) = LifePreserver::begin(limits, sources, persisted.as_deref(), now);
         if let Some(wrong) = wrong {
-            set_aside(&file, &wrong);
+            set_aside(&file, &wrong, may_block);
         }
         Logs {
             room,
@@ -112,6 +109,29 @@ impl Logs {
         self.awake = true;
     }
 
+    /// A file worker has answered about this file.
+    pub(super) fn on_answer(&mut self, id: FollowId, answer: Vec<u8>, now: Moment) {
+        self.room.on_answer(id, answer, now);
+        self.awake = true;
+    }
+
+    /// No file worker answers about this file.
+    pub(super) fn on_hanging(&mut self, id: FollowId, now: Moment) {
+        self.room.on_hanging(id, now.wall);
+        self.awake = true;
+    }
+
+    /// Changes may have gone unnoticed.
+    pub(super) fn look_at_all(&mut self, now: Instant) {
+        self.room.mark_all(now);
+        self.awake = true;
+    }
+
+    /// Whether it is not known yet of a log where it is read from, and may soon be.
+    pub(super) fn is_finding(&self) -> bool {
+        self.room.is_finding()
+    }
+
     /// Requests a turn.
     pub(super) fn wake(&mut self) {
         self.awake = true;
@@ -127,7 +147,13 @@ impl Logs {
 impl Server {
     /// Processes logs, if they need a turn.
     pub(super) fn follow_logs(&mut self, now: Moment) {
-        if self.phase != Phase::Serving || self.logs_wait_for_subscriber(now) || !self.logs.awake {
+        if self.phase != Phase::Serving {
+            return;
+        }
+        while let Some((id, path, question)) = self.logs.room.next_to_find(now.instant) {
+            self.file_workers.files.ask(id, &path, question, now.instant);
+        }
+        if self.logs_wait_for_subscriber(now) || !self.logs.awake {
             return;
         }
         self.logs.awake = false;
@@ -143,8 +169,11 @@ impl Server {
                 break Some(until);
             }
             let may_read = self.logs_may_be_read();
-            let mut kernel = Kernel(&mut self.reactor);
-            match self.logs.room.next(may_read, budget, &mut kernel, now) {
+            match self.logs.room.next(may_read, budget, now) {
+                Next::Ask(id, path, question) => {
+                    self.file_workers.files.ask(id, &path, question, now.instant);
+                }
+                Next::Release(id) => self.file_workers.files.forget(id, now.instant),
                 Next::Event(event) => {
                     left -= 1;
                     self.publish_news(event, now);
@@ -329,36 +358,15 @@ impl Server {
     }
 
     /// Applies another configuration.
-    pub(super) fn configure_logs(&mut self, now: Moment) {
+    pub(super) fn configure_logs(&mut self) {
         let (limits, sources) = (limits(&self.config), sources(&self.config));
-        self.logs.room.configure(limits, sources, &mut Kernel(&mut self.reactor), now.instant);
+        self.logs.room.configure(limits, sources);
         self.logs.awake = true;
     }
 }
 
-/// File watches, registered with the loop's tokens.
-struct Kernel<'r>(&'r mut Reactor<PollToken>);
-
-impl Watching for Kernel<'_> {
-    fn file(&mut self, file: &File, id: FollowId) -> io::Result<Watch> {
-        self.0.watch_file(file, PollToken::Log(id))
-    }
-
-    fn directory(&mut self, path: &Path, name: &OsStr, id: FollowId) -> io::Result<Watch> {
-        self.0.watch_directory(path, name, PollToken::Log(id))
-    }
-
-    fn is_watched(&self, watch: &Watch) -> bool {
-        self.0.is_watched(watch)
-    }
-
-    fn unwatch(&mut self, watch: Watch) {
-        self.0.unwatch(watch);
-    }
-}
-
 /// The persisted state, if any, of bounded size.
-fn read(file: &Path) -> Option<Vec<u8>> {
+fn read(file: &Path, _: MayBlock) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = File::open(file).and_then(|it| it.take(LARGEST + 1).read_to_end(&mut bytes));
     match read {
@@ -371,7 +379,7 @@ fn read(file: &Path) -> Option<Vec<u8>> {
     }
 }
 
-fn set_aside(file: &Path, wrong: &str) {
+fn set_aside(file: &Path, wrong: &str, _: MayBlock) {
     let mut aside = file.as_os_str().to_owned();
     aside.push(".damaged");
     let what = match fs::rename(file, &aside) {

@@ -232,7 +232,8 @@ impl Server {
         if string.len() > CHALLENGE {
             return self.lose_link(number, "it wants an endless string signed", now);
         }
-        let proof = self.links.key(legacy, &self.config.paths.state, now.instant).and_then(|key| {
+        self.ask_for_own_key(legacy, now);
+        let proof = self.links.key(legacy).and_then(|key| {
             let proof = if legacy {
                 key.sign_raw(string).map(|bytes| Proof::Encrypted(STANDARD.encode(bytes)))
             } else {

@@ -7,26 +7,25 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::{info, warn};
 use mio::net::TcpStream;
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::clients::ClientId;
+use super::errands::{Answer, Errand};
 use super::{PollToken, Server};
 use crate::auth::key::{OwnKey, PrivateKey};
 use crate::bridge::link::{Channel, Dialogue, Schedule};
 use crate::config::{BridgeLink, Config};
 use crate::moment::Moment;
 use crate::reactor::{Reactor, Registered};
-use crate::sys::fork::in_child;
+use crate::sys::may_block::MayBlock;
 use crate::wire::{MOST_CHECKSUMS, rfc3339, routed};
 
-/// Maximum duration of key generation before another attempt.
-const MAKING: Duration = Duration::from_secs(60);
 /// Maximum number of queued replies in clear; beyond it the newest are dropped.
 const ASIDES: usize = 64;
 /// Maximum number of clients without a session that the status names: a relay can invent thousands.
@@ -85,8 +84,6 @@ pub(super) struct Links {
     last: u64,
     own: Option<PrivateKey>,
     legacy: Option<PrivateKey>,
-    /// Start of key generation in a child.
-    making: Option<Instant>,
     /// Checksums of the keys of all users.
     pub(super) checksums: Vec<String>,
     /// They may have changed; sent to relays at the end of the turn.
@@ -95,11 +92,11 @@ pub(super) struct Links {
 
 impl Links {
     /// Creates missing keys for this configuration: at start-up.
-    pub(super) fn begin(config: &Config) -> Links {
+    pub(super) fn begin(config: &Config, may_block: MayBlock) -> Links {
         let mut links = Links::default();
         let is_needed = |legacy| config.bridge.link.iter().any(|link| link.legacy == legacy);
         let ensure = |which: OwnKey, needed: bool| {
-            let key = needed.then(|| which.ensure(&config.paths.state));
+            let key = needed.then(|| which.ensure(&config.paths.state, may_block));
             key.and_then(|key| key.map_err(|error| warn!("links to bridges: {error}")).ok())
         };
         links.own = ensure(OwnKey::Link, is_needed(false));
@@ -107,30 +104,16 @@ impl Links {
         links
     }
 
-    /// The key for a relay; one that was not needed before is read, or created by a child.
-    pub(super) fn key(
-        &mut self,
-        legacy: bool,
-        state: &Path,
-        now: Instant,
-    ) -> Result<&PrivateKey, String> {
-        let which = if legacy { OwnKey::Legacy } else { OwnKey::Link };
-        let slot = if legacy { &mut self.legacy } else { &mut self.own };
-        if slot.is_none() {
-            if which.path(state).exists() {
-                *slot = Some(which.ensure(state).map_err(|error| error.to_string())?);
-                self.making = None;
-            } else {
-                let since = |since| now.saturating_duration_since(since);
-                if self.making.is_none_or(|begun| since(begun) > MAKING) {
-                    let made = in_child(|_| drop(which.ensure(state)));
-                    made.map_err(|error| error.to_string())?;
-                    self.making = Some(now);
-                }
-                return Err("the key of this server is being made".to_owned());
-            }
-        }
-        slot.as_ref().ok_or_else(|| "there is no key".to_owned())
+    fn slot(&mut self, legacy: bool) -> &mut Option<PrivateKey> {
+        if legacy { &mut self.legacy } else { &mut self.own }
+    }
+
+    /// The key for a relay.
+    ///
+    /// # Errors
+    /// It has not been read yet; see [`Server::ask_for_own_key`].
+    pub(super) fn key(&mut self, legacy: bool) -> Result<&PrivateKey, String> {
+        self.slot(legacy).as_ref().ok_or_else(|| "the key of this server is being read".to_owned())
     }
 
     pub(super) fn line(&mut self, number: u64) -> Option<&mut Line> {
@@ -290,6 +273,11 @@ impl Server {
             let at_once = matches!(line.state, State::Waiting).then_some(now.instant);
             self.reactor.set_deadline(PollToken::Link(line.number), line.state.due().or(at_once));
         }
+        for legacy in [false, true] {
+            if wanted.iter().any(|link| link.legacy == legacy) {
+                self.ask_for_own_key(legacy, now);
+            }
+        }
         for config in wanted {
             if self.links.lines.iter().all(|line| line.config != config) {
                 self.links.last += 1;
@@ -297,6 +285,43 @@ impl Server {
                 self.links.lines.push(Line::new(number, config, schedule, now));
                 self.dial(number, now);
             }
+        }
+    }
+
+    /// Has a key for links read, or made, if it is not there yet.
+    pub(super) fn ask_for_own_key(&mut self, legacy: bool, now: Moment) {
+        let errand = Errand::OwnKey { legacy };
+        if self.links.slot(legacy).is_some() || self.errands.is_running(errand) {
+            return;
+        }
+        let which = if legacy { OwnKey::Legacy } else { OwnKey::Link };
+        let state = &self.config.paths.state;
+        let work = |may_block| match which.ensure(state, may_block) {
+            Ok(key) => Zeroizing::new([b"+", key.to_pem().as_bytes()].concat()),
+            Err(error) => Zeroizing::new(format!("-{error}").into_bytes()),
+        };
+        let path = which.path(state);
+        let started = self.errands.start(errand, &path, &mut self.reactor, now, work);
+        if let Err(error) = started {
+            warn!("links to bridges: cannot start a child that reads {}: {error}", path.display());
+        }
+    }
+
+    /// A key for links was read, or could not be. Links that wait are tried at once.
+    pub(super) fn on_own_key(&mut self, legacy: bool, answer: &Answer, now: Moment) {
+        let key = match answer.split_first() {
+            Some((b'+', pem)) => PrivateKey::from_pem(pem).map_err(|error| error.to_string()),
+            Some((_, why)) => Err(String::from_utf8_lossy(why).into_owned()),
+            None => Err("the child that reads the key has ended".to_owned()),
+        };
+        match key {
+            Ok(key) => *self.links.slot(legacy) = Some(key),
+            Err(why) => return warn!("links to bridges: {why}"),
+        }
+        let waits =
+            |line: &&Line| line.config.legacy == legacy && matches!(line.state, State::Waiting);
+        for line in self.links.lines.iter().filter(waits) {
+            self.reactor.set_deadline(PollToken::Link(line.number), Some(now.instant));
         }
     }
 

@@ -11,6 +11,8 @@ mod callers;
 mod carrier;
 mod child;
 mod clients;
+mod errands;
+mod files;
 mod jobs;
 mod keys;
 mod life_preserver;
@@ -37,8 +39,8 @@ use crate::auth::{Identity, Proof, Roles, Throttle, Tokens};
 use crate::config::{Config, Home};
 use crate::daemon::{Address, prepare};
 use crate::dispatcher::{Dispatcher, Effect};
+use crate::helper::files::WorkerId;
 use crate::hub::{Hub, Item};
-use crate::life_preserver::FollowId;
 use crate::moment::{Budget, Moment};
 use crate::net::certificate::ServerSide;
 use crate::net::{
@@ -56,6 +58,8 @@ use crate::wire::{
 use accounts::AccountsHelper;
 use attachments::Attachments;
 use clients::{ClientId, Clients, Wait};
+use errands::{Errand, Errands};
+use files::FileWorkers;
 use jobs::Jobs;
 use keys::Keys;
 use life_preserver::Logs;
@@ -83,9 +87,11 @@ enum PollToken {
     Accounts,
     /// A link to a bridge.
     Link(u64),
-    /// A followed file.
-    Log(FollowId),
-    /// The turn of all logs; their next deadline.
+    /// A file worker; the deadline of number 0 is that of all.
+    Files(WorkerId),
+    /// A child that does one thing which may hang; its deadline is when that is said.
+    Errand(Errand),
+    /// The turn of all logs that are followed; their next deadline.
     Logs,
     /// The retry of persisting their positions.
     Persisting,
@@ -93,7 +99,7 @@ enum PollToken {
     Recheck,
     /// A delayed reply.
     Delayed(ClientId),
-    /// The directory of the registered keys; its deadline is for a retry.
+    /// Another try to read the registered keys.
     Keys,
     /// Host name and pools.
     SystemState(Part),
@@ -153,6 +159,10 @@ struct Server {
     jobs: Jobs,
     attachments: Attachments,
     logs: Logs,
+    file_workers: FileWorkers,
+    errands: Errands,
+    /// The configuration that was reloaded, until that is reported.
+    reloaded: Option<String>,
     links: Links,
     system_state: SystemState,
     probes: Probes,
@@ -191,18 +201,7 @@ pub fn run(
     let mut server = start::start(config, file, home)?;
     let mut ready = Vec::new();
     while server.phase != Phase::Over {
-        if let Err(error) = server.reactor.turn(&mut ready) {
-            error!("the poll loop failed: {error}");
-            return Err(StartError::system("wait for events", error));
-        }
-        let now = Moment::now();
-        server.status_reply = None;
-        for ready in ready.drain(..) {
-            server.on_ready(ready, now);
-        }
-        server.serve_clients(now);
-        server.settle(now);
-        server.go_on_stopping(now);
+        server.turn(&mut ready)?;
     }
     for (_, listening) in &server.listeners {
         listening.listener.end();
@@ -216,23 +215,34 @@ pub fn run(
 }
 
 impl Server {
+    /// One turn of the loop; `ready` is empty before and after it.
+    fn turn(&mut self, ready: &mut Vec<Ready<PollToken>>) -> Result<(), StartError> {
+        if let Err(error) = self.reactor.turn(ready) {
+            error!("the poll loop failed: {error}");
+            return Err(StartError::system("wait for events", error));
+        }
+        let now = Moment::now();
+        self.status_reply = None;
+        for ready in ready.drain(..) {
+            self.on_ready(ready, now);
+        }
+        self.serve_clients(now);
+        self.settle(now);
+        self.go_on_stopping(now);
+        Ok(())
+    }
+
     fn on_ready(&mut self, ready: Ready<PollToken>, now: Moment) {
         match ready {
             Ready::Io { key, readable, writable } => self.on_io(key, readable, writable, now),
             Ready::Again(key) => self.on_io(key, true, false, now),
-            Ready::Changed(PollToken::Keys) => self.on_keys_changed(now),
-            Ready::Changed(key) => self.on_changed(key),
+            // The file workers watch.
+            Ready::Changed(_) => {}
             Ready::Deadline(key) => self.on_deadline(key, now),
             Ready::Signal(Signal::Child) => self.reap(now),
             Ready::Signal(Signal::Stop) => self.stop(now),
             Ready::Signal(Signal::Reload) => self.reload(now),
             Ready::Signal(Signal::Status) => info!("status: {}", self.status_line(now)),
-        }
-    }
-
-    fn on_changed(&mut self, key: PollToken) {
-        if let PollToken::Log(id) = key {
-            self.logs.on_changed(id);
         }
     }
 
@@ -275,6 +285,11 @@ impl Server {
             }
             // Output is written at the end of the turn.
             PollToken::Link(number) => self.on_link_io(number, readable, now),
+            PollToken::Files(id) => {
+                let now = now.instant;
+                self.file_workers.read(id, &mut self.scratch, &mut self.reactor, now);
+            }
+            PollToken::Errand(errand) => self.on_errand(errand, now),
             PollToken::Logs => self.logs.wake(),
             PollToken::SystemState(part) => self.on_zpool_io(part, now),
             PollToken::Store => {
@@ -290,13 +305,21 @@ impl Server {
             PollToken::Dispatcher
             | PollToken::Turn
             | PollToken::Passwords
-            | PollToken::Log(_)
             | PollToken::Persisting
             | PollToken::Recheck
             | PollToken::Delayed(_)
             | PollToken::Keys
             | PollToken::Attachments
             | PollToken::Stop => {}
+        }
+    }
+
+    fn on_errand(&mut self, errand: Errand, now: Moment) {
+        let answer = self.errands.read(errand, &mut self.scratch, &mut self.reactor);
+        let Some(answer) = answer else { return };
+        match errand {
+            Errand::Reload => self.on_reload_read(&answer, now),
+            Errand::OwnKey { legacy } => self.on_own_key(legacy, &answer, now),
         }
     }
 
@@ -327,10 +350,11 @@ impl Server {
             PollToken::Leftover(number) => {
                 self.jobs.on_leftover_due(number, &mut self.reactor, &mut self.scratch, now);
             }
+            PollToken::Files(_) => self.file_workers.files.on_deadline(now.instant),
+            PollToken::Errand(errand) => self.errands.on_deadline(errand),
             // All due work is done at the end of the turn.
             PollToken::Trees
             | PollToken::Passwords
-            | PollToken::Log(_)
             | PollToken::Persisting
             | PollToken::Turn
             | PollToken::Children => {}
@@ -345,6 +369,7 @@ impl Server {
             if !self.jobs.on_child(pid, exit, &mut self.dispatcher, reactor, now)
                 && !self.storage.on_child(pid, exit, reactor, now.instant)
                 && !self.accounts.on_child(pid, exit, reactor, now.instant)
+                && !self.file_workers.on_child(pid, exit, reactor, now.instant)
             {
                 self.on_zpool_exit(pid, exit, now);
             }
@@ -743,7 +768,13 @@ impl Server {
 
     /// Carries out effects until there are none.
     fn settle(&mut self, now: Moment) {
-        self.follow_logs(now);
+        loop {
+            let any = self.take_file_outcomes(now);
+            self.follow_logs(now);
+            if !any {
+                break;
+            }
+        }
         let budget = Budget::of(TURN);
         loop {
             self.carry_out_effects(now);
@@ -779,6 +810,10 @@ impl Server {
         self.storage.flush(&mut self.reactor, now.instant);
         self.accounts.flush(&mut self.reactor);
         self.jobs.ask_trees(&mut self.reactor, now);
+        // Questions since the turn of the logs.
+        self.take_file_outcomes(now);
+        self.file_workers.flush(&mut self.reactor);
+        self.report_reload();
         self.reactor.set_deadline(PollToken::Dispatcher, self.dispatcher.due());
         self.reactor.set_deadline(PollToken::SystemState(Part::Check), self.system_state.due());
     }

@@ -1,33 +1,99 @@
 //! SIGHUP: reloads the configuration without disconnecting a client.
 
 use std::io;
+use std::path::Path;
 
 use log::{error, info, warn};
+use zeroize::Zeroizing;
 
+use super::errands::{Answer, Errand};
 use super::{PollToken, Server, start, system_state};
-use crate::config::{Config, needs_restart};
+use crate::config::{Config, Home, needs_restart};
 use crate::daemon::{Address, StartError, bind, hostname, log_fingerprint};
 use crate::moment::Moment;
 use crate::net::Listener;
+use crate::sys::files::Files;
+use crate::sys::may_block::MayBlock;
+
+/// In the child: reads all files of a reload, and makes the certificate where there is none. The
+/// answer is why the certificate cannot be used, if so, with its length before it, and the files.
+fn read_files(file: Option<&Path>, home: &Home, may_block: MayBlock) -> Answer {
+    let files = Files::recording(may_block);
+    // An error in it is found again by who reads the snapshot.
+    let unusable = Config::load(file, home, &files)
+        .ok()
+        .and_then(|(config, _)| start::tls(&config, &hostname(), &files).err())
+        .map(|error| error.to_string())
+        .unwrap_or_default();
+    let length = u32::try_from(unusable.len()).unwrap_or(u32::MAX).to_le_bytes();
+    Zeroizing::new([&length, unusable.as_bytes(), &files.snapshot()].concat())
+}
+
+fn split(answer: &[u8]) -> Option<(Option<String>, Files)> {
+    let (length, rest) = answer.split_first_chunk::<4>()?;
+    let (unusable, files) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    let unusable = (!unusable.is_empty()).then(|| String::from_utf8_lossy(unusable).into_owned());
+    Some((unusable, Files::of_snapshot(files)?))
+}
 
 impl Server {
-    /// Reads the file again. An error in it, or an address that cannot be listened on, changes
-    /// nothing.
+    /// Reads the configuration again, and what it names: in a child, since a file may hang. With an
+    /// error in it, or with an address that cannot be listened on, nothing changes.
     pub(super) fn reload(&mut self, now: Moment) {
-        let shown =
-            self.file.as_ref().map_or("built-in defaults".into(), |f| f.display().to_string());
-        match self.try_reload(now) {
-            Ok(()) => info!("reloaded {shown}"),
-            Err(why) => {
-                error!("reload failed, nothing changed: {why}");
-                self.system_state.request(now);
-            }
+        if self.errands.is_running(Errand::Reload) {
+            // The files may have been read before this signal.
+            self.errands.reload_again = true;
+            return self.errands.kill(Errand::Reload);
+        }
+        let (file, home) = (self.file.as_deref(), &self.home);
+        let path = file.map_or_else(|| home.config_file(), Path::to_path_buf);
+        let work = |may_block| read_files(file, home, may_block);
+        let started = self.errands.start(Errand::Reload, &path, &mut self.reactor, now, work);
+        if let Err(error) = started {
+            self.report_failed_reload(&format!("cannot start a child that reads it: {error}"), now);
         }
     }
 
-    fn try_reload(&mut self, now: Moment) -> Result<(), String> {
+    /// The child has read all files, or has ended.
+    pub(super) fn on_reload_read(&mut self, answer: &Answer, now: Moment) {
+        if std::mem::take(&mut self.errands.reload_again) {
+            return self.reload(now);
+        }
+        let reloaded = split(answer)
+            .ok_or_else(|| "the child that reads the files has ended".to_owned())
+            .and_then(|(unusable, files)| self.try_reload(&files, unusable, now));
+        match reloaded {
+            Ok(()) => {
+                let shown = self.file.as_ref().map(|file| file.display().to_string());
+                self.reloaded = Some(shown.unwrap_or_else(|| "built-in defaults".to_owned()));
+            }
+            Err(why) => self.report_failed_reload(&why, now),
+        }
+    }
+
+    fn report_failed_reload(&mut self, why: &str, now: Moment) {
+        error!("reload failed, nothing changed: {why}");
+        self.system_state.request(now);
+    }
+
+    /// Reports a reload once all logs are followed that are new.
+    pub(super) fn report_reload(&mut self) {
+        if !self.logs.is_finding()
+            && let Some(shown) = self.reloaded.take()
+        {
+            info!("reloaded {shown}");
+        }
+    }
+
+    /// `unusable` is why the certificate is, where it is.
+    fn try_reload(
+        &mut self,
+        files: &Files,
+        unusable: Option<String>,
+        now: Moment,
+    ) -> Result<(), String> {
         let (mut config, file) =
-            Config::load(self.file.as_deref(), &self.home).map_err(|errors| {
+            Config::load(self.file.as_deref(), &self.home, files).map_err(|errors| {
                 let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
                 lines.join("; ")
             })?;
@@ -40,7 +106,10 @@ impl Server {
         config.server.socket_mode = self.config.server.socket_mode;
 
         let hostname = hostname();
-        let tls = start::tls(&config, &hostname).map_err(|error| error.to_string())?;
+        if let Some(why) = unusable {
+            return Err(why);
+        }
+        let tls = start::tls(&config, &hostname, files).map_err(|error| error.to_string())?;
         let wanted = start::addresses(&config);
         let new: Vec<_> = wanted
             .iter()
@@ -123,7 +192,7 @@ impl Server {
         self.system_state.reload(system_state::limits(config), now);
         self.accounts.helper.set_limits(start::accounts_limits(config));
         self.throttle.set_limits(start::throttle_limits(config));
-        self.configure_logs(now);
+        self.configure_logs();
         self.configure_links(now);
         self.look_at_callers(now);
         self.warn_of_callers();

@@ -8,6 +8,8 @@ use mio::Interest;
 
 use super::accounts::{self, AccountsHelper};
 use super::clients::{ClientLimits, Clients};
+use super::errands::Errands;
+use super::files::FileWorkers;
 use super::jobs::Jobs;
 use super::keys::Keys;
 use super::life_preserver::Logs;
@@ -28,6 +30,8 @@ use crate::moment::Moment;
 use crate::net::certificate::{self, ServerSide};
 use crate::net::{self, AllowedOrigins, Listener, Transport};
 use crate::reactor::Reactor;
+use crate::sys::files::Files;
+use crate::sys::may_block::MayBlock;
 use crate::sys::{descriptors, memory, process_tree};
 use crate::system_state::{Starter, SystemState};
 
@@ -42,6 +46,7 @@ pub(super) fn start(
     file: Option<PathBuf>,
     home: Home,
 ) -> Result<Server, StartError> {
+    let may_block = MayBlock::before_loop();
     let limit = descriptors::raise_limit()
         .map_err(|error| warn!("cannot raise the limit of descriptors: {error}"))
         .ok();
@@ -56,7 +61,7 @@ pub(super) fn start(
     }
     let mut reactor = Reactor::new().map_err(|e| StartError::system("make a poll loop", e))?;
     let hostname = hostname();
-    let tls = tls(&config, &hostname)?;
+    let tls = tls(&config, &hostname, &Files::of_system(may_block))?;
     log_fingerprint(tls.as_ref(), None);
     let epoch = random_hex(8).map_err(|e| StartError::system("name this run", e))?;
     let found = look_up_now(&accounts::asked(&config), config.auth.lookup_deadline);
@@ -82,9 +87,9 @@ pub(super) fn start(
     take_over(&place, &mut dispatcher, &mut jobs, now)?;
     let mut storage = Storage::new(place, store_limits(&config), (lock, directory), now.instant);
     storage.begin_early(&mut reactor, now.instant);
-    let links = Links::begin(&config);
-    let logs = Logs::begin(&config, &mut reactor, now);
-    let keys = Keys::begin(&config.paths.state, config.auth.max_legacy_keys, &mut reactor);
+    let links = Links::begin(&config, may_block);
+    let logs = Logs::begin(&config, may_block, now);
+    let keys = Keys::begin(&config.paths.state, config.auth.max_legacy_keys, may_block);
     let mut server = Server {
         system_state: SystemState::new(system_state::limits(&config), &hostname),
         probes: Probes::new(starter),
@@ -106,6 +111,9 @@ pub(super) fn start(
         attachments: Default::default(),
         jobs,
         logs,
+        file_workers: FileWorkers::default(),
+        errands: Errands::default(),
+        reloaded: None,
         links,
         storage,
         phase: Phase::Serving,
@@ -132,7 +140,13 @@ pub(super) fn start(
     server.send_checksums(now);
     server.configure_links(now);
     server.warn_of_callers();
+    server.watch_keys(now);
     server.settle(now);
+    // Lines written from now on are read; a file that hangs delays the start by its deadline only.
+    let mut ready = Vec::new();
+    while server.logs.is_finding() && server.phase == Phase::Serving {
+        server.turn(&mut ready)?;
+    }
     memory::give_back_code();
     info!("ready, pid {}, epoch {epoch}", std::process::id());
     Ok(server)
@@ -219,15 +233,25 @@ pub(super) fn addresses(config: &Config) -> Vec<Address> {
 
 /// The TLS configuration, if a listener or a tunnel uses TLS. Creates certificate and key if
 /// missing.
-pub(super) fn tls(config: &Config, hostname: &str) -> Result<Option<ServerSide>, StartError> {
+///
+/// # Errors
+/// One of them cannot be read or created. Creates nothing if `files` is a snapshot.
+pub(super) fn tls(
+    config: &Config,
+    hostname: &str,
+    files: &Files,
+) -> Result<Option<ServerSide>, StartError> {
     if config.server.listen.is_empty() && config.bridge.link.is_empty() {
         return Ok(None);
     }
     let (certificate, key) = (&config.server.certificate, &config.server.private_key);
-    let mut names = vec![hostname.to_owned()];
-    names.extend(config.server.hosts.iter().filter(|host| *host != hostname).cloned());
-    certificate::ensure(certificate, key, &names).map_err(StartError::Certificate)?;
-    certificate::server_side(certificate, key).map(Some).map_err(StartError::Certificate)
+    if let Some(may_block) = files.may_block() {
+        let mut names = vec![hostname.to_owned()];
+        names.extend(config.server.hosts.iter().filter(|host| *host != hostname).cloned());
+        certificate::ensure(certificate, key, &names, may_block)
+            .map_err(StartError::Certificate)?;
+    }
+    certificate::server_side(certificate, key, files).map(Some).map_err(StartError::Certificate)
 }
 
 pub(super) fn client_limits(config: &Config) -> ClientLimits {

@@ -67,6 +67,8 @@ impl Server {
             "queues": self.dispatcher.queues(),
             "store": self.storage.status(),
             "accounts": self.accounts.status(),
+            "files": self.file_workers.status(),
+            "hanging": self.hanging(),
             "keys": self.keys.store.len(),
             "outbox_total": self.clients.outbox_bytes(),
             "memory": { "peak_resident": memory::peak_resident() },

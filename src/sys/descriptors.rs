@@ -120,6 +120,14 @@ fn limit(soft: i64, hard: i64) -> DescriptorLimit {
 fn limit(soft: u64, hard: u64) -> DescriptorLimit {
     DescriptorLimit { soft, hard }
 }
+/// Points standard input, output and error to `null`: in a child that may hang for ever, and would
+/// otherwise hold a pipe open whose reader waits for its end.
+pub fn replace_standard_streams(null: &impl std::os::fd::AsFd) {
+    // They fail only where a descriptor is not open, and then nothing is held.
+    let _ = nix::unistd::dup2_stdin(null);
+    let _ = nix::unistd::dup2_stdout(null);
+    let _ = nix::unistd::dup2_stderr(null);
+}
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {

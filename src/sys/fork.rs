@@ -12,16 +12,18 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2};
 
+use super::may_block::MayBlock;
+
 /// Runs `work` in a child, which is killed when the parent dies. Its output can be read,
 /// non-blocking, from the returned descriptor.
-pub fn in_child(work: impl FnOnce(File)) -> io::Result<(Pid, OwnedFd)> {
+pub fn in_child(work: impl FnOnce(File, MayBlock)) -> io::Result<(Pid, OwnedFd)> {
     let (answer, child_answer) = pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&answer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let parent = getpid();
     let pid = run(vec![child_answer], |mut passed| {
         super::parent_death::end_with(parent);
         if let Some(answer) = passed.pop() {
-            work(File::from(answer));
+            work(File::from(answer), MayBlock::in_worker());
         }
     })?;
     Ok((pid, answer))
@@ -32,7 +34,7 @@ pub fn in_child(work: impl FnOnce(File)) -> io::Result<(Pid, OwnedFd)> {
 pub fn with_socket(
     name: &'static std::ffi::CStr,
     passed: OwnedFd,
-    work: impl FnOnce(OwnedFd, OwnedFd),
+    work: impl FnOnce(OwnedFd, OwnedFd, MayBlock),
 ) -> io::Result<(Pid, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
@@ -42,7 +44,7 @@ pub fn with_socket(
         super::signals::ignore_daemon_signals();
         super::parent_death::be_woken();
         if let (Some(passed), Some(socket)) = (passed.pop(), passed.pop()) {
-            work(socket, passed);
+            work(socket, passed, MayBlock::in_worker());
         }
     })?;
     Ok((pid, ours))

@@ -22,6 +22,8 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::geteuid;
 
+use super::may_block::MayBlock;
+
 /// Maximum number of symbolic links followed for one path; the kernels' limits are 32 or 40.
 const LINKS: usize = 32;
 
@@ -105,22 +107,24 @@ fn kind(about: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT
 }
 
-/// The status of the regular file at `path`, which is not opened.
+/// The status of the regular file that `path` leads to, which is not opened.
 ///
-/// # Errors A system call fails; the file is not regular; or a directory on the path has an owner
-/// who is not trusted with it.
-pub fn stat_regular(path: &Path) -> io::Result<FileStat> {
+/// # Errors
+/// The system's; it is no regular file, or the owner of a directory on the way is not trusted with
+/// what stands there.
+pub fn stat_regular(path: &Path, _: MayBlock) -> io::Result<FileStat> {
     let place = resolve(path)?;
     place.guard.check_file(&place.about)?;
     Ok(place.about)
 }
 
-/// Opens the regular file at `path` for reading.
+/// Opens the regular file that `path` leads to for reading.
 ///
-/// No other kind is opened at all: opening a FIFO could block, opening a tape could wind it.
+/// Anything else is not opened at all: the opening of a FIFO could wait, that of a tape wind it.
 ///
-/// # Errors As [`stat_regular`], or the file cannot be opened.
-pub fn open_regular(path: &Path) -> io::Result<File> {
+/// # Errors
+/// As [`stat_regular`], or the file cannot be opened.
+pub fn open_regular(path: &Path, _: MayBlock) -> io::Result<File> {
     let ResolvedPath { directory, name, guard, about } = resolve(path)?;
     guard.check_file(&about)?;
     let flags = OFlag::O_RDONLY
@@ -129,7 +133,7 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
         | OFlag::O_NOCTTY
         | OFlag::O_CLOEXEC;
     let file = openat(&directory, name.as_os_str(), flags, Mode::empty())?;
-    // Another file may have the name by now.
+    // Another file may have the name now.
     guard.check_file(&fstat(&file)?)?;
     Ok(File::from(file))
 }
@@ -219,10 +223,14 @@ mod tests {
             self.0.join(name)
         }
 
-        /// Whether the file of that name can be opened; both functions agree.
+        /// Whether the file of that name is opened; both functions agree on it.
         fn opens(&self, name: &str) -> Result<(), String> {
-            let opened = open_regular(&self.at(name)).map(drop).map_err(|error| error.to_string());
-            let stat = stat_regular(&self.at(name)).map(drop).map_err(|error| error.to_string());
+            let opened = open_regular(&self.at(name), MayBlock::before_loop())
+                .map(drop)
+                .map_err(|error| error.to_string());
+            let stat = stat_regular(&self.at(name), MayBlock::before_loop())
+                .map(drop)
+                .map_err(|error| error.to_string());
             assert_eq!(opened, stat, "{name}");
             opened
         }
@@ -301,7 +309,7 @@ mod tests {
         for name in ["mine/fifo", "mine/device", "mine"] {
             assert_eq!(scene.opens(name).unwrap_err(), "it is not a regular file", "{name}");
         }
-        let absent = stat_regular(&scene.at("mine/nothing")).unwrap_err();
+        let absent = stat_regular(&scene.at("mine/nothing"), MayBlock::before_loop()).unwrap_err();
         assert_eq!(absent.kind(), io::ErrorKind::NotFound);
     }
 }

@@ -15,6 +15,7 @@ mod cli_watch;
 mod completion;
 mod durable;
 mod envelope;
+mod hang;
 mod hostile_bridge;
 mod hosts;
 mod http;

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::{KeyError, Kind, PrivateKey};
+use crate::sys::may_block::MayBlock;
 
 /// Which of the two keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +69,9 @@ impl OwnKey {
     /// several: not for the poll loop.
     ///
     /// # Errors See [`OwnKeyError`].
-    pub fn ensure(self, state: &Path) -> Result<PrivateKey, OwnKeyError> {
+    pub fn ensure(self, state: &Path, may_block: MayBlock) -> Result<PrivateKey, OwnKeyError> {
         let path = self.path(state);
-        if let Some(key) = read(&path)? {
+        if let Some(key) = read(&path, may_block)? {
             return Ok(key);
         }
         let kind = match self {
@@ -78,17 +79,17 @@ impl OwnKey {
             OwnKey::Legacy => Kind::Rsa,
         };
         let made = PrivateKey::generate(kind).map_err(OwnKeyError::Making)?;
-        write_new(&path, made.to_pem().as_bytes())
+        write_new(&path, made.to_pem().as_bytes(), may_block)
             .map_err(|error| OwnKeyError::File(path.clone(), "write", error))?;
         // If another process was faster, its key is used.
-        match read(&path)? {
+        match read(&path, may_block)? {
             Some(key) => Ok(key),
             None => Ok(made),
         }
     }
 }
 
-fn read(path: &Path) -> Result<Option<PrivateKey>, OwnKeyError> {
+fn read(path: &Path, _: MayBlock) -> Result<Option<PrivateKey>, OwnKeyError> {
     let failed = |error| OwnKeyError::File(path.to_owned(), "read", error);
     let file = match fs::File::open(path) {
         Ok(file) => file,
@@ -102,7 +103,7 @@ fn read(path: &Path) -> Result<Option<PrivateKey>, OwnKeyError> {
 }
 
 /// Writes a secret atomically, and never replaces an existing file.
-fn write_new(path: &Path, secret: &[u8]) -> io::Result<()> {
+fn write_new(path: &Path, secret: &[u8], _: MayBlock) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}", std::process::id()));

@@ -20,6 +20,7 @@ use super::{KeyId, PublicKey};
 use crate::auth::Role;
 use crate::seal::{has_checksum, seal, unseal};
 use crate::sys::guarded_path::open_regular;
+use crate::sys::may_block::MayBlock;
 use crate::wording::counted;
 
 /// A registered key.
@@ -255,15 +256,15 @@ impl KeyStore {
     /// Reads the file; a missing one contains no keys.
     ///
     /// # Errors A system call fails, or the file is larger than 8 MiB.
-    pub fn read(path: &Path) -> io::Result<(KeyStore, Vec<Damaged>)> {
-        KeyStore::read_bytes(path).map(|bytes| KeyStore::parse(&bytes))
+    pub fn read(path: &Path, may_block: MayBlock) -> io::Result<(KeyStore, Vec<Damaged>)> {
+        KeyStore::read_bytes(path, may_block).map(|bytes| KeyStore::parse(&bytes))
     }
 
     /// The content of the file, to be parsed.
     ///
     /// # Errors As [`read`](KeyStore::read).
-    pub fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
-        let file = match open_regular(path) {
+    pub fn read_bytes(path: &Path, may_block: MayBlock) -> io::Result<Vec<u8>> {
+        let file = match open_regular(path, may_block) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
@@ -314,11 +315,12 @@ impl KeyStore {
     /// # Errors A system call fails, or `change` rejects the change; then the file stays unchanged.
     pub fn change<T, E>(
         path: &Path,
+        may_block: MayBlock,
         change: impl FnOnce(&mut KeyStore) -> Result<T, E>,
     ) -> Result<T, ChangeError<E>> {
         let folder = path.parent().unwrap_or(Path::new("."));
         let _lock = lock(path).map_err(ChangeError::File)?;
-        let (mut store, damaged) = KeyStore::read(path).map_err(ChangeError::File)?;
+        let (mut store, damaged) = KeyStore::read(path, may_block).map_err(ChangeError::File)?;
         let before = store.clone();
         let result = change(&mut store).map_err(ChangeError::Refused)?;
         if store != before {

@@ -4,6 +4,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::*;
+use crate::sys::may_block::MayBlock;
+
+const MAY_BLOCK: MayBlock = MayBlock::before_loop();
 
 macro_rules! file {
     ($name:literal) => {
@@ -236,25 +239,25 @@ mod file {
     fn key_store_written_and_read_is_unchanged_and_private() {
         let folder = Folder::new("written");
         let path = KeyStore::path(&folder.0);
-        assert!(KeyStore::read(&path).unwrap().0.is_empty());
+        assert!(KeyStore::read(&path, MAY_BLOCK).unwrap().0.is_empty());
         let entries =
             [entry("a", new_key(), false), entry("b", public(file!("rsa-public.pem")), true)];
         for entry in &entries {
-            KeyStore::change(&path, |store| add(store, entry.clone())).unwrap();
+            KeyStore::change(&path, MAY_BLOCK, |store| add(store, entry.clone())).unwrap();
         }
-        let (store, damaged) = KeyStore::read(&path).unwrap();
+        let (store, damaged) = KeyStore::read(&path, MAY_BLOCK).unwrap();
         assert_eq!(store.iter().cloned().collect::<Vec<_>>(), entries);
         assert!(damaged.is_empty());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(store.legacy().count(), 1);
         assert_eq!(store.of("a").count(), 1);
         assert_eq!(store.find(&entries[1].key.id()), Some(&entries[1]));
-        let gone = KeyStore::change(&path, |store| {
+        let gone = KeyStore::change(&path, MAY_BLOCK, |store| {
             assert!(!store.revoke("a", &entries[1].key.id()), "it is not a's");
             Ok::<_, Infallible>(store.revoke("b", &entries[1].key.id()))
         });
         assert!(gone.unwrap());
-        assert_eq!(KeyStore::read(&path).unwrap().0.len(), 1);
+        assert_eq!(KeyStore::read(&path, MAY_BLOCK).unwrap().0.len(), 1);
     }
 
     #[test]
@@ -262,19 +265,20 @@ mod file {
         let folder = Folder::new("damaged");
         let path = KeyStore::path(&folder.0);
         let first = entry("a", new_key(), false);
-        KeyStore::change(&path, |store| add(store, first.clone())).unwrap();
+        KeyStore::change(&path, MAY_BLOCK, |store| add(store, first.clone())).unwrap();
         let mut text = fs::read(&path).unwrap();
         let twice = text.clone();
         text.extend(b"{\"user\": \"b\"\n\n\xff\xfe\n{\"user\":\"b\",\"key\":\"junk\"}\n");
         text.extend(twice);
         fs::write(&path, text).unwrap();
-        let (store, damaged) = KeyStore::read(&path).unwrap();
+        let (store, damaged) = KeyStore::read(&path, MAY_BLOCK).unwrap();
         assert_eq!(store.len(), 1);
         let lines: Vec<usize> = damaged.iter().map(|damaged| damaged.line).collect();
         assert_eq!(lines, [2, 4, 5, 6]);
         assert_eq!(damaged[3].why, "the key stands there twice, first for a");
-        KeyStore::change(&path, |store| add(store, entry("b", new_key(), false))).unwrap();
-        let (store, damaged) = KeyStore::read(&path).unwrap();
+        KeyStore::change(&path, MAY_BLOCK, |store| add(store, entry("b", new_key(), false)))
+            .unwrap();
+        let (store, damaged) = KeyStore::read(&path, MAY_BLOCK).unwrap();
         assert_eq!((store.len(), damaged.len()), (2, 0));
         let aside = fs::read(folder.0.join("keys.damaged")).unwrap();
         assert!(aside.starts_with(b"{\"user\": \"b\"\n\xff\xfe\n"));
@@ -313,13 +317,14 @@ mod file {
         let line = serde_json::to_string(&old).unwrap();
         assert!(!line.contains("\"sum\"") && !line.contains("role"));
         fs::write(&path, format!("{line}\n")).unwrap();
-        let (store, damaged) = KeyStore::read(&path).unwrap();
+        let (store, damaged) = KeyStore::read(&path, MAY_BLOCK).unwrap();
         assert_eq!((store.iter().next(), damaged.len()), (Some(&old), 0));
-        KeyStore::change(&path, |store| add(store, entry("b", new_key(), false))).unwrap();
+        KeyStore::change(&path, MAY_BLOCK, |store| add(store, entry("b", new_key(), false)))
+            .unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().filter(|line| line.contains(",\"sum\":\"")).count(), 2, "{text}");
         fs::write(&path, text.replacen("\"a\"", "\"c\"", 1)).unwrap();
-        let (store, damaged) = KeyStore::read(&path).unwrap();
+        let (store, damaged) = KeyStore::read(&path, MAY_BLOCK).unwrap();
         assert_eq!((store.len(), damaged.len()), (1, 1));
         assert!(damaged[0].why.contains("checksum"), "{}", damaged[0].why);
     }
@@ -346,12 +351,13 @@ mod file {
                 scope.spawn(move || {
                     for _ in 0..5 {
                         let entry = entry(&format!("u{user}"), new_key(), false);
-                        KeyStore::change(path, |store| store.insert(entry, limits)).unwrap();
+                        KeyStore::change(path, MAY_BLOCK, |store| store.insert(entry, limits))
+                            .unwrap();
                     }
                 });
             }
         });
-        assert_eq!(KeyStore::read(&path).unwrap().0.len(), 40);
+        assert_eq!(KeyStore::read(&path, MAY_BLOCK).unwrap().0.len(), 40);
     }
 
     #[test]
@@ -395,14 +401,14 @@ mod file {
     #[test]
     fn server_key_is_created_once_and_stored() {
         let folder = Folder::new("own");
-        let first = OwnKey::Link.ensure(&folder.0).unwrap();
-        assert_eq!(OwnKey::Link.ensure(&folder.0).unwrap().public(), first.public());
+        let first = OwnKey::Link.ensure(&folder.0, MAY_BLOCK).unwrap();
+        assert_eq!(OwnKey::Link.ensure(&folder.0, MAY_BLOCK).unwrap().public(), first.public());
         let path = OwnKey::Link.path(&folder.0);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!first.public().is_rsa());
-        assert!(OwnKey::Legacy.ensure(&folder.0).unwrap().public().is_rsa());
+        assert!(OwnKey::Legacy.ensure(&folder.0, MAY_BLOCK).unwrap().public().is_rsa());
         fs::write(&path, "junk").unwrap();
-        let why = OwnKey::Link.ensure(&folder.0).unwrap_err().to_string();
+        let why = OwnKey::Link.ensure(&folder.0, MAY_BLOCK).unwrap_err().to_string();
         assert!(why.contains("link-key.pem"), "{why}");
         assert_eq!(fs::read(&path).unwrap(), b"junk", "it is not replaced");
     }

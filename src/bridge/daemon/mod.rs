@@ -31,6 +31,7 @@ use crate::net::{
     Room, Source, is_about_one_connection,
 };
 use crate::reactor::{Reactor, Ready, Registered, Signal, Watch};
+use crate::sys::files::Files;
 use crate::wire::{ErrorCode, Frame, Refusal, Request, error as error_text, response};
 use connections::Connections;
 use start::{AnchoredFiles, Identity};
@@ -78,6 +79,8 @@ struct Forwarded {
 
 /// The relay daemon.
 struct Bridge {
+    /// For a reload, which may block this loop.
+    files: Files,
     config: Config,
     home: Home,
     hostname: String,

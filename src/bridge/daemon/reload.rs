@@ -29,10 +29,12 @@ impl Bridge {
                 let bytes = place
                     .read(MAX_FILE as u64)
                     .map_err(|error| format!("cannot read {}: {error}", place.path.display()))?;
-                Config::of_bytes(&bytes, &place.path, &self.home).map_err(|errors| {
-                    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-                    lines.join("; ")
-                })?
+                Config::of_bytes(&bytes, &place.path, &self.home, &self.files).map_err(
+                    |errors| {
+                        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                        lines.join("; ")
+                    },
+                )?
             }
         };
         let identity = self.places.identity().map_err(|error| error.to_string())?;

@@ -31,6 +31,8 @@ use crate::net::certificate::{self, CertificateError, ServerSide};
 use crate::net::{self, AllowedOrigins, Listener, Transport};
 use crate::reactor::{Reactor, Watch};
 use crate::sys::confinement::{self, Right};
+use crate::sys::files::Files;
+use crate::sys::may_block::MayBlock;
 use crate::sys::{descriptors, memory, privileges};
 
 /// The certificate and its key.
@@ -135,6 +137,7 @@ pub(super) fn start(
     memory::give_back_code();
     info!("ready, pid {}", std::process::id());
     Ok(Bridge {
+        files: Files::of_system(MayBlock::before_loop()),
         relay: Relay::new(&hostname),
         hostname,
         started: Moment::now(),
@@ -227,7 +230,8 @@ fn make_certificate(
     let is_new = !key.exists();
     let mut names = vec![hostname.to_owned()];
     names.extend(relay.hosts.iter().filter(|host| *host != hostname).cloned());
-    certificate::ensure(certificate, key, &names).map_err(StartError::Certificate)?;
+    certificate::ensure(certificate, key, &names, MayBlock::before_loop())
+        .map_err(StartError::Certificate)?;
     match user {
         Some(user) if is_new => hand_over(key, user).map_err(|error| {
             StartError::Certificate(CertificateError::File(key.clone(), "hand over", error))
@@ -266,7 +270,12 @@ fn register(
 
 fn watch(state: &Path, reactor: &mut Reactor<PollToken>) -> Option<Watch> {
     let path = KeyStore::path(state);
-    match reactor.watch_directory(state, path.file_name()?, PollToken::Keys) {
+    match reactor.watch_directory(
+        state,
+        path.file_name()?,
+        PollToken::Keys,
+        MayBlock::before_loop(),
+    ) {
         Ok(watch) => Some(watch),
         Err(error) => {
             let path = path.display();

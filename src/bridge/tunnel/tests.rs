@@ -3,6 +3,8 @@
 use super::*;
 use crate::net::certificate::{self, ServerSide};
 use crate::net::pin::{self, Pin, TUNNELS};
+use crate::sys::files::Files;
+use crate::sys::may_block::MayBlock;
 
 const ROOM: usize = 64 * 1024;
 
@@ -13,8 +15,10 @@ fn certificate() -> ServerSide {
     let name = format!("sysadm-tunnel-{}-{number}", std::process::id());
     let folder = std::env::temp_dir().join(name);
     let (certificate, key) = (folder.join("cert.pem"), folder.join("key.pem"));
-    certificate::ensure(&certificate, &key, &["host".to_owned()]).unwrap();
-    let side = certificate::server_side(&certificate, &key).unwrap();
+    certificate::ensure(&certificate, &key, &["host".to_owned()], MayBlock::before_loop()).unwrap();
+    let side =
+        certificate::server_side(&certificate, &key, &Files::of_system(MayBlock::before_loop()))
+            .unwrap();
     std::fs::remove_dir_all(&folder).unwrap();
     side
 }

@@ -16,6 +16,8 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::*;
+use crate::sys::files::Files;
+use crate::sys::may_block::MayBlock;
 
 const SAMPLE: &str = include_str!("../../../etc/sysadm-events.toml.sample");
 
@@ -28,7 +30,8 @@ fn ann() -> Home {
 }
 
 fn parse(text: &str) -> Result<Config, ConfigErrors> {
-    Config::parse(text, Path::new("f"), &Home::System)
+    let files = Files::of_system(MayBlock::before_loop());
+    Config::parse(text, Path::new("f"), &Home::System, &files)
 }
 
 fn good(text: &str) -> Config {
@@ -56,7 +59,8 @@ fn fault(text: &str) -> String {
 fn known_and_written(text: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     let (document, syntax) = DeTable::parse_recoverable(text);
     let mut reader = Reader::new(text, document.get_ref(), &syntax, Vec::new());
-    keys::read(&mut reader, &mut Config::defaults(&Home::System), &mut Vec::new());
+    let files = Files::of_system(MayBlock::before_loop());
+    keys::read(&mut reader, &mut Config::defaults(&Home::System), &mut Vec::new(), &files);
     let name = |(section, key): (&str, &str)| format!("{section}.{key}");
     let known = reader.known().map(name).collect();
     let written = reader.known().filter(|(s, k)| reader.has(s, k)).map(name).collect();
@@ -110,7 +114,8 @@ mod defaults {
     fn an_empty_file_gives_them() {
         assert_eq!(good(""), Config::defaults(&Home::System));
         assert_eq!(good("# nothing\n[server]\n"), Config::defaults(&Home::System));
-        let user = Config::parse("", Path::new("f"), &ann());
+        let files = Files::of_system(MayBlock::before_loop());
+        let user = Config::parse("", Path::new("f"), &ann(), &files);
         assert_eq!(user.unwrap(), Config::defaults(&ann()));
     }
 

@@ -1,6 +1,8 @@
 //! Finding and reading the file, and the messages when that fails.
 
 use super::*;
+use crate::sys::files::Files;
+use crate::sys::may_block::MayBlock;
 
 /// A directory for one test, removed on drop.
 struct Directory(PathBuf);
@@ -31,8 +33,12 @@ impl Drop for Directory {
     }
 }
 
+fn files() -> Files {
+    Files::of_system(MayBlock::before_loop())
+}
+
 fn refused(path: &Path) -> String {
-    match Config::load(Some(path), &Home::System) {
+    match Config::load(Some(path), &Home::System, &files()) {
         Ok(_) => panic!("{} was taken", path.display()),
         Err(errors) => errors.to_string(),
     }
@@ -42,7 +48,7 @@ fn refused(path: &Path) -> String {
 fn is_read_and_named() {
     let directory = Directory::new("named");
     let path = directory.file("x.toml", b"[log]\nlevel = \"warn\"\n");
-    let (config, file) = Config::load(Some(&path), &Home::System).unwrap();
+    let (config, file) = Config::load(Some(&path), &Home::System, &files()).unwrap();
     assert_eq!(config.log.level, log::LevelFilter::Warn);
     assert_eq!(file, Some(path));
 }
@@ -51,9 +57,9 @@ fn is_read_and_named() {
 fn file_of_the_home_is_read_if_it_exists() {
     let directory = Directory::new("home");
     let home = directory.home();
-    assert_eq!(Config::load(None, &home).unwrap(), (Config::defaults(&home), None));
+    assert_eq!(Config::load(None, &home, &files()).unwrap(), (Config::defaults(&home), None));
     let path = directory.file("sysadm-events/sysadm-events.toml", b"[auth]\npam = false\n");
-    let (config, file) = Config::load(None, &home).unwrap();
+    let (config, file) = Config::load(None, &home, &files()).unwrap();
     assert!(!config.auth.pam);
     assert_eq!(file, Some(path));
 }
@@ -81,7 +87,7 @@ fn is_no_directory() {
 fn file_has_at_most_one_mebibyte() {
     let directory = Directory::new("large");
     let fits = directory.file("fits", &b"#\n".repeat(MAX_FILE / 2));
-    assert!(Config::load(Some(&fits), &Home::System).is_ok());
+    assert!(Config::load(Some(&fits), &Home::System, &files()).is_ok());
     let large = directory.file("large", &vec![b'\n'; MAX_FILE + 1]);
     assert!(refused(&large).contains("large: has more than 1MiB"));
     assert!(refused(Path::new("/dev/zero")).contains("has more than 1MiB"));

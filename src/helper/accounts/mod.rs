@@ -228,7 +228,7 @@ const SILENT: &str = "the accounts of this host do not answer";
 /// Starts the child of this helper. In the child `forget` is called, for secrets of the caller.
 pub fn begin(helper: &mut Helper, forget: impl FnOnce()) -> std::io::Result<(Pid, OwnedFd)> {
     let nothing = std::fs::File::open("/dev/null")?;
-    with_socket(c"sysadm-accounts", nothing.into(), |socket, _| {
+    with_socket(c"sysadm-accounts", nothing.into(), |socket, _, _| {
         // Copies of queued passwords, none of which the child needs.
         helper.outgoing.clear();
         helper.waiting.clear();

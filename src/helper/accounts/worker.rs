@@ -93,7 +93,7 @@ fn to_json(answer: &impl serde::Serialize) -> Vec<u8> {
 
 impl Check {
     fn begin(kind: Kind, request: RequestId, body: &[u8]) -> io::Result<Check> {
-        let (pid, pipe) = in_child(|mut out| {
+        let (pid, pipe) = in_child(|mut out, _| {
             let answer = match kind {
                 Kind::Host => to_json(&addresses(body)),
                 Kind::Users => users(body),
@@ -261,7 +261,7 @@ fn look_up(asked: &Asked) -> Accounts {
 ///
 /// # Errors No reply within `patience`, or no child could be created; a text for the log.
 pub fn look_up_now(asked: &Asked, patience: Duration) -> Result<Accounts, String> {
-    let (pid, answer): (Pid, OwnedFd) = in_child(|mut out| {
+    let (pid, answer): (Pid, OwnedFd) = in_child(|mut out, _| {
         let _ = out.write_all(&to_json(&look_up(asked)));
     })
     .map_err(|error| error.to_string())?;

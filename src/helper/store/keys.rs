@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::key::{ChangeError, InsertError, KeyChange, KeyStore};
+use crate::sys::may_block::MayBlock;
 
 /// Identifies the content of a file: device and inode, size, and modification time.
 pub type Stamp = (u64, u64, u64, i64, i64);
@@ -32,26 +33,26 @@ pub struct KeysAnswer {
 }
 
 /// In the store.
-pub(super) fn answer(path: &Path, question: &[u8]) -> io::Result<Vec<u8>> {
+pub(super) fn answer(path: &Path, question: &[u8], may_block: MayBlock) -> io::Result<Vec<u8>> {
     let question: KeysQuestion = serde_json::from_slice(question)?;
     let mut answer = KeysAnswer::default();
     if let Some(change) = question.change {
-        match KeyStore::change(path, |store| change.apply(store)) {
+        match KeyStore::change(path, may_block, |store| change.apply(store)) {
             Ok(()) => {}
             Err(ChangeError::Refused(why)) => answer.refused = Some(why),
             Err(ChangeError::File(error)) => return Err(error),
         }
     }
     // The stamp first: a change in between is then read once more, not once less.
-    answer.stamp = stamp(path)?;
+    answer.stamp = stamp(path, may_block)?;
     if answer.stamp.is_none() || answer.stamp != question.known {
-        let bytes = KeyStore::read_bytes(path)?;
+        let bytes = KeyStore::read_bytes(path, may_block)?;
         answer.file = Some(String::from_utf8_lossy(&bytes).into_owned());
     }
     Ok(serde_json::to_vec(&answer)?)
 }
 
-fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
+fn stamp(path: &Path, _: MayBlock) -> io::Result<Option<Stamp>> {
     match std::fs::metadata(path) {
         Ok(file) => {
             Ok(Some((file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec())))

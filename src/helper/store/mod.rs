@@ -145,7 +145,9 @@ const SILENT: &str = "state storage does not answer";
 
 /// Starts a store process, which holds `lock` open.
 pub fn begin(place: &StoreLocation, lock: OwnedFd) -> std::io::Result<(Pid, OwnedFd)> {
-    with_socket(c"sysadm-store", lock, |socket, _lock| worker::run(UnixStream::from(socket), place))
+    with_socket(c"sysadm-store", lock, |socket, _lock, may_block| {
+        worker::run(UnixStream::from(socket), place, may_block);
+    })
 }
 
 impl LogOutput {

@@ -20,6 +20,7 @@ use super::keys;
 use super::message::{Order, Report};
 use super::segments::{JobLog, LogEnd, ends, remove_unknown};
 use crate::auth::key::KeyStore;
+use crate::sys::may_block::MayBlock;
 use crate::wire::Excerpt;
 
 /// Location of the store.
@@ -100,8 +101,8 @@ const READ: usize = 64 * 1024;
 const UNREPORTED: usize = 16 * 1024;
 
 /// Carries out orders from `socket` until its other end is closed.
-pub(super) fn run(mut socket: UnixStream, place: &StoreLocation) {
-    let mut worker = Worker::new(place);
+pub(super) fn run(mut socket: UnixStream, place: &StoreLocation, may_block: MayBlock) {
+    let mut worker = Worker::new(place, may_block);
     let mut bytes = Vec::new();
     let mut room = vec![0; READ];
     loop {
@@ -132,6 +133,7 @@ pub(super) fn run(mut socket: UnixStream, place: &StoreLocation) {
 
 struct Worker<'p> {
     place: &'p StoreLocation,
+    may_block: MayBlock,
     /// Why there is none, where there should be one.
     journal: Result<Option<Journal>, String>,
     logs: BTreeMap<u64, JobLog>,
@@ -153,9 +155,10 @@ struct Worker<'p> {
 }
 
 impl Worker<'_> {
-    fn new(place: &StoreLocation) -> Worker<'_> {
+    fn new(place: &StoreLocation, may_block: MayBlock) -> Worker<'_> {
         let mut worker = Worker {
             place,
+            may_block,
             journal: Ok(None),
             logs: BTreeMap::new(),
             logged: 0,
@@ -253,7 +256,8 @@ impl Worker<'_> {
 
     fn report_keys(&mut self, request: u64, question: &[u8]) {
         let path = KeyStore::path(&self.place.directory);
-        let answer = keys::answer(&path, question).map_err(|e| format!("{}: {e}", path.display()));
+        let answer = keys::answer(&path, question, self.may_block)
+            .map_err(|e| format!("{}: {e}", path.display()));
         let report = match answer.and_then(|answer| self.place.verify().map(|()| answer)) {
             Ok(answer) => Report::Answer { request, answer },
             Err(why) => Report::NoAnswer { request, why },

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -33,8 +33,8 @@ impl Kernel {
         Ok(Kernel { inotify, watches: BTreeMap::new() })
     }
 
-    pub(super) fn descriptor(&self) -> RawFd {
-        self.inotify.as_fd().as_raw_fd()
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
     }
 
     pub(super) fn file(&mut self, file: &File, number: u64) -> io::Result<()> {

@@ -16,10 +16,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use kernel::Kernel;
+
+use crate::sys::may_block::MayBlock;
 
 pub use kernel::{REPORTS_WRITE_AFTER_TRUNCATION, is_local};
 
@@ -28,7 +30,7 @@ pub use kernel::{REPORTS_WRITE_AFTER_TRUNCATION, is_local};
 pub struct Watch(u64);
 
 /// All watches. `K` identifies the owner's files.
-pub(super) struct Watches<K> {
+pub struct Watches<K> {
     kernel: Kernel,
     keys: BTreeMap<u64, K>,
     last: u64,
@@ -36,24 +38,35 @@ pub(super) struct Watches<K> {
 }
 
 impl<K: Copy + Ord> Watches<K> {
-    pub(super) fn new() -> io::Result<Watches<K>> {
+    /// Nothing is watched yet.
+    ///
+    /// # Errors
+    /// The system has no room for it.
+    pub fn new() -> io::Result<Watches<K>> {
         let kernel = Kernel::new()?;
         Ok(Watches { kernel, keys: BTreeMap::new(), last: 0, changed: BTreeSet::new() })
     }
 
-    /// Readable when [`Watches::changed`] has something to report.
-    pub(super) fn descriptor(&self) -> RawFd {
-        self.kernel.descriptor()
-    }
-
     /// Watches an open file: write, truncation, rename, removal.
-    pub(super) fn file(&mut self, file: &File, key: K) -> io::Result<Watch> {
+    ///
+    /// # Errors
+    /// The system has no room for another watch, or cannot watch this file.
+    pub fn file(&mut self, file: &File, key: K, _: MayBlock) -> io::Result<Watch> {
         self.add(key, |kernel, number| kernel.file(file, number))
     }
 
     /// Watches a directory for `name` in it: creation, rename, removal. Other names may be reported
     /// too.
-    pub(super) fn directory(&mut self, path: &Path, name: &OsStr, key: K) -> io::Result<Watch> {
+    ///
+    /// # Errors
+    /// It is no directory, or cannot be watched.
+    pub fn directory(
+        &mut self,
+        path: &Path,
+        name: &OsStr,
+        key: K,
+        _: MayBlock,
+    ) -> io::Result<Watch> {
         self.add(key, |kernel, number| kernel.directory(path, name, number))
     }
 
@@ -68,26 +81,34 @@ impl<K: Copy + Ord> Watches<K> {
         Ok(Watch(self.last))
     }
 
-    pub(super) fn forget(&mut self, watch: Watch) {
+    /// Removes a watch. Changes in flight are discarded.
+    pub fn forget(&mut self, watch: Watch) {
         self.keys.remove(&watch.0);
         self.changed.remove(&watch.0);
         self.kernel.forget(watch.0);
     }
 
     /// Whether the kernel still watches: watches of removed files end.
-    pub(super) fn is_alive(&self, watch: &Watch) -> bool {
+    pub fn is_alive(&self, watch: &Watch) -> bool {
         self.kernel.is_alive(watch.0)
     }
 
     /// Reads the kernel's events, and passes each key once. True where more may follow, which must
     /// be asked for: the descriptor does not become readable again for them.
-    pub(super) fn changed(&mut self, mut report: impl FnMut(K)) -> bool {
+    pub fn changed(&mut self, mut report: impl FnMut(K)) -> bool {
         let more = self.kernel.changed(&mut self.changed);
         let numbers = std::mem::take(&mut self.changed);
         let keys: BTreeSet<K> =
             numbers.iter().filter_map(|number| self.keys.get(number).copied()).collect();
         keys.into_iter().for_each(&mut report);
         more
+    }
+}
+
+/// Readable when there is something for [`Watches::changed`].
+impl<K> AsFd for Watches<K> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.kernel.descriptor()
     }
 }
 

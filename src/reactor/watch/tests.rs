@@ -5,8 +5,11 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::super::{Reactor, Ready};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::*;
+
+const MAY_BLOCK: MayBlock = MayBlock::before_loop();
 
 struct Directory(PathBuf);
 
@@ -25,23 +28,18 @@ impl Drop for Directory {
     }
 }
 
-/// Keys reported until the deadline of key "end", which is late for expected events and early for
-/// unexpected ones. Signals are those of the whole process: other tests may have caused them.
-fn reported(reactor: &mut Reactor<&'static str>, patience: Duration) -> Vec<&'static str> {
-    let mut ready = Vec::new();
-    reactor.set_deadline("end", Some(Instant::now() + patience));
-    while ready.is_empty() {
-        reactor.turn(&mut ready).unwrap();
-        ready.retain(|ready| !matches!(ready, Ready::Signal(_)));
+/// Keys reported until the time is over, which is long for expected events and short for unexpected
+/// ones.
+fn reported(watches: &mut Watches<&'static str>, time: Duration) -> Vec<&'static str> {
+    let end = Instant::now() + time;
+    let mut reported = Vec::new();
+    while reported.is_empty() && Instant::now() < end {
+        let left = end.saturating_duration_since(Instant::now());
+        let mut asked = [PollFd::new(watches.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut asked, PollTimeout::try_from(left).unwrap());
+        watches.changed(|key| reported.push(key));
     }
-    ready
-        .into_iter()
-        .filter_map(|ready| match ready {
-            Ready::Changed(key) => Some(key),
-            Ready::Deadline(_) => None,
-            other => panic!("{other:?}"),
-        })
-        .collect()
+    reported
 }
 
 const LONG: Duration = Duration::from_secs(30);
@@ -51,37 +49,37 @@ const SHORT: Duration = Duration::from_millis(50);
 fn a_file_that_is_written_renamed_or_removed_wakes_its_owner() {
     let directory = Directory::new("file");
     let path = directory.0.join("log");
-    let mut reactor = Reactor::new().unwrap();
+    let mut watches = Watches::new().unwrap();
     let mut file = OpenOptions::new().create(true).append(true).open(&path).unwrap();
-    let watch = reactor.watch_file(&File::open(&path).unwrap(), "file").unwrap();
+    let watch = watches.file(&File::open(&path).unwrap(), "file", MAY_BLOCK).unwrap();
     file.write_all(b"x").unwrap();
-    assert_eq!(reported(&mut reactor, LONG), ["file"]);
+    assert_eq!(reported(&mut watches, LONG), ["file"]);
     file.set_len(0).unwrap();
-    assert_eq!(reported(&mut reactor, LONG), ["file"]);
+    assert_eq!(reported(&mut watches, LONG), ["file"]);
     fs::rename(&path, directory.0.join("log.0")).unwrap();
-    assert_eq!(reported(&mut reactor, LONG), ["file"]);
+    assert_eq!(reported(&mut watches, LONG), ["file"]);
     if !REPORTS_WRITE_AFTER_TRUNCATION {
         file.write_all(b"x").unwrap();
-        assert!(reported(&mut reactor, SHORT).is_empty(), "this kernel does report it");
+        assert!(reported(&mut watches, SHORT).is_empty(), "this kernel does report it");
     }
     file.write_all(b"y").unwrap();
-    assert_eq!(reported(&mut reactor, LONG), ["file"]);
-    reactor.unwatch(watch);
+    assert_eq!(reported(&mut watches, LONG), ["file"]);
+    watches.forget(watch);
     file.write_all(b"z").unwrap();
-    assert!(reported(&mut reactor, SHORT).is_empty());
+    assert!(reported(&mut watches, SHORT).is_empty());
 }
 
 #[test]
 fn name_that_appears_or_vanishes_wakes_its_owner() {
     let directory = Directory::new("directory");
-    let mut reactor = Reactor::new().unwrap();
-    reactor.watch_directory(&directory.0, "log".as_ref(), "directory").unwrap();
+    let mut watches = Watches::new().unwrap();
+    watches.directory(&directory.0, "log".as_ref(), "directory", MAY_BLOCK).unwrap();
     fs::write(directory.0.join("log"), b"").unwrap();
-    assert_eq!(reported(&mut reactor, LONG), ["directory"]);
+    assert_eq!(reported(&mut watches, LONG), ["directory"]);
     fs::remove_file(directory.0.join("log")).unwrap();
-    assert_eq!(reported(&mut reactor, LONG), ["directory"]);
+    assert_eq!(reported(&mut watches, LONG), ["directory"]);
     fs::create_dir(directory.0.join("log")).unwrap();
-    assert_eq!(reported(&mut reactor, LONG), ["directory"]);
+    assert_eq!(reported(&mut watches, LONG), ["directory"]);
 }
 
 #[test]
@@ -89,12 +87,12 @@ fn watch_of_a_removed_file_ends_and_is_reported() {
     let directory = Directory::new("removed");
     let inner = directory.0.join("inner");
     fs::create_dir(&inner).unwrap();
-    let mut reactor = Reactor::new().unwrap();
-    let watch = reactor.watch_directory(&inner, "log".as_ref(), "inner").unwrap();
-    assert!(reactor.is_watched(&watch));
+    let mut watches = Watches::new().unwrap();
+    let watch = watches.directory(&inner, "log".as_ref(), "inner", MAY_BLOCK).unwrap();
+    assert!(watches.is_alive(&watch));
     fs::remove_dir(&inner).unwrap();
-    while reactor.is_watched(&watch) {
-        assert_eq!(reported(&mut reactor, LONG), ["inner"]);
+    while watches.is_alive(&watch) {
+        assert_eq!(reported(&mut watches, LONG), ["inner"]);
     }
 }
 
@@ -103,25 +101,25 @@ fn two_watches_of_one_file_are_independent() {
     let directory = Directory::new("two");
     let path = directory.0.join("log");
     fs::write(&path, b"").unwrap();
-    let mut reactor = Reactor::new().unwrap();
+    let mut watches = Watches::new().unwrap();
     let file = File::open(&path).unwrap();
-    let one = reactor.watch_file(&file, "one").unwrap();
-    reactor.watch_file(&file, "two").unwrap();
+    let one = watches.file(&file, "one", MAY_BLOCK).unwrap();
+    watches.file(&file, "two", MAY_BLOCK).unwrap();
     let mut writer = OpenOptions::new().append(true).open(&path).unwrap();
     writer.write_all(b"x").unwrap();
-    assert_eq!(reported(&mut reactor, LONG), ["one", "two"]);
-    reactor.unwatch(one);
+    assert_eq!(reported(&mut watches, LONG), ["one", "two"]);
+    watches.forget(one);
     writer.write_all(b"x").unwrap();
-    assert_eq!(reported(&mut reactor, LONG), ["two"]);
+    assert_eq!(reported(&mut watches, LONG), ["two"]);
 }
 
 #[test]
 fn missing_file_cannot_be_watched() {
     let directory = Directory::new("absent");
-    let mut reactor = Reactor::new().unwrap();
-    assert!(reactor.watch_directory(&directory.0.join("no"), "log".as_ref(), "x").is_err());
+    let mut watches = Watches::new().unwrap();
+    assert!(watches.directory(&directory.0.join("no"), "log".as_ref(), "x", MAY_BLOCK).is_err());
     fs::write(directory.0.join("file"), b"").unwrap();
-    assert!(reactor.watch_directory(&directory.0.join("file"), "log".as_ref(), "x").is_err());
+    assert!(watches.directory(&directory.0.join("file"), "log".as_ref(), "x", MAY_BLOCK).is_err());
 }
 
 #[test]

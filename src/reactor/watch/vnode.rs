@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -33,8 +33,8 @@ impl Kernel {
         Ok(Kernel { kqueue: Kqueue::new()?, open: BTreeMap::new() })
     }
 
-    pub(super) fn descriptor(&self) -> RawFd {
-        self.kqueue.as_fd().as_raw_fd()
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.kqueue.as_fd()
     }
 
     pub(super) fn file(&mut self, file: &File, number: u64) -> io::Result<()> {

@@ -18,6 +18,7 @@ mod pty;
 mod raw;
 mod scene;
 mod skip;
+mod stuck;
 mod test_relay;
 mod zfs;
 
@@ -41,6 +42,7 @@ pub use pty::{Pty, PtySize};
 pub use raw::{client_frame, client_header, upgrade_request};
 pub use scene::{Person, register_server};
 pub use skip::{has_loopback_addresses, skip};
+pub use stuck::StuckFs;
 pub use test_relay::{Bridge, BridgeIdentity, Meddler, RelayedClient, RelayedTunnel, Routed};
 pub use zfs::Zfs;
 
