@@ -21,6 +21,7 @@ mod footprint;
 mod jobs;
 mod relay;
 mod rules;
+mod share;
 mod table;
 mod tail;
 mod wakeups;
@@ -38,7 +39,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");
 
 type Section = (&'static str, fn(&mut Table) -> Outcome<()>);
 
-const SECTIONS: [Section; 12] = [
+const SECTIONS: [Section; 13] = [
     ("footprint", footprint::measure),
     ("fanout", fanout::measure),
     ("jobs", jobs::measure),
@@ -49,6 +50,7 @@ const SECTIONS: [Section; 12] = [
     ("rules", rules::measure),
     ("checks", checks::measure),
     ("relay", relay::measure),
+    ("share", share::measure),
     ("doors", doors::measure),
     ("wakeups", wakeups::measure),
 ];

@@ -5,7 +5,9 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Daemon, Gate, Outcome, PATIENCE, Peer, Setup, Stream, Transport, client_frame};
+use support::{
+    Daemon, Gate, Outcome, PATIENCE, Peer, Setup, Stream, Transport, client_frame, until,
+};
 
 use super::PROGRAM;
 
@@ -249,6 +251,29 @@ fn closing_client_that_does_not_read_delays_nobody() {
     assert_eq!(watcher.frame().unwrap()["id"], id);
     let codes = sloths.map(|mut sloth| sloth.closed().unwrap());
     assert!(codes.iter().all(|code| [1006, 1013].contains(code)), "{codes:?}");
+}
+
+#[test]
+fn closed_client_that_does_not_read_is_ended() {
+    let setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with("events.max_event", r#""64KiB""#)
+        .with("server.outbox", r#""192KiB""#)
+        .with("server.close_timeout", r#""300ms""#);
+    let daemon = setup.start().unwrap();
+    let mut watcher = Peer::watcher(&daemon).unwrap();
+    let mut idle = Peer::watcher(&daemon).unwrap();
+    for _ in 0..20 {
+        watcher.run(&json!({ "j": "seq 12000" })).unwrap();
+        watcher.finished("j").unwrap();
+    }
+    daemon.log().wait(", 1013").unwrap();
+    // The idle client reads neither the events nor the close frame.
+    until("the daemon ends the connection", || {
+        let status = watcher.request("rpc", "status", &json!({})).unwrap();
+        status["client_count"] == 1
+    });
+    assert_eq!(idle.closed().unwrap(), 1006);
 }
 
 #[test]
