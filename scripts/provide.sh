@@ -34,6 +34,7 @@ advice_on() {
 	useradd) echo "Tests of real passwords are skipped without it; on Debian: apt-get install passwd libpam-modules" ;;
 	zfs-fuse) echo "Tests on real pools are skipped without it; on Debian: apt-get install zfs-fuse, as root" ;;
 	ip) echo "Tests of a bridge between two networks are skipped without it; on Debian: apt-get install iproute2" ;;
+	haproxy) echo "A test of haproxy before the daemon is skipped without it: apt-get install haproxy" ;;
 	pip) echo "apt-get install python3-pip" ;;
 	readelf) echo "apt-get install binutils" ;;
 	bmake) echo "BSD make: apt-get install bmake" ;;

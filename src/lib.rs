@@ -54,6 +54,7 @@ pub mod server;
 pub mod session;
 pub mod sys;
 pub mod system_state;
+pub mod turns;
 pub mod wire;
 pub mod wording;
 

@@ -16,8 +16,10 @@ use zeroize::Zeroizing;
 pub use attach::Attach;
 pub use settings::{Settings, Settled};
 
-use crate::auth::key::{Challenge, KeyId, KeyStore, NO_CERTIFICATE, Purpose};
-use crate::auth::{Identity, Need, Proof, Role, Token, Tokens, need, reachable};
+use crate::auth::key::{Challenge, KeyId, KeyStore, LegacySearch, NO_CERTIFICATE, Purpose};
+use crate::auth::{
+    Identity, Need, Proof, Role, Roles, Token, Tokens, need, number_as_name, reachable,
+};
 use crate::dispatcher::{Dispatcher, Serial, Submission, check_name, read_run, read_submit};
 use crate::helper::store::TextQuestion;
 use crate::hub::{Filter, Hub, SessionId, Since};
@@ -43,8 +45,8 @@ pub struct RequestContext<'a> {
     pub hub: &'a mut Hub,
     /// Registered keys.
     pub keys: &'a KeyStore,
-    /// Number of legacy keys tried for a client that does not name its key.
-    pub max_legacy_keys: usize,
+    /// The groups of each role.
+    pub roles: &'a Roles,
 }
 
 /// Outcome of a request.
@@ -87,6 +89,8 @@ pub enum Answer {
         /// The key.
         id: KeyId,
     },
+    /// Whatever becomes of the search for the legacy key that was shown.
+    LegacyKey(LegacySearch),
     /// Depends on the key file.
     Settings(Settings),
     /// A 401 error: a secret was presented and is wrong.
@@ -107,8 +111,13 @@ pub enum Known {
     Nothing,
     /// This identity, from the beginning.
     Somebody(Identity),
-    /// A user by name, for logs, without a role here.
-    WithoutRole(String),
+    /// A local user who has no role here.
+    WithoutRole {
+        /// The number.
+        uid: u32,
+        /// The name, once it was looked up.
+        name: Option<String>,
+    },
 }
 
 /// A protocol session.
@@ -135,7 +144,7 @@ impl Session {
     pub fn new(id: SessionId, known: Known) -> Session {
         let identity = match &known {
             Known::Somebody(identity) => Some(identity.clone()),
-            Known::Nothing | Known::WithoutRole(_) => None,
+            Known::Nothing | Known::WithoutRole { .. } => None,
         };
         Session {
             id,
@@ -193,7 +202,7 @@ impl Session {
             | Value::Array(_) => None,
         };
         let action = args.and_then(|args| args.get("action")).and_then(Value::as_str);
-        self.check(request, action)?;
+        self.check(request, action, context.roles)?;
         if let Some(token) = self.token {
             context.tokens.touch(token, context.now.instant);
         }
@@ -275,12 +284,13 @@ impl Session {
     }
 
     /// Decides whether a request may be carried out. The only place that does.
-    fn check(&self, request: &Request, action: Option<&str>) -> Result<(), Refusal> {
+    fn check(&self, request: &Request, action: Option<&str>, roles: &Roles) -> Result<(), Refusal> {
         let needed = need(&request.namespace, &request.name, action);
         match (&self.identity, needed) {
             (_, Some(Need::Nothing)) => Ok(()),
             (None, Some(Need::Role(_)) | None) => Err(self.refuse_nobody(
                 "authenticate first (rpc/auth, rpc/auth_ssl, rpc/auth_token, or the local socket)",
+                roles,
             )),
             (Some(who), Some(Need::Role(role))) if who.role >= role => Ok(()),
             (Some(who), Some(Need::Role(_))) => {
@@ -292,15 +302,11 @@ impl Session {
     }
 
     /// The error for a peer without identity; `why` is added where it could authenticate.
-    fn refuse_nobody(&self, why: &str) -> Refusal {
+    fn refuse_nobody(&self, why: &str, roles: &Roles) -> Refusal {
         match &self.known {
             Known::Nothing | Known::Somebody(_) => Refusal::new(ErrorCode::Unauthorized, why),
-            Known::WithoutRole(user) => {
-                let why = format!(
-                    "{user} is in none of the groups that have access here \
-                     (full_access_groups, read_only_groups)"
-                );
-                Refusal::new(ErrorCode::Forbidden, why)
+            Known::WithoutRole { uid, name } => {
+                roles.refuse(name.as_deref().unwrap_or(&number_as_name(*uid)))
             }
         }
     }
@@ -321,7 +327,7 @@ impl Session {
         }
         let Known::Somebody(known) = self.known.clone() else {
             let why = "only the local socket knows its peer without a password or token";
-            return Err(self.refuse_nobody(why));
+            return Err(self.refuse_nobody(why, context.roles));
         };
         self.authenticated(known, context.tokens, context.now).map(Answer::Response)
     }
@@ -354,7 +360,7 @@ impl Session {
             match &identity {
                 Some(identity) if identity.proof == Proof::Kernel => *known = identity.clone(),
                 Some(_) => {}
-                None => self.known = Known::WithoutRole(known.user.clone()),
+                None => self.known = without_role(known),
             }
         }
         self.identity = identity.map(|identity| self.below_ceiling(identity));
@@ -364,7 +370,22 @@ impl Session {
     pub fn known(&self) -> Option<&Identity> {
         match &self.known {
             Known::Somebody(known) => Some(known),
-            Known::Nothing | Known::WithoutRole(_) => None,
+            Known::Nothing | Known::WithoutRole { .. } => None,
+        }
+    }
+
+    /// The number of a local user without a role whose name was not looked up.
+    pub fn unnamed(&self) -> Option<u32> {
+        match self.known {
+            Known::WithoutRole { uid, name: None } => Some(uid),
+            Known::Nothing | Known::Somebody(_) | Known::WithoutRole { .. } => None,
+        }
+    }
+
+    /// Sets the name of that user.
+    pub fn set_name(&mut self, user: String) {
+        if let Known::WithoutRole { name, .. } = &mut self.known {
+            *name = Some(user);
         }
     }
 
@@ -372,8 +393,8 @@ impl Session {
     pub fn revise_known(&mut self, known: Option<Identity>) {
         self.known = match (known, &self.known) {
             (Some(known), _) => Known::Somebody(known),
-            (None, Known::Somebody(before)) => Known::WithoutRole(before.user.clone()),
-            (None, Known::Nothing | Known::WithoutRole(_)) => return,
+            (None, Known::Somebody(before)) => without_role(before),
+            (None, Known::Nothing | Known::WithoutRole { .. }) => return,
         };
     }
 
@@ -432,11 +453,7 @@ impl Session {
                 });
                 (is_signed, what)
             }
-            None => {
-                let mut tried = context.keys.legacy().take(context.max_legacy_keys);
-                let found = tried.find(|entry| entry.key.verify_raw(&string, &signature));
-                (found, "legacy key".to_owned())
-            }
+            None => return Ok(Answer::LegacyKey(LegacySearch::new(string, signature))),
         };
         Ok(match found {
             Some(entry) => Answer::Key { user: entry.user.clone(), id: entry.key.id() },
@@ -525,6 +542,12 @@ impl Session {
         }
         Ok(reply)
     }
+}
+
+/// That user, who has lost the role.
+fn without_role(before: &Identity) -> Known {
+    let name = before.is_named().then(|| before.user.clone());
+    Known::WithoutRole { uid: before.uid, name }
 }
 
 /// Whether this is the first stage, without a signature; `md5_key` is sent by the original client

@@ -47,7 +47,8 @@ pub(crate) fn measure(table: &mut Table) -> Outcome<()> {
 }
 
 fn bridge() -> Outcome<(Daemon, PeerKey)> {
-    let (setup, key) = (Setup::bridge(PROGRAM)?, PeerKey::new()?);
+    let setup = Setup::bridge(PROGRAM)?.with("relay.max_peers", 4096);
+    let key = PeerKey::new()?;
     register(&setup.directory().join("state"), &[("all", &key, &[])])?;
     Ok((setup.start()?, key))
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::KeyId;
 use crate::sys::peer_credentials::PeerCredentials;
+use crate::wire::{ErrorCode, Refusal};
 
 /// A role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,8 +59,8 @@ impl Identity {
     }
 }
 
-/// Name of a user whose name is unknown; no account has such a name.
-fn number_as_name(uid: u32) -> String {
+/// The name of a user of whom only the number is known; no account has such a name.
+pub fn number_as_name(uid: u32) -> String {
     format!("uid {uid}")
 }
 
@@ -94,6 +95,8 @@ pub struct Roles {
     pub read: Vec<u32>,
     /// The daemon's own user, if not root: it has the full role.
     pub own_uid: Option<u32>,
+    /// The configured groups of both roles by name, also those that do not exist here.
+    pub names: [Vec<String>; 2],
 }
 
 impl Roles {
@@ -113,6 +116,19 @@ impl Roles {
         } else {
             in_any(&self.read).then_some(Role::Read)
         }
+    }
+
+    /// The refusal of a user who has no role.
+    pub fn refuse(&self, user: &str) -> Refusal {
+        let [full, read] = self.names.each_ref().map(|names| match names.as_slice() {
+            [] => "none".to_owned(),
+            names => names.join(", "),
+        });
+        let why = format!(
+            "{user} is in none of the groups that have access here: {full} (full_access_groups), \
+             {read} (read_only_groups)"
+        );
+        Refusal::new(ErrorCode::Forbidden, why)
     }
 
     /// Whether the role is independent of an account that could be locked or leave a group: root
@@ -208,7 +224,7 @@ mod tests {
 
     #[test]
     fn groups_determine_roles_and_other_users_have_none() {
-        let roles = Roles { full: vec![10], read: vec![20], own_uid: None };
+        let roles = Roles { full: vec![10], read: vec![20], ..Roles::default() };
         let role = |uid, groups: &[u32]| roles.of(&peer(uid, groups)).map(|who| who.role);
         assert_eq!(role(0, &[]), Some(Role::Full));
         assert_eq!(role(1000, &[1000, 10, 20]), Some(Role::Full));
@@ -217,6 +233,18 @@ mod tests {
         let own = Roles { own_uid: Some(1000), ..Roles::default() };
         assert_eq!(own.of(&peer(1000, &[])).map(|who| who.role), Some(Role::Full));
         assert_eq!(own.of(&peer(1001, &[])), None);
+    }
+
+    #[test]
+    fn refusal_names_the_user_and_the_groups() {
+        let names = [vec!["wheel".to_owned(), "sudo".to_owned()], Vec::new()];
+        let refusal = Roles { names, ..Roles::default() }.refuse("ann");
+        assert_eq!(refusal.code, ErrorCode::Forbidden);
+        assert_eq!(
+            refusal.why,
+            "ann is in none of the groups that have access here: wheel, sudo \
+             (full_access_groups), none (read_only_groups)"
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{
     Auth, Bridge, Config, Dispatcher, Events, Home, LegacyBridgeClients, LifePreserver, Log,
     LogTarget, Paths, Relay, Rules, Server, Store, SystemState, ZpoolWhen,
 };
+use crate::sys::admin_groups::ADMIN_GROUPS;
 
 impl Config {
     /// The built-in defaults for this kind of user. They pass every check.
@@ -42,6 +43,7 @@ fn server(home: &Home) -> Server {
     Server {
         listen: loopback(12150),
         listen_plain: Vec::new(),
+        proxy_protocol: Vec::new(),
         socket: Some(home.socket()),
         socket_mode: 0o666,
         hosts: Vec::new(),
@@ -66,7 +68,7 @@ fn auth() -> Auth {
     Auth {
         pam: true,
         pam_service: "sysadm-events".to_owned(),
-        full_access_groups: vec!["wheel".to_owned()],
+        full_access_groups: ADMIN_GROUPS.iter().map(ToString::to_string).collect(),
         read_only_groups: vec!["operator".to_owned()],
         token_ttl: 15 * MINUTE,
         fail_limit: 5,
@@ -145,6 +147,7 @@ fn system_state() -> SystemState {
 fn relay(home: &Home) -> Relay {
     Relay {
         listen: loopback(12149),
+        proxy_protocol: Vec::new(),
         socket: Some(home.relay_socket()),
         hosts: Vec::new(),
         certificate: home.relay_certificate(),

@@ -9,6 +9,7 @@ use log::LevelFilter;
 
 use super::error::ConfigError;
 use super::link::{fingerprint, host_name};
+use super::network::network;
 use super::reader::Reader;
 use super::rules::Rules;
 use super::section::Section;
@@ -53,6 +54,7 @@ fn read_server(mut section: Section<'_, '_>, config: &mut Config) {
     let server = &mut config.server;
     section.list("listen", &mut server.listen, text(address));
     section.list("listen_plain", &mut server.listen_plain, text(loopback_address));
+    section.list("proxy_protocol", &mut server.proxy_protocol, text(network));
     section.key("socket", &mut server.socket, optional(socket_path));
     section.key("socket_mode", &mut server.socket_mode, text(mode));
     section.list("hosts", &mut server.hosts, text(host_name));
@@ -205,6 +207,7 @@ fn read_bridge(mut section: Section<'_, '_>, config: &mut Config) {
 fn read_relay(mut section: Section<'_, '_>, config: &mut Config) {
     let relay = &mut config.relay;
     section.list("listen", &mut relay.listen, text(address));
+    section.list("proxy_protocol", &mut relay.proxy_protocol, text(network));
     section.key("socket", &mut relay.socket, optional(socket_path));
     section.list("hosts", &mut relay.hosts, text(host_name));
     section.key("certificate", &mut relay.certificate, text(absolute_path));

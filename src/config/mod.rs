@@ -18,6 +18,7 @@ mod home;
 mod hosts;
 mod keys;
 mod link;
+mod network;
 mod reader;
 mod rules;
 mod section;
@@ -45,6 +46,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use home::Home;
 pub use hosts::HostEntry;
 pub use link::{BridgeUrl, fingerprint};
+pub use network::Network;
 pub use rules::Rules;
 pub use sections::{
     Auth, Bridge, BridgeLink, Dispatcher, Events, LegacyBridgeClients, LifePreserver, Log,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::link::BridgeUrl;
+use super::network::Network;
 use super::rules::Rules;
 use crate::rules::RuleSet;
 
@@ -21,6 +22,9 @@ pub struct Server {
     pub listen: Vec<SocketAddr>,
     /// Listeners without TLS, at most 64, loopback addresses only. Default: none.
     pub listen_plain: Vec<SocketAddr>,
+    /// Addresses and networks of proxies, at most 64: their connections begin with a header of the
+    /// PROXY protocol, version 2, and count as coming from the address in it. Default: none.
+    pub proxy_protocol: Vec<Network>,
     /// The Unix socket, an absolute path of at most 103 bytes; `None` (`""`) for none.
     /// Default: that of the [`Home`](super::Home).
     pub socket: Option<PathBuf>,
@@ -85,7 +89,8 @@ pub struct Auth {
     /// The PAM service, of at most 64 bytes; never `login` or `system`, which admit users without a
     /// password. Default `sysadm-events`.
     pub pam_service: String,
-    /// Groups of the role `full`, at most 64. Default `wheel`.
+    /// Groups of the role `full`, at most 64. Default `wheel`, and elsewhere than on FreeBSD `sudo`
+    /// too.
     pub full_access_groups: Vec<String>,
     /// Groups of the role `read`, at most 64. Default `operator`.
     pub read_only_groups: Vec<String>,
@@ -336,6 +341,8 @@ pub struct BridgeLink {
 pub struct Relay {
     /// TLS listeners, as in [`Server::listen`]. Default: port 12149 of both loopback addresses.
     pub listen: Vec<SocketAddr>,
+    /// Proxies, as in [`Server::proxy_protocol`]. Default: none.
+    pub proxy_protocol: Vec<Network>,
     /// The Unix socket for the operator's status requests, an absolute path; `None` (`""`) for
     /// none. Default: that of the home.
     pub socket: Option<PathBuf>,
@@ -350,8 +357,8 @@ pub struct Relay {
     pub state: PathBuf,
     /// The user to become when started as root; `None` (`""`) to stay. Default `sysadm_bridge`.
     pub user: Option<String>,
-    /// Maximum number of authenticated peers, 1 to 65536; further ones are closed with 1013.
-    /// Default 1024.
+    /// Authenticated peers, 1 to 65536; one more is closed with 1013. One key has at most half of
+    /// those that the others leave. Default 1024.
     pub max_peers: usize,
     /// Maximum number of unauthenticated connections, 1 to 65536, as in [`Server`]. Default 64.
     pub max_unauthenticated: usize,
@@ -365,8 +372,8 @@ pub struct Relay {
     /// Maximum number of bytes queued for one peer, 128 KiB to 1 GiB, and at least twice
     /// `max_message`; beyond it the peer is closed with 1013. Default 4 MiB.
     pub queue: usize,
-    /// The same for all peers together, 128 KiB to 1 GiB: above it, the peer with the longest queue
-    /// is closed. Default 64 MiB.
+    /// The same for all peers together, messages that they have begun to send included, 128 KiB to
+    /// 1 GiB: above it, the one that holds the most of the key that does is closed. Default 64 MiB.
     pub queue_total: usize,
     /// A peer that sends to one whose queue is more than half full is not read until that one has
     /// read. Senders do not wait for a peer that reads less than 1/64 of its queue in this time, 10

@@ -5,10 +5,12 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::http::{self, Answer, Head};
 use super::outbox::{Outbox, OutgoingMessage};
+use super::proxy::ProxyHeader;
 use super::socket::Socket;
 use super::websocket::{self, Arrived, Assembler, CloseReason};
 
@@ -28,6 +30,9 @@ pub struct TransportLimits {
 /// Result of [`Connection::next`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming {
+    /// The header of a proxy: the address of its client, `None` for the proxy itself. After an error
+    /// the connection is to be ended.
+    ProxyHeader(Result<Option<SocketAddr>, &'static str>),
     /// The upgrade request; reply with [`Connection::accept`] or [`Connection::refuse`].
     Upgrade(http::Upgrade),
     /// A message.
@@ -60,6 +65,8 @@ impl fmt::Display for End {
 
 #[derive(Debug)]
 enum Stage {
+    /// The header of a proxy, before everything else.
+    Proxy(ProxyHeader),
     /// TLS, then HTTP; the bytes of the request so far.
     Request(Vec<u8>),
     /// The upgrade request was passed to the owner; bytes after the request.
@@ -137,6 +144,11 @@ impl<P: OutgoingMessage> Connection<P> {
         }
     }
 
+    /// The peer is a proxy: the first bytes are its header. Only on a connection that was not read.
+    pub fn expect_proxy_header(&mut self) {
+        self.stage = Stage::Proxy(ProxyHeader::default());
+    }
+
     /// Disables close frames, for a peer that crashes on them.
     pub fn end_bare(&mut self) {
         self.ends_bare = true;
@@ -157,6 +169,7 @@ impl<P: OutgoingMessage> Connection<P> {
     /// Bytes of an incomplete message or request.
     pub fn unfinished(&self) -> usize {
         match &self.stage {
+            Stage::Proxy(header) => header.held(),
             Stage::Request(bytes) | Stage::Asked(_, bytes) => bytes.capacity(),
             Stage::Open(assembler) | Stage::Closing(assembler) => assembler.held(),
             Stage::Leaving { .. } => 0,
@@ -174,7 +187,7 @@ impl<P: OutgoingMessage> Connection<P> {
         matches!(self.stage, Stage::Open(_))
     }
 
-    /// Whether nothing was received yet.
+    /// True while the peer has sent nothing, a proxy's header not counted.
     pub fn is_silent(&self) -> bool {
         self.is_silent
     }
@@ -220,6 +233,18 @@ impl<P: OutgoingMessage> Connection<P> {
 
     /// Reads once. False where no more input is available now.
     pub fn read(&mut self, scratch: &mut [u8], now: Instant) -> Result<bool, End> {
+        if let Stage::Proxy(header) = &mut self.stage {
+            let length = header.missing().min(scratch.len());
+            let (scratch, _) = scratch.split_at_mut(length);
+            return match again(self.socket.read(scratch))? {
+                None => Ok(false),
+                Some(0) => Err(End::Closed),
+                Some(n) => {
+                    header.push(scratch.get(..n).unwrap_or_default());
+                    Ok(true)
+                }
+            };
+        }
         let read = match &mut self.tls {
             None => again(self.socket.read(scratch))?,
             Some(tls) => match again(tls.read_tls(&mut self.socket))? {
@@ -259,6 +284,11 @@ impl<P: OutgoingMessage> Connection<P> {
     pub fn next(&mut self, now: Instant) -> Result<Option<Incoming>, End> {
         loop {
             match &mut self.stage {
+                Stage::Proxy(header) => {
+                    let Some(client) = header.client().transpose() else { return Ok(None) };
+                    self.stage = Stage::Request(Vec::new());
+                    return Ok(Some(Incoming::ProxyHeader(client)));
+                }
                 Stage::Request(bytes) => {
                     let (upgrade, length) = match http::read(bytes) {
                         Head::Incomplete => return Ok(None),
@@ -352,7 +382,7 @@ impl<P: OutgoingMessage> Connection<P> {
                 self.message_due = None;
             }
             // Before the upgrade there is no close frame to send a reason in.
-            Stage::Request(_) | Stage::Asked(..) => self.leave(now),
+            Stage::Proxy(_) | Stage::Request(_) | Stage::Asked(..) => self.leave(now),
             ended @ (Stage::Closing(_) | Stage::Leaving { .. }) => self.stage = ended,
         }
     }
@@ -431,6 +461,7 @@ impl<P: OutgoingMessage> Connection<P> {
     pub fn on_deadline(&mut self, now: Instant) -> Result<(), End> {
         if self.stage_due.is_some_and(|due| due <= now) {
             return Err(match self.stage {
+                Stage::Proxy(_) => End::Silent("PROXY header"),
                 Stage::Request(_) | Stage::Asked(..) => End::Silent("request"),
                 Stage::Open(_) | Stage::Closing(_) | Stage::Leaving { .. } => End::Silent("close"),
             });
@@ -461,7 +492,7 @@ fn take(stage: &mut Stage, bytes: &[u8]) {
         Stage::Request(request) => request.extend_from_slice(bytes),
         Stage::Asked(_, behind) => behind.extend_from_slice(bytes),
         Stage::Open(assembler) | Stage::Closing(assembler) => assembler.push(bytes),
-        Stage::Leaving { .. } => {}
+        Stage::Proxy(_) | Stage::Leaving { .. } => {}
     }
 }
 

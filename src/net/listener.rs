@@ -59,6 +59,8 @@ pub struct Accepted {
     pub tls: bool,
     /// Whether only this host can have connected: a Unix socket, or a loopback address.
     pub on_loopback: bool,
+    /// The peer is a proxy, and its header comes first; for the owner of the listener to set.
+    pub is_proxy: bool,
 }
 
 /// Maximum number of connections that wait to be accepted.
@@ -137,7 +139,8 @@ impl Listener {
                 let _ = stream.set_nodelay(true);
                 let tls = *transport == Transport::Tls;
                 let (socket, peer) = (Socket::Tcp(stream), Peer::Remote(address));
-                Ok(Accepted { socket, peer, tls, on_loopback: bound.ip().is_loopback() })
+                let on_loopback = bound.ip().is_loopback();
+                Ok(Accepted { socket, peer, tls, on_loopback, is_proxy: false })
             }
             Listener::Unix(listener, _) => {
                 let (stream, _) = listener.accept()?;
@@ -145,7 +148,8 @@ impl Listener {
                 let credentials = peer_credentials(stream.as_fd())
                     .map_err(|error| io::Error::new(ErrorKind::ConnectionAborted, error))?;
                 let peer = Peer::Local(credentials);
-                Ok(Accepted { socket: Socket::Unix(stream), peer, tls: false, on_loopback: true })
+                let socket = Socket::Unix(stream);
+                Ok(Accepted { socket, peer, tls: false, on_loopback: true, is_proxy: false })
             }
         }
     }

@@ -8,6 +8,7 @@ mod listener;
 mod origin;
 mod outbox;
 pub mod pin;
+mod proxy;
 mod socket;
 mod unauthenticated;
 mod upgrade;

@@ -25,6 +25,8 @@ pub enum Socket {
 pub enum Peer {
     /// Identified by address only.
     Remote(SocketAddr),
+    /// Known by the address that a proxy has named. It never counts as this host.
+    Proxied(SocketAddr),
     /// Identified by the kernel.
     Local(PeerCredentials),
     /// Behind a relay.
@@ -43,7 +45,10 @@ impl Peer {
         match self {
             Peer::Local(credentials) => Source::User(credentials.uid),
             Peer::Bridged { source, .. } => *source,
-            Peer::Remote(address) => match address.ip().to_canonical() {
+            Peer::Proxied(address) if address.ip().to_canonical().is_loopback() => {
+                Source::ProxiedLoopback
+            }
+            Peer::Remote(address) | Peer::Proxied(address) => match address.ip().to_canonical() {
                 IpAddr::V6(ip) if !ip.is_loopback() => {
                     let [a, b, c, d, ..] = ip.segments();
                     Source::Address(IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)))
@@ -55,10 +60,29 @@ impl Peer {
 }
 
 impl Peer {
+    /// The address of a peer that is connected over the network directly.
+    pub fn remote_ip(&self) -> Option<IpAddr> {
+        match self {
+            Peer::Remote(address) => Some(address.ip()),
+            Peer::Proxied(_) | Peer::Local(_) | Peer::Bridged { .. } => None,
+        }
+    }
+
+    /// The client behind this proxy: `address`, or the proxy itself where that is `None`.
+    pub fn client(&self, address: Option<SocketAddr>) -> Peer {
+        match (address, self) {
+            (Some(address), _) => Peer::Proxied(address),
+            (None, Peer::Remote(address)) => Peer::Proxied(*address),
+            (None, peer) => peer.clone(),
+        }
+    }
+
     /// Address or user for the log, without a port.
     pub fn place(&self) -> String {
         match self {
-            Peer::Remote(address) => address.ip().to_canonical().to_string(),
+            Peer::Remote(address) | Peer::Proxied(address) => {
+                address.ip().to_canonical().to_string()
+            }
             Peer::Local(credentials) => format!("uid {}", credentials.uid),
             Peer::Bridged { name, .. } => name.to_string(),
         }
@@ -68,7 +92,7 @@ impl Peer {
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Peer::Remote(address) => write!(f, "{address}"),
+            Peer::Remote(address) | Peer::Proxied(address) => write!(f, "{address}"),
             Peer::Local(credentials) => write!(f, "local uid {}", credentials.uid),
             Peer::Bridged { name, .. } => f.write_str(name),
         }
@@ -80,6 +104,8 @@ impl fmt::Display for Peer {
 pub enum Source {
     /// A network address.
     Address(IpAddr),
+    /// All loopback addresses that proxies have named: they may be another host's.
+    ProxiedLoopback,
     /// A local user.
     User(u32),
     /// A peer behind a relay: the number of the link, and a number that is never reused on it.
@@ -91,7 +117,9 @@ impl Source {
     pub fn with_loopback_as_one(self) -> Source {
         match self {
             Source::Address(ip) if ip.is_loopback() => Source::Address(Ipv4Addr::LOCALHOST.into()),
-            Source::Address(_) | Source::User(_) | Source::Caller(..) => self,
+            Source::Address(_) | Source::ProxiedLoopback | Source::User(_) | Source::Caller(..) => {
+                self
+            }
         }
     }
 
@@ -100,7 +128,7 @@ impl Source {
         match self {
             Source::User(_) => true,
             Source::Address(ip) => ip.is_loopback(),
-            Source::Caller(..) => false,
+            Source::ProxiedLoopback | Source::Caller(..) => false,
         }
     }
 }
@@ -203,5 +231,14 @@ mod tests {
             assert_eq!(one(address), origin("127.0.0.1:1"), "{address}");
         }
         assert_eq!(one("192.0.2.1:1"), origin("192.0.2.1:1"));
+    }
+
+    #[test]
+    fn proxied_client_is_no_client_of_this_host() {
+        let source = |address: &str| Peer::Proxied(address.parse().unwrap()).source();
+        assert_eq!(source("127.0.0.1:1"), source("[::1]:2"));
+        assert!(!source("127.0.0.1:1").is_of_this_host());
+        let direct = Peer::Remote("192.0.2.1:1".parse().unwrap()).source();
+        assert_eq!(source("192.0.2.1:2"), direct, "a block holds either way");
     }
 }

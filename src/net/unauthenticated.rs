@@ -47,7 +47,7 @@ impl<I> Entry<I> {
 fn origin(source: Source) -> Source {
     match source {
         Source::Caller(link, _) => Source::Caller(link, 0),
-        Source::Address(_) | Source::User(_) => source,
+        Source::Address(_) | Source::ProxiedLoopback | Source::User(_) => source,
     }
 }
 

@@ -1,12 +1,15 @@
 //! Roles of users, by accounts and groups that the helper looks up.
 //!
-//! Groups are looked up at the start and at each reload, an account at authentication, and all
-//! accounts of connected users at an interval: a role does not outlive its origin. If look-ups
-//! fail, roles stay for a while; then all roles that depend on accounts are dropped. This is the
-//! I/O around [`Helper`].
+//! Groups are looked up at the start, at each reload and when `/etc/group` changes, an account when somebody proves to be it,
+//! and all accounts of those who are connected again and again: a right does not outlive what it
+//! came from. While there is no answer things stay as they are for a while, and then nobody has a
+//! right by an account any more. This is the shell around [`Helper`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
@@ -16,19 +19,20 @@ use serde_json::{Value, json};
 
 use super::authentication::{Attempt, WaitingPassword};
 use super::child::Child;
-use super::clients::ClientId;
+use super::clients::{ClientId, Wait};
 use super::{PollToken, Server};
-use crate::auth::{Identity, Proof, Role, Roles, Turns};
+use crate::auth::{Identity, Proof, Role, Roles, Turns, number_as_name};
 use crate::config::Config;
 use crate::helper::accounts::{
     self, Account, Accounts, Asked, Found, Helper, Outcome, RequestId, UserQuery, Verdict,
 };
 use crate::moment::Moment;
 use crate::net::{CloseReason, Source};
-use crate::reactor::Reactor;
+use crate::reactor::{Reactor, Watch};
 use crate::sys::account_state::AccountState;
 use crate::sys::children::Exit;
 use crate::sys::peer_credentials::PeerCredentials;
+use crate::wire::Request;
 
 /// Purpose of a look-up.
 enum Purpose {
@@ -56,6 +60,10 @@ pub(super) struct AccountsHelper {
     unanswered: u32,
     /// Some groups could not be looked up; retried at the next re-check.
     groups_missing: bool,
+    /// Of the file with groups, and of its directory.
+    group_file: [Option<Watch>; 2],
+    /// Names of local users without a role.
+    names: BTreeMap<u32, String>,
     /// Local users whose accounts grant less than the groups of their processes.
     ceilings: Vec<Ceiling>,
 }
@@ -76,6 +84,12 @@ const RETRY: Duration = Duration::from_secs(60);
 const MOST_UNANSWERED: u32 = 3;
 /// Maximum number of ceilings stored; the oldest is evicted.
 const CEILINGS: usize = 256;
+/// The file that holds groups, beside other sources that the system may have.
+const GROUP_FILE: (&str, &str) = ("/etc", "group");
+/// From its change to the look-up, in which an editor has the time to write all of it.
+const GROUP_FILE_DELAY: Duration = Duration::from_secs(1);
+/// Names of users without a role that are remembered.
+const NAMES: usize = 64;
 /// Minimum interval between look-ups of an account because its user connects.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -90,7 +104,27 @@ impl AccountsHelper {
             unanswered: 0,
             groups_missing: false,
             ceilings: Vec::new(),
+            group_file: [None, None],
+            names: BTreeMap::new(),
         }
+    }
+
+    /// Watches the file with groups, which may be another one than before. Its file system is that
+    /// of the daemon's own program, so opening it waits for no other one.
+    pub(super) fn watch_group_file(&mut self, reactor: &mut Reactor<PollToken>) {
+        let (directory, name) = GROUP_FILE;
+        let path = Path::new(directory);
+        for before in self.group_file.iter_mut().filter_map(Option::take) {
+            reactor.unwatch(before);
+        }
+        let watched = [
+            File::open(path.join(name))
+                .and_then(|file| reactor.watch_file(&file, PollToken::Groups)),
+            reactor.watch_directory(path, OsStr::new(name), PollToken::Groups),
+        ];
+        self.group_file = watched.map(|watch| {
+            watch.map_err(|error| warn!("cannot watch {directory}/{name}: {error}")).ok()
+        });
     }
 
     /// A child has ended; true where it was this one.
@@ -236,7 +270,7 @@ pub(super) fn asked(config: &Config) -> Asked {
 }
 
 /// The roles that result from a look-up; logs failures.
-pub(super) fn roles(found: &Accounts) -> Roles {
+pub(super) fn roles(found: &Accounts, config: &Config) -> Roles {
     for group in &found.unknown {
         info!("there is no group {group:?} on this host");
     }
@@ -248,6 +282,7 @@ pub(super) fn roles(found: &Accounts) -> Roles {
         full: found.full.clone(),
         read: found.read.clone(),
         own_uid: (!own.is_root()).then(|| own.as_raw()),
+        names: [&config.auth.full_access_groups, &config.auth.read_only_groups].map(Vec::clone),
     }
 }
 
@@ -295,10 +330,56 @@ impl Server {
         self.accounts.purposes.insert(request, Purpose::Groups);
     }
 
+    /// The file with groups has changed: groups are looked up again after a moment.
+    pub(super) fn on_group_file_changed(&mut self, now: Moment) {
+        self.reactor.set_deadline(PollToken::Groups, Some(now.instant + GROUP_FILE_DELAY));
+    }
+
+    pub(super) fn on_group_file_due(&mut self, now: Moment) {
+        info!("groups are looked up again, since {}/{} has changed", GROUP_FILE.0, GROUP_FILE.1);
+        self.accounts.watch_group_file(&mut self.reactor);
+        self.ask_for_groups(now);
+    }
+
     /// The PAM service for account checks; empty where PAM is not used.
     pub(super) fn account_service(&self) -> &str {
         let auth = &self.config.auth;
         if auth.pam && geteuid().is_root() { &auth.pam_service } else { "" }
+    }
+
+    /// Whether the refusal of a request can say the client's name. Otherwise that is looked up, and
+    /// the request waits.
+    pub(super) fn is_named(&mut self, id: ClientId, request: &Request, now: Moment) -> bool {
+        let Some(client) = self.clients.get(id) else { return true };
+        let Some(uid) = client.session.unnamed() else { return true };
+        if let Some(name) = self.accounts.names.get(&uid) {
+            client.session.set_name(name.clone());
+            return true;
+        }
+        client.waiting = Some(Wait::Name { request: Box::new(request.clone()) });
+        self.ask_for_name(id, uid, now);
+        false
+    }
+
+    /// The name of a client without a role was looked up: its request is refused with that.
+    pub(super) fn on_name_without_role(&mut self, id: ClientId, found: &Found, now: Moment) {
+        let Some(client) = self.clients.get(id) else { return };
+        let (Some(Wait::Name { request }), Some(uid)) =
+            (client.waiting.take(), client.session.unnamed())
+        else {
+            return;
+        };
+        let name = match found {
+            Found::Account(account) => format!("{} ({})", account.name, number_as_name(uid)),
+            Found::Nobody | Found::Failed(_) => number_as_name(uid),
+        };
+        client.session.set_name(name.clone());
+        if self.accounts.names.len() == NAMES {
+            self.accounts.names.pop_first();
+        }
+        self.accounts.names.insert(uid, name);
+        self.on_request(id, *request, now);
+        self.reactor.again(PollToken::Client(id));
     }
 
     /// Requests the name of a user number, for a client.
@@ -392,7 +473,8 @@ impl Server {
         match purpose {
             Purpose::Groups => match read(answer) {
                 Ok(found) => {
-                    self.roles = roles(&found);
+                    self.roles = roles(&found, &self.config);
+                    self.accounts.names.clear();
                     self.recheck(now);
                     if !found.failed.is_empty() {
                         self.accounts.miss_groups(self.config.auth.recheck_interval, now.instant);
@@ -509,7 +591,7 @@ mod tests {
     use crate::auth::key::{Kind, PrivateKey};
 
     fn roles() -> Roles {
-        Roles { full: vec![10], read: vec![20], own_uid: None }
+        Roles { full: vec![10], read: vec![20], ..Roles::default() }
     }
 
     fn account(groups: &[u32]) -> Found {

@@ -8,11 +8,12 @@ use std::time::Instant;
 
 use log::{info, warn};
 use nix::unistd::geteuid;
+use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::clients::{ClientId, Wait};
+use super::clients::{Client, ClientId, Wait};
 use super::{PollToken, Server};
-use crate::auth::key::KeyId;
+use crate::auth::key::{KeyId, Search};
 use crate::auth::{Consequence, Identity, Proof};
 use crate::daemon::random_number;
 use crate::helper::accounts::{Account, Password, TooMany, Verdict};
@@ -93,7 +94,7 @@ fn shown(request: &Request) -> Option<Shown> {
 fn origin(source: Source) -> Source {
     match source {
         Source::Caller(link, _) => Source::Caller(link, 0),
-        Source::Address(_) | Source::User(_) => source,
+        Source::Address(_) | Source::ProxiedLoopback | Source::User(_) => source,
     }
 }
 
@@ -148,7 +149,12 @@ impl Server {
     fn check_throttle(&self, source: Source, now: Moment) -> Result<(), Refusal> {
         self.check_block(source, now)?;
         let from = origin(source);
-        if self.pending(from, now) + self.accounts.turns.of(from) < PENDING {
+        let is_searching = |(_, client): &(&ClientId, &Client)| {
+            matches!(client.waiting, Some(Wait::LegacyKey { .. }))
+                && origin(self.clients.source_of(&client.peer)) == from
+        };
+        let searched = self.clients.iter().filter(is_searching).count();
+        if self.pending(from, now) + self.accounts.turns.of(from) + searched < PENDING {
             return Ok(());
         }
         Err(Refusal::new(ErrorCode::TooMany, OTHERS_PENDING))
@@ -282,6 +288,36 @@ impl Server {
         }
     }
 
+    /// Makes one step of the search for the legacy key that a client has shown.
+    pub(super) fn try_legacy_key(&mut self, id: ClientId, now: Moment) {
+        let most = self.config.auth.max_legacy_keys;
+        let Some(client) = self.clients.get(id) else { return };
+        let Some(Wait::LegacyKey { search, .. }) = &mut client.waiting else { return };
+        let found = match search.step(&self.keys.store, most) {
+            Search::Pending => return,
+            Search::Found(entry) => Some((entry.user.clone(), entry.key.id())),
+            Search::NotFound => None,
+        };
+        let Some(Wait::LegacyKey { request, .. }) = client.waiting.take() else { return };
+        match found {
+            Some((user, key)) => self.take_key(id, request, user, key, now),
+            None => self.on_wrong(id, request, "legacy key", "no registered key made this", now),
+        }
+    }
+
+    /// Whether one more request may wait, of a kind that does.
+    pub(super) fn may_wait(&self, id: ClientId, request: &Request) -> Result<(), Refusal> {
+        let action = request.args.get("action").and_then(Value::as_str);
+        let waits = request.is("rpc", "settings")
+            || (request.is("rpc", "dispatcher")
+                && matches!(action, Some("run" | "submit" | "log")));
+        if !waits || self.clients.may_wait(id) {
+            return Ok(());
+        }
+        let why = "too many requests of this user wait for their replies; try again later";
+        Err(Refusal::new(ErrorCode::TooMany, why))
+    }
+
     fn refuse_waiting(&mut self, id: ClientId, refusal: &Refusal) {
         let Some(client) = self.clients.get(id) else { return };
         let Some(Wait::Proof { request }) = &client.waiting else { return };
@@ -336,13 +372,9 @@ impl Server {
             return Err(Refusal::new(ErrorCode::Forbidden, why));
         }
         let Some(role) = self.roles.role(account.uid, &account.groups) else {
-            let why = format!(
-                "{} is in none of the groups that have access here \
-                 (full_access_groups, read_only_groups)",
-                account.name
-            );
-            info!("refused: {why}");
-            return Err(Refusal::new(ErrorCode::Forbidden, why));
+            let refusal = self.roles.refuse(&account.name);
+            info!("refused: {}", refusal.why);
+            return Err(refusal);
         };
         let role = self.keys.role_of(&proof).map_or(role, |most| role.min(most));
         let from = attempt.from.clone();

@@ -42,7 +42,7 @@ impl Clients {
     pub(super) fn behind(&mut self, id: ClientId) -> Option<(u64, u64)> {
         match self.get(id)?.peer {
             Peer::Bridged { source: Source::Caller(link, behind), .. } => Some((link, behind)),
-            Peer::Bridged { .. } | Peer::Remote(_) | Peer::Local(_) => None,
+            Peer::Bridged { .. } | Peer::Remote(_) | Peer::Proxied(_) | Peer::Local(_) => None,
         }
     }
 

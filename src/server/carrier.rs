@@ -100,19 +100,19 @@ impl Carrier {
         }
     }
 
-    /// Bytes of an incomplete message.
+    /// Bytes of a message that has begun and not ended; behind a bridge, of all that were not taken.
     pub(super) fn unfinished(&self) -> usize {
         match self {
             Carrier::Direct(connection) => connection.unfinished(),
-            // Its link is bounded, and accounted separately.
-            Carrier::Bridged(_) => 0,
+            Carrier::Bridged(caller) => caller.received(),
         }
     }
 
     /// Drops an incomplete message; later input cannot be parsed.
     pub(super) fn give_up_unfinished(&mut self) {
-        if let Carrier::Direct(connection) = self {
-            connection.give_up_unfinished();
+        match self {
+            Carrier::Direct(connection) => connection.give_up_unfinished(),
+            Carrier::Bridged(caller) => caller.forget_received(),
         }
     }
 

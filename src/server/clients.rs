@@ -18,6 +18,7 @@ use super::carrier::Carrier;
 use super::queued::QueuedMessage;
 use super::users::{Owner, Users};
 use crate::auth::Proof;
+use crate::auth::key::LegacySearch;
 use crate::bridge::link::Caller;
 use crate::charge::Charge;
 use crate::daemon::random_number;
@@ -49,6 +50,10 @@ pub(super) enum Wait {
     Proof { request: Box<Request> },
     /// Its name is being looked up for a request about keys, or keys are being changed.
     Settings { request: Box<Request>, settings: Option<Settings> },
+    /// The key of a signature is looked for among the legacy keys, one in each turn of the client.
+    LegacyKey { request: Box<Request>, search: LegacySearch },
+    /// The name of a user without a role is looked up, for the refusal of this.
+    Name { request: Box<Request> },
     /// A delayed reply.
     Delay { request: Box<Request>, text: String },
 }
@@ -64,6 +69,8 @@ pub(super) struct Client {
     place: Charge,
     /// Charge for an incomplete message.
     inbox: Charge,
+    /// The request that waits.
+    request: Charge,
     /// It waits for its turn.
     queued: bool,
     tls: bool,
@@ -97,7 +104,7 @@ impl Client {
     pub(super) fn name(&self) -> String {
         let way = if self.tls { " over TLS" } else { "" };
         match (self.session.identity(), &self.peer) {
-            (Some(who), Peer::Remote(_) | Peer::Bridged { .. }) => {
+            (Some(who), Peer::Remote(_) | Peer::Proxied(_) | Peer::Bridged { .. }) => {
                 format!("{} at {}{way}", who.user, self.peer)
             }
             (Some(_) | None, _) => format!("{}{way}", self.peer),
@@ -136,6 +143,8 @@ pub(super) struct ClientLimits {
 
 /// Places beyond `max_clients` for root and the daemon's own user at the local socket.
 const RESERVED_PLACES: usize = 8;
+/// Requests of one user that wait for the store or for a worker.
+const REQUESTS: usize = 128;
 /// Replies to one user take at most this fraction of `outbox_total`.
 const REPLY_PART: usize = 2;
 /// Maximum size of a message of an unauthenticated client, in bytes.
@@ -249,7 +258,9 @@ impl Clients {
     pub(super) fn room_for_ready(&self, source: Source, now: Instant) -> Room<ClientId> {
         let is_held_up = |id| {
             let client = self.map.get(&id);
-            client.is_some_and(|client| matches!(client.waiting, Some(Wait::Proof { .. })))
+            client.is_some_and(|client| {
+                matches!(client.waiting, Some(Wait::Proof { .. } | Wait::LegacyKey { .. }))
+            })
         };
         let most = self.limits.max_unauthenticated;
         self.unauthenticated.room_for_ready(source, most, random_number(), is_held_up, now)
@@ -269,6 +280,20 @@ impl Clients {
         }
     }
 
+    /// Charges an unauthenticated connection to the client that its proxy has named, for whose
+    /// origin it needs a place.
+    pub(super) fn set_client(&mut self, id: ClientId, peer: Peer, now: Instant) -> Room<ClientId> {
+        self.unauthenticated.remove(id);
+        let source = self.source_of(&peer);
+        let room = self.room_for_new(source, now);
+        self.unauthenticated.add(id, source, now);
+        self.change_owner(id, Owner::Origin(peer.source()));
+        if let Some(client) = self.map.get_mut(&id) {
+            (client.peer, client.on_loopback) = (peer, false);
+        }
+        room
+    }
+
     /// Records the complete handshake of an admitted unauthenticated connection.
     pub(super) fn end_handshake(&mut self, id: ClientId, now: Instant) {
         self.unauthenticated.end_handshake(id, now);
@@ -284,7 +309,7 @@ impl Clients {
         reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> std::io::Result<ClientId> {
-        let Accepted { socket, peer, tls: is_tls, on_loopback } = accepted;
+        let Accepted { socket, peer, tls: is_tls, on_loopback, is_proxy } = accepted;
         self.last_id += 1;
         let id = self.last_id;
         let share = self.users.share(Owner::Origin(peer.source()));
@@ -297,6 +322,9 @@ impl Clients {
         });
         let mut connection =
             Connection::new(socket, tls, outbox, UNAUTHENTICATED_MESSAGE, limits, now);
+        if is_proxy {
+            connection.expect_proxy_header();
+        }
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = reactor.register(connection.socket(), interest, PollToken::Client(id))?;
         let carrier = Carrier::Direct(Box::new(connection));
@@ -351,6 +379,7 @@ impl Clients {
             owner,
             place: Charge::new(&share.connections, 1),
             inbox: Charge::new(&share.inboxes, 0),
+            request: Charge::new(&share.requests, 0),
             queued: false,
             tls: false,
             on_loopback: false,
@@ -371,10 +400,17 @@ impl Clients {
     /// daemon's own user may use all places, and some at the local socket that are reserved for
     /// them; any other user has at most half of the places that the others leave.
     pub(super) fn has_place_for(&self, peer: &Peer, uid: u32) -> bool {
-        let is_exempt = uid == 0 || uid == nix::unistd::geteuid().as_raw();
         let is_local = matches!(peer, Peer::Local(_));
         let own = self.users.connections(Owner::Account(uid));
-        has_place(self.limits.max_clients, self.admitted(), own, is_exempt, is_local)
+        has_place(self.limits.max_clients, self.admitted(), own, is_exempt(uid), is_local)
+    }
+
+    /// Whether one more request of this client's user may wait for the store or for a worker.
+    pub(super) fn may_wait(&self, id: ClientId) -> bool {
+        self.map.get(&id).is_none_or(|client| match client.owner {
+            Owner::Account(uid) if is_exempt(uid) => true,
+            owner => self.users.requests(owner) < REQUESTS,
+        })
     }
 
     /// An unauthenticated connection has authenticated as this account, and is admitted.
@@ -396,6 +432,7 @@ impl Clients {
         let share = self.users.share(owner);
         client.place.move_to(&share.connections);
         client.inbox.move_to(&share.inboxes);
+        client.request.move_to(&share.requests);
         client.connection.outbox_mut().move_to(&share.outboxes);
         self.users.forget_unused(before);
     }
@@ -472,10 +509,9 @@ impl Clients {
 
     /// Marks a client for output, or for a changed deadline.
     pub(super) fn touch(&mut self, id: ClientId) {
-        if let Some(client) = self.map.get_mut(&id)
-            && !client.dirty
-        {
-            client.dirty = true;
+        let Some(client) = self.map.get_mut(&id) else { return };
+        client.request.set(usize::from(client.waiting.is_some()));
+        if !std::mem::replace(&mut client.dirty, true) {
             self.dirty.push(id);
         }
     }
@@ -616,6 +652,11 @@ impl Clients {
             self.touch(id);
         }
     }
+}
+
+/// Root and the daemon's own user.
+fn is_exempt(uid: u32) -> bool {
+    uid == 0 || uid == nix::unistd::geteuid().as_raw()
 }
 
 /// See [`Clients::has_place_for`]: of `most` places `taken` are taken, `own` of them by the user.

@@ -282,6 +282,9 @@ impl Server {
     /// Result of the look-up of the client's name.
     pub(super) fn on_name(&mut self, id: ClientId, found: Found, now: Moment) {
         let Some(client) = self.clients.get(id) else { return };
+        if let Some(Wait::Name { .. }) = client.waiting {
+            return self.on_name_without_role(id, &found, now);
+        }
         let Some(Wait::Settings { settings, .. }) = &mut client.waiting else { return };
         let settings = settings.take();
         let refusal = match (found, client.session.identity(), settings) {

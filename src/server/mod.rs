@@ -27,6 +27,7 @@ mod system_state;
 mod trees;
 mod users;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -97,6 +98,8 @@ enum PollToken {
     Persisting,
     /// The next re-check of accounts.
     Recheck,
+    /// The file with groups, and its directory; the deadline is for a look-up after a change.
+    Groups,
     /// A delayed reply.
     Delayed(ClientId),
     /// Another try to read the registered keys.
@@ -236,7 +239,8 @@ impl Server {
         match ready {
             Ready::Io { key, readable, writable } => self.on_io(key, readable, writable, now),
             Ready::Again(key) => self.on_io(key, true, false, now),
-            // The file workers watch.
+            Ready::Changed(PollToken::Groups) => self.on_group_file_changed(now),
+            // The file workers watch all other files.
             Ready::Changed(_) => {}
             Ready::Deadline(key) => self.on_deadline(key, now),
             Ready::Signal(Signal::Child) => self.reap(now),
@@ -307,6 +311,7 @@ impl Server {
             | PollToken::Passwords
             | PollToken::Persisting
             | PollToken::Recheck
+            | PollToken::Groups
             | PollToken::Delayed(_)
             | PollToken::Keys
             | PollToken::Attachments
@@ -341,6 +346,7 @@ impl Server {
             PollToken::Dispatcher => self.dispatcher.on_deadline(now),
             PollToken::Accounts => self.accounts.helper.on_deadline(now.instant),
             PollToken::Recheck => self.recheck(now),
+            PollToken::Groups => self.on_group_file_due(now),
             PollToken::Delayed(id) => self.on_delay_over(id),
             PollToken::Keys => self.ask_for_keys(now),
             PollToken::Logs => self.on_logs_deadline(now),
@@ -403,21 +409,26 @@ impl Server {
         self.reactor.again(PollToken::Listener(number));
     }
 
-    fn welcome(&mut self, accepted: Accepted, now: Moment) {
+    fn welcome(&mut self, mut accepted: Accepted, now: Moment) {
         let source = self.clients.source_of(&accepted.peer);
-        if self.is_blocked(source, now) {
+        let proxies = &self.config.server.proxy_protocol;
+        accepted.is_proxy = accepted
+            .peer
+            .remote_ip()
+            .is_some_and(|ip| proxies.iter().any(|proxy| proxy.contains(ip)));
+        if !accepted.is_proxy && self.is_blocked(source, now) {
             return;
         }
         let known = match &accepted.peer {
-            Peer::Remote(_) | Peer::Bridged { .. } => Known::Nothing,
+            Peer::Remote(_) | Peer::Proxied(_) | Peer::Bridged { .. } => Known::Nothing,
             Peer::Local(credentials) => match self.local_identity(credentials, now) {
                 Some(identity) => Known::Somebody(identity),
-                None => Known::WithoutRole(format!("uid {}", credentials.uid)),
+                None => Known::WithoutRole { uid: credentials.uid, name: None },
             },
         };
         let uid = match &known {
             Known::Somebody(identity) => Some(identity.uid),
-            Known::Nothing | Known::WithoutRole(_) => None,
+            Known::Nothing | Known::WithoutRole { .. } => None,
         };
         let tls = match (&self.tls, accepted.tls) {
             (Some(tls), true) => match rustls::ServerConnection::new(tls.config.clone()) {
@@ -490,6 +501,11 @@ impl Server {
         loop {
             let may_get_more = self.clients.may_get_more(id);
             let Some(client) = self.clients.get(id) else { return };
+            if let Some(Wait::LegacyKey { .. }) = client.waiting {
+                self.try_legacy_key(id, now);
+                self.clients.enqueue(id);
+                break;
+            }
             if client.waiting.is_some() {
                 break;
             }
@@ -540,6 +556,7 @@ impl Server {
     fn on_incoming(&mut self, id: ClientId, incoming: Incoming, now: Moment) {
         let Some(client) = self.clients.get(id) else { return };
         match incoming {
+            Incoming::ProxyHeader(address) => self.on_proxy_header(id, address, now),
             Incoming::Upgrade(upgrade) => {
                 let origin = upgrade.origin.as_deref();
                 if self.origins.allows(origin, client.on_loopback) {
@@ -558,6 +575,29 @@ impl Server {
             }
             Incoming::Message(text) => self.on_message(id, &Zeroizing::new(text), now),
         }
+    }
+
+    /// A proxy has named its client: from now on the connection is that client's.
+    fn on_proxy_header(
+        &mut self,
+        id: ClientId,
+        address: Result<Option<SocketAddr>, &str>,
+        now: Moment,
+    ) {
+        let Some(client) = self.clients.get(id) else { return };
+        let peer = match address {
+            Ok(address) => client.peer.client(address),
+            Err(why) => {
+                warn!("refused {}: a proxy (proxy_protocol), but {why}", client.peer);
+                return self.end(id, why);
+            }
+        };
+        debug!("client {id}: {} forwards {peer}", client.peer);
+        if self.is_blocked(self.clients.source_of(&peer), now) {
+            return self.end(id, "its address is blocked");
+        }
+        let room = self.clients.set_client(id, peer, now.instant);
+        self.make_room(room, now);
     }
 
     /// Admits a connection whose handshake is complete, or refuses it with 503.
@@ -580,26 +620,35 @@ impl Server {
     }
 
     fn on_message(&mut self, id: ClientId, text: &str, now: Moment) {
-        let (request, result) = match Request::parse(text) {
-            Ok(Frame::Answer) => return,
-            Err(bad) => (bad.request.map(|request| *request), Err(bad.refusal)),
-            Ok(Frame::Request(mut request)) => {
-                let may = self.check_caller(id, &request);
-                let may = may.and_then(|()| self.may_attempt(id, &request, now));
-                let result = may.and_then(|()| self.answer(id, &request, now));
-                if request.is("rpc", "auth") || request.is("rpc", "auth_token") {
-                    request.wipe();
-                }
-                (Some(request), result)
+        match Request::parse(text) {
+            Ok(Frame::Answer) => {}
+            Ok(Frame::Request(request)) => self.on_request(id, request, now),
+            Err(bad) => {
+                let request = bad.request.as_deref();
+                self.send_answer(id, request, error_text(request, &bad.refusal));
             }
-        };
-        match (request, result) {
-            (None, Ok(_)) | (Some(_), Ok(Answer::Silence)) => {}
-            (Some(request), Ok(answer)) => self.give_answer(id, request, answer, now),
-            (request, Err(refusal)) => {
-                let text = error_text(request.as_ref(), &refusal);
-                self.send_answer(id, request.as_ref(), text);
+        }
+    }
+
+    /// Answers a request, or begins to.
+    fn on_request(&mut self, id: ClientId, mut request: Request, now: Moment) {
+        let may = self.check_caller(id, &request);
+        let may = may.and_then(|()| self.may_attempt(id, &request, now));
+        let may = may.and_then(|()| self.may_wait(id, &request));
+        let result = may.and_then(|()| self.answer(id, &request, now));
+        if request.is("rpc", "auth") || request.is("rpc", "auth_token") {
+            request.wipe();
+        }
+        match result {
+            Ok(Answer::Silence) => {}
+            Ok(answer) => self.give_answer(id, request, answer, now),
+            Err(refusal)
+                if refusal.code != ErrorCode::Forbidden || self.is_named(id, &request, now) =>
+            {
+                self.send_answer(id, Some(&request), error_text(Some(&request), &refusal));
             }
+            // It waits for the client's name.
+            Err(_) => {}
         }
         self.look_at_standing(id, now);
     }
@@ -617,7 +666,7 @@ impl Server {
             system_state: &mut self.system_state,
             hub: &mut self.hub,
             keys: &self.keys.store,
-            max_legacy_keys: self.config.auth.max_legacy_keys,
+            roles: &self.roles,
         };
         client.session.answer(request, &mut context)
     }
@@ -679,6 +728,11 @@ impl Server {
                 self.take_password(id, bare(request), user, secret, now);
             }
             Answer::Key { user, id: key } => self.take_key(id, bare(request), user, key, now),
+            Answer::LegacyKey(search) => {
+                if let Some(client) = self.clients.get(id) {
+                    client.waiting = Some(Wait::LegacyKey { request: bare(request), search });
+                }
+            }
             Answer::Settings(settings) => self.take_settings(id, bare(request), settings, now),
             Answer::Wrong { what, why } => self.on_wrong(id, bare(request), &what, why, now),
             Answer::Log(question) => {

@@ -100,7 +100,7 @@ pub(super) fn start(
         last_listener: 0,
         tls,
         origins: AllowedOrigins::default(),
-        roles: accounts::roles(&found),
+        roles: accounts::roles(&found, &config),
         accounts: AccountsHelper::new(accounts_limits(&config), now.instant),
         throttle: Throttle::new(throttle_limits(&config)),
         clients: Clients::new(client_limits(&config)),
@@ -136,6 +136,7 @@ pub(super) fn start(
     if groups_missing {
         server.accounts.miss_groups(server.config.auth.recheck_interval, now.instant);
     }
+    server.accounts.watch_group_file(&mut server.reactor);
     server.system_state.begin(now);
     server.send_checksums(now);
     server.configure_links(now);

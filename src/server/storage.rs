@@ -280,6 +280,8 @@ impl Server {
                 | Wait::Log { request }
                 | Wait::Proof { request }
                 | Wait::Settings { request, .. }
+                | Wait::Name { request }
+                | Wait::LegacyKey { request, .. }
                 | Wait::Delay { request, .. },
             ) => Some(request),
             None => None,

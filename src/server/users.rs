@@ -1,15 +1,14 @@
 //! The share of each user: the resources of its connections, and the order of turns.
 //!
-//! A user is an account of the host (its number, however the peer authenticated), or the origin of
-//! unauthenticated connections. Users are served in turn, and the connections of one user in turn:
-//! a user with a thousand busy connections delays another user's request by one request, and its
-//! own by a thousand.
+//! A user is an account of the host (its number, however the peer proved it), or the origin of
+//! connections that are not authenticated. They are served in [`Turns`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use super::clients::ClientId;
 use crate::charge::Account;
 use crate::net::Source;
+use crate::turns::Turns;
 
 /// The user that a connection is charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,16 +28,16 @@ pub(super) struct Share {
     pub(super) outboxes: Account,
     /// Bytes of incomplete messages.
     pub(super) inboxes: Account,
-    /// Connections with input, in the order of their turns.
-    ready: VecDeque<ClientId>,
+    /// Requests that wait for the store or for a worker.
+    pub(super) requests: Account,
 }
 
 /// All users with connections.
 #[derive(Debug, Default)]
 pub(super) struct Users {
     shares: BTreeMap<Owner, Share>,
-    /// Users with a ready connection, each once, in the order of their turns.
-    turns: VecDeque<Owner>,
+    /// Connections that have something to be read.
+    turns: Turns<Owner>,
     outboxes: Account,
     inboxes: Account,
 }
@@ -50,13 +49,18 @@ impl Users {
             connections: Account::default(),
             outboxes: Account::within(&self.outboxes),
             inboxes: Account::within(&self.inboxes),
-            ready: VecDeque::new(),
+            requests: Account::default(),
         })
     }
 
     /// Number of connections of a user.
     pub(super) fn connections(&self, owner: Owner) -> usize {
         self.shares.get(&owner).map_or(0, |share| share.connections.used())
+    }
+
+    /// Requests of a user that wait for the store or for a worker.
+    pub(super) fn requests(&self, owner: Owner) -> usize {
+        self.shares.get(&owner).map_or(0, |share| share.requests.used())
     }
 
     /// Bytes queued for a user's connections.
@@ -91,7 +95,7 @@ impl Users {
 
     /// Removes a user without connections.
     pub(super) fn forget_unused(&mut self, owner: Owner) {
-        let unused = |share: &Share| share.connections.used() == 0 && share.ready.is_empty();
+        let unused = |share: &Share| share.connections.used() == 0;
         if self.shares.get(&owner).is_some_and(unused) {
             self.shares.remove(&owner);
         }
@@ -99,24 +103,12 @@ impl Users {
 
     /// Gives a connection of `owner` a turn, after those that wait for theirs.
     pub(super) fn enqueue(&mut self, owner: Owner, id: ClientId) {
-        let Some(share) = self.shares.get_mut(&owner) else { return };
-        if share.ready.is_empty() {
-            self.turns.push_back(owner);
-        }
-        share.ready.push_back(id);
+        self.turns.enqueue(owner, id);
     }
 
     /// The connection whose turn it is.
     pub(super) fn next(&mut self) -> Option<ClientId> {
-        let owner = self.turns.pop_front()?;
-        let share = self.shares.get_mut(&owner)?;
-        let id = share.ready.pop_front();
-        if share.ready.is_empty() {
-            self.forget_unused(owner);
-        } else {
-            self.turns.push_back(owner);
-        }
-        id
+        self.turns.next()
     }
 
     /// Whether a connection waits for its turn.
@@ -134,31 +126,14 @@ mod tests {
     const BOB: Owner = Owner::Account(2);
 
     #[test]
-    fn users_are_served_in_turn_despite_many_connections() {
-        let mut users = Users::default();
-        users.share(AMY);
-        users.share(BOB);
-        (1..=1000).for_each(|id| users.enqueue(AMY, id));
-        users.enqueue(BOB, 2000);
-        users.enqueue(BOB, 2001);
-        let order: Vec<ClientId> = std::iter::from_fn(|| users.next()).take(6).collect();
-        assert_eq!(order, [1, 2000, 2, 2001, 3, 4]);
-        assert!(users.has_ready_client());
-        assert_eq!(std::iter::from_fn(|| users.next()).count(), 996);
-        assert!(!users.has_ready_client());
-    }
-
-    #[test]
     fn user_without_connections_is_forgotten() {
         let mut users = Users::default();
         let connection = Charge::new(&users.share(AMY).connections, 1);
-        users.enqueue(AMY, 1);
+        users.forget_unused(AMY);
+        assert_eq!(users.shares.len(), 1);
         drop(connection);
         users.forget_unused(AMY);
-        assert_eq!(users.shares.len(), 1, "its turn is still to come");
-        assert_eq!(users.next(), Some(1));
         assert!(users.shares.is_empty());
-        assert_eq!(users.next(), None);
     }
 
     #[test]

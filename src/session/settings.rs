@@ -21,6 +21,8 @@ pub(super) const CHECKSUMS: &str = "list_ssl_checksums";
 /// Maximum number of keys in one page of a list: encoding one takes some microseconds and up to two
 /// kilobytes.
 const LIST_PAGE: usize = 64;
+/// Keys in one page of checksums.
+const CHECKSUMS_PAGE: usize = 512;
 /// The field that names the next page of a list. It cannot be a user name, so clients without
 /// support for pages take it for a user without keys.
 const NEXT: &str = "/next";
@@ -33,8 +35,11 @@ pub enum Settings {
         /// The last key of the previous page; `None` for the first page.
         page: Option<String>,
     },
-    /// List their checksums.
-    Checksums,
+    /// Their checksums: a page of them.
+    Checksums {
+        /// The last key of the page before; without one it is the first page.
+        page: Option<String>,
+    },
     /// Register this key for the requesting user.
     Register(Box<Entry>),
     /// Revoke this key.
@@ -65,7 +70,7 @@ impl Settings {
         if LIST.contains(&action) {
             Ok(Settings::List { page: super::read_page(fields)?.map(str::to_owned) })
         } else if action == CHECKSUMS {
-            Ok(Settings::Checksums)
+            Ok(Settings::Checksums { page: super::read_page(fields)?.map(str::to_owned) })
         } else if REGISTER.contains(&action) {
             let key = read_key(fields)?;
             let legacy = match fields.get("legacy") {
@@ -103,33 +108,31 @@ impl Settings {
         let shown = || keys.iter().filter(|entry| identity.may_manage_keys_of(&entry.user));
         match self {
             Settings::List { page } => {
+                let (entries, next) = page_of(shown(), page, LIST_PAGE)?;
                 let mut users = Map::new();
-                let mut entries = shown();
-                if let Some(page) = page
-                    && !entries.by_ref().any(|entry| entry.key.id().to_string() == page)
-                {
-                    let why = format!("no list of keys has a page {page:?}");
-                    return Err(Refusal::bad_request(why));
-                }
-                let mut last = None;
-                for (entry, number) in entries.zip(0..) {
-                    if let Some(last) = last.filter(|_| number == LIST_PAGE) {
-                        users.insert(NEXT.to_owned(), last);
-                        break;
-                    }
-                    last = Some(entry.key.id().to_string().into());
+                for entry in entries {
                     let details = format!(
-                        "Nickname: {}\nEmail: {}\nDate Registered: {}",
-                        entry.nickname, entry.email, entry.added
+                        "Nickname: {}\nEmail: {}\nDate Registered: {}\nRole: {}",
+                        entry.nickname,
+                        entry.email,
+                        entry.added,
+                        entry.role.name()
                     );
                     let of_user = users.entry(entry.user.as_str()).or_insert_with(|| json!({}));
                     of_user[STANDARD.encode(entry.key.pem())] = details.into();
                 }
+                users.extend(next.map(|next| (NEXT.to_owned(), next.into())));
                 Ok(Settled::Answer(Value::Object(users)))
             }
-            Settings::Checksums => {
-                let checksums: Vec<String> = shown().map(|entry| entry.key.checksum()).collect();
-                Ok(Settled::Answer(json!({ "md5_keys": checksums })))
+            Settings::Checksums { page } => {
+                let (entries, next) = page_of(shown(), page, CHECKSUMS_PAGE)?;
+                let checksums: Vec<String> =
+                    entries.iter().map(|entry| entry.key.checksum()).collect();
+                let mut reply = json!({ "md5_keys": checksums });
+                if let Some(next) = next {
+                    reply["next"] = next.into();
+                }
+                Ok(Settled::Answer(reply))
             }
             Settings::Register(mut entry) => {
                 (entry.user, entry.role) = (identity.user.clone(), identity.role);
@@ -151,6 +154,25 @@ impl Settings {
             }
         }
     }
+}
+
+/// The page of at most `most` keys behind the key that `page` names, and the name of the page after
+/// it where there is one.
+fn page_of<'a>(
+    mut entries: impl Iterator<Item = &'a Entry>,
+    page: Option<String>,
+    most: usize,
+) -> Result<(Vec<&'a Entry>, Option<String>), Refusal> {
+    if let Some(page) = page {
+        let id = KeyId::parse(&page);
+        if !entries.by_ref().any(|entry| Some(entry.key.id()) == id) {
+            return Err(Refusal::bad_request(format!("no list of keys has a page {page:?}")));
+        }
+    }
+    let found: Vec<&Entry> = entries.by_ref().take(most).collect();
+    let last = found.last().filter(|_| entries.next().is_some());
+    let next = last.map(|last| last.key.id().to_string());
+    Ok((found, next))
 }
 
 /// `pub_key`: PEM in base64, as sent by the original client, or plain PEM.
@@ -228,16 +250,41 @@ mod tests {
     #[test]
     fn list_has_own_keys_and_with_full_access_all() {
         let own = answer(Settings::List { page: None }, &identity("amy", Role::Read));
-        let details =
-            "Nickname: mine\nEmail: me@example.org\nDate Registered: 2026-11-23T17:59:04Z";
+        let details = "Nickname: mine\nEmail: me@example.org\nDate Registered: 2026-11-23T17:59:04Z\nRole: full";
         assert_eq!(own, json!({ "amy": { STANDARD.encode(rsa()): details } }));
         let all = answer(Settings::List { page: None }, &identity("root", Role::Full));
         assert_eq!(all.as_object().unwrap().keys().collect::<Vec<_>>(), ["amy", "bob"]);
-        let own = answer(Settings::Checksums, &identity("amy", Role::Read));
+        let own = answer(Settings::Checksums { page: None }, &identity("amy", Role::Read));
         assert_eq!(own, json!({ "md5_keys": ["vztZL9XWakpyTZ34lrEDCQ=="] }));
-        let all = answer(Settings::Checksums, &identity("root", Role::Full));
+        let all = answer(Settings::Checksums { page: None }, &identity("root", Role::Full));
         assert_eq!(all["md5_keys"].as_array().unwrap().len(), 2);
         assert_eq!(answer(Settings::List { page: None }, &identity("eve", Role::Read)), json!({}));
+    }
+
+    #[test]
+    fn list_of_checksums_has_pages() {
+        let mut store = KeyStore::default();
+        let limits = KeyLimits { of_user: 4096, total: 4096, legacy: 1, legacy_of_user: 1 };
+        for number in 0..CHECKSUMS_PAGE + 1 {
+            let key = PublicKey::from_pem(new_key().as_bytes()).unwrap();
+            let (nickname, email, added) = (number.to_string(), String::new(), String::new());
+            let (user, role, checksums) = ("amy".to_owned(), Role::Full, Vec::new());
+            let entry = Entry { user, key, nickname, email, added, legacy: false, role, checksums };
+            store.insert(entry, &limits).unwrap();
+        }
+        let page = |page: Value| {
+            let settings = read(CHECKSUMS, json!({ "page": page })).unwrap();
+            match settings.settle(&who("root", Role::Full), &store, LIMITS).unwrap() {
+                Settled::Answer(reply) => reply,
+                Settled::Change(..) => panic!("a change"),
+            }
+        };
+        let count = |reply: &Value| reply["md5_keys"].as_array().unwrap().len();
+        let first = page(Value::Null);
+        assert_eq!(count(&first), CHECKSUMS_PAGE);
+        let second = page(first["next"].clone());
+        assert_eq!((count(&second), second.get("next")), (1, None));
+        assert_ne!(first["md5_keys"][0], second["md5_keys"][0]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! This module contains all `unsafe` code of the crate; each block states why it is sound.
 
 pub mod account_state;
+pub mod admin_groups;
 pub mod children;
 pub mod confinement;
 pub mod descriptors;

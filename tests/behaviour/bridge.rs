@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{
-    BridgePeer, Cli, Daemon, Outcome, Peer, PeerKey, Setup, Signal, Transport, register,
+    BridgePeer, Cli, Daemon, Outcome, Peer, PeerKey, Setup, Signal, Transport, client_header,
+    register,
 };
 
 use crate::PROGRAM;
@@ -596,6 +597,45 @@ fn closing_peer_counts_for_queue_total() -> Outcome<()> {
 }
 
 #[test]
+fn key_has_at_most_half_of_the_places_that_others_leave() -> Outcome<()> {
+    let setup = Setup::bridge(PROGRAM)?.with("relay.max_peers", 4);
+    let (office, other) = (PeerKey::new()?, PeerKey::new()?);
+    let state = setup.directory().join("state");
+    register(&state, &[("office", &office, &[]), ("other", &other, &[])])?;
+    let bridge = setup.start()?;
+    let _peers = [(); 2].map(|()| BridgePeer::join(&bridge, "client", &office, &[A]).unwrap());
+    let mut beyond = BridgePeer::dial(&bridge, "client")?;
+    assert!(beyond.authenticate(bridge.fingerprint(), &office).is_err());
+    bridge.log().wait("the places for its key are taken (max_peers), 1013")?;
+    BridgePeer::join(&bridge, "server", &other, &[A])?;
+    Ok(())
+}
+
+#[test]
+fn unfinished_messages_count_for_all_queues_by_key() -> Outcome<()> {
+    const BEGUN: usize = 150 * 1024;
+    let setup = Setup::bridge(PROGRAM)?.with("relay.queue_total", r#""512KiB""#);
+    let (office, other) = (PeerKey::new()?, PeerKey::new()?);
+    let state = setup.directory().join("state");
+    register(&state, &[("office", &office, &[]), ("other", &other, &[])])?;
+    let bridge = setup.start()?;
+    let begin = |key: &PeerKey| {
+        let mut peer = BridgePeer::join(&bridge, "client", key, &[A]).unwrap();
+        let mut begun = client_header(0x81, 200 * 1024);
+        begun.extend(vec![b' '; BEGUN]);
+        // The bridge may have closed it already.
+        let _ = peer.peer.stream().send(&begun);
+        peer
+    };
+    // One message of the other key is no smaller than each of the first.
+    let _other = begin(&other);
+    let _peers = [(); 5].map(|()| begin(&office));
+    bridge.log().wait("closing peer \"office\"")?;
+    assert!(!bridge.log().lines().iter().any(|line| line.contains("closing peer \"other\"")));
+    Ok(())
+}
+
+#[test]
 fn relay_introduces_five_hundred_peers() -> Outcome<()> {
     let (bridge, key) = bridge()?;
     let mut server = BridgePeer::join(&bridge, "server", &key, &[A])?;
@@ -716,7 +756,7 @@ fn reload_applies_changes_and_names_keys_that_need_a_restart() -> Outcome<()> {
     for file in ["cert.pem", "key.pem"] {
         std::fs::copy(other.directory().join(file), setup.directory().join(file))?;
     }
-    setup.set("relay.max_peers", 2);
+    setup.set("relay.max_peers", 4);
     setup.set("relay.listen", r#"["127.0.0.1:0", "127.0.0.1:0"]"#);
     setup.set("relay.user", r#""nobody""#);
     setup.write()?;
@@ -731,7 +771,7 @@ fn reload_applies_changes_and_names_keys_that_need_a_restart() -> Outcome<()> {
     fingerprints.retain(|line| line.contains("certificate sha256 "));
     let new = fingerprints.last().and_then(|l| l.rsplit(' ').next()).ok_or("none")?.to_owned();
     let bridge = bridge.with_fingerprint(&new);
-    // Two places, and both are taken.
+    // One key has half of the places, and both are taken.
     let mut third = BridgePeer::dial(&bridge, "client")?;
     assert!(third.authenticate(&new, &key).is_err());
     setup.set("relay.max_peers", "\"many\"");

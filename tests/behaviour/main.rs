@@ -42,6 +42,7 @@ mod news;
 mod output;
 mod passwords;
 mod pools;
+mod proxy_protocol;
 mod queues;
 mod reload;
 mod replication;

@@ -9,7 +9,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use support::{
-    Cli, Daemon, Directory, Group, Outcome, PamService, Peer, Process, Setup, Transport, User, skip,
+    Cli, Daemon, Directory, Group, Outcome, PATIENCE, PamService, Peer, Process, Setup, Transport,
+    User, skip, until,
 };
 
 use super::PROGRAM;
@@ -97,7 +98,9 @@ fn user_of_neither_group_is_refused_with_the_reason() {
     let mut peer = Peer::connect(&daemon, Transport::Tls).unwrap();
     let refused = peer.refused("rpc", "auth", &right(&user)).unwrap();
     assert_eq!(refused.code, 403);
-    assert!(refused.message.contains("none of the groups"), "{}", refused.message);
+    for name in [user.name(), host.full.name(), host.read.name()] {
+        assert!(refused.message.contains(name), "{}", refused.message);
+    }
     assert_eq!(peer.refused("rpc", "query", &json!({})).unwrap().code, 401);
 }
 
@@ -382,6 +385,87 @@ fn lost_role_is_not_regained_by_an_old_process() {
         assert!(began.elapsed() < Duration::from_secs(30), "the right does not come back");
     }
     drop(watching);
+}
+
+#[test]
+fn group_that_is_made_later_counts_without_a_reload() {
+    let Some(host) = Host::new().unwrap() else { return };
+    let later = Group::new().unwrap().name().to_owned();
+    let setup = host.setup.clone().with("auth.full_access_groups", format!("[{later:?}]"));
+    let daemon = setup.open_to_all().unwrap().start().unwrap();
+    daemon.log().wait(&format!("there is no group {later:?}")).unwrap();
+    let user = User::new(&[&host.read]).unwrap();
+    let number = |name: &str| nix::unistd::Group::from_name(name).unwrap().unwrap().gid.as_raw();
+    let uid = nix::unistd::User::from_name(user.name()).unwrap().unwrap().uid.as_raw();
+    let query =
+        |group| Cli::to(&daemon, "call").args(&["rpc", "query"]).as_user(uid, group).run().unwrap();
+    let refused = query(number(host.read.name()) + 1);
+    let named = format!("{} (uid {uid}) is in none of the groups", user.name());
+    assert!(refused.err.contains(&named) && refused.err.contains(&later), "{}", refused.err);
+    // A session that exists keeps what it had at its beginning.
+    let watching = Cli::to(&daemon, "watch").arg("--json").as_user(uid, number(host.read.name()));
+    let watching = watching.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    until("the reader is there", || {
+        peer.request("rpc", "status", &json!({})).unwrap()["client_count"] == 2
+    });
+    let group = Group::named(&later).unwrap();
+    user.join(&[&host.read, &group]).unwrap();
+    daemon.log().wait("groups are looked up again, since /etc/group has changed").unwrap();
+    let began = Instant::now();
+    let ran = loop {
+        let ran = query(number(&later));
+        if ran.code() == 0 {
+            break ran;
+        }
+        assert!(began.elapsed() < PATIENCE, "{}", ran.err);
+    };
+    assert!(ran.out.contains("\"rpc/dispatcher\":\"read/write\""), "{}", ran.out);
+    let logged = daemon.log().lines();
+    assert!(!logged.iter().any(|line| line.contains("has full access now")), "{logged:?}");
+    drop(watching);
+}
+
+#[test]
+fn requests_of_one_user_that_wait_are_limited() {
+    const MOST: usize = 128;
+    let Some(host) = Host::new().unwrap() else { return };
+    let daemon = host.setup.clone().with("store.deadline", r#""1h""#).start().unwrap();
+    let user = User::new(&[&host.full]).unwrap();
+    let mut first = Peer::connect(&daemon, Transport::Plain).unwrap();
+    let issued = first.request("rpc", "auth", &right(&user)).unwrap();
+    let token = json!({ "token": issued[0] });
+    let mut peers: Vec<Peer> = (0..MOST)
+        .map(|_| {
+            let mut peer = Peer::connect(&daemon, Transport::Plain).unwrap();
+            peer.request("rpc", "auth_token", &token).unwrap();
+            peer
+        })
+        .collect();
+    let mut root = Peer::local(&daemon).unwrap();
+    let mut status = || root.request("rpc", "status", &json!({})).unwrap();
+    let store = Pid::from_raw(status()["store"]["pid"].as_i64().unwrap().try_into().unwrap());
+    kill(store, Signal::SIGSTOP).unwrap();
+    for (number, peer) in peers.iter_mut().enumerate() {
+        let job = format!("j{number}");
+        peer.post("rpc", "dispatcher", &json!({ "action": "run", (job): "true" })).unwrap();
+    }
+    until("all of them wait", || {
+        let jobs = &status()["jobs"];
+        let active = jobs["pending"].as_u64().unwrap() + jobs["running"].as_u64().unwrap();
+        active == MOST as u64
+    });
+    let run = json!({ "action": "run", "beyond": "true" });
+    assert_eq!(first.refused("rpc", "dispatcher", &run).unwrap().code, 429);
+    first.request("rpc", "dispatcher", &json!({ "action": "list" })).unwrap();
+    let mut other = Peer::local(&daemon).unwrap();
+    other.post("rpc", "dispatcher", &json!({ "action": "run", "of-root": "true" })).unwrap();
+    kill(store, Signal::SIGCONT).unwrap();
+    assert_eq!(other.frame().unwrap()["args"]["started"], json!(["of-root"]));
+    for peer in &mut peers {
+        assert_eq!(peer.frame().unwrap()["name"], "response");
+    }
+    first.request("rpc", "dispatcher", &run).unwrap();
 }
 
 #[test]

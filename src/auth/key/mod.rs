@@ -8,6 +8,7 @@
 mod challenge;
 mod der;
 mod error;
+mod legacy;
 mod openssh;
 mod own;
 mod pem;
@@ -17,6 +18,7 @@ mod store;
 
 pub use challenge::Challenge;
 pub use error::KeyError;
+pub use legacy::{LegacySearch, Search};
 pub use own::{OwnKey, OwnKeyError};
 pub use private::{Kind, PrivateKey};
 pub use public::{KeyId, PublicKey};

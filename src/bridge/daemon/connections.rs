@@ -14,19 +14,38 @@ use zeroize::Zeroizing;
 use super::PollToken;
 use super::reading::Reading;
 use super::words::Words;
+use crate::auth::key::{KeyId, LegacySearch};
 use crate::bridge::relay::PeerNumber;
-use crate::charge::Account;
+use crate::charge::{Account, Charge};
 use crate::daemon::random_number;
+use crate::moment::Budget;
 use crate::net::{
     Accepted, CloseReason, Connection, End, Full, Outbox, Peer, Room, Source, TransportLimits,
     UnauthenticatedPool,
 };
 use crate::reactor::{Reactor, Registered};
+use crate::turns::Turns;
+use crate::wire::Request;
+
+/// The payer for what a connection holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Owner {
+    /// The key that the peer has shown.
+    Key(KeyId),
+    /// Peers that are not authenticated, by origin, and operators.
+    Origin(Source),
+}
 
 /// One connection.
 pub(super) struct Connected {
     pub(super) connection: Connection<Words>,
     pub(super) origin: Peer,
+    /// Who pays for what it holds.
+    owner: Owner,
+    /// A message that has begun and not ended.
+    inbox: Charge,
+    /// It waits for its turn to be served.
+    queued: bool,
     /// Only this host can have connected: see [`Accepted`].
     pub(super) on_loopback: bool,
     /// Its name after the relay state has dropped it.
@@ -38,6 +57,8 @@ pub(super) struct Connected {
     pub(super) readable: bool,
     /// A delayed reply; reading is paused until it is sent.
     pub(super) delayed: Option<String>,
+    /// The legacy key that it has shown is looked for; it is not read until that is over.
+    pub(super) search: Option<(Request, LegacySearch)>,
     /// Reading is paused because this peer reads more slowly.
     held_by: Option<PeerNumber>,
     held_since: Instant,
@@ -63,7 +84,7 @@ impl Connected {
 
     /// Whether it is to be read.
     pub(super) fn is_heard(&self) -> bool {
-        self.delayed.is_none() && self.held_by.is_none()
+        !self.is_held_up() && self.held_by.is_none()
     }
 
     /// Whether it reads so little of its queue that no sender should wait for it.
@@ -71,14 +92,24 @@ impl Connected {
         self.reading.is_stuck(self.connection.sent(), limits.queue, limits.pause, now)
     }
 
+    /// Bytes that it holds: what waits for it, and what it has sent of a message.
+    fn used(&self) -> usize {
+        self.connection.outbox.used() + self.inbox.amount()
+    }
+
     fn due(&self) -> Option<Instant> {
         // A peer whose reply is delayed is not late.
-        let auth_due = self.auth_due.filter(|_| self.delayed.is_none());
+        let auth_due = self.auth_due.filter(|_| !self.is_held_up());
         [self.connection.due(), auth_due].into_iter().flatten().min()
     }
 
     pub(super) fn is_authentication_overdue(&self, now: Instant) -> bool {
-        self.delayed.is_none() && self.auth_due.is_some_and(|due| due <= now)
+        !self.is_held_up() && self.auth_due.is_some_and(|due| due <= now)
+    }
+
+    /// True while it waits for the reply to a key that it has shown.
+    fn is_held_up(&self) -> bool {
+        self.delayed.is_some() || self.search.is_some()
     }
 }
 
@@ -112,6 +143,8 @@ pub(super) struct Connections {
     unauthenticated: UnauthenticatedPool<PeerNumber>,
     locals: usize,
     total: Account,
+    /// Peers that have something to be read.
+    turns: Turns<Owner>,
     dirty: Vec<PeerNumber>,
     /// Those whose queue overflowed.
     pub(super) overflowing: Vec<PeerNumber>,
@@ -126,6 +159,7 @@ impl Connections {
             unauthenticated: UnauthenticatedPool::new(limits.auth),
             locals: 0,
             total: Account::default(),
+            turns: Turns::default(),
             dirty: Vec::new(),
             overflowing: Vec::new(),
         }
@@ -208,7 +242,8 @@ impl Connections {
     /// The same for one whose handshake is complete.
     pub(super) fn room_for_ready(&self, source: Source, now: Instant) -> Room<PeerNumber> {
         let most = self.limits.max_unauthenticated;
-        self.unauthenticated.room_for_ready(source, most, random_number(), |_| false, now)
+        let is_held_up = |number| self.map.get(&number).is_some_and(Connected::is_held_up);
+        self.unauthenticated.room_for_ready(source, most, random_number(), is_held_up, now)
     }
 
     /// Counts a refused connection, for the log.
@@ -225,6 +260,25 @@ impl Connections {
         }
     }
 
+    /// Charges an unauthenticated connection to the client that its proxy has named, for whose
+    /// origin it needs a place.
+    pub(super) fn set_client(
+        &mut self,
+        number: PeerNumber,
+        client: Peer,
+        now: Instant,
+    ) -> Room<PeerNumber> {
+        self.unauthenticated.remove(number);
+        let source = self.source_of(&client);
+        let room = self.room_for_new(source, now);
+        self.unauthenticated.add(number, source, now);
+        if let Some(connected) = self.map.get_mut(&number) {
+            connected.owner = Owner::Origin(client.source());
+            (connected.origin, connected.on_loopback) = (client, false);
+        }
+        room
+    }
+
     /// Records the complete handshake of an admitted unauthenticated connection.
     pub(super) fn end_handshake(&mut self, number: PeerNumber, now: Instant) {
         self.unauthenticated.end_handshake(number, now);
@@ -234,8 +288,12 @@ impl Connections {
         self.locals < LOCAL_PLACES
     }
 
-    pub(super) fn has_place_for_peer(&self) -> bool {
-        self.peers() < self.limits.max_peers
+    /// Whether there is a place for one more peer with this key: a key has at most half of the places
+    /// that the others leave.
+    pub(super) fn has_place_for_peer(&self, key: KeyId) -> bool {
+        let of_key = |connected: &&Connected| connected.owner == Owner::Key(key);
+        let own = self.map.values().filter(of_key).count();
+        own < self.limits.max_peers.saturating_sub(self.peers())
     }
 
     /// Adds a connection.
@@ -247,13 +305,16 @@ impl Connections {
         reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> std::io::Result<PeerNumber> {
-        let Accepted { socket, peer: origin, on_loopback, .. } = accepted;
+        let Accepted { socket, peer: origin, on_loopback, is_proxy, .. } = accepted;
         self.last += 1;
         let number = self.last;
         let outbox = Outbox::new(UNAUTHENTICATED_QUEUE, &self.total);
         let limits = self.limits.connection;
         let mut connection =
             Connection::new(socket, tls, outbox, UNAUTHENTICATED_MESSAGE, limits, now);
+        if is_proxy {
+            connection.expect_proxy_header();
+        }
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered =
             reactor.register(connection.socket(), interest, PollToken::Peer(number))?;
@@ -266,6 +327,9 @@ impl Connections {
         }
         let connected = Connected {
             connection,
+            owner: Owner::Origin(origin.source()),
+            inbox: Charge::new(&self.total, 0),
+            queued: false,
             origin,
             on_loopback,
             name: String::new(),
@@ -273,6 +337,7 @@ impl Connections {
             registered: Some(registered),
             readable: true,
             delayed: None,
+            search: None,
             held_by: None,
             held_since: now,
             waiting: None,
@@ -286,9 +351,10 @@ impl Connections {
         Ok(number)
     }
 
-    /// Moves an authenticated connection out of the pool.
-    pub(super) fn admit(&mut self, number: PeerNumber) {
+    /// An unauthenticated peer has shown this key, and there is a place for it.
+    pub(super) fn admit(&mut self, number: PeerNumber, key: KeyId) {
         let Some(connected) = self.map.get_mut(&number) else { return };
+        connected.owner = Owner::Key(key);
         connected.admitted = true;
         connected.auth_due = None;
         connected.connection.outbox.set_limit(self.limits.queue);
@@ -299,6 +365,7 @@ impl Connections {
     /// Moves a peer that has given up its identity back into the pool.
     pub(super) fn make_unauthenticated(&mut self, number: PeerNumber, now: Instant) {
         if let Some(connected) = self.map.get_mut(&number).filter(|c| c.admitted) {
+            connected.owner = Owner::Origin(connected.origin.source());
             connected.admitted = false;
             connected.auth_due = Some(now + self.limits.auth);
             connected.connection.outbox.set_limit(UNAUTHENTICATED_QUEUE);
@@ -442,14 +509,55 @@ impl Connections {
         }
     }
 
-    /// Sends as much as possible to all marked connections. Returns those that ended.
+    /// Gives a peer a turn; one that waits for its turn already has no second one.
+    pub(super) fn enqueue(&mut self, number: PeerNumber) {
+        if let Some(connected) = self.map.get_mut(&number)
+            && !std::mem::replace(&mut connected.queued, true)
+        {
+            self.turns.enqueue(connected.owner, number);
+        }
+    }
+
+    /// The peer whose turn it is. One that is gone may be named.
+    pub(super) fn next_turn(&mut self) -> Option<PeerNumber> {
+        let number = self.turns.next()?;
+        if let Some(connected) = self.map.get_mut(&number) {
+            connected.queued = false;
+        }
+        Some(number)
+    }
+
+    /// Whether a peer waits for its turn, or to be flushed.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.turns.is_empty() || !self.dirty.is_empty()
+    }
+
+    /// Charges what a peer has sent of a message that has not ended.
+    pub(super) fn count_unfinished(&mut self, number: PeerNumber) {
+        if let Some(connected) = self.map.get_mut(&number) {
+            connected.inbox.set(connected.connection.unfinished());
+        }
+    }
+
+    /// Drops what a peer has sent of a message; its connection ends.
+    pub(super) fn give_up_unfinished(&mut self, number: PeerNumber) {
+        if let Some(connected) = self.map.get_mut(&number).filter(|c| c.inbox.amount() > 0) {
+            connected.connection.give_up_unfinished();
+        }
+        self.count_unfinished(number);
+    }
+
+    /// Sends what can be sent to those that were touched, until `budget` is spent. Gives those that
+    /// are over.
     pub(super) fn flush(
         &mut self,
+        budget: Budget,
         reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> Vec<(PeerNumber, End)> {
         let mut over = Vec::new();
-        for number in std::mem::take(&mut self.dirty) {
+        let mut waiting = std::mem::take(&mut self.dirty).into_iter();
+        for number in waiting.by_ref() {
             let Some(connected) = self.map.get_mut(&number) else { continue };
             connected.dirty = false;
             if let Err(end) = connected.connection.flush(now) {
@@ -461,17 +569,27 @@ impl Connections {
                 connected.reading.has_room(connected.connection.outbox.is_empty());
                 self.resume_first(number, reactor, now);
             }
+            if budget.is_spent() {
+                break;
+            }
         }
+        self.dirty.extend(waiting);
         over
     }
 
-    /// The peer with the longest queue, if all queues together exceed their limit.
+    /// The one that holds the most, of the key or origin that does, if all together hold more than
+    /// they may.
     pub(super) fn fullest(&self) -> Option<PeerNumber> {
         if self.total.used() <= self.limits.queue_total {
             return None;
         }
-        let used = |connected: &Connected| connected.connection.outbox.used();
-        self.map.iter().max_by_key(|(_, connected)| used(connected)).map(|(number, _)| *number)
+        let mut sums: BTreeMap<Owner, usize> = BTreeMap::new();
+        for connected in self.map.values() {
+            *sums.entry(connected.owner).or_default() += connected.used();
+        }
+        let (owner, _) = sums.into_iter().max_by_key(|(_, sum)| *sum)?;
+        let of_owner = self.map.iter().filter(|(_, connected)| connected.owner == owner);
+        of_owner.max_by_key(|(_, connected)| connected.used()).map(|(number, _)| *number)
     }
 
     /// Closes a connection with a reason, after its queue if requested.

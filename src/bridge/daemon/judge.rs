@@ -3,6 +3,8 @@
 //! Log lines have the same form as the server's (`authentication failure from ADDRESS: …`, `blocked
 //! ADDRESS for N s: …`), so that one rule of fail2ban(1) serves both.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use log::{info, warn};
@@ -10,12 +12,14 @@ use zeroize::Zeroizing;
 
 use super::{Bridge, PollToken};
 use crate::auth::Consequence;
-use crate::auth::key::{Entry, KeyId, Purpose};
+use crate::auth::key::{Entry, KeyId, LegacySearch, Purpose, Search};
 use crate::bridge::relay::{PeerNumber, Proof, Registration};
-use crate::moment::Moment;
+use crate::moment::{Budget, Moment};
 use crate::net::{CloseReason, Source};
 use crate::wire::{ErrorCode, KeyChecksum, Refusal, Request, error as error_text};
 
+/// The time that searches for legacy keys take of a turn; one step more may come to it.
+const SEARCHES: Duration = Duration::from_millis(2);
 /// Maximum number of delayed replies of one origin.
 const DELAYED: usize = 4;
 
@@ -68,7 +72,36 @@ impl Bridge {
                 return self.refuse(number, &request, ErrorCode::TooMany, PENDING);
             }
         }
-        match self.find(proof, &test_string, &certificate) {
+        let found = match proof {
+            Proof::Signed { key, signature } => {
+                let known = KeyId::parse(key).and_then(|id| self.keys.find(&id));
+                let signature = STANDARD.decode(signature).unwrap_or_default();
+                let is_right = |entry: &&Entry| {
+                    entry.key.verify(Purpose::Bridge, &certificate, &test_string, &signature)
+                };
+                known.filter(is_right).map(|entry| registration(entry, false))
+            }
+            Proof::Encrypted(text) => {
+                let encrypted = STANDARD.decode(text).unwrap_or_default();
+                let search = LegacySearch::new(test_string, encrypted);
+                if let Some(connected) = self.connections.get(number) {
+                    connected.search = Some((request, search));
+                }
+                self.searches.push_back(number);
+                return self.reactor.again(PollToken::Searches);
+            }
+        };
+        self.settle_proof(number, request, found, now);
+    }
+
+    fn settle_proof(
+        &mut self,
+        number: PeerNumber,
+        request: Request,
+        found: Option<Registration>,
+        now: Moment,
+    ) {
+        match found {
             // A right key is accepted despite failures of the origin: others must not lock its
             // owner out.
             Some(registration) => self.let_in(number, &request, registration, now),
@@ -76,27 +109,31 @@ impl Bridge {
         }
     }
 
-    fn find(
-        &self,
-        proof: &Proof,
-        test_string: &str,
-        certificate: &[u8; 32],
-    ) -> Option<Registration> {
-        match proof {
-            Proof::Signed { key, signature } => {
-                let entry = self.keys.find(&KeyId::parse(key)?)?;
-                let signature = STANDARD.decode(signature).ok()?;
-                let is_right =
-                    entry.key.verify(Purpose::Bridge, certificate, test_string, &signature);
-                is_right.then(|| registration(entry, false))
+    /// Goes on with the searches for legacy keys in turn, until the time for that is over.
+    pub(super) fn go_on_searching(&mut self, now: Moment) {
+        let (budget, most) = (Budget::of(SEARCHES), self.config.relay.max_legacy_keys);
+        while let Some(number) = self.searches.pop_front() {
+            let Some(connected) = self.connections.get(number) else { continue };
+            let Some((_, search)) = &mut connected.search else { continue };
+            let found = match search.step(&self.keys, most) {
+                Search::Pending => {
+                    self.searches.push_back(number);
+                    if budget.is_spent() {
+                        break;
+                    }
+                    continue;
+                }
+                Search::Found(entry) => Some(registration(entry, true)),
+                Search::NotFound => None,
+            };
+            if let Some((request, _)) = connected.search.take() {
+                self.settle_proof(number, request, found, now);
+                self.carry_out_effects(now);
+                self.reactor.again(PollToken::Peer(number));
             }
-            Proof::Encrypted(text) => {
-                let encrypted = STANDARD.decode(text).ok()?;
-                // It does not name its key.
-                let is_of = |entry: &&Entry| entry.key.verify_raw(test_string, &encrypted);
-                let mut tried = self.keys.legacy().take(self.config.relay.max_legacy_keys);
-                tried.find(is_of).map(|entry| registration(entry, true))
-            }
+        }
+        if !self.searches.is_empty() {
+            self.reactor.again(PollToken::Searches);
         }
     }
 
@@ -110,9 +147,11 @@ impl Bridge {
         let Some(connected) = self.connections.get(number) else { return };
         let is_new = !connected.is_admitted();
         let origin = connected.origin.to_string();
-        if is_new && !self.connections.has_place_for_peer() {
+        if is_new && !self.connections.has_place_for_peer(registration.key) {
             let name = &registration.name;
-            warn!("closing peer {name:?} at {origin}: all places are taken (max_peers), 1013");
+            warn!(
+                "closing peer {name:?} at {origin}: the places for its key are taken (max_peers), 1013"
+            );
             let reason = CloseReason::new(1013, "all places are taken");
             return self.close(number, &reason, true, now);
         }
@@ -120,7 +159,7 @@ impl Bridge {
         let Registration { name, key, .. } = &registration;
         info!("audit: authenticated peer={name:?} by={by:?} with=\"{key}\" from=\"{origin}\"");
         if is_new {
-            self.connections.admit(number);
+            self.connections.admit(number, *key);
         }
         self.relay.prove(number, request, registration);
     }

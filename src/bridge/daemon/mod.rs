@@ -13,6 +13,8 @@ mod start;
 mod status;
 mod words;
 
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,7 +27,7 @@ use crate::auth::key::KeyStore;
 use crate::auth::{LegacyBudget, Throttle};
 use crate::config::{Config, Home};
 use crate::daemon::{StartError, random_hex};
-use crate::moment::Moment;
+use crate::moment::{Budget, Moment};
 use crate::net::{
     Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Incoming, Listener, Peer,
     Room, Source, is_about_one_connection,
@@ -48,6 +50,10 @@ enum PollToken {
     Held(PeerNumber),
     /// The file of registered keys.
     Keys,
+    /// The turn of the searches for legacy keys.
+    Searches,
+    /// The next turn of peers, where the last one ended before all were served.
+    Turn,
     /// A list that is sent later.
     News,
     /// The end of an orderly shutdown.
@@ -96,6 +102,8 @@ struct Bridge {
     connections: Connections,
     relay: Relay,
     keys: KeyStore,
+    /// Peers whose legacy key is looked for, in the order of their turns.
+    searches: VecDeque<PeerNumber>,
     /// The last attempt to read them failed.
     keys_are_old: bool,
     /// Watch of the directory with the key file.
@@ -112,6 +120,8 @@ const ORIGINAL_SERVER: &str = "sysadm-server";
 
 /// Bytes read at once from a peer: one TLS record.
 const SCRATCH: usize = 16 * 1024;
+/// The time that peers take of a turn, and the sending after that.
+const TURN: Duration = Duration::from_millis(3);
 /// Maximum number of messages of a peer processed in a turn.
 const MESSAGES: usize = 16;
 /// Bytes for the relay itself that count as one more message: it must parse them, and they may
@@ -141,6 +151,7 @@ pub fn run(config: Config, file: Option<PathBuf>, home: Home) -> Result<(), Star
         for ready in ready.drain(..) {
             bridge.on_ready(ready, now);
         }
+        bridge.serve_peers(now);
         bridge.settle(now);
     }
     info!("stopped");
@@ -151,7 +162,7 @@ pub fn run(config: Config, file: Option<PathBuf>, home: Home) -> Result<(), Star
 fn cost(incoming: &Incoming) -> usize {
     match incoming {
         Incoming::Message(text) if text.starts_with('{') => 1 + text.len() / OBJECT,
-        Incoming::Message(_) | Incoming::Upgrade(_) => 1,
+        Incoming::Message(_) | Incoming::Upgrade(_) | Incoming::ProxyHeader(_) => 1,
     }
 }
 
@@ -180,16 +191,18 @@ impl Bridge {
                     if let Some(connected) = self.connections.get(number) {
                         connected.readable = true;
                     }
-                    self.serve(number, now);
+                    self.connections.enqueue(number);
                 }
                 if writable {
                     self.connections.touch(number);
                 }
             }
+            PollToken::Searches => self.go_on_searching(now),
             PollToken::Delayed(_)
             | PollToken::Held(_)
             | PollToken::Keys
             | PollToken::News
+            | PollToken::Turn
             | PollToken::Stop => {}
         }
     }
@@ -205,7 +218,7 @@ impl Bridge {
             PollToken::Stop => self.phase = Phase::Over,
             PollToken::Keys => self.read_keys(now),
             // Sent at the end of the turn.
-            PollToken::News => {}
+            PollToken::News | PollToken::Searches | PollToken::Turn => {}
         }
     }
 
@@ -241,9 +254,14 @@ impl Bridge {
         self.reactor.again(PollToken::Listener(place));
     }
 
-    fn welcome(&mut self, accepted: Accepted, now: Moment) {
+    fn welcome(&mut self, mut accepted: Accepted, now: Moment) {
         let source = self.connections.source_of(&accepted.peer);
-        if self.is_blocked(source, now) {
+        let proxies = &self.config.relay.proxy_protocol;
+        accepted.is_proxy = accepted
+            .peer
+            .remote_ip()
+            .is_some_and(|ip| proxies.iter().any(|proxy| proxy.contains(ip)));
+        if !accepted.is_proxy && self.is_blocked(source, now) {
             return;
         }
         let tls = match &accepted.peer {
@@ -251,7 +269,7 @@ impl Bridge {
                 return warn!("refused {}: too many local connections", accepted.peer);
             }
             Peer::Local(_) => None,
-            Peer::Remote(_) | Peer::Bridged { .. } => {
+            Peer::Remote(_) | Peer::Proxied(_) | Peer::Bridged { .. } => {
                 match rustls::ServerConnection::new(self.identity.tls.config.clone()) {
                     Ok(tls) => Some(tls),
                     Err(error) => {
@@ -285,6 +303,29 @@ impl Bridge {
         room != Room::None
     }
 
+    /// A proxy has named its client: from now on the connection is that client's.
+    fn on_proxy_header(
+        &mut self,
+        number: PeerNumber,
+        address: Result<Option<SocketAddr>, &str>,
+        now: Moment,
+    ) {
+        let Some(connected) = self.connections.get(number) else { return };
+        let client = match address {
+            Ok(address) => connected.origin.client(address),
+            Err(why) => {
+                warn!("refused {}: a proxy (proxy_protocol), but {why}", connected.origin);
+                return self.end(number, why, now);
+            }
+        };
+        debug!("peer {number}: {} forwards {client}", connected.origin);
+        if self.is_blocked(self.connections.source_of(&client), now) {
+            return self.end(number, "its address is blocked", now);
+        }
+        let room = self.connections.set_client(number, client, now.instant);
+        self.make_room(room, now);
+    }
+
     /// Admits a connection whose handshake is complete, or refuses it with 503.
     fn give_place(&mut self, number: PeerNumber, now: Moment) -> bool {
         let Some(connected) = self.connections.get(number) else { return false };
@@ -302,6 +343,17 @@ impl Bridge {
             connected.connection.answer(HttpAnswer::Busy, now.instant);
         }
         false
+    }
+
+    /// Serves peers in turn until all are served or the time for that is over.
+    fn serve_peers(&mut self, now: Moment) {
+        let budget = Budget::of(TURN);
+        while let Some(number) = self.connections.next_turn() {
+            self.serve(number, now);
+            if budget.is_spent() {
+                break;
+            }
+        }
     }
 
     /// Reads from a peer and processes a bounded number of messages.
@@ -348,6 +400,7 @@ impl Bridge {
             }
         }
         self.look_at_end(number);
+        self.connections.count_unfinished(number);
         self.connections.touch(number);
     }
 
@@ -374,6 +427,7 @@ impl Bridge {
     fn on_incoming(&mut self, number: PeerNumber, incoming: Incoming, now: Moment) {
         let Some(connected) = self.connections.get(number) else { return };
         match incoming {
+            Incoming::ProxyHeader(address) => self.on_proxy_header(number, address, now),
             Incoming::Upgrade(upgrade) => {
                 let origin = upgrade.origin.as_deref();
                 if !self.origins.allows(origin, connected.on_loopback) {
@@ -434,7 +488,7 @@ impl Bridge {
         let Some(connected) = self.connections.get(number) else { return };
         let may = match &connected.origin {
             Peer::Local(who) => who.uid == 0 || who.uid == geteuid().as_raw(),
-            Peer::Remote(_) | Peer::Bridged { .. } => false,
+            Peer::Remote(_) | Peer::Proxied(_) | Peer::Bridged { .. } => false,
         };
         let refuse = |request: &Request, code, why: &str| {
             error_text(Some(request), &Refusal::new(code, why))
@@ -550,20 +604,24 @@ impl Bridge {
 
     /// Carries out effects until there are none.
     fn settle(&mut self, now: Moment) {
+        let budget = Budget::of(TURN);
         loop {
             let at = now.instant;
             self.relay.send_lists(at, |number| self.connections.has_room_for(number));
             self.carry_out_effects(now);
             self.close_overflowing(now);
-            let over = self.connections.flush(&mut self.reactor, now.instant);
+            let over = self.connections.flush(budget, &mut self.reactor, now.instant);
             self.ended.extend(over);
             let has_news = self.relay.has_news(at, |number| self.connections.has_room_for(number));
-            if self.ended.is_empty() && !has_news {
+            if self.ended.is_empty() && (!has_news || budget.is_spent()) {
                 break;
             }
             for (number, end) in std::mem::take(&mut self.ended) {
                 self.end(number, &end.to_string(), now);
             }
+        }
+        if self.connections.is_busy() {
+            self.reactor.again(PollToken::Turn);
         }
         self.reactor.set_deadline(PollToken::News, self.relay.lists_due(now.instant));
         if self.phase == Phase::Leaving && self.connections.is_empty() {
@@ -579,6 +637,7 @@ impl Bridge {
             let why = "all queues together are full (queue_total)";
             if self.connections.peek(number).is_some_and(|c| c.connection.is_open()) {
                 self.close_slow(number, why, now);
+                self.connections.give_up_unfinished(number);
             } else {
                 // It was closed with a reason, but has not even read the rest of a frame in flight.
                 self.end(number, why, now);

@@ -150,6 +150,7 @@ pub(super) fn start(
         legacy_budget: LegacyBudget::default(),
         connections: Connections::new(connection_limits(&config)),
         keys,
+        searches: Default::default(),
         keys_are_old: false,
         _watch: watch,
         forwarded: Forwarded::default(),

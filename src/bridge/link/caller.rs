@@ -160,6 +160,22 @@ impl<P: OutgoingMessage> Caller<P> {
         taken
     }
 
+    /// Bytes of messages that have come and were not taken.
+    pub fn received(&self) -> usize {
+        match &self.way {
+            Way::Tunnel(tunnel) => tunnel.received(),
+            Way::Clear { held, .. } => *held,
+        }
+    }
+
+    /// Forgets them; only for a session that is being closed.
+    pub fn forget_received(&mut self) {
+        match &mut self.way {
+            Way::Tunnel(tunnel) => tunnel.forget_received(),
+            Way::Clear { messages, held, .. } => (*messages, *held) = (VecDeque::new(), 0),
+        }
+    }
+
     /// The next message; `Err` with its length where it exceeds the maximum.
     pub fn next_message(&mut self) -> Option<Result<Zeroizing<String>, usize>> {
         if !self.is_open() {
@@ -467,6 +483,19 @@ mod tests {
             assert_eq!(sent_list(&mut caller), if is_encoded { &error[..] } else { &[] });
             assert!(caller.is_gone());
         }
+    }
+
+    #[test]
+    fn received_bytes_are_counted_until_they_are_taken_or_forgotten() {
+        let mut caller = clear();
+        assert_eq!(caller.received(), 0);
+        caller.receive("{\"a\":1}").unwrap();
+        caller.receive("{\"b\":2}").unwrap();
+        assert_eq!(caller.received(), 2 * (7 + MESSAGE));
+        assert!(caller.next_message().is_some());
+        assert_eq!(caller.received(), 7 + MESSAGE);
+        caller.forget_received();
+        assert_eq!(caller.received(), 0);
     }
 
     #[test]

@@ -169,6 +169,17 @@ impl Tunnel {
         }
     }
 
+    /// Bytes of messages that have come and were not taken.
+    pub fn received(&self) -> usize {
+        self.held + self.line.len()
+    }
+
+    /// Forgets them.
+    pub fn forget_received(&mut self) {
+        self.line.zeroize();
+        (self.lines, self.held) = (VecDeque::new(), 0);
+    }
+
     /// The next received message.
     pub fn next_message(&mut self) -> Option<Zeroizing<String>> {
         let line = self.lines.pop_front();

@@ -76,6 +76,17 @@ fn sample_in_force() -> String {
     SAMPLE.lines().map(uncomment).collect()
 }
 
+/// `config` with the default groups of this system; `text` has those of FreeBSD, and names `sudo`
+/// for other systems.
+fn on_this_system(mut config: Config, text: &str) -> Config {
+    assert_eq!(config.auth.full_access_groups, ["wheel"]);
+    assert!(text.contains("sudo"));
+    if !cfg!(target_os = "freebsd") {
+        config.auth.full_access_groups.push("sudo".to_owned());
+    }
+    config
+}
+
 mod the_sample {
     use super::*;
 
@@ -86,7 +97,7 @@ mod the_sample {
 
     #[test]
     fn sample_states_every_default() {
-        let mut config = good(&sample_in_force());
+        let mut config = on_this_system(good(&sample_in_force()), SAMPLE);
         let links = std::mem::take(&mut config.bridge.link);
         let sources = std::mem::take(&mut config.life_preserver.source);
         assert_eq!(config, Config::defaults(&Home::System));

@@ -65,9 +65,13 @@ pub struct Group(String);
 impl Group {
     /// Creates a group.
     pub fn new() -> Outcome<Group> {
-        let name = name("g");
-        change(&["pw", "groupadd"], &["groupadd"], &name)?;
-        Ok(Group(name))
+        Group::named(&name("g"))
+    }
+
+    /// Makes one of that name.
+    pub fn named(name: &str) -> Outcome<Group> {
+        change(&["pw", "groupadd"], &["groupadd"], name)?;
+        Ok(Group(name.to_owned()))
     }
 
     /// Its name.

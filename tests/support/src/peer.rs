@@ -137,6 +137,21 @@ impl Stream {
         Ok(stream)
     }
 
+    /// Dials a daemon as a proxy does: with this header before everything else, TLS included.
+    pub fn dial_as_proxy(
+        daemon: &Daemon,
+        transport: Transport,
+        header: &[u8],
+    ) -> Outcome<Stream> {
+        let mut stream = Stream::dial(daemon, transport)?;
+        match &mut stream {
+            Stream::Unix(stream) => stream.write_all(header)?,
+            Stream::Plain(stream) => stream.write_all(header)?,
+            Stream::Tls(stream) => stream.sock.write_all(header)?,
+        }
+        Ok(stream)
+    }
+
     fn tls(
         address: &str,
         fingerprint: &str,
@@ -245,6 +260,15 @@ impl Peer {
     /// The same with more lines in the request, each with its line end.
     pub fn connect_with(daemon: &Daemon, transport: Transport, headers: &str) -> Outcome<Peer> {
         Peer::upgrade(Stream::dial(daemon, transport)?, headers)
+    }
+
+    /// Connects as a proxy does, for a client that this header names.
+    pub fn connect_as_proxy(
+        daemon: &Daemon,
+        transport: Transport,
+        header: &[u8],
+    ) -> Outcome<Peer> {
+        Peer::upgrade(Stream::dial_as_proxy(daemon, transport, header)?, "")
     }
 
     /// Connects, and authenticates by a token where the transport provides no identity.
