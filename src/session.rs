@@ -89,7 +89,7 @@ pub enum Answer {
         /// The key.
         id: KeyId,
     },
-    /// Whatever becomes of the search for the legacy key that was shown.
+    /// Depends on the search for the legacy key that was presented.
     LegacyKey(LegacySearch),
     /// Depends on the key file.
     Settings(Settings),

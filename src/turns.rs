@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn owners_are_served_in_turn_whatever_their_connections() {
+    fn owners_are_served_in_turn_with_any_connections() {
         let mut turns = Turns::default();
         (1..=1000).for_each(|id| turns.enqueue("amy", id));
         turns.enqueue("bob", 2000);

@@ -274,7 +274,7 @@ mod tests {
         }
         let page = |page: Value| {
             let settings = read(CHECKSUMS, json!({ "page": page })).unwrap();
-            match settings.settle(&who("root", Role::Full), &store, LIMITS).unwrap() {
+            match settings.settle(&identity("root", Role::Full), &store, LIMITS).unwrap() {
                 Settled::Answer(reply) => reply,
                 Settled::Change(..) => panic!("a change"),
             }

@@ -40,7 +40,7 @@ enum Owner {
 pub(super) struct Connected {
     pub(super) connection: Connection<Words>,
     pub(super) origin: Peer,
-    /// Who pays for what it holds.
+    /// The user who is charged for its resources.
     owner: Owner,
     /// A message that has begun and not ended.
     inbox: Charge,
