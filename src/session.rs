@@ -3,6 +3,7 @@
 //! Holds the peer's identity, checks privileges, and carries requests out. It does no I/O.
 
 mod attach;
+mod history;
 mod settings;
 
 use std::collections::BTreeSet;
@@ -20,8 +21,10 @@ use crate::auth::key::{Challenge, KeyId, KeyStore, LegacySearch, NO_CERTIFICATE,
 use crate::auth::{
     Identity, Need, Proof, Role, Roles, Token, Tokens, need, number_as_name, reachable,
 };
-use crate::dispatcher::{Dispatcher, Serial, Submission, check_name, read_run, read_submit};
-use crate::helper::store::TextQuestion;
+use crate::dispatcher::{
+    Dispatcher, Serial, Submission, check_name, read_nonce, read_run, read_submit,
+};
+use crate::helper::store::{HistoryQuestion, TextQuestion};
 use crate::hub::{Filter, Hub, SessionId, Since};
 use crate::moment::Moment;
 use crate::system_state::SystemState;
@@ -75,6 +78,15 @@ pub enum Answer {
     },
     /// A response with the store's reply to this query.
     Log(TextQuestion),
+    /// A response with a page of the history.
+    History(HistoryQuestion),
+    /// A response when it is stored that a queue is paused, or not.
+    Paused {
+        /// The queue.
+        queue: String,
+        /// Whether it is.
+        paused: bool,
+    },
     /// Depends on the verification of this password.
     Password {
         /// Claimed user name.
@@ -230,6 +242,9 @@ impl Session {
             ("rpc", "query", _) => self.query(),
             ("rpc", "whoami", _) => self.whoami(),
             ("rpc", "status", _) => return Ok(Answer::Status),
+            ("rpc", "history", _) => {
+                return Ok(Answer::History(history::read(&request.args, context.now.wall)?));
+            }
             ("rpc", "settings", Some(action)) => {
                 let settings = Settings::read(action, fields, rfc3339(context.now.wall))?;
                 return Ok(Answer::Settings(settings));
@@ -244,6 +259,20 @@ impl Session {
                 let job = read_submit(fields, new_id, bounds)?;
                 let attach = Attach::of_submission(fields)?;
                 return self.submit(vec![job], attach, context);
+            }
+            ("rpc", "dispatcher", Some("restart")) => return self.restart(fields, context),
+            ("rpc", "dispatcher", Some(action @ ("pause" | "resume"))) => {
+                let Some(queue) = fields.get("queue").and_then(Value::as_str) else {
+                    return Err(Refusal::bad_request(format!("{action} needs a queue")));
+                };
+                check_name("queue", queue)?;
+                let paused = action == "pause";
+                let by = self.identity.as_ref().map(|who| who.user.as_str());
+                context.dispatcher.set_paused(queue, paused, by)?;
+                return Ok(Answer::Paused { queue: queue.to_owned(), paused });
+            }
+            ("rpc", "dispatcher", Some("queues")) => {
+                context.dispatcher.list_queues(read_page(fields)?)
             }
             ("rpc", "dispatcher", Some("list")) => context.dispatcher.list(read_page(fields)?)?,
             ("rpc", "dispatcher", Some("log")) => return log(fields, context),
@@ -492,11 +521,39 @@ impl Session {
         // At least own keys.
         may.insert("rpc/settings".into(), "read/write".into());
         may.insert("rpc/status".into(), "read".into());
+        may.insert("rpc/history".into(), "read".into());
         may.insert("rpc/system_state".into(), "read".into());
         for name in EventName::ALL {
             may.insert(format!("events/{}", name.canonical()), "read".into());
         }
         Value::Object(may)
+    }
+
+    /// Runs the commands of a finished job again, as a new job of the requesting user.
+    fn restart(
+        &self,
+        fields: &Map<String, Value>,
+        context: &mut RequestContext<'_>,
+    ) -> Result<Answer, Refusal> {
+        const KNOWN: [&str; 4] = ["action", "job_id", "nonce", "attach"];
+        if let Some(unknown) = fields.keys().find(|key| !KNOWN.contains(&key.as_str())) {
+            let known = KNOWN[1..].join(", ");
+            let why = format!("restart does not know {unknown:?}; it knows {known}");
+            return Err(Refusal::bad_request(why));
+        }
+        let Some(id) = fields.get("job_id").and_then(Value::as_str) else {
+            return Err(Refusal::bad_request("restart needs a job_id"));
+        };
+        let (nonce, attach) = (read_nonce(fields)?, Attach::of_submission(fields)?);
+        let again = context.dispatcher.restart(id)?;
+        let answer = self.submit(vec![Submission { nonce, ..again }], attach, context)?;
+        Ok(match answer {
+            Answer::WhenDurable(mut reply, serials, last, attach) => {
+                reply["restarted"] = id.into();
+                Answer::WhenDurable(reply, serials, last, attach)
+            }
+            other => other,
+        })
     }
 
     fn submit(
@@ -617,12 +674,7 @@ fn read_options(options: &Options, most_jobs: usize) -> Result<(Filter, Option<S
     };
     let priority = match options.get("priority") {
         None | Some(Value::Null) => None,
-        Some(number) => {
-            let number = number.as_u64().and_then(|number| u8::try_from(number).ok());
-            let number = number.filter(|number| *number <= Priority::MAX.number());
-            let why = "priority must be a number from 0 to 10";
-            Some(Priority::new(number.ok_or_else(|| Refusal::bad_request(why))?))
-        }
+        Some(number) => Some(Priority::new(read_priority(number)?)),
     };
     let since = match options.get("since") {
         None | Some(Value::Null) => None,
@@ -636,6 +688,12 @@ fn read_options(options: &Options, most_jobs: usize) -> Result<(Filter, Option<S
         }
     };
     Ok((Filter { jobs, priority }, since))
+}
+
+fn read_priority(number: &Value) -> Result<u8, Refusal> {
+    let number = number.as_u64().and_then(|number| u8::try_from(number).ok());
+    let number = number.filter(|number| *number <= Priority::MAX.number());
+    number.ok_or_else(|| Refusal::bad_request("priority must be a number from 0 to 10"))
 }
 
 fn read_jobs(jobs: Option<&Value>, most: usize) -> Result<BTreeSet<String>, Refusal> {

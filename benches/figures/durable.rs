@@ -97,7 +97,7 @@ fn records(table: &mut Table) -> Outcome<()> {
     let (pid, socket) = store::begin(&place, lock.into())?;
     let socket = UnixStream::from(socket);
     socket.set_nonblocking(false)?;
-    let limits = StoreLimits { deadline: Duration::from_secs(60), backlog: 1 << 20 };
+    let limits = StoreLimits { deadline: Duration::from_secs(60), backlog: 1 << 20, history: 0 };
     let mut driver = Driver { store: Store::new(limits, Instant::now()), socket };
     driver.store.next_outcome();
     let start = Instant::now();

@@ -32,7 +32,7 @@ _sysadm_events() {
 	case $command in
 	'')
 		options="-h --help -V --version"
-		values="serve bridge check fingerprint watch run attach wait jobs kill log status whoami call key import-legacy help"
+		values="serve bridge check fingerprint watch events run attach wait restart jobs queues pause resume kill log status whoami call key import-legacy help"
 		;;
 	serve) options="-c --pid-file -h --help" ;;
 	import-legacy) options="-c --bridge --dry-run -h --help" ;;
@@ -43,11 +43,14 @@ _sysadm_events() {
 		options="--job --queue --priority --no-output --since -n --text --wide --json --verbose -h --help $target"
 		values="dispatcher life-preserver system-state"
 		;;
-	run) options="--sh --queue --id --timeout --cwd --env --as --detach -h --help $target" ;;
+	run) options="--sh --queue --id --priority --after --after-any --timeout --cwd --env --as --detach -h --help $target" ;;
 	jobs) options="--state --queue --since --ids --queues --json -h --help $target" ;;
 	whoami) options="--json -h --help $target" ;;
 	status) options="--json --bridge -h --help $target" ;;
-	kill | call) options="-h --help $target" ;;
+	events) options="--since --until --priority --kind -n --json -h --help $target" ;;
+	restart) options="--detach -h --help $target" ;;
+	queues) options="--json -h --help $target" ;;
+	kill | call | pause | resume) options="-h --help $target" ;;
 	attach) options="--no-hold -h --help $target" ;;
 	wait) options="--any -h --help $target" ;;
 	log) options="-f --follow --raw -h --help $target" ;;
@@ -60,12 +63,23 @@ _sysadm_events() {
 			return
 		fi
 		;;
-	help) values="serve bridge check fingerprint watch run attach wait jobs kill log status whoami call key import-legacy" ;;
+	help) values="serve bridge check fingerprint watch events run attach wait restart jobs queues pause resume kill log status whoami call key import-legacy" ;;
 	esac
 	case $command:$before in
 	?*:-c | ?*:--socket | ?*:--key | ?*:--token-file | ?*:--password-file | serve:--pid-file)
 		compopt -o filenames 2>/dev/null
 		mapfile -t COMPREPLY < <(compgen -f -- "$word")
+		return
+		;;
+	events:--kind)
+		mapfile -t COMPREPLY < <(compgen -W "dispatcher life-preserver system-state" -- "$word")
+		return
+		;;
+	events:--since | events:--until | events:--priority | events:-n)
+		return
+		;;
+	run:--after)
+		mapfile -t COMPREPLY < <(_sysadm_events_names --ids "$word")
 		return
 		;;
 	watch:--job)
@@ -80,7 +94,7 @@ _sysadm_events() {
 		mapfile -t COMPREPLY < <(compgen -W "running pending finished" -- "$word")
 		return
 		;;
-	?*:-H | ?*:--url | ?*:--fingerprint | ?*:--user | key:--sum | watch:--since | watch:-n | watch:--priority | jobs:--since | run:--id | run:--timeout)
+	?*:-H | ?*:--url | ?*:--fingerprint | ?*:--user | key:--sum | watch:--since | watch:-n | watch:--priority | jobs:--since | run:--id | run:--timeout | run:--priority)
 		return
 		;;
 	esac
@@ -91,7 +105,11 @@ _sysadm_events() {
 	fi
 	case $command:$word in
 	*:-*) ;;
-	attach:* | wait:* | jobs:* | kill:* | log:*)
+	pause:* | resume:*)
+		mapfile -t COMPREPLY < <(_sysadm_events_names --queues "$word")
+		return
+		;;
+	attach:* | wait:* | restart:* | jobs:* | kill:* | log:*)
 		mapfile -t COMPREPLY < <(_sysadm_events_names --ids "$word")
 		return
 		;;

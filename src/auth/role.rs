@@ -151,7 +151,7 @@ pub enum Need {
 }
 
 /// Namespace, name, action, requirement. An action of `None` is any.
-const TABLE: [(&str, &str, Option<&str>, Need); 26] = [
+const TABLE: [(&str, &str, Option<&str>, Need); 31] = [
     ("rpc", "identify", None, Need::Nothing),
     ("rpc", "auth", None, Need::Nothing),
     ("rpc", "auth_token", None, Need::Nothing),
@@ -160,6 +160,7 @@ const TABLE: [(&str, &str, Option<&str>, Need); 26] = [
     ("rpc", "query", None, Need::Role(Role::Read)),
     ("rpc", "whoami", None, Need::Role(Role::Read)),
     ("rpc", "status", None, Need::Role(Role::Read)),
+    ("rpc", "history", None, Need::Role(Role::Read)),
     // Own keys; for those of others see `may_manage_keys_of`.
     ("rpc", "settings", Some("list_ssl_certs"), Need::Role(Role::Read)),
     ("rpc", "settings", Some("list_ssl_certificates"), Need::Role(Role::Read)),
@@ -170,6 +171,7 @@ const TABLE: [(&str, &str, Option<&str>, Need); 26] = [
     ("rpc", "settings", Some("revoke_ssl_certificate"), Need::Role(Role::Read)),
     ("rpc", "system_state", Some("check"), Need::Role(Role::Read)),
     ("rpc", "dispatcher", Some("list"), Need::Role(Role::Read)),
+    ("rpc", "dispatcher", Some("queues"), Need::Role(Role::Read)),
     ("rpc", "dispatcher", Some("log"), Need::Role(Role::Read)),
     // Holding the job back requires the full role, see the session.
     ("rpc", "dispatcher", Some("attach"), Need::Role(Role::Read)),
@@ -177,7 +179,10 @@ const TABLE: [(&str, &str, Option<&str>, Need); 26] = [
     ("rpc", "dispatcher", Some("detach"), Need::Role(Role::Read)),
     ("rpc", "dispatcher", Some("run"), Need::Role(Role::Full)),
     ("rpc", "dispatcher", Some("submit"), Need::Role(Role::Full)),
+    ("rpc", "dispatcher", Some("restart"), Need::Role(Role::Full)),
     ("rpc", "dispatcher", Some("kill"), Need::Role(Role::Full)),
+    ("rpc", "dispatcher", Some("pause"), Need::Role(Role::Full)),
+    ("rpc", "dispatcher", Some("resume"), Need::Role(Role::Full)),
     ("events", "subscribe", None, Need::Role(Role::Read)),
     ("events", "unsubscribe", None, Need::Role(Role::Read)),
 ];
@@ -265,7 +270,20 @@ mod tests {
         assert_eq!(reachable(Some("events"), None), ["subscribe", "unsubscribe"]);
         assert_eq!(
             reachable(Some("rpc"), Some("dispatcher")),
-            ["list", "log", "attach", "acknowledge", "detach", "run", "submit", "kill"]
+            [
+                "list",
+                "queues",
+                "log",
+                "attach",
+                "acknowledge",
+                "detach",
+                "run",
+                "submit",
+                "restart",
+                "kill",
+                "pause",
+                "resume"
+            ]
         );
         assert_eq!(reachable(Some("junk"), None), Vec::<&str>::new());
     }

@@ -11,7 +11,7 @@ use super::table::table;
 use super::target::{TargetOptions, target_help};
 use super::terminal::Terminal;
 use super::words::{Word, Words, text, unexpected};
-use super::{Command, complain, escape, outcome, span, write, write_json};
+use super::{Command, complain, escape, outcome, queues, span, write, write_json};
 use crate::wire::{Outcome, parse_rfc3339};
 
 pub(super) const COMMAND: Command = Command {
@@ -72,7 +72,13 @@ struct Arguments {
 
 fn main(words: Words) -> Result<u8, Exit> {
     let arguments = parse(words)?;
-    let mut list = arguments.target.connect()?.jobs()?;
+    let mut daemon = arguments.target.connect()?;
+    let mut list = daemon.jobs()?;
+    // Also those that have no job; a daemon of an earlier version cannot tell.
+    let queues = match arguments.show {
+        Show::Queues => queues::queues(&mut daemon).unwrap_or_default(),
+        Show::Table | Show::Ids | Show::Json => Default::default(),
+    };
     let now = SystemTime::now();
     arguments.select(&mut list, now);
     let entries = entries(&list);
@@ -84,7 +90,8 @@ fn main(words: Words) -> Result<u8, Exit> {
         Show::Ids => write(&lines(entries.iter().map(|entry| entry.id)))?,
         Show::Queues => {
             let named = entries.iter().map(|entry| entry.queue).filter(|queue| *queue != NO_QUEUE);
-            write(&lines(named.collect::<BTreeSet<_>>()))?;
+            let known = queues.keys().map(String::as_str);
+            write(&lines(named.chain(known).collect::<BTreeSet<_>>()))?;
         }
         Show::Table if arguments.ids.is_empty() => {
             let rows: Vec<_> = entries.iter().map(|entry| row(entry, now, terminal)).collect();
@@ -198,6 +205,11 @@ fn entries(list: &Value) -> Vec<Entry<'_>> {
 }
 
 impl<'a> Entry<'a> {
+    /// The state, and why a job waits where that is not its turn.
+    fn state(&self) -> &str {
+        if self.job["paused"] == true { "paused" } else { self.text("state") }
+    }
+
     fn texts(&self, key: &str) -> Vec<&'a str> {
         let list = self.job[key].as_array().into_iter().flatten();
         list.filter_map(Value::as_str).collect()
@@ -233,7 +245,7 @@ fn row(entry: &Entry<'_>, now: SystemTime, terminal: Terminal) -> [String; COLUM
     [
         harmless(entry.id),
         harmless(queue),
-        harmless(entry.text("state")),
+        harmless(entry.state()),
         harmless(entry.text("queue_position")),
         entry.since("time_started", now).unwrap_or_default(),
         entry.took().unwrap_or_default(),
@@ -269,8 +281,10 @@ fn details(entry: &Entry<'_>, now: SystemTime, terminal: Terminal) -> String {
     let fields = [
         ("job", entry.id.to_owned()),
         ("queue", queue.to_owned()),
-        ("state", entry.text("state").to_owned()),
+        ("state", entry.state().to_owned()),
         ("place in the queue", entry.text("queue_position").to_owned()),
+        ("priority", entry.job["priority"].as_i64().map_or(String::new(), |n| n.to_string())),
+        ("starts after", entry.texts("after").join(", ")),
         ("submitted by", entry.text("submitted_by").to_owned()),
         ("runs as", scalar(&entry.job["user"])),
         ("directory", entry.text("cwd").to_owned()),

@@ -13,6 +13,7 @@ mod canvas;
 mod check;
 mod columns;
 mod escape;
+mod events;
 mod exit;
 mod fingerprint;
 mod finished_jobs;
@@ -28,7 +29,9 @@ mod kill;
 mod legacy;
 mod log;
 mod outcome;
+mod queues;
 mod relay_status;
+mod restart;
 mod run;
 mod screen;
 mod selection;
@@ -68,16 +71,21 @@ struct Command {
 }
 
 /// In the order of the overview.
-static COMMANDS: [Command; 16] = [
+static COMMANDS: [Command; 21] = [
     serve::COMMAND,
     bridge::COMMAND,
     check::COMMAND,
     fingerprint::COMMAND,
     watch::COMMAND,
+    events::COMMAND,
     run::COMMAND,
     attach::COMMAND,
     wait::COMMAND,
+    restart::COMMAND,
     jobs::COMMAND,
+    queues::COMMAND,
+    queues::PAUSE,
+    queues::RESUME,
     kill::COMMAND,
     log::COMMAND,
     status::COMMAND,

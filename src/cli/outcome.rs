@@ -40,7 +40,10 @@ pub(super) fn event(outcome: &Outcome) -> String {
         Some(JobResult::TimedOut) => "timed out".to_owned(),
         Some(JobResult::NotStartable) => "could not be run".to_owned(),
         Some(JobResult::Interrupted) => "interrupted".to_owned(),
-        Some(JobResult::Cancelled) => by("cancelled"),
+        Some(JobResult::Cancelled) => match &outcome.failed_dependency {
+            Some(id) => format!("cancelled: job {id} did not succeed"),
+            None => by("cancelled"),
+        },
         Some(JobResult::Failed) | None => match (outcome.exit_code, outcome.signal) {
             (Some(0), _) => "ended early".to_owned(),
             (Some(code), _) => format!("exit {code}"),
@@ -108,6 +111,10 @@ mod tests {
             (json!({"result": "not_startable", "failed_command": 2}), "[3/3] x: could not be run"),
             (json!({"result": "interrupted", "failed_command": 0}), "[1/3] true: interrupted"),
             (json!({"result": "cancelled", "killed_by": "eva"}), "cancelled by eva"),
+            (
+                json!({"result": "cancelled", "failed_dependency": "nightly"}),
+                "cancelled: job nightly did not succeed",
+            ),
             (json!({"failed_command": 99, "result": "failed"}), "failed"),
         ] {
             assert_eq!(how(&fields, &[], &chain), bad(expected), "{fields}");

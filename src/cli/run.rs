@@ -39,6 +39,10 @@ Options:
   --queue Q      wait for the jobs of this queue that came before; without it
                  the job starts at once
   --id ID        name the job; without it the name is the program and a number
+  --priority N   place in the queue: -100 to 100, the highest first; default 0
+  --after ID     start when this job has finished; may be repeated. Where it
+                 does not succeed, or was cancelled, this one is cancelled
+  --after-any    with --after: start however those jobs have ended
   --timeout T    end the job after this time: seconds, or 10s, 5m, 2h, 1d
   --cwd DIR      run it in this directory, an absolute path
   --env K=V      a variable of its environment; may be repeated
@@ -89,15 +93,27 @@ struct Arguments {
     cwd: Option<String>,
     env: Map<String, Value>,
     user: Option<String>,
+    priority: Option<i8>,
+    after: Vec<String>,
+    after_any: bool,
     detach: bool,
     target: TargetOptions,
 }
 
 fn main(words: Words) -> Result<u8, Exit> {
     let arguments = parse(words)?;
-    let target = arguments.target.target(&Home::of_this_process())?;
-    let mut submission = submission(&arguments);
-    if arguments.detach {
+    submit_and_follow(submission(&arguments), arguments.detach, &arguments.target)
+}
+
+/// Sends a request that submits a job, and shows the job until it has finished, or only its id where
+/// it is to be left to itself; the exit code.
+pub(super) fn submit_and_follow(
+    mut submission: Value,
+    detach: bool,
+    target: &TargetOptions,
+) -> Result<u8, Exit> {
+    let target = target.target(&Home::of_this_process())?;
+    if detach {
         let reply = Client::connect(&target)?.call("rpc", "dispatcher", submission)?;
         write(&format!("{}\n", started(&reply)?))?;
         return Ok(0);
@@ -123,6 +139,14 @@ fn parse(mut words: Words) -> Result<Arguments, Exit> {
             Word::Option(name) if name == "--id" => arguments.id = Some(words.value()?),
             Word::Option(name) if name == "--cwd" => arguments.cwd = Some(words.value()?),
             Word::Option(name) if name == "--as" => arguments.user = Some(words.value()?),
+            Word::Option(name) if name == "--after" => arguments.after.push(words.value()?),
+            Word::Option(name) if name == "--after-any" => arguments.after_any = true,
+            Word::Option(name) if name == "--priority" => {
+                let given = words.value()?;
+                let number = given.parse().ok().filter(|number| (-100..=100).contains(number));
+                let wrong = || Exit::usage(format!("--priority {given:?}: say -100 to 100"));
+                arguments.priority = Some(number.ok_or_else(wrong)?);
+            }
             Word::Option(name) if name == "--env" => {
                 let given = words.value()?;
                 let wrong = || Exit::usage(format!("--env {given:?}: write NAME=VALUE"));
@@ -163,6 +187,9 @@ fn parse(mut words: Words) -> Result<Arguments, Exit> {
             *command = json!(["sh", "-c", command]);
         }
     }
+    if arguments.after_any && arguments.after.is_empty() {
+        return Err(Exit::usage("--after-any needs --after"));
+    }
     if arguments.commands.is_empty() {
         return Err(Exit::usage("which command is to be run?"));
     }
@@ -179,6 +206,13 @@ fn submission(arguments: &Arguments) -> Value {
     }
     if !arguments.env.is_empty() {
         submission["env"] = Value::Object(arguments.env.clone());
+    }
+    if let Some(priority) = arguments.priority {
+        submission["priority"] = priority.into();
+    }
+    if !arguments.after.is_empty() {
+        submission["after"] = arguments.after.clone().into();
+        submission["after_any"] = arguments.after_any.into();
     }
     if let Some(timeout) = arguments.timeout {
         submission["timeout"] = timeout.as_secs().into();
@@ -360,5 +394,19 @@ mod tests {
         assert!(refused(&["--timeout", "soon", "ls"]).contains("soon"));
         assert!(refused(&["--timeout", "0", "ls"]).contains("seconds"));
         assert!(refused(&["--env", "A", "ls"]).contains("NAME=VALUE"));
+        assert!(refused(&["--after-any", "ls"]).contains("--after"));
+        for wrong in ["101", "-101", "1.5", "high", "+"] {
+            assert!(refused(&["--priority", wrong, "ls"]).contains("-100 to 100"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn order_of_a_job_is_submitted_with_it() {
+        let line = ["--priority", "-7", "--after", "a", "--after=b", "--after-any", "ls"];
+        assert_eq!(
+            submission(&parse(words(&line)).unwrap()),
+            json!({"action": "submit", "commands": ["ls"], "priority": -7, "after": ["a", "b"],
+                   "after_any": true})
+        );
     }
 }

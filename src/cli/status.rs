@@ -232,11 +232,19 @@ fn pools(state: &Value, terminal: Terminal) -> String {
 
 /// Each named queue with its number of unfinished jobs.
 fn jobs_in_queues(status: &Value, terminal: Terminal) -> Option<String> {
-    let queues = status["queues"].as_object().filter(|queues| !queues.is_empty())?;
-    let one = |(name, jobs): (&String, &Value)| {
-        format!("{} {jobs}", escape::line(name, terminal.unicode))
+    let queues = status["queues"].as_object()?.iter().map(|(name, jobs)| (name.as_str(), jobs));
+    let paused = status["paused_queues"].as_array().into_iter().flatten();
+    let paused: Vec<&str> = paused.filter_map(Value::as_str).collect();
+    let mut all: std::collections::BTreeMap<&str, &Value> = queues.collect();
+    for name in &paused {
+        all.entry(name).or_insert(&Value::Null);
+    }
+    let one = |(name, jobs): (&&str, &&Value)| {
+        let state = if paused.contains(name) { " (paused)" } else { "" };
+        let jobs = jobs.as_u64().unwrap_or(0);
+        format!("{} {jobs}{state}", escape::line(name, terminal.unicode))
     };
-    Some(queues.iter().map(one).collect::<Vec<_>>().join(", "))
+    Some(all.iter().map(one).collect::<Vec<_>>().join(", ")).filter(|shown| !shown.is_empty())
 }
 
 /// The number of lines read and matched of a log; a log without matches is marked.

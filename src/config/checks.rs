@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::reader::Reader;
 use super::units::{show_duration, show_size};
-use super::{Bridge, BridgeLink, Config};
+use super::{Bridge, BridgeLink, Config, JobQueue};
 
 /// Reports to `reader` every contradiction in `config`.
 pub(super) fn check(config: &Config, reader: &mut Reader<'_>) {
@@ -14,6 +14,7 @@ pub(super) fn check(config: &Config, reader: &mut Reader<'_>) {
     check_paths(config, reader);
     check_groups(config, reader);
     check_links(&config.bridge, reader);
+    check_queues(&config.dispatcher.queue, reader);
 }
 
 /// Room for each command of a job in an event, in bytes, including its code and keys.
@@ -197,6 +198,19 @@ fn check_groups(config: &Config, reader: &mut Reader<'_>) {
             reader.contradiction_at(
                 &[*place, *earlier],
                 format!("{}: {group:?} is in {} already", place.0, earlier.0),
+            );
+        }
+    }
+}
+
+fn check_queues(queues: &[JobQueue], reader: &mut Reader<'_>) {
+    let queues: Vec<Entry<'_, JobQueue>> = named("dispatcher.queue", queues).collect();
+    for ((place, queue), (_, other)) in pairs(&queues) {
+        if queue.name == other.name {
+            let name = &queue.name;
+            reader.contradiction_at(
+                &[("dispatcher.queue.name", place.1), *place],
+                format!("dispatcher.queue.name: two queues have the name {name:?}"),
             );
         }
     }

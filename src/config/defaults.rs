@@ -98,10 +98,12 @@ fn dispatcher() -> Dispatcher {
         event_log_limit: 64 * KIB,
         retain_jobs: 100,
         retain_time: DAY,
+        retain_environment: MIB,
         output_interval: Duration::from_secs(1),
         output_grace: Duration::from_secs(1),
         kill_grace: Duration::from_secs(10),
         attach_timeout: Duration::from_secs(5 * 60),
+        queue: Vec::new(),
     }
 }
 
@@ -125,7 +127,13 @@ fn life_preserver() -> LifePreserver {
 }
 
 fn store() -> Store {
-    Store { journal: true, deadline: Duration::from_secs(5), patience: MINUTE, backlog: 128 * KIB }
+    Store {
+        journal: true,
+        deadline: Duration::from_secs(5),
+        patience: MINUTE,
+        backlog: 128 * KIB,
+        history: 16 * MIB,
+    }
 }
 
 fn system_state() -> SystemState {

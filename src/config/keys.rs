@@ -17,9 +17,9 @@ use super::source::read_source;
 use super::units::{DAY, GIB, HOUR, KIB, MIB};
 use super::values::{
     absolute_path, account, address, boolean, count, duration, group, link_name, loopback_address,
-    mode, one_of, optional, pam_service, program, size, socket_path, text,
+    mode, one_of, optional, pam_service, program, queue_name, size, socket_path, text,
 };
-use super::{BridgeLink, BridgeUrl, Config, LegacyBridgeClients, LogTarget, ZpoolWhen};
+use super::{BridgeLink, BridgeUrl, Config, JobQueue, LegacyBridgeClients, LogTarget, ZpoolWhen};
 use crate::sys::files::Files;
 
 /// Minimum timeout: below it a busy host would fail its own daemon.
@@ -113,6 +113,12 @@ fn read_dispatcher(mut section: Section<'_, '_>, config: &mut Config) {
     section.key("event_log_limit", &mut dispatcher.event_log_limit, size(KIB..=64 * MIB));
     section.key("retain_jobs", &mut dispatcher.retain_jobs, count(1..=65536));
     section.key("retain_time", &mut dispatcher.retain_time, duration(SECOND..=10 * YEAR));
+    section.key("retain_environment", &mut dispatcher.retain_environment, size(0..=64 * MIB));
+    section.tables("queue", "dispatcher.queue", &mut dispatcher.queue, |queue| {
+        let name = queue.required("name", text(queue_name));
+        let parallel = queue.required("parallel", count(1..=4096));
+        Some(JobQueue { name: name?, parallel: parallel? })
+    });
     section.key("output_interval", &mut dispatcher.output_interval, duration(SHORT..=HOUR));
     section.key("output_grace", &mut dispatcher.output_grace, duration(SHORT..=HOUR));
     section.key("kill_grace", &mut dispatcher.kill_grace, duration(SHORT..=HOUR));
@@ -124,6 +130,10 @@ fn read_store(mut section: Section<'_, '_>, config: &mut Config) {
     section.key("journal", &mut store.journal, boolean);
     section.key("deadline", &mut store.deadline, duration(TICK..=HOUR));
     section.key("patience", &mut store.patience, duration(TICK..=DAY));
+    section.key("history", &mut store.history, |value| match size(0..=GIB)(value)? {
+        1..MIB => Err("0 for none, or at least 1MiB".to_owned()),
+        size => Ok(size),
+    });
     section.key("backlog", &mut store.backlog, size(64 * KIB..=64 * MIB));
 }
 

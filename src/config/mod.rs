@@ -49,8 +49,8 @@ pub use link::{BridgeUrl, fingerprint};
 pub use network::Network;
 pub use rules::Rules;
 pub use sections::{
-    Auth, Bridge, BridgeLink, Dispatcher, Events, LegacyBridgeClients, LifePreserver, Log,
-    LogSource, LogTarget, Paths, Relay, Server, Store, SystemState, ZpoolWhen,
+    Auth, Bridge, BridgeLink, Dispatcher, Events, JobQueue, LegacyBridgeClients, LifePreserver,
+    Log, LogSource, LogTarget, Paths, Relay, Server, Store, SystemState, ZpoolWhen,
 };
 
 /// Maximum size of a configuration file, in bytes.

@@ -171,6 +171,9 @@ pub struct Dispatcher {
     pub retain_jobs: usize,
     /// Time for which a finished job is retained, 1 s to 3650 d. Default 24 h.
     pub retain_time: Duration,
+    /// Bytes of environments, directories and users of finished jobs retained for `restart`, 0
+    /// to 64 MiB; the oldest of the submitter with the most go. Default 1 MiB.
+    pub retain_environment: usize,
     /// Minimum interval between two running events of one job, 10 ms to 1 h. Default 1 s.
     pub output_interval: Duration,
     /// Grace period for a command's output after its end, 10 ms to 1 h: a left-behind process may
@@ -181,6 +184,17 @@ pub struct Dispatcher {
     /// Maximum time that an attached client without acknowledgements may hold a job, 10 ms to 1 h;
     /// then the job continues, and the client gets what is left in the log. Default 5 min.
     pub attach_timeout: Duration,
+    /// `[[dispatcher.queue]]`, at most 64: queues of which more than one job runs. Default: none.
+    pub queue: Vec<JobQueue>,
+}
+
+/// `[[dispatcher.queue]]`: a queue of jobs. Both keys are needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobQueue {
+    /// As jobs name it: 1 to 128 bytes without control characters, unlike any other.
+    pub name: String,
+    /// Jobs of it that run at a time, 1 to 4096; of a queue that is not configured it is one.
+    pub parallel: usize,
 }
 
 /// `[store]`: durable storage.
@@ -198,6 +212,9 @@ pub struct Store {
     /// Maximum number of bytes of job logs in flight to the store, 64 KiB to 64 MiB; above it no
     /// output of jobs is read. Default 128 KiB.
     pub backlog: usize,
+    /// Bytes of the history of events, 1 MiB to 1 GiB, the oldest make room; 0 for none, which removes
+    /// the one that there is. Default 16 MiB.
+    pub history: usize,
 }
 
 /// `[life_preserver]`: snapshots and replications.

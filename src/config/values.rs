@@ -185,6 +185,14 @@ pub(super) fn link_name(text: &str) -> Result<String, String> {
     name(text, 64, &[]).map_err(|fault| format!("is not the name of a link: {fault}"))
 }
 
+/// The name of a queue of jobs.
+pub(super) fn queue_name(text: &str) -> Result<String, String> {
+    match text {
+        "no_queue" => Err("stands for jobs without a queue, which run at once".to_owned()),
+        text => name(text, 128, &[]).map_err(|why| format!("is not the name of a queue: {why}")),
+    }
+}
+
 /// A PAM service. `login` and `system` have rules (`pam_self`, empty passwords) that admit users
 /// without authentication.
 pub(super) fn pam_service(text: &str) -> Result<String, String> {

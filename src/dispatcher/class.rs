@@ -74,6 +74,11 @@ pub(super) fn default_queue(id: &str) -> Option<&'static str> {
     QUEUES.iter().find(|(prefix, _)| id.starts_with(prefix)).map(|(_, queue)| *queue)
 }
 
+/// Whether jobs go to that queue by their id.
+pub(super) fn is_default_queue(name: &str) -> bool {
+    QUEUES.iter().any(|(_, queue)| *queue == name)
+}
+
 fn rule(id: &str) -> Option<&'static Rule> {
     TABLE.iter().find(|rule| id.starts_with(rule.prefix))
 }

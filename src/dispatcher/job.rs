@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::class::{self, Reading};
+use super::command::Command;
 use super::record::{JobRecord, OutcomeRecord, Progress};
 use super::submission::Submission;
+use crate::charge::Charge;
 use crate::helper::store::{Kind, LogEnd, TextQuestion};
 use crate::moment::Moment;
 use crate::wire::{
@@ -29,6 +31,8 @@ pub(super) enum Cause {
     Interrupted,
     /// It may have run.
     Doubtful,
+    /// A job that it was to run after did not succeed.
+    Dependency,
 }
 
 /// Progress of ending a job early.
@@ -80,6 +84,14 @@ pub(super) struct Job {
     pub(super) state: State,
     /// The finished job with the same id, which is forgotten when this one is durable.
     pub(super) replaces: Option<u64>,
+    /// Jobs that have to finish before it may start.
+    pub(super) after: Vec<u64>,
+    /// The one of them that did not succeed, where it is not run for that.
+    pub(super) failed_dependency: Option<String>,
+    /// All that another run takes is retained when it has finished.
+    pub(super) is_restartable: bool,
+    /// Bytes of that.
+    pub(super) environment: Charge,
     codes: Vec<i32>,
     /// The last command could not be started.
     not_startable: bool,
@@ -142,6 +154,10 @@ impl Job {
             asked,
             state: State::Filed { recorded: false, chosen: false },
             replaces: None,
+            after: Vec::new(),
+            failed_dependency: None,
+            is_restartable: true,
+            environment: Charge::default(),
             codes: Vec::new(),
             not_startable: false,
             begun: None,
@@ -191,6 +207,35 @@ impl Job {
     /// Whether it ended before it ran.
     pub(super) fn is_cancelled(&self) -> bool {
         self.outcome.result == Some(JobResult::Cancelled)
+    }
+
+    /// True where it is over and all its commands returned 0.
+    pub(super) fn has_succeeded(&self) -> bool {
+        self.outcome.result == Some(JobResult::Ok)
+    }
+
+    /// Its submission, for another run; `None` where that is not retained.
+    pub(super) fn again(&self) -> Option<Submission> {
+        let commands = self.head.commands.iter();
+        let commands = commands.map(|line| Command::from_recorded(line).ok().flatten());
+        let commands =
+            commands.collect::<Option<Vec<Command>>>().filter(|_| self.is_restartable)?;
+        Some(Submission {
+            commands,
+            nonce: None,
+            submitted_by: None,
+            after: Vec::new(),
+            after_any: false,
+            ..self.asked.clone()
+        })
+    }
+
+    /// Forgets what only another run would take.
+    pub(super) fn drop_environment(&mut self) {
+        self.is_restartable = false;
+        self.environment = Charge::default();
+        self.asked.env.clear();
+        (self.asked.cwd, self.asked.user) = (None, None);
     }
 
     /// Whether a previous daemon ran it.
@@ -450,7 +495,7 @@ impl Job {
         let early = cause.map(|cause| match cause {
             Cause::Killed if has_run => JobResult::Killed,
             Cause::Stopped if has_run => JobResult::Interrupted,
-            Cause::Killed | Cause::Stopped => JobResult::Cancelled,
+            Cause::Killed | Cause::Stopped | Cause::Dependency => JobResult::Cancelled,
             Cause::TimedOut => JobResult::TimedOut,
             Cause::Interrupted | Cause::Doubtful => JobResult::Interrupted,
         });
@@ -464,6 +509,7 @@ impl Job {
         Outcome {
             submitted_by: self.asked.submitted_by.clone(),
             killed_by: self.killed_by.clone(),
+            failed_dependency: self.failed_dependency.clone(),
             duration: milliseconds.map(|milliseconds| f64::from(milliseconds) / 1000.0),
             ..Outcome::of_codes(&self.codes, self.head.commands.len(), early, !self.not_startable)
         }
@@ -490,9 +536,11 @@ impl Job {
 
     /// Its end is durable, or never will be: returns its event, unless the log must be read for it.
     pub(super) fn finish(&mut self) -> Option<JobEvent> {
-        // It will not run again.
-        self.asked.env.clear();
+        // Another run reads them from the lines.
         self.asked.commands.clear();
+        if !self.is_restartable {
+            self.drop_environment();
+        }
         match std::mem::replace(&mut self.state, State::Finished) {
             State::Ended(event) => event.map(|event| *event),
             State::Filed { .. }
@@ -572,6 +620,9 @@ impl Job {
         if let Some(fields) = entry.as_object_mut() {
             let by = self.asked.submitted_by.as_deref();
             fields.extend(by.map(|by| ("submitted_by".to_owned(), by.into())));
+            if self.asked.priority != 0 {
+                fields.insert("priority".to_owned(), self.asked.priority.into());
+            }
             if matches!(self.state, State::Finished) {
                 fields.extend(self.outcome.fields());
             }
@@ -614,17 +665,22 @@ impl Job {
             outcome: self.outcome.clone(),
         });
         let asked = &self.asked;
-        let is_over = is == Kind::Finished;
+        let is_retained = is != Kind::Finished || self.is_restartable;
         JobRecord {
             serial: self.head.serial,
             is,
             id: self.head.id.clone(),
             commands: self.head.commands.clone(),
             queue: asked.queue.clone(),
-            timeout: asked.timeout.filter(|_| !is_over).map(|timeout| timeout.as_secs_f64()),
-            cwd: asked.cwd.clone().filter(|_| !is_over),
-            env: if is_over { Default::default() } else { asked.env.clone() },
-            user: asked.user.clone().filter(|_| !is_over),
+            timeout: asked.timeout.map(|timeout| timeout.as_secs_f64()),
+            cwd: asked.cwd.clone().filter(|_| is_retained),
+            env: if is_retained { asked.env.clone() } else { Default::default() },
+            user: asked.user.clone().filter(|_| is_retained),
+            priority: asked.priority,
+            after: self.after.clone(),
+            after_any: asked.after_any,
+            failed_dependency: self.failed_dependency.clone(),
+            restartable: is == Kind::Finished && self.is_restartable,
             submitted_by: asked.submitted_by.clone(),
             nonce: asked.nonce.clone(),
             log_limit: self.limits.job,
@@ -637,8 +693,11 @@ impl Job {
     /// Restores a job from the journal. `end` is the end of its log on disk.
     pub(super) fn restore(record: JobRecord, limits: LogLimits, end: LogEnd) -> Option<Job> {
         let asked = record.submission()?;
+        let (after, failed_dependency) = (record.after, record.failed_dependency);
+        let is_restartable = record.outcome.is_none() || record.restartable;
         let limits = LogLimits { job: record.log_limit, ..limits };
-        let mut job = Job::new(record.serial, asked, limits);
+        let job = Job::new(record.serial, asked, limits);
+        let mut job = Job { after, failed_dependency, is_restartable, ..job };
         let text = |text: &str| Some(text).filter(|text| !text.is_empty()).map(Rc::from);
         if let Some(progress) = record.progress {
             job.time_started = text(&progress.time_started);

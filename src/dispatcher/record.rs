@@ -37,6 +37,21 @@ pub(super) struct JobRecord {
     pub(super) submitted_by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) nonce: Option<String>,
+    /// Absent in records of earlier versions, like the fields that follow.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) priority: i8,
+    /// Jobs that have to finish before it starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) after: Vec<u64>,
+    /// However they end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) after_any: bool,
+    /// The one of them that did not succeed, where it is not run for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) failed_dependency: Option<String>,
+    /// It is over, and this record has all that another run takes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) restartable: bool,
     /// Maximum size of its stored output, in bytes.
     pub(super) log_limit: usize,
     /// It was to start at once: it may have run, even without a record of its start.
@@ -46,6 +61,10 @@ pub(super) struct JobRecord {
     pub(super) progress: Option<Progress>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) outcome: Option<OutcomeRecord>,
+}
+
+fn is_zero(number: &i8) -> bool {
+    *number == 0
 }
 
 /// Progress of a job.
@@ -111,6 +130,9 @@ impl JobRecord {
             user: self.user.clone(),
             nonce: self.nonce.clone(),
             submitted_by: self.submitted_by.clone(),
+            priority: self.priority,
+            after: Vec::new(),
+            after_any: self.after_any,
         })
     }
 

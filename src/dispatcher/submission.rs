@@ -31,6 +31,12 @@ pub struct Submission {
     pub nonce: Option<String>,
     /// Name of the user who submitted it.
     pub submitted_by: Option<String>,
+    /// Order among the jobs that wait, the highest first: -100 to 100.
+    pub priority: i8,
+    /// Ids of jobs that have to finish before it starts, at most 16.
+    pub after: Vec<String>,
+    /// However they end; else it is cancelled where one of them does not succeed.
+    pub after_any: bool,
 }
 
 /// Limits of a submission.
@@ -46,11 +52,15 @@ pub struct Bounds {
 /// loop.
 const BATCH: usize = 256;
 /// Maximum length of an id and of a queue name, in bytes.
-const NAME: usize = 128;
+pub(super) const NAME: usize = 128;
 /// Maximum length of a directory, in bytes (`PATH_MAX` of both systems is at least this).
 const DIRECTORY: usize = 1024;
 /// Maximum size of all variables together, in bytes.
 const ENVIRONMENT: usize = 32 * 1024;
+/// Jobs that one may wait for.
+const AFTER: usize = 16;
+/// Bound of a priority, of either sign.
+const PRIORITY: i64 = 100;
 /// Ten years: longer times overflow some clocks.
 const LONGEST: u64 = 10 * 365 * 86_400;
 
@@ -93,8 +103,21 @@ pub fn read_submit(
     new_id: impl FnOnce(&str) -> String,
     bounds: Bounds,
 ) -> Result<Submission, Refusal> {
-    const KNOWN: [&str; 10] =
-        ["action", "id", "commands", "queue", "timeout", "cwd", "env", "user", "attach", "nonce"];
+    const KNOWN: [&str; 13] = [
+        "action",
+        "id",
+        "commands",
+        "queue",
+        "timeout",
+        "cwd",
+        "env",
+        "user",
+        "attach",
+        "nonce",
+        "priority",
+        "after",
+        "after_any",
+    ];
     if let Some(unknown) = args.keys().find(|key| !KNOWN.contains(&key.as_str())) {
         let why = format!("submit does not know {unknown:?}; it knows {}", KNOWN[1..].join(", "));
         return Err(Refusal::bad_request(why));
@@ -104,10 +127,7 @@ pub fn read_submit(
         return Err(Refusal::bad_request("commands must be a list"));
     };
     let mut submission = Submission::new(id, commands, bounds, new_id)?;
-    if let Some(nonce) = text(args, "nonce")? {
-        check_name("nonce", nonce)?;
-        submission.nonce = Some(nonce.to_owned());
-    }
+    submission.nonce = read_nonce(args)?;
     if let Some(queue) = text(args, "queue")?.filter(|queue| *queue != "no_queue") {
         check_name("queue", queue)?;
         submission.queue = Some(queue.to_owned());
@@ -123,7 +143,44 @@ pub fn read_submit(
     }
     submission.env = read_env(args)?;
     submission.user = read_user(args)?;
+    submission.priority = read_priority(args)?;
+    submission.after = read_after(args)?;
+    submission.after_any = match args.get("after_any") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(any)) => *any,
+        Some(_) => return Err(Refusal::bad_request("after_any must be true or false")),
+    };
     Ok(submission)
+}
+
+/// Reads `nonce`, by which the submitter recognizes the job.
+pub fn read_nonce(args: &Map<String, Value>) -> Result<Option<String>, Refusal> {
+    let nonce = text(args, "nonce")?;
+    nonce.map(|nonce| check_name("nonce", nonce).map(|()| nonce.to_owned())).transpose()
+}
+
+fn read_priority(args: &Map<String, Value>) -> Result<i8, Refusal> {
+    let Some(value) = args.get("priority").filter(|value| !value.is_null()) else { return Ok(0) };
+    let number = value.as_i64().filter(|number| (-PRIORITY..=PRIORITY).contains(number));
+    number.and_then(|number| number.try_into().ok()).ok_or_else(|| {
+        Refusal::bad_request(format!("priority must be a number from -{PRIORITY} to {PRIORITY}"))
+    })
+}
+
+/// Reads `after`: an id or a list of ids.
+fn read_after(args: &Map<String, Value>) -> Result<Vec<String>, Refusal> {
+    let ids = match args.get("after") {
+        None | Some(Value::Null) => &[][..],
+        Some(one @ Value::String(_)) => std::slice::from_ref(one),
+        Some(Value::Array(ids)) => ids.as_slice(),
+        Some(Value::Bool(_) | Value::Number(_) | Value::Object(_)) => &[Value::Null],
+    };
+    let ids: Option<Vec<String>> = ids.iter().map(|id| id.as_str().map(str::to_owned)).collect();
+    let ids = ids.filter(|ids| ids.len() <= AFTER).ok_or_else(|| {
+        Refusal::bad_request(format!("after must be an id or a list of at most {AFTER} ids"))
+    })?;
+    ids.iter().try_for_each(|id| check_name("after", id))?;
+    Ok(ids)
 }
 
 impl Submission {
@@ -199,7 +256,21 @@ impl Submission {
             user: None,
             nonce: None,
             submitted_by: None,
+            priority: 0,
+            after: Vec::new(),
+            after_any: false,
         })
+    }
+
+    /// Bytes that another run takes beside the commands.
+    pub(super) fn environment_bytes(&self) -> usize {
+        let env = self.env.iter().map(|(name, value)| name.len() + value.len() + 2).sum::<usize>();
+        let user = match &self.user {
+            Some(RunAs::Name(name)) => name.len(),
+            Some(RunAs::Number(_)) => size_of::<u32>(),
+            None => 0,
+        };
+        env + user + self.cwd.as_ref().map_or(0, String::len)
     }
 }
 

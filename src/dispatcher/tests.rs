@@ -1,9 +1,12 @@
 //! The dispatcher driven by hand, with made-up time.
 
+mod order;
+
 use super::*;
-use crate::helper::store::Record;
+use crate::helper::store::{Kind, Loaded, LogEnd, Record};
 use crate::sys::spawn::RunAs;
-use serde_json::json;
+use crate::wire::{Event, Excerpt};
+use serde_json::{Value, json};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 struct Driver {
@@ -30,6 +33,7 @@ fn limits() -> JobLimits {
         max_event: 100_000,
         retain_jobs: 3,
         retain_time: Duration::from_secs(100),
+        retain_environment: 1000,
         output_interval: Duration::from_secs(1),
         kill_grace: Duration::from_secs(10),
         end_patience: Duration::from_secs(60),
@@ -171,7 +175,9 @@ impl Driver {
                 Effect::Persist { serial, step, .. } => format!("keep {serial} {step:?}"),
                 Effect::Forget { serial } => format!("forget {serial}"),
                 Effect::PublishOutcome { serial } => format!("publish outcome {serial}"),
-                Effect::Note { .. } | Effect::Log { .. } => continue,
+                Effect::Note { .. } | Effect::Log { .. } | Effect::Publish(Event::Queue(_)) => {
+                    continue;
+                }
                 Effect::Publish(event) => {
                     let args = args(&event);
                     format!(

@@ -33,6 +33,7 @@ impl Filter {
     fn passes(&self, event: &Event) -> bool {
         let job = match (event, &self.jobs) {
             (Event::Job(event), Some(jobs)) => jobs.contains(&event.job.id),
+            (Event::Queue(_), jobs) => jobs.is_none(),
             (Event::Job(_) | Event::LifePreserver(_) | Event::SystemState(_), _) => true,
         };
         let urgent = match (event.priority(), self.priority) {
@@ -40,6 +41,13 @@ impl Filter {
             (None, _) | (_, None) => true,
         };
         job && urgent
+    }
+}
+
+impl Subscription {
+    fn passes(&self, event: &Event) -> bool {
+        let is_known = self.spelling.extended || !matches!(event, Event::Queue(_));
+        is_known && self.filter.passes(event)
     }
 }
 
@@ -284,13 +292,13 @@ impl Hub {
         self.subscribers.iter().filter(wants).map(|(session, _)| *session)
     }
 
-    /// Numbers an event, and passes it to `deliver` for each subscriber.
+    /// Numbers an event, and passes it to `deliver` for each subscriber. Returns it.
     pub fn publish(
         &mut self,
         event: Event,
         now: Moment,
         mut deliver: impl FnMut(SessionId, &Rc<Published>, Spelling),
-    ) {
+    ) -> Rc<Published> {
         self.seq += 1;
         let published = Rc::new(self.number(event, now));
         self.ring.push(&published);
@@ -305,13 +313,13 @@ impl Hub {
             // A session that still replays takes it from the ring.
             if subscription.backlog.replay_from.is_some()
                 || !subscription.names.contains(&name)
-                || !subscription.filter.passes(&published.event)
+                || !subscription.passes(&published.event)
             {
                 continue;
             }
             match &published.event {
                 Event::Job(event) if subscription.backlog.covers(event) => continue,
-                Event::Job(_) => {}
+                Event::Job(_) | Event::Queue(_) => {}
                 // This event supersedes the last one in the backlog.
                 Event::LifePreserver(_) | Event::SystemState(_) => {
                     subscription.backlog.last.retain(|last| last.event.name() != name);
@@ -319,6 +327,7 @@ impl Hub {
             }
             deliver(*session, &published, subscription.spelling);
         }
+        published
     }
 
     fn number(&self, event: Event, now: Moment) -> Published {
@@ -414,6 +423,7 @@ impl Hub {
                     Event::Job(event) => {
                         backlog.covers(event) && dispatcher.is_active(event.job.serial)
                     }
+                    Event::Queue(_) => false,
                     Event::LifePreserver(_) | Event::SystemState(_) => {
                         let name = event.event.name();
                         backlog.last.retain(|last| last.event.name() != name);
@@ -445,7 +455,7 @@ impl Hub {
                 Rc::new(self.number(Event::Job(event), now).as_present_state())
             };
             let subscription = self.subscribers.get(&session)?;
-            if subscription.filter.passes(&event.event) {
+            if subscription.passes(&event.event) {
                 return Some(Item::Event(event, spelling));
             }
         }

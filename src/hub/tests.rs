@@ -23,6 +23,7 @@ impl Fixture {
             max_event: 100_000,
             retain_jobs: 10,
             retain_time: Duration::from_secs(100),
+            retain_environment: 0,
             output_interval: Duration::ZERO,
             kill_grace: Duration::from_secs(1),
             end_patience: Duration::from_secs(60),

@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -28,9 +27,10 @@ use crate::helper::accounts::{
 };
 use crate::moment::Moment;
 use crate::net::{CloseReason, Source};
-use crate::reactor::{Reactor, Watch};
+use crate::reactor::Reactor;
 use crate::sys::account_state::AccountState;
 use crate::sys::children::Exit;
+use crate::sys::may_block::MayBlock;
 use crate::sys::peer_credentials::PeerCredentials;
 use crate::wire::Request;
 
@@ -60,8 +60,6 @@ pub(super) struct AccountsHelper {
     unanswered: u32,
     /// Some groups could not be looked up; retried at the next re-check.
     groups_missing: bool,
-    /// Of the file with groups, and of its directory.
-    group_file: [Option<Watch>; 2],
     /// Names of local users without a role.
     names: BTreeMap<u32, String>,
     /// Local users whose accounts grant less than the groups of their processes.
@@ -104,27 +102,18 @@ impl AccountsHelper {
             unanswered: 0,
             groups_missing: false,
             ceilings: Vec::new(),
-            group_file: [None, None],
             names: BTreeMap::new(),
         }
     }
 
-    /// Watches the file with groups, which may be another one than before. Its file system is that
-    /// of the daemon's own program, so opening it waits for no other one.
-    pub(super) fn watch_group_file(&mut self, reactor: &mut Reactor<PollToken>) {
+    /// Watches for a new file with groups: groupadd(8), pw(8) and vigr(8) replace it by a rename. The
+    /// watch lasts as long as the daemon.
+    pub(super) fn watch_group_file(reactor: &mut Reactor<PollToken>, may_block: MayBlock) {
         let (directory, name) = GROUP_FILE;
-        let path = Path::new(directory);
-        for before in self.group_file.iter_mut().filter_map(Option::take) {
-            reactor.unwatch(before);
+        let (path, name) = (Path::new(directory), OsStr::new(name));
+        if let Err(error) = reactor.watch_directory(path, name, PollToken::Groups, may_block) {
+            warn!("cannot watch {directory}: {error}; a new group counts after a restart");
         }
-        let watched = [
-            File::open(path.join(name))
-                .and_then(|file| reactor.watch_file(&file, PollToken::Groups)),
-            reactor.watch_directory(path, OsStr::new(name), PollToken::Groups),
-        ];
-        self.group_file = watched.map(|watch| {
-            watch.map_err(|error| warn!("cannot watch {directory}/{name}: {error}")).ok()
-        });
     }
 
     /// A child has ended; true where it was this one.
@@ -337,7 +326,6 @@ impl Server {
 
     pub(super) fn on_group_file_due(&mut self, now: Moment) {
         info!("groups are looked up again, since {}/{} has changed", GROUP_FILE.0, GROUP_FILE.1);
-        self.accounts.watch_group_file(&mut self.reactor);
         self.ask_for_groups(now);
     }
 

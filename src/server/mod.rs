@@ -33,7 +33,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use log::{debug, error, info, warn};
-use serde_json::Value;
+use serde_json::{Value, json};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::auth::{Identity, Proof, Roles, Throttle, Tokens};
@@ -718,7 +718,11 @@ impl Server {
                 }
                 let response = reply;
                 if let Some(Value::Array(started)) = response.get("started") {
-                    started.iter().for_each(|job| self.audit(id, "submitted", job.as_str()));
+                    let did = match response.get("restarted") {
+                        Some(of) => format!("restarted {of} as"),
+                        None => "submitted".to_owned(),
+                    };
+                    started.iter().for_each(|job| self.audit(id, &did, job.as_str()));
                 }
                 let (request, left) = (bare(request), serials.len());
                 let wait = Wait::Filing { request, response, left, failed: None };
@@ -733,8 +737,15 @@ impl Server {
                     client.waiting = Some(Wait::LegacyKey { request: bare(request), search });
                 }
             }
+            Answer::Paused { queue, paused } => {
+                let did = if paused { "paused" } else { "resumed" };
+                self.audit(id, &format!("{did} queue={queue:?}"), None);
+                let reply = json!({ "queue": queue, "paused": paused });
+                self.store_queues(Some((id, bare(request), reply)), now);
+            }
             Answer::Settings(settings) => self.take_settings(id, bare(request), settings, now),
             Answer::Wrong { what, why } => self.on_wrong(id, bare(request), &what, why, now),
+            Answer::History(question) => self.ask_for_history(id, bare(request), question, now),
             Answer::Log(question) => {
                 self.wait_for_log(id, &question, Wait::Log { request: bare(request) }, now);
             }
@@ -903,14 +914,21 @@ impl Server {
     fn publish(&mut self, event: Event, now: Moment) {
         let finished = match &event {
             Event::Job(event) => event.is_finished().then_some(event.job.serial),
-            Event::LifePreserver(_) | Event::SystemState(_) => None,
+            Event::LifePreserver(_) | Event::SystemState(_) | Event::Queue(_) => None,
         };
         if let Some(serial) = finished {
             self.dispatcher.reported(serial, self.hub.seq() + 1, now);
             self.attachments.touch(serial);
         }
         let clients = &mut self.clients;
-        self.hub.publish(event, now, |id, event, spelling| clients.deliver(id, event, spelling));
+        let published = self
+            .hub
+            .publish(event, now, |id, event, spelling| clients.deliver(id, event, spelling));
+        if self.config.store.history > 0
+            && let Some(frame) = published.recorded()
+        {
+            self.storage.store.record(frame, now.instant);
+        }
     }
 
     /// Sends the current state to subscribers, in turn, until `budget` is spent.

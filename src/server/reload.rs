@@ -187,7 +187,8 @@ impl Server {
         self.tokens.set_limits(config.auth.token_ttl, config.server.max_clients);
         self.hub.set_limits(config.events.max_event, config.events.ring);
         self.dispatcher.set_limits(start::job_limits(config));
-        self.storage.store.set_limits(start::store_limits(config));
+        self.dispatcher.set_parallel(start::parallel(config));
+        self.storage.store.set_limits(start::store_limits(config), now.instant);
         self.jobs.set_grace(config.dispatcher.output_grace);
         self.system_state.reload(system_state::limits(config), now);
         self.accounts.helper.set_limits(start::accounts_limits(config));

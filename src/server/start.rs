@@ -14,7 +14,7 @@ use super::jobs::Jobs;
 use super::keys::Keys;
 use super::life_preserver::Logs;
 use super::links::Links;
-use super::storage::Storage;
+use super::storage::{Storage, paused_queues};
 use super::system_state::{self, Probes};
 use super::{Listening, Phase, PollToken, SCRATCH, Server};
 use crate::auth::{self, Throttle, Tokens};
@@ -83,6 +83,8 @@ pub(super) fn start(
     let (place, directory) = store::StoreLocation::open(state, config.store.journal)
         .map_err(|error| StartError::Directory(state.clone(), error.to_string()))?;
     let mut dispatcher = Dispatcher::new(job_limits(&config), place.journal);
+    dispatcher.set_parallel(parallel(&config));
+    dispatcher.restore_paused(paused_queues(state));
     let mut jobs = Jobs::new(environment, &epoch, config.dispatcher.output_grace);
     take_over(&place, &mut dispatcher, &mut jobs, now)?;
     let mut storage = Storage::new(place, store_limits(&config), (lock, directory), now.instant);
@@ -136,7 +138,7 @@ pub(super) fn start(
     if groups_missing {
         server.accounts.miss_groups(server.config.auth.recheck_interval, now.instant);
     }
-    server.accounts.watch_group_file(&mut server.reactor);
+    AccountsHelper::watch_group_file(&mut server.reactor, may_block);
     server.system_state.begin(now);
     server.send_checksums(now);
     server.configure_links(now);
@@ -295,7 +297,17 @@ pub(super) fn throttle_limits(config: &Config) -> auth::ThrottleLimits {
 }
 
 pub(super) fn store_limits(config: &Config) -> store::StoreLimits {
-    store::StoreLimits { deadline: config.store.deadline, backlog: config.store.backlog }
+    let store = &config.store;
+    store::StoreLimits {
+        deadline: store.deadline,
+        backlog: store.backlog,
+        history: store.history as u64,
+    }
+}
+
+/// The number of jobs that run at a time, of each configured queue.
+pub(super) fn parallel(config: &Config) -> impl Iterator<Item = (String, usize)> {
+    config.dispatcher.queue.iter().map(|queue| (queue.name.clone(), queue.parallel))
 }
 
 pub(super) fn job_limits(config: &Config) -> dispatcher::JobLimits {
@@ -309,6 +321,7 @@ pub(super) fn job_limits(config: &Config) -> dispatcher::JobLimits {
         max_event: config.events.max_event,
         retain_jobs: jobs.retain_jobs,
         retain_time: jobs.retain_time,
+        retain_environment: jobs.retain_environment,
         output_interval: jobs.output_interval,
         kill_grace: jobs.kill_grace,
         end_patience: config.store.patience,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
@@ -16,11 +17,16 @@ use super::child::Child;
 use super::clients::{ClientId, Wait};
 use super::{PollToken, Server};
 use crate::dispatcher::{Serial, Step, Ticket};
-use crate::helper::store::{self, KeysQuestion, Outcome, Part, RequestId, Store, StoreLocation};
+use crate::helper::store::{
+    self, HistoryQuestion, KeysQuestion, Outcome, Part, RequestId, Store, StoreLocation,
+};
 use crate::moment::Moment;
 use crate::reactor::Reactor;
+use crate::seal::{seal, unseal};
 use crate::sys::children::Exit;
-use crate::wire::{ErrorCode, Event, Excerpt, Refusal, error as error_text, response};
+use crate::wire::{
+    ErrorCode, Event, Excerpt, Refusal, Request, error as error_text, response, response_of_text,
+};
 
 /// Purpose of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +39,10 @@ pub(super) enum Purpose {
     Retell(ClientId, Serial),
     /// An attached client is behind.
     Output(ClientId, Serial),
+    /// A client wants a page of the history.
+    History(ClientId),
+    /// Names of the paused queues, for a client that waits for the reply.
+    Queues(Option<(ClientId, Value)>),
     /// Positions of logs, and the number of bytes of logs up to them.
     Logs(u64),
     /// The registered keys, possibly changed for a client; its action, for the log.
@@ -52,6 +62,37 @@ pub(super) struct Storage {
     filing: BTreeMap<Serial, ClientId>,
     /// Jobs whose output is not read until their log has room.
     held: BTreeSet<Serial>,
+    /// The names of the paused queues could not be stored.
+    has_unstored_queues: bool,
+}
+
+/// Bytes of events in one page of the history.
+const HISTORY_PAGE: usize = 128 * 1024;
+
+/// File of the state directory with the names of the paused queues.
+const QUEUES: &str = "queues";
+
+/// The queues that were paused when the daemon before this one ended. For the start, before there is
+/// a loop to be held up.
+pub(super) fn paused_queues(state: &Path) -> Vec<String> {
+    let path = state.join(QUEUES);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            warn!("cannot read which queues are paused: {}: {error}", path.display());
+            return Vec::new();
+        }
+    };
+    let names = unseal(text.trim_end()).and_then(|object| {
+        let object: Value = serde_json::from_str(&object).ok()?;
+        let names = object["paused"].as_array()?.iter();
+        Some(names.filter_map(|name| name.as_str().map(str::to_owned)).collect())
+    });
+    names.unwrap_or_else(|| {
+        warn!("{} is damaged: no queue is paused", path.display());
+        Vec::new()
+    })
 }
 
 impl Storage {
@@ -70,6 +111,7 @@ impl Storage {
             questions: BTreeMap::new(),
             filing: BTreeMap::new(),
             held: BTreeSet::new(),
+            has_unstored_queues: false,
         }
     }
 
@@ -245,6 +287,9 @@ impl Server {
                 self.dispatcher.set_storage(Ok(()));
                 // A failure just before is not covered by any `Retry`.
                 self.dispatcher.persist_again();
+                if self.storage.has_unstored_queues {
+                    self.store_queues(None, now);
+                }
             }
         }
     }
@@ -310,6 +355,8 @@ impl Server {
                     client.reads_outcome = false;
                 }
             }
+            Purpose::History(id) => self.on_history(id, answer),
+            Purpose::Queues(client) => self.on_queues_stored(client, answer.map(drop)),
             Purpose::Logs(consumed) => self.on_logs_persisted(consumed, answer.map(drop), now),
             Purpose::Keys(client) => self.on_keys(client, answer, now),
         }
@@ -370,6 +417,74 @@ impl Server {
             let request = self.storage.store.ask_for_text(question, now.instant);
             self.storage.questions.insert(request, Purpose::Log(id));
         }
+    }
+
+    /// A client waits for a page of the history, of at most a quarter of its outbox.
+    pub(super) fn ask_for_history(
+        &mut self,
+        id: ClientId,
+        request: Box<Request>,
+        mut question: HistoryQuestion,
+        now: Moment,
+    ) {
+        if self.config.store.history == 0 {
+            let refusal =
+                Refusal::new(ErrorCode::NotFound, "no history is recorded: store.history is 0");
+            return self.send_answer(id, Some(&request), error_text(Some(&request), &refusal));
+        }
+        question.room = HISTORY_PAGE.min(self.config.server.outbox / 4);
+        if let Some(client) = self.clients.get(id) {
+            client.waiting = Some(Wait::Log { request });
+            let asked = self.storage.store.ask_for_history(&question, now.instant);
+            self.storage.questions.insert(asked, Purpose::History(id));
+        }
+    }
+
+    fn on_history(&mut self, id: ClientId, answer: Result<Vec<u8>, String>) {
+        let Some(client) = self.clients.get(id) else { return };
+        let Some(Wait::Log { request }) = &client.waiting else { return };
+        let page = answer.and_then(|page| String::from_utf8(page).map_err(|e| e.to_string()));
+        let text = match page {
+            Ok(page) => response_of_text(request, &page),
+            Err(why) => error_text(Some(request), &Refusal::new(ErrorCode::Internal, why)),
+        };
+        self.end_wait(id, text);
+    }
+
+    /// Stores the names of the paused queues. A client that waits for that is replied to then.
+    pub(super) fn store_queues(
+        &mut self,
+        client: Option<(ClientId, Box<Request>, Value)>,
+        now: Moment,
+    ) {
+        let names = json!({ "paused": self.dispatcher.paused_queues() });
+        let bytes = seal(&names.to_string()).into_bytes();
+        let client = client.map(|(id, request, reply)| {
+            if let Some(client) = self.clients.get(id) {
+                client.waiting = Some(Wait::Log { request });
+            }
+            (id, reply)
+        });
+        let request = self.storage.store.replace(QUEUES, bytes, now.instant);
+        self.storage.questions.insert(request, Purpose::Queues(client));
+    }
+
+    fn on_queues_stored(&mut self, client: Option<(ClientId, Value)>, stored: Result<(), String>) {
+        self.storage.has_unstored_queues = stored.is_err();
+        if let Err(why) = &stored {
+            warn!("cannot store which queues are paused, a restart forgets the change: {why}");
+        }
+        let Some((id, reply)) = client else { return };
+        let Some(client) = self.clients.get(id) else { return };
+        let Some(Wait::Log { request }) = &client.waiting else { return };
+        let text = match stored {
+            Ok(()) => response(request, &reply),
+            Err(why) => {
+                let why = format!("done, but a restart of the daemon forgets it: {why}");
+                error_text(Some(request), &Refusal::new(ErrorCode::Internal, why))
+            }
+        };
+        self.end_wait(id, text);
     }
 
     /// Persists the positions of the logs.

@@ -61,6 +61,19 @@ pub enum Event {
     LifePreserver(LifePreserverEvent),
     /// About the host or a pool.
     SystemState(SystemStateEvent),
+    /// To a queue of jobs. Only subscribers of the extended form get it.
+    Queue(QueueEvent),
+}
+
+/// A queue was paused or resumed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueEvent {
+    /// Its name.
+    pub queue: String,
+    /// No job of it starts; else jobs start again.
+    pub paused: bool,
+    /// User who did it.
+    pub by: Option<String>,
 }
 
 /// An event from a log.
@@ -150,7 +163,7 @@ impl Event {
     /// The subscription that it belongs to.
     pub fn name(&self) -> EventName {
         match self {
-            Event::Job(_) => EventName::Dispatcher,
+            Event::Job(_) | Event::Queue(_) => EventName::Dispatcher,
             Event::LifePreserver(_) => EventName::LifePreserver,
             Event::SystemState(_) => EventName::SystemState,
         }
@@ -159,7 +172,7 @@ impl Event {
     /// Its priority; a job's events have none.
     pub fn priority(&self) -> Option<Priority> {
         match self {
-            Event::Job(_) => None,
+            Event::Job(_) | Event::Queue(_) => None,
             Event::LifePreserver(event) => Some(event.priority),
             Event::SystemState(event) => Some(event.priority()),
         }
@@ -171,7 +184,7 @@ impl Event {
             Event::SystemState(event) => {
                 Event::SystemState(SystemStateEvent { news: StateNews::default(), ..event.clone() })
             }
-            Event::Job(_) | Event::LifePreserver(_) => self.clone(),
+            Event::Job(_) | Event::LifePreserver(_) | Event::Queue(_) => self.clone(),
         }
     }
 
@@ -190,6 +203,10 @@ impl Event {
             })
             .to_string(),
             Event::SystemState(event) => event.args().to_string(),
+            Event::Queue(event) => {
+                let state = if event.paused { "paused" } else { "resumed" };
+                json!({ "queue": event.queue, "state": state, "by": event.by }).to_string()
+            }
         };
         (args, None)
     }
@@ -264,7 +281,10 @@ impl Published {
                 let news = mine.news.joined(&theirs.news);
                 Event::SystemState(SystemStateEvent { news, ..theirs.clone() })
             }
-            (Event::Job(_) | Event::SystemState(_) | Event::LifePreserver(_), _) => return None,
+            (
+                Event::Job(_) | Event::SystemState(_) | Event::LifePreserver(_) | Event::Queue(_),
+                _,
+            ) => return None,
         };
         let (epoch, time) = (newer.epoch.clone(), newer.time.clone());
         let joined = Published::new(joined, newer.seq, epoch, time, self.max_event);
@@ -277,13 +297,23 @@ impl Published {
         frame.clone()
     }
 
+    /// The frame as the history has it: in the extended form, of a job without its output. `None` for
+    /// running events that only go on, and would push out everything else.
+    pub fn recorded(&self) -> Option<Rc<[u8]>> {
+        let extended = Spelling { hyphens: false, extended: true };
+        let Event::Job(event) = &self.event else { return Some(self.frame(extended)) };
+        let event = Event::Job(event.without_output()?);
+        let (epoch, time) = (self.epoch.clone(), self.time.clone());
+        Some(Published::new(event, self.seq, epoch, time, self.max_event).frame(extended))
+    }
+
     /// Bytes of the frame if it is encoded already, else an estimate.
     pub fn weight(&self, spelling: Spelling) -> usize {
         match (self.frames[spelling.index()].get(), &self.event) {
             (Some(frame), _) => frame.len(),
             (None, Event::Job(event)) => event.weight().min(self.max_event),
             (None, Event::LifePreserver(event)) => FRAME_ROOM + event.message.len(),
-            (None, Event::SystemState(_)) => self.frame(spelling).len(),
+            (None, Event::SystemState(_) | Event::Queue(_)) => self.frame(spelling).len(),
         }
     }
 
@@ -291,7 +321,11 @@ impl Published {
         let budget = self.max_event.saturating_sub(FRAME_ROOM);
         let (args, ranges) = self.event.args(budget);
         let name = self.event.name();
-        let name = if spelling.hyphens { name.canonical() } else { name.in_event() };
+        let name = match self.event {
+            Event::Queue(_) => "queue",
+            _ if spelling.hyphens => name.canonical(),
+            _ => name.in_event(),
+        };
         let mut frame = String::with_capacity(args.len() + FRAME_ROOM);
         frame.push_str(r#"{"namespace":"events","name":""#);
         frame.push_str(name);

@@ -127,6 +127,20 @@ impl JobEvent {
         matches!(self.phase, Phase::Finished(_))
     }
 
+    /// The event without its output; `None` for a running one that is not the first of its job.
+    pub fn without_output(&self) -> Option<JobEvent> {
+        let mut event = self.clone();
+        match &mut event.phase {
+            Phase::Pending => {}
+            Phase::Running(running) if running.output.is_empty() && running.codes.is_empty() => {}
+            Phase::Running(_) => return None,
+            Phase::Finished(finished) => {
+                (finished.output, finished.fresh) = (Vec::new(), Vec::new());
+            }
+        }
+        Some(event)
+    }
+
     /// Coalesces `newer` with this running event; unless both are running events of one job,
     /// returns `newer` unchanged.
     pub fn join(&mut self, newer: JobEvent) -> Result<(), Box<JobEvent>> {

@@ -24,7 +24,8 @@ pub use bridge::{
 pub use decimal::decimal;
 pub use decoder::Decoder;
 pub use event::{
-    Event, EventName, LifePreserverEvent, Published, Spelling, StateNews, SystemStateEvent, gap,
+    Event, EventName, LifePreserverEvent, Published, QueueEvent, Spelling, StateNews,
+    SystemStateEvent, gap,
 };
 pub use excerpt::{Excerpt, Shown, left_out_marker};
 pub use job_event::{
@@ -39,4 +40,4 @@ pub use request::{Frame, Id, Request, wipe};
 pub use time::{parse_rfc3339, rfc3339};
 
 /// Level of the protocol, incremented when requests, events or fields are added.
-pub const PROTOCOL_LEVEL: u32 = 1;
+pub const PROTOCOL_LEVEL: u32 = 2;

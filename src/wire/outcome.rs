@@ -59,14 +59,25 @@ pub struct Outcome {
     /// User who killed the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub killed_by: Option<String>,
+    /// Job that did not succeed, after which this one was to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_dependency: Option<String>,
     /// Seconds from the start of the first command to the end, by the monotonic clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<f64>,
 }
 
 /// Keys of an [`Outcome`] in JSON.
-pub(super) const OUTCOME_KEYS: [&str; 7] =
-    ["result", "exit_code", "signal", "failed_command", "submitted_by", "killed_by", "duration"];
+pub(super) const OUTCOME_KEYS: [&str; 8] = [
+    "result",
+    "exit_code",
+    "signal",
+    "failed_command",
+    "submitted_by",
+    "killed_by",
+    "failed_dependency",
+    "duration",
+];
 
 impl Outcome {
     /// The outcome of a job with these return codes, of `commands`. `early` is the reason for an
@@ -150,6 +161,7 @@ mod tests {
             failed_command: Some(0),
             submitted_by: text(),
             killed_by: text(),
+            failed_dependency: text(),
             duration: Some(0.5),
         };
         let fields = outcome.fields();

@@ -385,7 +385,12 @@ fn groups_of_a_local_user_determine_its_role() {
     assert_eq!(as_member(read, &subscribe).out, "{\"subscribe\":[\"dispatcher\"]}\n");
     let may: Value = serde_json::from_str(&as_member(read, &["rpc", "query"]).out).unwrap();
     assert_eq!(may["rpc/dispatcher"], "read");
-    for words in [run, submit, kill] {
+    let action = |name: &str| format!(r#"{{"action":"{name}","job_id":"j","queue":"pkg_queue"}}"#);
+    let [restart, pause, resume] = ["restart", "pause", "resume"].map(action);
+    let queues = ["rpc", "dispatcher", r#"{"action":"queues"}"#];
+    assert_eq!(as_member(read, &queues).out, "{\"queues\":{}}\n");
+    let more = [&*restart, &*pause, &*resume].map(|args| ["rpc", "dispatcher", args]);
+    for words in [run, submit, kill].into_iter().chain(more) {
         let refused = as_member(read, &words);
         assert_eq!(refused.code(), 1, "{words:?}");
         assert!(

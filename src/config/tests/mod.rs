@@ -99,6 +99,7 @@ mod the_sample {
     fn sample_states_every_default() {
         let mut config = on_this_system(good(&sample_in_force()), SAMPLE);
         let links = std::mem::take(&mut config.bridge.link);
+        assert_eq!(std::mem::take(&mut config.dispatcher.queue).len(), 1);
         let sources = std::mem::take(&mut config.life_preserver.source);
         assert_eq!(config, Config::defaults(&Home::System));
         assert_eq!(sources.len(), 2);

@@ -27,6 +27,11 @@ pub(super) enum Order {
     /// Read at most `length` bytes of a job's log, the first available ones from `from` on. The
     /// reply is their offset in the output, in eight bytes, and the bytes.
     ReadOutput { request: u64, serial: u64, from: u64, length: u64 },
+    /// Append an event to the history of at most `limit` bytes; `lost` before it never came. A limit
+    /// of 0 removes the history.
+    Event { lost: u64, limit: u64, frame: Vec<u8> },
+    /// Read a page of the history; the question as JSON, and so is the answer.
+    History { request: u64, question: Vec<u8> },
 }
 
 /// A reply of the store.
@@ -44,6 +49,8 @@ pub(super) enum Report {
     Remark(String),
     /// Number of [`Order::Log`]s carried out since the store started.
     Logged(u64),
+    /// So many [`Order::Event`]s were carried out since the store began.
+    Recorded(u64),
 }
 
 /// Size of the header: length of the rest, and the kind.
@@ -66,6 +73,11 @@ fn put(out: &mut impl Bytes, kind: u8, numbers: &[u64], rest: &[u8]) {
 /// Appends an [`Order::Log`] to `out`, without copying the output first.
 pub(super) fn put_log(out: &mut impl Bytes, serial: u64, at: u64, limit: u64, output: &[u8]) {
     put(out, 3, &[serial, at, limit], output);
+}
+
+/// The same of an [`Order::Event`].
+pub(super) fn put_event(out: &mut impl Bytes, lost: u64, limit: u64, frame: &[u8]) {
+    put(out, 11, &[lost, limit], frame);
 }
 
 /// The first complete message of `bytes`: kind, payload, and total length.
@@ -103,6 +115,8 @@ impl Order {
             Order::ReadOutput { request, serial, from, length } => {
                 put(out, 10, &[*request, *serial, *from, *length], &[]);
             }
+            Order::Event { lost, limit, frame } => put_event(out, *lost, *limit, frame),
+            Order::History { request, question } => put(out, 12, &[*request], question),
         }
     }
 
@@ -141,6 +155,11 @@ impl Order {
                 let (length, _) = number(rest)?;
                 Order::ReadOutput { request: first, serial, from, length }
             }
+            11 => {
+                let (limit, frame) = number(rest)?;
+                Order::Event { lost: first, limit, frame: frame.to_vec() }
+            }
+            12 => Order::History { request: first, question: rest.to_vec() },
             _ => return None,
         })
     }
@@ -155,6 +174,7 @@ impl Report {
             Report::NoAnswer { request, why } => put(out, 4, &[*request], why.as_bytes()),
             Report::Remark(remark) => put(out, 5, &[0], remark.as_bytes()),
             Report::Logged(count) => put(out, 6, &[*count], &[]),
+            Report::Recorded(count) => put(out, 7, &[*count], &[]),
         }
     }
 
@@ -168,6 +188,7 @@ impl Report {
             4 => Some(Report::NoAnswer { request: first, why: text(rest) }),
             5 => Some(Report::Remark(text(rest))),
             6 => Some(Report::Logged(first)),
+            7 => Some(Report::Recorded(first)),
             _ => None,
         });
         Some((report, length))
@@ -191,6 +212,8 @@ mod tests {
             Order::ReadPieces { request: 6, question: vec![] },
             Order::Keys { request: 8, question: b"k".to_vec() },
             Order::ReadOutput { request: 9, serial: 1, from: 2, length: 3 },
+            Order::Event { lost: 1, limit: 2, frame: b"{}".to_vec() },
+            Order::History { request: 10, question: b"q".to_vec() },
         ];
         for order in orders {
             let mut bytes = Vec::new();
@@ -209,6 +232,7 @@ mod tests {
             Report::NoAnswer { request: 10, why: "gone".into() },
             Report::Remark("set aside".into()),
             Report::Logged(11),
+            Report::Recorded(12),
         ];
         for report in reports {
             let mut bytes = Vec::new();

@@ -9,6 +9,8 @@
 //! [`Store`] is a state machine: bytes, exits and time come in, bytes and [`Outcome`]s go out.
 
 mod departed;
+mod event_backlog;
+mod history;
 mod journal;
 mod keys;
 mod message;
@@ -19,13 +21,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
-use message::{Order, Report, put_log};
+use event_backlog::EventBacklog;
+use message::{Order, Report, put_event, put_log};
 use worker::PiecesQuestion;
 
+pub use history::{Cursor, HistoryQuestion};
 pub use journal::{Kind, Loaded, Record, load};
 pub use keys::{KeysAnswer, KeysQuestion, Stamp};
 pub use segments::{LogEnd, Part};
@@ -41,6 +46,8 @@ pub struct StoreLimits {
     pub deadline: Duration,
     /// Maximum number of bytes of job logs in flight.
     pub backlog: usize,
+    /// Bytes of the history of events; 0 for none.
+    pub history: u64,
 }
 
 /// Number of a request, repeated in its reply.
@@ -120,6 +127,7 @@ pub struct Store<K> {
     logs_held: usize,
     /// Log orders that this child has acknowledged.
     logged: u64,
+    events: EventBacklog,
     questions: BTreeMap<RequestId, (Order, Instant)>,
     last_request: RequestId,
     last_commit: u64,
@@ -168,6 +176,7 @@ impl<K: Copy> Store<K> {
             logs: VecDeque::new(),
             logs_held: 0,
             logged: 0,
+            events: EventBacklog::default(),
             questions: BTreeMap::new(),
             last_request: 0,
             last_commit: 0,
@@ -181,9 +190,20 @@ impl<K: Copy> Store<K> {
         }
     }
 
-    /// Changes the limits.
-    pub fn set_limits(&mut self, limits: StoreLimits) {
+    /// Changes the limits. Without a history the existing one is removed.
+    pub fn set_limits(&mut self, limits: StoreLimits, now: Instant) {
+        let is_off = limits.history == 0 && self.limits.history > 0;
         self.limits = limits;
+        if is_off {
+            self.events.clear();
+            self.remove_history(now);
+        }
+    }
+
+    fn remove_history(&mut self, now: Instant) {
+        if self.hears() {
+            self.order(&Order::Event { lost: 0, limit: 0, frame: Vec::new() }, now);
+        }
     }
 
     /// Whether records can be persisted, or why not.
@@ -276,6 +296,31 @@ impl<K: Copy> Store<K> {
         }
         self.logs_held += log.output.len();
         self.logs.push_back(log);
+    }
+
+    /// Appends an event to the history: the frame of its extended form.
+    pub fn record(&mut self, frame: Rc<[u8]>, now: Instant) {
+        let limit = self.limits.history;
+        if limit == 0 {
+            return;
+        }
+        match self.events.push(frame) {
+            Ok(Some(held)) if self.hears() => {
+                self.begin_to_move(now);
+                put_event(&mut self.outgoing, held.lost, limit, &held.frame);
+            }
+            Ok(_) => {}
+            Err(()) => {
+                let remark = "it is behind: events are missing in the history".to_owned();
+                self.outcomes.push_back(Outcome::Remark(remark));
+            }
+        }
+    }
+
+    /// Asks for a page of the history; the answer is the JSON of a reply.
+    pub fn ask_for_history(&mut self, question: &HistoryQuestion, now: Instant) -> RequestId {
+        let question = serde_json::to_vec(question).unwrap_or_default();
+        self.ask(now, |request| Order::History { request, question })
     }
 
     /// No more output of that job follows.
@@ -453,6 +498,7 @@ impl<K: Copy> Store<K> {
                 }
             }
             Report::Remark(remark) => self.outcomes.push_back(Outcome::Remark(remark)),
+            Report::Recorded(count) => self.events.acknowledge(count),
             Report::Logged(count) => {
                 while self.logged < count {
                     self.logged += 1;
@@ -487,6 +533,13 @@ impl<K: Copy> Store<K> {
         self.logged = 0;
         self.logs.retain(|log| !log.output.is_empty());
         self.logs.iter().for_each(|log| log.put(&mut self.outgoing));
+        let limit = self.limits.history;
+        for held in self.events.begin() {
+            put_event(&mut self.outgoing, held.lost, limit, &held.frame);
+        }
+        if limit == 0 {
+            self.remove_history(now);
+        }
         let mut orders: Vec<Order> = Vec::new();
         for waiting in &mut self.waiting {
             waiting.commit = Some(commit);

@@ -14,7 +14,7 @@ impl Driver {
     /// A store whose child runs.
     fn new() -> Driver {
         let start = Instant::now();
-        let limits = StoreLimits { deadline: DEADLINE, backlog: 1000 };
+        let limits = StoreLimits { deadline: DEADLINE, backlog: 1000, history: 1 };
         let mut driver =
             Driver { store: Store::new(limits, start), start, elapsed: Duration::ZERO };
         assert_eq!(driver.outcomes(), [Outcome::Begin]);

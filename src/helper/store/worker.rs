@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::history::{History, HistoryQuestion};
 use super::journal::{Journal, WriteError, put_in_place};
 use super::keys;
 use super::message::{Order, Report};
@@ -140,6 +141,13 @@ struct Worker<'p> {
     /// Number of log orders carried out, and their bytes since the last report.
     logged: u64,
     unreported: usize,
+    /// The limit of the history is that of its last event.
+    history: History,
+    history_limit: u64,
+    /// Orders to append an event that were carried out.
+    recorded: u64,
+    /// The history could not be written, which was reported.
+    failed_history: bool,
     /// Jobs whose log could not be written, which was reported.
     failed_logs: BTreeSet<u64>,
     /// The number of the last requested commit.
@@ -163,6 +171,10 @@ impl Worker<'_> {
             logs: BTreeMap::new(),
             logged: 0,
             unreported: 0,
+            history: History::new(&place.directory),
+            history_limit: 0,
+            recorded: 0,
+            failed_history: false,
             failed_logs: BTreeSet::new(),
             asked: None,
             uncovered: false,
@@ -234,6 +246,22 @@ impl Worker<'_> {
                     pieces.collect::<std::io::Result<Vec<Excerpt>>>()
                 });
             }
+            Order::Event { lost, limit, frame } => self.append_event(lost, limit, &frame),
+            Order::History { request, question } => {
+                let asked = serde_json::from_slice(&question).map_err(std::io::Error::other);
+                let page = asked.and_then(|question: HistoryQuestion| {
+                    // Events that came before the question are in the answer.
+                    self.write_history();
+                    Ok(serde_json::to_vec(&self.history.read(&question)?)?)
+                });
+                self.report(&match page {
+                    Ok(answer) => Report::Answer { request, answer },
+                    Err(error) => {
+                        let why = format!("cannot read the history: {error}");
+                        Report::NoAnswer { request, why }
+                    }
+                });
+            }
             Order::Keys { request, question } => self.report_keys(request, &question),
             Order::ReadOutput { request, serial, from, length } => {
                 let read = match self.logs.get(&serial) {
@@ -280,6 +308,41 @@ impl Worker<'_> {
         }
     }
 
+    fn append_event(&mut self, lost: u64, limit: u64, frame: &[u8]) {
+        let done = if limit == 0 {
+            self.history.remove()
+        } else {
+            self.history_limit = limit;
+            self.history.append(lost, &String::from_utf8_lossy(frame), limit)
+        };
+        self.on_history(done);
+        // The order that removes the history is no event.
+        if limit > 0 || !frame.is_empty() {
+            self.recorded += 1;
+            self.unreported += frame.len();
+        }
+    }
+
+    fn write_history(&mut self) {
+        let written = self.history.write(self.history_limit);
+        self.on_history(written);
+    }
+
+    /// Reports once that the history cannot be written, and once that it can be again.
+    fn on_history(&mut self, done: std::io::Result<()>) {
+        match done {
+            Err(error) if !std::mem::replace(&mut self.failed_history, true) => {
+                self.remark(format!("cannot write the history: {error}; events are missing in it"));
+            }
+            Err(_) => {}
+            Ok(()) if self.failed_history && self.history.is_complete() => {
+                self.failed_history = false;
+                self.remark("the history is written again".to_owned());
+            }
+            Ok(()) => {}
+        }
+    }
+
     fn remark(&mut self, remark: String) {
         self.report(&Report::Remark(remark));
     }
@@ -291,6 +354,9 @@ impl Worker<'_> {
         if self.unreported > 0 && is_worth_it {
             self.unreported = 0;
             self.report(&Report::Logged(self.logged));
+            if self.recorded > 0 {
+                self.report(&Report::Recorded(self.recorded));
+            }
         }
     }
 
@@ -385,6 +451,7 @@ impl Worker<'_> {
 
     /// Writes the pending records, and makes them durable if requested.
     fn commit(&mut self) {
+        self.write_history();
         let asked = self.asked.take();
         if self.journal.is_err() && asked.is_some() {
             self.open_journal();
