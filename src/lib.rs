@@ -17,6 +17,7 @@
 //! * [`rules`]: what lines of logs mean: data, one file per program, and what applies it.
 //! * [`pattern`]: what the configuration says about lines of a log.
 //! * [`seal`]: checksums of lines in the files of the state directory.
+//! * [`turns`]: users in turn, and the connections of each in turn.
 //! * [`wording`]: messages to people: singular and plural, errors without their numbers.
 //! * [`hub`]: who wants which events.
 //! * [`session`]: one conversation: a request in, an answer out.
@@ -61,18 +62,19 @@ pub mod wording;
 /// The modules of this crate that each module uses, from the bottom up: a module uses only modules
 /// that stand before it, so that there is no cycle. A test holds the `use` lines against this table.
 #[cfg(test)]
-const USES: [(&str, &[&str]); 26] = [
+const USES: [(&str, &[&str]); 27] = [
     ("backoff", &[]),
     ("charge", &[]),
     ("literals", &[]),
     ("moment", &[]),
     ("seal", &[]),
     ("sys", &[]),
+    ("turns", &[]),
     ("wire", &[]),
     ("wording", &[]),
     ("pattern", &["literals"]),
     ("reactor", &["sys"]),
-    ("auth", &["seal", "sys", "wording"]),
+    ("auth", &["seal", "sys", "wire", "wording"]),
     ("rules", &["pattern", "wire"]),
     ("config", &["pattern", "rules", "sys", "wire", "wording"]),
     ("logger", &["config", "sys", "wire", "wording"]),
@@ -88,7 +90,7 @@ const USES: [(&str, &[&str]); 26] = [
         "bridge",
         &[
             "backoff", "auth", "charge", "config", "daemon", "logger", "moment", "net", "reactor",
-            "sys", "wire",
+            "sys", "wire", "turns",
         ],
     ),
     (
@@ -113,6 +115,7 @@ const USES: [(&str, &[&str]); 26] = [
             "sys",
             "system_state",
             "wire",
+            "turns",
         ],
     ),
     ("client", &["backoff", "auth", "bridge", "net", "wire"]),

@@ -197,12 +197,14 @@ impl Server {
 
     fn publish_news(&mut self, event: LifePreserverEvent, now: Moment) {
         let (clients, crowded) = (&mut self.clients, &mut self.logs.crowded);
-        self.hub.publish(Event::LifePreserver(event), now, |id, event, spelling| {
+        let event = Event::LifePreserver(event);
+        let published = self.hub.publish(event, now, |id, event, spelling| {
             clients.deliver(id, event, spelling);
             if clients.get(id).is_some_and(|it| !it.connection.outbox().is_below_half()) {
                 crowded.insert(id);
             }
         });
+        self.record(&published, now);
     }
 
     /// The logs' deadline has expired.

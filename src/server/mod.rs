@@ -53,7 +53,7 @@ use crate::session::{Answer, Known, RequestContext};
 use crate::sys::children;
 use crate::system_state::SystemState;
 use crate::wire::{
-    ErrorCode, Event, Frame, Refusal, Request, error as error_text, gap, response,
+    ErrorCode, Event, Frame, Published, Refusal, Request, error as error_text, gap, response,
     response_of_text, wipe,
 };
 use accounts::AccountsHelper;
@@ -924,6 +924,11 @@ impl Server {
         let published = self
             .hub
             .publish(event, now, |id, event, spelling| clients.deliver(id, event, spelling));
+        self.record(&published, now);
+    }
+
+    /// Appends an event to the history on disk.
+    fn record(&mut self, published: &Published, now: Moment) {
         if self.config.store.history > 0
             && let Some(frame) = published.recorded()
         {

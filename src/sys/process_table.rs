@@ -275,7 +275,7 @@ mod tests {
             std::thread::yield_now();
         }
         let read = system::environment(pid, ENVIRONMENT).map(|block| block.len());
-        assert_eq!((read, is_there("V01=")), (Some(ENVIRONMENT), false));
+        assert_eq!((read, is_there("V19=")), (Some(ENVIRONMENT), false));
         child.kill().unwrap();
         child.wait().unwrap();
     }

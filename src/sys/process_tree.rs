@@ -7,7 +7,7 @@
 //!
 //! Only descendants of the daemon are examined: the cost does not depend on other processes of the
 //! host, and a reused process number is never mistaken for a member. All of this may block, and is
-//! called by a helper only: [`crate::helper::trees`].
+//! called by a helper only: `trees` of the helpers.
 
 use std::io;
 

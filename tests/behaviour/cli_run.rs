@@ -262,7 +262,7 @@ fn a_reader_that_leaves_does_not_end_the_job() {
     let mut err = BufReader::new(run.stderr.take().unwrap());
     line.clear();
     err.read_line(&mut line).unwrap();
-    assert!(line.contains("nobody reads the output") && line.contains("job j"), "{line}");
+    assert!(line.contains("the reader of the output is gone") && line.contains("job j"), "{line}");
     gate.open().unwrap();
     let mut rest = String::new();
     err.read_to_string(&mut rest).unwrap();

@@ -62,7 +62,7 @@ fn reply_has_the_namespace_and_keys_may_be_in_any_order() {
     let hostname = &args["hostname"];
     let version = env!("CARGO_PKG_VERSION");
     let wanted =
-        json!({ "type": "server", "hostname": hostname, "version": version, "protocol": 1 });
+        json!({ "type": "server", "hostname": hostname, "version": version, "protocol": 2 });
     assert_eq!(args, wanted);
     for (namespace, name) in [("rpc", "identify"), ("RPC", "Identify"), ("rPc", "IDENTIFY")] {
         let text = format!(

@@ -194,6 +194,6 @@ fn whoami_shows_the_identity_and_identify_the_version() {
     let server = remote.request("rpc", "identify", &json!("")).unwrap();
     assert_eq!(
         (&server["version"], &server["protocol"]),
-        (&env!("CARGO_PKG_VERSION").into(), &1.into())
+        (&env!("CARGO_PKG_VERSION").into(), &2.into())
     );
 }

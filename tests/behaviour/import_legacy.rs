@@ -112,7 +112,7 @@ fn registered_keys_are_registered_here_as_legacy_keys_and_once() {
         let wrong = [
             "sysadm.ini:2: a key of \"ann\": neither PEM nor base64 of it",
             "sysadm.ini:3: RegisteredCerts/cli-import: a key without a user",
-            "sysadm.ini:6: a key of \"root\": the key is registered for somebody else",
+            "sysadm.ini:6: a key of \"root\": the key is registered for another user",
         ];
         for wrong in wrong {
             assert!(imported.err.contains(wrong), "{wrong}: {}", imported.err);

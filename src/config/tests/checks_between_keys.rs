@@ -89,7 +89,7 @@ fn a_wide_address_covers_those_of_its_family() {
 fn at_least_one_listener_is_required() {
     let nobody = "[server]\nlisten = []\nsocket = \"\"\n";
     let fault = fault(nobody);
-    assert!(fault.starts_with("f:2: nobody could reach this server"), "{fault}");
+    assert!(fault.starts_with("f:2: this server is unreachable"), "{fault}");
     good("[server]\nlisten = []\n");
     good(&format!("{nobody}listen_plain = [\"127.0.0.1:0\"]"));
     let hex = "0".repeat(64);

@@ -117,8 +117,8 @@ fn names_that_the_host_could_not_know_are_refused() {
     for (text, fragment) in [
         ("[auth]\nread_only_groups = [\"\"]", "read_only_groups: \"\" is not the name of a group"),
         ("[auth]\nread_only_groups = [\"a:b\"]", "it has ':' in it"),
-        ("[auth]\npam_service = \"login\"", "lets people in without a password"),
-        ("[auth]\npam_service = \"system\"", "lets people in without a password"),
+        ("[auth]\npam_service = \"login\"", "admits users without a password"),
+        ("[auth]\npam_service = \"system\"", "admits users without a password"),
         ("[auth]\npam_service = \"../x\"", "is not the name of a service"),
         ("[relay]\nuser = \" x\"", "is not the name of a user"),
         ("[system_state]\nzpool = \"sbin/zpool\"", "is not an absolute path"),

@@ -121,7 +121,7 @@ fn dead_child_is_replaced_and_gets_undurable_records_again() {
 #[test]
 fn file_replacement_survives_a_dead_child() {
     let mut driver = Driver::new();
-    let ordered = |driver: &mut Driver| driver.orders().iter().any(|it| it.starts_with("Keep"));
+    let ordered = |driver: &mut Driver| driver.orders().iter().any(|it| it.starts_with("Persist"));
     let request = driver.store.replace("tail", b"17".to_vec(), driver.now());
     assert!(ordered(&mut driver));
     driver.store.ended("signal 9", driver.now());
