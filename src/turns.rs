@@ -31,7 +31,7 @@ impl<O: Copy + Ord> Turns<O> {
     }
 
     /// The connection whose turn it is.
-    pub fn next(&mut self) -> Option<u64> {
+    pub fn take_next(&mut self) -> Option<u64> {
         let owner = self.owners.pop_front()?;
         let ready = self.ready.get_mut(&owner)?;
         let id = ready.pop_front();
@@ -59,10 +59,10 @@ mod tests {
         (1..=1000).for_each(|id| turns.enqueue("amy", id));
         turns.enqueue("bob", 2000);
         turns.enqueue("bob", 2001);
-        let order: Vec<u64> = std::iter::from_fn(|| turns.next()).take(6).collect();
+        let order: Vec<u64> = std::iter::from_fn(|| turns.take_next()).take(6).collect();
         assert_eq!(order, [1, 2000, 2, 2001, 3, 4]);
         assert!(!turns.is_empty());
-        assert_eq!(std::iter::from_fn(|| turns.next()).count(), 996);
+        assert_eq!(std::iter::from_fn(|| turns.take_next()).count(), 996);
         assert!(turns.is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! Attempts with a password that wait until one of their origin may be checked.
 //!
 //! Only so many failures of an origin are answered in a time, so that a password cannot be guessed;
-//! attempts beyond that wait here, or a right password would be refused whenever somebody else at
+//! attempts beyond that wait here, or a right password would be refused whenever another peer at
 //! the same address guesses. Origins have turns, and within an origin the accounts, whatever the
 //! number of attempts for each: guesses at one account delay another account's right password by
 //! one check. Within an account the next one is random, and where too many wait, one of the account
@@ -9,9 +9,12 @@
 
 use std::collections::VecDeque;
 
-/// All that wait. `O` is an origin, `T` an attempt.
+/// Accounts of one origin, in the order of their turns, with the attempts for each.
+type Accounts<T> = VecDeque<(String, Vec<T>)>;
+
+/// Pending attempts. `O` is an origin, `T` an attempt.
 #[derive(Debug)]
-pub struct Turns<O, T>(VecDeque<(O, VecDeque<(String, Vec<T>)>)>);
+pub struct Turns<O, T>(VecDeque<(O, Accounts<T>)>);
 
 impl<O, T> Default for Turns<O, T> {
     fn default() -> Turns<O, T> {

@@ -108,7 +108,7 @@ impl Users {
 
     /// The connection whose turn it is.
     pub(super) fn next(&mut self) -> Option<ClientId> {
-        self.turns.next()
+        self.turns.take_next()
     }
 
     /// Whether a connection waits for its turn.

@@ -332,7 +332,7 @@ mod system {
                 // During execve(2) a process shows no environment: it is read again next time.
                 let mark = match before.remove(&pid).filter(is_same) {
                     Some(seen) => seen.mark,
-                    None => process_table::variable(pid, MARK_NAME).ok(),
+                    None => process_table::variable(pid, MARK_NAME),
                 };
                 known.insert(pid, Orphan { process, mark });
             }

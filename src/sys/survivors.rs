@@ -58,7 +58,7 @@ pub fn survivors(jobs: &[&Traces], daemon: i32, marks: &mut Marks) -> Vec<Vec<Pr
     let processes = process_table::all();
     let users: BTreeSet<u32> = jobs.iter().filter_map(|job| job.user).collect();
     let mut before = std::mem::take(&mut marks.0);
-    let found = among(&processes, &jobs, daemon, |entry| {
+    among(&processes, &jobs, daemon, |entry| {
         // Kernel threads, and processes that the kernel does not show, have none.
         if entry.image == (0, 0) {
             return None;
@@ -72,14 +72,13 @@ pub fn survivors(jobs: &[&Traces], daemon: i32, marks: &mut Marks) -> Vec<Vec<Pr
             None => Seen {
                 start: entry.id.start.clone(),
                 image: entry.image,
-                mark: process_table::variable(pid, MARK_NAME).ok()?,
+                mark: process_table::variable(pid, MARK_NAME)?,
             },
         };
         let mark = seen.mark.clone();
         marks.0.insert(pid, seen);
         Some((mark?, user))
-    });
-    found
+    })
 }
 
 /// `mark_of` says for a process which mark its environment has, and its real user.

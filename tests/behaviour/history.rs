@@ -35,8 +35,7 @@ fn submit_and_wait(daemon: &Daemon, words: &[&str]) {
 
 /// Lets these lines of the log become events.
 fn log(setup: &Setup, reader: &mut Peer, lines: &[String]) {
-    append(&setup.log(), &lines.iter().map(|line| format!("{line}\n")).collect::<String>())
-        .unwrap();
+    append(&setup.log(), lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
     reader.messages(lines.len()).unwrap();
 }
 

@@ -398,7 +398,7 @@ fn group_that_is_made_later_counts_without_a_reload() {
     let number = |name: &str| nix::unistd::Group::from_name(name).unwrap().unwrap().gid.as_raw();
     let uid = nix::unistd::User::from_name(user.name()).unwrap().unwrap().uid.as_raw();
     let query =
-        |group| Cli::to(&daemon, "call").args(&["rpc", "query"]).as_user(uid, group).run().unwrap();
+        |group| Cli::to(&daemon, "call").args(["rpc", "query"]).as_user(uid, group).run().unwrap();
     let refused = query(number(host.read.name()) + 1);
     let named = format!("{} (uid {uid}) is in none of the groups", user.name());
     assert!(refused.err.contains(&named) && refused.err.contains(&later), "{}", refused.err);

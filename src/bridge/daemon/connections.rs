@@ -520,7 +520,7 @@ impl Connections {
 
     /// The peer whose turn it is. One that is gone may be named.
     pub(super) fn next_turn(&mut self) -> Option<PeerNumber> {
-        let number = self.turns.next()?;
+        let number = self.turns.take_next()?;
         if let Some(connected) = self.map.get_mut(&number) {
             connected.queued = false;
         }
