@@ -138,11 +138,7 @@ impl Stream {
     }
 
     /// Dials a daemon as a proxy does: with this header before everything else, TLS included.
-    pub fn dial_as_proxy(
-        daemon: &Daemon,
-        transport: Transport,
-        header: &[u8],
-    ) -> Outcome<Stream> {
+    pub fn dial_as_proxy(daemon: &Daemon, transport: Transport, header: &[u8]) -> Outcome<Stream> {
         let mut stream = Stream::dial(daemon, transport)?;
         match &mut stream {
             Stream::Unix(stream) => stream.write_all(header)?,
@@ -263,11 +259,7 @@ impl Peer {
     }
 
     /// Connects as a proxy does, for a client that this header names.
-    pub fn connect_as_proxy(
-        daemon: &Daemon,
-        transport: Transport,
-        header: &[u8],
-    ) -> Outcome<Peer> {
+    pub fn connect_as_proxy(daemon: &Daemon, transport: Transport, header: &[u8]) -> Outcome<Peer> {
         Peer::upgrade(Stream::dial_as_proxy(daemon, transport, header)?, "")
     }
 
