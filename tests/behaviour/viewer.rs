@@ -76,10 +76,20 @@ impl Viewer {
     }
 }
 
+/// The lines of the screen. A duration of whole seconds at the end of one is `0 s`: how long a job
+/// takes depends on the machine.
 fn lines(parser: &Parser) -> Vec<String> {
     let (_, columns) = parser.screen().size();
     let rows = parser.screen().rows(0, columns.get());
-    let mut lines: Vec<String> = rows.map(|row| row.trim_end().to_owned()).collect();
+    let timeless = |row: String| {
+        let row = row.trim_end();
+        let seconds = row.strip_suffix(" s").and_then(|row| row.rsplit_once(" after "));
+        match seconds.filter(|(_, digits)| digits.bytes().all(|byte| byte.is_ascii_digit())) {
+            Some((event, _)) => format!("{event} after 0 s"),
+            None => row.to_owned(),
+        }
+    };
+    let mut lines: Vec<String> = rows.map(timeless).collect();
     while lines.last().is_some_and(String::is_empty) {
         lines.pop();
     }
