@@ -71,6 +71,8 @@ fn burst_of_lines_reaches_all_while_requests_get_replies() -> Outcome<()> {
 #[test]
 fn client_that_does_not_read_is_closed_after_pause() -> Outcome<()> {
     let setup = Setup::following(PROGRAM)?.with("life_preserver.pause", r#""300ms""#);
+    // The test reads the close frame only when the other client has read all.
+    let setup = setup.with("server.close_timeout", r#""60s""#);
     append(&setup.log(), "")?;
     let daemon = setup.start()?;
     let mut deaf = Peer::reader(&daemon)?;

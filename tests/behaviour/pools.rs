@@ -171,7 +171,9 @@ fn a_pool_that_is_filled_over_its_limit_is_critical() {
     let device = zfs.device("a", 400).unwrap();
     let mountpoint = zfs.directory().join("tank");
     zfs.zpool(&["create", "-m", text(&mountpoint), "tank", text(&device)]).unwrap();
+    // The client answers no ping while the pool is filled.
     let setup = zfs.setup(PROGRAM).unwrap().with("system_state.interval", r#""500ms""#);
+    let setup = setup.with("server.ping_interval", r#""10m""#);
     let daemon = setup.start().unwrap();
     let mut peer = subscribed(&daemon).unwrap();
     // It ends for want of room, which is no failure here.
