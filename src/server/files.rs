@@ -126,7 +126,7 @@ impl Server {
         while let Some(outcome) = self.file_workers.files.next_outcome() {
             any = true;
             match outcome {
-                Outcome::Answer(KEYS, _) => self.on_keys_watched(now),
+                Outcome::Answer(KEYS, answer) => self.on_keys_watched(!answer.is_empty(), now),
                 Outcome::Answer(subject, answer) => self.logs.on_answer(subject, answer, now),
                 Outcome::Changed(KEYS) => self.on_keys_changed(now),
                 Outcome::Changed(subject) => self.logs.on_changed(subject),
@@ -216,7 +216,8 @@ impl Worker {
         Worker { may_block, kernel: Kernel::default(), looks: Looks::default(), keys: None }
     }
 
-    /// Watches the directory of the registered keys, if it is not watched already.
+    /// Watches the directory of the registered keys. Returns a byte for a new watch, nothing if
+    /// there is one already or none can be made.
     fn watch_keys(&mut self, question: &[u8]) -> Vec<u8> {
         let lost = self.keys.take_if(|watch| !self.kernel.is_watched(watch));
         lost.into_iter().for_each(|watch| self.kernel.unwatch(watch));
@@ -225,6 +226,7 @@ impl Worker {
             && let (Some(directory), Some(name)) = (path.parent(), path.file_name())
         {
             self.keys = self.kernel.directory(directory, name, KEYS, self.may_block).ok();
+            return self.keys.iter().map(|_| 1).collect();
         }
         Vec::new()
     }

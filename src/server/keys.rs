@@ -146,10 +146,13 @@ impl Server {
         self.file_workers.files.ask(KEYS, &path, question, now.instant);
     }
 
-    /// The directory is watched, or cannot be; then changed keys are seen with the next look at the
-    /// accounts of those who are connected.
-    pub(super) fn on_keys_watched(&mut self, now: Moment) {
+    /// The directory is watched, or cannot be: then changed keys are read at the next re-check of
+    /// accounts. Changes before a new watch were not reported, so the file is read again.
+    pub(super) fn on_keys_watched(&mut self, is_new: bool, now: Moment) {
         self.keys.watch_asked = false;
+        if is_new {
+            self.ask_for_keys(now);
+        }
         if std::mem::take(&mut self.keys.watch_again) {
             self.watch_keys(now);
         }

@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use support::{
     Cli, Daemon, Group, Key, Outcome, PamService, Peer, Setup, Transport, User, base64,
@@ -183,6 +185,26 @@ fn the_raw_form_is_for_keys_that_are_registered_as_legacy() {
     // A legacy key may also use the new form.
     unauthenticated(&daemon).show_key(&legacy, &daemon, Transport::Tls).unwrap();
     daemon.log().wait("authentication failure from 127.0.0.1: legacy key").unwrap();
+}
+
+#[test]
+fn key_added_while_no_worker_watches_is_known_soon() {
+    let Some(key) = Key::ed25519().unwrap() else { return };
+    let setup = setup();
+    let daemon = setup.start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    let status = peer.request("rpc", "status", &json!({})).unwrap();
+    let pids = status["files"]["pids"].as_array().unwrap();
+    let pids: Vec<Pid> = pids
+        .iter()
+        .map(|pid| Pid::from_raw(i32::try_from(pid.as_i64().unwrap()).unwrap()))
+        .collect();
+    let signal = |signal| pids.iter().for_each(|pid| kill(*pid, signal).unwrap());
+    // A stopped worker reports nothing, and its watch ends with it.
+    signal(Signal::SIGSTOP);
+    add(&setup, &ourselves().0, &key, &[]);
+    signal(Signal::SIGKILL);
+    daemon.log().wait("registered keys: 1").unwrap();
 }
 
 #[test]
@@ -488,7 +510,7 @@ fn wrong_signatures_of_many_addresses_are_bounded() {
             longest = longest.max(began.elapsed());
         }
     }
-    // Five failures of each are tolerated, and the sixth is told of the block.
+    // Five failures of each are tolerated, and the sixth is refused as blocked.
     assert_eq!(answered, 6 * ADDRESSES);
     assert!(longest < Duration::from_secs(1), "{longest:?}");
     let grown = daemon.process().resident().unwrap().saturating_sub(before);
