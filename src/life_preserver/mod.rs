@@ -284,6 +284,9 @@ impl LifePreserver {
         self.marked.retain(|marked| *marked != id);
         if let Some(followed) = self.followed(id) {
             followed.set_hanging(Some(since));
+            // The state is complete without the position of a log that cannot be found yet.
+            let is_found = followed.is_found;
+            self.changed |= !is_found;
         }
     }
 

@@ -59,6 +59,10 @@ pub(super) struct Logs {
     mark: Option<Mark>,
     /// Persisting is in progress.
     persisting: bool,
+    /// The state that is being persisted has the position of every log.
+    completes: bool,
+    /// The position of every log was persisted once, or could not be.
+    anchored: bool,
     /// Why persisting failed, logged once; and the time of the next attempt.
     failed: Option<(String, Instant)>,
 }
@@ -67,6 +71,8 @@ pub(super) struct Logs {
 struct Mark {
     memory: Vec<u8>,
     consumed: u64,
+    /// No log was still being found.
+    complete: bool,
     /// Recipients of unsent events; up to which outbox position, where known.
     unsent: BTreeMap<ClientId, Option<u64>>,
 }
@@ -94,6 +100,8 @@ impl Logs {
             persisted: 0,
             mark: None,
             persisting: false,
+            completes: false,
+            anchored: !waits,
             failed: None,
         }
     }
@@ -130,6 +138,12 @@ impl Logs {
     /// Whether it is not known yet of a log where it is read from, and may soon be.
     pub(super) fn is_finding(&self) -> bool {
         self.room.is_finding()
+    }
+
+    /// Whether lines written from now on are read, also after a crash: the positions from which the
+    /// logs are followed were persisted, or cannot be.
+    pub(super) fn is_anchored(&self) -> bool {
+        self.anchored
     }
 
     /// Requests a turn.
@@ -307,7 +321,8 @@ impl Server {
         let subscribers = self.hub.subscribers_of(EventName::LifePreserver);
         let unsent = subscribers.map(|id| (id, None)).collect();
         let memory = self.logs.room.memory();
-        self.logs.mark = Some(Mark { memory, consumed, unsent });
+        let complete = !self.logs.room.is_finding();
+        self.logs.mark = Some(Mark { memory, consumed, complete, unsent });
     }
 
     /// Whether a client's connection has taken all events up to the mark. Its outbox position is
@@ -322,6 +337,7 @@ impl Server {
 
     fn persist(&mut self, mark: Mark, now: Moment) {
         self.logs.persisting = true;
+        self.logs.completes = mark.complete;
         self.persist_logs(FILE, mark.memory, mark.consumed, now);
         if self.storage.store.standing().is_err() {
             // The error is already there.
@@ -340,6 +356,7 @@ impl Server {
         match persisted {
             Ok(()) => {
                 self.logs.persisted = consumed;
+                self.logs.anchored |= self.logs.completes;
                 (self.logs.held, self.logs.unbound) = (None, false);
                 if self.logs.failed.take().is_some() {
                     info!("log positions are saved again");
@@ -352,7 +369,7 @@ impl Server {
                 let again = now.instant + self.config.life_preserver.poll_interval;
                 self.reactor.set_deadline(PollToken::Persisting, Some(again));
                 self.logs.failed = Some((why, again));
-                self.logs.unbound = true;
+                (self.logs.unbound, self.logs.anchored) = (true, true);
                 self.logs.room.persist_again();
             }
         }

@@ -145,9 +145,10 @@ pub(super) fn start(
     server.warn_of_callers();
     server.watch_keys(now);
     server.settle(now);
-    // Lines written from now on are read; a file that hangs delays the start by its deadline only.
+    // Lines written from now on are read, also if the daemon is killed next; a file that hangs, or a
+    // store, delays the start by its deadline only.
     let mut ready = Vec::new();
-    while server.logs.is_finding() && server.phase == Phase::Serving {
+    while !server.logs.is_anchored() && server.phase == Phase::Serving {
         server.turn(&mut ready)?;
     }
     memory::give_back_code();

@@ -236,6 +236,21 @@ impl Drop for FullDisk {
 }
 
 #[test]
+fn position_of_a_new_log_is_durable_once_the_daemon_is_ready() -> Outcome<()> {
+    let setup = Setup::following(PROGRAM)?;
+    append(&setup.log(), snapshots(0..3))?;
+    let daemon = setup.start()?;
+    let state = fs::read_to_string(setup.directory().join("state/life_preserver.json"))?;
+    assert!(state.contains(&*setup.log().to_string_lossy()), "{state}");
+    daemon.crash()?;
+    // Written while no daemon runs.
+    append(&setup.log(), snapshots(3..6))?;
+    let daemon = setup.start()?;
+    assert_eq!(Peer::reader(&daemon)?.messages(3)?, snapshot_messages(3..6));
+    Ok(())
+}
+
+#[test]
 fn crash_loses_no_line_and_repeats_at_most_one_slice() -> Outcome<()> {
     const KILLS: usize = 50;
     let setup = Setup::following(PROGRAM)?;
