@@ -74,7 +74,7 @@ fn main(words: Words) -> Result<u8, Exit> {
     let arguments = parse(words)?;
     let mut daemon = arguments.target.connect()?;
     let mut list = daemon.jobs()?;
-    // Also those that have no job; a daemon of an earlier version cannot tell.
+    // Also those that have no job; a daemon of an earlier version has no such list.
     let queues = match arguments.show {
         Show::Queues => queues::queues(&mut daemon).unwrap_or_default(),
         Show::Table | Show::Ids | Show::Json => Default::default(),

@@ -119,20 +119,9 @@ fn list(words: Words) -> Result<u8, Exit> {
 
 /// All queues of the daemon, by name.
 pub(super) fn queues(daemon: &mut Client) -> Result<serde_json::Map<String, Value>, ClientError> {
-    let mut all = serde_json::Map::new();
-    let mut page = Value::Null;
-    loop {
-        let args = json!({ "action": "queues", "page": page });
-        let mut reply = daemon.call("rpc", "dispatcher", args)?;
-        let before = all.len();
-        if let Some(queues) = reply["queues"].as_object_mut() {
-            all.append(queues);
-        }
-        page = reply["next"].take();
-        // A daemon that repeats itself would be asked for ever.
-        if page.is_null() || all.len() == before {
-            return Ok(all);
-        }
+    match daemon.queues()?["queues"].take() {
+        Value::Object(queues) => Ok(queues),
+        _ => Ok(serde_json::Map::new()),
     }
 }
 

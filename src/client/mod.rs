@@ -275,13 +275,27 @@ impl Client {
 
     /// The jobs of the daemon: all pages of its list, merged into one reply.
     pub fn jobs(&mut self) -> Result<Value, ClientError> {
-        let mut list = self.call("rpc", "dispatcher", json!({ "action": "list" }))?;
+        self.all_pages("list")
+    }
+
+    /// The queues of the daemon, likewise.
+    pub fn queues(&mut self) -> Result<Value, ClientError> {
+        self.all_pages("queues")
+    }
+
+    /// Requests all pages of a list of `rpc/dispatcher`. Stops at a page that names itself as the
+    /// next one.
+    fn all_pages(&mut self, action: &str) -> Result<Value, ClientError> {
+        let mut list = self.call("rpc", "dispatcher", json!({ "action": action }))?;
+        let mut last = None;
         for _ in 0..PAGES {
-            let Some(page) = list.as_object_mut().and_then(|list| list.remove("next")) else {
+            let page = list.as_object_mut().and_then(|list| list.remove("next"));
+            if page.is_none() || page == last {
                 break;
-            };
-            let args = json!({ "action": "list", "page": page });
+            }
+            let args = json!({ "action": action, "page": page });
             add_page(&mut list, self.call("rpc", "dispatcher", args)?);
+            last = page;
         }
         Ok(list)
     }

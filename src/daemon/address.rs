@@ -7,7 +7,13 @@ use std::path::PathBuf;
 use log::info;
 
 use super::StartError;
-use crate::net::{Listener, Transport};
+use crate::config::Network;
+use crate::net::{Listener, Peer, Transport};
+
+/// Whether a peer is one of the configured proxies, whose header names its client.
+pub fn is_proxy(peer: &Peer, proxies: &[Network]) -> bool {
+    peer.remote_ip().is_some_and(|ip| proxies.iter().any(|proxy| proxy.contains(ip)))
+}
 
 /// A configured address.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::net::certificate::ServerSide;
 use crate::sys::{descriptors, memory, signals};
 
-pub use address::{Address, bind};
+pub use address::{Address, bind, is_proxy};
 pub use directory::{lock, make_private};
 pub use error::StartError;
 pub use pid_file::PidFile;

@@ -38,7 +38,7 @@ pub(super) struct Followed {
 }
 
 impl Followed {
-    /// Follows `path`, on from `kept`; with `from_end` what stands in it now is left out.
+    /// Follows `path` from the persisted position; with `from_end` its present content is skipped.
     pub(super) fn new(
         id: FollowId,
         path: PathBuf,
@@ -93,7 +93,7 @@ impl Followed {
             && self.unwatched != answer.unwatched
         {
             warn!(
-                "{path}: the kernel does not tell of all changes ({why}); looking every few seconds"
+                "{path}: the kernel does not report all changes ({why}); it is read every few seconds"
             );
         }
         if let Some(last_error) = &answer.last_error

@@ -573,7 +573,7 @@ mod tests {
         assert_eq!(judge(""), Verdict::Rewritten);
         assert!(
             !generation.persisted_form().write().to_string().contains("tank"),
-            "nothing of the log is kept"
+            "no part of the log stays in memory"
         );
     }
 

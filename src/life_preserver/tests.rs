@@ -418,7 +418,7 @@ fn log_that_hangs_at_start_keeps_its_position() {
     let (id, _, question) = fixture.it().next_to_find(now.instant).unwrap();
     assert!(fixture.it().is_finding());
     fixture.it().on_hanging(id, now.wall);
-    assert!(!fixture.it().is_finding(), "nobody waits for it");
+    assert!(!fixture.it().is_finding(), "no search is pending");
     assert!(fixture.messages().is_empty());
     assert_eq!(fixture.it().memory(), persisted);
     append(&fixture.log, snapshots(3, 1));
@@ -682,7 +682,7 @@ fn a_replication_from_beginning_to_end() {
     fixture.now.wall += Duration::from_secs(60);
     let start = format!("now: Starting replication SYNC task on tank: {}\n", file.display());
     append(&fixture.log, &start);
-    assert_eq!(fixture.messages(), ["Starting replication for tank"], "what is old is not told");
+    assert_eq!(fixture.messages(), ["Starting replication for tank"], "old lines are not reported");
     // `zfs send` empties the file.
     fs::write(
         &file,

@@ -44,7 +44,7 @@ impl ProxyHeader {
     /// the connection is the proxy's own or the proxy does not know the address.
     ///
     /// # Errors
-    /// What is wrong with it; known as soon as the first wrong byte has come.
+    /// The reason for a refusal, known with the first wrong byte.
     pub(super) fn client(&self) -> Result<Option<Option<SocketAddr>>, &'static str> {
         if self.0.iter().zip(SIGNATURE).any(|(byte, wanted)| *byte != wanted) {
             return Err("it sends no header of the PROXY protocol, version 2");

@@ -1,9 +1,9 @@
 //! Roles of users, by accounts and groups that the helper looks up.
 //!
-//! Groups are looked up at the start, at each reload and when `/etc/group` changes, an account when somebody proves to be it,
-//! and all accounts of those who are connected again and again: a right does not outlive what it
-//! came from. While there is no answer things stay as they are for a while, and then nobody has a
-//! right by an account any more. This is the shell around [`Helper`].
+//! Groups are looked up at the start, at each reload and when `/etc/group` changes; an account when
+//! a client authenticates as it; the accounts of all connected clients at each re-check, so that a
+//! role does not outlive its account or group. While the helper does not reply, roles stay for a
+//! limited time; then no account has one. This is the shell around [`Helper`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -20,7 +20,7 @@ use super::authentication::{Attempt, WaitingPassword};
 use super::child::Child;
 use super::clients::{ClientId, Wait};
 use super::{PollToken, Server};
-use crate::auth::{Identity, Proof, Role, Roles, Turns, number_as_name};
+use crate::auth::{Identity, PasswordQueue, Proof, Role, Roles, number_as_name};
 use crate::config::Config;
 use crate::helper::accounts::{
     self, Account, Accounts, Asked, Found, Helper, Outcome, RequestId, UserQuery, Verdict,
@@ -51,7 +51,7 @@ enum Purpose {
 pub(super) struct AccountsHelper {
     pub(super) helper: Helper,
     /// Passwords that are not checked yet, so that others have their turns.
-    pub(super) turns: Turns<Source, WaitingPassword>,
+    pub(super) passwords: PasswordQueue<Source, WaitingPassword>,
     child: Option<Child>,
     purposes: BTreeMap<RequestId, Purpose>,
     /// When all users are re-checked; `None` where no user depends on an account.
@@ -95,7 +95,7 @@ impl AccountsHelper {
     pub(super) fn new(limits: accounts::AccountsLimits, now: Instant) -> AccountsHelper {
         AccountsHelper {
             helper: Helper::new(limits, now),
-            turns: Turns::default(),
+            passwords: PasswordQueue::default(),
             child: None,
             purposes: BTreeMap::new(),
             recheck_due: None,
@@ -138,7 +138,7 @@ impl AccountsHelper {
     }
 
     fn begin(&mut self, reactor: &mut Reactor<PollToken>, now: Instant) {
-        let begun = accounts::begin(&mut self.helper, || self.turns.retain(|_| false))
+        let begun = accounts::begin(&mut self.helper, || self.passwords.retain(|_| false))
             .and_then(|begun| Child::watch(begun, PollToken::Accounts, reactor));
         match begun {
             Ok(child) => {
@@ -245,7 +245,7 @@ impl AccountsHelper {
     pub(super) fn status(&self) -> Value {
         json!({
             "pid": self.child.as_ref().map(|child| child.pid.as_raw()),
-            "questions": self.purposes.len() + self.turns.len(),
+            "questions": self.purposes.len() + self.passwords.len(),
         })
     }
 }

@@ -154,7 +154,7 @@ impl Server {
                 && origin(self.clients.source_of(&client.peer)) == from
         };
         let searched = self.clients.iter().filter(is_searching).count();
-        if self.pending(from, now) + self.accounts.turns.of(from) + searched < PENDING {
+        if self.pending(from, now) + self.accounts.passwords.of(from) + searched < PENDING {
             return Ok(());
         }
         Err(Refusal::new(ErrorCode::TooMany, OTHERS_PENDING))
@@ -206,10 +206,10 @@ impl Server {
         let name: String = attempt.user.chars().take(NAME).collect();
         let end = now.instant + self.config.auth.check_deadline;
         let waiting = WaitingPassword { attempt, secret: is_sane.then_some(secret), end };
-        self.accounts.turns.push(from, &name, waiting);
+        self.accounts.passwords.push(from, &name, waiting);
         self.serve_passwords(now);
         let most = self.config.auth.max_waiting_checks;
-        if let Some(surplus) = self.accounts.turns.give_up(most, random_number()) {
+        if let Some(surplus) = self.accounts.passwords.give_up(most, random_number()) {
             let refusal = refuse(ErrorCode::TooMany, OTHERS_PENDING);
             self.refuse_waiting(surplus.attempt.client, &refusal);
         }
@@ -217,11 +217,11 @@ impl Server {
 
     /// Has passwords checked whose turn it is. To be called at the end of a turn of the loop.
     pub(super) fn serve_passwords(&mut self, now: Moment) {
-        if self.accounts.turns.is_empty() {
+        if self.accounts.passwords.is_empty() {
             return;
         }
         let (clients, mut late) = (&mut self.clients, Vec::new());
-        self.accounts.turns.retain(|WaitingPassword { attempt, end, .. }| {
+        self.accounts.passwords.retain(|WaitingPassword { attempt, end, .. }| {
             let client = clients.get(attempt.client);
             let is_there = matches!(client, Some(client) if client.waiting.is_some());
             let is_late = is_there && *end <= now.instant;
@@ -232,18 +232,19 @@ impl Server {
             self.refuse_waiting(client, &Refusal::new(ErrorCode::TooMany, OTHERS_PENDING));
         }
         while self.accounts.helper.has_turn() {
-            let origins = self.accounts.turns.origins();
+            let origins = self.accounts.passwords.origins();
             let free: Vec<Source> =
                 origins.filter(|from| self.pending(*from, now) < PENDING).collect();
-            let turns = &mut self.accounts.turns;
-            let Some(next) = turns.next(|from| free.contains(&from), random_number()) else {
+            let passwords = &mut self.accounts.passwords;
+            let Some(next) = passwords.take_next(|from| free.contains(&from), random_number())
+            else {
                 break;
             };
             self.check_password(next, now);
         }
-        let origins = self.accounts.turns.origins();
+        let origins = self.accounts.passwords.origins();
         let slots = origins.filter_map(|from| self.throttle.next_answer(from, now.instant));
-        let due = slots.chain(self.accounts.turns.iter().map(|waiting| waiting.end)).min();
+        let due = slots.chain(self.accounts.passwords.iter().map(|waiting| waiting.end)).min();
         self.reactor.set_deadline(PollToken::Passwords, due);
     }
 
@@ -395,7 +396,10 @@ impl Server {
     }
 
     /// Authentication failed. `what` is for the log, `why` for the client.
-    #[allow(clippy::too_many_arguments, reason = "the client may be gone, so it is told apart")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the client may be gone, so its parts are arguments"
+    )]
     pub(super) fn on_failure(
         &mut self,
         id: ClientId,

@@ -38,7 +38,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::auth::{Identity, Proof, Roles, Throttle, Tokens};
 use crate::config::{Config, Home};
-use crate::daemon::{Address, prepare};
+use crate::daemon::{Address, is_proxy, prepare};
 use crate::dispatcher::{Dispatcher, Effect};
 use crate::helper::files::WorkerId;
 use crate::hub::{Hub, Item};
@@ -98,7 +98,7 @@ enum PollToken {
     Persisting,
     /// The next re-check of accounts.
     Recheck,
-    /// The file with groups, and its directory; the deadline is for a look-up after a change.
+    /// The directory of the file with groups; the deadline is for a look-up after a change.
     Groups,
     /// A delayed reply.
     Delayed(ClientId),
@@ -411,11 +411,7 @@ impl Server {
 
     fn welcome(&mut self, mut accepted: Accepted, now: Moment) {
         let source = self.clients.source_of(&accepted.peer);
-        let proxies = &self.config.server.proxy_protocol;
-        accepted.is_proxy = accepted
-            .peer
-            .remote_ip()
-            .is_some_and(|ip| proxies.iter().any(|proxy| proxy.contains(ip)));
+        accepted.is_proxy = is_proxy(&accepted.peer, &self.config.server.proxy_protocol);
         if !accepted.is_proxy && self.is_blocked(source, now) {
             return;
         }

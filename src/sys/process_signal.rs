@@ -36,7 +36,7 @@ mod system {
         // SAFETY: takes integers; what comes back is checked before it is owned.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         match (i32::try_from(fd), Errno::last()) {
-            // SAFETY: just opened, and nobody else owns it.
+            // SAFETY: just opened, without another owner.
             (Ok(fd @ 0..), _) => act(&Target::Pidfd(unsafe { OwnedFd::from_raw_fd(fd) })),
             (_, Errno::ESRCH | Errno::EINVAL) => false,
             _ => act(&Target::Pid(Pid::from_raw(pid))),

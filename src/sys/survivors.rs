@@ -4,8 +4,8 @@
 //! its start stand in the journal, where its parent or the living leader of its session is such a
 //! one, or where it runs as the job's user and carries the job's mark in its environment. Any
 //! program can put the mark into an environment, so the mark of a process of another user counts for
-//! nothing: one that changed its user is found by its parent or session, or not at all. To end a
-//! process of somebody else would be worse than to leave one of a job.
+//! nothing: one that changed its user is found by its parent or session, or not at all. To end
+//! another user's process would be worse than to leave one of a job.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -102,7 +102,7 @@ fn among(
     {
         above = parent;
     }
-    // Those that the environment has to tell of: the mark, and the user with it.
+    // Processes that only their environment identifies: by the mark, and by its user.
     let marked: Vec<(&Entry, String, u32)> = processes
         .iter()
         .filter(|entry| !spared.contains(&entry.id.pid) && !entry.zombie)

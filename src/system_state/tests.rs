@@ -962,10 +962,10 @@ fn killed_zpool_that_ends_is_run_again_by_the_timer() {
         assert_eq!(host.asked(), Vec::<String>::new());
         host.elapsed -= Duration::from_secs(10);
     }
-    assert_eq!(host.reported().len(), 1, "it is told once");
+    assert_eq!(host.reported().len(), 1, "it is reported once");
     host.pass(Duration::from_secs(60));
     host.checks(&line("tank", "ONLINE", "12%"), HEALTHY);
-    assert_eq!(host.reported_once().get("zpool_error"), None, "that it is over is told");
+    assert_eq!(host.reported_once().get("zpool_error"), None, "its end is reported");
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn wait_until_none(daemon: &Daemon) {
     until("nothing hangs", || hanging(daemon).is_empty());
 }
 
-/// A daemon that follows a log of its own, with somebody who reads its events.
+/// A daemon that follows a log of its own, and a subscriber.
 struct Scene {
     setup: Setup,
     daemon: Daemon,

@@ -53,7 +53,7 @@ fn history_is_there_after_a_crash_and_goes_on() {
 
     let daemon = setup.start().unwrap();
     let after = frames(&daemon, &[]);
-    assert_eq!(after[..before.len()], before[..], "nothing is lost or told twice");
+    assert_eq!(after[..before.len()], before[..], "nothing is lost or repeated");
     let critical =
         frames(&daemon, &["--since", "2d", "--priority", "6", "--kind", "life-preserver"]);
     assert_eq!(messages(&critical), ["s: Snapshot failed for tank"]);

@@ -321,7 +321,7 @@ fn random_faults_lose_or_repeat_no_job_and_no_outcome() {
         fixture.taken.iter().filter(|id| !ends.contains_key(*id)).cloned().collect::<Vec<_>>()
     };
     while !received(&heard).is_empty() {
-        assert!(Instant::now() < patience, "not told of {:?}", received(&heard));
+        assert!(Instant::now() < patience, "no event of {:?}", received(&heard));
         thread::park_timeout(Duration::from_millis(20));
     }
     heard.over.store(true, Ordering::Relaxed);

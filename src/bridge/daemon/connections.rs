@@ -509,7 +509,7 @@ impl Connections {
         }
     }
 
-    /// Gives a peer a turn; one that waits for its turn already has no second one.
+    /// Gives a peer a turn, unless it waits for one already.
     pub(super) fn enqueue(&mut self, number: PeerNumber) {
         if let Some(connected) = self.map.get_mut(&number)
             && !std::mem::replace(&mut connected.queued, true)
@@ -518,7 +518,7 @@ impl Connections {
         }
     }
 
-    /// The peer whose turn it is. One that is gone may be named.
+    /// The peer whose turn it is. It may be gone.
     pub(super) fn next_turn(&mut self) -> Option<PeerNumber> {
         let number = self.turns.take_next()?;
         if let Some(connected) = self.map.get_mut(&number) {
@@ -532,14 +532,14 @@ impl Connections {
         !self.turns.is_empty() || !self.dirty.is_empty()
     }
 
-    /// Charges what a peer has sent of a message that has not ended.
+    /// Charges the unfinished message of a peer.
     pub(super) fn count_unfinished(&mut self, number: PeerNumber) {
         if let Some(connected) = self.map.get_mut(&number) {
             connected.inbox.set(connected.connection.unfinished());
         }
     }
 
-    /// Drops what a peer has sent of a message; its connection ends.
+    /// Discards the unfinished message of a peer; its connection ends.
     pub(super) fn give_up_unfinished(&mut self, number: PeerNumber) {
         if let Some(connected) = self.map.get_mut(&number).filter(|c| c.inbox.amount() > 0) {
             connected.connection.give_up_unfinished();
@@ -547,8 +547,8 @@ impl Connections {
         self.count_unfinished(number);
     }
 
-    /// Sends what can be sent to those that were touched, until `budget` is spent. Gives those that
-    /// are over.
+    /// Sends as much as possible to all marked connections, until `budget` is spent. Returns those
+    /// that ended.
     pub(super) fn flush(
         &mut self,
         budget: Budget,

@@ -26,7 +26,7 @@ use super::relay::{Effect, PeerNumber, Registration, Relay, Standing};
 use crate::auth::key::KeyStore;
 use crate::auth::{LegacyBudget, Throttle};
 use crate::config::{Config, Home};
-use crate::daemon::{StartError, random_hex};
+use crate::daemon::{StartError, is_proxy, random_hex};
 use crate::moment::{Budget, Moment};
 use crate::net::{
     Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Incoming, Listener, Peer,
@@ -256,11 +256,7 @@ impl Bridge {
 
     fn welcome(&mut self, mut accepted: Accepted, now: Moment) {
         let source = self.connections.source_of(&accepted.peer);
-        let proxies = &self.config.relay.proxy_protocol;
-        accepted.is_proxy = accepted
-            .peer
-            .remote_ip()
-            .is_some_and(|ip| proxies.iter().any(|proxy| proxy.contains(ip)));
+        accepted.is_proxy = is_proxy(&accepted.peer, &self.config.relay.proxy_protocol);
         if !accepted.is_proxy && self.is_blocked(source, now) {
             return;
         }

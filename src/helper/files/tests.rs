@@ -81,7 +81,7 @@ fn questions_are_asked_one_at_a_time() {
     assert_eq!(bench.read(1), [(Kind::Ask, 2)]);
     bench.answer(1, 2);
     assert_eq!(bench.outcomes(), [answered(1), answered(2)]);
-    assert_eq!(bench.files.due(), None, "an idle worker wakes nobody");
+    assert_eq!(bench.files.due(), None, "an idle worker sets no timer");
 }
 
 #[test]

@@ -210,6 +210,17 @@ pub struct Refused {
     pub message: String,
 }
 
+impl Refused {
+    /// Reads the `args` of an error reply.
+    pub(crate) fn of(mut args: Value) -> Outcome<Refused> {
+        let code = args["code"].as_u64().ok_or("an error without a code")?;
+        let Value::String(message) = args["message"].take() else {
+            return Err("an error without a message".into());
+        };
+        Ok(Refused { code, message })
+    }
+}
+
 /// One client.
 pub struct Peer {
     socket: WebSocket<Stream>,
@@ -345,15 +356,11 @@ impl Peer {
             if frame["id"] != id {
                 continue;
             }
-            let mut args = frame["args"].take();
+            let args = frame["args"].take();
             if frame["name"] != "error" {
                 return Ok(Ok(args));
             }
-            let code = args["code"].as_u64().ok_or("an error without a code")?;
-            let Value::String(message) = args["message"].take() else {
-                return Err("an error without a message".into());
-            };
-            return Ok(Err(Refused { code, message }));
+            return Ok(Err(Refused::of(args)?));
         }
     }
 

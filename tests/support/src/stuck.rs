@@ -83,7 +83,7 @@ impl StuckFs {
         lock(&self.state).hanging.insert(name.into());
     }
 
-    /// Whether somebody waits for an answer.
+    /// Whether a process waits for an answer.
     pub fn is_waited_for(&self) -> bool {
         !lock(&self.state).held.is_empty()
     }
@@ -203,7 +203,7 @@ fn answer(source: &Path, state: &mut State, device: &File, request: &[u8]) {
     bytes.extend(error.to_le_bytes());
     bytes.extend(unique.to_le_bytes());
     bytes.extend(body);
-    // It fails where nobody waits any more.
+    // It fails where the process is gone.
     let _ = (&*device).write(&bytes);
 }
 

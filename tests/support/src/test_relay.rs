@@ -623,13 +623,11 @@ impl RelayedTunnel {
             if frame["id"] != id {
                 continue;
             }
-            let mut args = frame["args"].take();
+            let args = frame["args"].take();
             if frame["name"] != "error" {
                 return Ok(Ok(args));
             }
-            let code = args["code"].as_u64().ok_or("an error without a code")?;
-            let message = args["message"].take().as_str().unwrap_or_default().to_owned();
-            return Ok(Err(Refused { code, message }));
+            return Ok(Err(Refused::of(args)?));
         }
     }
 

@@ -1,29 +1,29 @@
-//! Attempts with a password that wait until one of their origin may be checked.
+//! Passwords that wait until one of their origin may be checked.
 //!
-//! Only so many failures of an origin are answered in a time, so that a password cannot be guessed;
-//! attempts beyond that wait here, or a right password would be refused whenever another peer at
-//! the same address guesses. Origins have turns, and within an origin the accounts, whatever the
-//! number of attempts for each: guesses at one account delay another account's right password by
-//! one check. Within an account the next one is random, and where too many wait, one of the account
-//! with the most gives way, at random too: nobody can be kept out by being early or late.
+//! The number of failures of an origin is limited for a time, so that a password cannot be guessed.
+//! Attempts beyond it wait here: otherwise a right password would be refused while another peer at
+//! the same address guesses. Origins are served in turn, and within an origin its accounts, with any
+//! number of attempts for each: guesses at one account delay the right password of another by one
+//! check. Within an account the next attempt is a random one. An attempt too many evicts a random
+//! one of the account with the most, so neither an early nor a late attempt is excluded.
 
 use std::collections::VecDeque;
 
-/// Accounts of one origin, in the order of their turns, with the attempts for each.
+/// Accounts of one origin, in the order of their queue, with the attempts for each.
 type Accounts<T> = VecDeque<(String, Vec<T>)>;
 
 /// Pending attempts. `O` is an origin, `T` an attempt.
 #[derive(Debug)]
-pub struct Turns<O, T>(VecDeque<(O, Accounts<T>)>);
+pub struct PasswordQueue<O, T>(VecDeque<(O, Accounts<T>)>);
 
-impl<O, T> Default for Turns<O, T> {
-    fn default() -> Turns<O, T> {
-        Turns(VecDeque::new())
+impl<O, T> Default for PasswordQueue<O, T> {
+    fn default() -> PasswordQueue<O, T> {
+        PasswordQueue(VecDeque::new())
     }
 }
 
-impl<O: Copy + PartialEq, T> Turns<O, T> {
-    /// Takes in an attempt for an account.
+impl<O: Copy + PartialEq, T> PasswordQueue<O, T> {
+    /// Adds an attempt for an account.
     pub fn push(&mut self, origin: O, account: &str, item: T) {
         let at = self.0.iter().position(|(other, _)| *other == origin).unwrap_or_else(|| {
             self.0.push_back((origin, VecDeque::new()));
@@ -36,8 +36,8 @@ impl<O: Copy + PartialEq, T> Turns<O, T> {
         }
     }
 
-    /// Takes out one of the account with the most attempts, of the origin with the most, where more
-    /// than `most` wait.
+    /// Removes and returns a random attempt of the account with the most, of the origin with the
+    /// most, if more than `most` are pending.
     pub fn give_up(&mut self, most: usize, random: u64) -> Option<T> {
         if self.len() <= most {
             return None;
@@ -53,8 +53,8 @@ impl<O: Copy + PartialEq, T> Turns<O, T> {
         item
     }
 
-    /// The attempt whose turn it is, of an origin for which `may` holds.
-    pub fn next(&mut self, may: impl Fn(O) -> bool, random: u64) -> Option<T> {
+    /// Removes and returns the next attempt of an origin that `may` admits.
+    pub fn take_next(&mut self, may: impl Fn(O) -> bool, random: u64) -> Option<T> {
         let at = self.0.iter().position(|(origin, _)| may(*origin))?;
         let (origin, mut accounts) = self.0.remove(at)?;
         let (name, mut items) = accounts.pop_front()?;
@@ -65,35 +65,35 @@ impl<O: Copy + PartialEq, T> Turns<O, T> {
         item
     }
 
-    /// Forgets attempts for which `is_wanted` does not hold.
+    /// Removes attempts that `is_wanted` rejects.
     pub fn retain(&mut self, mut is_wanted: impl FnMut(&T) -> bool) {
         let items = self.0.iter_mut().flat_map(|(_, accounts)| accounts);
         items.for_each(|(_, items)| items.retain(&mut is_wanted));
         self.forget_empty();
     }
 
-    /// All that wait.
+    /// All pending attempts.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().flat_map(|(_, accounts)| accounts).flat_map(|(_, items)| items)
     }
 
-    /// Origins of which attempts wait.
+    /// Origins with pending attempts.
     pub fn origins(&self) -> impl Iterator<Item = O> {
         self.0.iter().map(|(origin, _)| *origin)
     }
 
-    /// Attempts of this origin that wait.
+    /// Number of pending attempts of this origin.
     pub fn of(&self, origin: O) -> usize {
         let of = self.0.iter().find(|(other, _)| *other == origin);
         of.map_or(0, |(_, accounts)| total(accounts))
     }
 
-    /// Number of attempts that wait.
+    /// Number of pending attempts.
     pub fn len(&self) -> usize {
         self.0.iter().map(|(_, accounts)| total(accounts)).sum()
     }
 
-    /// True where none waits.
+    /// Whether no attempt is pending.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -118,46 +118,46 @@ mod tests {
 
     #[test]
     fn account_waits_for_one_check_of_each_other_account() {
-        let mut turns = Turns::default();
+        let mut queue = PasswordQueue::default();
         for guess in 0..10 {
-            turns.push(1, "root", guess);
+            queue.push(1, "root", guess);
         }
-        turns.push(1, "ann", 100);
-        assert!(turns.next(|_| true, 5).is_some_and(|guess| guess < 10));
-        assert_eq!(turns.next(|_| true, 5), Some(100));
-        assert_eq!((turns.len(), turns.of(1), turns.of(2)), (9, 9, 0));
+        queue.push(1, "ann", 100);
+        assert!(queue.take_next(|_| true, 5).is_some_and(|guess| guess < 10));
+        assert_eq!(queue.take_next(|_| true, 5), Some(100));
+        assert_eq!((queue.len(), queue.of(1), queue.of(2)), (9, 9, 0));
     }
 
     #[test]
     fn origin_waits_for_one_check_of_each_other_origin() {
-        let mut turns = Turns::default();
+        let mut queue = PasswordQueue::default();
         for name in 0..8 {
-            turns.push(1, &format!("u{name}"), name);
+            queue.push(1, &format!("u{name}"), name);
         }
-        turns.push(2, "ann", 100);
-        assert!(turns.next(|_| true, 0).is_some());
-        assert_eq!(turns.next(|_| true, 0), Some(100));
-        assert_eq!(turns.next(|origin| origin == 2, 0), None);
-        assert_eq!(turns.origins().collect::<Vec<_>>(), [1]);
+        queue.push(2, "ann", 100);
+        assert!(queue.take_next(|_| true, 0).is_some());
+        assert_eq!(queue.take_next(|_| true, 0), Some(100));
+        assert_eq!(queue.take_next(|origin| origin == 2, 0), None);
+        assert_eq!(queue.origins().collect::<Vec<_>>(), [1]);
     }
 
     #[test]
     fn surplus_attempt_is_one_of_the_fullest_account_at_random() {
         let fill = |random| {
-            let mut turns = Turns::default();
-            turns.push(2, "bob", 50);
-            turns.push(1, "ann", 100);
-            (1..=3).for_each(|guess| turns.push(1, "root", guess));
-            let given_up = turns.give_up(4, random);
-            assert_eq!((turns.len(), turns.give_up(4, random)), (4, None));
+            let mut queue = PasswordQueue::default();
+            queue.push(2, "bob", 50);
+            queue.push(1, "ann", 100);
+            (1..=3).for_each(|guess| queue.push(1, "root", guess));
+            let given_up = queue.give_up(4, random);
+            assert_eq!((queue.len(), queue.give_up(4, random)), (4, None));
             given_up
         };
         assert_eq!([0, 1, 2, 3].map(fill), [Some(1), Some(2), Some(3), Some(1)]);
         // Where all accounts have one, it is one of all.
         let one_of_all = |random| {
-            let mut turns = Turns::default();
-            ["a", "b", "c"].iter().for_each(|name| turns.push(1, name, *name));
-            turns.give_up(2, random)
+            let mut queue = PasswordQueue::default();
+            ["a", "b", "c"].iter().for_each(|name| queue.push(1, name, *name));
+            queue.give_up(2, random)
         };
         assert_eq!([0, 1, 2].map(one_of_all), [Some("a"), Some("b"), Some("c")]);
     }
@@ -173,12 +173,12 @@ mod tests {
             random
         };
         for _ in 0..100 {
-            let mut turns = Turns::default();
-            (0..7).for_each(|guess| turns.push(1, "root", guess));
-            turns.push(1, "root", 100);
+            let mut queue = PasswordQueue::default();
+            (0..7).for_each(|guess| queue.push(1, "root", guess));
+            queue.push(1, "root", 100);
             let mut checks = 1;
-            while turns.next(|_| true, next()) != Some(100) {
-                turns.push(1, "root", 1);
+            while queue.take_next(|_| true, next()) != Some(100) {
+                queue.push(1, "root", 1);
                 checks += 1;
                 assert!(checks < 200);
             }
@@ -187,11 +187,11 @@ mod tests {
 
     #[test]
     fn attempts_of_clients_that_left_are_forgotten() {
-        let mut turns = Turns::default();
-        turns.push(1, "root", 1);
-        turns.push(1, "ann", 2);
-        turns.retain(|item| *item != 1);
-        assert_eq!(turns.next(|_| true, 0), Some(2));
-        assert!(turns.is_empty() && turns.next(|_| true, 0).is_none());
+        let mut queue = PasswordQueue::default();
+        queue.push(1, "root", 1);
+        queue.push(1, "ann", 2);
+        queue.retain(|item| *item != 1);
+        assert_eq!(queue.take_next(|_| true, 0), Some(2));
+        assert!(queue.is_empty() && queue.take_next(|_| true, 0).is_none());
     }
 }
