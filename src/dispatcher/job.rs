@@ -15,7 +15,7 @@ use crate::helper::store::{Kind, LogEnd, TextQuestion};
 use crate::moment::Moment;
 use crate::wire::{
     Decoder, Event, Excerpt, Finished, JobEvent, JobHead, JobResult, Outcome, Phase, Pieces,
-    Running, parse_rfc3339, rfc3339,
+    Running, fair_share, parse_rfc3339, rfc3339,
 };
 
 /// Reason for an early end of a job.
@@ -399,9 +399,9 @@ impl Job {
 
     /// A long chain of commands with much output must not store a full log of each.
     fn bound_reported(&mut self) {
-        let held: usize = self.reported.iter().map(|(_, log)| log.held()).sum();
-        if held > self.limits.event {
-            let share = self.limits.event / self.reported.len().max(1);
+        let sizes: Vec<usize> = self.reported.iter().map(|(_, log)| log.held()).collect();
+        if sizes.iter().sum::<usize>() > self.limits.event {
+            let share = fair_share(&sizes, self.limits.event);
             for (_, log) in self.reported.iter_mut().filter(|(_, log)| log.held() > share) {
                 *log = log.with_limit(share);
             }

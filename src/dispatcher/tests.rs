@@ -319,6 +319,24 @@ fn late_subscriber_gets_exactly_the_reported_output() {
 }
 
 #[test]
+fn short_log_leaves_its_room_to_a_long_one() {
+    let limits = JobLimits { max_event: 1000, event_log_limit: 4000, log_limit: 4000, ..limits() };
+    let dispatcher = Dispatcher::new(limits, true);
+    let mut d = Driver { dispatcher, ..Driver::new() };
+    d.run(json!({"j": ["long", "short"]})).unwrap();
+    d.print(1, &"x".repeat(2000));
+    d.pass(1000);
+    d.exit(1, 0);
+    d.print(1, "short\n");
+    d.pass(1000);
+    d.exit(1, 0);
+    let finished = d.events().pop().unwrap();
+    assert_eq!(finished["short"], "short\n");
+    let long = finished["long"].as_str().unwrap().len();
+    assert!(long > 900, "{long} bytes");
+}
+
+#[test]
 fn unstartable_program_has_the_reason_in_its_log() {
     let mut d = Driver::new();
     d.run(json!({"j": ["a", "b"]})).unwrap();

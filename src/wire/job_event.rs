@@ -394,7 +394,7 @@ impl Logs {
 
 /// The largest share such that the sum of what each log takes, its size or the share, is within
 /// `budget`: short ones stay whole, long ones divide the rest.
-fn fair_share(wants: &[usize], budget: usize) -> usize {
+pub fn fair_share(wants: &[usize], budget: usize) -> usize {
     let mut sorted = wants.to_vec();
     sorted.sort_unstable();
     let mut left = budget;

@@ -29,7 +29,7 @@ pub use event::{
 };
 pub use excerpt::{Excerpt, Shown, left_out_marker};
 pub use job_event::{
-    Class, Finished, JobEvent, JobHead, Phase, Pieces, Range, Running, is_reserved,
+    Class, Finished, JobEvent, JobHead, Phase, Pieces, Range, Running, fair_share, is_reserved,
 };
 pub use json::encoded_len;
 pub use outcome::{JobResult, Outcome};
