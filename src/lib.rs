@@ -12,6 +12,7 @@
 //! * [`dispatcher`]: jobs, as a state machine, and the thin shell around their processes.
 //! * [`system_state`]: host name and pools, watched, as a state machine and the shell around it.
 //! * [`helper`]: what may hang, in children of our own.
+//! * [`alerts`]: conditions that are wrong until they are right again, as state machines.
 //! * [`life_preserver`]: snapshots and replications, read from growing logs.
 //! * [`literals`]: literals that a regular expression requires.
 //! * [`rules`]: what lines of logs mean: data, one file per program, and what applies it.
@@ -31,6 +32,7 @@
 //! A state machine takes bytes and time as arguments and gives effects back; only `server` and the
 //! shells touch the system. So every rule of the protocol is tested without a socket or a clock.
 
+pub mod alerts;
 pub mod auth;
 pub mod backoff;
 pub mod bridge;
@@ -62,7 +64,7 @@ pub mod wording;
 /// The modules of this crate that each module uses, from the bottom up: a module uses only modules
 /// that stand before it, so that there is no cycle. A test holds the `use` lines against this table.
 #[cfg(test)]
-const USES: [(&str, &[&str]); 27] = [
+const USES: [(&str, &[&str]); 28] = [
     ("backoff", &[]),
     ("charge", &[]),
     ("literals", &[]),
@@ -72,6 +74,7 @@ const USES: [(&str, &[&str]); 27] = [
     ("turns", &[]),
     ("wire", &[]),
     ("wording", &[]),
+    ("alerts", &["wire"]),
     ("pattern", &["literals"]),
     ("reactor", &["sys"]),
     ("auth", &["seal", "sys", "wire", "wording"]),

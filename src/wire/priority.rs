@@ -2,8 +2,12 @@
 
 use std::fmt;
 
-/// 0 to 10; a larger number is more urgent (protocol section 2.4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+use serde::{Deserialize, Serialize};
+
+/// 0 to 10; a larger number is more urgent (protocol section 2.4). In stored records it is the
+/// number alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
 pub struct Priority(u8);
 
 impl Priority {
@@ -28,6 +32,23 @@ impl Priority {
             6..=8 => "Critical",
             _ => "Urgent",
         }
+    }
+}
+
+impl TryFrom<u8> for Priority {
+    type Error = &'static str;
+
+    fn try_from(number: u8) -> Result<Priority, &'static str> {
+        if number > Priority::MAX.0 {
+            return Err("a priority is a number from 0 to 10");
+        }
+        Ok(Priority(number))
+    }
+}
+
+impl From<Priority> for u8 {
+    fn from(priority: Priority) -> u8 {
+        priority.0
     }
 }
 
