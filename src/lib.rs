@@ -1,35 +1,35 @@
-//! The events server of SysAdm: it watches a FreeBSD host and tells whoever subscribed.
+//! The events server of SysAdm: watches a FreeBSD host and publishes events to subscribers.
 //!
-//! One thread, one poll loop. This page is the way through the house, in the order in which a
-//! request or an event takes it; each room's own page says more.
+//! One thread, one poll loop. The modules below stand in the order in which a request or an event
+//! passes them; the head of each says more.
 //!
-//! * [`wire`]: what stands on the wire, as values and their JSON. No I/O, no clock.
-//! * [`config`]: the file, its defaults, every limit by name.
-//! * [`reactor`]: the poll loop's engine: what is ready, deadlines, signals. Knows no protocol.
-//! * [`sys`]: the few system calls that no crate wraps. All `unsafe` is there.
-//! * [`net`]: listeners, TLS, WebSocket framing, bounded outboxes. Knows no message.
-//! * [`auth`]: who is at the other end, and what they may do.
+//! * [`wire`]: frames, requests, replies and events as values, and their JSON. No I/O, no clock.
+//! * [`config`]: the configuration file, its defaults and limits.
+//! * [`reactor`]: the poll loop: readiness, deadlines, signals, file watches. Knows no protocol.
+//! * [`sys`]: system calls that no crate wraps. All `unsafe` is there.
+//! * [`net`]: listeners, TLS, WebSocket framing, bounded send queues. Knows no message.
+//! * [`auth`]: identities, roles, tokens, keys, throttling.
 //! * [`dispatcher`]: jobs, as a state machine, and the thin shell around their processes.
-//! * [`system_state`]: host name and pools, watched, as a state machine and the shell around it.
-//! * [`helper`]: what may hang, in children of our own.
-//! * [`alerts`]: conditions that are wrong until they are right again, as state machines.
+//! * [`system_state`]: host name and pools, as a state machine, and the shell around it.
+//! * [`helper`]: child processes for everything that may block.
+//! * [`alerts`]: conditions that last until they are cleared, as state machines.
 //! * [`life_preserver`]: snapshots and replications, read from growing logs.
 //! * [`literals`]: literals that a regular expression requires.
-//! * [`rules`]: what lines of logs mean: data, one file per program, and what applies it.
-//! * [`pattern`]: what the configuration says about lines of a log.
+//! * [`rules`]: log rules: data, one file per program, and the code that applies them.
+//! * [`pattern`]: patterns for log lines in the configuration.
 //! * [`seal`]: checksums of lines in the files of the state directory.
-//! * [`turns`]: users in turn, and the connections of each in turn.
+//! * [`turns`]: round-robin over users, and over the connections of each.
 //! * [`wording`]: messages to people: singular and plural, errors without their numbers.
-//! * [`hub`]: who wants which events.
-//! * [`session`]: one conversation: a request in, an answer out.
-//! * [`bridge`]: hosts and clients that cannot reach each other, introduced.
+//! * [`hub`]: sequence numbers, recent events, subscriptions.
+//! * [`session`]: one conversation: request in, reply out.
+//! * [`bridge`]: the relay for hosts and clients behind NAT, links to it, tunnels through it.
 //! * [`backoff`]: pauses between attempts.
-//! * [`charge`]: what each user holds of a bounded resource.
-//! * [`daemon`]: what both daemons begin with.
-//! * [`server`]: the daemon. It owns all of the above and turns readiness into calls.
-//! * [`client`] and [`cli`]: the other end, for people and scripts.
+//! * [`charge`]: usage of each user of a bounded resource.
+//! * [`daemon`]: start-up of both daemons.
+//! * [`server`]: the daemon. It owns all of the above and routes readiness to it.
+//! * [`client`] and [`cli`]: the blocking client, and one file per command.
 //!
-//! A state machine takes bytes and time as arguments and gives effects back; only `server` and the
+//! A state machine takes bytes and time as arguments and returns effects; only `server` and the
 //! shells touch the system. So every rule of the protocol is tested without a socket or a clock.
 
 pub mod alerts;

@@ -342,7 +342,7 @@ impl Job {
             Exit::Failed { code, message } if !self.attachment.id.is_empty() => {
                 let id = &self.attachment.id;
                 let message = format!(
-                    "{message}\nhow the job {id} ends is not known; \"sysadm-events log {id}\" may tell"
+                    "{message}\nhow the job {id} ends is not known; \"sysadm-events log {id}\" may show it"
                 );
                 Exit::Failed { code, message }
             }

@@ -203,7 +203,7 @@ fn pools(state: &Value, terminal: Terminal) -> String {
     }
     let _ = write!(page, "; checked every {}", shown(&state["interval"]));
     if state["woken_by"].is_string() {
-        let _ = write!(page, " and when {} tells", text(&state["woken_by"]));
+        let _ = write!(page, " and when {} reports a change", text(&state["woken_by"]));
     }
     page.push('\n');
     if state["zpool_error"].is_string() {
@@ -342,7 +342,7 @@ mod tests {
             page(&status, Terminal { colour: false, unicode: true }),
             "\
 host      nas
-pools     2 pools, from zpool list 12 s ago; checked every 1 m 00 s and when devd tells
+pools     2 pools, from zpool list 12 s ago; checked every 1 m 00 s and when devd reports a change
           zpool status did not answer within 10s
           POOL     HEALTH    CAP  SIZE  FREE   PRIORITY         STATUS
           tank     ONLINE    12%  107G  93.9G  0 - Information

@@ -240,7 +240,7 @@ impl fmt::Display for ClientError {
                 f,
                 "the server is not the one that was pinned: its certificate is another\n  \
                  expected {expected}\n  shown    {shown}\n\
-                 If the certificate was renewed, \"sysadm-events fingerprint\" on that host tells the new one."
+                 If the certificate was renewed, \"sysadm-events fingerprint\" on that host prints the new one."
             ),
             ClientError::Tls(why) => write!(f, "no TLS connection: {why}"),
             ClientError::NotUpgraded { status, why } => {

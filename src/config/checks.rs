@@ -75,7 +75,7 @@ fn check_limits(config: &Config, reader: &mut Reader<'_>) {
             &["life_preserver.check_interval", "life_preserver.poll_interval"],
             format!(
                 "life_preserver.check_interval ({check}) is shorter than \
-                 life_preserver.poll_interval ({poll}): who is told of changes need not look so often"
+                 life_preserver.poll_interval ({poll}): it is the longer one, for file systems that report no changes"
             ),
         );
     }

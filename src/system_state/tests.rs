@@ -1070,7 +1070,9 @@ fn the_kernels_events_make_a_check_at_once() {
     host.pass(Duration::from_millis(200));
     host.checks(&line("tank", "ONLINE", "12%"), HEALTHY);
     let said = host.said();
-    assert!(said.contains(&"pools are checked when devd tells of them, and every 60s".to_owned()));
+    assert!(
+        said.contains(&"pools are checked when devd reports a change, and every 60s".to_owned())
+    );
     host.pass(Duration::from_secs(10));
     host.state.heard(b"!system=DEVFS subsystem=CDEV type=CREATE cdev=da1\n", host.now());
     host.state.heard(
@@ -1102,7 +1104,7 @@ fn ended_feed_is_looked_for_again_and_logged_once() {
     host.state.attached(Some(Feed::Events), host.now());
     host.pass(Duration::from_millis(200));
     host.checks(&fine, HEALTHY);
-    assert!(host.said().iter().any(|text| text.contains("when zpool events tells")));
+    assert!(host.said().iter().any(|text| text.contains("when zpool events reports a change")));
     assert_eq!(host.attaches(), None);
     host.follower_ends(Exit::Code(255), "cannot get event: signal received\n");
     host.pass(Duration::from_secs(60));

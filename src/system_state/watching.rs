@@ -52,7 +52,7 @@ impl SystemState {
         let text = match (watching.feed, &watching.no_events) {
             (Some(feed), _) => {
                 format!(
-                    "pools are checked when {} tells of them, and every {interval:?}",
+                    "pools are checked when {} reports a change, and every {interval:?}",
                     feed.name()
                 )
             }

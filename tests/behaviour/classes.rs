@@ -271,7 +271,7 @@ fn class_field_and_equally_named_command_are_distinguished() {
     assert_eq!(
         joined(&events, "pkg_log"),
         "x\nx\n",
-        "a class tells also what the documented form cannot"
+        "a class reports more than the documented form"
     );
     let event = events.last().unwrap();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Real pools, from the command that changes one to the event that tells of it.
+//! Real pools, from the command that changes one to the event that reports it.
 //!
 //! zfs-fuse makes them; where it cannot run these tests say that they are skipped.
 

@@ -315,7 +315,7 @@ fn pool_exported_as_an_event_says_is_news_of_priority_1() {
     next_state(&mut peer).unwrap();
     // Opens when the follower does.
     let mut events = fs::OpenOptions::new().write(true).open(stand_in.path("events")).unwrap();
-    daemon.log().wait("pools are checked when zpool events tells of them").unwrap();
+    daemon.log().wait("pools are checked when zpool events reports a change").unwrap();
     stand_in.says(&pools("ONLINE").lines().next().map(|line| format!("{line}\n")).unwrap());
     events.write_all(b"Nov 23 2026 18:09:22.623999690\tsysevent.fs.zfs.pool_export\n").unwrap();
     let state = next_state(&mut peer).unwrap();
@@ -575,7 +575,7 @@ fn devd_makes_a_check_without_waiting_for_the_timer() {
     next_state(&mut peer).unwrap();
     devd.accept();
     // The timer is an hour away.
-    daemon.log().wait("pools are checked when devd tells of them, and every 3600s").unwrap();
+    daemon.log().wait("pools are checked when devd reports a change, and every 3600s").unwrap();
     assert_eq!(status(&mut peer)["woken_by"], "devd");
     let before = checks(&mut peer);
     devd.sends("!system=DEVFS subsystem=CDEV type=CREATE cdev=da1\n");
@@ -600,7 +600,7 @@ fn devd_that_returns_is_found_again() {
     for _ in 0..2 {
         let mut devd = Devd::at(path.clone());
         devd.accept();
-        from = daemon.log().wait_from(from, "when devd tells of them").unwrap().1;
+        from = daemon.log().wait_from(from, "when devd reports a change").unwrap().1;
         drop(devd);
         from = daemon.log().wait_from(from, "pools are checked every 300ms only").unwrap().1;
     }
@@ -627,7 +627,7 @@ fn zpool_events_make_a_check_without_waiting_for_the_timer() {
     next_state(&mut peer).unwrap();
     // Opens when the follower does.
     let mut events = fs::OpenOptions::new().write(true).open(stand_in.path("events")).unwrap();
-    daemon.log().wait("pools are checked when zpool events tells of them").unwrap();
+    daemon.log().wait("pools are checked when zpool events reports a change").unwrap();
     stand_in.says(&pools("DEGRADED"));
     let line = "Nov 23 2026 18:09:31.923999542\tresource.fs.zfs.statechange\n";
     events.write_all(line.as_bytes()).unwrap();
@@ -654,12 +654,12 @@ fn ended_follower_is_restarted_and_none_survives_the_daemon() {
         Process(pid.trim().parse().unwrap())
     };
     let events = open();
-    let from = daemon.log().wait_from(0, "when zpool events tells of them").unwrap().1;
+    let from = daemon.log().wait_from(0, "when zpool events reports a change").unwrap().1;
     let first = follower();
     drop(events);
     let from = daemon.log().wait_from(from, "every 300ms only, for now").unwrap().1;
     let _events = open();
-    daemon.log().wait_from(from, "when zpool events tells of them").unwrap();
+    daemon.log().wait_from(from, "when zpool events reports a change").unwrap();
     let second = follower();
     assert_ne!(first.0, second.0);
     assert!(second.is_alive());
@@ -680,7 +680,7 @@ fn events_without_end_cost_little() {
     stand_in.says(&pools("ONLINE"));
     let (daemon, mut peer) = stand_in.start();
     next_state(&mut peer).unwrap();
-    daemon.log().wait("when zpool events tells of them").unwrap();
+    daemon.log().wait("when zpool events reports a change").unwrap();
     let (began, cpu) = (Instant::now(), daemon.process().cpu().unwrap());
     peer.idle(Duration::from_secs(3)).unwrap();
     let used = daemon.process().cpu().unwrap() - cpu;

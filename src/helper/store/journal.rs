@@ -279,7 +279,7 @@ fn replace(path: &Path, word: &str, why: &str, loaded: &mut Loaded) {
     if let Err(error) = write_new(path, loaded.last_serial, texts) {
         loaded.remarks.push(format!("cannot write {} anew: {error}", path.display()));
     } else {
-        loaded.remarks.push(format!("{} records of it are kept", loaded.records.len()));
+        loaded.remarks.push(format!("{} records of it are valid", loaded.records.len()));
     }
 }
 
