@@ -38,7 +38,7 @@ impl Dispatcher {
     }
 
     /// A job's end was published: starts or cancels those that waited for it.
-    pub(super) fn settle_dependents(&mut self, over: Serial, now: Moment) {
+    pub(super) fn settle_dependents(&mut self, over: Serial) {
         let Some(job) = self.jobs.get(&over) else { return };
         let (id, has_succeeded) = (job.head.id.clone(), job.has_succeeded());
         let waiting = self.dependents.range((over, 0)..=(over, Serial::MAX));
@@ -48,8 +48,8 @@ impl Dispatcher {
             job.after.retain(|after| *after != over);
             if !has_succeeded && !job.asked.after_any {
                 job.failed_dependency.get_or_insert_with(|| id.clone());
-                self.end(serial, Cause::Dependency, now);
-            } else if job.is_free() {
+                self.end_later(serial, Cause::Dependency);
+            } else if job.is_free() && !self.doomed.contains_key(&serial) {
                 let (queue, rank) = job.place();
                 self.queues.wait(&queue, rank);
             }

@@ -112,14 +112,9 @@ impl Dispatcher {
         self.start_ready_jobs();
     }
 
-    /// The storage is retried: returns failed records once more.
+    /// The storage is retried: failed records are returned once more, by [`Dispatcher::go_on`].
     pub fn persist_again(&mut self) {
-        for serial in self.unpersisted.clone() {
-            self.persist(serial, Step::Finish);
-        }
-        for serial in self.running.clone() {
-            self.note(serial);
-        }
+        self.resubmitted.extend(self.unpersisted.iter().chain(&self.running));
     }
 
     pub(super) fn note(&mut self, serial: Serial) {

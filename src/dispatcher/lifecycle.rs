@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use super::job::{Cause, Ending, Job, State};
 use super::{
-    Dispatcher, Effect, Ended, FIRST_OUTPUT, KILLS, STOP_PATIENCE, Serial, Step, Submission, Timer,
-    remark,
+    AT_ONCE, Dispatcher, Effect, Ended, FIRST_OUTPUT, KILLS, STOP_PATIENCE, Serial, Step,
+    Submission, Timer, remark,
 };
 use crate::moment::Moment;
 use crate::wire::{ErrorCode, Event, Refusal};
 
 impl Dispatcher {
     pub(super) fn begin(&mut self, serial: Serial, now: Moment) {
+        if let Some(cause) = self.doomed.remove(&serial) {
+            return self.end(serial, cause, now);
+        }
         let Some(job) = self.jobs.get_mut(&serial) else { return };
         job.begin(now);
         self.effects.push_back(Effect::Start { serial, command: 0 });
@@ -145,11 +148,25 @@ impl Dispatcher {
                     job.killed_by = by.map(str::to_owned);
                 }
                 active.push(id.clone());
-                self.end(serial, Cause::Killed, now);
+                if active.len() > AT_ONCE {
+                    self.end_later(serial, Cause::Killed);
+                } else {
+                    self.end(serial, Cause::Killed, now);
+                }
             }
         }
         self.start_ready_jobs();
         Ok(active)
+    }
+
+    /// Leaves a job to [`Dispatcher::go_on`]. Until then it does not start.
+    pub(super) fn end_later(&mut self, serial: Serial, cause: Cause) {
+        self.doomed.entry(serial).or_insert(cause);
+        if self.pending.contains(&serial)
+            && let Some((queue, rank)) = self.jobs.get(&serial).map(Job::place)
+        {
+            self.queues.leave(&queue, rank);
+        }
     }
 
     pub(super) fn end(&mut self, serial: Serial, cause: Cause, now: Moment) {
@@ -182,7 +199,7 @@ impl Dispatcher {
         let waits = self.pending.iter().filter(|_| !self.durable);
         let active: Vec<Serial> = waits.chain(&self.running).copied().collect();
         for serial in active {
-            self.end(serial, Cause::Stopped, now);
+            self.end_later(serial, Cause::Stopped);
         }
         for serial in self.ended.clone() {
             let due = now.instant + self.end_patience();
@@ -250,6 +267,7 @@ impl Dispatcher {
         for timer in [Timer::Tell, Timer::Timeout, Timer::Grace] {
             self.timers.set((serial, timer), None);
         }
+        self.doomed.remove(&serial);
         self.ended.insert(serial);
         self.timers.set((serial, Timer::End), Some(now.instant + self.end_patience()));
         self.leave_queue(serial);
@@ -279,6 +297,6 @@ impl Dispatcher {
             // It is not forgotten before it is reported.
             None => self.effects.push_back(Effect::PublishOutcome { serial }),
         }
-        self.settle_dependents(serial, now);
+        self.settle_dependents(serial);
     }
 }

@@ -113,7 +113,9 @@ const RETAIN_CANCELLED: Duration = Duration::from_secs(10 * 60);
 const LOG_PART: u64 = 64 * 1024;
 
 /// Maximum size of one page of a list, in bytes of JSON.
-const LIST_PAGE: usize = 128 * 1024;
+const LIST_PAGE: usize = 64 * 1024;
+/// Jobs that one call ends, or serves for their deadlines. [`Dispatcher::go_on`] does the rest.
+const AT_ONCE: usize = 16;
 
 /// A fact of a job that becomes durable, and its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -271,6 +273,10 @@ pub struct Dispatcher {
     submitters: HashMap<Option<String>, Account>,
     last_serial: Serial,
     timers: Deadlines<(Serial, Timer)>,
+    /// Jobs to be ended and the cause: see [`Dispatcher::go_on`].
+    doomed: BTreeMap<Serial, Cause>,
+    /// Jobs whose records are to be submitted once more.
+    resubmitted: BTreeSet<Serial>,
     effects: VecDeque<Effect>,
     stopping: bool,
     /// Whether jobs survive the daemon.
@@ -306,6 +312,8 @@ impl Dispatcher {
             cancelled: VecDeque::new(),
             last_serial: 0,
             timers: Deadlines::new(),
+            doomed: BTreeMap::new(),
+            resubmitted: BTreeSet::new(),
             effects: VecDeque::new(),
             stopping: false,
             uptime_before: 0,
@@ -329,6 +337,41 @@ impl Dispatcher {
     /// The next action.
     pub fn next_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
+    }
+
+    /// Whether there is an action, or a step of [`Dispatcher::go_on`].
+    pub fn has_effects(&self) -> bool {
+        !self.effects.is_empty() || !self.doomed.is_empty() || !self.resubmitted.is_empty()
+    }
+
+    /// Whether output or events are among the actions: until these are carried out, the state of
+    /// the jobs is ahead of their logs and of the last event.
+    pub fn has_pending_output(&self) -> bool {
+        self.effects.iter().any(|effect| match effect {
+            Effect::Publish(_) | Effect::PublishOutcome { .. } | Effect::Log { .. } => true,
+            Effect::Persist { .. }
+            | Effect::Note { .. }
+            | Effect::Forget { .. }
+            | Effect::Start { .. }
+            | Effect::Signal { .. }
+            | Effect::Release { .. } => false,
+        })
+    }
+
+    /// The next step of work on many jobs, which the caller divides among turns. To be called when
+    /// there is no action left; false where there is nothing to do.
+    pub fn go_on(&mut self, now: Moment) -> bool {
+        if let Some((serial, cause)) = self.doomed.pop_first() {
+            self.end(serial, cause, now);
+            return true;
+        }
+        let Some(serial) = self.resubmitted.pop_first() else { return false };
+        if self.unpersisted.contains(&serial) {
+            self.persist(serial, Step::Finish);
+        } else {
+            self.note(serial);
+        }
+        true
     }
 
     /// When [`Dispatcher::on_deadline`] must be called.
@@ -411,9 +454,10 @@ impl Dispatcher {
         self.jobs.insert(serial, job);
     }
 
-    /// Does what is due.
+    /// Does what is due, for a few jobs: [`Dispatcher::due`] says when to call it again.
     pub fn on_deadline(&mut self, now: Moment) {
-        while let Some((serial, timer)) = self.timers.take_due(now.instant) {
+        for _ in 0..AT_ONCE {
+            let Some((serial, timer)) = self.timers.take_due(now.instant) else { return };
             match timer {
                 Timer::Tell => self.report(serial, now),
                 Timer::Timeout => self.end(serial, Cause::TimedOut, now),

@@ -127,6 +127,7 @@ impl Dispatcher {
             }
         }
         self.unpersisted.remove(&serial);
+        self.doomed.remove(&serial);
         self.timers.set((serial, Timer::Retain), None);
         if self.ids.get(&job.head.id) == Some(&serial) {
             self.ids.remove(&job.head.id);

@@ -83,6 +83,16 @@ impl Driver {
 
     /// Carries out effects like the daemon.
     fn settle(&mut self) {
+        loop {
+            self.carry_out_effects();
+            let now = self.now();
+            if !self.dispatcher.go_on(now) {
+                break;
+            }
+        }
+    }
+
+    fn carry_out_effects(&mut self) {
         while let Some(effect) = self.dispatcher.next_effect() {
             match effect {
                 Effect::Persist { serial, step, record } if self.keeps => {
@@ -483,6 +493,65 @@ fn list_has_pages_of_bounded_size_that_are_complete_together() {
 }
 
 #[test]
+fn kill_of_many_jobs_ends_a_few_at_once_and_the_rest_in_steps() {
+    const JOBS: usize = 100;
+    let mut d = Driver::new();
+    let limits = JobLimits { max_pending: JOBS, max_running: 1, ..limits() };
+    d.dispatcher = Dispatcher::new(limits, true);
+    let jobs: serde_json::Map<String, Value> =
+        (0..JOBS).map(|number| (format!("j{number}"), json!("x"))).collect();
+    let ids = d.run(Value::Object(jobs)).unwrap();
+    d.exit(1, 0);
+    d.effects();
+    let now = d.now();
+    assert_eq!(d.dispatcher.kill(&ids, None, now).unwrap().len(), JOBS - 1);
+    let ended = |d: &Driver| d.records.iter().filter(|record| record["is"] == "finished").count();
+    d.carry_out_effects();
+    assert_eq!(ended(&d), AT_ONCE);
+    assert!(d.dispatcher.go_on(now) && d.dispatcher.has_effects());
+    d.carry_out_effects();
+    assert_eq!(ended(&d), AT_ONCE + 1);
+    d.settle();
+    assert_eq!(ended(&d), JOBS - 1);
+    // The second was running.
+    let effects = d.effects();
+    let started = effects.iter().filter(|effect| effect.starts_with("start"));
+    assert_eq!(started.count(), 0, "no job starts that is to be killed: {effects:?}");
+    assert!(!d.dispatcher.has_effects());
+}
+
+#[test]
+fn job_that_is_to_be_killed_does_not_run_when_its_start_is_durable() {
+    let mut d = Driver::new();
+    d.run(json!({"a": "x", "b": "x", "c": "x"})).unwrap();
+    d.keeps = false;
+    d.exit(1, 0);
+    d.dispatcher.end_later(3, Cause::Killed);
+    d.effects();
+    let now = d.now();
+    d.dispatcher.persisted(3, Step::Start, now);
+    d.carry_out_effects();
+    assert_eq!(d.effects(), ["release 3", "keep 3 Finish"]);
+}
+
+#[test]
+fn deadlines_of_many_jobs_are_served_a_few_at_a_time() {
+    const JOBS: usize = 40;
+    let mut d = Driver::new();
+    let limits = JobLimits { max_pending: JOBS, retain_jobs: JOBS, max_running: JOBS, ..limits() };
+    d.dispatcher = Dispatcher::new(limits, true);
+    let jobs = (0..JOBS).map(|number| (format!("j{number}"), json!("x")));
+    d.run(Value::Object(jobs.collect())).unwrap();
+    (1..=JOBS as u64).for_each(|serial| d.exit(serial, 0));
+    d.effects();
+    for left in [JOBS - AT_ONCE, JOBS - 2 * AT_ONCE, 0] {
+        d.pass(100_000);
+        assert_eq!(d.dispatcher.counts().finished, left);
+    }
+    assert_eq!(d.dispatcher.due(), None);
+}
+
+#[test]
 fn kill_of_more_jobs_than_can_be_known_is_refused() {
     let mut d = Driver::new();
     let ids = vec!["a".to_owned(); d.dispatcher.limits.max_known() + 1];
@@ -582,7 +651,7 @@ fn shutdown_without_journal_finishes_every_job_once() {
     d.run(json!({"a": "x", "b": "x", "c": "x"})).unwrap();
     d.effects();
     d.stop();
-    assert_eq!(d.effects(), ["release 3", "signal 1 15", "signal 2 15", "finished:c"]);
+    assert_eq!(d.effects(), ["signal 1 15", "signal 2 15", "release 3", "finished:c"]);
 }
 
 #[test]

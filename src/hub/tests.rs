@@ -38,7 +38,14 @@ impl Fixture {
     /// Publishes the dispatcher's events; returns the recipients and texts.
     fn publish(&mut self) -> Vec<(SessionId, String)> {
         let mut got = vec![];
-        while let Some(effect) = self.held.pop_front().or_else(|| self.dispatcher.next_effect()) {
+        loop {
+            let Some(effect) = self.held.pop_front().or_else(|| self.dispatcher.next_effect())
+            else {
+                if self.dispatcher.go_on(Moment::now()) {
+                    continue;
+                }
+                break;
+            };
             match effect {
                 Effect::Publish(event) => {
                     if let Event::Job(event) = &event

@@ -6,6 +6,7 @@
 
 mod deadlines;
 mod signals;
+mod turn_timer;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ use crate::sys::may_block::MayBlock;
 
 pub use deadlines::Deadlines;
 pub use signals::{Signal, Signals};
+pub use turn_timer::TurnTimer;
 pub use watch::{REPORTS_WRITE_AFTER_TRUNCATION, Watch, Watches, is_local};
 
 /// An event of the loop.

@@ -27,6 +27,7 @@ mod system_state;
 mod trees;
 mod users;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -39,7 +40,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::auth::{Identity, Proof, Roles, Throttle, Tokens};
 use crate::config::{Config, Home};
 use crate::daemon::{Address, is_proxy, prepare};
-use crate::dispatcher::{Dispatcher, Effect};
+use crate::dispatcher::{Dispatcher, Effect, Serial};
 use crate::helper::files::WorkerId;
 use crate::hub::{Hub, Item};
 use crate::moment::{Budget, Moment};
@@ -48,7 +49,7 @@ use crate::net::{
     Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Full, Incoming, Listener,
     Peer, Room, Source, is_about_one_connection,
 };
-use crate::reactor::{Reactor, Ready, Registered, Signal};
+use crate::reactor::{Reactor, Ready, Registered, Signal, TurnTimer};
 use crate::session::{Answer, Known, RequestContext};
 use crate::sys::children;
 use crate::system_state::SystemState;
@@ -159,7 +160,13 @@ struct Server {
     keys: Keys,
     hub: Hub,
     dispatcher: Dispatcher,
+    /// Commands to be started, in order: each takes the time of a fork.
+    starts: VecDeque<(Serial, usize)>,
+    /// The kind of [`Server::next_step`] that came last.
+    last_step: usize,
     jobs: Jobs,
+    /// Jobs whose output is readable, in the order of their turns.
+    outputs: VecDeque<Serial>,
     attachments: Attachments,
     logs: Logs,
     file_workers: FileWorkers,
@@ -184,9 +191,24 @@ struct Server {
 const SCRATCH: usize = 64 * 1024;
 /// Bytes of it for a client.
 const CLIENT_READ: usize = 16 * 1024;
-/// Time limit of requests in a turn, and of output after that: the rest continues in the next turn,
-/// so that others wait no longer.
-const TURN: Duration = Duration::from_millis(3);
+/// Time limits of the parts of a turn. The rest continues in the next turn, so that nothing else
+/// waits longer than their sum. Each part goes at least one step.
+mod limits {
+    use std::time::Duration;
+
+    /// Ended children.
+    pub(super) const CHILDREN: Duration = Duration::from_micros(500);
+    /// Output of jobs.
+    pub(super) const OUTPUT: Duration = Duration::from_micros(750);
+    /// Requests.
+    pub(super) const REQUESTS: Duration = Duration::from_micros(1000);
+    /// Effects of these: commands to start, records, events.
+    pub(super) const EFFECTS: Duration = Duration::from_micros(1000);
+    /// Messages to clients.
+    pub(super) const SENDING: Duration = Duration::from_micros(1000);
+}
+/// Kinds of steps that follow an effect: see [`Server::next_step`].
+const STEPS: usize = 3;
 /// Maximum number of connections accepted in a turn from one listener.
 const ACCEPTS: usize = 16;
 /// Retry interval of a listener for which the system had no resources.
@@ -225,13 +247,19 @@ impl Server {
             return Err(StartError::system("wait for events", error));
         }
         let now = Moment::now();
+        let mut timer = TurnTimer::begin();
         self.status_reply = None;
         for ready in ready.drain(..) {
             self.on_ready(ready, now);
         }
+        timer.end_part("events");
+        self.read_outputs(now);
+        timer.end_part("output of jobs");
         self.serve_clients(now);
-        self.settle(now);
+        timer.end_part("requests");
+        self.settle(now, &mut timer);
         self.go_on_stopping(now);
+        timer.end();
         Ok(())
     }
 
@@ -264,22 +292,10 @@ impl Server {
                     self.clients.touch(id);
                 }
             }
-            PollToken::Output(serial) if !self.storage.takes_output(serial) => {}
             PollToken::Output(serial) => {
-                let output = self.dispatcher.output(serial);
-                let limit = self.attachments.output_limit(serial, output.as_ref());
-                if limit == 0 {
-                    return;
+                if !self.outputs.contains(&serial) {
+                    self.outputs.push_back(serial);
                 }
-                self.jobs.on_output(
-                    serial,
-                    &mut self.dispatcher,
-                    &mut self.reactor,
-                    &mut self.scratch[..limit],
-                    now,
-                );
-                // Its output is processed before the next command runs.
-                self.carry_out_effects(now);
             }
             PollToken::Leftover(number) => {
                 self.jobs.on_leftover(number, &mut self.reactor, &mut self.scratch, now);
@@ -334,15 +350,19 @@ impl Server {
             PollToken::Client(id) => self.on_client_deadline(id, now),
             PollToken::Link(number) => self.on_link_deadline(number, now),
             PollToken::Output(serial)
-                if self.storage.holds(serial) || self.attachments.holds(serial) =>
+                if self.storage.holds(serial)
+                    || self.attachments.holds(serial)
+                    || self.outputs.contains(&serial) =>
             {
-                // Reading is paused by back-pressure.
+                // Reading is paused by back-pressure, or it waits for its turn.
                 self.jobs.wait_for_output(serial, &mut self.reactor, now);
             }
             PollToken::Output(serial) => {
                 self.jobs.on_output_overdue(serial, &mut self.dispatcher, &mut self.reactor, now);
             }
             PollToken::Store => self.storage.store.on_deadline(now.instant),
+            // After the effects of the last turn. It is set again at the end of this one.
+            PollToken::Dispatcher if self.has_effects() => {}
             PollToken::Dispatcher => self.dispatcher.on_deadline(now),
             PollToken::Accounts => self.accounts.helper.on_deadline(now.instant),
             PollToken::Recheck => self.recheck(now),
@@ -367,9 +387,44 @@ impl Server {
         }
     }
 
+    /// Reads the output of jobs, in turn, as long as the time for that allows, and nothing is left to
+    /// do about what was read before.
+    fn read_outputs(&mut self, now: Moment) {
+        let budget = Budget::of(limits::OUTPUT);
+        while !self.has_effects()
+            && let Some(serial) = self.outputs.pop_front()
+        {
+            self.read_output(serial, now);
+            // Its output is processed before the next command runs.
+            self.carry_out_effects(budget, now);
+            if budget.is_spent() {
+                break;
+            }
+        }
+        if !self.outputs.is_empty() {
+            self.reactor.again(PollToken::Turn);
+        }
+    }
+
+    fn read_output(&mut self, serial: Serial, now: Moment) {
+        if !self.storage.takes_output(serial) {
+            return;
+        }
+        let output = self.dispatcher.output(serial);
+        let limit = self.attachments.output_limit(serial, output.as_ref());
+        if limit > 0 {
+            let (dispatcher, reactor) = (&mut self.dispatcher, &mut self.reactor);
+            let scratch = &mut self.scratch[..limit];
+            self.jobs.on_output(serial, dispatcher, reactor, scratch, now);
+        }
+    }
+
     /// Reaps ended children, as many as fit into a turn: thousands of orphans may end at once.
     fn reap(&mut self, now: Moment) {
-        let budget = Budget::of(TURN);
+        if self.has_effects() {
+            return self.reactor.again(PollToken::Children);
+        }
+        let budget = Budget::of(limits::CHILDREN);
         while let Some((pid, exit)) = children::reap() {
             let reactor = &mut self.reactor;
             if !self.jobs.on_child(pid, exit, &mut self.dispatcher, reactor, now)
@@ -478,7 +533,7 @@ impl Server {
 
     /// Serves clients in turn until all are served or the time limit is reached.
     fn serve_clients(&mut self, now: Moment) {
-        let budget = Budget::of(TURN);
+        let budget = Budget::of(limits::REQUESTS);
         while let Some(id) = self.clients.next_turn() {
             self.serve(id, now);
             if budget.is_spent() {
@@ -827,8 +882,8 @@ impl Server {
         self.clients.touch(id);
     }
 
-    /// Carries out effects until there are none.
-    fn settle(&mut self, now: Moment) {
+    /// Carries out effects, and sends output, as long as the time for that allows.
+    fn settle(&mut self, now: Moment, timer: &mut TurnTimer) {
         loop {
             let any = self.take_file_outcomes(now);
             self.follow_logs(now);
@@ -836,25 +891,30 @@ impl Server {
                 break;
             }
         }
-        let budget = Budget::of(TURN);
+        timer.end_part("logs");
+        let (effects, mut sending) = (Budget::of(limits::EFFECTS), None);
         loop {
-            self.carry_out_effects(now);
-            while self.take_store_outcomes(now) {
-                self.carry_out_effects(now);
-            }
+            self.carry_out_effects(effects, now);
+            timer.end_part("effects");
             self.take_accounts_outcomes(now);
             self.serve_passwords(now);
             self.run_system_state(now);
-            self.send_current_state(budget, now);
-            self.advance_attachments(now);
+            timer.end_part("accounts and pools");
+            let sending = *sending.get_or_insert_with(|| Budget::of(limits::SENDING));
+            if !self.dispatcher.has_pending_output() {
+                // Both read jobs as they are now, so they follow what was printed and published.
+                self.send_current_state(sending, now);
+                self.advance_attachments(now);
+            }
             self.close_overflowing(now);
-            let over = self.clients.flush(budget, &mut self.reactor, now.instant);
+            let over = self.clients.flush(sending, &mut self.reactor, now.instant);
             self.ended.extend(over);
             self.flush_links(now);
+            timer.end_part("sending");
             if self.ended.is_empty() && !self.clients.is_dirty() {
                 break;
             }
-            if self.ended.is_empty() && budget.is_spent() {
+            if self.ended.is_empty() && sending.is_spent() {
                 self.reactor.again(PollToken::Turn);
                 break;
             }
@@ -875,35 +935,89 @@ impl Server {
         self.take_file_outcomes(now);
         self.file_workers.flush(&mut self.reactor);
         self.report_reload();
+        if self.has_effects() || self.storage.store.has_outcomes() {
+            self.reactor.again(PollToken::Turn);
+        }
         self.reactor.set_deadline(PollToken::Dispatcher, self.dispatcher.due());
         self.reactor.set_deadline(PollToken::SystemState(Part::Check), self.system_state.due());
+        timer.end_part("workers");
     }
 
-    fn carry_out_effects(&mut self, now: Moment) {
-        while let Some(effect) = self.dispatcher.next_effect() {
-            self.serve_attached(&effect, now);
-            match effect {
-                Effect::Publish(event) => self.publish(event, now),
-                Effect::PublishOutcome { serial } => self.request_publication(serial, now),
-                Effect::Persist { serial, step, record } => {
-                    self.storage.store.persist((serial, step), record, now.instant);
-                }
-                Effect::Note { record } => self.storage.store.note(record, now.instant),
-                Effect::Log { serial, at, limit, bytes } => {
-                    self.storage.store.log(serial, at, limit, bytes, now.instant);
-                }
-                Effect::Forget { serial } => self.storage.store.forget(serial, now.instant),
-                Effect::Start { serial, command } => {
-                    self.jobs.start(serial, command, &mut self.dispatcher, &mut self.reactor, now);
-                }
-                Effect::Signal { serial, kill } => {
-                    self.jobs.signal(serial, kill);
-                }
-                Effect::Release { serial } => {
-                    self.jobs.release(serial, &mut self.reactor);
-                    self.storage.store.close_log(serial, now.instant);
-                }
+    /// Whether effects are left for the next turn. More output and ends of commands wait for that.
+    fn has_effects(&self) -> bool {
+        self.dispatcher.has_effects() || !self.starts.is_empty()
+    }
+
+    /// Carries out effects of the dispatcher; and then, in turn, results of the store, commands to
+    /// be started, and work on many jobs, each of which has effects again; until there is nothing
+    /// left or the time is over.
+    fn carry_out_effects(&mut self, budget: Budget, now: Moment) {
+        let mut without_work = 0;
+        while without_work < STEPS {
+            without_work = if self.next_step(now) { 0 } else { without_work + 1 };
+            if budget.is_spent() {
+                break;
             }
+        }
+    }
+
+    /// False where the kind of step whose turn it is had nothing to do.
+    fn next_step(&mut self, now: Moment) -> bool {
+        if let Some(effect) = self.dispatcher.next_effect() {
+            self.carry_out(effect, now);
+            return true;
+        }
+        self.last_step = (self.last_step + 1) % STEPS;
+        match self.last_step {
+            0 => {
+                let Some(outcome) = self.storage.store.next_outcome() else { return false };
+                self.on_store_outcome(outcome, now);
+            }
+            1 => {
+                let Some((serial, command)) = self.starts.pop_front() else { return false };
+                self.start_command(serial, command, now);
+            }
+            _ => return self.dispatcher.go_on(now),
+        }
+        true
+    }
+
+    fn start_command(&mut self, serial: Serial, command: usize, now: Moment) {
+        self.jobs.start(serial, command, &mut self.dispatcher, &mut self.reactor, now);
+    }
+
+    fn carry_out(&mut self, effect: Effect, now: Moment) {
+        self.serve_attached(&effect, now);
+        match effect {
+            Effect::Publish(event) => self.publish(event, now),
+            Effect::PublishOutcome { serial } => self.request_publication(serial, now),
+            Effect::Persist { serial, step, record } => {
+                self.storage.store.persist((serial, step), record, now.instant);
+            }
+            Effect::Note { record } => self.storage.store.note(record, now.instant),
+            Effect::Log { serial, at, limit, bytes } => {
+                self.storage.store.log(serial, at, limit, bytes, now.instant);
+            }
+            Effect::Forget { serial } => self.storage.store.forget(serial, now.instant),
+            Effect::Start { serial, command } => self.starts.push_back((serial, command)),
+            Effect::Signal { serial, kill } => {
+                self.start_now(serial, now);
+                self.jobs.signal(serial, kill);
+            }
+            Effect::Release { serial } => {
+                self.start_now(serial, now);
+                self.jobs.release(serial, &mut self.reactor);
+                self.storage.store.close_log(serial, now.instant);
+            }
+        }
+    }
+
+    /// Starts a command of this job that waits for that, before something else happens to the job.
+    fn start_now(&mut self, serial: Serial, now: Moment) {
+        if let Some(at) = self.starts.iter().position(|(other, _)| *other == serial)
+            && let Some((serial, command)) = self.starts.remove(at)
+        {
+            self.start_command(serial, command, now);
         }
     }
 
@@ -1039,7 +1153,11 @@ impl Server {
     }
 
     fn go_on_stopping(&mut self, now: Moment) {
-        let idle = self.dispatcher.is_idle() && self.storage.store.is_idle();
+        let store = &self.storage.store;
+        let idle = self.dispatcher.is_idle()
+            && !self.has_effects()
+            && store.is_idle()
+            && !store.has_outcomes();
         if self.phase == Phase::EndingJobs && idle {
             self.phase = Phase::Leaving;
             let reason = CloseReason::new(1001, "the daemon stops");
@@ -1048,7 +1166,7 @@ impl Server {
             }
             let due = now.instant + self.config.server.close_timeout;
             self.reactor.set_deadline(PollToken::Stop, Some(due));
-            self.settle(now);
+            self.settle(now, &mut TurnTimer::begin());
         }
         let all_told = self.clients.len() == 0 && self.links.are_flushed();
         if self.phase == Phase::Leaving && all_told && self.logs.is_persisted() {

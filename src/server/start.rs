@@ -1,5 +1,6 @@
 //! Start of the server, from the configuration to listening sockets.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -29,7 +30,7 @@ use crate::hub::Hub;
 use crate::moment::Moment;
 use crate::net::certificate::{self, ServerSide};
 use crate::net::{self, AllowedOrigins, Listener, Transport};
-use crate::reactor::Reactor;
+use crate::reactor::{Reactor, TurnTimer};
 use crate::sys::files::Files;
 use crate::sys::may_block::MayBlock;
 use crate::sys::{descriptors, memory, process_tree};
@@ -110,8 +111,11 @@ pub(super) fn start(
         keys,
         hub: Hub::new(&epoch, config.events.max_event, config.events.ring),
         dispatcher,
+        starts: VecDeque::new(),
+        last_step: 0,
         attachments: Default::default(),
         jobs,
+        outputs: VecDeque::new(),
         logs,
         file_workers: FileWorkers::default(),
         errands: Errands::default(),
@@ -144,7 +148,7 @@ pub(super) fn start(
     server.configure_links(now);
     server.warn_of_callers();
     server.watch_keys(now);
-    server.settle(now);
+    server.settle(now, &mut TurnTimer::begin());
     // Lines written from now on are read, also if the daemon is killed next; a file that hangs, or a
     // store, delays the start by its deadline only.
     let mut ready = Vec::new();

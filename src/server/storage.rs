@@ -243,17 +243,8 @@ impl Storage {
 }
 
 impl Server {
-    /// Processes the store's results; false where there were none.
-    pub(super) fn take_store_outcomes(&mut self, now: Moment) -> bool {
-        let mut any = false;
-        while let Some(outcome) = self.storage.store.next_outcome() {
-            any = true;
-            self.on_store_outcome(outcome, now);
-        }
-        any
-    }
-
-    fn on_store_outcome(&mut self, outcome: Outcome<Ticket>, now: Moment) {
+    /// Processes a result of the store.
+    pub(super) fn on_store_outcome(&mut self, outcome: Outcome<Ticket>, now: Moment) {
         match outcome {
             Outcome::Persisted((serial, step)) => {
                 if step == Step::File {

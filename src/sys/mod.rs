@@ -24,6 +24,7 @@ mod process_name;
 pub mod process_signal;
 pub mod process_table;
 pub mod process_tree;
+pub mod processor_time;
 pub mod signals;
 pub mod spawn;
 pub mod standard_error;

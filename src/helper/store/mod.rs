@@ -222,6 +222,11 @@ impl<K: Copy> Store<K> {
         self.outcomes.pop_front()
     }
 
+    /// Whether there is an action or result.
+    pub fn has_outcomes(&self) -> bool {
+        !self.outcomes.is_empty()
+    }
+
     /// Whether nothing is pending.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.outgoing.is_empty() && self.questions.is_empty()
