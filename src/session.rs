@@ -2,34 +2,29 @@
 //!
 //! Holds the peer's identity, checks privileges, and carries requests out. It does no I/O.
 
-mod attach;
-mod history;
-mod settings;
+mod audit;
+mod authentication;
+mod jobs;
+mod keys;
 
 use std::collections::BTreeSet;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use ring::rand::SystemRandom;
-use serde_json::{Map, Value, json};
+use serde_json::Map;
 use zeroize::Zeroizing;
 
-pub use attach::Attach;
-pub use settings::{Settings, Settled};
+pub use audit::Audit;
+pub use keys::{KeyEffect, settle_key_command};
 
-use crate::auth::key::{Challenge, KeyId, KeyStore, LegacySearch, NO_CERTIFICATE, Purpose};
-use crate::auth::{
-    Identity, Need, Proof, Role, Roles, Token, Tokens, need, number_as_name, reachable,
-};
-use crate::dispatcher::{
-    Dispatcher, Serial, Submission, check_name, read_nonce, read_run, read_submit,
-};
+use crate::auth::key::{Challenge, KeyId, KeyStore, LegacySearch, NO_CERTIFICATE};
+use crate::auth::{Identity, Proof, Role, Roles, Token, Tokens};
+use crate::dispatcher::{Dispatcher, Serial};
 use crate::helper::store::{HistoryQuestion, TextQuestion};
-use crate::hub::{Filter, Hub, SessionId, Since};
+use crate::hub::{Filter, Hub, SessionId};
 use crate::moment::Moment;
 use crate::system_state::SystemState;
 use crate::wire::{
-    ErrorCode, EventName, PROTOCOL_LEVEL, Priority, Refusal, Request, Spelling, rfc3339,
+    Attach, Command, ErrorCode, EventName, HistoryQuery, KeyCommand, Need, PROTOCOL_LEVEL,
+    Position, Refusal, Reply, Spelling, Started, Subscription, WhoAmI, rfc3339,
 };
 
 /// The subsystems that a request may use.
@@ -52,16 +47,36 @@ pub struct RequestContext<'a> {
     pub roles: &'a Roles,
 }
 
-/// Outcome of a request.
+/// Outcome of a request that is carried out.
 #[derive(Debug)]
-pub enum Answer {
-    /// A response with these `args`.
-    Response(Value),
-    /// A response with the state of the daemon, which the server assembles.
-    Status,
-    /// A response with these `args` as soon as these jobs are durable. If requested, the client is
-    /// attached to the last of them, whose serial follows.
-    WhenDurable(Value, Vec<Serial>, Serial, Option<Attach>),
+pub enum Handled {
+    /// This reply.
+    Reply(Reply),
+    /// A reply with this string to sign.
+    Challenge {
+        /// The string.
+        string: String,
+        /// The client has the form of the original server's, which encodes what follows.
+        is_legacy: bool,
+    },
+    /// A reply with the state of the daemon, which the server assembles.
+    Status {
+        /// The last client of the page before; 0 for the first page.
+        after: u64,
+    },
+    /// A reply as soon as these jobs are durable.
+    Submitted {
+        /// The reply.
+        reply: Started,
+        /// Jobs that are not durable yet.
+        serials: Vec<Serial>,
+        /// The last of the jobs.
+        last: Serial,
+        /// The client is attached to the last job.
+        attach: Option<Attach>,
+        /// The jobs were submitted by an earlier request.
+        is_repeated: bool,
+    },
     /// Depends on attaching the client to this job.
     Attach(Serial, Attach),
     /// No reply: the client has acknowledged output.
@@ -71,16 +86,16 @@ pub enum Answer {
         /// The client has processed all bytes before this offset.
         offset: u64,
     },
-    /// A response; the client wants no more output.
+    /// A reply; the client wants no more output.
     Detach {
         /// Number of the attachment.
         stream: Serial,
     },
-    /// A response with the store's reply to this query.
+    /// A reply with the store's answer to this query.
     Log(TextQuestion),
-    /// A response with a page of the history.
+    /// A reply with a page of the history.
     History(HistoryQuestion),
-    /// A response when it is stored that a queue is paused, or not.
+    /// A reply when it is stored that a queue is paused, or not.
     Paused {
         /// The queue.
         queue: String,
@@ -104,7 +119,7 @@ pub enum Answer {
     /// Depends on the search for the legacy key that was presented.
     LegacyKey(LegacySearch),
     /// Depends on the key file.
-    Settings(Settings),
+    Keys(KeyCommand),
     /// A 401 error: a secret was presented and is wrong.
     Wrong {
         /// Kind of secret, for the log.
@@ -114,6 +129,22 @@ pub enum Answer {
     },
     /// No reply.
     Silence,
+}
+
+/// Why a request is not carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// This error is the reply.
+    Refused(Refusal),
+    /// The local user of this number has no role. The reply names the user, whose name must be
+    /// looked up.
+    Unnamed(u32),
+}
+
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Denied {
+        Denied::Refused(refusal)
+    }
 }
 
 /// Identity that the transport provides.
@@ -199,188 +230,78 @@ impl Session {
         self.identity.as_ref()
     }
 
-    /// Carries out a request.
-    pub fn answer(
+    /// Carries out a request of this requirement, which is `None` where there is no such request.
+    pub fn handle(
         &mut self,
-        request: &Request,
+        need: Option<Need>,
+        command: Result<Command, Refusal>,
         context: &mut RequestContext<'_>,
-    ) -> Result<Answer, Refusal> {
-        let args = match &request.args {
-            Value::Object(args) => Some(args),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Number(_)
-            | Value::String(_)
-            | Value::Array(_) => None,
-        };
-        let action = args.and_then(|args| args.get("action")).and_then(Value::as_str);
-        self.check(request, action, context.roles)?;
+    ) -> Result<Handled, Denied> {
+        self.authorize(need, context.roles)?;
         if let Some(token) = self.token {
             context.tokens.touch(token, context.now.instant);
         }
-        let namespace = request.namespace.to_ascii_lowercase();
-        let name = request.name.to_ascii_lowercase();
-        let empty = Map::new();
-        let fields = args.unwrap_or(&empty);
-        if (namespace.as_str(), name.as_str()) == ("rpc", "dispatcher") {
-            context.hub.repeat_pending(self.id);
-        }
-        let response = match (namespace.as_str(), name.as_str(), action) {
-            ("rpc", "identify", _) => json!({
-                "type": "server",
-                "hostname": context.hostname,
-                "version": env!("CARGO_PKG_VERSION"),
-                "protocol": PROTOCOL_LEVEL,
-            }),
-            ("rpc", "auth", _) => return self.auth(fields, context),
-            ("rpc", "auth_token", _) => return self.auth_token(fields, context),
-            ("rpc", "auth_ssl", _) => return self.auth_ssl(&request.args, context),
-            ("rpc", "auth_clear", _) => {
+        let reply = match command? {
+            Command::Identify => Reply::Identity {
+                kind: "server",
+                hostname: context.hostname.to_owned(),
+                version: Some(env!("CARGO_PKG_VERSION")),
+                protocol: Some(PROTOCOL_LEVEL),
+            },
+            Command::Authenticate(credentials) => return self.authenticate(credentials, context),
+            Command::ClearAuthentication => {
                 self.clear(context);
-                return Ok(Answer::Silence);
+                return Ok(Handled::Silence);
             }
-            ("rpc", "query", _) => self.query(),
-            ("rpc", "whoami", _) => self.whoami(),
-            ("rpc", "status", _) => return Ok(Answer::Status),
-            ("rpc", "history", _) => {
-                return Ok(Answer::History(history::read(&request.args, context.now.wall)?));
+            Command::Query => self.query(),
+            Command::WhoAmI => Reply::WhoAmI(self.identity.as_ref().map(description_of)),
+            Command::Status { after } => return Ok(Handled::Status { after }),
+            Command::History(query) => {
+                return Ok(Handled::History(history_question(query, context.now)));
             }
-            ("rpc", "settings", Some(action)) => {
-                let settings = Settings::read(action, fields, rfc3339(context.now.wall))?;
-                return Ok(Answer::Settings(settings));
-            }
-            ("rpc", "dispatcher", Some("run")) => {
-                let batch = read_run(fields, context.dispatcher.limits().bounds())?;
-                return self.submit(batch, None, context);
-            }
-            ("rpc", "dispatcher", Some("submit")) => {
-                let bounds = context.dispatcher.limits().bounds();
-                let new_id = |program: &str| context.dispatcher.new_id(program);
-                let job = read_submit(fields, new_id, bounds)?;
-                let attach = Attach::of_submission(fields)?;
-                return self.submit(vec![job], attach, context);
-            }
-            ("rpc", "dispatcher", Some("restart")) => return self.restart(fields, context),
-            ("rpc", "dispatcher", Some(action @ ("pause" | "resume"))) => {
-                let Some(queue) = fields.get("queue").and_then(Value::as_str) else {
-                    return Err(Refusal::bad_request(format!("{action} needs a queue")));
-                };
-                check_name("queue", queue)?;
-                let paused = action == "pause";
-                let by = self.identity.as_ref().map(|who| who.user.as_str());
-                context.dispatcher.set_paused(queue, paused, by)?;
-                return Ok(Answer::Paused { queue: queue.to_owned(), paused });
-            }
-            ("rpc", "dispatcher", Some("queues")) => {
-                context.dispatcher.list_queues(read_page(fields)?)
-            }
-            ("rpc", "dispatcher", Some("list")) => context.dispatcher.list(read_page(fields)?)?,
-            ("rpc", "dispatcher", Some("log")) => return log(fields, context),
-            ("rpc", "dispatcher", Some("attach")) => {
-                let (id, attach) = Attach::read(fields)?;
-                if attach.hold && self.identity.as_ref().is_none_or(|who| who.role < Role::Full) {
-                    let why = "to hold a job back needs full access: attach with \"hold\": false";
-                    return Err(Refusal::new(ErrorCode::Forbidden, why));
-                }
-                return Ok(Answer::Attach(context.dispatcher.find(id)?, attach));
-            }
-            ("rpc", "dispatcher", Some("acknowledge")) => {
-                let stream = attach::required(fields, "stream")?;
-                let offset = attach::required(fields, "offset")?;
-                return Ok(Answer::Acknowledge { stream, offset });
-            }
-            ("rpc", "dispatcher", Some("detach")) => {
-                return Ok(Answer::Detach { stream: attach::required(fields, "stream")? });
-            }
-            ("rpc", "dispatcher", Some("kill")) => {
-                let ids = one_or_more(fields.get("job_id"), "job_id")?;
-                let by = self.identity.as_ref().map(|who| who.user.as_str());
-                json!({ "killed": { "jobs": context.dispatcher.kill(&ids, by, context.now)? } })
-            }
-            ("rpc", "system_state", Some("check")) => {
+            Command::Key(command) => return Ok(Handled::Keys(command)),
+            Command::CheckPools => {
                 let is_begun = context.system_state.request(context.now);
-                json!({ "check": if is_begun { "begun" } else { "pending" } })
+                Reply::Check { check: if is_begun { "begun" } else { "pending" } }
             }
-            ("events", "subscribe", _) => self.subscribe(&request.args, context)?,
-            ("events", "unsubscribe", _) => {
-                let (names, _) = read_names(&request.args)?;
-                names_reply("unsubscribe", &context.hub.unsubscribe(self.id, &names))
+            Command::Job(command) => {
+                context.hub.repeat_pending(self.id);
+                return self.handle_job_command(command, context);
             }
-            // `check` has replied to these.
-            _ => return Err(Refusal::new(ErrorCode::NotFound, "")),
+            Command::Subscribe(subscription) => self.subscribe(subscription, context)?,
+            Command::Unsubscribe(names) => {
+                let changed = context.hub.unsubscribe(self.id, &names);
+                Reply::Unsubscribed { unsubscribe: canonical(&changed) }
+            }
         };
-        Ok(Answer::Response(response))
+        Ok(Handled::Reply(reply))
     }
 
     /// Decides whether a request may be carried out. The only place that does.
-    fn check(&self, request: &Request, action: Option<&str>, roles: &Roles) -> Result<(), Refusal> {
-        let needed = need(&request.namespace, &request.name, action);
-        match (&self.identity, needed) {
+    fn authorize(&self, need: Option<Need>, roles: &Roles) -> Result<(), Denied> {
+        match (&self.identity, need) {
             (_, Some(Need::Nothing)) => Ok(()),
-            (None, Some(Need::Role(_)) | None) => Err(self.refuse_nobody(
+            (None, Some(Need::Role(_)) | None) => Err(self.deny(
                 "authenticate first (rpc/auth, rpc/auth_ssl, rpc/auth_token, or the local socket)",
                 roles,
             )),
-            (Some(who), Some(Need::Role(role))) if who.role >= role => Ok(()),
-            (Some(who), Some(Need::Role(_))) => {
+            (Some(who), Some(Need::Role(role))) if who.role < role => {
                 let why = format!("{} may read only; this needs full access", who.user);
-                Err(Refusal::new(ErrorCode::Forbidden, why))
+                Err(Refusal::new(ErrorCode::Forbidden, why).into())
             }
-            (Some(_), None) => Err(unknown(request, action)),
+            (Some(_), Some(Need::Role(_)) | None) => Ok(()),
         }
     }
 
     /// The error for a peer without identity; `why` is added where it could authenticate.
-    fn refuse_nobody(&self, why: &str, roles: &Roles) -> Refusal {
+    fn deny(&self, why: &str, roles: &Roles) -> Denied {
         match &self.known {
-            Known::Nothing | Known::Somebody(_) => Refusal::new(ErrorCode::Unauthorized, why),
-            Known::WithoutRole { uid, name } => {
-                roles.refuse(name.as_deref().unwrap_or(&number_as_name(*uid)))
+            Known::Nothing | Known::Somebody(_) => {
+                Refusal::new(ErrorCode::Unauthorized, why).into()
             }
+            Known::WithoutRole { name: Some(name), .. } => roles.refuse(name).into(),
+            Known::WithoutRole { uid, name: None } => Denied::Unnamed(*uid),
         }
-    }
-
-    fn auth(
-        &mut self,
-        fields: &Map<String, Value>,
-        context: &mut RequestContext<'_>,
-    ) -> Result<Answer, Refusal> {
-        if fields.contains_key("username") || fields.contains_key("password") {
-            let text = |key| fields.get(key).and_then(Value::as_str);
-            let (Some(user), Some(secret)) = (text("username"), text("password")) else {
-                let why = "auth needs {\"username\": \"…\", \"password\": \"…\"}";
-                return Err(Refusal::bad_request(why));
-            };
-            let (user, secret) = (user.to_owned(), Zeroizing::new(secret.to_owned()));
-            return Ok(Answer::Password { user, secret });
-        }
-        let Known::Somebody(known) = self.known.clone() else {
-            let why = "only the local socket knows its peer without a password or token";
-            return Err(self.refuse_nobody(why, context.roles));
-        };
-        self.authenticated(known, context.tokens, context.now).map(Answer::Response)
-    }
-
-    /// Sets the identity after successful authentication. Returns the `args` of the reply, with a
-    /// token.
-    pub fn authenticated(
-        &mut self,
-        identity: Identity,
-        tokens: &mut Tokens,
-        now: Moment,
-    ) -> Result<Value, Refusal> {
-        let identity = self.below_ceiling(identity);
-        let Some((text, token)) = tokens.issue(identity.clone(), now.instant) else {
-            return Err(Refusal::new(ErrorCode::Internal, "the system gives no random bits"));
-        };
-        self.identity = Some(identity);
-        if self.ceiling.is_some() {
-            // Without the bound a token would grant the user's full role elsewhere.
-            tokens.revoke(token);
-        } else {
-            self.token = Some(token);
-        }
-        Ok(json!([&*text, tokens.ttl().as_secs()]))
     }
 
     /// Replaces the identity after a re-check; `None`: the user has lost its role.
@@ -427,69 +348,6 @@ impl Session {
         };
     }
 
-    fn auth_token(
-        &mut self,
-        fields: &Map<String, Value>,
-        context: &mut RequestContext<'_>,
-    ) -> Result<Answer, Refusal> {
-        let Some(text) = fields.get("token").and_then(Value::as_str) else {
-            return Err(Refusal::bad_request("auth_token needs {\"token\": \"…\"}"));
-        };
-        let Some((identity, token)) = context.tokens.redeem(text, context.now.instant) else {
-            let (what, why) = ("token".to_owned(), "no such token, or its time is over");
-            return Ok(Answer::Wrong { what, why });
-        };
-        self.identity = Some(self.below_ceiling(identity));
-        self.token = Some(token);
-        Ok(Answer::Response(json!([text, context.tokens.ttl().as_secs()])))
-    }
-
-    /// Two stages: a challenge to sign, and its signature.
-    fn auth_ssl(&mut self, args: &Value, context: &RequestContext<'_>) -> Result<Answer, Refusal> {
-        let text = |key| args.get(key).and_then(Value::as_str);
-        if is_first_stage(args) {
-            let random = SystemRandom::new();
-            let Some(string) = self.challenge.issue(context.now.instant, &random) else {
-                return Err(Refusal::new(ErrorCode::Internal, "the system gives no random bits"));
-            };
-            return Ok(Answer::Response(json!({ "test_string": string })));
-        }
-        let shown = match (text("key"), text("signature"), text("encrypted_string")) {
-            (Some(key), Some(signature), None) => (Some(key), signature),
-            (None, None, Some(encrypted)) => (None, encrypted),
-            _ => {
-                let why = "auth_ssl needs \"\", and then {\"key\": \"…\", \"signature\": \"…\"} or \
-                           {\"encrypted_string\": \"…\"}";
-                return Err(Refusal::bad_request(why));
-            }
-        };
-        let Some(string) = self.challenge.take(context.now.instant) else {
-            let why = "no test_string waits to be signed; it is good for one try and 30 s";
-            return Err(Refusal::new(ErrorCode::Unauthorized, why));
-        };
-        // Invalid base64 is an invalid signature.
-        let signature = STANDARD.decode(shown.1).unwrap_or_default();
-        let (found, what) = match shown.0 {
-            Some(id) => {
-                let known = KeyId::parse(id).and_then(|id| context.keys.find(&id));
-                let what = known.map_or_else(
-                    || "key".to_owned(),
-                    |entry| format!("key {} of {:?}", entry.key.id(), entry.user),
-                );
-                let certificate = &self.certificate;
-                let is_signed = known.filter(|entry| {
-                    entry.key.verify(Purpose::Server, certificate, &string, &signature)
-                });
-                (is_signed, what)
-            }
-            None => return Ok(Answer::LegacyKey(LegacySearch::new(string, signature))),
-        };
-        Ok(match found {
-            Some(entry) => Answer::Key { user: entry.user.clone(), id: entry.key.id() },
-            None => Answer::Wrong { what, why: "no registered key made this" },
-        })
-    }
-
     fn clear(&mut self, context: &mut RequestContext<'_>) {
         if let Some(token) = self.token.take() {
             context.tokens.revoke(token);
@@ -499,22 +357,7 @@ impl Session {
         context.hub.leave(self.id);
     }
 
-    /// The client's identity; `null` without one.
-    fn whoami(&self) -> Value {
-        let Some(who) = &self.identity else { return Value::Null };
-        let mut reply = json!({
-            "user": who.user,
-            "uid": who.uid,
-            "role": who.role.name(),
-            "proof": who.proof.name(),
-        });
-        if let Proof::Key(id) = who.proof {
-            reply["key"] = id.to_string().into();
-        }
-        reply
-    }
-
-    fn query(&self) -> Value {
+    fn query(&self) -> Reply {
         let full = self.identity.as_ref().is_some_and(|who| who.role == Role::Full);
         let mut may = Map::new();
         may.insert("rpc/dispatcher".into(), if full { "read/write" } else { "read" }.into());
@@ -526,215 +369,57 @@ impl Session {
         for name in EventName::ALL {
             may.insert(format!("events/{}", name.canonical()), "read".into());
         }
-        Value::Object(may)
-    }
-
-    /// Runs the commands of a finished job again, as a new job of the requesting user.
-    fn restart(
-        &self,
-        fields: &Map<String, Value>,
-        context: &mut RequestContext<'_>,
-    ) -> Result<Answer, Refusal> {
-        const KNOWN: [&str; 4] = ["action", "job_id", "nonce", "attach"];
-        if let Some(unknown) = fields.keys().find(|key| !KNOWN.contains(&key.as_str())) {
-            let known = KNOWN[1..].join(", ");
-            let why = format!("restart does not know {unknown:?}; it knows {known}");
-            return Err(Refusal::bad_request(why));
-        }
-        let Some(id) = fields.get("job_id").and_then(Value::as_str) else {
-            return Err(Refusal::bad_request("restart needs a job_id"));
-        };
-        let (nonce, attach) = (read_nonce(fields)?, Attach::of_submission(fields)?);
-        let again = context.dispatcher.restart(id)?;
-        let answer = self.submit(vec![Submission { nonce, ..again }], attach, context)?;
-        Ok(match answer {
-            Answer::WhenDurable(mut reply, serials, last, attach) => {
-                reply["restarted"] = id.into();
-                Answer::WhenDurable(reply, serials, last, attach)
-            }
-            other => other,
-        })
-    }
-
-    fn submit(
-        &self,
-        mut batch: Vec<Submission>,
-        attach: Option<Attach>,
-        context: &mut RequestContext<'_>,
-    ) -> Result<Answer, Refusal> {
-        for job in &mut batch {
-            job.submitted_by = self.identity.as_ref().map(|who| who.user.clone());
-        }
-        if let [Submission { nonce: Some(nonce), submitted_by, .. }] = batch.as_slice()
-            && let Some((serial, id)) =
-                context.dispatcher.find_submitted(nonce, submitted_by.as_deref())
-        {
-            // The request is repeated because its reply was lost.
-            let reply = json!({ "started": [id] });
-            let filed = context.dispatcher.is_filed(serial).then_some(serial);
-            return Ok(Answer::WhenDurable(reply, filed.into_iter().collect(), serial, attach));
-        }
-        let ids: Vec<String> = batch.iter().map(|asked| asked.id.clone()).collect();
-        let serials = context.dispatcher.submit(batch)?;
-        let last = serials.last().copied().unwrap_or_default();
-        Ok(Answer::WhenDurable(json!({ "started": ids }), serials, last, attach))
+        Reply::Table(may.into())
     }
 
     fn subscribe(
         &mut self,
-        args: &Value,
+        subscription: Subscription,
         context: &mut RequestContext<'_>,
-    ) -> Result<Value, Refusal> {
-        let (names, options) = read_names(args)?;
-        let (filter, since) = match options {
-            Some(options) => read_options(options, context.dispatcher.limits().max_known())?,
-            None => (Filter::default(), None),
-        };
-        let spelling = Spelling { hyphens: self.hyphens, extended: options.is_some() };
-        let changed = context.hub.subscribe(self.id, &names, filter, spelling, since.as_ref());
-        let mut reply = names_reply("subscribe", &changed);
-        if options.is_some() {
-            reply["epoch"] = context.hub.epoch().into();
-            reply["seq"] = context.hub.seq().into();
+    ) -> Result<Reply, Refusal> {
+        let Subscription { names, is_extended, jobs, priority, since } = subscription;
+        // The filter lives as long as the subscription.
+        let (count, most) =
+            (jobs.as_ref().map_or(0, BTreeSet::len), context.dispatcher.limits().max_known());
+        if count > most {
+            let why = format!("jobs names {count} jobs; this server knows at most {most}");
+            return Err(Refusal::new(ErrorCode::TooLarge, why));
         }
-        Ok(reply)
+        let filter = Filter { jobs, priority };
+        let spelling = Spelling { hyphens: self.hyphens, extended: is_extended };
+        let changed = context.hub.subscribe(self.id, &names, filter, spelling, since.as_ref());
+        let (epoch, seq) = (context.hub.epoch().to_owned(), context.hub.seq());
+        let position = is_extended.then_some(Position { epoch, seq });
+        Ok(Reply::Subscribed { subscribe: canonical(&changed), position })
     }
+}
+
+fn canonical(names: &[EventName]) -> Vec<&'static str> {
+    names.iter().map(|name| name.canonical()).collect()
+}
+
+fn description_of(who: &Identity) -> WhoAmI {
+    let key = match who.proof {
+        Proof::Key(id) => Some(id.to_string()),
+        Proof::Kernel | Proof::Password => None,
+    };
+    let (role, proof) = (who.role.name(), who.proof.name());
+    WhoAmI { user: who.user.clone(), uid: who.uid, role, proof, key }
+}
+
+fn history_question(query: HistoryQuery, now: Moment) -> HistoryQuestion {
+    let [since, until] = query.bounds(now.wall).map(|time| time.map(rfc3339));
+    let mut kinds: Vec<String> =
+        query.events.iter().map(|name| name.in_event().to_owned()).collect();
+    if query.events.contains(&EventName::Dispatcher) {
+        kinds.push("queue".to_owned());
+    }
+    let HistoryQuery { cursor, priority, .. } = query;
+    HistoryQuestion { cursor, since, until, priority, kinds, room: 0 }
 }
 
 /// That user, who has lost the role.
 fn without_role(before: &Identity) -> Known {
     let name = before.is_named().then(|| before.user.clone());
     Known::WithoutRole { uid: before.uid, name }
-}
-
-/// Whether this is the first stage, without a signature; `md5_key` is sent by the original client
-/// through a relay.
-fn is_first_stage(args: &Value) -> bool {
-    match args {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(fields) => fields.keys().all(|key| key == "md5_key"),
-        Value::Bool(_) | Value::Number(_) => false,
-    }
-}
-
-fn unknown(request: &Request, action: Option<&str>) -> Refusal {
-    let (namespace, name) = (request.namespace.as_str(), request.name.as_str());
-    let actions = reachable(Some(namespace), Some(name));
-    if !actions.is_empty() {
-        let what = action.map_or("no action".to_owned(), |action| format!("no action {action:?}"));
-        return Refusal::bad_request(format!(
-            "{what} of {namespace}/{name}; there are {}",
-            actions.join(", ")
-        ));
-    }
-    let names = reachable(Some(namespace), None);
-    let why = if names.is_empty() {
-        format!("no namespace {namespace:?}; there are {}", reachable(None, None).join(", "))
-    } else {
-        format!("no {name:?} in {namespace}; there are {}", names.join(", "))
-    };
-    Refusal::new(ErrorCode::NotFound, why)
-}
-
-/// The object form of a subscription.
-type Options = Map<String, Value>;
-
-/// Names of events, and the object that contains them, if any.
-fn read_names(args: &Value) -> Result<(Vec<EventName>, Option<&Options>), Refusal> {
-    let (list, options) = match args {
-        Value::Object(options) => (options.get("events").unwrap_or(&Value::Null), Some(options)),
-        other => (other, None),
-    };
-    let known = || EventName::ALL.map(EventName::canonical).join(", ");
-    let names = one_or_more(Some(list), "events")
-        .map_err(|_| Refusal::bad_request(format!("args must name events: {}", known())))?;
-    let names: Result<Vec<EventName>, Refusal> = names
-        .iter()
-        .map(|name| {
-            EventName::parse(name).ok_or_else(|| {
-                Refusal::bad_request(format!("no event {name:?}; there are {}", known()))
-            })
-        })
-        .collect();
-    Ok((names?, options))
-}
-
-/// `most_jobs` bounds the filter, which lives as long as the subscription.
-fn read_options(options: &Options, most_jobs: usize) -> Result<(Filter, Option<Since>), Refusal> {
-    const KNOWN: [&str; 4] = ["events", "since", "jobs", "priority"];
-    if let Some(unknown) = options.keys().find(|key| !KNOWN.contains(&key.as_str())) {
-        let why = format!("subscribe does not know {unknown:?}; it knows {}", KNOWN.join(", "));
-        return Err(Refusal::bad_request(why));
-    }
-    let jobs = match options.get("jobs") {
-        None | Some(Value::Null) => None,
-        jobs @ Some(_) => Some(read_jobs(jobs, most_jobs)?),
-    };
-    let priority = match options.get("priority") {
-        None | Some(Value::Null) => None,
-        Some(number) => Some(Priority::new(read_priority(number)?)),
-    };
-    let since = match options.get("since") {
-        None | Some(Value::Null) => None,
-        Some(since) => {
-            let epoch = since.get("epoch").and_then(Value::as_str);
-            let (Some(epoch), Some(seq)) = (epoch, since.get("seq").and_then(Value::as_u64)) else {
-                let why = "since must be {\"epoch\": \"…\", \"seq\": number}";
-                return Err(Refusal::bad_request(why));
-            };
-            Some(Since { epoch: epoch.to_owned(), seq })
-        }
-    };
-    Ok((Filter { jobs, priority }, since))
-}
-
-fn read_priority(number: &Value) -> Result<u8, Refusal> {
-    let number = number.as_u64().and_then(|number| u8::try_from(number).ok());
-    let number = number.filter(|number| *number <= Priority::MAX.number());
-    number.ok_or_else(|| Refusal::bad_request("priority must be a number from 0 to 10"))
-}
-
-fn read_jobs(jobs: Option<&Value>, most: usize) -> Result<BTreeSet<String>, Refusal> {
-    let ids: BTreeSet<String> = one_or_more(jobs, "jobs")?.into_iter().collect();
-    if ids.len() > most {
-        let why = format!("jobs names {} jobs; this server knows at most {most}", ids.len());
-        return Err(Refusal::new(ErrorCode::TooLarge, why));
-    }
-    ids.iter().try_for_each(|id| check_name("job", id))?;
-    Ok(ids)
-}
-
-/// The requested page of a list, as named by the previous page; `None` for the first.
-fn read_page(fields: &Map<String, Value>) -> Result<Option<&str>, Refusal> {
-    match fields.get("page") {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(page)) => Ok(Some(page)),
-        Some(_) => Err(Refusal::bad_request("page must be a string: what \"next\" was")),
-    }
-}
-
-/// A string, or a non-empty list of strings.
-fn one_or_more(value: Option<&Value>, what: &str) -> Result<Vec<String>, Refusal> {
-    let refuse = || Refusal::bad_request(format!("{what} must be a string or a list of strings"));
-    let list = match value {
-        Some(Value::String(one)) if !one.is_empty() => return Ok(vec![one.clone()]),
-        Some(Value::Array(list)) if !list.is_empty() => list,
-        Some(_) | None => return Err(refuse()),
-    };
-    list.iter().map(|one| one.as_str().map(str::to_owned).ok_or_else(refuse)).collect()
-}
-
-fn names_reply(what: &str, names: &[EventName]) -> Value {
-    json!({ what: names.iter().map(|name| name.canonical()).collect::<Vec<_>>() })
-}
-
-fn log(fields: &Map<String, Value>, context: &RequestContext<'_>) -> Result<Answer, Refusal> {
-    let Some(id) = fields.get("job_id").and_then(Value::as_str) else {
-        return Err(Refusal::bad_request("log needs a job_id"));
-    };
-    let number = |key| attach::number(fields, key);
-    let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
-    Ok(Answer::Log(context.dispatcher.log_question(id, offset, length)?))
 }

@@ -1,30 +1,7 @@
-//! Roles, their assignment by groups, and the table of required roles.
+//! Identities, and the assignment of roles by groups.
 
-use serde::{Deserialize, Serialize};
-
-use super::key::KeyId;
 use crate::sys::peer_credentials::PeerCredentials;
-use crate::wire::{ErrorCode, Refusal};
-
-/// A role.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Subscribe, list and read logs: command lines and output of all jobs.
-    Read,
-    /// Also run and kill jobs, and therefore everything that the daemon's user may do.
-    Full,
-}
-
-impl Role {
-    /// Its name in logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Role::Read => "read",
-            Role::Full => "full",
-        }
-    }
-}
+use crate::wire::{ErrorCode, KeyId, Refusal, Role};
 
 /// An authenticated identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,84 +118,6 @@ impl Roles {
     }
 }
 
-/// Requirement of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Need {
-    /// None: unauthenticated clients too.
-    Nothing,
-    /// At least this role.
-    Role(Role),
-}
-
-/// Namespace, name, action, requirement. An action of `None` is any.
-const TABLE: [(&str, &str, Option<&str>, Need); 31] = [
-    ("rpc", "identify", None, Need::Nothing),
-    ("rpc", "auth", None, Need::Nothing),
-    ("rpc", "auth_token", None, Need::Nothing),
-    ("rpc", "auth_ssl", None, Need::Nothing),
-    ("rpc", "auth_clear", None, Need::Nothing),
-    ("rpc", "query", None, Need::Role(Role::Read)),
-    ("rpc", "whoami", None, Need::Role(Role::Read)),
-    ("rpc", "status", None, Need::Role(Role::Read)),
-    ("rpc", "history", None, Need::Role(Role::Read)),
-    // Own keys; for those of others see `may_manage_keys_of`.
-    ("rpc", "settings", Some("list_ssl_certs"), Need::Role(Role::Read)),
-    ("rpc", "settings", Some("list_ssl_certificates"), Need::Role(Role::Read)),
-    ("rpc", "settings", Some("list_ssl_checksums"), Need::Role(Role::Read)),
-    ("rpc", "settings", Some("register_ssl_cert"), Need::Role(Role::Read)),
-    ("rpc", "settings", Some("register_ssl_certificate"), Need::Role(Role::Read)),
-    ("rpc", "settings", Some("revoke_ssl_cert"), Need::Role(Role::Read)),
-    ("rpc", "settings", Some("revoke_ssl_certificate"), Need::Role(Role::Read)),
-    ("rpc", "system_state", Some("check"), Need::Role(Role::Read)),
-    ("rpc", "dispatcher", Some("list"), Need::Role(Role::Read)),
-    ("rpc", "dispatcher", Some("queues"), Need::Role(Role::Read)),
-    ("rpc", "dispatcher", Some("log"), Need::Role(Role::Read)),
-    // Holding the job back requires the full role, see the session.
-    ("rpc", "dispatcher", Some("attach"), Need::Role(Role::Read)),
-    ("rpc", "dispatcher", Some("acknowledge"), Need::Role(Role::Read)),
-    ("rpc", "dispatcher", Some("detach"), Need::Role(Role::Read)),
-    ("rpc", "dispatcher", Some("run"), Need::Role(Role::Full)),
-    ("rpc", "dispatcher", Some("submit"), Need::Role(Role::Full)),
-    ("rpc", "dispatcher", Some("restart"), Need::Role(Role::Full)),
-    ("rpc", "dispatcher", Some("kill"), Need::Role(Role::Full)),
-    ("rpc", "dispatcher", Some("pause"), Need::Role(Role::Full)),
-    ("rpc", "dispatcher", Some("resume"), Need::Role(Role::Full)),
-    ("events", "subscribe", None, Need::Role(Role::Read)),
-    ("events", "unsubscribe", None, Need::Role(Role::Read)),
-];
-
-/// The requirement of a request; `None` where there is no such request. The action is
-/// case-sensitive, namespace and name are not.
-pub fn need(namespace: &str, name: &str, action: Option<&str>) -> Option<Need> {
-    TABLE
-        .iter()
-        .find(|(in_namespace, called, with, _)| {
-            namespace.eq_ignore_ascii_case(in_namespace)
-                && name.eq_ignore_ascii_case(called)
-                && with.is_none_or(|with| action == Some(with))
-        })
-        .map(|(.., need)| *need)
-}
-
-/// The namespaces, the names of a namespace, or the actions of a name, for error replies.
-pub fn reachable(namespace: Option<&str>, name: Option<&str>) -> Vec<&'static str> {
-    let mut found = Vec::new();
-    for (in_namespace, called, action, _) in &TABLE {
-        let same_namespace = namespace.is_none_or(|n| n.eq_ignore_ascii_case(in_namespace));
-        let same_name = name.is_none_or(|n| n.eq_ignore_ascii_case(called));
-        let word = match (namespace, name) {
-            (None, _) => Some(*in_namespace),
-            (Some(_), None) => Some(*called),
-            (Some(_), Some(_)) => *action,
-        };
-        if let Some(word) = word.filter(|word| same_namespace && same_name && !found.contains(word))
-        {
-            found.push(word);
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,41 +149,5 @@ mod tests {
             "ann is in none of the groups that have access here: wheel, sudo \
              (full_access_groups), none (read_only_groups)"
         );
-    }
-
-    #[test]
-    fn required_role_is_found_for_each_request() {
-        assert_eq!(need("RPC", "Identify", None), Some(Need::Nothing));
-        assert_eq!(need("rpc", "dispatcher", Some("run")), Some(Need::Role(Role::Full)));
-        assert_eq!(need("rpc", "dispatcher", Some("list")), Some(Need::Role(Role::Read)));
-        assert_eq!(need("rpc", "dispatcher", Some("bogus")), None);
-        assert_eq!(need("rpc", "dispatcher", None), None);
-        assert_eq!(need("rpc", "system_state", Some("check")), Some(Need::Role(Role::Read)));
-        assert_eq!(need("rpc", "system_state", Some("bogus")), None);
-        assert_eq!(need("sysadm", "zfs", None), None);
-    }
-
-    #[test]
-    fn error_lists_existing_names() {
-        assert_eq!(reachable(None, None), ["rpc", "events"]);
-        assert_eq!(reachable(Some("events"), None), ["subscribe", "unsubscribe"]);
-        assert_eq!(
-            reachable(Some("rpc"), Some("dispatcher")),
-            [
-                "list",
-                "queues",
-                "log",
-                "attach",
-                "acknowledge",
-                "detach",
-                "run",
-                "submit",
-                "restart",
-                "kill",
-                "pause",
-                "resume"
-            ]
-        );
-        assert_eq!(reachable(Some("junk"), None), Vec::<&str>::new());
     }
 }

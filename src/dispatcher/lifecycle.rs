@@ -9,7 +9,7 @@ use super::{
     Submission, Timer, remark,
 };
 use crate::moment::Moment;
-use crate::wire::{ErrorCode, Event, Refusal};
+use crate::wire::{ErrorCode, Event, JobId, Refusal};
 
 impl Dispatcher {
     pub(super) fn begin(&mut self, serial: Serial, now: Moment) {
@@ -128,16 +128,16 @@ impl Dispatcher {
     /// # Errors More ids than jobs can be known.
     pub fn kill(
         &mut self,
-        ids: &[String],
+        ids: &[JobId],
         by: Option<&str>,
         now: Moment,
-    ) -> Result<Vec<String>, Refusal> {
+    ) -> Result<Vec<JobId>, Refusal> {
         let most = self.limits.max_known();
         if ids.len() > most {
             let why = format!("{} jobs; this server knows at most {most}", ids.len());
             return Err(Refusal::new(ErrorCode::TooLarge, why));
         }
-        let mut active: Vec<String> = Vec::new();
+        let mut active: Vec<JobId> = Vec::new();
         let mut known = HashSet::new();
         for id in ids {
             if let Some(serial) = self.active(id)

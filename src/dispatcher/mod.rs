@@ -35,7 +35,7 @@ pub use crate::sys::children::Exit;
 pub use command::Command;
 pub use job::JobOutput;
 pub use process::{Environment, Output, Process};
-pub use submission::{Bounds, Submission, check_name, read_nonce, read_run, read_submit};
+pub use submission::{Bounds, Submission};
 
 /// A step of a job that becomes durable.
 pub type Ticket = (Serial, Step);

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use super::job::Job;
-use super::submission::NAME;
 use super::{Dispatcher, Effect, MOST_CANCELLED, RETAIN_CANCELLED, Serial, Submission, Timer};
 use crate::charge::{Account, Charge};
 use crate::moment::Moment;
-use crate::wire::{ErrorCode, Refusal};
+use crate::wire::{ErrorCode, MAX_NAME, Refusal};
 
 impl Dispatcher {
     pub(super) fn retain(&mut self, serial: Serial, time: Duration, now: Moment) {
@@ -106,7 +105,7 @@ impl Dispatcher {
             Some((name, number)).filter(|(name, _)| !name.is_empty())
         });
         let (name, number) = numbered.unwrap_or((id, 1));
-        let name = &name[..name.floor_char_boundary(NAME - DIGITS - 1)];
+        let name = &name[..name.floor_char_boundary(MAX_NAME - DIGITS - 1)];
         let mut ids = (number.saturating_add(1)..).map(|number| format!("{name}-{number}"));
         ids.find(|id| !self.ids.contains_key(id)).unwrap_or_default()
     }

@@ -5,12 +5,23 @@ mod order;
 use super::*;
 use crate::helper::store::{Kind, Loaded, LogEnd, Record};
 use crate::sys::spawn::RunAs;
-use crate::wire::{Event, Excerpt};
+use crate::wire::{Command, Event, Excerpt, Frame, JobCommand, JobId, Request};
 use serde_json::{Value, json};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-struct Driver {
-    dispatcher: Dispatcher,
+/// The request of that action with these arguments.
+fn parse(action: &str, mut args: Value) -> Result<JobCommand, Refusal> {
+    args["action"] = action.into();
+    let text = json!({"namespace": "rpc", "name": "dispatcher", "args": args}).to_string();
+    match Request::parse(&text) {
+        Ok(Frame::Request(Request { command: Ok(Command::Job(command)), .. })) => Ok(command),
+        Ok(Frame::Request(Request { command: Err(refusal), .. })) => Err(refusal),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(super) struct Driver {
+    pub(super) dispatcher: Dispatcher,
     start: Instant,
     /// Wall-clock time at the start.
     epoch: SystemTime,
@@ -41,7 +52,7 @@ fn limits() -> JobLimits {
 }
 
 impl Driver {
-    fn new() -> Driver {
+    pub(super) fn new() -> Driver {
         Driver {
             dispatcher: Dispatcher::new(limits(), true),
             start: Instant::now(),
@@ -126,7 +137,9 @@ impl Driver {
 
     fn run(&mut self, args: Value) -> Result<Vec<String>, Refusal> {
         let bounds = self.dispatcher.limits().bounds();
-        let batch = read_run(args.as_object().unwrap(), bounds)?;
+        let JobCommand::Run(batch) = parse("run", args)? else { panic!() };
+        let batch = batch.into_iter().map(|job| Submission::new(job, &self.dispatcher, bounds));
+        let batch = batch.collect::<Result<_, _>>()?;
         let serials = self.dispatcher.submit(batch)?;
         let id = |serial: &Serial| self.dispatcher.id(*serial).unwrap().to_owned();
         let ids = serials.iter().map(id).collect();
@@ -134,9 +147,14 @@ impl Driver {
         Ok(ids)
     }
 
-    fn submit(&mut self, args: Value) {
+    fn submission(&self, args: Value) -> Submission {
         let bounds = self.dispatcher.limits().bounds();
-        let job = read_submit(args.as_object().unwrap(), |_| "random".into(), bounds).unwrap();
+        let JobCommand::Submit(job) = parse("submit", args).unwrap() else { panic!() };
+        Submission::new(*job, &self.dispatcher, bounds).unwrap()
+    }
+
+    fn submit(&mut self, args: Value) {
+        let job = self.submission(args);
         self.dispatcher.submit(vec![job]).unwrap();
         self.settle();
     }
@@ -155,9 +173,9 @@ impl Driver {
 
     fn kill(&mut self, id: &str) -> Vec<String> {
         let now = self.now();
-        let killed = self.dispatcher.kill(&[id.to_owned()], Some("root"), now).unwrap();
+        let killed = self.dispatcher.kill(&[JobId::from(id.to_owned())], Some("root"), now);
         self.settle();
-        killed
+        killed.unwrap().into_iter().map(String::from).collect()
     }
 
     fn gone(&mut self, serial: Serial) {
@@ -504,6 +522,7 @@ fn kill_of_many_jobs_ends_a_few_at_once_and_the_rest_in_steps() {
     d.exit(1, 0);
     d.effects();
     let now = d.now();
+    let ids: Vec<JobId> = ids.into_iter().map(JobId::from).collect();
     assert_eq!(d.dispatcher.kill(&ids, None, now).unwrap().len(), JOBS - 1);
     let ended = |d: &Driver| d.records.iter().filter(|record| record["is"] == "finished").count();
     d.carry_out_effects();
@@ -554,7 +573,7 @@ fn deadlines_of_many_jobs_are_served_a_few_at_a_time() {
 #[test]
 fn kill_of_more_jobs_than_can_be_known_is_refused() {
     let mut d = Driver::new();
-    let ids = vec!["a".to_owned(); d.dispatcher.limits.max_known() + 1];
+    let ids = vec![JobId::from("a".to_owned()); d.dispatcher.limits.max_known() + 1];
     let now = d.now();
     assert_eq!(d.dispatcher.kill(&ids, None, now).unwrap_err().code, ErrorCode::TooLarge);
     assert_eq!(d.dispatcher.kill(&ids[1..], None, now), Ok(Vec::new()));

@@ -15,7 +15,9 @@ use ring::Ring;
 
 use crate::dispatcher::{Dispatcher, Serial};
 use crate::moment::Moment;
-use crate::wire::{Event, EventName, JobEvent, Phase, Priority, Published, Spelling, rfc3339};
+use crate::wire::{
+    Event, EventName, JobEvent, JobId, Phase, Priority, Published, Since, Spelling, rfc3339,
+};
 
 /// Number of a session, assigned by the owner.
 pub type SessionId = u64;
@@ -24,7 +26,7 @@ pub type SessionId = u64;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Only these jobs.
-    pub jobs: Option<BTreeSet<String>>,
+    pub jobs: Option<BTreeSet<JobId>>,
     /// Only events of at least this priority, among those that have one.
     pub priority: Option<Priority>,
 }
@@ -32,7 +34,7 @@ pub struct Filter {
 impl Filter {
     fn passes(&self, event: &Event) -> bool {
         let job = match (event, &self.jobs) {
-            (Event::Job(event), Some(jobs)) => jobs.contains(&event.job.id),
+            (Event::Job(event), Some(jobs)) => jobs.contains(event.job.id.as_str()),
             (Event::Queue(_), jobs) => jobs.is_none(),
             (Event::Job(_) | Event::LifePreserver(_) | Event::SystemState(_), _) => true,
         };
@@ -93,15 +95,6 @@ impl Backlog {
         let finished = matches!(event.phase, Phase::Finished(_));
         !finished && self.jobs_from.is_some_and(|from| event.job.serial >= from)
     }
-}
-
-/// Position of a subscriber before it disconnected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Since {
-    /// The run of the daemon.
-    pub epoch: String,
-    /// The number of the last event that it received.
-    pub seq: u64,
 }
 
 /// One item for a session.

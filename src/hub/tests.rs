@@ -1,7 +1,8 @@
 //! Subscriptions and current state, driven by hand.
 
 use super::*;
-use crate::dispatcher::{Effect, Ended, Exit, JobLimits, read_run};
+use crate::dispatcher::{Effect, Ended, Exit, JobLimits, Submission};
+use crate::wire::{CommandText, JobRequest};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -75,7 +76,15 @@ impl Fixture {
 
     fn run(&mut self, args: Value) {
         let bounds = self.dispatcher.limits().bounds();
-        let batch = read_run(args.as_object().unwrap(), bounds).unwrap();
+        let line = |value: &Value| CommandText::Line(value.as_str().unwrap().to_owned());
+        let job = |(id, lines): (&String, &Value)| {
+            let one = std::slice::from_ref(lines);
+            let lines = lines.as_array().map_or(one, Vec::as_slice);
+            let (id, commands) = (Some(id.clone().into()), lines.iter().map(line).collect());
+            let job = JobRequest { id, commands, ..JobRequest::default() };
+            Submission::new(job, &self.dispatcher, bounds).unwrap()
+        };
+        let batch = args.as_object().unwrap().iter().map(job).collect();
         self.dispatcher.submit(batch).unwrap();
         // Records are durable at once; other effects are for `publish`.
         while let Some(effect) = self.dispatcher.next_effect() {
@@ -161,7 +170,7 @@ fn current_state_and_live_events_join_without_loss_or_repetition() {
     assert_eq!(h.pull(7).unwrap(), "8 running b early");
     // c ends before it was sent as pending: its end is sent, and it is not part of the current
     // state.
-    h.dispatcher.kill(&["c".into()], None, Moment::now()).unwrap();
+    h.dispatcher.kill(&["c".to_owned().into()], None, Moment::now()).unwrap();
     assert_eq!(h.publish().len(), 1);
     assert_eq!(h.pull(7), None);
     assert!(h.hub.behind().is_empty());
@@ -185,7 +194,10 @@ fn job_submitted_during_the_backlog_is_sent_once() {
 #[test]
 fn filters_choose_jobs_and_priorities() {
     let mut h = Fixture::new();
-    let filter = Filter { jobs: Some(["a".to_owned()].into()), priority: Some(Priority::new(3)) };
+    let filter = Filter {
+        jobs: Some([JobId::from("a".to_owned())].into()),
+        priority: Some(Priority::new(3)),
+    };
     h.hub.subscribe(1, &ALL, filter, Spelling::default(), None);
     assert_eq!(h.pull(1), None);
     h.run(json!({"a": "x", "b": "x"}));

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::authentication::{Attempt, WaitingPassword};
 use super::child::Child;
-use super::clients::{ClientId, Wait};
+use super::clients::{ClientId, Until};
 use super::{PollToken, Server};
 use crate::auth::{Identity, PasswordQueue, Proof, Role, Roles, number_as_name};
 use crate::config::Config;
@@ -32,7 +32,7 @@ use crate::sys::account_state::AccountState;
 use crate::sys::children::Exit;
 use crate::sys::may_block::MayBlock;
 use crate::sys::peer_credentials::PeerCredentials;
-use crate::wire::Request;
+use crate::wire::ReplyTo;
 
 /// Purpose of a look-up.
 enum Purpose {
@@ -335,28 +335,28 @@ impl Server {
         if auth.pam && geteuid().is_root() { &auth.pam_service } else { "" }
     }
 
-    /// Whether the refusal of a request can say the client's name. Otherwise that is looked up, and
-    /// the request waits.
-    pub(super) fn is_named(&mut self, id: ClientId, request: &Request, now: Moment) -> bool {
-        let Some(client) = self.clients.get(id) else { return true };
-        let Some(uid) = client.session.unnamed() else { return true };
+    /// Refuses the request of a local user without a role, by name. Where that is not known, it is
+    /// looked up, and the reply waits.
+    pub(super) fn refuse_without_role(
+        &mut self,
+        id: ClientId,
+        reply_to: ReplyTo,
+        uid: u32,
+        now: Moment,
+    ) {
+        let Some(client) = self.clients.get(id) else { return };
         if let Some(name) = self.accounts.names.get(&uid) {
             client.session.set_name(name.clone());
-            return true;
+            return self.reply(id, &reply_to, Err(self.roles.refuse(name)));
         }
-        client.waiting = Some(Wait::Name { request: Box::new(request.clone()) });
+        client.wait(reply_to, Until::Named);
         self.ask_for_name(id, uid, now);
-        false
     }
 
     /// The name of a client without a role was looked up: its request is refused with that.
-    pub(super) fn on_name_without_role(&mut self, id: ClientId, found: &Found, now: Moment) {
+    pub(super) fn on_name_without_role(&mut self, id: ClientId, found: &Found) {
         let Some(client) = self.clients.get(id) else { return };
-        let (Some(Wait::Name { request }), Some(uid)) =
-            (client.waiting.take(), client.session.unnamed())
-        else {
-            return;
-        };
+        let Some(uid) = client.session.unnamed() else { return };
         let name = match found {
             Found::Account(account) => format!("{} ({})", account.name, number_as_name(uid)),
             Found::Nobody | Found::Failed(_) => number_as_name(uid),
@@ -365,9 +365,9 @@ impl Server {
         if self.accounts.names.len() == NAMES {
             self.accounts.names.pop_first();
         }
+        let refusal = self.roles.refuse(&name);
         self.accounts.names.insert(uid, name);
-        self.on_request(id, *request, now);
-        self.reactor.again(PollToken::Client(id));
+        self.end_wait(id, Err(refusal));
     }
 
     /// Requests the name of a user number, for a client.

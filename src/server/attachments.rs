@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use log::warn;
-use serde_json::{Map, Value, json};
+use serde_json::Map;
 
 use super::clients::ClientId;
 use super::storage::Purpose;
@@ -18,9 +18,9 @@ use crate::auth::Role;
 use crate::dispatcher::{Effect, JobOutput, OUTPUT_READ, Serial};
 use crate::helper::store::output_of_answer;
 use crate::moment::Moment;
-use crate::session::Attach;
 use crate::wire::{
-    Chunk, ErrorCode, Refusal, binary_output, end_of_output, left_out_of_output, output_frames,
+    Attach, Attached, Chunk, ErrorCode, Refusal, binary_output, end_of_output, left_out_of_output,
+    output_frames,
 };
 
 /// Minimum window, in bytes.
@@ -127,13 +127,13 @@ impl Attachments {
 }
 
 impl Server {
-    /// Attaches a client; returns the `args` of the reply.
+    /// Attaches a client.
     pub(super) fn attach_to_job(
         &mut self,
         id: ClientId,
         serial: Serial,
         attach: &Attach,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<Attached, Refusal> {
         let mine = self.attachments.map.iter().filter(|((_, client), _)| *client == id);
         let (count, taken) = mine
             .fold((0, 0), |(count, taken), (_, attachment)| (count + 1, taken + attachment.window));
@@ -152,13 +152,8 @@ impl Server {
         // remark, which is sent whole.
         let begin = output.remarks.iter().find(|remark| remark.contains(&attach.offset));
         let start = begin.map_or(attach.offset, |remark| remark.start).min(output.total);
-        let mut reply = json!({
-            "stream": serial, "offset": start, "window": window, "cmd_list": output.commands,
-        });
         let binary = attach.binary && self.clients.get(id).is_some_and(|client| client.is_direct());
-        if binary {
-            reply["binary"] = true.into();
-        }
+        let cmd_list = output.commands.to_vec();
         let attachment = Attachment {
             job: output.id.to_owned(),
             sent: start,
@@ -172,7 +167,7 @@ impl Server {
         };
         self.attachments.map.insert((serial, id), attachment);
         self.attachments.touch(serial);
-        Ok(reply)
+        Ok(Attached { stream: serial, offset: start, window, cmd_list, binary })
     }
 
     /// A client has acknowledged all output before `offset`.

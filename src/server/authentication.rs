@@ -8,10 +8,9 @@ use std::time::Instant;
 
 use log::{info, warn};
 use nix::unistd::geteuid;
-use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::clients::{Client, ClientId, Wait};
+use super::clients::{Client, ClientId, Until, Wait};
 use super::{PollToken, Server};
 use crate::auth::key::{KeyId, Search};
 use crate::auth::{Consequence, Identity, Proof};
@@ -21,7 +20,7 @@ use crate::moment::Moment;
 use crate::net::{CloseReason, Source};
 use crate::sys::account_state::AccountState;
 use crate::sys::pam;
-use crate::wire::{ErrorCode, Refusal, Request, error as error_text, response, wipe};
+use crate::wire::{Command, Credentials, ErrorCode, Refusal, ReplyTo};
 
 /// An authentication attempt. It counts even after its client has disconnected.
 pub(super) struct Attempt {
@@ -65,31 +64,6 @@ const OTHERS_PENDING: &str = "other authentications from there are pending; try 
 /// Maximum length of a user name in bytes (utmp and PAM have lower limits).
 const NAME: usize = 255;
 
-/// Kind of credential in a request, by the cost of its verification.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shown {
-    /// A token, or a signature that names its key.
-    Cheap,
-    /// A signature that does not name its key: all legacy keys are tried.
-    Legacy,
-    /// A password, which the system verifies.
-    Password,
-}
-
-fn shown(request: &Request) -> Option<Shown> {
-    let has = |key| request.args.get(key).is_some();
-    if request.is("rpc", "auth") && (has("username") || has("password")) {
-        Some(Shown::Password)
-    } else if request.is("rpc", "auth_ssl") && has("encrypted_string") {
-        Some(Shown::Legacy)
-    } else if request.is("rpc", "auth_token") || (request.is("rpc", "auth_ssl") && has("signature"))
-    {
-        Some(Shown::Cheap)
-    } else {
-        None
-    }
-}
-
 /// Callers of a link get a new number each time, so they are throttled together.
 fn origin(source: Source) -> Source {
     match source {
@@ -115,22 +89,29 @@ impl Server {
     pub(super) fn may_attempt(
         &mut self,
         id: ClientId,
-        request: &Request,
+        command: &Command,
         now: Moment,
     ) -> Result<(), Refusal> {
-        let Some(shown) = shown(request) else { return Ok(()) };
+        let Command::Authenticate(credentials) = command else { return Ok(()) };
         let Some(client) = self.clients.get(id) else { return Ok(()) };
         let peer = client.peer.clone();
         let source = self.clients.source_of(&peer);
-        match shown {
-            Shown::Cheap => Ok(()),
+        match credentials {
+            Credentials::Transport
+            | Credentials::Challenge { .. }
+            | Credentials::Token(_)
+            | Credentials::Signature { .. } => Ok(()),
             // It waits for its turn where others from there are pending.
-            Shown::Password => self.check_block(source, now),
-            Shown::Legacy => self.check_throttle(source, now).or_else(|refusal| {
-                let count = self.keys.store.legacy().count().min(self.config.auth.max_legacy_keys);
-                let may = self.keys.legacy_budget.may_try(count, now.instant);
-                if may { Ok(()) } else { Err(refusal) }
-            }),
+            Credentials::Password { .. } => self.check_block(source, now),
+            // All legacy keys are tried.
+            Credentials::LegacySignature { .. } => {
+                self.check_throttle(source, now).or_else(|refusal| {
+                    let most = self.config.auth.max_legacy_keys;
+                    let count = self.keys.store.legacy().count().min(most);
+                    let may = self.keys.legacy_budget.may_try(count, now.instant);
+                    if may { Ok(()) } else { Err(refusal) }
+                })
+            }
         }
     }
 
@@ -150,7 +131,7 @@ impl Server {
         self.check_block(source, now)?;
         let from = origin(source);
         let is_searching = |(_, client): &(&ClientId, &Client)| {
-            matches!(client.waiting, Some(Wait::LegacyKey { .. }))
+            matches!(client.waiting, Some(Wait { until: Until::LegacyKey(_), .. }))
                 && origin(self.clients.source_of(&client.peer)) == from
         };
         let searched = self.clients.iter().filter(is_searching).count();
@@ -170,7 +151,7 @@ impl Server {
     pub(super) fn take_password(
         &mut self,
         id: ClientId,
-        request: Box<Request>,
+        reply_to: ReplyTo,
         user: String,
         secret: Zeroizing<String>,
         now: Moment,
@@ -188,8 +169,7 @@ impl Server {
             None
         };
         if let Some(refusal) = refusal {
-            let text = error_text(Some(&request), &refusal);
-            return self.send_answer(id, Some(&request), text);
+            return self.reply(id, &reply_to, Err(refusal));
         }
         let attempt = Attempt { client: id, source, from, user, proof: Proof::Password };
         let is_name = |c: char| !c.is_control() && c != ':' && c != '/';
@@ -199,9 +179,7 @@ impl Server {
             && !secret.is_empty()
             && secret.len() < pam::LONGEST
             && !secret.contains('\0');
-        if let Some(client) = self.clients.get(id) {
-            client.waiting = Some(Wait::Proof { request });
-        }
+        self.wait(id, reply_to, Until::Proven);
         let from = origin(source);
         let name: String = attempt.user.chars().take(NAME).collect();
         let end = now.instant + self.config.auth.check_deadline;
@@ -270,7 +248,7 @@ impl Server {
     pub(super) fn take_key(
         &mut self,
         id: ClientId,
-        request: Box<Request>,
+        reply_to: ReplyTo,
         user: String,
         key: KeyId,
         now: Moment,
@@ -278,9 +256,7 @@ impl Server {
         let Some(client) = self.clients.get(id) else { return };
         let (peer, from) = (client.peer.clone(), client.peer.place());
         let source = self.clients.source_of(&peer);
-        if let Some(client) = self.clients.get(id) {
-            client.waiting = Some(Wait::Proof { request });
-        }
+        self.wait(id, reply_to, Until::Proven);
         let attempt = Attempt { client: id, source, from, user, proof: Proof::Key(key) };
         let service = self.account_service().to_owned();
         if let Err(TooMany) = self.accounts.check_account(attempt, &service, now.instant) {
@@ -293,26 +269,22 @@ impl Server {
     pub(super) fn try_legacy_key(&mut self, id: ClientId, now: Moment) {
         let most = self.config.auth.max_legacy_keys;
         let Some(client) = self.clients.get(id) else { return };
-        let Some(Wait::LegacyKey { search, .. }) = &mut client.waiting else { return };
+        let Some(Until::LegacyKey(search)) = client.waits_until() else { return };
         let found = match search.step(&self.keys.store, most) {
             Search::Pending => return,
             Search::Found(entry) => Some((entry.user.clone(), entry.key.id())),
             Search::NotFound => None,
         };
-        let Some(Wait::LegacyKey { request, .. }) = client.waiting.take() else { return };
+        let Some(Wait { reply_to, .. }) = client.waiting.take() else { return };
         match found {
-            Some((user, key)) => self.take_key(id, request, user, key, now),
-            None => self.on_wrong(id, request, "legacy key", "no registered key made this", now),
+            Some((user, key)) => self.take_key(id, reply_to, user, key, now),
+            None => self.on_wrong(id, reply_to, "legacy key", "no registered key made this", now),
         }
     }
 
     /// Whether one more request may wait, of a kind that does.
-    pub(super) fn may_wait(&self, id: ClientId, request: &Request) -> Result<(), Refusal> {
-        let action = request.args.get("action").and_then(Value::as_str);
-        let waits = request.is("rpc", "settings")
-            || (request.is("rpc", "dispatcher")
-                && matches!(action, Some("run" | "submit" | "log")));
-        if !waits || self.clients.may_wait(id) {
+    pub(super) fn may_wait(&self, id: ClientId, command: &Command) -> Result<(), Refusal> {
+        if !command.may_wait() || self.clients.may_wait(id) {
             return Ok(());
         }
         let why = "too many requests of this user wait for their replies; try again later";
@@ -320,10 +292,10 @@ impl Server {
     }
 
     fn refuse_waiting(&mut self, id: ClientId, refusal: &Refusal) {
-        let Some(client) = self.clients.get(id) else { return };
-        let Some(Wait::Proof { request }) = &client.waiting else { return };
-        let text = error_text(Some(request), refusal);
-        self.end_wait(id, text);
+        let client = self.clients.get(id);
+        if matches!(client.and_then(|client| client.waits_until()), Some(Until::Proven)) {
+            self.end_wait(id, Err(refusal.clone()));
+        }
     }
 
     /// The result of a verification.
@@ -336,16 +308,12 @@ impl Server {
             },
             Verdict::Wrong => {
                 let why = "wrong name or password";
-                let request =
-                    self.clients.get(*id).and_then(|client| match client.waiting.take() {
-                        Some(Wait::Proof { request }) => Some(request),
-                        other => {
-                            client.waiting = other;
-                            None
-                        }
-                    });
+                let wait = self.clients.get(*id).and_then(|client| {
+                    client.waiting.take_if(|wait| matches!(wait.until, Until::Proven))
+                });
+                let reply_to = wait.map(|wait| wait.reply_to);
                 let (source, what) = (attempt.source, format!("password of {:?}", short(user)));
-                return self.on_failure(*id, source, from, &what, request, why, now);
+                return self.on_failure(*id, source, from, &what, reply_to, why, now);
             }
             Verdict::Refused(why) => {
                 info!("refused {:?} from {from}: {why}", short(user));
@@ -386,11 +354,9 @@ impl Server {
             return Err(Refusal::new(ErrorCode::Unauthorized, why));
         }
         let Some(client) = self.clients.get(id) else { return Ok(()) };
-        let Some(Wait::Proof { request }) = &client.waiting else { return Ok(()) };
-        let mut args = client.session.authenticated(identity, &mut self.tokens, now)?;
-        let text = response(request, &args);
-        wipe(&mut args);
-        self.end_wait(id, text);
+        let Some(Until::Proven) = client.waits_until() else { return Ok(()) };
+        let reply = client.session.authenticated(identity, &mut self.tokens, now)?;
+        self.end_wait(id, Ok(reply));
         self.look_at_standing(id, now);
         Ok(())
     }
@@ -406,7 +372,7 @@ impl Server {
         source: Source,
         from: &str,
         what: &str,
-        request: Option<Box<Request>>,
+        reply_to: Option<ReplyTo>,
         why: &str,
         now: Moment,
     ) {
@@ -422,18 +388,16 @@ impl Server {
         };
         match consequence {
             Consequence::Answer => {
-                if let Some(request) = request {
-                    let text = error_text(Some(&request), &refusal);
-                    self.send_answer(id, Some(&request), text);
+                if let Some(reply_to) = reply_to {
+                    self.reply(id, &reply_to, Err(refusal));
                     self.reactor.again(PollToken::Client(id));
                 }
             }
             Consequence::Delay(delay) => {
                 if let Some(client) = self.clients.get(id)
-                    && let Some(request) = request
+                    && let Some(reply_to) = reply_to
                 {
-                    let text = error_text(Some(&request), &refusal);
-                    client.waiting = Some(Wait::Delay { request, text });
+                    client.wait(reply_to, Until::Delayed(refusal));
                     self.reactor.set_deadline(PollToken::Delayed(id), Some(now.instant + delay));
                 }
             }
@@ -454,9 +418,8 @@ impl Server {
                     self.end(other, "its address is blocked");
                 }
                 let why = format!("too many failures; try again in {seconds} s");
-                if let Some(request) = request {
-                    let text = error_text(Some(&request), &Refusal::new(ErrorCode::Forbidden, why));
-                    self.send_answer(id, Some(&request), text);
+                if let Some(reply_to) = reply_to {
+                    self.reply(id, &reply_to, Err(Refusal::new(ErrorCode::Forbidden, why)));
                 }
                 self.hub.leave(id);
                 let reason = CloseReason::new(1008, "too many failures");
@@ -469,7 +432,7 @@ impl Server {
     pub(super) fn on_wrong(
         &mut self,
         id: ClientId,
-        request: Box<Request>,
+        reply_to: ReplyTo,
         what: &str,
         why: &str,
         now: Moment,
@@ -478,18 +441,17 @@ impl Server {
         let (peer, from) = (client.peer.clone(), client.peer.place());
         let source = self.clients.source_of(&peer);
         if let Err(refusal) = self.check_throttle(source, now) {
-            let text = error_text(Some(&request), &refusal);
-            return self.send_answer(id, Some(&request), text);
+            return self.reply(id, &reply_to, Err(refusal));
         }
-        self.on_failure(id, source, &from, what, Some(request), why, now);
+        self.on_failure(id, source, &from, what, Some(reply_to), why, now);
     }
 
     /// The delay of a reply is over.
     pub(super) fn on_delay_over(&mut self, id: ClientId) {
         let Some(client) = self.clients.get(id) else { return };
-        if let Some(Wait::Delay { text, .. }) = &mut client.waiting {
-            let text = std::mem::take(text);
-            self.end_wait(id, text);
+        if let Some(Until::Delayed(refusal)) = client.waits_until() {
+            let refusal = refusal.clone();
+            self.end_wait(id, Err(refusal));
         }
     }
 }

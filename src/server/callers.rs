@@ -8,7 +8,6 @@ use std::rc::Rc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use log::debug;
-use serde_json::{Value, json};
 
 use super::carrier::Carrier;
 use super::clients::{ClientId, Clients, UNAUTHENTICATED_MESSAGE};
@@ -19,7 +18,9 @@ use crate::bridge::tunnel::is_tunnelled;
 use crate::config::LegacyBridgeClients;
 use crate::moment::Moment;
 use crate::net::{CloseReason, Peer, Source};
-use crate::wire::{ErrorCode, Frame, Refusal, Request, error as error_text};
+use crate::wire::{
+    Command, Credentials, ErrorCode, Frame, KeyCommand, Refusal, Reply, Request, error,
+};
 
 use super::queued::QueuedMessage;
 
@@ -138,13 +139,13 @@ impl Server {
         }
         let text = match Request::parse(payload) {
             Ok(Frame::Answer) => return true,
-            Ok(Frame::Request(request)) if request.is("rpc", "identify") => {
-                hint(request.id.as_json(), &self.hostname)
+            Ok(Frame::Request(Request { reply_to, command: Ok(Command::Identify), .. })) => {
+                hint(reply_to.id.as_json(), &self.hostname)
             }
             Ok(Frame::Request(request)) if allowed == LegacyBridgeClients::No => {
                 let why = "this server takes nothing in clear through a bridge \
                            (allow_legacy_bridge_clients)";
-                error_text(Some(&request), &Refusal::new(ErrorCode::Forbidden, why))
+                error(&request.reply_to, &Refusal::new(ErrorCode::Forbidden, why))
             }
             Err(_) if allowed == LegacyBridgeClients::No => return true,
             Ok(Frame::Request(_)) | Err(_) => return false,
@@ -251,48 +252,60 @@ impl Server {
     /// string, because that is how the client authenticates to it: so that is no proof in a tunnel.
     /// And a signature in clear would be one without a certificate, which is valid on loopback
     /// only.
-    pub(super) fn check_caller(&mut self, id: ClientId, request: &Request) -> Result<(), Refusal> {
+    pub(super) fn check_caller(&mut self, id: ClientId, command: &Command) -> Result<(), Refusal> {
         let Some(caller) = self.clients.caller(id) else { return Ok(()) };
-        let shows = |what| request.is("rpc", "auth_ssl") && request.args.get(what).is_some();
         if !caller.is_clear() {
-            if !shows("encrypted_string") {
-                return Ok(());
-            }
-            let why = "a key that shows itself by encrypted_string does not come in by a tunnel";
-            return Err(Refusal::new(ErrorCode::Forbidden, why));
+            return match command {
+                Command::Authenticate(Credentials::LegacySignature { .. }) => {
+                    let why =
+                        "a key that shows itself by encrypted_string does not come in by a tunnel";
+                    Err(Refusal::new(ErrorCode::Forbidden, why))
+                }
+                _ => Ok(()),
+            };
         }
         let is_bounded = self.clear_ceiling().is_some();
-        let is_change = || {
-            let action = request.args.get("action").and_then(Value::as_str).unwrap_or_default();
-            !action.starts_with("list")
-        };
-        let why = if request.is("rpc", "auth") {
-            "no passwords through a bridge in clear; use a key"
-        } else if shows("signature") {
-            "no signatures through a bridge in clear, only encrypted_string"
-        } else if is_bounded && request.is("rpc", "auth_token") {
-            "no tokens through a bridge in clear; use a key"
-        } else if is_bounded && request.is("rpc", "settings") && is_change() {
-            "no changes of keys through a bridge in clear"
-        } else {
-            return Ok(());
+        let why = match command {
+            Command::Authenticate(Credentials::Transport | Credentials::Password { .. }) => {
+                "no passwords through a bridge in clear; use a key"
+            }
+            Command::Authenticate(Credentials::Signature { .. }) => {
+                "no signatures through a bridge in clear, only encrypted_string"
+            }
+            Command::Authenticate(Credentials::Token(_)) if is_bounded => {
+                "no tokens through a bridge in clear; use a key"
+            }
+            Command::Key(KeyCommand::Register(_) | KeyCommand::Revoke { .. }) if is_bounded => {
+                "no changes of keys through a bridge in clear"
+            }
+            Command::Authenticate(_)
+            | Command::Key(_)
+            | Command::Identify
+            | Command::ClearAuthentication
+            | Command::Query
+            | Command::WhoAmI
+            | Command::Status { .. }
+            | Command::History(_)
+            | Command::CheckPools
+            | Command::Job(_)
+            | Command::Subscribe(_)
+            | Command::Unsubscribe(_) => return Ok(()),
         };
         Err(Refusal::new(ErrorCode::Forbidden, why))
     }
 
-    /// Changes the reply to the first stage of `auth_ssl` to the form of legacy clients, which
-    /// encode everything after it.
-    pub(super) fn adapt_to_legacy(&mut self, id: ClientId, request: &Request, args: &mut Value) {
-        if !request.is("rpc", "auth_ssl") || request.args.get("md5_key").is_none() {
-            return;
-        }
-        let Some(caller) = self.clients.caller(id).filter(|caller| caller.is_clear()) else {
-            return;
-        };
-        if let Some(string) = args.get("test_string").and_then(Value::as_str) {
-            let string = STANDARD.encode(string);
-            *args = json!({ "test_string": string, "new_ssl_key": STANDARD.encode(NEW_SSL_KEY) });
-            caller.encode_after_next();
+    /// The reply to the first stage of a key; for a legacy client in clear in its form, which
+    /// encodes everything after it.
+    pub(super) fn challenge(&mut self, id: ClientId, string: String, is_legacy: bool) -> Reply {
+        match self.clients.caller(id).filter(|caller| is_legacy && caller.is_clear()) {
+            None => Reply::Challenge { test_string: string, new_ssl_key: None },
+            Some(caller) => {
+                caller.encode_after_next();
+                Reply::Challenge {
+                    test_string: STANDARD.encode(string),
+                    new_ssl_key: Some(STANDARD.encode(NEW_SSL_KEY)),
+                }
+            }
         }
     }
 }

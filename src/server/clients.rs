@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mio::Interest;
-use serde_json::Value;
 use zeroize::Zeroize;
 
 use super::PollToken;
@@ -28,34 +27,41 @@ use crate::net::{
     UnauthenticatedPool,
 };
 use crate::reactor::{Reactor, Registered};
-use crate::session::{Known, Session, Settings};
-use crate::wire::{Published, Request, Spelling};
+use crate::session::{Known, Session};
+use crate::wire::{KeyCommand, Published, Refusal, Reply, ReplyTo, Spelling};
 
 pub(super) type ClientId = u64;
 
-/// Pending operation of a client, which is not read meanwhile, so that replies stay in order.
+/// A request whose reply is pending. The client is not read meanwhile, so that replies stay in
+/// order.
 #[derive(Debug)]
-pub(super) enum Wait {
-    /// Its jobs are being made durable.
-    Filing {
-        request: Box<Request>,
-        response: Value,
+pub(super) struct Wait {
+    pub(super) reply_to: ReplyTo,
+    pub(super) until: Until,
+}
+
+/// End of a wait.
+#[derive(Debug)]
+pub(super) enum Until {
+    /// The jobs of the client are durable; then this is the reply.
+    Filed {
+        reply: Reply,
         /// Number of those that are not.
         left: usize,
         failed: Option<String>,
     },
-    /// A part of a log is being read.
-    Log { request: Box<Request> },
-    /// A password, or the account of a key's owner, is being checked.
-    Proof { request: Box<Request> },
-    /// Its name is being looked up for a request about keys, or keys are being changed.
-    Settings { request: Box<Request>, settings: Option<Settings> },
-    /// The key of a signature is looked for among the legacy keys, one in each turn of the client.
-    LegacyKey { request: Box<Request>, search: LegacySearch },
-    /// The name of a user without a role is looked up, for the refusal of this.
-    Name { request: Box<Request> },
-    /// A delayed reply.
-    Delay { request: Box<Request>, text: String },
+    /// The store has answered.
+    Stored,
+    /// A password, or the account of a key's owner, was checked.
+    Proven,
+    /// The client's name was looked up for this request; without one, keys were changed.
+    Keys(Option<KeyCommand>),
+    /// The key of a signature was looked for among the legacy keys, one in each turn of the client.
+    LegacyKey(LegacySearch),
+    /// The name of a user without a role was looked up, for the refusal of a request.
+    Named,
+    /// The delay of this error is over.
+    Delayed(Refusal),
 }
 
 /// One connection with its session.
@@ -95,6 +101,16 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// The client gets no reply to this request, and is not read, before `until`.
+    pub(super) fn wait(&mut self, reply_to: ReplyTo, until: Until) {
+        self.waiting = Some(Wait { reply_to, until });
+    }
+
+    /// The end of the wait; `None` for a client that does not wait.
+    pub(super) fn waits_until(&mut self) -> Option<&mut Until> {
+        self.waiting.as_mut().map(|wait| &mut wait.until)
+    }
+
     /// True where the connection is its own and not a link's.
     pub(super) fn is_direct(&self) -> bool {
         matches!(self.connection, Carrier::Direct(_))
@@ -259,7 +275,8 @@ impl Clients {
         let is_held_up = |id| {
             let client = self.map.get(&id);
             client.is_some_and(|client| {
-                matches!(client.waiting, Some(Wait::Proof { .. } | Wait::LegacyKey { .. }))
+                let until = client.waiting.as_ref().map(|wait| &wait.until);
+                matches!(until, Some(Until::Proven | Until::LegacyKey(_)))
             })
         };
         let most = self.limits.max_unauthenticated;

@@ -9,9 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use log::{error, info, warn};
-use serde_json::json;
 
-use super::clients::{ClientId, Wait};
+use super::clients::{ClientId, Until};
 use super::files::KEYS;
 use super::{PollToken, Server};
 use crate::auth::key::{Damaged, InsertError, KeyLimits, KeyStore};
@@ -22,9 +21,9 @@ use crate::helper::accounts::{Account, Found};
 use crate::helper::store::{KeysAnswer, KeysQuestion, Stamp};
 use crate::moment::Moment;
 use crate::net::CloseReason;
-use crate::session::{Settings, Settled};
+use crate::session::{KeyEffect, settle_key_command};
 use crate::sys::may_block::MayBlock;
-use crate::wire::{ErrorCode, Refusal, Request, error as error_text, response};
+use crate::wire::{ErrorCode, KeyCommand, Refusal, Reply, ReplyTo};
 
 /// Retry interval of a failed read.
 const RETRY: Duration = Duration::from_secs(10);
@@ -216,13 +215,10 @@ impl Server {
     }
 
     fn answer_change(&mut self, id: ClientId, refusal: Option<Refusal>) {
-        let Some(client) = self.clients.get(id) else { return };
-        let Some(Wait::Settings { request, .. }) = &client.waiting else { return };
-        let text = match refusal {
-            None => response(request, &json!({})),
-            Some(refusal) => error_text(Some(request), &refusal),
-        };
-        self.end_wait(id, text);
+        let client = self.clients.get(id);
+        if matches!(client.and_then(|client| client.waits_until()), Some(Until::Keys(_))) {
+            self.end_wait(id, refusal.map_or(Ok(Reply::Done {}), Err));
+        }
     }
 
     fn take_keys(&mut self, file: &str, asker: Option<ClientId>, now: Moment) {
@@ -264,40 +260,40 @@ impl Server {
     }
 
     /// A client requests a list or a change of keys.
-    pub(super) fn take_settings(
+    pub(super) fn take_key_command(
         &mut self,
         id: ClientId,
-        request: Box<Request>,
-        settings: Settings,
+        reply_to: ReplyTo,
+        command: KeyCommand,
         now: Moment,
     ) {
         let Some(client) = self.clients.get(id) else { return };
         let Some(identity) = client.session.identity() else { return };
         if identity.is_named() {
-            return self.settle_keys(id, request, settings, now);
+            return self.settle_keys(id, reply_to, command, now);
         }
         // Keys are stored by name, and the kernel has reported a number.
         let uid = identity.uid;
-        client.waiting = Some(Wait::Settings { request, settings: Some(settings) });
+        client.wait(reply_to, Until::Keys(Some(command)));
         self.ask_for_name(id, uid, now);
     }
 
     /// Result of the look-up of the client's name.
     pub(super) fn on_name(&mut self, id: ClientId, found: Found, now: Moment) {
         let Some(client) = self.clients.get(id) else { return };
-        if let Some(Wait::Name { .. }) = client.waiting {
-            return self.on_name_without_role(id, &found, now);
-        }
-        let Some(Wait::Settings { settings, .. }) = &mut client.waiting else { return };
-        let settings = settings.take();
-        let refusal = match (found, client.session.identity(), settings) {
-            (Found::Account(Account { name, uid, .. }), Some(identity), Some(settings))
+        let command = match client.waits_until() {
+            Some(Until::Named) => return self.on_name_without_role(id, &found),
+            Some(Until::Keys(command)) => command.take(),
+            Some(_) | None => return,
+        };
+        let refusal = match (found, client.session.identity(), command) {
+            (Found::Account(Account { name, uid, .. }), Some(identity), Some(command))
                 if uid == identity.uid =>
             {
                 let identity = Identity { user: name, ..identity.clone() };
                 client.session.revise(Some(identity));
-                let Some(Wait::Settings { request, .. }) = client.waiting.take() else { return };
-                self.settle_keys(id, request, settings, now);
+                let Some(wait) = client.waiting.take() else { return };
+                self.settle_keys(id, wait.reply_to, command, now);
                 self.reactor.again(PollToken::Client(id));
                 return;
             }
@@ -309,35 +305,24 @@ impl Server {
                 Refusal::new(ErrorCode::Forbidden, "you have no name on this host")
             }
         };
-        let Some(Wait::Settings { request, .. }) = &client.waiting else { return };
-        let text = error_text(Some(request), &refusal);
-        self.end_wait(id, text);
+        self.end_wait(id, Err(refusal));
     }
 
-    fn settle_keys(
-        &mut self,
-        id: ClientId,
-        request: Box<Request>,
-        settings: Settings,
-        now: Moment,
-    ) {
+    fn settle_keys(&mut self, id: ClientId, reply_to: ReplyTo, command: KeyCommand, now: Moment) {
         let Some(client) = self.clients.get(id) else { return };
         let Some(identity) = client.session.identity() else { return };
-        match settings.settle(identity, &self.keys.store, limits(&self.config)) {
-            Ok(Settled::Answer(args)) => {
-                let text = response(&request, &args);
-                self.send_answer(id, Some(&request), text);
-            }
-            Ok(Settled::Change(change, did)) => {
-                client.waiting = Some(Wait::Settings { request, settings: None });
-                let line = self.audit_line(id, &did, None).unwrap_or(did);
+        let limits = limits(&self.config);
+        let effect = settle_key_command(command, identity, &self.keys.store, limits, now.wall);
+        let result = match effect {
+            Ok(KeyEffect::Reply(reply)) => Ok(reply),
+            Ok(KeyEffect::Change(change, action)) => {
+                client.wait(reply_to, Until::Keys(None));
+                let line = self.audit_line(id, &action).unwrap_or_else(|| action.to_string());
                 let question = KeysQuestion { change: Some(change), known: self.keys.stamp };
-                self.ask_store_for_keys(&question, Some((id, line)), now);
+                return self.ask_store_for_keys(&question, Some((id, line)), now);
             }
-            Err(refusal) => {
-                let text = error_text(Some(&request), &refusal);
-                self.send_answer(id, Some(&request), text);
-            }
-        }
+            Err(refusal) => Err(refusal),
+        };
+        self.reply(id, &reply_to, result);
     }
 }

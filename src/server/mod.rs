@@ -20,6 +20,7 @@ mod link_io;
 mod links;
 mod queued;
 mod reload;
+mod requests;
 mod start;
 mod status;
 mod storage;
@@ -34,10 +35,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use log::{debug, error, info, warn};
-use serde_json::{Value, json};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::auth::{Identity, Proof, Roles, Throttle, Tokens};
+use crate::auth::{Roles, Throttle, Tokens};
 use crate::config::{Config, Home};
 use crate::daemon::{Address, is_proxy, prepare};
 use crate::dispatcher::{Dispatcher, Effect, Serial};
@@ -50,16 +50,13 @@ use crate::net::{
     Peer, Room, Source, is_about_one_connection,
 };
 use crate::reactor::{Reactor, Ready, Registered, Signal, TurnTimer};
-use crate::session::{Answer, Known, RequestContext};
+use crate::session::{Audit, Known};
 use crate::sys::children;
 use crate::system_state::SystemState;
-use crate::wire::{
-    ErrorCode, Event, Frame, Published, Refusal, Request, error as error_text, gap, response,
-    response_of_text, wipe,
-};
+use crate::wire::{Event, Published, gap};
 use accounts::AccountsHelper;
 use attachments::Attachments;
-use clients::{ClientId, Clients, Wait};
+use clients::{ClientId, Clients, Until};
 use errands::{Errand, Errands};
 use files::FileWorkers;
 use jobs::Jobs;
@@ -552,7 +549,7 @@ impl Server {
         loop {
             let may_get_more = self.clients.may_get_more(id);
             let Some(client) = self.clients.get(id) else { return };
-            if let Some(Wait::LegacyKey { .. }) = client.waiting {
+            if let Some(Until::LegacyKey(_)) = client.waits_until() {
                 self.try_legacy_key(id, now);
                 self.clients.enqueue(id);
                 break;
@@ -670,174 +667,8 @@ impl Server {
         false
     }
 
-    fn on_message(&mut self, id: ClientId, text: &str, now: Moment) {
-        match Request::parse(text) {
-            Ok(Frame::Answer) => {}
-            Ok(Frame::Request(request)) => self.on_request(id, request, now),
-            Err(bad) => {
-                let request = bad.request.as_deref();
-                self.send_answer(id, request, error_text(request, &bad.refusal));
-            }
-        }
-    }
-
-    /// Answers a request, or begins to.
-    fn on_request(&mut self, id: ClientId, mut request: Request, now: Moment) {
-        let may = self.check_caller(id, &request);
-        let may = may.and_then(|()| self.may_attempt(id, &request, now));
-        let may = may.and_then(|()| self.may_wait(id, &request));
-        let result = may.and_then(|()| self.answer(id, &request, now));
-        if request.is("rpc", "auth") || request.is("rpc", "auth_token") {
-            request.wipe();
-        }
-        match result {
-            Ok(Answer::Silence) => {}
-            Ok(answer) => self.give_answer(id, request, answer, now),
-            Err(refusal)
-                if refusal.code != ErrorCode::Forbidden || self.is_named(id, &request, now) =>
-            {
-                self.send_answer(id, Some(&request), error_text(Some(&request), &refusal));
-            }
-            // It waits for the client's name.
-            Err(_) => {}
-        }
-        self.look_at_standing(id, now);
-    }
-
-    fn answer(&mut self, id: ClientId, request: &Request, now: Moment) -> Result<Answer, Refusal> {
-        if !request.is("rpc", "status") {
-            self.status_reply = None;
-        }
-        let Some(client) = self.clients.get(id) else { return Ok(Answer::Silence) };
-        let mut context = RequestContext {
-            now,
-            hostname: &self.hostname,
-            tokens: &mut self.tokens,
-            dispatcher: &mut self.dispatcher,
-            system_state: &mut self.system_state,
-            hub: &mut self.hub,
-            keys: &self.keys.store,
-            roles: &self.roles,
-        };
-        client.session.answer(request, &mut context)
-    }
-
-    fn give_answer(&mut self, id: ClientId, request: Request, answer: Answer, now: Moment) {
-        // The request is carried out; only the addressee of the reply is still needed.
-        let bare = |request: Request| Box::new(Request { args: Value::Null, ..request });
-        match answer {
-            Answer::Silence => {}
-            Answer::Response(mut args) => {
-                self.adapt_to_legacy(id, &request, &mut args);
-                if let Some(Value::Array(killed)) = args.pointer("/killed/jobs") {
-                    killed.iter().for_each(|job| self.audit(id, "killed", job.as_str()));
-                }
-                let text = response(&request, &args);
-                if args.is_array() {
-                    // A token and its lifetime.
-                    wipe(&mut args);
-                }
-                self.send_answer(id, Some(&request), text);
-            }
-            Answer::Status => {
-                let text = self.status_text(&request.args, now);
-                self.send_answer(id, Some(&request), response_of_text(&request, &text));
-            }
-            Answer::Attach(serial, attach) => {
-                let text = match self.attach_to_job(id, serial, &attach) {
-                    Ok(args) => response(&request, &args),
-                    Err(refusal) => error_text(Some(&request), &refusal),
-                };
-                self.send_answer(id, Some(&request), text);
-            }
-            Answer::Acknowledge { stream, offset } => self.acknowledge(id, stream, offset, now),
-            Answer::Detach { stream } => {
-                self.detach(id, stream);
-                let text = response(&request, &Value::Object(Default::default()));
-                self.send_answer(id, Some(&request), text);
-            }
-            Answer::WhenDurable(mut reply, serials, last, attach) => {
-                if let Some(attach) = attach
-                    && let Ok(Value::Object(attached)) = self.attach_to_job(id, last, &attach)
-                    && let Some(reply) = reply.as_object_mut()
-                {
-                    reply.extend(attached);
-                }
-                if serials.is_empty() {
-                    let text = response(&request, &reply);
-                    return self.send_answer(id, Some(&request), text);
-                }
-                let response = reply;
-                if let Some(Value::Array(started)) = response.get("started") {
-                    let did = match response.get("restarted") {
-                        Some(of) => format!("restarted {of} as"),
-                        None => "submitted".to_owned(),
-                    };
-                    started.iter().for_each(|job| self.audit(id, &did, job.as_str()));
-                }
-                let (request, left) = (bare(request), serials.len());
-                let wait = Wait::Filing { request, response, left, failed: None };
-                self.wait_for_jobs(id, &serials, wait);
-            }
-            Answer::Password { user, secret } => {
-                self.take_password(id, bare(request), user, secret, now);
-            }
-            Answer::Key { user, id: key } => self.take_key(id, bare(request), user, key, now),
-            Answer::LegacyKey(search) => {
-                if let Some(client) = self.clients.get(id) {
-                    client.waiting = Some(Wait::LegacyKey { request: bare(request), search });
-                }
-            }
-            Answer::Paused { queue, paused } => {
-                let did = if paused { "paused" } else { "resumed" };
-                self.audit(id, &format!("{did} queue={queue:?}"), None);
-                let reply = json!({ "queue": queue, "paused": paused });
-                self.store_queues(Some((id, bare(request), reply)), now);
-            }
-            Answer::Settings(settings) => self.take_settings(id, bare(request), settings, now),
-            Answer::Wrong { what, why } => self.on_wrong(id, bare(request), &what, why, now),
-            Answer::History(question) => self.ask_for_history(id, bare(request), question, now),
-            Answer::Log(question) => {
-                self.wait_for_log(id, &question, Wait::Log { request: bare(request) }, now);
-            }
-        }
-    }
-
-    /// The audit line of a request: action, user and address, in one form.
-    fn audit(&mut self, id: ClientId, did: &str, job: Option<&str>) {
-        if let Some(line) = self.audit_line(id, did, job) {
-            info!("{line}");
-        }
-    }
-
-    /// The same for an action that completes later.
-    fn audit_line(&mut self, id: ClientId, did: &str, job: Option<&str>) -> Option<String> {
-        let client = self.clients.get(id)?;
-        let Identity { user, role, proof, .. } = client.session.identity()?;
-        let (role, peer) = (role.name(), &client.peer);
-        let job = job.map(|job| format!(" job={job:?}")).unwrap_or_default();
-        let key = match proof {
-            Proof::Key(id) => format!(" with=\"{id}\""),
-            Proof::Kernel | Proof::Password => String::new(),
-        };
-        let by = proof.name();
-        Some(format!("audit: {did}{job} user={user:?} role={role} by={by:?}{key} from=\"{peer}\""))
-    }
-
-    fn send_answer(&mut self, id: ClientId, request: Option<&Request>, text: String) {
-        let length = text.len();
-        if let Err(Full) = self.clients.answer(id, text) {
-            let why =
-                format!("the answer has {length} bytes, more than there is room for (outbox)");
-            let refusal = Refusal::new(ErrorCode::Internal, why);
-            if let Err(Full) = self.clients.answer(id, error_text(request, &refusal)) {
-                self.clients.overflowing.push(id);
-            }
-        }
-    }
-
     /// Handles a change of identity by a request.
-    fn look_at_standing(&mut self, id: ClientId, now: Moment) {
+    pub(super) fn look_at_standing(&mut self, id: ClientId, now: Moment) {
         let Some(client) = self.clients.get(id) else { return };
         let seen = client.session.identity().map(|who| (who.uid, who.proof));
         let is_another = std::mem::replace(&mut client.seen_as, seen) != seen;
@@ -851,12 +682,12 @@ impl Server {
                 self.clients.close_when_sent(id, &reason, now.instant);
             } else {
                 self.clients.admit(id, uid);
-                self.audit(id, "authenticated", None);
+                self.audit(id, [Audit::Authenticated]);
                 self.expect_recheck_of(id, now);
             }
         } else if let Some((uid, _)) = seen.filter(|_| is_another) {
             self.clients.change_owner(id, Owner::Account(uid));
-            self.audit(id, "authenticated", None);
+            self.audit(id, [Audit::Authenticated]);
             self.expect_recheck_of(id, now);
         } else if !is_known && client.is_admitted() {
             let peer = client.peer.clone();

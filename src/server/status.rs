@@ -14,10 +14,9 @@ use crate::sys::memory;
 const PAGE: usize = 64;
 
 impl Server {
-    /// The reply to `rpc/status`, as JSON text. Its cost does not depend on the number of clients,
+    /// The state of the server with the clients after the given one, as JSON text. Its cost does not depend on the number of clients,
     /// and its first page is generated at most once per turn.
-    pub(super) fn status_text(&mut self, args: &Value, now: Moment) -> Rc<str> {
-        let after = args.get("after").and_then(Value::as_u64).unwrap_or(0);
+    pub(super) fn status_text(&mut self, after: ClientId, now: Moment) -> Rc<str> {
         if after > 0 {
             return self.status(after, now).to_string().into();
         }

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::child::Child;
-use super::clients::{ClientId, Wait};
+use super::clients::{ClientId, Until};
 use super::{PollToken, Server};
 use crate::dispatcher::{Serial, Step, Ticket};
 use crate::helper::store::{
@@ -24,12 +24,10 @@ use crate::moment::Moment;
 use crate::reactor::Reactor;
 use crate::seal::{seal, unseal};
 use crate::sys::children::Exit;
-use crate::wire::{
-    ErrorCode, Event, Excerpt, Refusal, Request, error as error_text, response, response_of_text,
-};
+use crate::wire::{ErrorCode, Event, Excerpt, Refusal, Reply, ReplyTo};
 
 /// Purpose of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Purpose {
     /// A client requested a part of a log.
     Log(ClientId),
@@ -42,7 +40,7 @@ pub(super) enum Purpose {
     /// A client wants a page of the history.
     History(ClientId),
     /// Names of the paused queues, for a client that waits for the reply.
-    Queues(Option<(ClientId, Value)>),
+    Queues(Option<(ClientId, Reply)>),
     /// Positions of logs, and the number of bytes of logs up to them.
     Logs(u64),
     /// The registered keys, possibly changed for a client; its action, for the log.
@@ -289,10 +287,7 @@ impl Server {
     fn on_filed(&mut self, serial: Serial, persisted: Result<(), String>) {
         let Some(id) = self.storage.filing.remove(&serial) else { return };
         let Some(client) = self.clients.get(id) else { return };
-        let Some(Wait::Filing { request, response: args, left, failed }) = &mut client.waiting
-        else {
-            return;
-        };
+        let Some(Until::Filed { reply, left, failed }) = client.waits_until() else { return };
         *left -= 1;
         if let Err(why) = persisted {
             *failed = Some(why);
@@ -300,36 +295,32 @@ impl Server {
         if *left > 0 {
             return;
         }
-        let text = match failed.take() {
-            None => response(request, args),
-            Some(why) => error_text(Some(request), &Refusal::new(ErrorCode::Internal, why)),
+        let result = match failed.take() {
+            None => Ok(reply.clone()),
+            Some(why) => Err(Refusal::new(ErrorCode::Internal, why)),
         };
-        self.end_wait(id, text);
+        self.end_wait(id, result);
     }
 
-    /// Sends the reply for which a client waited, and resumes reading.
-    pub(super) fn end_wait(&mut self, id: ClientId, text: String) {
-        let Some(client) = self.clients.get(id) else { return };
-        let request = match client.waiting.take() {
-            Some(
-                Wait::Filing { request, .. }
-                | Wait::Log { request }
-                | Wait::Proof { request }
-                | Wait::Settings { request, .. }
-                | Wait::Name { request }
-                | Wait::LegacyKey { request, .. }
-                | Wait::Delay { request, .. },
-            ) => Some(request),
-            None => None,
-        };
-        self.send_answer(id, request.as_deref(), text);
-        self.reactor.again(PollToken::Client(id));
+    /// The store has answered the request of a client.
+    fn on_stored(&mut self, id: ClientId, result: Result<Reply, String>) {
+        let client = self.clients.get(id);
+        if matches!(client.and_then(|client| client.waits_until()), Some(Until::Stored)) {
+            self.end_wait(id, result.map_err(|why| Refusal::new(ErrorCode::Internal, why)));
+        }
     }
 
     fn on_answer(&mut self, request: RequestId, answer: Result<Vec<u8>, String>, now: Moment) {
         let Some(purpose) = self.storage.questions.remove(&request) else { return };
         match purpose {
-            Purpose::Log(id) => self.on_log(id, answer),
+            Purpose::Log(id) => {
+                let part = answer.and_then(|answer| {
+                    serde_json::from_slice::<Part>(&answer).map_err(|error| error.to_string())
+                });
+                let reply =
+                    |Part { data, offset, next, eof }| Reply::Log { data, offset, next, eof };
+                self.on_stored(id, part.map(reply));
+            }
             Purpose::Output(id, serial) => self.on_output_read(id, serial, answer, now),
             Purpose::Publish(serial) => {
                 if let Some(event) = self.outcome(serial, answer) {
@@ -346,7 +337,11 @@ impl Server {
                     client.reads_outcome = false;
                 }
             }
-            Purpose::History(id) => self.on_history(id, answer),
+            Purpose::History(id) => {
+                let page =
+                    answer.and_then(|page| String::from_utf8(page).map_err(|e| e.to_string()));
+                self.on_stored(id, page.map(|page| Reply::Encoded(page.into())));
+            }
             Purpose::Queues(client) => self.on_queues_stored(client, answer.map(drop)),
             Purpose::Logs(consumed) => self.on_logs_persisted(consumed, answer.map(drop), now),
             Purpose::Keys(client) => self.on_keys(client, answer, now),
@@ -358,22 +353,6 @@ impl Server {
             serde_json::from_slice::<Vec<Excerpt>>(&answer).map_err(|error| error.to_string())
         });
         self.dispatcher.outcome(serial, read).map(Event::Job)
-    }
-
-    fn on_log(&mut self, id: ClientId, answer: Result<Vec<u8>, String>) {
-        let Some(client) = self.clients.get(id) else { return };
-        let Some(Wait::Log { request }) = &client.waiting else { return };
-        let part = answer.and_then(|answer| {
-            serde_json::from_slice::<Part>(&answer).map_err(|error| error.to_string())
-        });
-        let text = match part {
-            Ok(Part { data, offset, next, eof }) => response(
-                request,
-                &json!({ "data": data, "offset": offset, "next": next, "eof": eof }),
-            ),
-            Err(why) => error_text(Some(request), &Refusal::new(ErrorCode::Internal, why)),
-        };
-        self.end_wait(id, text);
     }
 
     /// Requests the registered keys, after a change for a client if there is one.
@@ -388,11 +367,15 @@ impl Server {
     }
 
     /// A client waits for these jobs to be durable.
-    pub(super) fn wait_for_jobs(&mut self, id: ClientId, serials: &[Serial], wait: Wait) {
-        if let Some(client) = self.clients.get(id) {
-            client.waiting = Some(wait);
-            self.storage.filing.extend(serials.iter().map(|serial| (*serial, id)));
-        }
+    pub(super) fn wait_for_jobs(
+        &mut self,
+        id: ClientId,
+        serials: &[Serial],
+        reply_to: ReplyTo,
+        until: Until,
+    ) {
+        self.wait(id, reply_to, until);
+        self.storage.filing.extend(serials.iter().map(|serial| (*serial, id)));
     }
 
     /// A client waits for a part of a log.
@@ -400,82 +383,53 @@ impl Server {
         &mut self,
         id: ClientId,
         question: &store::TextQuestion,
-        wait: Wait,
+        reply_to: ReplyTo,
         now: Moment,
     ) {
-        if let Some(client) = self.clients.get(id) {
-            client.waiting = Some(wait);
-            let request = self.storage.store.ask_for_text(question, now.instant);
-            self.storage.questions.insert(request, Purpose::Log(id));
-        }
+        self.wait(id, reply_to, Until::Stored);
+        let request = self.storage.store.ask_for_text(question, now.instant);
+        self.storage.questions.insert(request, Purpose::Log(id));
     }
 
     /// A client waits for a page of the history, of at most a quarter of its outbox.
     pub(super) fn ask_for_history(
         &mut self,
         id: ClientId,
-        request: Box<Request>,
+        reply_to: ReplyTo,
         mut question: HistoryQuestion,
         now: Moment,
     ) {
         if self.config.store.history == 0 {
-            let refusal =
-                Refusal::new(ErrorCode::NotFound, "no history is recorded: store.history is 0");
-            return self.send_answer(id, Some(&request), error_text(Some(&request), &refusal));
+            let why = "no history is recorded: store.history is 0";
+            return self.reply(id, &reply_to, Err(Refusal::new(ErrorCode::NotFound, why)));
         }
         question.room = HISTORY_PAGE.min(self.config.server.outbox / 4);
-        if let Some(client) = self.clients.get(id) {
-            client.waiting = Some(Wait::Log { request });
-            let asked = self.storage.store.ask_for_history(&question, now.instant);
-            self.storage.questions.insert(asked, Purpose::History(id));
-        }
-    }
-
-    fn on_history(&mut self, id: ClientId, answer: Result<Vec<u8>, String>) {
-        let Some(client) = self.clients.get(id) else { return };
-        let Some(Wait::Log { request }) = &client.waiting else { return };
-        let page = answer.and_then(|page| String::from_utf8(page).map_err(|e| e.to_string()));
-        let text = match page {
-            Ok(page) => response_of_text(request, &page),
-            Err(why) => error_text(Some(request), &Refusal::new(ErrorCode::Internal, why)),
-        };
-        self.end_wait(id, text);
+        self.wait(id, reply_to, Until::Stored);
+        let asked = self.storage.store.ask_for_history(&question, now.instant);
+        self.storage.questions.insert(asked, Purpose::History(id));
     }
 
     /// Stores the names of the paused queues. A client that waits for that is replied to then.
-    pub(super) fn store_queues(
-        &mut self,
-        client: Option<(ClientId, Box<Request>, Value)>,
-        now: Moment,
-    ) {
+    pub(super) fn store_queues(&mut self, client: Option<(ClientId, ReplyTo, Reply)>, now: Moment) {
         let names = json!({ "paused": self.dispatcher.paused_queues() });
         let bytes = seal(&names.to_string()).into_bytes();
-        let client = client.map(|(id, request, reply)| {
-            if let Some(client) = self.clients.get(id) {
-                client.waiting = Some(Wait::Log { request });
-            }
+        let client = client.map(|(id, reply_to, reply)| {
+            self.wait(id, reply_to, Until::Stored);
             (id, reply)
         });
         let request = self.storage.store.replace(QUEUES, bytes, now.instant);
         self.storage.questions.insert(request, Purpose::Queues(client));
     }
 
-    fn on_queues_stored(&mut self, client: Option<(ClientId, Value)>, stored: Result<(), String>) {
+    fn on_queues_stored(&mut self, client: Option<(ClientId, Reply)>, stored: Result<(), String>) {
         self.storage.has_unstored_queues = stored.is_err();
         if let Err(why) = &stored {
             warn!("cannot store which queues are paused, a restart forgets the change: {why}");
         }
-        let Some((id, reply)) = client else { return };
-        let Some(client) = self.clients.get(id) else { return };
-        let Some(Wait::Log { request }) = &client.waiting else { return };
-        let text = match stored {
-            Ok(()) => response(request, &reply),
-            Err(why) => {
-                let why = format!("done, but a restart of the daemon forgets it: {why}");
-                error_text(Some(request), &Refusal::new(ErrorCode::Internal, why))
-            }
-        };
-        self.end_wait(id, text);
+        if let Some((id, reply)) = client {
+            let forgets = |why| format!("done, but a restart of the daemon forgets it: {why}");
+            self.on_stored(id, stored.map(|()| reply).map_err(forgets));
+        }
     }
 
     /// Persists the positions of the logs.

@@ -4,10 +4,12 @@
 //! other modules. So the protocol can be read and tested in one place.
 
 mod bridge;
+mod command;
 mod decimal;
 mod decoder;
 mod event;
 mod excerpt;
+mod id;
 mod job_event;
 mod json;
 mod outcome;
@@ -15,11 +17,16 @@ mod output;
 mod priority;
 mod reply;
 mod request;
+mod role;
 mod time;
 
 pub use bridge::{
     BridgeFrame, IDENTIFY_ID, KeyChecksum, LIST_KEYS_ID, MOST_CHECKSUMS, PeerAnswer, PeerKind,
     SERVER_AUTH_ID, bridge_event, identify_request, is_peer_id, list_keys_request, routed,
+};
+pub use command::{
+    Attach, Command, CommandText, Credentials, Cursor, HistoryQuery, JobCommand, JobRequest,
+    JobUser, KeyCommand, NewKey, Since, Subscription, requests,
 };
 pub use decimal::decimal;
 pub use decoder::Decoder;
@@ -28,6 +35,7 @@ pub use event::{
     SystemStateEvent, gap,
 };
 pub use excerpt::{Excerpt, Shown, left_out_marker};
+pub use id::{JobId, KeyId, MAX_NAME, check_name};
 pub use job_event::{
     Class, Finished, JobEvent, JobHead, Phase, Pieces, Range, Running, fair_share, is_reserved,
 };
@@ -35,8 +43,11 @@ pub use json::encoded_len;
 pub use outcome::{JobResult, Outcome};
 pub use output::{Chunk, binary_output, end_of_output, left_out_of_output, output_frames};
 pub use priority::Priority;
-pub use reply::{ErrorCode, Refusal, error, response, response_of_text};
-pub use request::{Frame, Id, Request, wipe};
+pub use reply::{
+    Attached, ErrorCode, Killed, Position, Refusal, Reply, Started, WhoAmI, error, reply,
+};
+pub use request::{Frame, Id, ReplyTo, Request};
+pub use role::{Need, Role};
 pub use time::{parse_rfc3339, rfc3339};
 
 /// Level of the protocol, incremented when requests, events or fields are added.

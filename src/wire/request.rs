@@ -8,8 +8,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use zeroize::Zeroize;
 
+use super::command::{self, Command};
 use super::json::has_more_values_than;
 use super::reply::Refusal;
+use super::role::Need;
 
 /// Maximum number of values in the arguments of one request: no request needs more, and each takes
 /// time of the loop.
@@ -33,17 +35,32 @@ impl Default for Id {
     }
 }
 
+/// Parts of a request that its reply repeats. By default those of a reply to a frame that cannot be
+/// parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// As the client wrote it.
+    pub namespace: String,
+    /// Returned byte for byte.
+    pub id: Id,
+}
+
+impl Default for ReplyTo {
+    fn default() -> ReplyTo {
+        ReplyTo { namespace: "rpc".to_owned(), id: Id::default() }
+    }
+}
+
 /// A parsed request.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// As written; compare with [`Request::is`].
-    pub namespace: String,
-    /// As written; compare with [`Request::is`].
-    pub name: String,
-    /// Returned unchanged.
-    pub id: Id,
-    /// Null if missing.
-    pub args: Value,
+    /// For its reply.
+    pub reply_to: ReplyTo,
+    /// Its requirement; `None` where there is no such request.
+    pub need: Option<Need>,
+    /// The request, or the fault in its arguments: to be reported to clients that meet the
+    /// requirement.
+    pub command: Result<Command, Refusal>,
 }
 
 /// Kind of a frame.
@@ -70,78 +87,68 @@ struct Envelope<'a> {
     args: Option<&'a RawValue>,
 }
 
-/// An invalid frame: the error, and the request as far as it could be parsed.
+/// An invalid frame.
 #[derive(Debug)]
 pub struct BadFrame {
     /// To be replied with.
     pub refusal: Refusal,
-    /// For namespace and id of the reply.
-    pub request: Option<Box<Request>>,
+    /// Namespace and id of the reply, as far as they could be parsed.
+    pub reply_to: ReplyTo,
 }
 
 impl Request {
     /// Parses a frame.
     pub fn parse(text: &str) -> Result<Frame, BadFrame> {
-        let bad = |why: String| BadFrame { refusal: Refusal::bad_request(why), request: None };
+        let bad = |why: String| BadFrame {
+            refusal: Refusal::bad_request(why),
+            reply_to: ReplyTo::default(),
+        };
         if text.trim_ascii_start().as_bytes().first() != Some(&b'{') {
             return Err(bad("a frame is one JSON object, beginning with '{'".to_owned()));
         }
         let envelope: Envelope<'_> =
             serde_json::from_str(text).map_err(|error| bad(format!("not JSON: {error}")))?;
 
-        let mut request = Request {
-            namespace: "rpc".to_owned(),
-            name: String::new(),
-            id: Id::default(),
-            args: Value::Null,
-        };
-        let mut fill = || -> Result<bool, String> {
-            request.name = text_of(envelope.name, "name")?;
-            if ["response", "error"].iter().any(|name| request.name.eq_ignore_ascii_case(name)) {
-                return Ok(true);
+        let mut reply_to = ReplyTo::default();
+        let mut fill = || -> Result<Option<(String, Value)>, String> {
+            let name = text_of(envelope.name, "name")?;
+            if ["response", "error"].iter().any(|other| name.eq_ignore_ascii_case(other)) {
+                return Ok(None);
             }
             if let Some(id) = envelope.id.filter(|id| id.get() != "null") {
-                request.id = read_id(id.get())?;
+                reply_to.id = read_id(id.get())?;
             }
-            request.namespace = text_of(envelope.namespace, "namespace")?;
-            if let Some(args) = envelope.args {
-                if has_more_values_than(MAX_VALUES, args.get()) {
-                    return Err(format!("args have more than {MAX_VALUES} values"));
-                }
-                request.args = serde_json::from_str(args.get())
-                    .map_err(|error| format!("args cannot be read: {error}"))?;
+            reply_to.namespace = text_of(envelope.namespace, "namespace")?;
+            let Some(args) = envelope.args else { return Ok(Some((name, Value::Null))) };
+            if has_more_values_than(MAX_VALUES, args.get()) {
+                return Err(format!("args have more than {MAX_VALUES} values"));
             }
-            Ok(false)
+            let args = serde_json::from_str(args.get());
+            Ok(Some((name, args.map_err(|error| format!("args cannot be read: {error}"))?)))
         };
         match fill() {
-            Ok(true) => Ok(Frame::Answer),
-            Ok(false) => Ok(Frame::Request(request)),
+            Ok(None) => Ok(Frame::Answer),
+            Ok(Some((name, mut args))) => {
+                let (need, command) = command::parse(&reply_to.namespace, &name, &mut args);
+                if need == Some(Need::Nothing) {
+                    // One of its texts may be a secret.
+                    wipe(&mut args);
+                }
+                Ok(Frame::Request(Request { reply_to, need, command }))
+            }
             Err(why) => {
                 // The id may stand after the invalid part.
                 if let Some(Ok(id)) = envelope.id.map(|id| read_id(id.get())) {
-                    request.id = id;
+                    reply_to.id = id;
                 }
-                Err(BadFrame {
-                    refusal: Refusal::bad_request(why),
-                    request: Some(Box::new(request)),
-                })
+                Err(BadFrame { refusal: Refusal::bad_request(why), reply_to })
             }
         }
     }
-
-    /// Overwrites the texts in `args` if one of them was a secret.
-    pub fn wipe(&mut self) {
-        wipe(&mut self.args);
-    }
-
-    /// Whether the request has this name, ignoring case.
-    pub fn is(&self, namespace: &str, name: &str) -> bool {
-        self.namespace.eq_ignore_ascii_case(namespace) && self.name.eq_ignore_ascii_case(name)
-    }
 }
 
-/// Overwrites the texts in a value if one of them was a secret.
-pub fn wipe(value: &mut Value) {
+/// Overwrites the texts in a value.
+fn wipe(value: &mut Value) {
     match value {
         Value::Object(fields) => fields.values_mut().for_each(wipe),
         Value::Array(list) => list.iter_mut().for_each(wipe),
@@ -182,19 +189,21 @@ mod tests {
 
     #[test]
     fn order_is_free_and_unknown_keys_are_ignored() {
-        let r = request(r#" {"x":[1],"args":{"a":1},"id":"i","name":"N","namespace":"Rpc"} "#);
-        assert!(r.is("rpc", "n"));
-        assert_eq!(r.args["a"], 1);
+        let text = r#" {"x":[1],"args":{"after":7},"id":"i","name":"Status","namespace":"Rpc"} "#;
+        assert!(matches!(request(text).command, Ok(Command::Status { after: 7 })));
     }
 
     #[test]
     fn id_is_returned_byte_for_byte() {
         for id in [r#""a\u00e9\/""#, "5", "-1.50", "123456789012345678901234567890", r#""""#] {
             let r = request(&format!(r#"{{"namespace":"rpc","name":"x","id":{id}}}"#));
-            assert_eq!(r.id.as_json(), id);
+            assert_eq!(r.reply_to.id.as_json(), id);
         }
-        assert_eq!(request(r#"{"namespace":"rpc","name":"x"}"#).id.as_json(), r#""""#);
-        assert_eq!(request(r#"{"namespace":"rpc","name":"x","id":null}"#).id.as_json(), r#""""#);
+        for text in
+            [r#"{"namespace":"rpc","name":"x"}"#, r#"{"namespace":"rpc","name":"x","id":null}"#]
+        {
+            assert_eq!(request(text).reply_to.id.as_json(), r#""""#);
+        }
     }
 
     #[test]
@@ -202,7 +211,7 @@ mod tests {
         for text in ["", "[]", "null", "\"str\"", "not json", "{", "{]", r#"{"a":1}{"b":2}"#] {
             let bad = refusal(text);
             assert_eq!(bad.refusal.code.number(), 400, "{text}");
-            assert!(bad.request.is_none(), "{text}");
+            assert_eq!(bad.reply_to, ReplyTo::default(), "{text}");
         }
     }
 
@@ -217,7 +226,7 @@ mod tests {
         ] {
             let bad = refusal(text);
             assert!(bad.refusal.why.contains(word), "{text}: {}", bad.refusal.why);
-            assert_eq!(bad.request.expect(text).id.as_json(), r#""x""#);
+            assert_eq!(bad.reply_to.id.as_json(), r#""x""#, "{text}");
         }
         assert!(refusal(r#"{"namespace":"rpc","name":"a","id":{}}"#).refusal.why.contains("id"));
     }
@@ -228,10 +237,10 @@ mod tests {
             let list = vec!["1"; values].join(",");
             format!(r#"{{"namespace":"rpc","name":"a","args":[{list}],"id":"x"}}"#)
         };
-        assert_eq!(request(&text(MAX_VALUES)).args.as_array().map(Vec::len), Some(MAX_VALUES));
+        assert_eq!(request(&text(MAX_VALUES)).need, None);
         let bad = refusal(&text(MAX_VALUES + 1));
         assert!(bad.refusal.why.contains("8192 values"), "{}", bad.refusal.why);
-        assert_eq!(bad.request.unwrap().id.as_json(), r#""x""#);
+        assert_eq!(bad.reply_to.id.as_json(), r#""x""#);
     }
 
     #[test]

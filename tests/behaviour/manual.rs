@@ -13,8 +13,7 @@ use support::{
     Bridge, Cli, Daemon, Directory, Outcome, Peer, Setup, Transport, has_loopback_addresses,
     register, skip,
 };
-use sysadm_events::auth::reachable;
-use sysadm_events::wire::EventName;
+use sysadm_events::wire::{EventName, requests};
 
 use super::PROGRAM;
 use super::bridge::{bridge_with, pair};
@@ -83,10 +82,10 @@ fn the_example_in_python_runs_a_job_and_exits_with_its_code() {
 
 #[test]
 fn every_request_and_event_is_in_the_protocol_page() {
-    for namespace in reachable(None, None) {
-        for name in reachable(Some(namespace), None) {
+    for namespace in requests(None, None) {
+        for name in requests(Some(namespace), None) {
             assert!(PROTOCOL.contains(&format!("Ic {namespace}/{name}")), "{namespace}/{name}");
-            for action in reachable(Some(namespace), Some(name)) {
+            for action in requests(Some(namespace), Some(name)) {
                 let item = format!("\n.It Ic {action}\n");
                 let inline = format!("{{\\(dqaction\\(dq: \\(dq{action}\\(dq}}");
                 assert!(PROTOCOL.contains(&item) || PROTOCOL.contains(&inline), "{action}");

@@ -21,12 +21,14 @@ pub use error::KeyError;
 pub use legacy::{LegacySearch, Search};
 pub use own::{OwnKey, OwnKeyError};
 pub use private::{Kind, PrivateKey};
-pub use public::{KeyId, PublicKey};
+pub use public::PublicKey;
 pub use store::{
     ChangeError, Damaged, Entry, InsertError, KeyChange, KeyLimits, KeyStore, check_text,
 };
 
 use zeroize::Zeroizing;
+
+pub use crate::wire::KeyId;
 
 /// Purpose of a signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,5 @@
 //! The public half of a key.
 
-use std::fmt;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use md5::{Digest, Md5};
@@ -12,30 +10,7 @@ use rsa::{BoxedUint, Pkcs1v15Sign};
 use super::der::{self, Reader};
 use super::openssh;
 use super::pem::{self, Kind};
-use super::{KeyError, PrivateKey, Purpose, message};
-
-/// Key identifier: the SHA-256 of its SubjectPublicKeyInfo.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct KeyId([u8; 32]);
-
-impl KeyId {
-    /// Parses base64, the form of [`Display`](fmt::Display).
-    pub fn parse(text: &str) -> Option<KeyId> {
-        STANDARD.decode(text).ok()?.try_into().ok().map(KeyId)
-    }
-}
-
-impl fmt::Display for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&STANDARD.encode(self.0))
-    }
-}
-
-impl fmt::Debug for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+use super::{KeyError, KeyId, PrivateKey, Purpose, message};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Form {
@@ -148,7 +123,7 @@ impl PublicKey {
         let mut id = [0; 32];
         id.copy_from_slice(digest::digest(&digest::SHA256, &spki).as_ref());
         let checksum = Md5::digest(pem::write(PEM_LABEL, &spki).as_bytes()).into();
-        PublicKey { form, spki: spki.to_vec(), id: KeyId(id), checksum }
+        PublicKey { form, spki: spki.to_vec(), id: KeyId::new(id), checksum }
     }
 
     /// Its identifier.

@@ -25,7 +25,7 @@ use crate::net::{
 };
 use crate::reactor::{Reactor, Registered};
 use crate::turns::Turns;
-use crate::wire::Request;
+use crate::wire::ReplyTo;
 
 /// The payer for what a connection holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,7 +58,7 @@ pub(super) struct Connected {
     /// A delayed reply; reading is paused until it is sent.
     pub(super) delayed: Option<String>,
     /// The legacy key that it has shown is looked for; it is not read until that is over.
-    pub(super) search: Option<(Request, LegacySearch)>,
+    pub(super) search: Option<(ReplyTo, LegacySearch)>,
     /// Reading is paused because this peer reads more slowly.
     held_by: Option<PeerNumber>,
     held_since: Instant,

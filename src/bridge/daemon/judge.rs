@@ -5,18 +5,16 @@
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use log::{info, warn};
 use zeroize::Zeroizing;
 
 use super::{Bridge, PollToken};
 use crate::auth::Consequence;
-use crate::auth::key::{Entry, KeyId, LegacySearch, Purpose, Search};
+use crate::auth::key::{Entry, LegacySearch, Purpose, Search};
 use crate::bridge::relay::{PeerNumber, Proof, Registration};
 use crate::moment::{Budget, Moment};
 use crate::net::{CloseReason, Source};
-use crate::wire::{ErrorCode, KeyChecksum, Refusal, Request, error as error_text};
+use crate::wire::{ErrorCode, KeyChecksum, Refusal, ReplyTo, error};
 
 /// The time that searches for legacy keys take of a turn; one step more may come to it.
 const SEARCHES: Duration = Duration::from_millis(2);
@@ -54,58 +52,56 @@ impl Bridge {
     pub(super) fn judge(
         &mut self,
         number: PeerNumber,
-        request: Request,
+        reply_to: ReplyTo,
         test_string: Option<Zeroizing<String>>,
-        proof: &Proof,
+        proof: Proof,
         now: Moment,
     ) {
         let Some(connected) = self.connections.get(number) else { return };
         let (certificate, origin) = (connected.certificate, connected.origin.clone());
         let Some(test_string) = test_string else {
             let why = "ask for a test_string first; one is good for one try, and for 30 s";
-            return self.refuse(number, &request, ErrorCode::Unauthorized, why);
+            return self.refuse(number, &reply_to, ErrorCode::Unauthorized, why);
         };
         let source = self.connections.source_of(&origin);
         if matches!(proof, Proof::Encrypted(_)) && self.is_held_back(source, now) {
             let count = self.keys.legacy().count().min(self.config.relay.max_legacy_keys);
             if !self.legacy_budget.may_try(count, now.instant) {
-                return self.refuse(number, &request, ErrorCode::TooMany, PENDING);
+                return self.refuse(number, &reply_to, ErrorCode::TooMany, PENDING);
             }
         }
         let found = match proof {
             Proof::Signed { key, signature } => {
-                let known = KeyId::parse(key).and_then(|id| self.keys.find(&id));
-                let signature = STANDARD.decode(signature).unwrap_or_default();
+                let known = key.and_then(|id| self.keys.find(&id));
                 let is_right = |entry: &&Entry| {
                     entry.key.verify(Purpose::Bridge, &certificate, &test_string, &signature)
                 };
                 known.filter(is_right).map(|entry| registration(entry, false))
             }
-            Proof::Encrypted(text) => {
-                let encrypted = STANDARD.decode(text).unwrap_or_default();
+            Proof::Encrypted(encrypted) => {
                 let search = LegacySearch::new(test_string, encrypted);
                 if let Some(connected) = self.connections.get(number) {
-                    connected.search = Some((request, search));
+                    connected.search = Some((reply_to, search));
                 }
                 self.searches.push_back(number);
                 return self.reactor.again(PollToken::Searches);
             }
         };
-        self.settle_proof(number, request, found, now);
+        self.settle_proof(number, reply_to, found, now);
     }
 
     fn settle_proof(
         &mut self,
         number: PeerNumber,
-        request: Request,
+        reply_to: ReplyTo,
         found: Option<Registration>,
         now: Moment,
     ) {
         match found {
             // A right key is accepted despite failures of the origin: others must not lock its
             // owner out.
-            Some(registration) => self.let_in(number, &request, registration, now),
-            None => self.on_failure(number, request, now),
+            Some(registration) => self.let_in(number, &reply_to, registration, now),
+            None => self.on_failure(number, reply_to, now),
         }
     }
 
@@ -126,8 +122,8 @@ impl Bridge {
                 Search::Found(entry) => Some(registration(entry, true)),
                 Search::NotFound => None,
             };
-            if let Some((request, _)) = connected.search.take() {
-                self.settle_proof(number, request, found, now);
+            if let Some((reply_to, _)) = connected.search.take() {
+                self.settle_proof(number, reply_to, found, now);
                 self.carry_out_effects(now);
                 self.reactor.again(PollToken::Peer(number));
             }
@@ -140,7 +136,7 @@ impl Bridge {
     fn let_in(
         &mut self,
         number: PeerNumber,
-        request: &Request,
+        reply_to: &ReplyTo,
         registration: Registration,
         now: Moment,
     ) {
@@ -161,30 +157,30 @@ impl Bridge {
         if is_new {
             self.connections.admit(number, *key);
         }
-        self.relay.prove(number, request, registration);
+        self.relay.prove(number, reply_to, registration);
     }
 
-    fn refuse(&mut self, number: PeerNumber, request: &Request, code: ErrorCode, why: &str) {
-        self.connections.push(number, error_text(Some(request), &Refusal::new(code, why)));
+    fn refuse(&mut self, number: PeerNumber, reply_to: &ReplyTo, code: ErrorCode, why: &str) {
+        self.connections.push(number, error(reply_to, &Refusal::new(code, why)));
     }
 
     /// Verification failed.
-    fn on_failure(&mut self, number: PeerNumber, request: Request, now: Moment) {
+    fn on_failure(&mut self, number: PeerNumber, reply_to: ReplyTo, now: Moment) {
         let Some(connected) = self.connections.get(number) else { return };
         let (origin, from) = (connected.origin.clone(), connected.origin.place());
         let source = self.connections.source_of(&origin);
         // Even if the client has disconnected: reconnecting does not save time.
         if self.is_held_back(source, now) {
-            return self.refuse(number, &request, ErrorCode::TooMany, PENDING);
+            return self.refuse(number, &reply_to, ErrorCode::TooMany, PENDING);
         }
         warn!("authentication failure from {from}: key");
         let why = "this key is not registered here, or the signature is wrong";
         match self.throttle.fail(source, self.is_exempt(source), now.instant) {
-            Consequence::Answer => self.refuse(number, &request, ErrorCode::Unauthorized, why),
+            Consequence::Answer => self.refuse(number, &reply_to, ErrorCode::Unauthorized, why),
             Consequence::Delay(delay) => {
                 let refusal = Refusal::new(ErrorCode::Unauthorized, why);
                 if let Some(connected) = self.connections.get(number) {
-                    connected.delayed = Some(error_text(Some(&request), &refusal));
+                    connected.delayed = Some(error(&reply_to, &refusal));
                     let due = now.instant + delay;
                     self.reactor.set_deadline(PollToken::Delayed(number), Some(due));
                 }
@@ -201,7 +197,7 @@ impl Bridge {
                     self.end(other, "its address is blocked", now);
                 }
                 let why = format!("too many failures; try again in {seconds} s");
-                self.refuse(number, &request, ErrorCode::Forbidden, &why);
+                self.refuse(number, &reply_to, ErrorCode::Forbidden, &why);
                 let reason = CloseReason::new(1008, "too many failures");
                 self.close(number, &reason, true, now);
             }

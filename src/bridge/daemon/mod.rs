@@ -34,7 +34,7 @@ use crate::net::{
 };
 use crate::reactor::{Reactor, Ready, Registered, Signal, Watch};
 use crate::sys::files::Files;
-use crate::wire::{ErrorCode, Frame, Refusal, Request, error as error_text, response};
+use crate::wire::{Command, ErrorCode, Frame, Refusal, Reply, Request, reply};
 use connections::Connections;
 use start::{AnchoredFiles, Identity};
 
@@ -486,30 +486,27 @@ impl Bridge {
             Peer::Local(who) => who.uid == 0 || who.uid == geteuid().as_raw(),
             Peer::Remote(_) | Peer::Proxied(_) | Peer::Bridged { .. } => false,
         };
-        let refuse = |request: &Request, code, why: &str| {
-            error_text(Some(request), &Refusal::new(code, why))
-        };
-        let text = match Request::parse(text) {
+        let refuse = |code, why: &str| Err(Refusal::new(code, why));
+        let (reply_to, result) = match Request::parse(text) {
             Ok(Frame::Answer) => return,
-            Err(bad) => error_text(bad.request.as_deref(), &bad.refusal),
-            Ok(Frame::Request(request)) if !may => refuse(
-                &request,
-                ErrorCode::Forbidden,
-                "only root and the user of the relay may do this",
-            ),
-            Ok(Frame::Request(request)) if request.is("rpc", "identify") => {
-                let args = serde_json::json!({ "type": "bridge", "hostname": self.hostname });
-                response(&request, &args)
-            }
-            Ok(Frame::Request(request)) if request.is("rpc", "status") => {
-                response(&request, &self.status(now))
-            }
+            Err(bad) => (bad.reply_to, Err(bad.refusal)),
             Ok(Frame::Request(request)) => {
-                let why = "a bridge answers rpc/status and rpc/identify on its socket";
-                refuse(&request, ErrorCode::NotFound, why)
+                let result = match request.command {
+                    _ if !may => refuse(
+                        ErrorCode::Forbidden,
+                        "only root and the user of the relay may do this",
+                    ),
+                    Ok(Command::Identify) => Ok(Reply::relay_identity(&self.hostname)),
+                    Ok(Command::Status { .. }) => Ok(Reply::Table(self.status(now))),
+                    Ok(_) | Err(_) => refuse(
+                        ErrorCode::NotFound,
+                        "a bridge answers rpc/status and rpc/identify on its socket",
+                    ),
+                };
+                (request.reply_to, result)
             }
         };
-        self.connections.push(number, text);
+        self.connections.push(number, reply(&reply_to, &result));
     }
 
     fn carry_out_effects(&mut self, now: Moment) {
@@ -523,8 +520,8 @@ impl Bridge {
                     self.forwarded.bytes += frame.len() as u64;
                     self.connections.push(to, frame);
                 }
-                Effect::Judge { peer, request, test_string, proof } => {
-                    self.judge(peer, *request, test_string, &proof, now);
+                Effect::Judge { peer, reply_to, test_string, proof } => {
+                    self.judge(peer, reply_to, test_string, proof, now);
                 }
                 Effect::Deauthenticated(number) => {
                     if let Some(connected) = self.connections.get(number) {

@@ -21,13 +21,13 @@ use std::time::{Duration, Instant};
 
 use log::{debug, warn};
 use ring::rand::SystemRandom;
-use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::net::CloseReason;
 use crate::wire::{
-    BridgeFrame, ErrorCode, Frame, KeyChecksum, PeerAnswer, Refusal, Request, bridge_event, error,
-    identify_request, list_keys_request, response, routed,
+    BridgeFrame, Command, Credentials, ErrorCode, Frame, KeyChecksum, KeyId, Need, PeerAnswer,
+    Refusal, Reply, ReplyTo, Request, bridge_event, identify_request, list_keys_request, reply,
+    routed,
 };
 use availability::Claims;
 use peer::Peer;
@@ -42,13 +42,13 @@ pub type PeerNumber = u64;
 pub enum Proof {
     /// A signature by this key.
     Signed {
-        /// The key's id, as received.
-        key: String,
-        /// Base64.
-        signature: String,
+        /// The key; `None` for text that is no key's identifier.
+        key: Option<KeyId>,
+        /// The signature.
+        signature: Vec<u8>,
     },
-    /// The string, encrypted by a legacy key: base64.
-    Encrypted(String),
+    /// The string, encrypted by a legacy key.
+    Encrypted(Vec<u8>),
 }
 
 /// An action for the owner.
@@ -74,8 +74,8 @@ pub enum Effect {
     Judge {
         /// The peer.
         peer: PeerNumber,
-        /// Its request, without the proof.
-        request: Box<Request>,
+        /// For the reply to its request.
+        reply_to: ReplyTo,
         /// The challenge; `None` without one, or after it expired.
         test_string: Option<Zeroizing<String>>,
         /// The proof.
@@ -162,27 +162,24 @@ impl Relay {
             BridgeFrame::Routed { peer, payload } => self.forward(number, peer, payload),
             BridgeFrame::Neither => {
                 let why = "a frame is a JSON object, or an id, a newline and what is for that peer";
-                self.refuse(number, None, ErrorCode::BadRequest, why);
+                self.refuse(number, ErrorCode::BadRequest, why);
             }
             BridgeFrame::Object(text) => match Request::parse(text) {
                 Ok(Frame::Answer) => self.take_answer(number, text),
                 Ok(Frame::Request(request)) => self.take_request(number, request, now),
-                Err(bad) => {
-                    let text = error(bad.request.as_deref(), &bad.refusal);
-                    self.send(number, text);
-                }
+                Err(bad) => self.reply(number, &bad.reply_to, Err(bad.refusal)),
             },
         }
     }
 
-    /// A proof was verified: it belongs to this registered key. Replies to `request`.
-    pub fn prove(&mut self, number: PeerNumber, request: &Request, registration: Registration) {
+    /// A proof was verified: it belongs to this registered key. Replies to the request.
+    pub fn prove(&mut self, number: PeerNumber, reply_to: &ReplyTo, registration: Registration) {
         let Some(peer) = self.peers.get_mut(&number) else { return };
         let revised = peer.standing.registration().is_some();
         peer.standing = Standing::Known(registration);
         // The original protocol expects a token here; a relay accepts none. The original server
         // takes an empty one for a failure.
-        self.send(number, response(request, &json!(["bridge", 0])));
+        self.reply(number, reply_to, Ok(Reply::Token("bridge".to_owned().into(), 0)));
         if revised {
             self.claim(number);
         }
@@ -254,20 +251,25 @@ impl Relay {
         self.effects.push_back(Effect::Send { to, text });
     }
 
-    fn refuse(&mut self, to: PeerNumber, request: Option<&Request>, code: ErrorCode, why: &str) {
-        self.send(to, error(request, &Refusal::new(code, why)));
+    fn reply(&mut self, to: PeerNumber, reply_to: &ReplyTo, result: Result<Reply, Refusal>) {
+        self.send(to, reply(reply_to, &result));
+    }
+
+    /// Rejects a frame that is no request.
+    fn refuse(&mut self, to: PeerNumber, code: ErrorCode, why: &str) {
+        self.reply(to, &ReplyTo::default(), Err(Refusal::new(code, why)));
     }
 
     fn forward(&mut self, from: PeerNumber, to: &str, payload: &str) {
         let Some(sender) = self.peers.get(&from) else { return };
         if sender.standing.registration().is_none() {
             let why = "authenticate first, by auth_ssl";
-            return self.refuse(from, None, ErrorCode::Unauthorized, why);
+            return self.refuse(from, ErrorCode::Unauthorized, why);
         }
         let Some(to) = self.introduced(from, to) else {
             // The same text whether it does not exist or is not available.
             let why = "no such connection is available to you";
-            return self.refuse(from, None, ErrorCode::NotFound, why);
+            return self.refuse(from, ErrorCode::NotFound, why);
         };
         let frame = routed(&sender.id, payload);
         // The recipient must know the sender before it receives its frame.
@@ -315,57 +317,71 @@ impl Relay {
         }
     }
 
-    fn take_request(&mut self, number: PeerNumber, mut request: Request, now: Instant) {
+    fn take_request(&mut self, number: PeerNumber, request: Request, now: Instant) {
         let Some(peer) = self.peers.get_mut(&number) else { return };
+        let Request { reply_to, need, command } = request;
         let is_known = peer.standing.registration().is_some();
-        if request.is("rpc", "identify") {
-            let args = json!({ "type": "bridge", "hostname": self.hostname });
-            return self.send(number, response(&request, &args));
-        }
-        if request.is("rpc", "auth_ssl") {
-            return match proof_of(&request.args) {
-                Err(why) => self.refuse(number, Some(&request), ErrorCode::BadRequest, why),
-                Ok(None) => match peer.challenge.issue(now, &self.random) {
-                    Some(string) => {
-                        let args = json!({ "test_string": string });
-                        self.send(number, response(&request, &args));
-                    }
-                    None => {
-                        let why = "the system gives no random bits";
-                        self.refuse(number, Some(&request), ErrorCode::Internal, why);
-                    }
-                },
-                Ok(Some(proof)) => {
-                    request.args = Value::Null;
-                    let test_string = peer.challenge.take(now);
-                    let request = Box::new(request);
-                    let judge = Effect::Judge { peer: number, request, test_string, proof };
-                    self.effects.push_back(judge);
-                }
-            };
-        }
-        if request.is("rpc", "auth_clear") {
-            peer.standing = Standing::Unauthenticated;
-            peer.challenge.forget();
-            peer.sent_list = Vec::new();
-            if is_known {
-                self.withdraw(number);
-                self.effects.push_back(Effect::Deauthenticated(number));
+        let refuse = |code, why: &str| Err(Refusal::new(code, why));
+        let proof = match command {
+            Ok(Command::Identify) => {
+                return self.reply(number, &reply_to, Ok(Reply::relay_identity(&self.hostname)));
             }
-            return;
-        }
-        if request.is("rpc", "auth") || request.is("rpc", "auth_token") {
-            request.wipe();
-            let why = "a relay accepts neither passwords nor tokens: use auth_ssl";
-            return self.refuse(number, Some(&request), ErrorCode::Forbidden, why);
-        }
-        if !is_known {
-            let why = "authenticate first, by auth_ssl";
-            return self.refuse(number, Some(&request), ErrorCode::Unauthorized, why);
-        }
-        let why = "a bridge answers rpc/identify, rpc/auth_ssl and rpc/auth_clear, and passes on \
-                   what begins with the id of an available connection";
-        self.refuse(number, Some(&request), ErrorCode::NotFound, why);
+            Ok(Command::Authenticate(Credentials::Challenge { .. })) => {
+                let challenge = match peer.challenge.issue(now, &self.random) {
+                    Some(test_string) => Ok(Reply::Challenge { test_string, new_ssl_key: None }),
+                    None => refuse(ErrorCode::Internal, "the system gives no random bits"),
+                };
+                return self.reply(number, &reply_to, challenge);
+            }
+            Ok(Command::Authenticate(Credentials::Signature { key, signature })) => {
+                Proof::Signed { key, signature }
+            }
+            Ok(Command::Authenticate(Credentials::LegacySignature { signature })) => {
+                Proof::Encrypted(signature)
+            }
+            Ok(Command::Authenticate(
+                Credentials::Transport | Credentials::Password { .. } | Credentials::Token(_),
+            )) => {
+                let why = "a relay accepts neither passwords nor tokens: use auth_ssl";
+                return self.reply(number, &reply_to, refuse(ErrorCode::Forbidden, why));
+            }
+            Ok(Command::ClearAuthentication) => {
+                peer.standing = Standing::Unauthenticated;
+                peer.challenge.forget();
+                peer.sent_list = Vec::new();
+                if is_known {
+                    self.withdraw(number);
+                    self.effects.push_back(Effect::Deauthenticated(number));
+                }
+                return;
+            }
+            Err(refusal) if need == Some(Need::Nothing) => {
+                return self.reply(number, &reply_to, Err(refusal));
+            }
+            Ok(
+                Command::Query
+                | Command::WhoAmI
+                | Command::Status { .. }
+                | Command::History(_)
+                | Command::Key(_)
+                | Command::CheckPools
+                | Command::Job(_)
+                | Command::Subscribe(_)
+                | Command::Unsubscribe(_),
+            )
+            | Err(_) => {
+                let refusal = if is_known {
+                    let why = "a bridge answers rpc/identify, rpc/auth_ssl and rpc/auth_clear, and \
+                               passes on what begins with the id of an available connection";
+                    refuse(ErrorCode::NotFound, why)
+                } else {
+                    refuse(ErrorCode::Unauthorized, "authenticate first, by auth_ssl")
+                };
+                return self.reply(number, &reply_to, refusal);
+            }
+        };
+        let test_string = peer.challenge.take(now);
+        self.effects.push_back(Effect::Judge { peer: number, reply_to, test_string, proof });
     }
 
     /// Requests a peer's keys as soon as its key is proven and its kind is known.
@@ -445,21 +461,5 @@ impl Relay {
             peer.sent_list.clone_from(&peer.available);
         }
         self.effects.push_back(Effect::Send { to: number, text });
-    }
-}
-
-/// The proof in the second stage of an authentication; `None` for the first.
-fn proof_of(args: &Value) -> Result<Option<Proof>, &'static str> {
-    let text = |key: &str| args.get(key).and_then(Value::as_str).map(str::to_owned);
-    match args {
-        Value::Null => return Ok(None),
-        Value::String(text) if text.is_empty() => return Ok(None),
-        Value::Object(fields) if fields.is_empty() => return Ok(None),
-        _ => {}
-    }
-    match (text("key"), text("signature"), text("encrypted_string")) {
-        (Some(key), Some(signature), None) => Ok(Some(Proof::Signed { key, signature })),
-        (None, None, Some(encrypted)) => Ok(Some(Proof::Encrypted(encrypted))),
-        _ => Err("auth_ssl takes nothing, or key and signature, or encrypted_string"),
     }
 }

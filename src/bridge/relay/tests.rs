@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::auth::key::{KeyId, Kind, PrivateKey};
+use crate::auth::key::{Kind, PrivateKey};
+use serde_json::{Value, json};
 
 const A: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
 const B: &str = "BBBBBBBBBBBBBBBBBBBBBA==";
@@ -15,13 +16,6 @@ fn key() -> KeyId {
 
 fn registration(key: KeyId) -> Registration {
     Registration { name: "office".into(), key, legacy: false, checksums: None }
-}
-
-fn request(name: &str) -> Request {
-    match Request::parse(&format!(r#"{{"namespace":"rpc","name":"{name}","id":"i"}}"#)) {
-        Ok(Frame::Request(request)) => request,
-        other => panic!("{other:?}"),
-    }
 }
 
 fn checksums(texts: &[&str]) -> Vec<KeyChecksum> {
@@ -104,7 +98,7 @@ impl Fixture {
     fn join(&mut self, number: PeerNumber, kind: &str, checksums: &[&str]) {
         self.relay.connect(number, format!("id{number}"));
         self.identify(number, kind);
-        self.relay.prove(number, &request("auth_ssl"), registration(key()));
+        self.relay.prove(number, &ReplyTo::default(), registration(key()));
         self.sent_list();
         self.claim(number, checksums);
     }
@@ -118,9 +112,9 @@ fn keys_are_requested_after_identity_and_proof_in_either_order() {
     assert_eq!(fixture.sent_list(), ["1 identify?", "2 identify?"]);
     fixture.identify(1, "server");
     assert_eq!(fixture.sent_list(), [""; 0]);
-    fixture.relay.prove(1, &request("auth_ssl"), registration(key()));
+    fixture.relay.prove(1, &ReplyTo::default(), registration(key()));
     assert_eq!(fixture.sent_list(), [r#"1 response ["bridge",0]"#, "1 settings?"]);
-    fixture.relay.prove(2, &request("auth_ssl"), registration(key()));
+    fixture.relay.prove(2, &ReplyTo::default(), registration(key()));
     assert_eq!(fixture.sent_list(), [r#"2 response ["bridge",0]"#]);
     fixture.identify(2, "client");
     assert_eq!(fixture.sent_list(), ["2 settings?"]);
@@ -286,11 +280,13 @@ fn unauthenticated_peer_gets_no_list_and_is_in_none() {
         ("auth_token", "2 error 403"),
         ("identify", r#"2 response {"type":"bridge","hostname":"bridge.example.org"}"#),
     ] {
-        fixture.say(2, &format!(r#"{{"namespace":"rpc","name":"{name}","id":1}}"#));
+        let args = if name == "auth_token" { r#"{"token":"t"}"# } else { "null" };
+        let text = format!(r#"{{"namespace":"rpc","name":"{name}","id":1,"args":{args}}}"#);
+        fixture.say(2, &text);
         assert_eq!(fixture.sent_list(), [sent_list], "{name}");
     }
     // Keys listed without a request do not count later.
-    fixture.relay.prove(2, &request("auth_ssl"), registration(key()));
+    fixture.relay.prove(2, &ReplyTo::default(), registration(key()));
     assert_eq!(fixture.sent_list(), [r#"2 response ["bridge",0]"#, "2 settings?"]);
     fixture.say(2, "id1\nx");
     assert_eq!(fixture.sent_list(), ["2 error 404"]);
@@ -306,24 +302,21 @@ fn challenge_is_valid_once_and_proof_has_one_of_two_forms() {
             r#"{{"namespace":"rpc","name":"auth_ssl","id":"server_to_bridge_auth","args":{args}}}"#
         )
     };
-    for args in [r#""""#, "{}", "null"] {
+    for args in [r#""""#, "{}", "null", "[]", r#"{"md5_key":"k"}"#] {
         fixture.say(1, &ask(args));
         let sent_list = fixture.sent_list();
         assert!(sent_list[0].starts_with(r#"1 response {"test_string":""#), "{sent_list:?}");
     }
-    fixture.say(1, &ask(r#"{"key":"k","signature":"s"}"#));
-    let signed = r#"judge 1 true Signed { key: "k", signature: "s" }"#;
-    assert_eq!(fixture.sent_list(), [signed]);
-    fixture.say(1, &ask(r#"{"encrypted_string":"e"}"#));
-    assert_eq!(fixture.sent_list(), [r#"judge 1 false Encrypted("e")"#]);
+    fixture.say(1, &ask(r#"{"key":"k","signature":"AQI="}"#));
+    assert_eq!(fixture.sent_list(), ["judge 1 true Signed { key: None, signature: [1, 2] }"]);
+    fixture.say(1, &ask(r#"{"encrypted_string":"AQ=="}"#));
+    assert_eq!(fixture.sent_list(), ["judge 1 false Encrypted([1])"]);
     fixture.say(1, &ask("{}"));
     fixture.now += Duration::from_secs(31);
     fixture.sent_list();
-    fixture.say(1, &ask(r#"{"encrypted_string":"e"}"#));
-    assert_eq!(fixture.sent_list(), [r#"judge 1 false Encrypted("e")"#]);
-    for args in
-        [r#"{"key":"k"}"#, r#"{"md5_key":"k"}"#, "[]", "5", r#""x""#, r#"{"key":1,"signature":2}"#]
-    {
+    fixture.say(1, &ask(r#"{"encrypted_string":"AQ=="}"#));
+    assert_eq!(fixture.sent_list(), ["judge 1 false Encrypted([1])"]);
+    for args in [r#"{"key":"k"}"#, "5", r#""x""#, r#"{"key":1,"signature":2}"#] {
         fixture.say(1, &ask(args));
         assert_eq!(fixture.sent_list(), ["1 error 400"], "{args}");
     }
@@ -338,7 +331,7 @@ fn registered_key_limited_to_checksums_claims_no_others() {
     fixture.identify(2, "client");
     let limited =
         |texts: &[&str]| Registration { checksums: Some(checksums(texts)), ..registration(id) };
-    fixture.relay.prove(2, &request("auth_ssl"), limited(&[C]));
+    fixture.relay.prove(2, &ReplyTo::default(), limited(&[C]));
     fixture.sent_list();
     fixture.claim(2, &[A, B]);
     assert_eq!(fixture.sent_list(), [""; 0]);
@@ -368,7 +361,7 @@ fn peer_without_identity_is_unlisted_and_may_authenticate_again() {
     assert_eq!(fixture.sent_list(), ["2 estranged", "1 list "]);
     fixture.claim(2, &[A]);
     assert_eq!(fixture.sent_list(), [""; 0]);
-    fixture.relay.prove(2, &request("auth_ssl"), registration(key()));
+    fixture.relay.prove(2, &ReplyTo::default(), registration(key()));
     assert_eq!(fixture.sent_list(), [r#"2 response ["bridge",0]"#, "2 settings?"]);
     fixture.claim(2, &[A]);
     assert_eq!(fixture.sent_list(), ["1 list id2", "2 list id1"]);

@@ -142,12 +142,7 @@ fn job_starts_after_the_jobs_that_it_names() {
     let unknown = d.dispatcher.submit(vec![Submission {
         id: "new".into(),
         after: vec!["never".into()],
-        ..read_submit(
-            job("x", json!({})).as_object().unwrap(),
-            |_| String::new(),
-            limits().bounds(),
-        )
-        .unwrap()
+        ..d.submission(job("x", json!({})))
     }]);
     assert_eq!(unknown.unwrap_err().code, ErrorCode::NotFound);
 }
@@ -268,7 +263,7 @@ fn id_of_a_restarted_job_is_bounded() {
     d.submit(job(&id, json!({})));
     d.exit(1, 0);
     let next = again(&mut d, &id).unwrap().id;
-    assert!(next.ends_with("\u{20ac}-2") && check_name("id", &next).is_ok(), "{next}");
+    assert!(next.ends_with("\u{20ac}-2") && JobId::parse("id", &next).is_ok(), "{next}");
     for (id, next) in [("-5", "-5-2"), ("a-", "a--2"), ("a-x", "a-x-2"), ("7", "7-2")] {
         assert_eq!(d.dispatcher.next_id(id), next);
     }
@@ -282,8 +277,7 @@ fn environments_of_finished_jobs_are_bounded_by_bytes() {
     let mut finish = |id: &str, by: &str, bytes: usize| {
         let env = json!({ "env": {"A": "x".repeat(bytes)} });
         let args = job(id, env);
-        let bounds = d.dispatcher.limits().bounds();
-        let mut asked = read_submit(args.as_object().unwrap(), |_| String::new(), bounds).unwrap();
+        let mut asked = d.submission(args);
         asked.submitted_by = Some(by.to_owned());
         let serial = d.dispatcher.submit(vec![asked]).unwrap()[0];
         d.settle();

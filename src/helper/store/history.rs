@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::seal::{seal, unseal};
-use crate::wire::decimal;
+use crate::wire::{Cursor, decimal};
 
 /// Parts of the limit that a segment has.
 const SEGMENTS: u64 = 8;
@@ -33,15 +33,6 @@ const SCAN: usize = 1 << 20;
 pub(super) const LINE: usize = 128 * 1024;
 /// Bytes that wait to be written at most before they are.
 const BUFFER: usize = 64 * 1024;
-
-/// A place between two lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cursor {
-    /// Number of the segment.
-    pub segment: u64,
-    /// Byte in it.
-    pub offset: u64,
-}
 
 /// Events that are asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -30,7 +30,7 @@ use event_backlog::EventBacklog;
 use message::{Order, Report, put_event, put_log};
 use worker::PiecesQuestion;
 
-pub use history::{Cursor, HistoryQuestion};
+pub use history::HistoryQuestion;
 pub use journal::{Kind, Loaded, Record, load};
 pub use keys::{KeysAnswer, KeysQuestion, Stamp};
 pub use segments::{LogEnd, Part};
