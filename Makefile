@@ -32,7 +32,7 @@ run:
 
 # Most tests wait for something most of the time: two for each processor.
 test:
-	sh scripts/provide.sh cargo cc zfs-fuse bash python3 useradd ip openssl haproxy
+	sh scripts/provide.sh cargo cc zfs-fuse bash python3 useradd ip openssl haproxy msmtp
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(getconf _NPROCESSORS_ONLN)))} $(CARGO) test --locked
 
 bench:

@@ -35,6 +35,7 @@ advice_on() {
 	zfs-fuse) echo "Tests on real pools are skipped without it; on Debian: apt-get install zfs-fuse, as root" ;;
 	ip) echo "Tests of a bridge between two networks are skipped without it; on Debian: apt-get install iproute2" ;;
 	haproxy) echo "A test of haproxy before the daemon is skipped without it: apt-get install haproxy" ;;
+	msmtp) echo "A test of mail through a real transfer agent is skipped without it: apt-get install msmtp" ;;
 	pip) echo "apt-get install python3-pip" ;;
 	readelf) echo "apt-get install binutils" ;;
 	bmake) echo "BSD make: apt-get install bmake" ;;

@@ -20,6 +20,7 @@
 //! * [`seal`]: checksums of lines in the files of the state directory.
 //! * [`turns`]: round-robin over users, and over the connections of each.
 //! * [`wording`]: messages to people: singular and plural, errors without their numbers.
+//! * [`notify`]: targets of notifications, their queues and messages.
 //! * [`hub`]: sequence numbers, recent events, subscriptions.
 //! * [`session`]: one conversation: request in, reply out.
 //! * [`bridge`]: the relay for hosts and clients behind NAT, links to it, tunnels through it.
@@ -49,6 +50,7 @@ pub mod literals;
 pub mod logger;
 pub mod moment;
 pub mod net;
+pub mod notify;
 pub mod pattern;
 pub mod reactor;
 pub mod rules;
@@ -64,7 +66,7 @@ pub mod wording;
 /// The modules of this crate that each module uses, from the bottom up: a module uses only modules
 /// that stand before it, so that there is no cycle. A test holds the `use` lines against this table.
 #[cfg(test)]
-const USES: [(&str, &[&str]); 28] = [
+const USES: [(&str, &[&str]); 29] = [
     ("backoff", &[]),
     ("charge", &[]),
     ("literals", &[]),
@@ -79,11 +81,12 @@ const USES: [(&str, &[&str]); 28] = [
     ("reactor", &["sys"]),
     ("auth", &["seal", "sys", "wire", "wording"]),
     ("rules", &["pattern", "wire"]),
-    ("config", &["pattern", "rules", "sys", "wire", "wording"]),
+    ("notify", &["alerts", "backoff", "moment", "wire"]),
+    ("config", &["notify", "pattern", "rules", "sys", "wire", "wording"]),
     ("logger", &["config", "sys", "wire", "wording"]),
     ("net", &["charge", "sys", "wire"]),
     ("daemon", &["auth", "config", "logger", "net", "sys", "wire"]),
-    ("helper", &["backoff", "auth", "seal", "sys", "wire"]),
+    ("helper", &["backoff", "auth", "notify", "seal", "sys", "wire", "wording"]),
     ("dispatcher", &["charge", "helper", "moment", "reactor", "sys", "wire", "wording"]),
     ("hub", &["dispatcher", "moment", "wire"]),
     ("life_preserver", &["moment", "reactor", "rules", "sys", "wire", "wording"]),
@@ -111,6 +114,7 @@ const USES: [(&str, &[&str]); 28] = [
             "logger",
             "moment",
             "net",
+            "notify",
             "reactor",
             "rules",
             "seal",

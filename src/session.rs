@@ -23,8 +23,8 @@ use crate::hub::{Filter, Hub, SessionId};
 use crate::moment::Moment;
 use crate::system_state::SystemState;
 use crate::wire::{
-    Attach, Command, ErrorCode, EventName, HistoryQuery, KeyCommand, Need, PROTOCOL_LEVEL,
-    Position, Refusal, Reply, Spelling, Started, Subscription, WhoAmI, rfc3339,
+    Attach, Command, ErrorCode, EventName, HistoryQuery, KeyCommand, Need, NotifyCommand,
+    PROTOCOL_LEVEL, Position, Refusal, Reply, Spelling, Started, Subscription, WhoAmI, rfc3339,
 };
 
 /// The subsystems that a request may use.
@@ -120,6 +120,8 @@ pub enum Handled {
     LegacyKey(LegacySearch),
     /// Depends on the key file.
     Keys(KeyCommand),
+    /// A reply about notifications, which the server has.
+    Notify(NotifyCommand),
     /// A 401 error: a secret was presented and is wrong.
     Wrong {
         /// Kind of secret, for the log.
@@ -260,6 +262,7 @@ impl Session {
                 return Ok(Handled::History(history_question(query, context.now)));
             }
             Command::Key(command) => return Ok(Handled::Keys(command)),
+            Command::Notify(command) => return Ok(Handled::Notify(command)),
             Command::CheckPools => {
                 let is_begun = context.system_state.request(context.now);
                 Reply::Check { check: if is_begun { "begun" } else { "pending" } }

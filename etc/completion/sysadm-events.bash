@@ -32,7 +32,7 @@ _sysadm_events() {
 	case $command in
 	'')
 		options="-h --help -V --version"
-		values="serve bridge check fingerprint watch events run attach wait restart jobs queues pause resume kill log status whoami call key import-legacy help"
+		values="serve bridge check fingerprint watch events run attach wait restart jobs queues pause resume kill log status notify whoami call key import-legacy help"
 		;;
 	serve) options="-c --pid-file -h --help" ;;
 	import-legacy) options="-c --bridge --dry-run -h --help" ;;
@@ -45,6 +45,7 @@ _sysadm_events() {
 		;;
 	run) options="--sh --queue --id --priority --after --after-any --timeout --cwd --env --as --detach -h --help $target" ;;
 	jobs) options="--state --queue --since --ids --queues --json -h --help $target" ;;
+	notify) options="--queue --test --json -h --help $target" ;;
 	whoami) options="--json -h --help $target" ;;
 	status) options="--json --bridge -h --help $target" ;;
 	events) options="--since --until --priority --kind -n --json -h --help $target" ;;
@@ -63,7 +64,7 @@ _sysadm_events() {
 			return
 		fi
 		;;
-	help) values="serve bridge check fingerprint watch events run attach wait restart jobs queues pause resume kill log status whoami call key import-legacy" ;;
+	help) values="serve bridge check fingerprint watch events run attach wait restart jobs queues pause resume kill log status notify whoami call key import-legacy" ;;
 	esac
 	case $command:$before in
 	?*:-c | ?*:--socket | ?*:--key | ?*:--token-file | ?*:--password-file | serve:--pid-file)

@@ -28,6 +28,7 @@ mod key_place;
 mod kill;
 mod legacy;
 mod log;
+mod notify;
 mod outcome;
 mod queues;
 mod relay_status;
@@ -71,7 +72,7 @@ struct Command {
 }
 
 /// In the order of the overview.
-static COMMANDS: [Command; 21] = [
+static COMMANDS: [Command; 22] = [
     serve::COMMAND,
     bridge::COMMAND,
     check::COMMAND,
@@ -89,6 +90,7 @@ static COMMANDS: [Command; 21] = [
     kill::COMMAND,
     log::COMMAND,
     status::COMMAND,
+    notify::COMMAND,
     whoami::COMMAND,
     call::COMMAND,
     key::COMMAND,

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use super::notify::check_targets;
 use super::reader::Reader;
 use super::units::{show_duration, show_size};
 use super::{Bridge, BridgeLink, Config, JobQueue};
@@ -15,6 +16,7 @@ pub(super) fn check(config: &Config, reader: &mut Reader<'_>) {
     check_groups(config, reader);
     check_links(&config.bridge, reader);
     check_queues(&config.dispatcher.queue, reader);
+    check_targets(config, reader);
 }
 
 /// Room for each command of a job in an event, in bytes, including its code and keys.

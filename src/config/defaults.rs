@@ -35,6 +35,7 @@ impl Config {
             relay: relay(home),
             paths: Paths { state: home.state() },
             log: Log { level: log::LevelFilter::Info, target: LogTarget::Auto },
+            notify: Vec::new(),
         }
     }
 }

@@ -10,6 +10,7 @@ use log::LevelFilter;
 use super::error::ConfigError;
 use super::link::{fingerprint, host_name};
 use super::network::network;
+use super::notify::read_target;
 use super::reader::Reader;
 use super::rules::Rules;
 use super::section::Section;
@@ -48,6 +49,7 @@ pub(super) fn read(
     read_relay(reader.section("relay"), config);
     read_paths(reader.section("paths"), config);
     read_log(reader.section("log"), config);
+    reader.root().tables("notify", "notify", &mut config.notify, read_target);
 }
 
 fn read_server(mut section: Section<'_, '_>, config: &mut Config) {

@@ -19,6 +19,7 @@ mod hosts;
 mod keys;
 mod link;
 mod network;
+mod notify;
 mod reader;
 mod rules;
 mod section;
@@ -40,6 +41,7 @@ use zeroize::Zeroizing;
 use error::Lines;
 use reader::Reader;
 
+use crate::notify::Target;
 use crate::sys::files::Files;
 
 pub use error::{ConfigError, ConfigErrors};
@@ -81,6 +83,8 @@ pub struct Config {
     pub paths: Paths,
     /// `[log]`: the daemon's own messages.
     pub log: Log,
+    /// `[[notify]]`, at most 64: targets of notifications. Default: none.
+    pub notify: Vec<Target>,
 }
 
 impl Config {

@@ -220,7 +220,7 @@ impl fmt::Display for Unknown<'_> {
 
 /// The section's line in the file.
 pub(super) fn heading(section: &str) -> String {
-    let is_list = section.contains('.') || section == "rule";
+    let is_list = section.contains('.') || ["rule", "notify"].contains(&section);
     if is_list { format!("[[{section}]]") } else { format!("[{section}]") }
 }
 

@@ -185,6 +185,12 @@ pub(super) fn link_name(text: &str) -> Result<String, String> {
     name(text, 64, &[]).map_err(|fault| format!("is not the name of a link: {fault}"))
 }
 
+/// The name of a target of notifications, which is a part of the key of an alert.
+pub(super) fn target_name(text: &str) -> Result<String, String> {
+    name(text, 64, &['/', '*'])
+        .map_err(|fault| format!("is not the name of a notification: {fault}"))
+}
+
 /// The name of a queue of jobs.
 pub(super) fn queue_name(text: &str) -> Result<String, String> {
     match text {

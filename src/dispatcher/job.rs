@@ -534,6 +534,19 @@ impl Job {
         JobEvent { job: self.head.clone(), phase, fields: self.fields.clone() }
     }
 
+    /// Its outcome and the time of its end, if it has failed.
+    pub(super) fn failure(&self) -> Option<(&Outcome, Rc<str>)> {
+        let has_failed = match self.outcome.result? {
+            JobResult::Failed
+            | JobResult::TimedOut
+            | JobResult::NotStartable
+            | JobResult::Interrupted => true,
+            JobResult::Ok | JobResult::Killed | JobResult::Cancelled => false,
+        };
+        let at = self.time_finished.clone()?;
+        has_failed.then_some((&self.outcome, at))
+    }
+
     /// Its end is durable, or never will be: returns its event, unless the log must be read for it.
     pub(super) fn finish(&mut self) -> Option<JobEvent> {
         // Another run reads them from the lines.

@@ -273,6 +273,12 @@ impl Dispatcher {
         self.leave_queue(serial);
         self.forget_dependencies(serial);
         self.effects.push_back(Effect::Release { serial });
+        if let Some(job) = self.jobs.get(&serial)
+            && let Some((outcome, at)) = job.failure()
+        {
+            let (job, outcome) = (job.head.clone(), Box::new(outcome.clone()));
+            self.effects.push_back(Effect::Failed { job, outcome, at });
+        }
         self.persist(serial, Step::Finish);
         self.start_ready_jobs();
     }

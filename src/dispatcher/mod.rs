@@ -21,13 +21,14 @@ mod retention;
 mod submission;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::charge::Account;
 use crate::moment::Moment;
 use crate::reactor::Deadlines;
 use crate::sys::survivors::Traces;
-use crate::wire::{ErrorCode, Event, Refusal};
+use crate::wire::{ErrorCode, Event, JobHead, Outcome, Refusal};
 use job::{Cause, Job, LogLimits, State};
 use queue::Queues;
 
@@ -148,6 +149,15 @@ pub enum Effect {
         step: Step,
         /// The record.
         record: Vec<u8>,
+    },
+    /// A job has failed; its last record follows, so that both can become durable at once.
+    Failed {
+        /// The job.
+        job: Rc<JobHead>,
+        /// Its outcome.
+        outcome: Box<Outcome>,
+        /// End of the job, RFC 3339.
+        at: Rc<str>,
     },
     /// Write a record on which nothing depends.
     Note {
@@ -350,6 +360,7 @@ impl Dispatcher {
         self.effects.iter().any(|effect| match effect {
             Effect::Publish(_) | Effect::PublishOutcome { .. } | Effect::Log { .. } => true,
             Effect::Persist { .. }
+            | Effect::Failed { .. }
             | Effect::Note { .. }
             | Effect::Forget { .. }
             | Effect::Start { .. }

@@ -203,7 +203,10 @@ impl Driver {
                 Effect::Persist { serial, step, .. } => format!("keep {serial} {step:?}"),
                 Effect::Forget { serial } => format!("forget {serial}"),
                 Effect::PublishOutcome { serial } => format!("publish outcome {serial}"),
-                Effect::Note { .. } | Effect::Log { .. } | Effect::Publish(Event::Queue(_)) => {
+                Effect::Note { .. }
+                | Effect::Log { .. }
+                | Effect::Failed { .. }
+                | Effect::Publish(Event::Queue(_)) => {
                     continue;
                 }
                 Effect::Publish(event) => {

@@ -2,5 +2,6 @@
 
 pub mod accounts;
 pub mod files;
+pub mod notify;
 pub mod store;
 pub mod trees;

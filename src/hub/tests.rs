@@ -63,6 +63,7 @@ impl Fixture {
                     self.dispatcher.persisted(serial, step, Moment::now());
                 }
                 Effect::PublishOutcome { .. }
+                | Effect::Failed { .. }
                 | Effect::Note { .. }
                 | Effect::Log { .. }
                 | Effect::Forget { .. }

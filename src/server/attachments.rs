@@ -362,6 +362,7 @@ impl Server {
             | Effect::PublishOutcome { .. }
             | Effect::Persist { .. }
             | Effect::Note { .. }
+            | Effect::Failed { .. }
             | Effect::Start { .. }
             | Effect::Release { .. } => {}
         }

@@ -288,6 +288,7 @@ impl Server {
             | Command::History(_)
             | Command::CheckPools
             | Command::Job(_)
+            | Command::Notify(_)
             | Command::Subscribe(_)
             | Command::Unsubscribe(_) => return Ok(()),
         };

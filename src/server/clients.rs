@@ -60,6 +60,8 @@ pub(super) enum Until {
     LegacyKey(LegacySearch),
     /// The name of a user without a role was looked up, for the refusal of a request.
     Named,
+    /// A target of notifications was tested.
+    Tested,
     /// The delay of this error is over.
     Delayed(Refusal),
 }

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use log::{info, warn};
 use mio::Interest;
@@ -23,6 +24,7 @@ use super::PollToken;
 use super::files::hanging_entry;
 use crate::helper::files::DEADLINE;
 use crate::moment::Moment;
+use crate::notify::DeliveryId;
 use crate::reactor::{Reactor, Registered};
 use crate::sys::descriptors;
 use crate::sys::fork::in_child;
@@ -35,6 +37,8 @@ pub(super) enum Errand {
     Reload,
     /// The key of this host for links is read, or made.
     OwnKey { legacy: bool },
+    /// A notification is delivered; killed at its deadline, with what it has started.
+    Delivery(DeliveryId),
 }
 
 /// An answer may have secrets in it.
@@ -80,6 +84,19 @@ impl Errands {
         now: Moment,
         work: impl FnOnce(MayBlock) -> Answer,
     ) -> io::Result<()> {
+        self.start_until(errand, path, now.instant + DEADLINE, reactor, now, work)
+    }
+
+    /// The same with another deadline.
+    pub(super) fn start_until(
+        &mut self,
+        errand: Errand,
+        path: &Path,
+        deadline: Instant,
+        reactor: &mut Reactor<PollToken>,
+        now: Moment,
+        work: impl FnOnce(MayBlock) -> Answer,
+    ) -> io::Result<()> {
         let (pid, pipe) = in_child(|mut out, may_block| {
             if let Ok(null) = File::open("/dev/null") {
                 descriptors::replace_standard_streams(&null);
@@ -96,7 +113,7 @@ impl Errands {
                     return Err(error);
                 }
             };
-        reactor.set_deadline(key, Some(now.instant + DEADLINE));
+        reactor.set_deadline(key, Some(deadline));
         let (path, answer) = (path.to_owned(), Zeroizing::new(Vec::with_capacity(ROOM)));
         let running = Running { pid, pipe, registered, answer, path, since: now, hangs: false };
         self.running.insert(errand, running);
@@ -106,8 +123,10 @@ impl Errands {
     /// Kills the child; its answer is then empty or truncated.
     pub(super) fn kill(&self, errand: Errand) {
         if let Some(running) = self.running.get(&errand) {
-            // It fails where it has just ended.
-            let _ = kill(running.pid, Signal::SIGKILL);
+            // It fails where it has just ended. It leads its session, with all that it has started.
+            if kill(Pid::from_raw(-running.pid.as_raw()), Signal::SIGKILL).is_err() {
+                let _ = kill(running.pid, Signal::SIGKILL);
+            }
         }
     }
 
@@ -141,6 +160,9 @@ impl Errands {
 
     /// Marks work without an answer as hanging.
     pub(super) fn on_deadline(&mut self, errand: Errand) {
+        if let Errand::Delivery(_) = errand {
+            return self.kill(errand);
+        }
         if let Some(running) = self.running.get_mut(&errand) {
             running.hangs = true;
             let path = running.path.display();
@@ -149,6 +171,8 @@ impl Errands {
                     "{path}, or a file that it names, does not answer: its file system hangs; the \
                      reload waits for it"
                 ),
+                // It is killed instead.
+                Errand::Delivery(_) => {}
                 Errand::OwnKey { .. } => {
                     warn!("{path} does not answer: its file system hangs; links wait for it");
                 }

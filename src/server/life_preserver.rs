@@ -218,6 +218,7 @@ impl Server {
                 crowded.insert(id);
             }
         });
+        self.notify_of_news(&published, now);
         self.record(&published, now);
     }
 

@@ -18,6 +18,7 @@ mod keys;
 mod life_preserver;
 mod link_io;
 mod links;
+mod notify;
 mod queued;
 mod reload;
 mod requests;
@@ -63,7 +64,8 @@ use jobs::Jobs;
 use keys::Keys;
 use life_preserver::Logs;
 use links::Links;
-use storage::Storage;
+use notify::Notifications;
+use storage::{Durable, Storage};
 use system_state::{Part, Probes};
 use users::Owner;
 
@@ -114,6 +116,8 @@ enum PollToken {
     Children,
     /// A client that holds a job owes an acknowledgement.
     Attachments,
+    /// The next step of a notification.
+    Notifications,
     /// The end of an orderly shutdown.
     Stop,
 }
@@ -168,6 +172,7 @@ struct Server {
     logs: Logs,
     file_workers: FileWorkers,
     errands: Errands,
+    notifications: Notifications,
     /// The configuration that was reloaded, until that is reported.
     reloaded: Option<String>,
     links: Links,
@@ -328,6 +333,7 @@ impl Server {
             | PollToken::Delayed(_)
             | PollToken::Keys
             | PollToken::Attachments
+            | PollToken::Notifications
             | PollToken::Stop => {}
         }
     }
@@ -338,6 +344,7 @@ impl Server {
         match errand {
             Errand::Reload => self.on_reload_read(&answer, now),
             Errand::OwnKey { legacy } => self.on_own_key(legacy, &answer, now),
+            Errand::Delivery(id) => self.on_delivered(id, &answer, now),
         }
     }
 
@@ -369,6 +376,7 @@ impl Server {
             PollToken::Logs => self.on_logs_deadline(now),
             PollToken::SystemState(part) => self.on_zpool_deadline(part, now),
             PollToken::Attachments => self.on_attachments_due(now),
+            PollToken::Notifications => self.notifications.notifier.on_deadline(now),
             PollToken::Stop => self.phase = Phase::Over,
             PollToken::Leftover(number) => {
                 self.jobs.on_leftover_due(number, &mut self.reactor, &mut self.scratch, now);
@@ -727,6 +735,7 @@ impl Server {
         loop {
             self.carry_out_effects(effects, now);
             timer.end_part("effects");
+            self.carry_out_notifications(now);
             self.take_accounts_outcomes(now);
             self.serve_passwords(now);
             self.run_system_state(now);
@@ -758,6 +767,7 @@ impl Server {
             self.flush_links(now);
         }
         self.go_on_with_logs(now);
+        self.carry_out_notifications(now);
         self.storage.store.end_of_turn(now.instant);
         self.storage.flush(&mut self.reactor, now.instant);
         self.accounts.flush(&mut self.reactor);
@@ -823,7 +833,11 @@ impl Server {
             Effect::Publish(event) => self.publish(event, now),
             Effect::PublishOutcome { serial } => self.request_publication(serial, now),
             Effect::Persist { serial, step, record } => {
-                self.storage.store.persist((serial, step), record, now.instant);
+                let ticket = Durable::Job((serial, step));
+                self.storage.store.persist(ticket, record, now.instant);
+            }
+            Effect::Failed { job, outcome, at } => {
+                self.notify_of_failure(&job, &outcome, &at, now);
             }
             Effect::Note { record } => self.storage.store.note(record, now.instant),
             Effect::Log { serial, at, limit, bytes } => {

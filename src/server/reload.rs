@@ -193,6 +193,8 @@ impl Server {
         self.system_state.reload(system_state::limits(config), now);
         self.accounts.helper.set_limits(start::accounts_limits(config));
         self.throttle.set_limits(start::throttle_limits(config));
+        self.notifications.notifier.set_hostname(&self.hostname);
+        self.notifications.notifier.configure(&self.config.notify, now);
         self.configure_logs();
         self.configure_links(now);
         self.look_at_callers(now);

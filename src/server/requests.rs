@@ -9,7 +9,7 @@ use crate::moment::Moment;
 use crate::net::Full;
 use crate::session::{Audit, Denied, Handled, RequestContext};
 use crate::wire::{
-    Command, ErrorCode, Frame, Need, Refusal, Reply, ReplyTo, Request, error, reply,
+    Command, ErrorCode, Frame, Need, NotifyCommand, Refusal, Reply, ReplyTo, Request, error, reply,
 };
 
 impl Server {
@@ -110,6 +110,12 @@ impl Server {
                 return self.store_queues(Some((id, reply_to, reply)), now);
             }
             Handled::Keys(command) => return self.take_key_command(id, reply_to, command, now),
+            Handled::Notify(NotifyCommand::Queue) => {
+                Ok(Reply::Table(self.waiting_notifications(now)))
+            }
+            Handled::Notify(NotifyCommand::Test { name }) => {
+                return self.test_notification(id, reply_to, &name, now);
+            }
             Handled::Wrong { what, why } => return self.on_wrong(id, reply_to, &what, why, now),
             Handled::History(question) => {
                 return self.ask_for_history(id, reply_to, question, now);

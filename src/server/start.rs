@@ -15,6 +15,7 @@ use super::jobs::Jobs;
 use super::keys::Keys;
 use super::life_preserver::Logs;
 use super::links::Links;
+use super::notify::Notifications;
 use super::storage::{Storage, paused_queues};
 use super::system_state::{self, Probes};
 use super::{Listening, Phase, PollToken, SCRATCH, Server};
@@ -88,6 +89,7 @@ pub(super) fn start(
     dispatcher.restore_paused(paused_queues(state));
     let mut jobs = Jobs::new(environment, &epoch, config.dispatcher.output_grace);
     take_over(&place, &mut dispatcher, &mut jobs, now)?;
+    let notifications = Notifications::begin(&config, &place, &hostname, now);
     let mut storage = Storage::new(place, store_limits(&config), (lock, directory), now.instant);
     storage.begin_early(&mut reactor, now.instant);
     let links = Links::begin(&config, may_block);
@@ -119,6 +121,7 @@ pub(super) fn start(
         logs,
         file_workers: FileWorkers::default(),
         errands: Errands::default(),
+        notifications,
         reloaded: None,
         links,
         storage,

@@ -66,6 +66,7 @@ impl Server {
             "queues": self.dispatcher.queue_sizes(),
             "paused_queues": self.dispatcher.paused_queues(),
             "store": self.storage.status(),
+            "notifications": self.notifications.status(now),
             "accounts": self.accounts.status(),
             "files": self.file_workers.status(),
             "hanging": self.hanging(),

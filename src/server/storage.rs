@@ -21,6 +21,7 @@ use crate::helper::store::{
     self, HistoryQuestion, KeysQuestion, Outcome, Part, RequestId, Store, StoreLocation,
 };
 use crate::moment::Moment;
+use crate::notify;
 use crate::reactor::Reactor;
 use crate::seal::{seal, unseal};
 use crate::sys::children::Exit;
@@ -47,9 +48,18 @@ pub(super) enum Purpose {
     Keys(Option<(ClientId, String)>),
 }
 
+/// A record that becomes durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Durable {
+    /// A step of a job.
+    Job(Ticket),
+    /// A step of a notification.
+    Notification(notify::Serial, notify::Step),
+}
+
 /// The store and its state.
 pub(super) struct Storage {
-    pub(super) store: Store<Ticket>,
+    pub(super) store: Store<Durable>,
     place: StoreLocation,
     lock: File,
     /// The state directory: open, so that its identity cannot be reused.
@@ -242,15 +252,21 @@ impl Storage {
 
 impl Server {
     /// Processes a result of the store.
-    pub(super) fn on_store_outcome(&mut self, outcome: Outcome<Ticket>, now: Moment) {
+    pub(super) fn on_store_outcome(&mut self, outcome: Outcome<Durable>, now: Moment) {
         match outcome {
-            Outcome::Persisted((serial, step)) => {
+            Outcome::Persisted(Durable::Notification(serial, step)) => {
+                self.notifications.notifier.persisted(serial, step, now);
+            }
+            Outcome::NotPersisted(Durable::Notification(serial, step), _) => {
+                self.notifications.notifier.not_persisted(serial, step, now);
+            }
+            Outcome::Persisted(Durable::Job((serial, step))) => {
                 if step == Step::File {
                     self.on_filed(serial, Ok(()));
                 }
                 self.dispatcher.persisted(serial, step, now);
             }
-            Outcome::NotPersisted((serial, step), why) => {
+            Outcome::NotPersisted(Durable::Job((serial, step)), why) => {
                 if step == Step::File {
                     self.on_filed(serial, Err(why));
                 }
@@ -270,7 +286,10 @@ impl Server {
                 error!("{why}: no job is taken until it does again; events go on");
                 self.dispatcher.set_storage(Err(why));
             }
-            Outcome::Retry => self.dispatcher.persist_again(),
+            Outcome::Retry => {
+                self.dispatcher.persist_again();
+                self.notifications.notifier.persist_again();
+            }
             Outcome::Available => {
                 info!("state storage answers again");
                 self.dispatcher.set_storage(Ok(()));

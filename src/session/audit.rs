@@ -28,6 +28,8 @@ pub enum Audit {
         /// Whether it is paused.
         paused: bool,
     },
+    /// A target of notifications is tested.
+    TestedNotification(String),
     /// The user registered a key.
     Registered(KeyId),
     /// A key was revoked.
@@ -62,6 +64,7 @@ impl Audit {
             | Reply::Attached(_)
             | Reply::Log { .. }
             | Reply::Check { .. }
+            | Reply::NotificationTested { .. }
             | Reply::Subscribed { .. }
             | Reply::Unsubscribed { .. }
             | Reply::Checksums { .. }
@@ -84,6 +87,7 @@ impl fmt::Display for Audit {
             Audit::Queue { name, paused } => {
                 write!(f, "{} queue={name:?}", if *paused { "paused" } else { "resumed" })
             }
+            Audit::TestedNotification(name) => write!(f, "tested notification={name:?}"),
             Audit::Registered(id) => write!(f, "registered key=\"{id}\""),
             Audit::Revoked { id, of } => write!(f, "revoked key=\"{id}\" of={of:?}"),
         }

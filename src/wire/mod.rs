@@ -26,7 +26,7 @@ pub use bridge::{
 };
 pub use command::{
     Attach, Command, CommandText, Credentials, Cursor, HistoryQuery, JobCommand, JobRequest,
-    JobUser, KeyCommand, NewKey, Since, Subscription, requests,
+    JobUser, KeyCommand, NewKey, NotifyCommand, Since, Subscription, requests,
 };
 pub use decimal::decimal;
 pub use decoder::Decoder;

@@ -159,6 +159,13 @@ pub enum Reply {
         /// Whether it is paused.
         paused: bool,
     },
+    /// A message was sent to test a target of notifications.
+    NotificationTested {
+        /// Whether the target has accepted it.
+        accepted: bool,
+        /// One line: the target's reply, or why it was not accepted.
+        reply: String,
+    },
     /// A check of the pools: `begun`, or `pending` where one was on its way.
     Check {
         /// Which of them.

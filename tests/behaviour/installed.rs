@@ -43,7 +43,7 @@ fn missing_tools_on_freebsd_are_named_as_packages() {
         rest.split_once("provide.sh ").unwrap().1.lines().next().unwrap().to_owned()
     };
     for (target, expected) in [
-        ("\ntest:", "missing; as root: pkg install rust bash python3 haproxy\n"),
+        ("\ntest:", "missing; as root: pkg install rust bash python3 haproxy msmtp\n"),
         ("\nlint:", "missing; as root: pkg install rust hs-ShellCheck bash zsh fish\n"),
     ] {
         let output = Command::new("/bin/sh")

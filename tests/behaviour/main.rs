@@ -41,6 +41,7 @@ mod lost_state;
 mod manual;
 mod merciless;
 mod news;
+mod notifications;
 mod output;
 mod passwords;
 mod pools;

@@ -366,6 +366,7 @@ impl Relay {
                 | Command::Key(_)
                 | Command::CheckPools
                 | Command::Job(_)
+                | Command::Notify(_)
                 | Command::Subscribe(_)
                 | Command::Unsubscribe(_),
             )

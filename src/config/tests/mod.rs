@@ -100,6 +100,7 @@ mod the_sample {
         let mut config = on_this_system(good(&sample_in_force()), SAMPLE);
         let links = std::mem::take(&mut config.bridge.link);
         assert_eq!(std::mem::take(&mut config.dispatcher.queue).len(), 1);
+        assert_eq!(std::mem::take(&mut config.notify).len(), 4);
         let sources = std::mem::take(&mut config.life_preserver.source);
         assert_eq!(config, Config::defaults(&Home::System));
         assert_eq!(sources.len(), 2);

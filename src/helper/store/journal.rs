@@ -455,6 +455,11 @@ impl Journal {
         Ok(is_lost)
     }
 
+    /// Whether records are pending.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending_keys.is_empty()
+    }
+
     /// Drops the pending records.
     pub(super) fn drop_pending(&mut self) {
         self.begin_pending();

@@ -8,6 +8,8 @@
 pub(super) enum Order {
     /// Append a line to the journal.
     Line(Vec<u8>),
+    /// Append a line to the journal of notifications.
+    Notification(Vec<u8>),
     /// Make all lines so far durable, and report it with this number.
     Commit(u64),
     /// Append to a job's log of at most `limit` bytes; `at` is the offset in the job's output.
@@ -117,6 +119,7 @@ impl Order {
             }
             Order::Event { lost, limit, frame } => put_event(out, *lost, *limit, frame),
             Order::History { request, question } => put(out, 12, &[*request], question),
+            Order::Notification(line) => put(out, 13, &[], line),
         }
     }
 
@@ -130,6 +133,9 @@ impl Order {
     fn read(kind: u8, payload: &[u8]) -> Option<Order> {
         if kind == 1 {
             return Some(Order::Line(payload.to_vec()));
+        }
+        if kind == 13 {
+            return Some(Order::Notification(payload.to_vec()));
         }
         let (first, rest) = number(payload)?;
         Some(match kind {
@@ -203,6 +209,7 @@ mod tests {
     fn messages_are_decoded_from_any_split_of_their_bytes() {
         let orders = [
             Order::Line(b"{}".to_vec()),
+            Order::Notification(b"{}".to_vec()),
             Order::Commit(u64::MAX),
             Order::Log { serial: 1, at: 2, limit: 3, text: b"x\n".to_vec() },
             Order::CloseLog(3),

@@ -98,7 +98,7 @@ enum Condition {
 struct Waiting<K> {
     ticket: K,
     /// Held until it is durable: a new child gets it again.
-    line: Vec<u8>,
+    line: Order,
     since: Instant,
     /// `None` where no child has it.
     commit: Option<u64>,
@@ -262,8 +262,17 @@ impl<K: Copy> Store<K> {
 
     /// Persists a record, a JSON object; the ticket is returned when it is durable, or has failed.
     pub fn persist(&mut self, ticket: K, line: Vec<u8>, now: Instant) {
+        self.persist_line(ticket, Order::Line(line), now);
+    }
+
+    /// The same of a record in the journal of notifications.
+    pub fn persist_notification(&mut self, ticket: K, line: Vec<u8>, now: Instant) {
+        self.persist_line(ticket, Order::Notification(line), now);
+    }
+
+    fn persist_line(&mut self, ticket: K, line: Order, now: Instant) {
         if self.hears() {
-            self.order(&Order::Line(line.clone()), now);
+            self.order(&line, now);
             self.uncommitted = true;
         }
         let commit = self.hears().then_some(self.last_commit + 1);
@@ -548,7 +557,7 @@ impl<K: Copy> Store<K> {
         let mut orders: Vec<Order> = Vec::new();
         for waiting in &mut self.waiting {
             waiting.commit = Some(commit);
-            orders.push(Order::Line(waiting.line.clone()));
+            orders.push(waiting.line.clone());
         }
         orders.extend(self.questions.values().map(|(question, _)| question.clone()));
         orders.iter().for_each(|order| self.order(order, now));

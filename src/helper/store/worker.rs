@@ -64,6 +64,11 @@ impl StoreLocation {
         self.directory.join("journal")
     }
 
+    /// Path of the journal of notifications, which has a directory of its own.
+    pub fn notifications(&self) -> PathBuf {
+        self.directory.join("notify").join("journal")
+    }
+
     /// Directory of the jobs' logs.
     pub fn logs(&self) -> PathBuf {
         self.directory.join("log")
@@ -137,6 +142,8 @@ struct Worker<'p> {
     may_block: MayBlock,
     /// Why there is none, where there should be one.
     journal: Result<Option<Journal>, String>,
+    /// The journal of notifications, opened for the first of them.
+    notifications: Option<Journal>,
     logs: BTreeMap<u64, JobLog>,
     /// Number of log orders carried out, and their bytes since the last report.
     logged: u64,
@@ -168,6 +175,7 @@ impl Worker<'_> {
             place,
             may_block,
             journal: Ok(None),
+            notifications: None,
             logs: BTreeMap::new(),
             logged: 0,
             unreported: 0,
@@ -208,6 +216,7 @@ impl Worker<'_> {
     fn carry_out(&mut self, order: Order) {
         match order {
             Order::Line(line) => self.record(&String::from_utf8_lossy(&line)),
+            Order::Notification(line) => self.record_notification(&String::from_utf8_lossy(&line)),
             Order::Commit(commit) => {
                 self.asked = Some(commit);
                 self.uncovered = false;
@@ -306,6 +315,37 @@ impl Worker<'_> {
         if let Err(why) = taken {
             self.lost = Some(why);
         }
+    }
+
+    fn record_notification(&mut self, object: &str) {
+        self.uncovered = true;
+        if !self.place.journal {
+            return;
+        }
+        let opened = match self.notifications.take() {
+            Some(journal) => Ok(journal),
+            None => self.open_notifications(),
+        };
+        let taken = opened.and_then(|mut journal| {
+            let taken = journal.append(object).map_err(|error| error.to_string());
+            self.notifications = Some(journal);
+            taken
+        });
+        if let Err(why) = taken {
+            self.lost = Some(why);
+        }
+    }
+
+    fn open_notifications(&self) -> Result<Journal, String> {
+        self.place.verify()?;
+        let path = self.place.notifications();
+        let made =
+            match path.parent().map(|parent| fs::DirBuilder::new().mode(0o700).create(parent)) {
+                Some(Err(error)) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+                Some(_) | None => Ok(()),
+            };
+        let opened = made.and_then(|()| Journal::open(&path));
+        opened.map_err(|error| format!("{}: {error}", path.display()))
     }
 
     fn append_event(&mut self, lost: u64, limit: u64, frame: &[u8]) {
@@ -449,6 +489,34 @@ impl Worker<'_> {
         if durable { self.place.verify() } else { Ok(()) }
     }
 
+    /// The same of the records of notifications, where there are any.
+    fn write_notifications(&mut self, durable: bool) -> Result<(), String> {
+        let Some(journal) = self.notifications.as_mut().filter(|journal| journal.has_pending())
+        else {
+            return Ok(());
+        };
+        if let Err(why) = self.place.verify() {
+            journal.drop_pending();
+            return Err(why);
+        }
+        let written = journal.write(durable);
+        let compacted = journal.compact();
+        match written {
+            Ok(_) => {}
+            Err(WriteError::AsBefore(error)) => return Err(error.to_string()),
+            Err(WriteError::Broken(error)) => {
+                self.notifications = None;
+                return Err(error.to_string());
+            }
+        }
+        // It is only longer then, and the next commit tries again.
+        if let Err(error) = compacted {
+            self.notifications = None;
+            self.remark(format!("cannot compact the journal of notifications: {error}"));
+        }
+        Ok(())
+    }
+
     /// Writes the pending records, and makes them durable if requested.
     fn commit(&mut self) {
         self.write_history();
@@ -456,7 +524,8 @@ impl Worker<'_> {
         if self.journal.is_err() && asked.is_some() {
             self.open_journal();
         }
-        let written = self.write(asked.is_some());
+        let written = self.write_notifications(asked.is_some());
+        let written = self.write(asked.is_some()).and(written);
         // Records lost after the last commit, or before, fail the next one.
         let before = self.lost.take_if(|_| asked.is_some());
         if std::mem::take(&mut self.uncovered) {

@@ -8,6 +8,7 @@ mod events;
 mod fields;
 mod job;
 mod key;
+mod notify;
 
 use serde_json::Value;
 
@@ -15,6 +16,7 @@ pub use authentication::Credentials;
 pub use events::{Cursor, HistoryQuery, Since, Subscription};
 pub use job::{Attach, CommandText, JobCommand, JobRequest, JobUser};
 pub use key::{KeyCommand, NewKey};
+pub use notify::NotifyCommand;
 
 use super::event::EventName;
 use super::reply::{ErrorCode, Refusal};
@@ -47,6 +49,8 @@ pub enum Command {
     CheckPools,
     /// Jobs and queues.
     Job(JobCommand),
+    /// Notifications.
+    Notify(NotifyCommand),
     /// Subscribe to events.
     Subscribe(Subscription),
     /// Unsubscribe from events.
@@ -57,7 +61,9 @@ impl Command {
     /// Whether the reply may wait for the store or a worker.
     pub fn may_wait(&self) -> bool {
         match self {
-            Command::History(_) | Command::Key(_) => true,
+            Command::History(_) | Command::Key(_) | Command::Notify(NotifyCommand::Test { .. }) => {
+                true
+            }
             Command::Job(command) => command.may_wait(),
             Command::Identify
             | Command::Authenticate(_)
@@ -66,6 +72,7 @@ impl Command {
             | Command::WhoAmI
             | Command::Status { .. }
             | Command::CheckPools
+            | Command::Notify(NotifyCommand::Queue)
             | Command::Subscribe(_)
             | Command::Unsubscribe(_) => false,
         }
@@ -80,7 +87,7 @@ const FULL: Need = Need::Role(Role::Full);
 
 /// Namespace, name, action, requirement, arguments. An action of `None` is any.
 #[rustfmt::skip]
-const TABLE: [(&str, &str, Option<&str>, Need, Parser); 31] = [
+const TABLE: [(&str, &str, Option<&str>, Need, Parser); 33] = [
     ("rpc", "identify", None, Need::Nothing, |_| Ok(Command::Identify)),
     ("rpc", "auth", None, Need::Nothing, authentication::password),
     ("rpc", "auth_token", None, Need::Nothing, authentication::token),
@@ -112,6 +119,8 @@ const TABLE: [(&str, &str, Option<&str>, Need, Parser); 31] = [
     ("rpc", "dispatcher", Some("kill"), FULL, job::kill),
     ("rpc", "dispatcher", Some("pause"), FULL, |args| job::set_paused(args, true)),
     ("rpc", "dispatcher", Some("resume"), FULL, |args| job::set_paused(args, false)),
+    ("rpc", "notify", Some("queue"), READ, notify::queue),
+    ("rpc", "notify", Some("test"), FULL, notify::test),
     ("events", "subscribe", None, READ, events::subscribe),
     ("events", "unsubscribe", None, READ, events::unsubscribe),
 ];

@@ -20,6 +20,7 @@ mod scene;
 mod skip;
 mod stuck;
 mod test_relay;
+mod webhook;
 mod zfs;
 
 use std::error::Error;
@@ -44,6 +45,7 @@ pub use scene::{Person, register_server};
 pub use skip::{has_loopback_addresses, skip};
 pub use stuck::StuckFs;
 pub use test_relay::{Bridge, BridgeIdentity, Meddler, RelayedClient, RelayedTunnel, Routed};
+pub use webhook::{Received, Reply, Webhook};
 pub use zfs::Zfs;
 
 /// Result of every step; any error ends the test or the section.
