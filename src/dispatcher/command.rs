@@ -5,7 +5,7 @@
 //! rejected, because it would not do what its author expects; `sh -c '…'` or a list of words is
 //! unambiguous.
 
-use crate::wire::Refusal;
+use crate::wire::{Quoted, Refusal};
 
 /// One command of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +30,9 @@ impl Command {
         match why {
             None => Command::from_recorded(line),
             Some(why) => Err(Refusal::bad_request(format!(
-                "command {line:?}: {why}; no shell runs a command: write sh -c '...' (run --sh) for \
-                 a script, or a list of words for exactly these arguments"
+                "command {}: {why}; no shell runs a command: write sh -c '...' (run --sh) for \
+                 a script, or a list of words for exactly these arguments",
+                Quoted(line)
             ))),
         }
     }
@@ -39,7 +40,7 @@ impl Command {
     /// Parses a line of the journal, which may contain what [`Command::from_line`] rejects: a list
     /// of words is recorded as a line.
     pub(super) fn from_recorded(line: &str) -> Result<Option<Command>, Refusal> {
-        let refuse = |why: &str| Refusal::bad_request(format!("command {line:?}: {why}"));
+        let refuse = |why: &str| Refusal::bad_request(format!("command {}: {why}", Quoted(line)));
         let words = shell_words::split(line).map_err(|_| refuse("a quote is not closed"))?;
         Command::checked(line.to_owned(), words).map_err(|why| refuse(&why))
     }
@@ -48,7 +49,7 @@ impl Command {
     pub fn from_words(words: Vec<String>) -> Result<Option<Command>, Refusal> {
         let shown = shell_words::join(&words);
         Command::checked(shown.clone(), words)
-            .map_err(|why| Refusal::bad_request(format!("command {shown:?}: {why}")))
+            .map_err(|why| Refusal::bad_request(format!("command {}: {why}", Quoted(&shown))))
     }
 
     fn checked(shown: String, words: Vec<String>) -> Result<Option<Command>, String> {

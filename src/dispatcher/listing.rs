@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::job::{Job, JobOutput, State};
 use super::{Dispatcher, LIST_PAGE, LOG_PART, OutcomeQuestion, Serial};
 use crate::helper::store::TextQuestion;
-use crate::wire::{ErrorCode, Excerpt, JobEvent, Refusal, encoded_len};
+use crate::wire::{ErrorCode, Excerpt, JobEvent, Quoted, Refusal, encoded_len};
 
 /// The page behind a job that was active, or finished, when it was listed: active jobs after the
 /// first number, if any, and finished ones before the second.
@@ -79,8 +79,9 @@ impl Dispatcher {
         // The last job of the previous page.
         let (active_after, finished_before) = match page {
             None => (Some(0), Serial::MAX),
-            Some(page) => read_page(page)
-                .ok_or_else(|| Refusal::bad_request(format!("no list has a page {page:?}")))?,
+            Some(page) => read_page(page).ok_or_else(|| {
+                Refusal::bad_request(format!("no list has a page {}", Quoted(page)))
+            })?,
         };
         let active = active_after.into_iter().flat_map(|after| {
             let later = self.jobs.range((Bound::Excluded(after), Bound::Unbounded));
@@ -140,7 +141,7 @@ impl Dispatcher {
         length: Option<u64>,
     ) -> Result<TextQuestion, Refusal> {
         let serial = self.find(id)?;
-        let gone = || Refusal::new(ErrorCode::NotFound, format!("no such job: {id:?}"));
+        let gone = || Refusal::new(ErrorCode::NotFound, format!("no such job: {}", Quoted(id)));
         let job = self.jobs.get(&serial).ok_or_else(gone)?;
         let length = length.unwrap_or(LOG_PART).min(LOG_PART);
         Ok(job.log_question(offset, usize::try_from(length).unwrap_or(usize::MAX)))
@@ -180,7 +181,8 @@ impl Dispatcher {
         };
         serial.filter(is_filed).ok_or_else(|| {
             let why = format!(
-                "no such job: {id:?}; \"sysadm-events jobs\" lists those that are retained"
+                "no such job: {}; \"sysadm-events jobs\" lists those that are retained",
+                Quoted(id)
             );
             Refusal::new(ErrorCode::NotFound, why)
         })

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::job::{Job, State};
 use super::{Dispatcher, LIST_PAGE, Serial, Step, class};
-use crate::wire::{ErrorCode, Event, QueueEvent, Refusal, encoded_len};
+use crate::wire::{ErrorCode, Event, QueueEvent, Quoted, Refusal, encoded_len};
 
 /// Place of a job among those that wait: the highest priority first, then in order of submission.
 pub(super) type Rank = (Reverse<i8>, Serial);
@@ -203,8 +203,9 @@ impl Dispatcher {
         }
         if !self.knows_queue(name) {
             let why = format!(
-                "no such queue: {name:?}; \"sysadm-events queues\" lists those that have jobs or \
-                 are configured"
+                "no such queue: {}; \"sysadm-events queues\" lists those that have jobs or are \
+                 configured",
+                Quoted(name)
             );
             return Err(Refusal::new(ErrorCode::NotFound, why));
         }

@@ -15,7 +15,7 @@ use crate::auth::Identity;
 use crate::auth::key::{
     Entry, InsertError, KeyChange, KeyId, KeyLimits, KeyStore, PublicKey, check_text,
 };
-use crate::wire::{ErrorCode, KeyCommand, NewKey, Refusal, Reply, rfc3339};
+use crate::wire::{ErrorCode, KeyCommand, NewKey, Quoted, Refusal, Reply, rfc3339};
 
 /// Maximum number of keys in one page of a list: encoding one takes some microseconds and up to two
 /// kilobytes.
@@ -80,7 +80,7 @@ pub fn settle_key_command(
                 return Err(Refusal::new(ErrorCode::Forbidden, why));
             }
             if keys.find(&id).is_none_or(|entry| entry.user != user) {
-                let why = format!("{user:?} has no such key");
+                let why = format!("{} has no such key", Quoted(&user));
                 return Err(Refusal::new(ErrorCode::NotFound, why));
             }
             let action = Audit::Revoked { id, of: user.clone() };
@@ -120,7 +120,10 @@ fn page_of<'a>(
     if let Some(page) = page {
         let id = KeyId::parse(&page);
         if !entries.by_ref().any(|entry| Some(entry.key.id()) == id) {
-            return Err(Refusal::bad_request(format!("no list of keys has a page {page:?}")));
+            return Err(Refusal::bad_request(format!(
+                "no list of keys has a page {}",
+                Quoted(&page)
+            )));
         }
     }
     let found: Vec<&Entry> = entries.by_ref().take(most).collect();

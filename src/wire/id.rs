@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
+use super::quoted::Quoted;
 use super::reply::Refusal;
 
 /// Maximum length of a job's id and of a queue's name, in bytes.
@@ -16,8 +17,10 @@ pub const MAX_NAME: usize = 128;
 /// Rejects text that cannot be a job's id or a queue's name; `what` names which of them it is.
 pub fn check_name(what: &str, name: &str) -> Result<(), Refusal> {
     if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
-        let why =
-            format!("{what} {name:?} must have 1 to {MAX_NAME} bytes and no control characters");
+        let why = format!(
+            "{what} {} must have 1 to {MAX_NAME} bytes and no control characters",
+            Quoted(name)
+        );
         return Err(Refusal::bad_request(why));
     }
     Ok(())

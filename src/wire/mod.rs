@@ -15,6 +15,7 @@ mod json;
 mod outcome;
 mod output;
 mod priority;
+mod quoted;
 mod reply;
 mod request;
 mod role;
@@ -43,6 +44,7 @@ pub use json::encoded_len;
 pub use outcome::{JobResult, Outcome};
 pub use output::{Chunk, binary_output, end_of_output, left_out_of_output, output_frames};
 pub use priority::Priority;
+pub use quoted::Quoted;
 pub use reply::{
     Attached, ErrorCode, Killed, Position, Refusal, Reply, Started, WhoAmI, error, reply,
 };

@@ -15,7 +15,10 @@ use super::role::Need;
 
 /// Maximum number of values in the arguments of one request: no request needs more, and each takes
 /// time of the loop.
-const MAX_VALUES: usize = 8192;
+const MAX_VALUES: usize = 4096;
+
+/// Maximum size of a namespace or a name in JSON, in bytes. None is longer, and replies repeat them.
+const MAX_NAME: usize = 256;
 
 /// The `id` of a request: JSON text of a string or a number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,6 +162,9 @@ fn wipe(value: &mut Value) {
 
 fn text_of(value: Option<&RawValue>, key: &str) -> Result<String, String> {
     let Some(value) = value else { return Err(format!("{key} is missing")) };
+    if value.get().len() > MAX_NAME {
+        return Err(format!("{key} has more than {MAX_NAME} bytes"));
+    }
     serde_json::from_str(value.get()).map_err(|_| format!("{key} must be a string"))
 }
 
@@ -239,8 +245,19 @@ mod tests {
         };
         assert_eq!(request(&text(MAX_VALUES)).need, None);
         let bad = refusal(&text(MAX_VALUES + 1));
-        assert!(bad.refusal.why.contains("8192 values"), "{}", bad.refusal.why);
+        assert!(bad.refusal.why.contains("4096 values"), "{}", bad.refusal.why);
         assert_eq!(bad.reply_to.id.as_json(), r#""x""#);
+    }
+
+    #[test]
+    fn long_name_is_refused_and_not_repeated() {
+        let long = "x".repeat(MAX_NAME);
+        for (namespace, name) in [(long.as_str(), "a"), ("rpc", long.as_str())] {
+            let text = format!(r#"{{"namespace":"{namespace}","name":"{name}","id":"x"}}"#);
+            let bad = refusal(&text);
+            assert!(bad.refusal.why.contains("256 bytes"), "{}", bad.refusal.why);
+            assert_eq!(bad.reply_to.namespace, "rpc");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The share of one user: requests of one client cost another one nothing.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use support::{Peer, Setup, Transport, client_header, until};
 
 use super::PROGRAM;
@@ -73,6 +73,71 @@ fn unfinished_messages_are_bounded_for_all_together() {
 }
 
 #[test]
+fn error_about_a_long_name_shows_only_its_beginning() {
+    let daemon = Setup::new(PROGRAM).unwrap().start().unwrap();
+    let mut peer = Peer::local(&daemon).unwrap();
+    let long = "\"".repeat(100_000);
+    let of_jobs = |action: &str, key: &str| {
+        let mut args = json!({ "action": action });
+        args[key] = long.as_str().into();
+        ("rpc", "dispatcher", args)
+    };
+    let mut unknown = json!({ "action": "submit", "commands": [["true"]] });
+    unknown[&long] = 1.into();
+    let mut run = json!({ "action": "run" });
+    run[&long] = "true".into();
+    for (namespace, name, args) in [
+        ("rpc", "dispatcher", json!({ "action": long })),
+        of_jobs("log", "job_id"),
+        of_jobs("attach", "job_id"),
+        of_jobs("restart", "job_id"),
+        of_jobs("list", "page"),
+        of_jobs("pause", "queue"),
+        of_jobs("run", "a"),
+        ("rpc", "dispatcher", unknown),
+        ("rpc", "dispatcher", run),
+        ("events", "subscribe", json!([long])),
+        ("events", "subscribe", json!({ "events": ["dispatcher"], "jobs": [long] })),
+        ("rpc", "history", json!({ "events": [long] })),
+    ] {
+        let refused = peer.refused(namespace, name, &args).unwrap();
+        let message = &refused.message;
+        let beginning: String = message.chars().take(2000).collect();
+        assert!(message.len() < 1000, "{name}: {} bytes: {beginning}", message.len());
+    }
+}
+
+#[test]
+fn many_jobs_killed_at_once_are_each_reported_once() {
+    const JOBS: usize = 200;
+    let daemon = Setup::new(PROGRAM).unwrap().start().unwrap();
+    let mut peer = Peer::watcher(&daemon).unwrap();
+    peer.submit(&json!({ "id": "first", "queue": "q", "commands": ["sleep 1000"] })).unwrap();
+    let id = |number: usize| format!("j{number}");
+    for number in 0..JOBS {
+        let commands = vec!["true"; 100];
+        let job = json!({ "id": id(number), "queue": "q", "commands": commands });
+        peer.submit(&job).unwrap();
+    }
+    let ids: Vec<String> = (0..JOBS).map(id).collect();
+    let killed = peer.kill(&json!(ids)).unwrap();
+    assert_eq!(killed.as_array().map(Vec::len), Some(JOBS));
+    let mut finished = Vec::new();
+    while finished.len() < JOBS {
+        let event = peer.event().unwrap();
+        if event["args"]["state"] == "finished" {
+            assert_eq!(event["args"]["result"], "cancelled");
+            finished.push(event["args"]["process_id"].as_str().unwrap().to_owned());
+        }
+    }
+    finished.sort_unstable();
+    finished.dedup();
+    assert_eq!(finished.len(), JOBS);
+    peer.kill(&json!("first")).unwrap();
+    peer.finished("first").unwrap();
+}
+
+#[test]
 fn oversized_requests_are_refused_before_they_cost_time() {
     let daemon = Setup::new(PROGRAM).unwrap().start().unwrap();
     let mut peer = Peer::local(&daemon).unwrap();
@@ -80,12 +145,15 @@ fn oversized_requests_are_refused_before_they_cost_time() {
     for number in 0..257 {
         run[format!("j{number}")] = "true".into();
     }
-    let words: Vec<&str> = vec!["w"; 8000];
+    let words: Vec<&str> = vec!["w"; 4000];
+    let env: Map<String, Value> =
+        (0..1025).map(|number| (format!("V{number}"), json!("x"))).collect();
     let wide: Vec<String> = vec!["w".repeat(20_000), "w".repeat(20_000)];
     for (args, code) in [
         (run, 413),
         (json!({ "action": "submit", "commands": [wide] }), 413),
         (json!({ "action": "kill", "job_id": words }), 413),
+        (json!({ "action": "submit", "commands": [["true"]], "env": env }), 413),
         (json!({ "action": "kill", "job_id": vec!["w"; 20_000] }), 400),
         (json!({ "action": "submit", "commands": [vec!["w"; 50_000]] }), 400),
     ] {

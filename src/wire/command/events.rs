@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::super::event::EventName;
 use super::super::id::JobId;
 use super::super::priority::Priority;
+use super::super::quoted::Quoted;
 use super::super::reply::Refusal;
 use super::super::time::parse_rfc3339;
 use super::fields::one_or_more;
@@ -121,14 +122,20 @@ pub(super) fn history(args: &mut Value) -> Result<Command, Refusal> {
     }))
 }
 
+/// Maximum number of names in a request about events, which may be repeated.
+const MOST_NAMES: usize = 64;
+
 fn known_names() -> String {
     EventName::ALL.map(EventName::canonical).join(", ")
 }
 
 fn parse_names(names: &[String]) -> Result<Vec<EventName>, Refusal> {
+    if names.len() > MOST_NAMES {
+        return Err(Refusal::bad_request(format!("more than {MOST_NAMES} names of events")));
+    }
     let parse = |name: &String| {
         EventName::parse(name).ok_or_else(|| {
-            Refusal::bad_request(format!("no event {name:?}; there are {}", known_names()))
+            Refusal::bad_request(format!("no event {}; there are {}", Quoted(name), known_names()))
         })
     };
     names.iter().map(parse).collect()

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::super::id::JobId;
+use super::super::quoted::Quoted;
 use super::super::reply::Refusal;
 
 /// The fields of the object that a request has as arguments; none without one. A field of null is
@@ -35,7 +36,10 @@ impl<'a> Fields<'a> {
         };
         let known: Vec<&str> = known.iter().copied().filter(|key| *key != "action").collect();
         let known = known.join(", ");
-        Err(Refusal::bad_request(format!("{what} does not know {unknown:?}; it knows {known}")))
+        Err(Refusal::bad_request(format!(
+            "{what} does not know {}; it knows {known}",
+            Quoted(unknown)
+        )))
     }
 
     pub(super) fn text(self, key: &str) -> Result<Option<&'a str>, Refusal> {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::super::decimal::decimal;
 use super::super::id::{JobId, check_name};
+use super::super::quoted::Quoted;
 use super::super::reply::{ErrorCode, Refusal};
 use super::fields::one_or_more;
 use super::{Command, Fields};
@@ -166,6 +167,8 @@ const BATCH: usize = 256;
 const DIRECTORY: usize = 1024;
 /// Maximum size of all variables together, in bytes.
 const ENVIRONMENT: usize = 32 * 1024;
+/// Maximum number of variables: each takes time of the loop.
+const VARIABLES: usize = 1024;
 /// Jobs that one may wait for.
 const AFTER: usize = 16;
 /// Bound of a priority, of either sign.
@@ -188,7 +191,10 @@ pub(super) fn run(args: &mut Value) -> Result<Command, Refusal> {
             value => line(value).map(|line| vec![line]),
         };
         let commands = lines.ok_or_else(|| {
-            Refusal::bad_request(format!("job {id:?}: a command is a string, or a list of strings"))
+            Refusal::bad_request(format!(
+                "job {}: a command is a string, or a list of strings",
+                Quoted(id)
+            ))
         })?;
         Ok(JobRequest { id: Some(JobId::parse("id", id)?), commands, ..JobRequest::default() })
     };
@@ -325,7 +331,7 @@ fn read_commands(fields: Fields<'_>, job: &str) -> Result<Vec<CommandText>, Refu
     let Some(Value::Array(commands)) = fields.get("commands") else {
         return Err(Refusal::bad_request("commands must be a list"));
     };
-    let refuse = |why| Refusal::bad_request(format!("job {job:?}: {why}"));
+    let refuse = |why| Refusal::bad_request(format!("job {}: {why}", Quoted(job)));
     let read = |command: &Value| match command {
         Value::String(line) => Ok(CommandText::Line(line.clone())),
         Value::Array(words) => {
@@ -430,8 +436,17 @@ fn read_env(fields: Fields<'_>) -> Result<BTreeMap<String, String>, Refusal> {
         Some(Value::Object(pairs)) => pairs,
         Some(_) => return refuse("env must be an object of strings"),
     };
+    let bytes = |value: &Value| value.as_str().map_or(0, str::len);
+    let bytes: usize = pairs.iter().map(|(name, value)| name.len() + bytes(value) + 2).sum();
+    if bytes > ENVIRONMENT || pairs.len() > VARIABLES {
+        let why = format!(
+            "env has {} variables of {bytes} bytes; {VARIABLES} of {ENVIRONMENT} bytes together \
+             are allowed",
+            pairs.len()
+        );
+        return Err(Refusal::new(ErrorCode::TooLarge, why));
+    }
     let mut env = BTreeMap::new();
-    let mut bytes = 0;
     for (name, value) in pairs {
         let Some(value) = value.as_str() else { return refuse("env must be an object of strings") };
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
@@ -439,12 +454,7 @@ fn read_env(fields: Fields<'_>) -> Result<BTreeMap<String, String>, Refusal> {
                 "env: a name must not be empty or hold '=', and nothing may hold a NUL byte",
             );
         }
-        bytes += name.len() + value.len() + 2;
         env.insert(name.clone(), value.to_owned());
-    }
-    if bytes > ENVIRONMENT {
-        let why = format!("env takes {bytes} bytes; {ENVIRONMENT} are allowed");
-        return Err(Refusal::new(ErrorCode::TooLarge, why));
     }
     Ok(env)
 }

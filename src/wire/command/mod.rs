@@ -19,6 +19,7 @@ pub use key::{KeyCommand, NewKey};
 pub use notify::NotifyCommand;
 
 use super::event::EventName;
+use super::quoted::Quoted;
 use super::reply::{ErrorCode, Refusal};
 use super::role::{Need, Role};
 use fields::Fields;
@@ -148,7 +149,8 @@ pub(super) fn parse(
 fn unknown(namespace: &str, name: &str, action: Option<&str>) -> Refusal {
     let actions = requests(Some(namespace), Some(name));
     if !actions.is_empty() {
-        let what = action.map_or("no action".to_owned(), |action| format!("no action {action:?}"));
+        let what =
+            action.map_or("no action".to_owned(), |action| format!("no action {}", Quoted(action)));
         return Refusal::bad_request(format!(
             "{what} of {namespace}/{name}; there are {}",
             actions.join(", ")
@@ -156,9 +158,9 @@ fn unknown(namespace: &str, name: &str, action: Option<&str>) -> Refusal {
     }
     let names = requests(Some(namespace), None);
     let why = if names.is_empty() {
-        format!("no namespace {namespace:?}; there are {}", requests(None, None).join(", "))
+        format!("no namespace {}; there are {}", Quoted(namespace), requests(None, None).join(", "))
     } else {
-        format!("no {name:?} in {namespace}; there are {}", names.join(", "))
+        format!("no {} in {namespace}; there are {}", Quoted(name), names.join(", "))
     };
     Refusal::new(ErrorCode::NotFound, why)
 }
