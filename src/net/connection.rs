@@ -39,6 +39,17 @@ pub enum Incoming {
     Message(String),
 }
 
+/// Result of [`Connection::flush`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// There is nothing left to be sent now.
+    All,
+    /// The socket is full: the reactor reports when it is writable.
+    Blocked,
+    /// The socket may accept more: to be called again in a later turn.
+    InPart,
+}
+
 /// Why a connection ended.
 #[derive(Debug)]
 pub enum End {
@@ -110,6 +121,9 @@ pub struct Connection<P: OutgoingMessage> {
     ends_bare: bool,
 }
 
+/// Bytes after which [`Connection::flush`] leaves the rest for later: messages are encoded when they
+/// are written, and a fast reader would take a whole outbox at once.
+const FLUSH: u64 = 64 * 1024;
 /// Maximum number of bytes per write.
 const PLAIN_WRITE: usize = 64 * 1024;
 /// One TLS record.
@@ -394,22 +408,26 @@ impl<P: OutgoingMessage> Connection<P> {
         self.message_due = None;
     }
 
-    /// Writes as much as possible. False where the socket is full.
-    pub fn flush(&mut self, now: Instant) -> Result<bool, End> {
+    /// Writes as much as the socket accepts, but only some [`FLUSH`] bytes.
+    pub fn flush(&mut self, now: Instant) -> Result<Flushed, End> {
         let before = self.sent;
-        let all = self.send();
+        let flushed = self.send();
         // A slow reader is alive, even if its pongs are delayed behind other output.
         if self.blocked && self.sent > before {
             self.heard = now;
         }
-        self.blocked = matches!(all, Ok(false));
-        all
+        self.blocked = matches!(flushed, Ok(Flushed::Blocked));
+        flushed
     }
 
-    fn send(&mut self) -> Result<bool, End> {
+    fn send(&mut self) -> Result<Flushed, End> {
+        let enough = self.sent + FLUSH;
         loop {
             if !self.flush_tls()? {
-                return Ok(false);
+                return Ok(Flushed::Blocked);
+            }
+            if self.sent >= enough && !self.outbox.is_empty() {
+                return Ok(Flushed::InPart);
             }
             let (socket, tls) = (&mut self.socket, &mut self.tls);
             let sent = match tls {
@@ -418,7 +436,7 @@ impl<P: OutgoingMessage> Connection<P> {
                     self.sent += written as u64;
                     Ok(written)
                 }),
-                Some(tls) if tls.is_handshaking() => return Ok(true),
+                Some(tls) if tls.is_handshaking() => return Ok(Flushed::All),
                 Some(tls) => {
                     self.outbox.send(TLS_WRITE, |slices| tls.writer().write_vectored(slices))
                 }
@@ -427,7 +445,7 @@ impl<P: OutgoingMessage> Connection<P> {
                 None => break,
                 Some(result) => {
                     if again(result)?.is_none() {
-                        return Ok(false);
+                        return Ok(Flushed::Blocked);
                     }
                 }
             }
@@ -440,7 +458,7 @@ impl<P: OutgoingMessage> Connection<P> {
             }
             self.socket.shutdown_write();
         }
-        Ok(true)
+        Ok(Flushed::All)
     }
 
     /// False where ciphertext remains that the socket does not accept.

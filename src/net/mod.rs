@@ -14,7 +14,7 @@ mod unauthenticated;
 mod upgrade;
 mod websocket;
 
-pub use connection::{Connection, End, Incoming, TransportLimits};
+pub use connection::{Connection, End, Flushed, Incoming, TransportLimits};
 pub use http::{Answer, Head, Upgrade};
 pub use listener::{Accepted, Listener, Transport, is_about_one_connection};
 pub use origin::AllowedOrigins;

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use super::queued::QueuedMessage;
 use crate::bridge::link::Caller;
-use crate::net::{Answer, CloseReason, Connection, End, Incoming, Outbox, Socket, TransportLimits};
+use crate::net::{
+    Answer, CloseReason, Connection, End, Flushed, Incoming, Outbox, Socket, TransportLimits,
+};
 
 /// A transport.
 pub(super) enum Carrier {
@@ -155,11 +157,12 @@ impl Carrier {
     }
 
     /// Sends as much as possible, for a connection of its own.
-    pub(super) fn flush(&mut self, now: Instant) -> Result<(), End> {
+    pub(super) fn flush(&mut self, now: Instant) -> Result<Flushed, End> {
         match self {
-            Carrier::Direct(connection) => connection.flush(now).map(drop),
+            Carrier::Direct(connection) => connection.flush(now),
             Carrier::Bridged(caller) if caller.is_gone() => Err(End::Closed),
-            Carrier::Bridged(_) => Ok(()),
+            // Its link sends it.
+            Carrier::Bridged(_) => Ok(Flushed::All),
         }
     }
 

@@ -23,8 +23,8 @@ use crate::charge::Charge;
 use crate::daemon::random_number;
 use crate::moment::Budget;
 use crate::net::{
-    Accepted, CloseReason, Connection, End, Full, Outbox, Peer, Room, Source, TransportLimits,
-    UnauthenticatedPool,
+    Accepted, CloseReason, Connection, End, Flushed, Full, Outbox, Peer, Room, Source,
+    TransportLimits, UnauthenticatedPool,
 };
 use crate::reactor::{Reactor, Registered};
 use crate::session::{Known, Session};
@@ -606,14 +606,21 @@ impl Clients {
         reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> Vec<(ClientId, End)> {
-        let mut over = Vec::new();
+        let (mut over, mut unfinished) = (Vec::new(), Vec::new());
         let mut waiting = std::mem::take(&mut self.dirty).into_iter();
         for id in waiting.by_ref() {
             let Some(client) = self.map.get_mut(&id) else { continue };
             client.dirty = false;
-            if let Err(end) = client.connection.flush(now) {
-                over.push((id, end));
-                continue;
+            match client.connection.flush(now) {
+                Err(end) => {
+                    over.push((id, end));
+                    continue;
+                }
+                Ok(Flushed::InPart) => {
+                    client.dirty = true;
+                    unfinished.push(id);
+                }
+                Ok(Flushed::All | Flushed::Blocked) => {}
             }
             if client.connection.speaking() {
                 self.speaking.push(id);
@@ -630,7 +637,7 @@ impl Clients {
                 break;
             }
         }
-        self.dirty.extend(waiting);
+        self.dirty.extend(waiting.chain(unfinished));
         over
     }
 

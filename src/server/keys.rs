@@ -13,13 +13,13 @@ use log::{error, info, warn};
 use super::clients::{ClientId, Until};
 use super::files::KEYS;
 use super::{PollToken, Server};
-use crate::auth::key::{Damaged, InsertError, KeyLimits, KeyStore};
+use crate::auth::key::{Damaged, InsertError, KeyLimits, KeyReader, KeyStore};
 use crate::auth::{Identity, LegacyBudget, Proof, Role};
 use crate::config::Config;
 use crate::daemon::log_damaged;
 use crate::helper::accounts::{Account, Found};
 use crate::helper::store::{KeysAnswer, KeysQuestion, Stamp};
-use crate::moment::Moment;
+use crate::moment::{Budget, Moment};
 use crate::net::CloseReason;
 use crate::session::{KeyEffect, settle_key_command};
 use crate::sys::may_block::MayBlock;
@@ -27,6 +27,16 @@ use crate::wire::{ErrorCode, KeyCommand, Refusal, Reply, ReplyTo};
 
 /// Retry interval of a failed read.
 const RETRY: Duration = Duration::from_secs(10);
+/// Time of a turn for the lines of the file.
+const READING: Duration = Duration::from_micros(1000);
+
+/// The content of the file, as far as it has been read.
+struct Reading {
+    reader: KeyReader,
+    /// Clients that changed the file, and their error replies, if any: a reply is sent when the
+    /// change is in force.
+    clients: Vec<(ClientId, Option<Refusal>)>,
+}
 
 /// The known keys.
 pub(super) struct Keys {
@@ -42,6 +52,8 @@ pub(super) struct Keys {
     again: bool,
     /// The failure was logged.
     failing: bool,
+    /// New content of the file, which is read in several turns.
+    reading: Option<Reading>,
     /// For throttled origins.
     pub(super) legacy_budget: LegacyBudget,
 }
@@ -72,6 +84,7 @@ impl Keys {
             asked: false,
             again: false,
             failing: false,
+            reading: None,
             legacy_budget: LegacyBudget::default(),
         }
     }
@@ -174,11 +187,10 @@ impl Server {
         answer: Result<Vec<u8>, String>,
         now: Moment,
     ) {
-        let answer = answer.and_then(|answer| {
-            serde_json::from_slice::<KeysAnswer>(&answer).map_err(|error| error.to_string())
-        });
+        let answer =
+            answer.and_then(|answer| KeysAnswer::decode(answer).map_err(|error| error.to_string()));
         let (refusal, file) = match answer {
-            Ok(KeysAnswer { refused, file, stamp }) => {
+            Ok((KeysAnswer { refused, stamp, .. }, file)) => {
                 self.keys.stamp = stamp;
                 self.keys.failing = false;
                 (refused.map(|why| Refusal::new(code(&why), why.to_string())), file)
@@ -194,24 +206,48 @@ impl Server {
                 (Some(Refusal::new(ErrorCode::Internal, why)), None)
             }
         };
-        // The reply first: the client's own key may have been revoked.
-        let (asker, is_ours) = (client.as_ref().map(|(id, _)| *id), client.is_none());
+        if let Some(file) = file {
+            // Later content replaces what is being read.
+            let before = self.keys.reading.take();
+            let clients = before.map(|reading| reading.clients).unwrap_or_default();
+            self.keys.reading = Some(Reading { reader: KeyReader::new(file), clients });
+        }
+        let is_ours = client.is_none();
         if let Some((id, did)) = client {
             // Even if the client has disconnected.
             if refusal.is_none() {
                 info!("{did}");
             }
-            self.answer_change(id, refusal);
+            match &mut self.keys.reading {
+                Some(reading) => reading.clients.push((id, refusal)),
+                None => self.answer_change(id, refusal),
+            }
         }
-        if let Some(file) = file {
-            self.take_keys(&file, asker, now);
-        }
+        self.go_on_reading_keys(now);
         if is_ours {
             self.keys.asked = false;
             if std::mem::take(&mut self.keys.again) {
                 self.ask_for_keys(now);
             }
         }
+    }
+
+    /// Reads lines of new content as long as the time for that allows; then the keys are in force.
+    pub(super) fn go_on_reading_keys(&mut self, now: Moment) {
+        let Some(reading) = &mut self.keys.reading else { return };
+        let budget = Budget::of(READING);
+        while reading.reader.read_line() {
+            if budget.is_spent() {
+                return self.reactor.again(PollToken::Keys);
+            }
+        }
+        let Some(Reading { reader, clients }) = self.keys.reading.take() else { return };
+        let askers: Vec<ClientId> = clients.iter().map(|(id, _)| *id).collect();
+        // The replies first: a client's own key may have been revoked.
+        for (id, refusal) in clients {
+            self.answer_change(id, refusal);
+        }
+        self.take_keys(reader, &askers, now);
     }
 
     fn answer_change(&mut self, id: ClientId, refusal: Option<Refusal>) {
@@ -221,8 +257,8 @@ impl Server {
         }
     }
 
-    fn take_keys(&mut self, file: &str, asker: Option<ClientId>, now: Moment) {
-        let (store, damaged) = KeyStore::parse(file.as_bytes());
+    fn take_keys(&mut self, reader: KeyReader, askers: &[ClientId], now: Moment) {
+        let (store, damaged) = reader.finish();
         let path = KeyStore::path(&self.config.paths.state);
         log_faults(&store, &damaged, &path, self.config.auth.max_legacy_keys);
         if store == self.keys.store {
@@ -230,12 +266,12 @@ impl Server {
         }
         info!("registered keys: {}", store.len());
         self.keys.store = store;
-        self.end_lost_keys(asker, now);
+        self.end_lost_keys(askers, now);
         self.links.keys_changed = true;
     }
 
-    /// Ends sessions whose key is no longer registered; `asker` gets its reply first.
-    fn end_lost_keys(&mut self, asker: Option<ClientId>, now: Moment) {
+    /// Ends sessions whose key is no longer registered; `askers` get their replies first.
+    fn end_lost_keys(&mut self, askers: &[ClientId], now: Moment) {
         let keys = &self.keys;
         self.tokens.revise(|identity| keys.back(identity).then(|| identity.clone()));
         let lost = |identity: &Identity| !keys.back(identity);
@@ -251,7 +287,7 @@ impl Server {
             client.session.revise(None);
             self.hub.leave(id);
             let reason = CloseReason::new(1008, "the key has been revoked");
-            if asker == Some(id) {
+            if askers.contains(&id) {
                 self.clients.close_when_sent(id, &reason, now.instant);
             } else {
                 self.clients.close(id, &reason, now.instant);

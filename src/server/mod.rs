@@ -102,7 +102,7 @@ enum PollToken {
     Groups,
     /// A delayed reply.
     Delayed(ClientId),
-    /// Another try to read the registered keys.
+    /// The registered keys: the next lines of their file; its deadline is for another try to read it.
     Keys,
     /// Host name and pools.
     SystemState(Part),
@@ -213,6 +213,8 @@ mod limits {
 const STEPS: usize = 3;
 /// Maximum number of connections accepted in a turn from one listener.
 const ACCEPTS: usize = 16;
+/// Maximum number of clients closed in a turn because all outboxes together are full.
+const CLOSED_AT_ONCE: usize = 8;
 /// Retry interval of a listener for which the system had no resources.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -324,6 +326,7 @@ impl Server {
                 self.jobs.on_trees(dispatcher, reactor, &mut self.scratch, now);
             }
             PollToken::Children => self.reap(now),
+            PollToken::Keys => self.go_on_reading_keys(now),
             PollToken::Dispatcher
             | PollToken::Turn
             | PollToken::Passwords
@@ -331,7 +334,6 @@ impl Server {
             | PollToken::Recheck
             | PollToken::Groups
             | PollToken::Delayed(_)
-            | PollToken::Keys
             | PollToken::Attachments
             | PollToken::Notifications
             | PollToken::Stop => {}
@@ -941,7 +943,8 @@ impl Server {
         for id in std::mem::take(&mut self.clients.overflowing) {
             self.close_slow(id, &format!("its outbox of {limit} bytes is full"), now);
         }
-        while let Some(id) = self.clients.fullest() {
+        for _ in 0..CLOSED_AT_ONCE {
+            let Some(id) = self.clients.fullest() else { return };
             if self.clients.get(id).is_some_and(|client| client.connection.is_open()) {
                 self.close_slow(id, "all outboxes together are full, and its is the fullest", now);
             } else {
@@ -949,6 +952,7 @@ impl Server {
                 self.end(id, "all outboxes together are full");
             }
         }
+        self.reactor.again(PollToken::Turn);
     }
 
     fn close_slow(&mut self, id: ClientId, why: &str, now: Moment) {

@@ -91,6 +91,32 @@ fn reconnecting_caller_is_not_spared_the_delay() {
 }
 
 #[test]
+fn right_key_behind_a_bridge_succeeds_while_wrong_ones_are_pending() {
+    let Some(key) = Key::ed25519().unwrap() else { return };
+    let bridge = Bridge::start().unwrap();
+    let daemon = start(&setup(&bridge, "no"), &key, &[]).unwrap();
+    let server = bridge.wait_for_servers(1).remove(0);
+    let open = |name: String| {
+        RelayedTunnel::open(bridge.client(&name), &server, daemon.fingerprint()).unwrap()
+    };
+    let wrong = frame("auth_token", &json!({ "token": "x" })).to_string();
+    let mut pending = Vec::new();
+    for number in 0..12 {
+        let mut tunnel = open(format!("guess-{number}"));
+        tunnel.send(&wrong).unwrap();
+        pending.push(tunnel);
+    }
+    for number in 0..8 {
+        let mut tunnel = open(format!("good-{number}"));
+        let first = tunnel.request("rpc", "auth_ssl", &json!({})).unwrap();
+        let string = first["test_string"].as_str().unwrap();
+        let proof = key.proof(&daemon, Transport::Tls, string).unwrap();
+        tunnel.request("rpc", "auth_ssl", &proof).unwrap();
+        tunnel.request("rpc", "query", &json!({})).unwrap();
+    }
+}
+
+#[test]
 fn unauthenticated_client_in_clear_has_usual_limits() {
     for allowed in ["no", "full"] {
         let bridge = Bridge::start().unwrap();

@@ -23,7 +23,7 @@ pub use own::{OwnKey, OwnKeyError};
 pub use private::{Kind, PrivateKey};
 pub use public::PublicKey;
 pub use store::{
-    ChangeError, Damaged, Entry, InsertError, KeyChange, KeyLimits, KeyStore, check_text,
+    ChangeError, Damaged, Entry, InsertError, KeyChange, KeyLimits, KeyReader, KeyStore, check_text,
 };
 
 use zeroize::Zeroizing;

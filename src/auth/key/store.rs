@@ -7,6 +7,7 @@
 //! Each line has a checksum: a byte changed by a bad disk could assign a key to another user. Lines
 //! without one are of an older version, and get theirs with the next change.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -245,6 +246,56 @@ pub fn check_text(what: &str, text: &str) -> Result<(), String> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyStore {
     entries: Vec<Entry>,
+    /// Their indexes.
+    by_id: BTreeMap<KeyId, usize>,
+}
+
+/// Reads the content of a file of keys line by line, so that a loop can divide that among turns: a
+/// key takes some 50 µs.
+#[derive(Debug)]
+pub struct KeyReader {
+    bytes: Vec<u8>,
+    /// Offset and number of the next line.
+    next: (usize, usize),
+    store: KeyStore,
+    damaged: Vec<Damaged>,
+}
+
+impl KeyReader {
+    /// A reader of this content.
+    pub fn new(bytes: Vec<u8>) -> KeyReader {
+        KeyReader { bytes, next: (0, 1), store: KeyStore::default(), damaged: Vec::new() }
+    }
+
+    /// Reads the next line; false where there is none. Of duplicate keys the first counts.
+    pub fn read_line(&mut self) -> bool {
+        let (begin, number) = self.next;
+        let Some(rest) = self.bytes.get(begin..).filter(|rest| !rest.is_empty()) else {
+            return false;
+        };
+        let end = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
+        let line = rest.get(..end).unwrap_or_default();
+        self.next = (begin + end + 1, number + 1);
+        if line.trim_ascii().is_empty() {
+            return true;
+        }
+        let store = &mut self.store;
+        let entry = read_line(line).and_then(|entry| match store.find(&entry.key.id()) {
+            _ if store.len() == MOST => Err(format!("there are more than {MOST} keys")),
+            Some(first) => Err(format!("the key stands there twice, first for {}", first.user)),
+            None => Ok(entry),
+        });
+        match entry {
+            Ok(entry) => store.push(entry),
+            Err(why) => self.damaged.push(Damaged { line: number, why, text: line.to_vec() }),
+        }
+        true
+    }
+
+    /// The keys of the lines that were read, and those of the lines that are damaged.
+    pub fn finish(self) -> (KeyStore, Vec<Damaged>) {
+        (self.store, self.damaged)
+    }
 }
 
 impl KeyStore {
@@ -257,7 +308,7 @@ impl KeyStore {
     ///
     /// # Errors A system call fails, or the file is larger than 8 MiB.
     pub fn read(path: &Path, may_block: MayBlock) -> io::Result<(KeyStore, Vec<Damaged>)> {
-        KeyStore::read_bytes(path, may_block).map(|bytes| KeyStore::parse(&bytes))
+        KeyStore::read_bytes(path, may_block).map(KeyStore::parse)
     }
 
     /// The content of the file, to be parsed.
@@ -277,25 +328,17 @@ impl KeyStore {
         Ok(bytes)
     }
 
-    /// Parses the content of a file; also returns the damaged lines. Of duplicate keys the first
-    /// counts.
-    pub fn parse(bytes: &[u8]) -> (KeyStore, Vec<Damaged>) {
-        let (mut store, mut damaged) = (KeyStore::default(), Vec::new());
-        for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            let entry = read_line(line).and_then(|entry| match store.find(&entry.key.id()) {
-                _ if store.len() == MOST => Err(format!("there are more than {MOST} keys")),
-                Some(first) => Err(format!("the key stands there twice, first for {}", first.user)),
-                None => Ok(entry),
-            });
-            match entry {
-                Ok(entry) => store.entries.push(entry),
-                Err(why) => damaged.push(Damaged { line: at + 1, why, text: line.to_vec() }),
-            }
-        }
-        (store, damaged)
+    /// Parses the content of a file; also returns the damaged lines. Takes long for many keys: in a
+    /// loop see [`KeyReader`].
+    pub fn parse(bytes: Vec<u8>) -> (KeyStore, Vec<Damaged>) {
+        let mut reader = KeyReader::new(bytes);
+        while reader.read_line() {}
+        reader.finish()
+    }
+
+    fn push(&mut self, entry: Entry) {
+        self.by_id.insert(entry.key.id(), self.entries.len());
+        self.entries.push(entry);
     }
 
     /// The content for the file.
@@ -366,7 +409,7 @@ impl KeyStore {
 
     /// The key with this identifier.
     pub fn find(&self, id: &KeyId) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.key.id() == *id)
+        self.entries.get(*self.by_id.get(id)?)
     }
 
     /// Keys that may be proven by a string that is encrypted as it is.
@@ -386,7 +429,7 @@ impl KeyStore {
         if entry.legacy && !entry.key.can_be_legacy() {
             return Err(InsertError::NotLegacy);
         }
-        let at = self.entries.iter().position(|known| known.key == entry.key);
+        let at = self.by_id.get(&entry.key.id()).copied();
         let known = at.and_then(|at| self.entries.get(at));
         if let Some(known) = known.filter(|known| known.user != entry.user) {
             return Err(InsertError::Taken(known.user.clone()));
@@ -413,7 +456,7 @@ impl KeyStore {
         if self.entries.len() >= limits.total {
             return Err(InsertError::Total(limits.total));
         }
-        self.entries.push(entry);
+        self.push(entry);
         Ok(())
     }
 
@@ -421,6 +464,8 @@ impl KeyStore {
     pub fn revoke(&mut self, user: &str, id: &KeyId) -> bool {
         let before = self.entries.len();
         self.entries.retain(|entry| entry.user != user || entry.key.id() != *id);
+        let ids = self.entries.iter().map(|entry| entry.key.id());
+        self.by_id = ids.zip(0..).collect();
         self.entries.len() < before
     }
 }

@@ -285,20 +285,41 @@ mod file {
     }
 
     #[test]
+    fn key_reader_reads_one_line_in_a_step() {
+        let mut store = KeyStore::default();
+        let limits = KeyLimits { of_user: 9, total: 9, ..LIMITS };
+        for _ in 0..5 {
+            store.insert(entry("ann", new_key(), false), &limits).unwrap();
+        }
+        let mut bytes = store.to_bytes();
+        bytes.extend(b"\n{\"user\"\n");
+        let mut reader = KeyReader::new(bytes);
+        let mut lines = 0;
+        while reader.read_line() {
+            lines += 1;
+        }
+        assert_eq!(lines, 7);
+        assert!(!reader.read_line());
+        let (read, damaged) = reader.finish();
+        assert_eq!(read, store);
+        assert_eq!(damaged.iter().map(|damaged| damaged.line).collect::<Vec<_>>(), [7]);
+    }
+
+    #[test]
     fn line_with_any_byte_changed_is_damaged_and_no_key() {
         let mut store = KeyStore::default();
         for (user, role) in [("ann", Role::Read), ("bob", Role::Full)] {
             add(&mut store, Entry { role, ..entry(user, new_key(), false) }).unwrap();
         }
         let bytes = store.to_bytes();
-        assert_eq!(KeyStore::parse(&bytes), (store.clone(), Vec::new()));
+        assert_eq!(KeyStore::parse(bytes.clone()), (store.clone(), Vec::new()));
         let first = bytes.iter().position(|byte| *byte == b'\n').unwrap();
         let [_, bob] = &store.iter().collect::<Vec<_>>()[..] else { panic!() };
         for at in 0..bytes.len() {
             for bits in [0x01, 0x02, 0x08, 0x20, 0x80] {
                 let mut changed = bytes.clone();
                 changed[at] ^= bits;
-                let (read, damaged) = KeyStore::parse(&changed);
+                let (read, damaged) = KeyStore::parse(changed);
                 assert!(!damaged.is_empty(), "byte {at}");
                 assert!(read.iter().all(|key| store.iter().any(|known| known == key)), "byte {at}");
                 if at < first {

@@ -20,8 +20,8 @@ use crate::charge::{Account, Charge};
 use crate::daemon::random_number;
 use crate::moment::Budget;
 use crate::net::{
-    Accepted, CloseReason, Connection, End, Full, Outbox, Peer, Room, Source, TransportLimits,
-    UnauthenticatedPool,
+    Accepted, CloseReason, Connection, End, Flushed, Full, Outbox, Peer, Room, Source,
+    TransportLimits, UnauthenticatedPool,
 };
 use crate::reactor::{Reactor, Registered};
 use crate::turns::Turns;
@@ -555,14 +555,21 @@ impl Connections {
         reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> Vec<(PeerNumber, End)> {
-        let mut over = Vec::new();
+        let (mut over, mut unfinished) = (Vec::new(), Vec::new());
         let mut waiting = std::mem::take(&mut self.dirty).into_iter();
         for number in waiting.by_ref() {
             let Some(connected) = self.map.get_mut(&number) else { continue };
             connected.dirty = false;
-            if let Err(end) = connected.connection.flush(now) {
-                over.push((number, end));
-                continue;
+            match connected.connection.flush(now) {
+                Err(end) => {
+                    over.push((number, end));
+                    continue;
+                }
+                Ok(Flushed::InPart) => {
+                    connected.dirty = true;
+                    unfinished.push(number);
+                }
+                Ok(Flushed::All | Flushed::Blocked) => {}
             }
             reactor.set_deadline(PollToken::Peer(number), connected.due());
             if connected.connection.outbox.is_below_half() {
@@ -573,7 +580,7 @@ impl Connections {
                 break;
             }
         }
-        self.dirty.extend(waiting);
+        self.dirty.extend(waiting.chain(unfinished));
         over
     }
 

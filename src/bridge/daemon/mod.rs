@@ -23,7 +23,7 @@ use nix::unistd::geteuid;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::relay::{Effect, PeerNumber, Registration, Relay, Standing};
-use crate::auth::key::KeyStore;
+use crate::auth::key::{KeyReader, KeyStore};
 use crate::auth::{LegacyBudget, Throttle};
 use crate::config::{Config, Home};
 use crate::daemon::{StartError, is_proxy, random_hex};
@@ -32,7 +32,7 @@ use crate::net::{
     Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Incoming, Listener, Peer,
     Room, Source, is_about_one_connection,
 };
-use crate::reactor::{Reactor, Ready, Registered, Signal, Watch};
+use crate::reactor::{Reactor, Ready, Registered, Signal, TurnTimer, Watch};
 use crate::sys::files::Files;
 use crate::wire::{Command, ErrorCode, Frame, Refusal, Reply, Request, reply};
 use connections::Connections;
@@ -48,7 +48,7 @@ enum PollToken {
     Delayed(PeerNumber),
     /// Reading of this peer is paused.
     Held(PeerNumber),
-    /// The file of registered keys.
+    /// The file of registered keys: its next lines; its deadline is for another try to read it.
     Keys,
     /// The turn of the searches for legacy keys.
     Searches,
@@ -106,6 +106,8 @@ struct Bridge {
     searches: VecDeque<PeerNumber>,
     /// The last attempt to read them failed.
     keys_are_old: bool,
+    /// New content of their file, which is read in several turns.
+    key_reader: Option<KeyReader>,
     /// Watch of the directory with the key file.
     _watch: Option<Watch>,
     forwarded: Forwarded,
@@ -121,7 +123,7 @@ const ORIGINAL_SERVER: &str = "sysadm-server";
 /// Bytes read at once from a peer: one TLS record.
 const SCRATCH: usize = 16 * 1024;
 /// The time that peers take of a turn, and the sending after that.
-const TURN: Duration = Duration::from_millis(3);
+const TURN: Duration = Duration::from_millis(2);
 /// Maximum number of messages of a peer processed in a turn.
 const MESSAGES: usize = 16;
 /// Bytes for the relay itself that count as one more message: it must parse them, and they may
@@ -129,6 +131,8 @@ const MESSAGES: usize = 16;
 const OBJECT: usize = 512;
 /// Maximum number of connections accepted in a turn from one listener.
 const ACCEPTS: usize = 16;
+/// Maximum number of peers closed in a turn because all queues together are full.
+const CLOSED_AT_ONCE: usize = 8;
 /// Retry interval of a listener for which the system had no resources.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Retry interval for reading keys: one of them may have been revoked.
@@ -148,11 +152,16 @@ pub fn run(config: Config, file: Option<PathBuf>, home: Home) -> Result<(), Star
             return Err(StartError::system("wait for events", error));
         }
         let now = Moment::now();
+        let mut timer = TurnTimer::begin();
         for ready in ready.drain(..) {
             bridge.on_ready(ready, now);
         }
+        timer.end_part("events");
         bridge.serve_peers(now);
+        timer.end_part("requests");
         bridge.settle(now);
+        timer.end_part("sending");
+        timer.end();
     }
     info!("stopped");
     Ok(())
@@ -198,9 +207,9 @@ impl Bridge {
                 }
             }
             PollToken::Searches => self.go_on_searching(now),
+            PollToken::Keys => self.go_on_reading_keys(),
             PollToken::Delayed(_)
             | PollToken::Held(_)
-            | PollToken::Keys
             | PollToken::News
             | PollToken::Turn
             | PollToken::Stop => {}
@@ -626,7 +635,8 @@ impl Bridge {
         for number in std::mem::take(&mut self.connections.overflowing) {
             self.close_slow(number, "its queue is full (queue)", now);
         }
-        while let Some(number) = self.connections.fullest() {
+        for _ in 0..CLOSED_AT_ONCE {
+            let Some(number) = self.connections.fullest() else { return };
             let why = "all queues together are full (queue_total)";
             if self.connections.peek(number).is_some_and(|c| c.connection.is_open()) {
                 self.close_slow(number, why, now);
@@ -636,6 +646,7 @@ impl Bridge {
                 self.end(number, why, now);
             }
         }
+        self.reactor.again(PollToken::Turn);
     }
 
     fn close_slow(&mut self, number: PeerNumber, why: &str, now: Moment) {

@@ -1,13 +1,19 @@
 //! SIGHUP: reloads configuration, certificate and keys without disconnecting a peer; and changes of
 //! the key file.
 
+use std::time::Duration;
+
 use log::{error, info, warn};
 
 use super::judge::registration;
 use super::{Bridge, KEYS_PAUSE, PollToken, start};
+use crate::auth::key::KeyReader;
 use crate::config::{Config, MAX_FILE, relay_needs_restart};
 use crate::daemon::log_fingerprint;
-use crate::moment::Moment;
+use crate::moment::{Budget, Moment};
+
+/// Time of a turn for the lines of the key file.
+const READING: Duration = Duration::from_micros(1000);
 
 impl Bridge {
     /// Reads all files again. An error in one of them changes nothing, but registered keys are
@@ -62,8 +68,8 @@ impl Bridge {
 
     /// Reads the file of registered keys, which may have changed.
     pub(super) fn read_keys(&mut self, now: Moment) {
-        let keys = match self.places.keys() {
-            Ok(keys) => keys,
+        let content = match self.places.keys() {
+            Ok(content) => content,
             Err(error) => {
                 self.reactor.set_deadline(PollToken::Keys, Some(now.instant + KEYS_PAUSE));
                 if !std::mem::replace(&mut self.keys_are_old, true) {
@@ -74,6 +80,21 @@ impl Bridge {
         };
         self.reactor.set_deadline(PollToken::Keys, None);
         self.keys_are_old = false;
+        self.key_reader = Some(KeyReader::new(content));
+        self.go_on_reading_keys();
+    }
+
+    /// Reads lines of new content as long as the time for that allows; then the keys are in force.
+    pub(super) fn go_on_reading_keys(&mut self) {
+        let Some(reader) = &mut self.key_reader else { return };
+        let budget = Budget::of(READING);
+        while reader.read_line() {
+            if budget.is_spent() {
+                return self.reactor.again(PollToken::Keys);
+            }
+        }
+        let Some(reader) = self.key_reader.take() else { return };
+        let keys = self.places.parsed_keys(reader);
         if keys == self.keys {
             return;
         }

@@ -19,7 +19,7 @@ use super::anchored_file::AnchoredFile;
 use super::connections::{ConnectionLimits, Connections};
 use super::words::BESIDE;
 use super::{Bridge, Forwarded, Listening, Phase, PollToken, SCRATCH};
-use crate::auth::key::KeyStore;
+use crate::auth::key::{KeyReader, KeyStore};
 use crate::auth::{self, LegacyBudget, Throttle};
 use crate::bridge::relay::Relay;
 use crate::config::{Config, Home, Relay as Section};
@@ -76,15 +76,19 @@ impl AnchoredFiles {
         Ok(Identity { tls, sha256 })
     }
 
-    /// Reads the registered keys.
-    pub(super) fn keys(&self) -> io::Result<KeyStore> {
-        let bytes = match self.keys.read(KEYS) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            other => other?,
-        };
-        let (keys, damaged) = KeyStore::parse(&bytes);
+    /// Reads the file of registered keys; a missing one has no content.
+    pub(super) fn keys(&self) -> io::Result<Vec<u8>> {
+        match self.keys.read(KEYS) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// The keys that were read, after a message about each damaged line.
+    pub(super) fn parsed_keys(&self, reader: KeyReader) -> KeyStore {
+        let (keys, damaged) = reader.finish();
         log_damaged(&self.keys.path, &damaged);
-        Ok(keys)
+        keys
     }
 }
 
@@ -125,10 +129,13 @@ pub(super) fn start(
             .map_err(|error| StartError::system("become the user of the bridge", error))?;
         info!("running as {}", user.name);
     }
-    let keys = places.keys().map_err(|error| {
+    let content = places.keys().map_err(|error| {
         let path = KeyStore::path(&relay.state);
         StartError::Directory(path, format!("cannot read the registered keys: {error}"))
     })?;
+    let mut reader = KeyReader::new(content);
+    while reader.read_line() {}
+    let keys = places.parsed_keys(reader);
     confine(&places, &bound).map_err(|error| StartError::system("confine itself", error))?;
 
     let origins = origins(&config, &hostname, &bound);
@@ -152,6 +159,7 @@ pub(super) fn start(
         keys,
         searches: Default::default(),
         keys_are_old: false,
+        key_reader: None,
         _watch: watch,
         forwarded: Forwarded::default(),
         phase: Phase::Serving,

@@ -21,15 +21,29 @@ pub struct KeysQuestion {
     pub known: Option<Stamp>,
 }
 
-/// The reply.
+/// The reply: one line of JSON, and behind it the content of the file, which the loop need not
+/// parse at once.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct KeysAnswer {
     /// Why the change was rejected.
     pub refused: Option<InsertError>,
-    /// The content of the file; `None` if already known.
-    pub file: Option<String>,
+    /// The content of the file follows; otherwise it is known.
+    is_new: bool,
     /// The stamp of the file; `None` where there is none.
     pub stamp: Option<Stamp>,
+}
+
+impl KeysAnswer {
+    /// Decodes a reply: its first line, and the content of the file unless that is known.
+    ///
+    /// # Errors The bytes are no reply.
+    pub fn decode(mut bytes: Vec<u8>) -> io::Result<(KeysAnswer, Option<Vec<u8>>)> {
+        let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+        let answer: KeysAnswer = serde_json::from_slice(bytes.get(..end).unwrap_or_default())?;
+        bytes.drain(..bytes.len().min(end + 1));
+        let file = answer.is_new.then_some(bytes);
+        Ok((answer, file))
+    }
 }
 
 /// In the store.
@@ -45,11 +59,13 @@ pub(super) fn answer(path: &Path, question: &[u8], may_block: MayBlock) -> io::R
     }
     // The stamp first: a change in between is then read once more, not once less.
     answer.stamp = stamp(path, may_block)?;
-    if answer.stamp.is_none() || answer.stamp != question.known {
-        let bytes = KeyStore::read_bytes(path, may_block)?;
-        answer.file = Some(String::from_utf8_lossy(&bytes).into_owned());
+    answer.is_new = answer.stamp.is_none() || answer.stamp != question.known;
+    let mut bytes = serde_json::to_vec(&answer)?;
+    bytes.push(b'\n');
+    if answer.is_new {
+        bytes.append(&mut KeyStore::read_bytes(path, may_block)?);
     }
-    Ok(serde_json::to_vec(&answer)?)
+    Ok(bytes)
 }
 
 fn stamp(path: &Path, _: MayBlock) -> io::Result<Option<Stamp>> {
