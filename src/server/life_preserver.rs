@@ -170,6 +170,10 @@ impl Server {
         if self.logs_wait_for_subscriber(now) || !self.logs.awake {
             return;
         }
+        if !self.deliveries.is_empty() {
+            // Earlier events first.
+            return self.reactor.again(PollToken::Logs);
+        }
         self.logs.awake = false;
         self.logs.room.begin_turn();
         let mut left = (DELIVERIES / (self.hub.subscribers() + 1)).max(1);

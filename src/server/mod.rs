@@ -54,7 +54,7 @@ use crate::reactor::{Reactor, Ready, Registered, Signal, TurnTimer};
 use crate::session::{Audit, Known};
 use crate::sys::children;
 use crate::system_state::SystemState;
-use crate::wire::{Event, Published, gap};
+use crate::wire::{Event, Published, Spelling, gap};
 use accounts::AccountsHelper;
 use attachments::Attachments;
 use clients::{ClientId, Clients, Until};
@@ -130,6 +130,13 @@ struct Listening {
     configured: Address,
 }
 
+/// An event, and its recipients that have not got it yet. To join it with what waits for a slow one
+/// takes time.
+struct Delivery {
+    event: Rc<Published>,
+    recipients: VecDeque<(ClientId, Spelling)>,
+}
+
 /// Phase of an orderly shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -161,6 +168,8 @@ struct Server {
     keys: Keys,
     hub: Hub,
     dispatcher: Dispatcher,
+    /// Events that subscribers get next, in order.
+    deliveries: VecDeque<Delivery>,
     /// Commands to be started, in order: each takes the time of a fork.
     starts: VecDeque<(Serial, usize)>,
     /// The kind of [`Server::next_step`] that came last.
@@ -743,7 +752,7 @@ impl Server {
             self.run_system_state(now);
             timer.end_part("accounts and pools");
             let sending = *sending.get_or_insert_with(|| Budget::of(limits::SENDING));
-            if !self.dispatcher.has_pending_output() {
+            if self.deliveries.is_empty() && !self.dispatcher.has_pending_output() {
                 // Both read jobs as they are now, so they follow what was printed and published.
                 self.send_current_state(sending, now);
                 self.advance_attachments(now);
@@ -788,10 +797,24 @@ impl Server {
 
     /// Whether effects are left for the next turn. More output and ends of commands wait for that.
     fn has_effects(&self) -> bool {
-        self.dispatcher.has_effects() || !self.starts.is_empty()
+        self.dispatcher.has_effects() || !self.deliveries.is_empty() || !self.starts.is_empty()
     }
 
-    /// Carries out effects of the dispatcher; and then, in turn, results of the store, commands to
+    /// Gives the next recipient its event; false where there is none.
+    fn deliver_next(&mut self) -> bool {
+        let Some(delivery) = self.deliveries.front_mut() else { return false };
+        match delivery.recipients.pop_front() {
+            // It may have ended its subscription, or lost its role, since.
+            Some((id, spelling)) if self.hub.wants(id, delivery.event.event.name()) => {
+                self.clients.deliver(id, &delivery.event, spelling);
+            }
+            Some(_) => {}
+            None => drop(self.deliveries.pop_front()),
+        }
+        true
+    }
+
+    /// Delivers events and carries out effects of the dispatcher; and then, in turn, results of the store, commands to
     /// be started, and work on many jobs, each of which has effects again; until there is nothing
     /// left or the time is over.
     fn carry_out_effects(&mut self, budget: Budget, now: Moment) {
@@ -806,6 +829,9 @@ impl Server {
 
     /// False where the kind of step whose turn it is had nothing to do.
     fn next_step(&mut self, now: Moment) -> bool {
+        if self.deliver_next() {
+            return true;
+        }
         if let Some(effect) = self.dispatcher.next_effect() {
             self.carry_out(effect, now);
             return true;
@@ -877,11 +903,11 @@ impl Server {
             self.dispatcher.reported(serial, self.hub.seq() + 1, now);
             self.attachments.touch(serial);
         }
-        let clients = &mut self.clients;
-        let published = self
-            .hub
-            .publish(event, now, |id, event, spelling| clients.deliver(id, event, spelling));
-        self.record(&published, now);
+        let mut recipients = VecDeque::new();
+        let event =
+            self.hub.publish(event, now, |id, _, spelling| recipients.push_back((id, spelling)));
+        self.record(&event, now);
+        self.deliveries.push_back(Delivery { event, recipients });
     }
 
     /// Appends an event to the history on disk.

@@ -53,7 +53,7 @@ impl net::OutgoingMessage for QueuedMessage {
         match (&self, &newer) {
             (QueuedMessage::Event(older, _), QueuedMessage::Event(newest, spelling)) => {
                 match older.joined(newest) {
-                    Some(joined) => QueuedMessage::Event(Rc::new(joined), *spelling),
+                    Some(joined) => QueuedMessage::Event(joined, *spelling),
                     None => newer,
                 }
             }

@@ -113,6 +113,7 @@ pub(super) fn start(
         keys,
         hub: Hub::new(&epoch, config.events.max_event, config.events.ring),
         dispatcher,
+        deliveries: VecDeque::new(),
         starts: VecDeque::new(),
         last_step: 0,
         attachments: Default::default(),

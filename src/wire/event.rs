@@ -3,8 +3,8 @@
 //! An event is published once for all subscribers. It is encoded at most once per spelling:
 //! subscribers share the bytes.
 
-use std::cell::OnceCell;
-use std::rc::Rc;
+use std::cell::{OnceCell, RefCell};
+use std::rc::{Rc, Weak};
 
 use serde_json::{Map, Value, json};
 
@@ -247,6 +247,9 @@ pub struct Published {
     present: bool,
     max_event: usize,
     frames: [OnceCell<Rc<[u8]>>; Spelling::COUNT],
+    /// The last newer event that was joined with this one, and the result: clients that are equally
+    /// slow share it.
+    joined: RefCell<(Weak<Published>, Weak<Published>)>,
 }
 
 impl Published {
@@ -259,7 +262,8 @@ impl Published {
         max_event: usize,
     ) -> Published {
         let frames = std::array::from_fn(|_| OnceCell::new());
-        Published { event, seq, epoch, time, present: false, max_event, frames }
+        let joined = RefCell::default();
+        Published { event, seq, epoch, time, present: false, max_event, frames, joined }
     }
 
     /// The same as a part of the current state, marked so in the extended form.
@@ -270,7 +274,22 @@ impl Published {
     /// Coalesces this event with a newer one: a job's running events become one, and a state
     /// retains the news of an older one. `None` where the newer one supersedes this. Position and
     /// number are the newer one's.
-    pub fn joined(&self, newer: &Published) -> Option<Published> {
+    pub fn joined(&self, newer: &Rc<Published>) -> Option<Rc<Published>> {
+        if let Some(joined) = self.joined_before(newer) {
+            return Some(joined);
+        }
+        let joined = Rc::new(self.join(newer)?);
+        self.joined.replace((Rc::downgrade(newer), Rc::downgrade(&joined)));
+        Some(joined)
+    }
+
+    fn joined_before(&self, newer: &Rc<Published>) -> Option<Rc<Published>> {
+        let last = self.joined.borrow();
+        let is_same = std::ptr::eq(last.0.as_ptr(), Rc::as_ptr(newer));
+        last.1.upgrade().filter(|_| is_same)
+    }
+
+    fn join(&self, newer: &Published) -> Option<Published> {
         let joined = match (&self.event, &newer.event) {
             (Event::Job(mine), Event::Job(theirs)) if mine.is_running() && !newer.present => {
                 let mut joined = mine.clone();
@@ -431,9 +450,11 @@ mod tests {
         let later = Published::new(renamed.event.present(), 9, "e1".into(), "".into(), 1024);
         assert_eq!(args(&later), json!({"hostname": "b", "priority": "0 - Information"}));
         // A slow reader gets only the newest state, including the news.
-        let joined = renamed.joined(&state("b", false)).unwrap();
+        let newer = Rc::new(state("b", false));
+        let joined = renamed.joined(&newer).unwrap();
+        assert!(Rc::ptr_eq(&joined, &renamed.joined(&newer).unwrap()), "computed once");
         assert_eq!((args(&joined), joined.seq), (args(&renamed), 8));
-        assert!(state("b", false).joined(&renamed).is_none());
+        assert!(state("b", false).joined(&Rc::new(renamed)).is_none());
     }
 
     #[test]

@@ -124,7 +124,7 @@ fn many_jobs_killed_at_once_are_each_reported_once() {
     assert_eq!(killed.as_array().map(Vec::len), Some(JOBS));
     let mut finished = Vec::new();
     while finished.len() < JOBS {
-        let event = peer.event().unwrap();
+        let event = peer.frame().unwrap();
         if event["args"]["state"] == "finished" {
             assert_eq!(event["args"]["result"], "cancelled");
             finished.push(event["args"]["process_id"].as_str().unwrap().to_owned());

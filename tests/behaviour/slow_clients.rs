@@ -43,9 +43,9 @@ fn fullest(observer: &mut Peer) -> u64 {
 fn back_up(peer: &mut Peer, observer: &mut Peer, bytes: u64) -> usize {
     let patience = Instant::now() + PATIENCE;
     let mut asked = 0;
-    // Bytes reported by one status may be sent at the end of that turn; the next ones show that
-    // they were not.
-    while (0..3).any(|_| fullest(observer) < bytes) {
+    // Bytes reported by one status may be sent in this turn and, since a turn sends a part only, in
+    // the next ones; further replies show that they were not.
+    while (0..20).any(|_| fullest(observer) < bytes) {
         assert!(Instant::now() < patience, "its outbox does not fill");
         peer.post("rpc", "dispatcher", &page()).unwrap();
         asked += 1;
