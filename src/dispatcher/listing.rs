@@ -6,7 +6,7 @@ use std::ops::Bound;
 use serde_json::{Map, Value, json};
 
 use super::job::{Job, JobOutput, State};
-use super::{Dispatcher, LIST_PAGE, LOG_PART, OutcomeQuestion, Serial};
+use super::{Dispatcher, LIST_COMMAND, LIST_PAGE, LOG_PART, OutcomeQuestion, Serial};
 use crate::helper::store::TextQuestion;
 use crate::wire::{ErrorCode, Excerpt, JobEvent, Quoted, Refusal, encoded_len};
 
@@ -111,6 +111,7 @@ impl Dispatcher {
                 entry["paused"] = true.into();
             }
             bytes += encoded_len(&job.head.id) + entry.to_string().len();
+            bytes += LIST_COMMAND * job.head.commands.len();
             if last.is_some() && bytes > LIST_PAGE {
                 next = last;
                 break;

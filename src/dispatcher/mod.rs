@@ -115,6 +115,9 @@ const LOG_PART: u64 = 64 * 1024;
 
 /// Maximum size of one page of a list, in bytes of JSON.
 const LIST_PAGE: usize = 64 * 1024;
+/// Bytes as which each command of a job counts in addition: short ones take as much time as long
+/// ones.
+const LIST_COMMAND: usize = 32;
 /// Jobs that one call ends, or serves for their deadlines. [`Dispatcher::go_on`] does the rest.
 const AT_ONCE: usize = 16;
 
