@@ -196,7 +196,7 @@ fn parse(mut words: Words) -> Result<Arguments, Exit> {
     if arguments.events.is_empty() && is_of_jobs {
         arguments.events.push(EventName::Dispatcher);
     } else if arguments.events.is_empty() {
-        arguments.events = EventName::ALL.to_vec();
+        arguments.events = EventName::ORIGINAL.to_vec();
     }
     // The end of a named job is of interest.
     arguments.wanted.verbose |= !arguments.jobs.is_empty();
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn all_events_where_none_is_named() {
-        assert_eq!(parse(words(&[])).unwrap().events, EventName::ALL);
+        assert_eq!(parse(words(&[])).unwrap().events, EventName::ORIGINAL);
         let some = parse(words(&["system_state", "--json", "dispatcher", "System-State"])).unwrap();
         assert_eq!(some.events, [EventName::SystemState, EventName::Dispatcher]);
         assert!(some.json);

@@ -196,6 +196,8 @@ impl Server {
         self.notifications.notifier.set_hostname(&self.hostname);
         self.notifications.notifier.configure(&self.config.notify, now);
         self.configure_logs();
+        self.alerts.configure(&self.config);
+        self.configure_expectations(now);
         self.configure_links(now);
         self.look_at_callers(now);
         self.warn_of_callers();

@@ -44,6 +44,10 @@ pub(super) enum Purpose {
     Queues(Option<(ClientId, Reply)>),
     /// Positions of logs, and the number of bytes of logs up to them.
     Logs(u64),
+    /// Records of a part of the alerts.
+    Alerts(usize),
+    /// Times of expected jobs.
+    Expectations,
     /// The registered keys, possibly changed for a client; its action, for the log.
     Keys(Option<(ClientId, String)>),
 }
@@ -363,6 +367,8 @@ impl Server {
             }
             Purpose::Queues(client) => self.on_queues_stored(client, answer.map(drop)),
             Purpose::Logs(consumed) => self.on_logs_persisted(consumed, answer.map(drop), now),
+            Purpose::Alerts(part) => self.on_alerts_stored(part, answer.map(drop), now),
+            Purpose::Expectations => self.on_expectations_stored(answer.map(drop)),
             Purpose::Keys(client) => self.on_keys(client, answer, now),
         }
     }
@@ -455,6 +461,24 @@ impl Server {
     pub(super) fn persist_logs(&mut self, name: &str, memory: Vec<u8>, consumed: u64, now: Moment) {
         let request = self.storage.store.replace(name, memory, now.instant);
         self.storage.questions.insert(request, Purpose::Logs(consumed));
+    }
+
+    /// Stores the records of a part of the alerts.
+    pub(super) fn store_alert_part(
+        &mut self,
+        part: usize,
+        name: &str,
+        records: Vec<u8>,
+        now: Moment,
+    ) {
+        let request = self.storage.store.replace(name, records, now.instant);
+        self.storage.questions.insert(request, Purpose::Alerts(part));
+    }
+
+    /// Stores the times of expected jobs.
+    pub(super) fn store_expectations(&mut self, name: &str, times: Vec<u8>, now: Moment) {
+        let request = self.storage.store.replace(name, times, now.instant);
+        self.storage.questions.insert(request, Purpose::Expectations);
     }
 
     /// Requests the outcome of a job, to be published.

@@ -32,8 +32,8 @@ pub use command::{
 pub use decimal::decimal;
 pub use decoder::Decoder;
 pub use event::{
-    Event, EventName, LifePreserverEvent, Published, QueueEvent, Spelling, StateNews,
-    SystemStateEvent, gap,
+    AlertEvent, Event, EventName, LifePreserverEvent, NoticeEvent, Published, QueueEvent, Spelling,
+    StateNews, SystemStateEvent, gap,
 };
 pub use excerpt::{Excerpt, Shown, left_out_marker};
 pub use id::{JobId, KeyId, MAX_NAME, check_name};
