@@ -77,7 +77,7 @@ const USES: [(&str, &[&str]); 30] = [
     ("seal", &[]),
     ("sys", &[]),
     ("turns", &[]),
-    ("wire", &[]),
+    ("wire", &["glob"]),
     ("wording", &[]),
     ("alerts", &["glob", "moment", "wire"]),
     ("pattern", &["literals"]),

@@ -216,6 +216,11 @@ impl Alerts {
         Some(part)
     }
 
+    /// Whether the records of a part are to be stored.
+    pub fn has_changed(&self, part: usize) -> bool {
+        self.changed & (1 << part) != 0
+    }
+
     /// Storing a part has failed: it is to be stored again.
     pub fn store_again(&mut self, part: usize) {
         self.changed |= 1 << part;

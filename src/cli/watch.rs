@@ -35,8 +35,8 @@ connection, and shows missed events, or that some are not available (a gap).
 Usage: sysadm-events watch [EVENT...] [TARGET] [OPTIONS]
 
   EVENT       dispatcher (jobs), life-preserver (snapshots, replication) or
-              system-state (host name, pools); all three by default,
-              dispatcher if a job or a queue is named
+              system-state (host name, pools); these three by default,
+              dispatcher if a job or a queue is named; alert, notice
 
 On a terminal, or with --text: a line per event, and a line for each line that a
 job prints, after the job's name. Lines are cut to the width of the terminal.

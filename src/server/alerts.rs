@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::{info, warn};
 
+use super::alert_requests::Waiting;
 use super::{PollToken, Server};
 use crate::alerts::{AlertLimits, Alerts, Condition, Kind, PARTS, Transition};
 use crate::config::{AlertPool, Config};
@@ -23,6 +24,8 @@ use crate::wire::{JobEvent, JobResult, Phase, Priority, rfc3339};
 
 /// Maximum number of transitions that are published in a turn.
 const TRANSITIONS: usize = 64;
+/// Time limit of publishing transitions in a turn.
+const PUBLISHING: Duration = Duration::from_millis(2);
 /// Maximum number of alerts whose deadlines are processed in a turn.
 const DEADLINES: usize = 256;
 /// Maximum number of parts of the records that are written in a turn.
@@ -44,6 +47,8 @@ pub(super) struct AlertDesk {
     retry: Option<Instant>,
     /// The last turn, to notice jumps of the clock.
     last_turn: Option<Moment>,
+    /// Clients that wait for their alerts to be durable.
+    pub(super) waiting: Vec<Waiting>,
 }
 
 /// A source that has a state.
@@ -113,7 +118,13 @@ impl AlertDesk {
             storing: 0,
             retry: None,
             last_turn: None,
+            waiting: Vec::new(),
         }
+    }
+
+    /// Whether a part of the records differs from the stored one.
+    pub(super) fn is_unstored(&self, part: usize) -> bool {
+        self.storing & (1 << part) != 0 || self.alerts.has_changed(part)
     }
 
     /// Observes all sources in the next turn: thresholds may have changed.
@@ -167,7 +178,7 @@ impl Server {
             }
         }
         self.alerts.alerts.on_deadline(DEADLINES, now);
-        let budget = Budget::of(super::TURN);
+        let budget = Budget::of(PUBLISHING);
         for number in 0.. {
             if number == TRANSITIONS || (number > 0 && budget.is_spent()) {
                 self.reactor.again(PollToken::Alerts);
@@ -212,6 +223,7 @@ impl Server {
             }
             let records: String = self.alerts.alerts.records(part).map(|it| seal(&it)).collect();
             self.alerts.storing |= 1 << part;
+            self.on_alerts_sent(part);
             self.store_alert_part(part, &file_of(part), records.into_bytes(), now);
         }
     }
@@ -224,6 +236,7 @@ impl Server {
         now: Moment,
     ) {
         self.alerts.storing &= !(1 << part);
+        self.reply_after_store(part, &stored);
         if let Err(why) = stored {
             if self.alerts.retry.is_none() {
                 warn!("cannot store alerts: {why}; a restart may repeat or forget some");

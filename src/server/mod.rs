@@ -5,6 +5,7 @@
 //! a turn blocks.
 
 mod accounts;
+mod alert_requests;
 mod alerts;
 mod attachments;
 mod authentication;
@@ -765,10 +766,10 @@ impl Server {
             self.take_accounts_outcomes(now);
             self.serve_passwords(now);
             self.run_system_state(now);
+            timer.end_part("accounts and pools");
             self.run_expectations(now);
             self.run_alerts(now);
             timer.end_part("alerts");
-            timer.end_part("accounts and pools");
             let sending = *sending.get_or_insert_with(|| Budget::of(limits::SENDING));
             if self.deliveries.is_empty() && !self.dispatcher.has_pending_output() {
                 // Both read jobs as they are now, so they follow what was printed and published.

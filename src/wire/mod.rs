@@ -26,8 +26,9 @@ pub use bridge::{
     SERVER_AUTH_ID, bridge_event, identify_request, is_peer_id, list_keys_request, routed,
 };
 pub use command::{
-    Attach, Command, CommandText, Credentials, Cursor, HistoryQuery, JobCommand, JobRequest,
-    JobUser, KeyCommand, NewKey, NotifyCommand, Since, Subscription, requests,
+    AlertCommand, Attach, Command, CommandText, Credentials, Cursor, EMITTED, Emission,
+    HistoryQuery, JobCommand, JobRequest, JobUser, KeyCommand, NewKey, NotifyCommand, Since,
+    Subscription, requests,
 };
 pub use decimal::decimal;
 pub use decoder::Decoder;
