@@ -24,8 +24,8 @@ use crate::moment::Moment;
 use crate::system_state::SystemState;
 use crate::wire::{
     AlertCommand, Attach, Command, Emission, ErrorCode, EventName, HistoryQuery, KeyCommand, Need,
-    NotifyCommand,
-    PROTOCOL_LEVEL, Position, Refusal, Reply, Spelling, Started, Subscription, WhoAmI, rfc3339,
+    NotifyCommand, PROTOCOL_LEVEL, Position, Refusal, Reply, Spelling, Started, Subscription,
+    WhoAmI, rfc3339,
 };
 
 /// The subsystems that a request may use.

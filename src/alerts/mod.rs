@@ -236,6 +236,12 @@ impl Alerts {
         self.transitions.pop_front()
     }
 
+    /// The last transition of each active alert.
+    pub fn active(&self) -> Vec<Transition> {
+        let active = self.entries.iter().filter(|(_, entry)| entry.is_active());
+        active.map(|(key, entry)| entry.transition(key, &entry.message)).collect()
+    }
+
     /// Transitions of earlier runs that notification has not taken: see [`Alerts::on_queued`].
     pub fn unqueued(&self) -> Vec<Transition> {
         let unqueued = self.entries.iter().filter(|(_, entry)| entry.is_unqueued);

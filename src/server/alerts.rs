@@ -201,6 +201,11 @@ impl Server {
             info!("alert {key:?} {state}: {message} ({priority})");
         }
         self.publish(transition.event(), now);
+        if !self.notifications.notifier.is_off() {
+            self.notifications.notifier.on_transition(transition, now);
+            // The store gets the queue's record before that of the alert.
+            self.carry_out_notifications(now);
+        }
         self.alerts.alerts.on_queued(key, &transition.id);
     }
 
@@ -264,6 +269,37 @@ impl Server {
         let jumped = condition("clock/jumped".into(), Kind::ClockJumped, "clock", 4, message);
         self.alerts.alerts.report(jumped, now);
         self.expectations.expectations.on_clock_jump(now);
+    }
+
+    /// Informs notification of the active alerts, and of transitions that it has not taken before
+    /// the daemon ended.
+    pub(super) fn notify_of_active_alerts(&mut self, now: Moment) {
+        if self.notifications.notifier.is_off() {
+            return;
+        }
+        self.notifications.notifier.set_active(&self.alerts.alerts.active(), now);
+        for transition in self.alerts.alerts.unqueued() {
+            self.notifications.notifier.on_transition(&transition, now);
+            self.alerts.alerts.on_queued(&transition.key, &transition.id);
+        }
+        self.carry_out_notifications(now);
+    }
+
+    /// A target of notifications fails, or accepts again.
+    pub(super) fn observe_target(&mut self, target: &str, failing: Option<&str>, now: Moment) {
+        let key = format!("notify/{target}/failing");
+        match failing {
+            Some(why) => {
+                let message = format!("notifications to {target} fail: {why}");
+                let failing = condition(key, Kind::NotifyFailing, "notify", 7, message);
+                self.alerts.alerts.report(failing, now);
+            }
+            None => {
+                let cause = format!("{target} accepts notifications again");
+                self.alerts.alerts.resolve(&key, &cause, now);
+            }
+        }
+        self.reactor.again(PollToken::Alerts);
     }
 
     /// A snapshot or a replication has ended, with this event.

@@ -154,6 +154,7 @@ pub(super) fn start(
     }
     AccountsHelper::watch_group_file(&mut server.reactor, may_block);
     server.system_state.begin(now);
+    server.notify_of_active_alerts(now);
     server.send_checksums(now);
     server.configure_links(now);
     server.warn_of_callers();
