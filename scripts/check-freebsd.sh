@@ -2,12 +2,13 @@
 # Checks the program for FreeBSD on a Debian amd64 machine. Everything is only compiled and linked,
 # never run: that needs a FreeBSD.
 #
-#   check-freebsd.sh [all|tests|clippy|build]     all is the default
+#   check-freebsd.sh [all|both|tests|clippy|build]     all is the default
 #
 #   tests    links the program, all tests and all benchmarks, and inspects each
 #   clippy   type-checks and lints all of them
 #   build    links the release, as a port does, and inspects it (minutes)
 #   all      tests for FREEBSD_TARGET, clippy for the other one of the two targets
+#   both     tests for each of the two targets
 #
 # The compiler with the sources of its standard library is Debian's rustc-web (built for browsers,
 # and therefore recent); the linker, with FreeBSD's headers and the names in its libraries, is zig,
@@ -41,8 +42,8 @@ need() {
 }
 
 case $command in
-all | tests | clippy | build) ;;
-*) fail "unknown command '$command': there are all, tests, clippy and build" ;;
+all | both | tests | clippy | build) ;;
+*) fail "unknown command '$command': there are all, both, tests, clippy and build" ;;
 esac
 case $first_target in
 x86_64-unknown-freebsd) other_target=aarch64-unknown-freebsd ;;
@@ -283,6 +284,10 @@ case $command in
 all)
 	check tests "$first_target"
 	check clippy "$other_target"
+	;;
+both)
+	check tests "$first_target"
+	check tests "$other_target"
 	;;
 *) check "$command" "$first_target" ;;
 esac

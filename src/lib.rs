@@ -14,6 +14,7 @@
 //! * [`helper`]: child processes for everything that may block.
 //! * [`alerts`]: conditions that last until they are cleared, as state machines.
 //! * [`life_preserver`]: snapshots and replications, read from growing logs.
+//! * [`glob`]: patterns for names that have parts.
 //! * [`literals`]: literals that a regular expression requires.
 //! * [`rules`]: log rules: data, one file per program, and the code that applies them.
 //! * [`pattern`]: patterns for log lines in the configuration.
@@ -43,6 +44,7 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod dispatcher;
+pub mod glob;
 pub mod helper;
 pub mod hub;
 pub mod life_preserver;
@@ -66,29 +68,30 @@ pub mod wording;
 /// The modules of this crate that each module uses, from the bottom up: a module uses only modules
 /// that stand before it, so that there is no cycle. A test holds the `use` lines against this table.
 #[cfg(test)]
-const USES: [(&str, &[&str]); 29] = [
+const USES: [(&str, &[&str]); 30] = [
     ("backoff", &[]),
     ("charge", &[]),
+    ("glob", &[]),
     ("literals", &[]),
     ("moment", &[]),
     ("seal", &[]),
     ("sys", &[]),
     ("turns", &[]),
-    ("wire", &[]),
+    ("wire", &["glob"]),
     ("wording", &[]),
-    ("alerts", &["wire"]),
+    ("alerts", &["glob", "moment", "wire"]),
     ("pattern", &["literals"]),
     ("reactor", &["sys"]),
     ("auth", &["seal", "sys", "wire", "wording"]),
     ("rules", &["pattern", "wire"]),
     ("notify", &["alerts", "backoff", "moment", "wire"]),
-    ("config", &["notify", "pattern", "rules", "sys", "wire", "wording"]),
+    ("config", &["glob", "notify", "pattern", "rules", "sys", "wire", "wording"]),
     ("logger", &["config", "sys", "wire", "wording"]),
     ("net", &["charge", "sys", "wire"]),
     ("daemon", &["auth", "config", "logger", "net", "sys", "wire"]),
     ("helper", &["backoff", "auth", "notify", "seal", "sys", "wire", "wording"]),
     ("dispatcher", &["charge", "helper", "moment", "reactor", "sys", "wire", "wording"]),
-    ("hub", &["dispatcher", "moment", "wire"]),
+    ("hub", &["alerts", "dispatcher", "moment", "wire"]),
     ("life_preserver", &["moment", "reactor", "rules", "sys", "wire", "wording"]),
     ("system_state", &["backoff", "moment", "sys", "wire"]),
     ("session", &["auth", "dispatcher", "helper", "hub", "moment", "system_state", "wire"]),
@@ -102,6 +105,7 @@ const USES: [(&str, &[&str]); 29] = [
     (
         "server",
         &[
+            "alerts",
             "auth",
             "bridge",
             "charge",

@@ -23,8 +23,9 @@ use crate::hub::{Filter, Hub, SessionId};
 use crate::moment::Moment;
 use crate::system_state::SystemState;
 use crate::wire::{
-    Attach, Command, ErrorCode, EventName, HistoryQuery, KeyCommand, Need, NotifyCommand,
-    PROTOCOL_LEVEL, Position, Refusal, Reply, Spelling, Started, Subscription, WhoAmI, rfc3339,
+    AlertCommand, Attach, Command, Emission, ErrorCode, EventName, HistoryQuery, KeyCommand, Need,
+    NotifyCommand, PROTOCOL_LEVEL, Position, Refusal, Reply, Spelling, Started, Subscription,
+    WhoAmI, rfc3339,
 };
 
 /// The subsystems that a request may use.
@@ -45,6 +46,8 @@ pub struct RequestContext<'a> {
     pub keys: &'a KeyStore,
     /// The groups of each role.
     pub roles: &'a Roles,
+    /// Whether the role read suffices to acknowledge alerts.
+    pub read_may_acknowledge: bool,
 }
 
 /// Outcome of a request that is carried out.
@@ -118,6 +121,10 @@ pub enum Handled {
     },
     /// Depends on the search for the legacy key that was presented.
     LegacyKey(LegacySearch),
+    /// Depends on the alerts.
+    Alert(AlertCommand),
+    /// A reply when the message is durable.
+    Emit(Emission),
     /// Depends on the key file.
     Keys(KeyCommand),
     /// A reply about notifications, which the server has.
@@ -263,6 +270,18 @@ impl Session {
             }
             Command::Key(command) => return Ok(Handled::Keys(command)),
             Command::Notify(command) => return Ok(Handled::Notify(command)),
+            Command::Alert(command) => {
+                let is_list = matches!(command, AlertCommand::List { .. });
+                if let Some(who) = &self.identity
+                    && !is_list
+                    && !context.read_may_acknowledge
+                    && who.role < Role::Full
+                {
+                    return Err(reads_only(who).into());
+                }
+                return Ok(Handled::Alert(command));
+            }
+            Command::Emit(emission) => return Ok(Handled::Emit(emission)),
             Command::CheckPools => {
                 let is_begun = context.system_state.request(context.now);
                 Reply::Check { check: if is_begun { "begun" } else { "pending" } }
@@ -284,15 +303,17 @@ impl Session {
     fn authorize(&self, need: Option<Need>, roles: &Roles) -> Result<(), Denied> {
         match (&self.identity, need) {
             (_, Some(Need::Nothing)) => Ok(()),
-            (None, Some(Need::Role(_)) | None) => Err(self.deny(
+            (None, Some(Need::Role(_) | Need::Emit) | None) => Err(self.deny(
                 "authenticate first (rpc/auth, rpc/auth_ssl, rpc/auth_token, or the local socket)",
                 roles,
             )),
-            (Some(who), Some(Need::Role(role))) if who.role < role => {
-                let why = format!("{} may read only; this needs full access", who.user);
+            (Some(who), Some(Need::Role(_)) | None) if who.role == Role::Emit => {
+                let why = format!("this key of {} is for emit alone", who.user);
                 Err(Refusal::new(ErrorCode::Forbidden, why).into())
             }
-            (Some(_), Some(Need::Role(_)) | None) => Ok(()),
+            (Some(who), Some(Need::Role(role))) if who.role < role => Err(reads_only(who).into()),
+            (Some(who), Some(Need::Emit)) if who.role == Role::Read => Err(reads_only(who).into()),
+            (Some(_), Some(Need::Role(_) | Need::Emit) | None) => Ok(()),
         }
     }
 
@@ -369,6 +390,7 @@ impl Session {
         may.insert("rpc/status".into(), "read".into());
         may.insert("rpc/history".into(), "read".into());
         may.insert("rpc/system_state".into(), "read".into());
+        may.insert("rpc/alerts".into(), if full { "read/write" } else { "read" }.into());
         for name in EventName::ALL {
             may.insert(format!("events/{}", name.canonical()), "read".into());
         }
@@ -395,6 +417,12 @@ impl Session {
         let position = is_extended.then_some(Position { epoch, seq });
         Ok(Reply::Subscribed { subscribe: canonical(&changed), position })
     }
+}
+
+/// The error for a user who needs the role full.
+fn reads_only(who: &Identity) -> Refusal {
+    let why = format!("{} may read only; this needs full access", who.user);
+    Refusal::new(ErrorCode::Forbidden, why)
 }
 
 fn canonical(names: &[EventName]) -> Vec<&'static str> {

@@ -32,7 +32,7 @@ _sysadm_events() {
 	case $command in
 	'')
 		options="-h --help -V --version"
-		values="serve bridge check fingerprint watch events run attach wait restart jobs queues pause resume kill log status notify whoami call key import-legacy help"
+		values="serve bridge check fingerprint watch events run attach wait restart jobs queues pause resume kill log status notify alerts ack unack emit whoami call key import-legacy help"
 		;;
 	serve) options="-c --pid-file -h --help" ;;
 	import-legacy) options="-c --bridge --dry-run -h --help" ;;
@@ -41,22 +41,25 @@ _sysadm_events() {
 	fingerprint) options="--bridge -c -h --help" ;;
 	watch)
 		options="--job --queue --priority --no-output --since -n --text --wide --json --verbose -h --help $target"
-		values="dispatcher life-preserver system-state"
+		values="dispatcher life-preserver system-state alert notice"
 		;;
 	run) options="--sh --queue --id --priority --after --after-any --timeout --cwd --env --as --detach -h --help $target" ;;
 	jobs) options="--state --queue --since --ids --queues --json -h --help $target" ;;
 	notify) options="--queue --test --json -h --help $target" ;;
 	whoami) options="--json -h --help $target" ;;
-	status) options="--json --bridge -h --help $target" ;;
+	status) options="--json --check --bridge -h --help $target" ;;
+	alerts) options="--all --json -h --help $target" ;;
+	ack) options="--for -h --help $target" ;;
+	emit) options="--key --ok --priority --class -h --help $target" ;;
 	events) options="--since --until --priority --kind -n --json -h --help $target" ;;
 	restart) options="--detach -h --help $target" ;;
 	queues) options="--json -h --help $target" ;;
-	kill | call | pause | resume) options="-h --help $target" ;;
+	kill | call | pause | resume | unack) options="-h --help $target" ;;
 	attach) options="--no-hold -h --help $target" ;;
 	wait) options="--any -h --help $target" ;;
 	log) options="-f --follow --raw -h --help $target" ;;
 	key)
-		options="--rsa --legacy --bridge --sum --json -c -h --help"
+		options="--rsa --legacy --emit --bridge --sum --json -c -h --help"
 		[ "$COMP_CWORD" -gt 2 ] || values="generate add list revoke export"
 		if [ "$COMP_CWORD" -gt 2 ] && [[ $word != -* ]]; then
 			compopt -o filenames 2>/dev/null
@@ -64,16 +67,19 @@ _sysadm_events() {
 			return
 		fi
 		;;
-	help) values="serve bridge check fingerprint watch events run attach wait restart jobs queues pause resume kill log status notify whoami call key import-legacy" ;;
+	help) values="serve bridge check fingerprint watch events run attach wait restart jobs queues pause resume kill log status notify alerts ack unack emit whoami call key import-legacy" ;;
 	esac
 	case $command:$before in
+	emit:--key | emit:--class | emit:--priority | ack:--for)
+		return
+		;;
 	?*:-c | ?*:--socket | ?*:--key | ?*:--token-file | ?*:--password-file | serve:--pid-file)
 		compopt -o filenames 2>/dev/null
 		mapfile -t COMPREPLY < <(compgen -f -- "$word")
 		return
 		;;
 	events:--kind)
-		mapfile -t COMPREPLY < <(compgen -W "dispatcher life-preserver system-state" -- "$word")
+		mapfile -t COMPREPLY < <(compgen -W "dispatcher life-preserver system-state alert notice" -- "$word")
 		return
 		;;
 	events:--since | events:--until | events:--priority | events:-n)

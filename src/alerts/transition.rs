@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::Priority;
+use serde_json::{Map, Value};
+
+use crate::wire::{AlertEvent, Event, Priority};
 
 /// State that an alert enters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -60,6 +62,36 @@ pub struct Transition {
     /// Text of the acknowledgement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+}
+
+impl Transition {
+    /// The event for subscribers.
+    pub fn event(&self) -> Event {
+        let mut args = Map::new();
+        let texts = [
+            ("key", &*self.key),
+            ("kind", &*self.kind),
+            ("state", self.state.name()),
+            ("priority", &*self.priority.to_string()),
+            ("message", &*self.message),
+            ("source", &*self.source),
+            ("since", &*self.since),
+            ("changed", &*self.at),
+        ];
+        for (name, text) in texts {
+            args.insert(name.to_owned(), text.into());
+        }
+        args.insert("count".to_owned(), self.count.into());
+        if let Some(by) = &self.acknowledged_by {
+            args.insert("acknowledged_by".to_owned(), by.as_str().into());
+        }
+        if let Some(note) = &self.note {
+            args.insert("note".to_owned(), note.as_str().into());
+        }
+        args.insert("alert_id".to_owned(), self.id.as_str().into());
+        let args = Value::Object(args).to_string();
+        Event::Alert(AlertEvent { key: self.key.clone(), priority: self.priority, args })
+    }
 }
 
 #[cfg(test)]

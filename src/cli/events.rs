@@ -30,7 +30,8 @@ Options:
   --until T     events of this time or earlier
   --priority N  events of this priority or a higher one, 0 to 10; those of jobs
                 have none and are left out
-  --kind K      dispatcher, life-preserver or system-state; may be repeated
+  --kind K      dispatcher, life-preserver, system-state, alert or notice; may
+                be repeated
   -n COUNT      only the last ones
   --json        the events as they are, one a line
   -h, --help    this text
@@ -142,7 +143,10 @@ fn line(event: &Value, terminal: Terminal) -> String {
             Some(job) => format!("{}: {}", job.id, text(&args_of(args)["state"])),
             None => args.to_string(),
         },
-        "life-preserver" => text(&args["message"]),
+        "life-preserver" | "notice" => text(&args["message"]),
+        "alert" => {
+            format!("{} {}: {}", text(&args["key"]), text(&args["state"]), text(&args["message"]))
+        }
         "system-state" => format!("{}: {}", text(&args["hostname"]), state::count(args)),
         "queue" => format!("queue {}: {}", text(&args["queue"]), text(&args["state"])),
         "gap" => match args["missed"].as_u64() {

@@ -36,7 +36,8 @@ pub(super) const COMMAND: Command = Command {
 Manages keys for authentication on this host.
 
 Usage: sysadm-events key generate FILE [--rsa]
-       sysadm-events key add USER FILE [--legacy] [--bridge [--sum SUM]...]
+       sysadm-events key add USER FILE [--legacy] [--emit]
+       sysadm-events key add PEER FILE --bridge [--legacy] [--sum SUM]...
        sysadm-events key list [--bridge] [--json]
        sysadm-events key revoke USER KEY [--bridge]
        sysadm-events key export [--legacy]
@@ -54,6 +55,7 @@ Options:
   --rsa       generate an RSA key of 3072 bits instead of an Ed25519 key
   --legacy    add: the key of a client of the original kind, which must be RSA;
               export: the key for bridges of the original kind
+  --emit      add: the key permits \"emit\" alone: for scripts
   --bridge    keys of the relay on this host: USER is any name for the peer
   --sum SUM   with --bridge: the peer may only claim keys of this MD5 checksum
               (list --json shows them); may be repeated
@@ -77,6 +79,7 @@ struct Options {
     rsa: bool,
     legacy: bool,
     bridge: bool,
+    emit: bool,
     json: bool,
     checksums: Vec<String>,
     config: Option<PathBuf>,
@@ -95,6 +98,7 @@ fn main(mut words: Words) -> Result<u8, Exit> {
                 "--rsa" => options.rsa = true,
                 "--legacy" => options.legacy = true,
                 "--bridge" => options.bridge = true,
+                "--emit" => options.emit = true,
                 "--json" => options.json = true,
                 "--sum" => options.checksums.push(words.value()?),
                 "-c" | "--config" => options.config = Some(words.path()?),
@@ -108,7 +112,7 @@ fn main(mut words: Words) -> Result<u8, Exit> {
     let rest: Vec<_> = plain.collect();
     let allowed: &[&str] = match action.as_str() {
         "generate" => &["--rsa"],
-        "add" => &["--legacy", "--bridge", "--sum"],
+        "add" => &["--legacy", "--bridge", "--sum", "--emit"],
         "list" => &["--bridge", "--json"],
         "revoke" => &["--bridge"],
         "export" => &["--legacy"],
@@ -119,6 +123,7 @@ fn main(mut words: Words) -> Result<u8, Exit> {
         ("--legacy", options.legacy),
         ("--bridge", options.bridge),
         ("--json", options.json),
+        ("--emit", options.emit),
         ("--sum", !options.checksums.is_empty()),
     ];
     if let Some((name, _)) = given.iter().find(|(name, given)| *given && !allowed.contains(name)) {
@@ -177,6 +182,9 @@ fn add(user: &str, file: &Path, options: &Options) -> Result<u8, Exit> {
     if !options.checksums.is_empty() && !options.bridge {
         return Err(Exit::usage("--sum goes with --bridge"));
     }
+    if options.emit && options.bridge {
+        return Err(Exit::usage("--emit does not go with --bridge: a relay has no events"));
+    }
     // An invalid one would leave its owner nothing to claim, without an error.
     if let Some(wrong) =
         options.checksums.iter().find(|checksum| KeyChecksum::parse(checksum).is_none())
@@ -197,6 +205,7 @@ fn add(user: &str, file: &Path, options: &Options) -> Result<u8, Exit> {
         "key": key.pem(),
         "added": rfc3339(SystemTime::now()),
         "legacy": options.legacy,
+        "role": if options.emit { Role::Emit } else { Role::Full },
         "sums": options.checksums,
     });
     let entry: Entry =
@@ -243,7 +252,11 @@ fn list(options: &Options) -> Result<u8, Exit> {
         .iter()
         .map(|entry| {
             let legacy = if entry.legacy { " legacy" } else { "" };
-            let role = if entry.role == Role::Read { " read only" } else { "" };
+            let role = match entry.role {
+                Role::Emit => " emit only",
+                Role::Read => " read only",
+                Role::Full => "",
+            };
             [
                 entry.key.id().to_string().chars().take(SHOWN).collect(),
                 escape::line(&entry.user, terminal.unicode),

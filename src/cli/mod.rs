@@ -4,6 +4,7 @@
 //! of sysexits(3). Results go to standard output, messages to standard error; a reader that closes
 //! standard output early is no error.
 
+mod alerts;
 mod attach;
 mod attached;
 mod bars;
@@ -12,6 +13,7 @@ mod call;
 mod canvas;
 mod check;
 mod columns;
+mod emit;
 mod escape;
 mod events;
 mod exit;
@@ -72,7 +74,7 @@ struct Command {
 }
 
 /// In the order of the overview.
-static COMMANDS: [Command; 22] = [
+static COMMANDS: [Command; 26] = [
     serve::COMMAND,
     bridge::COMMAND,
     check::COMMAND,
@@ -91,6 +93,10 @@ static COMMANDS: [Command; 22] = [
     log::COMMAND,
     status::COMMAND,
     notify::COMMAND,
+    alerts::COMMAND,
+    alerts::ACK,
+    alerts::UNACK,
+    emit::COMMAND,
     whoami::COMMAND,
     call::COMMAND,
     key::COMMAND,

@@ -164,6 +164,8 @@ impl Screen {
             },
             "life_preserver" | "life-preserver" => self.life_preserver(args, moment, now),
             "system_state" | "system-state" => self.system_state(args, moment),
+            "alert" => self.alert(args, moment),
+            "notice" => self.life_preserver(args, moment, now),
             "gap" => self.gap(args, moment),
             _ => self.unknown(frame, moment),
         }
@@ -304,6 +306,15 @@ impl Screen {
         for row in rows {
             self.output_line(host, &row);
         }
+    }
+
+    fn alert(&mut self, args: &Value, moment: SystemTime) {
+        let text = |name: &str| args[name].as_str().unwrap_or("?").to_owned();
+        let (tone, sign, word) = self.priority(args);
+        let (state, message) = (text("state"), text("message"));
+        let tone = if state == "cleared" { Tone::Good } else { tone };
+        let shown = format!("{word}{}", self.harmless(&format!("{state}: {message}")));
+        self.line(moment, tone, &sign, &self.harmless(&text("key")), &shown);
     }
 
     fn gap(&mut self, args: &Value, moment: SystemTime) {

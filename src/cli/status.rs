@@ -19,12 +19,15 @@ pub(super) const COMMAND: Command = Command {
     summary: "how the daemon is doing",
     help: concat!(
         "\
-Shows the state of the daemon: host, pools, last snapshot and replication, jobs
-and clients.
+Shows the state of the daemon: active alerts, host, pools, last snapshot and
+replication, jobs and clients.
 
-Usage: sysadm-events status [TARGET] [--json] [--bridge]
+Usage: sysadm-events status [TARGET] [--json | --check] [--bridge]
 
 Options:
+  --check     one line for monitoring systems, and their exit codes: 0 no open
+              alert, 1 warning (priority up to 5), 2 critical, 3 unknown;
+              acknowledged alerts do not count
   --json      the daemon's reply as JSON
   --bridge    the relay of this host: its peers and their queues
   -h, --help  this text
@@ -40,13 +43,34 @@ Example:
 
 fn main(mut words: Words) -> Result<u8, Exit> {
     let (mut target, mut json, mut bridge) = (TargetOptions::default(), false, false);
+    let mut check = false;
     while let Some(word) = words.next()? {
         match word {
             Word::Option(name) if target.take(&name, &mut words)? => {}
             Word::Option(name) if name == "--json" => json = true,
             Word::Option(name) if name == "--bridge" => bridge = true,
+            Word::Option(name) if name == "--check" => check = true,
             other => return Err(unexpected(&other)),
         }
+    }
+    if check {
+        if json || bridge {
+            return Err(Exit::usage("--check goes with neither --json nor --bridge"));
+        }
+        let status = target
+            .connect()
+            .and_then(|mut client| Ok(client.call("rpc", "status", Value::Null)?));
+        let terminal = Terminal::of_this_process(io::stdout().is_terminal());
+        let (code, line) = match status {
+            Ok(status) => plugin_line(&status, terminal),
+            Err(Exit::Failed { message, .. }) => {
+                let why = message.lines().next().unwrap_or_default();
+                (3, format!("UNKNOWN - {}\n", escape::line(why, terminal.unicode)))
+            }
+            Err(exit) => return Err(exit),
+        };
+        write(&line)?;
+        return Ok(code);
     }
     let mut client = if bridge { target.connect_to_bridge()? } else { target.connect()? };
     let status = client.call("rpc", "status", Value::Null)?;
@@ -77,6 +101,9 @@ fn page(status: &Value, terminal: Terminal) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(page, "{name:<9} {value}");
     };
+    for (number, alert) in open_alerts(status, terminal).into_iter().enumerate() {
+        line(if number == 0 { "alerts" } else { "" }, alert);
+    }
     line("host", text(&status["hostname"]));
     if status["system_state"].is_object() {
         pools(&status["system_state"], terminal).lines().enumerate().for_each(|(number, row)| {
@@ -160,6 +187,61 @@ fn page(status: &Value, terminal: Terminal) -> String {
         let _ = writeln!(page, "  {row}");
     }
     page
+}
+
+/// The lines about active alerts, the most urgent first.
+fn open_alerts(status: &Value, terminal: Terminal) -> Vec<String> {
+    let alerts = &status["alerts"];
+    let text = |value: &Value| escape::line(value.as_str().unwrap_or("?"), terminal.unicode);
+    let list = alerts["list"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut lines: Vec<String> = list
+        .iter()
+        .map(|alert| {
+            let (key, since) = (text(&alert["key"]), text(&alert["since"]));
+            let (priority, message) = (text(&alert["priority"]), text(&alert["message"]));
+            format!("{priority}: {message} ({key}, since {since})")
+        })
+        .collect();
+    let count = |name: &str| alerts[name].as_u64().unwrap_or(0);
+    let more = (count("active") - count("acknowledged").min(count("active")))
+        .saturating_sub(list.len() as u64);
+    if more > 0 {
+        lines.push(format!("{} more: sysadm-events alerts", counted(more, "alert")));
+    }
+    if count("acknowledged") > 0 {
+        lines.push(format!("{} acknowledged", count("acknowledged")));
+    }
+    lines
+}
+
+/// The line and the exit code of a monitoring plugin (Monitoring Plugins Development Guidelines).
+fn plugin_line(status: &Value, terminal: Terminal) -> (u8, String) {
+    let alerts = &status["alerts"];
+    let Some(active) = alerts["active"].as_u64() else {
+        return (3, "UNKNOWN - the daemon is too old to report alerts\n".to_owned());
+    };
+    let acknowledged = alerts["acknowledged"].as_u64().unwrap_or(0);
+    let list = alerts["list"].as_array().map_or(&[][..], Vec::as_slice);
+    let highest = list.iter().map(super::alerts::priority).max();
+    let (code, word) = match highest {
+        None => (0, "OK"),
+        Some(0..=5) => (1, "WARNING"),
+        Some(_) => (2, "CRITICAL"),
+    };
+    let open = active.saturating_sub(acknowledged);
+    let mut line = format!("{word} - {}", counted(open, "alert"));
+    for (number, alert) in list.iter().take(3).enumerate() {
+        // The bar separates the text from the figures.
+        let message = alert["message"].as_str().unwrap_or("?").replace('|', "/");
+        let sign = if number == 0 { ": " } else { "; " };
+        let _ = write!(line, "{sign}{}", escape::line(&message, terminal.unicode));
+    }
+    let highest = highest.unwrap_or(0);
+    let _ = writeln!(
+        line,
+        " | alerts={open};0;;0; acknowledged={acknowledged};;;0; priority={highest};0;5;0;10"
+    );
+    (code, line)
 }
 
 /// A link to a relay: its state and its error.
@@ -369,6 +451,45 @@ clients   2
   uid 0          root                 1.5 KiB
 "
         );
+    }
+
+    #[test]
+    fn alerts_come_first_and_decide_the_exit_code() {
+        let terminal = Terminal { colour: false, unicode: true };
+        let alert = |priority: &str, message: &str| {
+            json!({"key": "k", "priority": priority, "message": message,
+                   "since": "2026-11-29T01:00:00Z", "state": "raised"})
+        };
+        let list = json!([alert("9 - Urgent", "tank is DEGRADED | x"), alert("5 - Warning", "b")]);
+        let alerts = json!({"active": 4, "acknowledged": 1, "list": list});
+        let status = json!({"hostname": "nas", "alerts": alerts});
+        let shown = page(&status, terminal);
+        assert!(
+            shown.starts_with(
+                "\
+alerts    9 - Urgent: tank is DEGRADED | x (k, since 2026-11-29T01:00:00Z)
+          5 - Warning: b (k, since 2026-11-29T01:00:00Z)
+          1 alert more: sysadm-events alerts
+          1 acknowledged
+host      nas
+"
+            ),
+            "{shown}"
+        );
+        assert_eq!(
+            plugin_line(&status, terminal),
+            (
+                2,
+                "CRITICAL - 3 alerts: tank is DEGRADED / x; b | alerts=3;0;;0; acknowledged=1;;;0; \
+                 priority=9;0;5;0;10\n"
+                    .to_owned()
+            )
+        );
+        let status = |list| json!({"alerts": {"active": 1, "acknowledged": 0, "list": list}});
+        assert_eq!(plugin_line(&status(json!([alert("4 - Warning", "a")])), terminal).0, 1);
+        let quiet = json!({"alerts": {"active": 0, "acknowledged": 0, "list": []}});
+        assert!(plugin_line(&quiet, terminal).1.starts_with("OK - 0 alerts | "));
+        assert_eq!(plugin_line(&json!({}), terminal).0, 3);
     }
 
     #[test]

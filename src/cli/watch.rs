@@ -35,8 +35,8 @@ connection, and shows missed events, or that some are not available (a gap).
 Usage: sysadm-events watch [EVENT...] [TARGET] [OPTIONS]
 
   EVENT       dispatcher (jobs), life-preserver (snapshots, replication) or
-              system-state (host name, pools); all three by default,
-              dispatcher if a job or a queue is named
+              system-state (host name, pools); these three by default,
+              dispatcher if a job or a queue is named; alert, notice
 
 On a terminal, or with --text: a line per event, and a line for each line that a
 job prints, after the job's name. Lines are cut to the width of the terminal.
@@ -196,7 +196,7 @@ fn parse(mut words: Words) -> Result<Arguments, Exit> {
     if arguments.events.is_empty() && is_of_jobs {
         arguments.events.push(EventName::Dispatcher);
     } else if arguments.events.is_empty() {
-        arguments.events = EventName::ALL.to_vec();
+        arguments.events = EventName::ORIGINAL.to_vec();
     }
     // The end of a named job is of interest.
     arguments.wanted.verbose |= !arguments.jobs.is_empty();
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn all_events_where_none_is_named() {
-        assert_eq!(parse(words(&[])).unwrap().events, EventName::ALL);
+        assert_eq!(parse(words(&[])).unwrap().events, EventName::ORIGINAL);
         let some = parse(words(&["system_state", "--json", "dispatcher", "System-State"])).unwrap();
         assert_eq!(some.events, [EventName::SystemState, EventName::Dispatcher]);
         assert!(some.json);

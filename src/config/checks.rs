@@ -17,6 +17,7 @@ pub(super) fn check(config: &Config, reader: &mut Reader<'_>) {
     check_links(&config.bridge, reader);
     check_queues(&config.dispatcher.queue, reader);
     check_targets(config, reader);
+    super::alerts::check(config, reader);
 }
 
 /// Room for each command of a job in an event, in bytes, including its code and keys.

@@ -25,6 +25,8 @@ impl Config {
             store: store(),
             life_preserver: life_preserver(),
             system_state: system_state(),
+            alerts: super::alerts::defaults(),
+            expect: Vec::new(),
             bridge: Bridge {
                 allow_legacy_bridge_clients: LegacyBridgeClients::No,
                 shortest_pause: Duration::from_secs(1),

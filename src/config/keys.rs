@@ -20,7 +20,9 @@ use super::values::{
     absolute_path, account, address, boolean, count, duration, group, link_name, loopback_address,
     mode, one_of, optional, pam_service, program, queue_name, size, socket_path, text,
 };
-use super::{BridgeLink, BridgeUrl, Config, JobQueue, LegacyBridgeClients, LogTarget, ZpoolWhen};
+use super::{
+    BridgeLink, BridgeUrl, Config, JobQueue, LegacyBridgeClients, LogTarget, ZpoolWhen, alerts,
+};
 use crate::sys::files::Files;
 
 /// Minimum timeout: below it a busy host would fail its own daemon.
@@ -45,6 +47,8 @@ pub(super) fn read(
     read_store(reader.section("store"), config);
     read_life_preserver(reader.section("life_preserver"), config, elsewhere, files);
     read_system_state(reader.section("system_state"), config);
+    alerts::read(reader.section("alerts"), config);
+    alerts::read_expectations(reader.root(), config);
     read_bridge(reader.section("bridge"), config);
     read_relay(reader.section("relay"), config);
     read_paths(reader.section("paths"), config);
@@ -119,7 +123,8 @@ fn read_dispatcher(mut section: Section<'_, '_>, config: &mut Config) {
     section.tables("queue", "dispatcher.queue", &mut dispatcher.queue, |queue| {
         let name = queue.required("name", text(queue_name));
         let parallel = queue.required("parallel", count(1..=4096));
-        Some(JobQueue { name: name?, parallel: parallel? })
+        let alert = queue.optional("alert", boolean).unwrap_or(false);
+        Some(JobQueue { name: name?, parallel: parallel?, alert })
     });
     section.key("output_interval", &mut dispatcher.output_interval, duration(SHORT..=HOUR));
     section.key("output_grace", &mut dispatcher.output_grace, duration(SHORT..=HOUR));

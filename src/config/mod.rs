@@ -11,6 +11,7 @@
 //! * `values` and `units` convert one TOML value;
 //! * `checks` has the checks between keys.
 
+mod alerts;
 mod checks;
 mod defaults;
 mod error;
@@ -44,6 +45,7 @@ use reader::Reader;
 use crate::notify::Target;
 use crate::sys::files::Files;
 
+pub use alerts::{AlertPool, Alerts, Expectation, Expected};
 pub use error::{ConfigError, ConfigErrors};
 pub use home::Home;
 pub use hosts::HostEntry;
@@ -75,6 +77,10 @@ pub struct Config {
     pub life_preserver: LifePreserver,
     /// `[system_state]`: pools and the host name.
     pub system_state: SystemState,
+    /// `[alerts]`: alerts.
+    pub alerts: Alerts,
+    /// `[[expect]]`, at most 64: silence that is an alert. Default: none.
+    pub expect: Vec<Expectation>,
     /// `[bridge]`: links to relays.
     pub bridge: Bridge,
     /// `[relay]`: the relay, run by `bridge`.

@@ -38,6 +38,9 @@ pub(super) struct Key {
 impl Key {
     /// Whether it is `section.name`, the form of messages and checks.
     fn is(&self, path: &str) -> bool {
+        if self.section.is_empty() {
+            return path == self.name;
+        }
         let rest = path.strip_prefix(self.section).and_then(|rest| rest.strip_prefix('.'));
         rest == Some(self.name)
     }
@@ -220,7 +223,7 @@ impl fmt::Display for Unknown<'_> {
 
 /// The section's line in the file.
 pub(super) fn heading(section: &str) -> String {
-    let is_list = section.contains('.') || ["rule", "notify"].contains(&section);
+    let is_list = section.contains('.') || matches!(section, "rule" | "expect" | "notify");
     if is_list { format!("[[{section}]]") } else { format!("[{section}]") }
 }
 

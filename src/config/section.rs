@@ -164,7 +164,10 @@ impl<'t> Section<'_, 't> {
     }
 
     fn fault(&mut self, name: &'static str, value: &Spanned<DeValue<'_>>, message: String) {
-        let message = format!("{}.{name}: {message}", self.name);
+        let message = match self.name {
+            "" => format!("{name}: {message}"),
+            section => format!("{section}.{name}: {message}"),
+        };
         self.reader.faults.push(Fault { at: value.span().start, message });
         self.mark_faulty(name);
     }

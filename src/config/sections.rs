@@ -188,13 +188,15 @@ pub struct Dispatcher {
     pub queue: Vec<JobQueue>,
 }
 
-/// `[[dispatcher.queue]]`: a queue of jobs. Both keys are needed.
+/// `[[dispatcher.queue]]`: a queue of jobs. `name` and `parallel` are needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobQueue {
     /// As jobs name it: 1 to 128 bytes without control characters, unlike any other.
     pub name: String,
     /// Jobs of it that run at a time, 1 to 4096; of a queue that is not configured it is one.
     pub parallel: usize,
+    /// Whether a failed job of it is an alert, until one of it succeeds. Default: no.
+    pub alert: bool,
 }
 
 /// `[store]`: durable storage.

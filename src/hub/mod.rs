@@ -13,6 +13,7 @@ use std::rc::Rc;
 
 use ring::Ring;
 
+use crate::alerts::Alerts;
 use crate::dispatcher::{Dispatcher, Serial};
 use crate::moment::Moment;
 use crate::wire::{
@@ -36,7 +37,14 @@ impl Filter {
         let job = match (event, &self.jobs) {
             (Event::Job(event), Some(jobs)) => jobs.contains(event.job.id.as_str()),
             (Event::Queue(_), jobs) => jobs.is_none(),
-            (Event::Job(_) | Event::LifePreserver(_) | Event::SystemState(_), _) => true,
+            (
+                Event::Job(_)
+                | Event::LifePreserver(_)
+                | Event::SystemState(_)
+                | Event::Alert(_)
+                | Event::Notice(_),
+                _,
+            ) => true,
         };
         let urgent = match (event.priority(), self.priority) {
             (Some(priority), Some(least)) => priority >= least,
@@ -77,6 +85,8 @@ struct Backlog {
     jobs_from: Option<Serial>,
     /// Pending events of jobs from this serial on are sent again.
     pending_from: Option<Serial>,
+    /// Active alerts behind this key have not been sent yet.
+    alerts_after: Option<String>,
 }
 
 impl Backlog {
@@ -87,6 +97,12 @@ impl Backlog {
             && self.outcomes.is_none()
             && self.jobs_from.is_none()
             && self.pending_from.is_none()
+            && self.alerts_after.is_none()
+    }
+
+    /// Whether the alert of that key is sent later, if it is active then.
+    fn covers_alert(&self, key: &str) -> bool {
+        self.alerts_after.as_deref().is_some_and(|after| key > after)
     }
 
     /// Whether the current state, still to be sent, includes this event. A finished job is not part
@@ -209,6 +225,8 @@ impl Hub {
                     EventName::LifePreserver | EventName::SystemState => {
                         backlog.last.extend(self.last.get(name).cloned());
                     }
+                    EventName::Alert => backlog.alerts_after = Some(String::new()),
+                    EventName::Notice => {}
                 }
             }
         }
@@ -256,6 +274,9 @@ impl Hub {
         if changed.contains(&EventName::Dispatcher) {
             (backlog.jobs_from, backlog.outcomes) = (None, None);
         }
+        if changed.contains(&EventName::Alert) {
+            backlog.alerts_after = None;
+        }
         if subscription.names.is_empty() {
             self.leave(session);
         }
@@ -297,7 +318,7 @@ impl Hub {
         self.ring.push(&published);
         let name = published.event.name();
         match name {
-            EventName::Dispatcher => {}
+            EventName::Dispatcher | EventName::Alert | EventName::Notice => {}
             EventName::LifePreserver | EventName::SystemState => {
                 self.last.insert(name, published.clone());
             }
@@ -312,7 +333,8 @@ impl Hub {
             }
             match &published.event {
                 Event::Job(event) if subscription.backlog.covers(event) => continue,
-                Event::Job(_) | Event::Queue(_) => {}
+                Event::Alert(event) if subscription.backlog.covers_alert(&event.key) => continue,
+                Event::Job(_) | Event::Queue(_) | Event::Alert(_) | Event::Notice(_) => {}
                 // This event supersedes the last one in the backlog.
                 Event::LifePreserver(_) | Event::SystemState(_) => {
                     subscription.backlog.last.retain(|last| last.event.name() != name);
@@ -343,9 +365,10 @@ impl Hub {
         &mut self,
         session: SessionId,
         dispatcher: &Dispatcher,
+        alerts: &Alerts,
         now: Moment,
     ) -> Option<Item> {
-        let piece = self.next_piece(session, dispatcher, now);
+        let piece = self.next_piece(session, dispatcher, alerts, now);
         if piece.is_none() {
             self.behind.remove(&session);
         }
@@ -372,6 +395,7 @@ impl Hub {
         &mut self,
         session: SessionId,
         dispatcher: &Dispatcher,
+        alerts: &Alerts,
         now: Moment,
     ) -> Option<Item> {
         loop {
@@ -402,6 +426,9 @@ impl Hub {
                         backlog.jobs_from = Some(0);
                         backlog.outcomes = Some((0, oldest));
                     }
+                    if subscription.names.contains(&EventName::Alert) {
+                        backlog.alerts_after = Some(String::new());
+                    }
                     // The last events may be among those missed.
                     let kinds = subscription.names.iter().filter_map(|name| self.last.get(name));
                     backlog.last = kinds.cloned().collect();
@@ -416,7 +443,8 @@ impl Hub {
                     Event::Job(event) => {
                         backlog.covers(event) && dispatcher.is_active(event.job.serial)
                     }
-                    Event::Queue(_) => false,
+                    Event::Alert(event) => backlog.covers_alert(&event.key),
+                    Event::Queue(_) | Event::Notice(_) => false,
                     Event::LifePreserver(_) | Event::SystemState(_) => {
                         let name = event.event.name();
                         backlog.last.retain(|last| last.event.name() != name);
@@ -431,6 +459,13 @@ impl Hub {
                 // Its own number would be behind what this connection may have received.
                 let again = last.event.present();
                 Rc::new(self.number(again, now).as_present_state())
+            } else if let Some(after) = &backlog.alerts_after {
+                let Some((key, transition)) = alerts.present(Some(after.as_str())) else {
+                    backlog.alerts_after = None;
+                    continue;
+                };
+                backlog.alerts_after = Some(key.to_owned());
+                Rc::new(self.number(transition.event(), now).as_present_state())
             } else if let Some(from) = backlog.jobs_from {
                 let Some((serial, event)) = dispatcher.present(from) else {
                     (backlog.jobs_from, backlog.pending_from) = (None, None);

@@ -1,6 +1,7 @@
 //! Subscriptions and current state, driven by hand.
 
 use super::*;
+use crate::alerts::{AlertLimits, Condition, Kind};
 use crate::dispatcher::{Effect, Ended, Exit, JobLimits, Submission};
 use crate::wire::{CommandText, JobRequest};
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use std::time::Duration;
 struct Fixture {
     hub: Hub,
     dispatcher: Dispatcher,
+    alerts: Alerts,
     /// Effects that are held back.
     held: VecDeque<Effect>,
 }
@@ -32,6 +34,17 @@ impl Fixture {
         Fixture {
             hub: Hub::new("e", 100_000, 10_000),
             dispatcher: Dispatcher::new(limits, false),
+            alerts: Alerts::new(
+                AlertLimits {
+                    most: 100,
+                    bytes: 100_000,
+                    most_per_user: 100,
+                    clear_after: Duration::ZERO,
+                    flap_limit: 10,
+                    flap_hold: Duration::ZERO,
+                },
+                "e",
+            ),
             held: VecDeque::new(),
         }
     }
@@ -99,7 +112,7 @@ impl Fixture {
     }
 
     fn pull(&mut self, session: SessionId) -> Option<String> {
-        Some(match self.hub.pull(session, &self.dispatcher, Moment::now())? {
+        Some(match self.hub.pull(session, &self.dispatcher, &self.alerts, Moment::now())? {
             Item::Event(event, spelling) => show(&event, spelling),
             Item::Outcome(serial) => format!("outcome {serial}"),
             Item::Gap { seq, missed } => format!("{seq} gap {missed:?}"),
@@ -137,7 +150,7 @@ fn show(event: &Published, spelling: Spelling) -> String {
     shown.trim().replace('\n', ",")
 }
 
-const ALL: [EventName; 3] = EventName::ALL;
+const ALL: [EventName; 3] = EventName::ORIGINAL;
 
 #[test]
 fn subscribing_twice_changes_nothing_and_doubles_nothing() {
@@ -229,7 +242,9 @@ fn late_subscriber_gets_the_last_event_unless_superseded() {
     h.hub.publish(state("old"), Moment::now(), |_, _, _| panic!("nobody is there"));
     h.hub.subscribe(1, &ALL, Filter::default(), Spelling::default(), None);
     h.hub.subscribe(2, &ALL, Filter::default(), Spelling::default(), None);
-    let Some(Item::Event(event, _)) = h.hub.pull(1, &h.dispatcher, Moment::now()) else { panic!() };
+    let Some(Item::Event(event, _)) = h.hub.pull(1, &h.dispatcher, &h.alerts, Moment::now()) else {
+        panic!()
+    };
     assert!(String::from_utf8_lossy(&event.frame(Spelling::default())).contains("old"));
     let mut got = vec![];
     h.hub.publish(state("new"), Moment::now(), |session, _, _| got.push(session));
@@ -358,4 +373,60 @@ fn pending_jobs_are_repeated_to_original_clients_alone() {
         assert_eq!(fixture.pull(1), None);
         assert!(fixture.hub.behind().is_empty());
     }
+}
+
+fn alert(key: &str, priority: u8) -> Condition {
+    Condition {
+        key: key.to_owned(),
+        kind: Kind::Custom,
+        source: "test".to_owned(),
+        priority: Priority::new(priority),
+        message: "wrong".to_owned(),
+        raise_after: Duration::ZERO,
+    }
+}
+
+impl Fixture {
+    /// Reports conditions; returns the recipients of their transitions.
+    fn report(&mut self, conditions: &[Condition]) -> Vec<(SessionId, String)> {
+        let mut got = Vec::new();
+        for condition in conditions {
+            self.alerts.report(condition.clone(), Moment::now());
+        }
+        while let Some(transition) = self.alerts.next_transition() {
+            self.hub.publish(transition.event(), Moment::now(), |session, event, _| {
+                got.push((session, alert_of(event)));
+            });
+        }
+        got
+    }
+
+    fn pull_alert(&mut self, session: SessionId) -> Option<String> {
+        match self.hub.pull(session, &self.dispatcher, &self.alerts, Moment::now())? {
+            Item::Event(event, _) => Some(alert_of(&event)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn alert_of(event: &Published) -> String {
+    let frame: Value = serde_json::from_slice(&event.frame(Spelling::default())).unwrap();
+    assert_eq!(frame["name"], "alert");
+    format!("{} {}", frame["args"]["state"].as_str().unwrap(), frame["args"]["key"])
+}
+
+#[test]
+fn subscriber_to_alerts_gets_active_ones_first_and_each_once() {
+    let mut h = Fixture::new();
+    assert_eq!(h.report(&[alert("a", 5), alert("b", 5), alert("c", 2)]), []);
+    let filter = Filter { priority: Some(Priority::new(3)), ..Filter::default() };
+    h.hub.subscribe(1, &[EventName::Alert], filter, Spelling::default(), None);
+    h.hub.subscribe(2, &EventName::ORIGINAL, Filter::default(), Spelling::default(), None);
+    assert_eq!(h.pull_alert(1).unwrap(), "raised \"a\"");
+    // One that is still to come as part of the current state is not sent twice.
+    assert_eq!(h.report(&[alert("d", 5), alert("a", 6)]), [(1, "changed \"a\"".to_owned())]);
+    assert_eq!(h.pull_alert(1).unwrap(), "raised \"b\"");
+    assert_eq!(h.pull_alert(1).unwrap(), "raised \"d\"");
+    assert_eq!(h.pull_alert(1), None);
+    assert_eq!(h.report(&[alert("e", 5)]), [(1, "raised \"e\"".to_owned())]);
 }

@@ -21,6 +21,7 @@ mod progress;
 mod replications;
 mod size;
 mod tail;
+mod verdict;
 mod worker;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -43,6 +44,7 @@ use replications::Replications;
 use tail::PersistedGeneration;
 
 pub use follower::{FollowId, Watching};
+pub use verdict::{LogTrouble, Verdict};
 pub use worker::Looks;
 
 /// Class of replication events.
@@ -115,6 +117,8 @@ pub struct LifePreserver {
     replications: Replications,
     /// The last event of each class, by class.
     last: BTreeMap<String, Last>,
+    /// The verdict of the event that was returned last.
+    verdict: Option<Verdict>,
     /// Files to be polled, each once.
     marked: VecDeque<FollowId>,
     last_id: FollowId,
@@ -192,6 +196,7 @@ impl LifePreserver {
             files: VecDeque::new(),
             replications: Replications::new(limits.replications()),
             last: memory.last.into_iter().map(|last| (last.class.clone(), last)).collect(),
+            verdict: None,
             marked: VecDeque::new(),
             last_id: 0,
             unfound: VecDeque::new(),
@@ -529,6 +534,7 @@ impl LifePreserver {
     }
 
     fn take_reading(&mut self, reading: Reading, log: &Path, now: Moment) -> LifePreserverEvent {
+        self.verdict = Verdict::of(&reading, log);
         match reading.run {
             None => {}
             Some(Run::Begin(dataset, file)) => {

@@ -10,7 +10,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ring::digest;
 use rustls::ServerConfig;
@@ -19,6 +19,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 use super::pin;
+use super::validity::not_after;
 use crate::sys::files::Files;
 use crate::sys::may_block::MayBlock;
 
@@ -132,6 +133,8 @@ pub struct ServerSide {
     pub tunnel: Arc<ServerConfig>,
     /// SHA-256 of its certificate, formatted by [`fingerprint`].
     pub fingerprint: String,
+    /// End of validity of its certificate, where that can be read.
+    pub expires: Option<SystemTime>,
 }
 
 impl ServerSide {
@@ -171,6 +174,7 @@ pub fn server_side_of(
 ) -> Result<ServerSide, CertificateError> {
     let chain = chain_of(certificate, chain)?;
     let fingerprint = chain.first().map(|first| fingerprint(first)).unwrap_or_default();
+    let expires = chain.first().and_then(|first| not_after(first));
     let secret = PrivateKeyDer::from_pem_slice(secret).map_err(|error| unreadable(key, error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let unusable = |error: rustls::Error| {
@@ -191,7 +195,7 @@ pub fn server_side_of(
     };
     let config = with(pin::SOCKETS).map_err(unusable)?;
     let tunnel = with(pin::TUNNELS).map_err(unusable)?;
-    Ok(ServerSide { config, tunnel, fingerprint })
+    Ok(ServerSide { config, tunnel, fingerprint, expires })
 }
 
 /// SHA-256 of the certificate in a PEM file, as 64 lower-case hexadecimal digits.

@@ -12,6 +12,7 @@ mod proxy;
 mod socket;
 mod unauthenticated;
 mod upgrade;
+mod validity;
 mod websocket;
 
 pub use connection::{Connection, End, Flushed, Incoming, TransportLimits};

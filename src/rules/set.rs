@@ -66,6 +66,8 @@ pub struct Reading {
     pub priority: u8,
     /// The text of the event.
     pub message: String,
+    /// The dataset of the line, if its rule knows one.
+    pub dataset: Option<String>,
     /// Start or end of a replication.
     pub run: Option<Run>,
 }
@@ -265,7 +267,7 @@ impl RuleSet {
         let has_hidden_fields = self.has_fields && line.json.is_some();
         let message = if has_hidden_fields { Message::text_and_fields() } else { Message::text() };
         let message = message.fill(&|name| self.place(name, &view, &Vec::new(), None));
-        Some(Reading { class, priority, message, run: None })
+        Some(Reading { class, priority, message, dataset: None, run: None })
     }
 
     /// The line of the program inside JSON of another: `journalctl -o json`, a container's log.
@@ -315,6 +317,7 @@ impl RuleSet {
                         class: class.unwrap_or(Class::Snapshot),
                         priority,
                         message: rule.message.fill(&group),
+                        dataset: group("dataset").map(Cow::into_owned),
                         run: None,
                     });
                 }
@@ -386,7 +389,7 @@ impl RuleSet {
         };
         let class = rule.class.unwrap_or_else(|| self.class_of(view));
         let message = rule.message.fill(&place);
-        Verdict::Event(Reading { class, priority, message, run })
+        Verdict::Event(Reading { class, priority, message, dataset: own("dataset"), run })
     }
 
     fn class_of(&self, view: &View<'_, '_>) -> Class {

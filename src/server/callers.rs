@@ -290,7 +290,9 @@ impl Server {
             | Command::Job(_)
             | Command::Notify(_)
             | Command::Subscribe(_)
-            | Command::Unsubscribe(_) => return Ok(()),
+            | Command::Unsubscribe(_)
+            | Command::Alert(_)
+            | Command::Emit(_) => return Ok(()),
         };
         Err(Refusal::new(ErrorCode::Forbidden, why))
     }

@@ -21,7 +21,7 @@ use log::{info, warn};
 use super::clients::ClientId;
 use super::{Phase, PollToken, Server};
 use crate::config::{self, Config};
-use crate::life_preserver::{FollowId, FollowLimits, LifePreserver, Next, Source};
+use crate::life_preserver::{FollowId, FollowLimits, LifePreserver, LogTrouble, Next, Source};
 use crate::moment::{Budget, Moment};
 use crate::rules::RuleSet;
 use crate::sys::may_block::MayBlock;
@@ -109,6 +109,16 @@ impl Logs {
     /// The status for a request.
     pub(super) fn status(&self, now: Moment) -> serde_json::Value {
         self.room.status(now.wall)
+    }
+
+    /// A digest of the troubles of the logs; `None` while one is still being found.
+    pub(super) fn troubles_version(&self) -> Option<u64> {
+        (!self.room.is_finding()).then(|| self.room.troubles_version())
+    }
+
+    /// Logs that cannot be read, or of which nothing matches.
+    pub(super) fn troubles(&self) -> Vec<LogTrouble> {
+        self.room.troubles()
     }
 
     /// A file has changed.
@@ -214,6 +224,8 @@ impl Server {
     }
 
     fn publish_news(&mut self, event: LifePreserverEvent, now: Moment) {
+        let verdict = self.logs.room.take_verdict();
+        self.observe_verdict(verdict, (event.priority, event.message.clone()), now);
         let (clients, crowded) = (&mut self.clients, &mut self.logs.crowded);
         let event = Event::LifePreserver(event);
         let published = self.hub.publish(event, now, |id, event, spelling| {

@@ -176,6 +176,11 @@ impl State {
         }
     }
 
+    /// Whether the relay has authenticated this server.
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(self, State::Talking { dialogue, .. } if dialogue.is_known())
+    }
+
     pub(super) fn due(&self) -> Option<Instant> {
         match self {
             State::Waiting | State::LookingUp => None,

@@ -5,6 +5,8 @@
 //! a turn blocks.
 
 mod accounts;
+mod alert_requests;
+mod alerts;
 mod attachments;
 mod authentication;
 mod callers;
@@ -12,6 +14,7 @@ mod carrier;
 mod child;
 mod clients;
 mod errands;
+mod expectations;
 mod files;
 mod jobs;
 mod keys;
@@ -56,9 +59,11 @@ use crate::sys::children;
 use crate::system_state::SystemState;
 use crate::wire::{Event, Published, Spelling, gap};
 use accounts::AccountsHelper;
+use alerts::AlertDesk;
 use attachments::Attachments;
 use clients::{ClientId, Clients, Until};
 use errands::{Errand, Errands};
+use expectations::{ExpectationDesk, Pipe};
 use files::FileWorkers;
 use jobs::Jobs;
 use keys::Keys;
@@ -106,6 +111,10 @@ enum PollToken {
     Keys,
     /// Host name and pools.
     SystemState(Part),
+    /// `zfs list` for expectations.
+    Expect(Pipe),
+    /// The next deadline of an alert, or more transitions than fit into a turn.
+    Alerts,
     /// The store process.
     Store,
     /// A turn of a waiting password.
@@ -187,6 +196,8 @@ struct Server {
     links: Links,
     system_state: SystemState,
     probes: Probes,
+    alerts: AlertDesk,
+    expectations: ExpectationDesk,
     storage: Storage,
     phase: Phase,
     scratch: Vec<u8>,
@@ -325,6 +336,7 @@ impl Server {
             PollToken::Errand(errand) => self.on_errand(errand, now),
             PollToken::Logs => self.logs.wake(),
             PollToken::SystemState(part) => self.on_zpool_io(part, now),
+            PollToken::Expect(pipe) => self.on_zfs_io(pipe),
             PollToken::Store => {
                 let now = now.instant;
                 self.storage.read(&mut self.scratch, &mut self.reactor, now);
@@ -337,6 +349,7 @@ impl Server {
             PollToken::Children => self.reap(now),
             PollToken::Keys => self.go_on_reading_keys(now),
             PollToken::Dispatcher
+            | PollToken::Alerts
             | PollToken::Turn
             | PollToken::Passwords
             | PollToken::Persisting
@@ -386,6 +399,7 @@ impl Server {
             PollToken::Keys => self.ask_for_keys(now),
             PollToken::Logs => self.on_logs_deadline(now),
             PollToken::SystemState(part) => self.on_zpool_deadline(part, now),
+            PollToken::Expect(pipe) => self.on_zfs_deadline(pipe, now),
             PollToken::Attachments => self.on_attachments_due(now),
             PollToken::Notifications => self.notifications.notifier.on_deadline(now),
             PollToken::Stop => self.phase = Phase::Over,
@@ -396,6 +410,7 @@ impl Server {
             PollToken::Errand(errand) => self.errands.on_deadline(errand),
             // All due work is done at the end of the turn.
             PollToken::Trees
+            | PollToken::Alerts
             | PollToken::Passwords
             | PollToken::Persisting
             | PollToken::Turn
@@ -447,6 +462,7 @@ impl Server {
                 && !self.storage.on_child(pid, exit, reactor, now.instant)
                 && !self.accounts.on_child(pid, exit, reactor, now.instant)
                 && !self.file_workers.on_child(pid, exit, reactor, now.instant)
+                && !self.on_zfs_exit(pid, exit, now)
             {
                 self.on_zpool_exit(pid, exit, now);
             }
@@ -751,6 +767,9 @@ impl Server {
             self.serve_passwords(now);
             self.run_system_state(now);
             timer.end_part("accounts and pools");
+            self.run_expectations(now);
+            self.run_alerts(now);
+            timer.end_part("alerts");
             let sending = *sending.get_or_insert_with(|| Budget::of(limits::SENDING));
             if self.deliveries.is_empty() && !self.dispatcher.has_pending_output() {
                 // Both read jobs as they are now, so they follow what was printed and published.
@@ -897,8 +916,16 @@ impl Server {
     fn publish(&mut self, event: Event, now: Moment) {
         let finished = match &event {
             Event::Job(event) => event.is_finished().then_some(event.job.serial),
-            Event::LifePreserver(_) | Event::SystemState(_) | Event::Queue(_) => None,
+            Event::LifePreserver(_)
+            | Event::SystemState(_)
+            | Event::Queue(_)
+            | Event::Alert(_)
+            | Event::Notice(_) => None,
         };
+        if let Event::Job(event) = &event {
+            self.observe_job(event, now);
+            self.expect_job(event, now);
+        }
         if let Some(serial) = finished {
             self.dispatcher.reported(serial, self.hub.seq() + 1, now);
             self.attachments.touch(serial);
@@ -942,7 +969,7 @@ impl Server {
                     return self.reactor.again(PollToken::Turn);
                 }
                 pieces += 1;
-                match self.hub.pull(id, &self.dispatcher, now) {
+                match self.hub.pull(id, &self.dispatcher, &self.alerts.alerts, now) {
                     None => break,
                     Some(Item::Event(event, spelling)) => {
                         self.clients.deliver(id, &event, spelling)
@@ -1018,6 +1045,7 @@ impl Server {
                 }
                 self.dispatcher.stop(now);
                 self.system_state.stop();
+                self.stop_expectations();
             }
             Phase::EndingJobs => {
                 info!("stopping at once");

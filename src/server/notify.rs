@@ -127,9 +127,11 @@ impl Server {
                 }
                 Effect::Standing { target, failing: Some(why) } => {
                     warn!("notification {target} fails: {why}");
+                    self.observe_target(&target, Some(&why), now);
                 }
                 Effect::Standing { target, failing: None } => {
                     info!("notification {target} is accepted again");
+                    self.observe_target(&target, None, now);
                 }
                 Effect::Tested { test, outcome } => self.on_notification_tested(test, outcome),
                 Effect::Remark(remark) => warn!("notification {remark}"),

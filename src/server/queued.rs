@@ -44,7 +44,9 @@ impl net::OutgoingMessage for QueuedMessage {
                     event.is_running().then_some(CoalescingKey::Running(event.job.serial))
                 }
                 Event::SystemState(_) => Some(CoalescingKey::SystemState),
-                Event::LifePreserver(_) | Event::Queue(_) => None,
+                Event::LifePreserver(_) | Event::Queue(_) | Event::Alert(_) | Event::Notice(_) => {
+                    None
+                }
             },
         }
     }

@@ -195,7 +195,10 @@ impl Server {
         self.throttle.set_limits(start::throttle_limits(config));
         self.notifications.notifier.set_hostname(&self.hostname);
         self.notifications.notifier.configure(&self.config.notify, now);
+        self.notify_of_active_alerts(now);
         self.configure_logs();
+        self.alerts.configure(&self.config);
+        self.configure_expectations(now);
         self.configure_links(now);
         self.look_at_callers(now);
         self.warn_of_callers();

@@ -60,6 +60,7 @@ impl Server {
             hub: &mut self.hub,
             keys: &self.keys.store,
             roles: &self.roles,
+            read_may_acknowledge: self.config.alerts.read_may_acknowledge,
         };
         client.session.handle(need, command, &mut context)
     }
@@ -109,6 +110,10 @@ impl Server {
                 self.audit(id, Audit::of(&reply));
                 return self.store_queues(Some((id, reply_to, reply)), now);
             }
+            Handled::Alert(command) => {
+                return self.on_alert_command(id, reply_to, command, now);
+            }
+            Handled::Emit(emission) => return self.on_emit(id, reply_to, emission, now),
             Handled::Keys(command) => return self.take_key_command(id, reply_to, command, now),
             Handled::Notify(NotifyCommand::Queue) => {
                 Ok(Reply::Table(self.waiting_notifications(now)))

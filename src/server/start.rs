@@ -8,8 +8,10 @@ use log::{info, warn};
 use mio::Interest;
 
 use super::accounts::{self, AccountsHelper};
+use super::alerts::AlertDesk;
 use super::clients::{ClientLimits, Clients};
 use super::errands::Errands;
+use super::expectations::ExpectationDesk;
 use super::files::FileWorkers;
 use super::jobs::Jobs;
 use super::keys::Keys;
@@ -92,6 +94,8 @@ pub(super) fn start(
     let notifications = Notifications::begin(&config, &place, &hostname, now);
     let mut storage = Storage::new(place, store_limits(&config), (lock, directory), now.instant);
     storage.begin_early(&mut reactor, now.instant);
+    let alerts = AlertDesk::begin(&config, &epoch, may_block, now);
+    let expectations = ExpectationDesk::begin(&config, may_block, now);
     let links = Links::begin(&config, may_block);
     let logs = Logs::begin(&config, may_block, now);
     let keys = Keys::begin(&config.paths.state, config.auth.max_legacy_keys, may_block);
@@ -112,6 +116,8 @@ pub(super) fn start(
         tokens: Tokens::new(config.auth.token_ttl, config.server.max_clients),
         keys,
         hub: Hub::new(&epoch, config.events.max_event, config.events.ring),
+        alerts,
+        expectations,
         dispatcher,
         deliveries: VecDeque::new(),
         starts: VecDeque::new(),
@@ -148,6 +154,7 @@ pub(super) fn start(
     }
     AccountsHelper::watch_group_file(&mut server.reactor, may_block);
     server.system_state.begin(now);
+    server.notify_of_active_alerts(now);
     server.send_checksums(now);
     server.configure_links(now);
     server.warn_of_callers();

@@ -47,6 +47,7 @@ impl Server {
             .collect();
         let mut status = json!({
             "hostname": self.hostname,
+            "alerts": self.alerts.alerts.status(now),
             "system_state": self.system_state.status(now),
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),

@@ -44,6 +44,12 @@ pub(super) enum Purpose {
     Queues(Option<(ClientId, Reply)>),
     /// Positions of logs, and the number of bytes of logs up to them.
     Logs(u64),
+    /// Records of a part of the alerts.
+    Alerts(usize),
+    /// Times of expected jobs.
+    Expectations,
+    /// All orders before this one were carried out, for a client that waits for that.
+    Barrier(ClientId, Reply),
     /// The registered keys, possibly changed for a client; its action, for the log.
     Keys(Option<(ClientId, String)>),
 }
@@ -322,7 +328,7 @@ impl Server {
     }
 
     /// The store has answered the request of a client.
-    fn on_stored(&mut self, id: ClientId, result: Result<Reply, String>) {
+    pub(super) fn on_stored(&mut self, id: ClientId, result: Result<Reply, String>) {
         let client = self.clients.get(id);
         if matches!(client.and_then(|client| client.waits_until()), Some(Until::Stored)) {
             self.end_wait(id, result.map_err(|why| Refusal::new(ErrorCode::Internal, why)));
@@ -363,6 +369,9 @@ impl Server {
             }
             Purpose::Queues(client) => self.on_queues_stored(client, answer.map(drop)),
             Purpose::Logs(consumed) => self.on_logs_persisted(consumed, answer.map(drop), now),
+            Purpose::Alerts(part) => self.on_alerts_stored(part, answer.map(drop), now),
+            Purpose::Barrier(client, reply) => self.on_stored(client, answer.map(|_| reply)),
+            Purpose::Expectations => self.on_expectations_stored(answer.map(drop)),
             Purpose::Keys(client) => self.on_keys(client, answer, now),
         }
     }
@@ -455,6 +464,30 @@ impl Server {
     pub(super) fn persist_logs(&mut self, name: &str, memory: Vec<u8>, consumed: u64, now: Moment) {
         let request = self.storage.store.replace(name, memory, now.instant);
         self.storage.questions.insert(request, Purpose::Logs(consumed));
+    }
+
+    /// Stores the records of a part of the alerts.
+    pub(super) fn store_alert_part(
+        &mut self,
+        part: usize,
+        name: &str,
+        records: Vec<u8>,
+        now: Moment,
+    ) {
+        let request = self.storage.store.replace(name, records, now.instant);
+        self.storage.questions.insert(request, Purpose::Alerts(part));
+    }
+
+    /// Replies to a client that waits when the store has carried out all orders up to now.
+    pub(super) fn await_store(&mut self, client: ClientId, reply: Reply, now: Moment) {
+        let request = self.storage.store.ask_for_pieces(0, Vec::new(), 0, now.instant);
+        self.storage.questions.insert(request, Purpose::Barrier(client, reply));
+    }
+
+    /// Stores the times of expected jobs.
+    pub(super) fn store_expectations(&mut self, name: &str, times: Vec<u8>, now: Moment) {
+        let request = self.storage.store.replace(name, times, now.instant);
+        self.storage.questions.insert(request, Purpose::Expectations);
     }
 
     /// Requests the outcome of a job, to be published.

@@ -72,6 +72,11 @@ impl Probes {
         Probes { starter, asked: None, dying: None, follower: None, devd: None, feed: None }
     }
 
+    /// Starts programs of ZFS.
+    pub(super) fn starter(&self) -> &Starter {
+        &self.starter
+    }
+
     /// Polls the pipes of the running `zpool`; readable bytes are reported at once.
     fn watch(&mut self, reactor: &mut Reactor<PollToken>) {
         let Some(Asked { process, output, errors }) = &mut self.asked else { return };
@@ -270,6 +275,7 @@ impl Server {
             (None, None) => return,
         };
         probes.unwatch_feed(&mut self.reactor);
+        self.expectations.expectations.request(now);
         if is_open {
             let again = now.instant + self.config.system_state.event_delay;
             self.reactor.set_deadline(PollToken::SystemState(Part::Feed), Some(again));

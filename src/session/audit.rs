@@ -30,6 +30,13 @@ pub enum Audit {
     },
     /// A target of notifications is tested.
     TestedNotification(String),
+    /// Alerts were acknowledged, or acknowledgements withdrawn.
+    Acknowledged {
+        /// The key or pattern.
+        key: String,
+        /// Whether they are acknowledged now.
+        acknowledged: bool,
+    },
     /// The user registered a key.
     Registered(KeyId),
     /// A key was revoked.
@@ -88,6 +95,10 @@ impl fmt::Display for Audit {
                 write!(f, "{} queue={name:?}", if *paused { "paused" } else { "resumed" })
             }
             Audit::TestedNotification(name) => write!(f, "tested notification={name:?}"),
+            Audit::Acknowledged { key, acknowledged } => {
+                let done = if *acknowledged { "acknowledged" } else { "unacknowledged" };
+                write!(f, "{done} alert={key:?}")
+            }
             Audit::Registered(id) => write!(f, "registered key=\"{id}\""),
             Audit::Revoked { id, of } => write!(f, "revoked key=\"{id}\" of={of:?}"),
         }

@@ -63,7 +63,7 @@ impl Gone {
         Priority::new(if self.is_settled() { 1 } else { 7 })
     }
 
-    fn how(&self) -> &'static str {
+    pub(super) fn how(&self) -> &'static str {
         match self.how {
             Reason::Exported => "exported",
             Reason::Destroyed => "destroyed",

@@ -12,6 +12,7 @@ mod columns;
 mod devd;
 mod device;
 mod feed;
+mod figures;
 mod gone;
 mod kind;
 mod list;
@@ -45,8 +46,9 @@ use watching::Watching;
 
 pub use devd::Devd;
 pub use feed::Feed;
+pub use figures::{PoolFigures, PoolsFigures};
 pub use probe::Complaint;
-pub use process::{Process, Starter, drain, is_found, zdb_beside};
+pub use process::{Process, Starter, drain, is_found, zdb_beside, zfs_beside};
 
 /// Limits of the system state.
 #[derive(Clone, Copy, Debug)]

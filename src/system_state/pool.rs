@@ -52,7 +52,7 @@ const FINE: &str = "ONLINE";
 const SUSPENDED: &str = "SUSPENDED";
 
 impl Pool {
-    fn cell(&self, key: &str) -> &str {
+    pub(super) fn cell(&self, key: &str) -> &str {
         self.cells.iter().find(|(of, _)| *of == key).map_or("", |(_, cell)| cell)
     }
 

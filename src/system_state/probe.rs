@@ -155,7 +155,7 @@ impl Complaint {
     }
 
     /// Its first line, sanitized for display.
-    pub(super) fn first_line(&self) -> String {
+    pub fn first_line(&self) -> String {
         let text = String::from_utf8_lossy(&self.0);
         let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("");
         line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SAID).collect()

@@ -77,6 +77,11 @@ pub fn zdb_beside(zpool: &Path) -> PathBuf {
     }
 }
 
+/// The `zfs` that belongs to a `zpool`: beside one that is not the system's, else looked up by name.
+pub fn zfs_beside(zpool: &Path) -> PathBuf {
+    zdb_beside(zpool).with_file_name("zfs")
+}
+
 fn candidates(zpool: &Path) -> Vec<PathBuf> {
     if zpool.is_absolute() {
         return vec![zpool.to_owned()];

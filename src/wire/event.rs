@@ -20,11 +20,23 @@ pub enum EventName {
     LifePreserver,
     /// Host name and pools.
     SystemState,
+    /// Alerts: each transition, and for a new subscriber all active ones.
+    Alert,
+    /// Notices of scripts.
+    Notice,
 }
 
 impl EventName {
     /// All of them, in documented order.
-    pub const ALL: [EventName; 3] =
+    pub const ALL: [EventName; 5] = [
+        EventName::Dispatcher,
+        EventName::LifePreserver,
+        EventName::SystemState,
+        EventName::Alert,
+        EventName::Notice,
+    ];
+    /// Those of the original server.
+    pub const ORIGINAL: [EventName; 3] =
         [EventName::Dispatcher, EventName::LifePreserver, EventName::SystemState];
 
     /// The name in a subscription.
@@ -33,6 +45,8 @@ impl EventName {
             EventName::Dispatcher => "dispatcher",
             EventName::LifePreserver => "life-preserver",
             EventName::SystemState => "system-state",
+            EventName::Alert => "alert",
+            EventName::Notice => "notice",
         }
     }
 
@@ -42,6 +56,8 @@ impl EventName {
             EventName::Dispatcher => "dispatcher",
             EventName::LifePreserver => "life_preserver",
             EventName::SystemState => "system_state",
+            EventName::Alert => "alert",
+            EventName::Notice => "notice",
         }
     }
 
@@ -63,6 +79,34 @@ pub enum Event {
     SystemState(SystemStateEvent),
     /// To a queue of jobs. Only subscribers of the extended form get it.
     Queue(QueueEvent),
+    /// A transition of an alert.
+    Alert(AlertEvent),
+    /// From a script, without an alert.
+    Notice(NoticeEvent),
+}
+
+/// A transition of an alert, as it is encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AlertEvent {
+    /// Key of the alert.
+    pub key: String,
+    /// Its priority.
+    pub priority: Priority,
+    /// The `args`, as JSON text.
+    pub args: String,
+}
+
+/// A message of a script.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoticeEvent {
+    /// The text.
+    pub message: String,
+    /// Its priority.
+    pub priority: Priority,
+    /// User who sent it.
+    pub source: String,
+    /// Class that the script gave.
+    pub class: Option<String>,
 }
 
 /// A queue was paused or resumed.
@@ -166,6 +210,8 @@ impl Event {
             Event::Job(_) | Event::Queue(_) => EventName::Dispatcher,
             Event::LifePreserver(_) => EventName::LifePreserver,
             Event::SystemState(_) => EventName::SystemState,
+            Event::Alert(_) => EventName::Alert,
+            Event::Notice(_) => EventName::Notice,
         }
     }
 
@@ -175,6 +221,8 @@ impl Event {
             Event::Job(_) | Event::Queue(_) => None,
             Event::LifePreserver(event) => Some(event.priority),
             Event::SystemState(event) => Some(event.priority()),
+            Event::Alert(event) => Some(event.priority),
+            Event::Notice(event) => Some(event.priority),
         }
     }
 
@@ -184,7 +232,11 @@ impl Event {
             Event::SystemState(event) => {
                 Event::SystemState(SystemStateEvent { news: StateNews::default(), ..event.clone() })
             }
-            Event::Job(_) | Event::LifePreserver(_) | Event::Queue(_) => self.clone(),
+            Event::Job(_)
+            | Event::LifePreserver(_)
+            | Event::Queue(_)
+            | Event::Alert(_)
+            | Event::Notice(_) => self.clone(),
         }
     }
 
@@ -207,6 +259,14 @@ impl Event {
                 let state = if event.paused { "paused" } else { "resumed" };
                 json!({ "queue": event.queue, "state": state, "by": event.by }).to_string()
             }
+            Event::Alert(event) => event.args.clone(),
+            Event::Notice(event) => json!({
+                "message": event.message,
+                "priority": event.priority.to_string(),
+                "class": event.class,
+                "source": event.source,
+            })
+            .to_string(),
         };
         (args, None)
     }
@@ -301,7 +361,12 @@ impl Published {
                 Event::SystemState(SystemStateEvent { news, ..theirs.clone() })
             }
             (
-                Event::Job(_) | Event::SystemState(_) | Event::LifePreserver(_) | Event::Queue(_),
+                Event::Job(_)
+                | Event::SystemState(_)
+                | Event::LifePreserver(_)
+                | Event::Queue(_)
+                | Event::Alert(_)
+                | Event::Notice(_),
                 _,
             ) => return None,
         };
@@ -332,7 +397,10 @@ impl Published {
             (Some(frame), _) => frame.len(),
             (None, Event::Job(event)) => event.weight().min(self.max_event),
             (None, Event::LifePreserver(event)) => FRAME_ROOM + event.message.len(),
-            (None, Event::SystemState(_) | Event::Queue(_)) => self.frame(spelling).len(),
+            (None, Event::Alert(event)) => FRAME_ROOM + event.args.len(),
+            (None, Event::SystemState(_) | Event::Queue(_) | Event::Notice(_)) => {
+                self.frame(spelling).len()
+            }
         }
     }
 

@@ -26,14 +26,15 @@ pub use bridge::{
     SERVER_AUTH_ID, bridge_event, identify_request, is_peer_id, list_keys_request, routed,
 };
 pub use command::{
-    Attach, Command, CommandText, Credentials, Cursor, HistoryQuery, JobCommand, JobRequest,
-    JobUser, KeyCommand, NewKey, NotifyCommand, Since, Subscription, requests,
+    AlertCommand, Attach, Command, CommandText, Credentials, Cursor, EMITTED, Emission,
+    HistoryQuery, JobCommand, JobRequest, JobUser, KeyCommand, NewKey, NotifyCommand, Since,
+    Subscription, requests,
 };
 pub use decimal::decimal;
 pub use decoder::Decoder;
 pub use event::{
-    Event, EventName, LifePreserverEvent, Published, QueueEvent, Spelling, StateNews,
-    SystemStateEvent, gap,
+    AlertEvent, Event, EventName, LifePreserverEvent, NoticeEvent, Published, QueueEvent, Spelling,
+    StateNews, SystemStateEvent, gap,
 };
 pub use excerpt::{Excerpt, Shown, left_out_marker};
 pub use id::{JobId, KeyId, MAX_NAME, check_name};

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
+    /// Only `emit`: for keys of scripts.
+    Emit,
     /// Subscribe, list and read logs: command lines and output of all jobs.
     Read,
     /// Also run and kill jobs, and therefore everything that the daemon's user may do.
@@ -16,6 +18,7 @@ impl Role {
     /// Its name in logs.
     pub const fn name(self) -> &'static str {
         match self {
+            Role::Emit => "emit",
             Role::Read => "read",
             Role::Full => "full",
         }
@@ -29,4 +32,6 @@ pub enum Need {
     Nothing,
     /// At least this role.
     Role(Role),
+    /// The role full, or a key for `emit` alone.
+    Emit,
 }

@@ -2,6 +2,7 @@
 //!
 //! One file per theme, one test per rule, named by the rule. Every test has a daemon of its own.
 
+mod alerts;
 mod attached;
 mod attached_remote;
 mod bad_input;

@@ -135,7 +135,7 @@ impl StandIn {
 
 /// Writes a program without having it open here: a child forked by another test would hold it open
 /// too, and then it cannot be run.
-fn write_program(path: &Path, text: &str) {
+pub(super) fn write_program(path: &Path, text: &str) {
     let mut writer = Command::new("sh")
         .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
         .arg(path)

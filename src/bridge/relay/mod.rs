@@ -368,7 +368,9 @@ impl Relay {
                 | Command::Job(_)
                 | Command::Notify(_)
                 | Command::Subscribe(_)
-                | Command::Unsubscribe(_),
+                | Command::Unsubscribe(_)
+                | Command::Alert(_)
+                | Command::Emit(_),
             )
             | Err(_) => {
                 let refusal = if is_known {

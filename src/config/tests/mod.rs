@@ -1,5 +1,6 @@
 //! One function per rule, from the text of a file to the value or the message.
 
+mod alerts;
 mod checks_between_keys;
 mod keys_of_the_file;
 mod sources;
@@ -101,6 +102,8 @@ mod the_sample {
         let links = std::mem::take(&mut config.bridge.link);
         assert_eq!(std::mem::take(&mut config.dispatcher.queue).len(), 1);
         assert_eq!(std::mem::take(&mut config.notify).len(), 4);
+        assert_eq!(std::mem::take(&mut config.alerts.pool).len(), 1);
+        assert_eq!(std::mem::take(&mut config.expect).len(), 4);
         let sources = std::mem::take(&mut config.life_preserver.source);
         assert_eq!(config, Config::defaults(&Home::System));
         assert_eq!(sources.len(), 2);

@@ -18,7 +18,13 @@ fn source_requires_a_rule_set_or_a_pattern() {
     assert_eq!((&*zrepl.log, &*zrepl.rules.name), (Path::new("/a"), "zrepl"));
     let read = |source: &LogSource, line: &str| Reader::new(vec![source.rules.clone()]).read(line);
     let known = |class, priority, message: &str| {
-        Outcome::Known(Reading { class, priority, message: message.to_owned(), run: None })
+        Outcome::Known(Reading {
+            class,
+            priority,
+            message: message.to_owned(),
+            dataset: None,
+            run: None,
+        })
     };
     assert_eq!(read(sent, "sent all"), known(Class::Replication, 1, "sent all"));
     assert_eq!(read(sent, "ERROR: unsent"), Outcome::Nothing);

@@ -20,6 +20,8 @@ fn manual_states_every_default() {
     assert_eq!(std::mem::take(&mut config.bridge.link).len(), 1);
     assert_eq!(std::mem::take(&mut config.dispatcher.queue).len(), 1);
     assert_eq!(std::mem::take(&mut config.notify).len(), 4);
+    assert_eq!(std::mem::take(&mut config.alerts.pool).len(), 1);
+    assert_eq!(std::mem::take(&mut config.expect).len(), 4);
     assert_eq!(std::mem::take(&mut config.life_preserver.source).len(), 2);
     assert_eq!(config, Config::defaults(&Home::System));
 }

@@ -3,6 +3,7 @@
 //! To add a request: a variant of [`Command`], its line in [`TABLE`] with the required role and the
 //! parser of its arguments, and its handler in `session`.
 
+mod alert;
 mod authentication;
 mod events;
 mod fields;
@@ -12,6 +13,7 @@ mod notify;
 
 use serde_json::Value;
 
+pub use alert::{AlertCommand, EMITTED, Emission};
 pub use authentication::Credentials;
 pub use events::{Cursor, HistoryQuery, Since, Subscription};
 pub use job::{Attach, CommandText, JobCommand, JobRequest, JobUser};
@@ -56,15 +58,21 @@ pub enum Command {
     Subscribe(Subscription),
     /// Unsubscribe from events.
     Unsubscribe(Vec<EventName>),
+    /// Alerts.
+    Alert(AlertCommand),
+    /// A message of a script.
+    Emit(Emission),
 }
 
 impl Command {
     /// Whether the reply may wait for the store or a worker.
     pub fn may_wait(&self) -> bool {
         match self {
-            Command::History(_) | Command::Key(_) | Command::Notify(NotifyCommand::Test { .. }) => {
-                true
-            }
+            Command::History(_)
+            | Command::Key(_)
+            | Command::Alert(_)
+            | Command::Emit(_)
+            | Command::Notify(NotifyCommand::Test { .. }) => true,
             Command::Job(command) => command.may_wait(),
             Command::Identify
             | Command::Authenticate(_)
@@ -88,7 +96,7 @@ const FULL: Need = Need::Role(Role::Full);
 
 /// Namespace, name, action, requirement, arguments. An action of `None` is any.
 #[rustfmt::skip]
-const TABLE: [(&str, &str, Option<&str>, Need, Parser); 33] = [
+const TABLE: [(&str, &str, Option<&str>, Need, Parser); 37] = [
     ("rpc", "identify", None, Need::Nothing, |_| Ok(Command::Identify)),
     ("rpc", "auth", None, Need::Nothing, authentication::password),
     ("rpc", "auth_token", None, Need::Nothing, authentication::token),
@@ -107,6 +115,11 @@ const TABLE: [(&str, &str, Option<&str>, Need, Parser); 33] = [
     ("rpc", "settings", Some("revoke_ssl_cert"), READ, key::revoke),
     ("rpc", "settings", Some("revoke_ssl_certificate"), READ, key::revoke),
     ("rpc", "system_state", Some("check"), READ, |_| Ok(Command::CheckPools)),
+    ("rpc", "alerts", Some("list"), READ, alert::list),
+    // The handler checks the role, which the configuration decides.
+    ("rpc", "alerts", Some("acknowledge"), READ, alert::acknowledge),
+    ("rpc", "alerts", Some("unacknowledge"), READ, alert::unacknowledge),
+    ("rpc", "events", Some("emit"), Need::Emit, alert::emit),
     ("rpc", "dispatcher", Some("list"), READ, job::list),
     ("rpc", "dispatcher", Some("queues"), READ, job::queues),
     ("rpc", "dispatcher", Some("log"), READ, job::log),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use crate::{Outcome, skip};
+use crate::{Outcome, SLOWNESS, skip};
 
 /// The tools lock the password file and fail if another process has the lock.
 static TOOLS: Mutex<()> = Mutex::new(());
@@ -163,6 +163,32 @@ impl PamService {
         include_str!("../../../etc/pam.d/sysadm-events.linux")
     };
 
+    /// A service in which a wrong password is refused after exactly so many seconds, more on a slow
+    /// host.
+    pub fn slow_to_refuse(seconds: u32) -> String {
+        let seconds = seconds * SLOWNESS;
+        if !FREEBSD {
+            let delay = seconds * 1_000_000;
+            return format!("auth optional pam_faildelay.so delay={delay}\n{}", PamService::TEXT);
+        }
+        let account: Vec<&str> =
+            PamService::TEXT.lines().filter(|line| line.starts_with("account")).collect();
+        format!(
+            "auth sufficient pam_unix.so no_warn\n\
+             auth optional pam_exec.so /bin/sleep {seconds}\n\
+             auth required pam_deny.so\n\
+             {}\n",
+            account.join("\n")
+        )
+    }
+
+    /// A service that admits only what the file allows: login.access(5), on Linux access.conf(5),
+    /// of which `+:user:address` and `-:ALL:ALL` mean the same.
+    pub fn restricted_by(file: &Path) -> String {
+        let module = if FREEBSD { "pam_login_access.so" } else { "pam_access.so" };
+        format!("account required {module} accessfile={}\n{}", file.display(), PamService::TEXT)
+    }
+
     /// Installs a service. `None`, with a message, where that is not possible or there is no PAM.
     pub fn new(text: &str) -> Outcome<Option<PamService>> {
         if !geteuid().is_root() {
@@ -179,10 +205,6 @@ impl PamService {
         };
         if !directory.is_dir() || !tools.iter().all(is_there) {
             skip("real accounts need PAM, and pw(8) or the shadow tools");
-            return Ok(None);
-        }
-        if FREEBSD && ["pam_faildelay.so", "pam_access.so"].iter().any(|it| text.contains(it)) {
-            skip("pam_faildelay and pam_access are modules of Linux-PAM alone");
             return Ok(None);
         }
         let name = name("p");

@@ -1,5 +1,5 @@
 //! A file system that does not answer: a mirror of a directory over FUSE, in which chosen names hang
-//! until they are released. Linux and root only.
+//! until they are released. Needs root, and FUSE in the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -15,6 +15,13 @@ use std::thread::{self, JoinHandle};
 use nix::unistd::geteuid;
 
 use crate::{Directory, Outcome, skip};
+
+/// Mounts the device that is standard input; the directory follows.
+const MOUNT: &[&str] = if cfg!(target_os = "freebsd") {
+    &["mount_fusefs", "-o", "allow_other", "0"]
+} else {
+    &["mount", "-i", "-t", "fuse", "-o", "fd=0,rootmode=40000,user_id=0,group_id=0", "stuck"]
+};
 
 /// The mirror; the file system ends when it is dropped, with an error for who still waits.
 #[derive(Debug)]
@@ -40,16 +47,15 @@ impl StuckFs {
     /// Mounts it; `None`, which is said, where that cannot be.
     pub fn mount() -> Outcome<Option<StuckFs>> {
         let device = File::options().read(true).write(true).open("/dev/fuse");
-        let (Ok(device), true, true) = (device, cfg!(target_os = "linux"), geteuid().is_root())
-        else {
-            skip("a file system that hangs needs Linux, root and /dev/fuse");
+        let (Ok(device), true) = (device, geteuid().is_root()) else {
+            skip("a file system that hangs needs root and /dev/fuse (FreeBSD: kldload fusefs)");
             return Ok(None);
         };
         let directory = Directory::new()?;
         fs::create_dir(directory.join("source"))?;
         fs::create_dir(directory.join("mount"))?;
-        let mounted = Command::new("mount")
-            .args(["-i", "-t", "fuse", "-o", "fd=0,rootmode=40000,user_id=0,group_id=0", "stuck"])
+        let mounted = Command::new(MOUNT[0])
+            .args(&MOUNT[1..])
             .arg(directory.join("mount"))
             .stdin(Stdio::from(device.try_clone()?))
             .status()?;
