@@ -85,7 +85,7 @@ const USES: [(&str, &[&str]); 29] = [
     ("config", &["notify", "pattern", "rules", "sys", "wire", "wording"]),
     ("logger", &["config", "sys", "wire", "wording"]),
     ("net", &["charge", "sys", "wire"]),
-    ("daemon", &["auth", "config", "logger", "net", "sys", "wire"]),
+    ("daemon", &["auth", "config", "logger", "moment", "net", "reactor", "sys", "wire"]),
     ("helper", &["backoff", "auth", "notify", "seal", "sys", "wire", "wording"]),
     ("dispatcher", &["charge", "helper", "moment", "reactor", "sys", "wire", "wording"]),
     ("hub", &["dispatcher", "moment", "wire"]),

@@ -1,9 +1,10 @@
-//! Start-up code of both daemons, `serve` and `bridge`: addresses, state directory and its lock,
-//! start-up errors.
+//! Code of both daemons, `serve` and `bridge`: start-up (addresses, state directory and its lock,
+//! errors), and the front: connections that have not authenticated.
 
 mod address;
 mod directory;
 mod error;
+mod front;
 mod pid_file;
 
 use std::io;
@@ -21,6 +22,7 @@ use crate::sys::{descriptors, memory, signals};
 pub use address::{Address, bind, is_proxy};
 pub use directory::{lock, make_private};
 pub use error::StartError;
+pub use front::{AcceptEnd, Front, FrontLimits, Guest, Guests, Listening};
 pub use pid_file::PidFile;
 
 /// Prepares the process, however it was started. To be called first.

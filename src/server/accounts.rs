@@ -7,12 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde_json::{Value, json};
 
@@ -154,17 +152,8 @@ impl AccountsHelper {
 
     /// Writes as much as the child accepts.
     pub(super) fn flush(&mut self, reactor: &mut Reactor<PollToken>) {
-        while let Some(child) = &mut self.child {
-            let bytes = self.helper.bytes();
-            if bytes.is_empty() {
-                break;
-            }
-            match child.socket.write(bytes) {
-                Ok(sent) => self.helper.sent(sent),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Otherwise its end is noticed.
-                Err(_) => break,
-            }
+        if let Some(child) = &mut self.child {
+            child.flush(self.helper.channel());
         }
         reactor.set_deadline(PollToken::Accounts, self.helper.due());
         reactor.set_deadline(PollToken::Recheck, self.recheck_due);
@@ -178,9 +167,8 @@ impl AccountsHelper {
         now: Instant,
     ) {
         let Some(child) = &mut self.child else { return };
-        if child.read(scratch, |bytes| self.helper.received(bytes, now)) {
-            reactor.again(PollToken::Accounts);
-        }
+        let helper = &mut self.helper;
+        child.read(scratch, PollToken::Accounts, reactor, |bytes| helper.received(bytes, now));
     }
 
     /// Sets the role that the account grants this user; `by_kernel` is the role by the kernel's
@@ -440,17 +428,8 @@ impl Server {
                 Outcome::Answer(request, answer) => self.on_accounts(request, Ok(answer), now),
                 Outcome::NoAnswer(request, why) => self.on_accounts(request, Err(why), now),
                 Outcome::Begin => self.accounts.begin(&mut self.reactor, now.instant),
-                Outcome::Kill => {
-                    if let Some(child) = &self.accounts.child {
-                        // It fails where the process has just ended.
-                        let _ = kill(child.pid, Signal::SIGKILL);
-                    }
-                }
-                Outcome::Close => {
-                    if let Some(child) = &self.accounts.child {
-                        let _ = child.socket.shutdown(std::net::Shutdown::Write);
-                    }
-                }
+                Outcome::Kill => self.accounts.child.iter().for_each(Child::kill),
+                Outcome::Close => self.accounts.child.iter().for_each(Child::close),
             }
         }
         any

@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
@@ -179,17 +178,10 @@ impl Storage {
 
     /// Writes as much as the child accepts.
     pub(super) fn flush(&mut self, reactor: &mut Reactor<PollToken>, now: Instant) {
-        while let Some(child) = &mut self.child {
-            let (first, second) = self.store.bytes();
-            if first.is_empty() {
-                break;
-            }
-            match child.socket.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]) {
-                Ok(sent) => self.store.sent(sent, now),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Otherwise its end is noticed.
-                Err(_) => break,
-            }
+        if let Some(child) = &mut self.child
+            && child.flush(self.store.channel()) > 0
+        {
+            self.store.moved(now);
         }
         if self.store.has_room() {
             for serial in std::mem::take(&mut self.held) {
@@ -207,16 +199,15 @@ impl Storage {
         now: Instant,
     ) {
         let Some(child) = &mut self.child else { return };
-        if child.read(scratch, |bytes| self.store.received(bytes, now)) {
-            reactor.again(PollToken::Store);
-        }
+        let store = &mut self.store;
+        child.read(scratch, PollToken::Store, reactor, |bytes| store.received(bytes, now));
     }
 
     /// After the loop: closes the socket, and waits a little for the child to end, so that a next
     /// daemon need not.
     pub(super) fn close(&mut self, patience: Duration) {
         let Some(child) = self.child.take() else { return };
-        let _ = child.socket.shutdown(std::net::Shutdown::Write);
+        child.close();
         let due = Instant::now() + patience;
         let mut rest = [0; 4096];
         let mut socket = child.socket;
@@ -276,12 +267,7 @@ impl Server {
             Outcome::NoAnswer(request, why) => self.on_answer(request, Err(why), now),
             Outcome::Remark(remark) => warn!("store: {remark}"),
             Outcome::Begin => self.storage.begin(&mut self.reactor, now.instant),
-            Outcome::Kill => {
-                if let Some(child) = &self.storage.child {
-                    // It fails where the process has just ended.
-                    let _ = kill(child.pid, Signal::SIGKILL);
-                }
-            }
+            Outcome::Kill => self.storage.child.iter().for_each(Child::kill),
             Outcome::Unavailable(why) => {
                 error!("{why}: no job is taken until it does again; events go on");
                 self.dispatcher.set_storage(Err(why));

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::super::channel::first;
 use super::history::{History, HistoryQuestion};
 use super::journal::{Journal, WriteError, put_in_place};
 use super::keys;
@@ -124,9 +125,9 @@ pub(super) fn run(mut socket: UnixStream, place: &StoreLocation, may_block: MayB
             Err(_) => break,
         }
         let mut done = 0;
-        while let Some((order, length)) = Order::take(&bytes[done..]) {
+        while let Some((frame, length)) = first(&bytes[done..]) {
             done += length;
-            if let Some(order) = order {
+            if let Some(order) = Order::read(&frame) {
                 worker.carry_out(order);
             }
         }
