@@ -33,6 +33,11 @@
 //! A state machine takes bytes and time as arguments and returns effects; only `server` and the
 //! shells touch the system. So every rule of the protocol is tested without a socket or a clock.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
+)]
+
 pub mod alerts;
 pub mod auth;
 pub mod backoff;

@@ -18,6 +18,7 @@ use crate::auth::key::Damaged;
 use crate::config::Config;
 use crate::net::certificate::ServerSide;
 use crate::sys::{descriptors, memory, signals};
+use crate::wire::to_hex;
 
 pub use address::{Address, bind, is_proxy};
 pub use directory::{lock, make_private};
@@ -85,7 +86,7 @@ pub fn random_hex(bytes: usize) -> io::Result<String> {
 fn hex_of<E>(bytes: usize, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> io::Result<String> {
     let mut random = vec![0; bytes];
     fill(&mut random).map_err(|_| io::Error::other("the system gives no random bits"))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(to_hex(&random))
 }
 
 #[cfg(test)]

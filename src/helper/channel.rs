@@ -108,12 +108,14 @@ impl Channel {
         is_new
     }
 
-    /// The worker runs.
+    /// The worker runs, unless it is to end.
     pub fn started(&mut self) {
-        self.condition = Condition::Running;
+        if self.condition != Condition::Ending {
+            self.condition = Condition::Running;
+        }
     }
 
-    /// The worker is to end; true where it runs. What it did not take is dropped; frames that are
+    /// The worker is to end; true where it runs. Frames that it did not take are dropped; frames that are
     /// queued from now on are for the next worker.
     pub fn end(&mut self) -> bool {
         let runs = self.condition == Condition::Running;
@@ -124,7 +126,8 @@ impl Channel {
         runs
     }
 
-    /// The worker has exited, or could not be started. What it did not take is dropped.
+    /// The worker has exited, or could not be started. Frames that it did not take are
+    /// dropped.
     pub fn ended(&mut self) {
         if self.condition == Condition::Running {
             self.clear();

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
 use super::authentication::{Attempt, WaitingPassword};
@@ -27,7 +27,6 @@ use crate::moment::Moment;
 use crate::net::{CloseReason, Source};
 use crate::reactor::Reactor;
 use crate::sys::account_state::AccountState;
-use crate::sys::children::Exit;
 use crate::sys::may_block::MayBlock;
 use crate::sys::peer_credentials::PeerCredentials;
 use crate::wire::ReplyTo;
@@ -50,7 +49,7 @@ pub(super) struct AccountsHelper {
     pub(super) helper: Helper,
     /// Passwords that are not checked yet, so that others have their turns.
     pub(super) passwords: PasswordQueue<Source, WaitingPassword>,
-    child: Option<Child>,
+    pub(super) child: Option<Child>,
     purposes: BTreeMap<RequestId, Purpose>,
     /// When all users are re-checked; `None` where no user depends on an account.
     recheck_due: Option<Instant>,
@@ -112,20 +111,6 @@ impl AccountsHelper {
         if let Err(error) = reactor.watch_directory(path, name, PollToken::Groups, may_block) {
             warn!("cannot watch {directory}: {error}; a new group counts after a restart");
         }
-    }
-
-    /// A child has ended; true where it was this one.
-    pub(super) fn on_child(
-        &mut self,
-        pid: Pid,
-        exit: Exit,
-        reactor: &mut Reactor<PollToken>,
-        now: Instant,
-    ) -> bool {
-        let ended = Child::take_ended(&mut self.child, pid, exit, reactor);
-        let Some(how) = ended else { return false };
-        self.helper.ended(&how, now);
-        true
     }
 
     /// Groups could not be looked up: schedules a retry.

@@ -156,13 +156,14 @@ impl Server {
                 Ok(None) => {}
             }
             may_read = false;
-            match client.connection.read(&mut self.scratch[..CLIENT_READ], now.instant) {
+            let scratch = self.scratch.get_mut(..CLIENT_READ).unwrap_or_default();
+            match client.connection.read(scratch, now.instant) {
                 Err(end) => return self.ended.push((id, end)),
                 Ok(more) => client.readable = more,
             }
             if !client.is_admitted() {
                 // It may contain a secret.
-                self.scratch[..CLIENT_READ].zeroize();
+                scratch.zeroize();
                 self.clients.guests.note_progress(id, now.instant);
             }
         }

@@ -34,22 +34,17 @@ pub(super) struct FileWorkers {
 }
 
 impl FileWorkers {
-    /// A child of the daemon has ended; true where it was one of these.
-    pub(super) fn on_child(
+    /// A child of the daemon has ended: its number where it was one of these, and how it ended.
+    pub(super) fn take_ended(
         &mut self,
         pid: Pid,
         exit: Exit,
         reactor: &mut Reactor<PollToken>,
-        now: Instant,
-    ) -> bool {
+    ) -> Option<(WorkerId, String)> {
         let ended = self.children.iter_mut().find_map(|(id, child)| {
             Child::take_ended(child, pid, exit, reactor).map(|how| (*id, how))
         });
-        let Some((id, how)) = ended else { return false };
-        self.children.remove(&id);
-        log::debug!("file worker {id} has ended: {how}");
-        self.files.ended(id, now);
-        true
+        ended.inspect(|(id, _)| drop(self.children.remove(id)))
     }
 
     fn start(&mut self, id: WorkerId, reactor: &mut Reactor<PollToken>, now: Instant) {

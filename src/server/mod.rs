@@ -34,7 +34,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use log::{error, info};
+use log::{debug, error, info};
 
 use crate::auth::{Roles, Throttle, Tokens};
 use crate::config::{Config, Home};
@@ -51,6 +51,7 @@ use crate::system_state::SystemState;
 use crate::wire::{Event, Published, Spelling, gap};
 use accounts::AccountsHelper;
 use attachments::Attachments;
+use child::Child;
 use clients::{ClientId, Clients};
 use errands::{Errand, Errands};
 use files::FileWorkers;
@@ -420,7 +421,7 @@ impl Server {
         let limit = self.attachments.output_limit(serial, output.as_ref());
         if limit > 0 {
             let (dispatcher, reactor) = (&mut self.dispatcher, &mut self.reactor);
-            let scratch = &mut self.scratch[..limit];
+            let scratch = self.scratch.get_mut(..limit).unwrap_or_default();
             self.jobs.on_output(serial, dispatcher, reactor, scratch, now);
         }
     }
@@ -433,11 +434,18 @@ impl Server {
         let budget = Budget::of(limits::CHILDREN);
         while let Some((pid, exit)) = children::reap() {
             let reactor = &mut self.reactor;
-            if !self.jobs.on_child(pid, exit, &mut self.dispatcher, reactor, now)
-                && !self.storage.on_child(pid, exit, reactor, now.instant)
-                && !self.accounts.on_child(pid, exit, reactor, now.instant)
-                && !self.file_workers.on_child(pid, exit, reactor, now.instant)
+            if self.jobs.on_child(pid, exit, &mut self.dispatcher, reactor, now) {
+            } else if let Some(how) = Child::take_ended(&mut self.storage.child, pid, exit, reactor)
             {
+                self.storage.store.ended(&how, now.instant);
+            } else if let Some(how) =
+                Child::take_ended(&mut self.accounts.child, pid, exit, reactor)
+            {
+                self.accounts.helper.ended(&how, now.instant);
+            } else if let Some((id, how)) = self.file_workers.take_ended(pid, exit, reactor) {
+                debug!("file worker {id} has ended: {how}");
+                self.file_workers.files.ended(id, now.instant);
+            } else {
                 self.on_zpool_exit(pid, exit, now);
             }
             if budget.is_spent() {

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::child::Child;
@@ -23,7 +22,6 @@ use crate::moment::Moment;
 use crate::notify;
 use crate::reactor::Reactor;
 use crate::seal::{seal, unseal};
-use crate::sys::children::Exit;
 use crate::wire::{ErrorCode, Event, Excerpt, Refusal, Reply, ReplyTo};
 
 /// Purpose of a request.
@@ -63,7 +61,7 @@ pub(super) struct Storage {
     lock: File,
     /// The state directory: open, so that its identity cannot be reused.
     _directory: File,
-    child: Option<Child>,
+    pub(super) child: Option<Child>,
     pub(super) questions: BTreeMap<RequestId, Purpose>,
     /// Clients that wait for jobs to be durable.
     filing: BTreeMap<Serial, ClientId>,
@@ -93,7 +91,7 @@ pub(super) fn paused_queues(state: &Path) -> Vec<String> {
     };
     let names = unseal(text.trim_end()).and_then(|object| {
         let object: Value = serde_json::from_str(&object).ok()?;
-        let names = object["paused"].as_array()?.iter();
+        let names = object.get("paused")?.as_array()?.iter();
         Some(names.filter_map(|name| name.as_str().map(str::to_owned)).collect())
     });
     names.unwrap_or_else(|| {
@@ -134,20 +132,6 @@ impl Storage {
     /// Whether the job's output is not read now.
     pub(super) fn holds(&self, serial: Serial) -> bool {
         self.held.contains(&serial)
-    }
-
-    /// A child has ended; true where it was this one.
-    pub(super) fn on_child(
-        &mut self,
-        pid: Pid,
-        exit: Exit,
-        reactor: &mut Reactor<PollToken>,
-        now: Instant,
-    ) -> bool {
-        let ended = Child::take_ended(&mut self.child, pid, exit, reactor);
-        let Some(how) = ended else { return false };
-        self.store.ended(&how, now);
-        true
     }
 
     /// Starts the first child early, before files are watched. If the daemon is killed early, a

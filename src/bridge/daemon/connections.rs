@@ -20,7 +20,8 @@ use crate::charge::{Account, Charge};
 use crate::daemon::{FrontLimits, Guest, Guests};
 use crate::moment::Budget;
 use crate::net::{
-    Accepted, Answer, CloseReason, Connection, End, Flushed, Full, Outbox, Peer, Source, TransportLimits,
+    Accepted, Answer, CloseReason, Connection, End, Flushed, Full, Outbox, Peer, Source,
+    TransportLimits,
 };
 use crate::reactor::{Reactor, Registered};
 use crate::turns::Turns;

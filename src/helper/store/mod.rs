@@ -168,7 +168,7 @@ impl<K: Copy> Store<K> {
     /// Creates a store without a child: its first action is [`Outcome::Begin`].
     pub fn new(limits: StoreLimits, now: Instant) -> Store<K> {
         let mut channel = Channel::default();
-        // What is persisted before the child runs is queued.
+        // Records from before the child runs are queued.
         channel.start();
         channel.started();
         Store {
