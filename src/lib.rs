@@ -34,6 +34,11 @@
 //! A state machine takes bytes and time as arguments and returns effects; only `server` and the
 //! shells touch the system. So every rule of the protocol is tested without a socket or a clock.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
+)]
+
 pub mod alerts;
 pub mod auth;
 pub mod backoff;
@@ -88,7 +93,7 @@ const USES: [(&str, &[&str]); 30] = [
     ("config", &["glob", "notify", "pattern", "rules", "sys", "wire", "wording"]),
     ("logger", &["config", "sys", "wire", "wording"]),
     ("net", &["charge", "sys", "wire"]),
-    ("daemon", &["auth", "config", "logger", "net", "sys", "wire"]),
+    ("daemon", &["auth", "config", "logger", "moment", "net", "reactor", "sys", "wire"]),
     ("helper", &["backoff", "auth", "notify", "seal", "sys", "wire", "wording"]),
     ("dispatcher", &["charge", "helper", "moment", "reactor", "sys", "wire", "wording"]),
     ("hub", &["alerts", "dispatcher", "moment", "wire"]),

@@ -65,10 +65,12 @@ impl Driver {
         let mut persisted = 0;
         let mut said = [0; 4096];
         while persisted < records {
-            while !self.store.bytes().0.is_empty() {
-                let sent = self.socket.write(self.store.bytes().0)?;
-                self.store.sent(sent, now);
+            let channel = self.store.channel();
+            while channel.queued() > 0 {
+                let sent = self.socket.write_vectored(&channel.bytes())?;
+                channel.sent(sent);
             }
+            self.store.moved(now);
             let read = self.socket.read(&mut said)?;
             self.store.received(&said[..read], now);
             while let Some(outcome) = self.store.next_outcome() {

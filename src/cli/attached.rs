@@ -23,7 +23,7 @@ use super::outcome::{self, Verdict};
 use super::standard_output::StandardOutput;
 use super::{complain, escape};
 use crate::client::{Client, ClientError, Feed, Frame, Incoming, News, Reply, Wait, sysexits};
-use crate::wire::{Decoder, JobResult, Outcome};
+use crate::wire::{Decoder, JobResult, JsonFields, Outcome};
 
 /// Maximum delay of an acknowledgement.
 const ACKNOWLEDGE: Duration = Duration::from_millis(500);
@@ -244,7 +244,7 @@ impl Attachment {
             return Ok(());
         }
         if output.end {
-            self.end = Some(self.read_end(&frame.value()?["args"]));
+            self.end = Some(self.read_end(frame.value()?.field("args")));
             return Ok(());
         }
         self.acknowledge_due.get_or_insert_with(|| Instant::now() + ACKNOWLEDGE);

@@ -108,7 +108,7 @@ const SEQUENCE: usize = 1024;
 /// Length of the complete escape sequence (ECMA-48) at the beginning of `text`.
 fn sequence(text: &str) -> Option<usize> {
     let text = text.as_bytes();
-    let text = &text[..text.len().min(SEQUENCE)];
+    let text = text.get(..SEQUENCE).unwrap_or(text);
     // U+009B as UTF-8 is CSI in one character.
     if text.starts_with(&[0xc2, 0x9b]) {
         return control_sequence(text, 2);
@@ -117,16 +117,16 @@ fn sequence(text: &str) -> Option<usize> {
         b'[' => control_sequence(text, 2),
         b']' | b'P' | b'X' | b'^' | b'_' => control_string(text, 2),
         _ => {
-            let end = 1 + text[1..].iter().position(|byte| !(0x20..=0x2f).contains(byte))?;
-            (0x30..=0x7e).contains(&text[end]).then_some(end + 1)
+            let end = 1 + text.get(1..)?.iter().position(|byte| !(0x20..=0x2f).contains(byte))?;
+            (0x30..=0x7e).contains(text.get(end)?).then_some(end + 1)
         }
     }
 }
 
 /// Parameters, intermediates and one final byte.
 fn control_sequence(text: &[u8], from: usize) -> Option<usize> {
-    let end = from + text[from..].iter().position(|byte| !(0x20..=0x3f).contains(byte))?;
-    (0x40..=0x7e).contains(&text[end]).then_some(end + 1)
+    let end = from + text.get(from..)?.iter().position(|byte| !(0x20..=0x3f).contains(byte))?;
+    (0x40..=0x7e).contains(text.get(end)?).then_some(end + 1)
 }
 
 /// Any text up to a string terminator, or BEL by convention. Not beyond a line end: an unterminated

@@ -11,7 +11,7 @@ use super::target::{TargetOptions, target_help};
 use super::terminal::Terminal;
 use super::words::{Word, Words, unexpected};
 use super::{Command, complain, escape, span, state, write, write_json};
-use crate::wire::{decimal, parse_rfc3339};
+use crate::wire::{JsonFields, decimal, parse_rfc3339};
 use crate::wording::counted;
 
 pub(super) const COMMAND: Command = Command {
@@ -69,11 +69,11 @@ fn main(words: Words) -> Result<u8, Exit> {
     let print = |text: &str| if json { write_json(text) } else { write(text) };
     let mut tail: VecDeque<String> = VecDeque::new();
     loop {
-        let mut page = daemon.call("rpc", "history", Value::Object(question.clone()))?;
-        if page["lost"] == true {
+        let page = daemon.call("rpc", "history", Value::Object(question.clone()))?;
+        if page.field("lost") == true {
             complain("the oldest of these events were removed from the history meanwhile");
         }
-        let events = page["events"].as_array().map_or(&[][..], Vec::as_slice);
+        let events = page.field("events").as_array().map_or(&[][..], Vec::as_slice);
         match last {
             None => print(&events.iter().map(show).collect::<String>())?,
             Some(count) => {
@@ -81,9 +81,9 @@ fn main(words: Words) -> Result<u8, Exit> {
                 tail.drain(..tail.len().saturating_sub(count));
             }
         }
-        let next = page["next"].take();
+        let next = page.field("next").clone();
         // A daemon that repeats itself would be asked for ever.
-        if page["eof"] != false || question.get("cursor") == Some(&next) {
+        if page.field("eof") != false || question.get("cursor") == Some(&next) {
             break;
         }
         question.insert("cursor".into(), next);

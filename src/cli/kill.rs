@@ -9,6 +9,7 @@ use super::target::{TargetOptions, target_help};
 use super::terminal::Terminal;
 use super::words::{Word, Words, text, unexpected};
 use super::{Command, escape, write};
+use crate::wire::JsonFields;
 
 pub(super) const COMMAND: Command = Command {
     name: "kill",
@@ -40,7 +41,9 @@ fn main(words: Words) -> Result<u8, Exit> {
     let kill = json!({ "action": "kill", "job_id": ids });
     let mut daemon = target.connect()?;
     let reply = daemon.call("rpc", "dispatcher", kill)?;
-    let active: Vec<&str> = reply["killed"]["jobs"]
+    let active: Vec<&str> = reply
+        .field("killed")
+        .field("jobs")
         .as_array()
         .into_iter()
         .flatten()

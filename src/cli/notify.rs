@@ -12,6 +12,7 @@ use super::target::{TargetOptions, target_help};
 use super::terminal::Terminal;
 use super::words::{Word, Words, unexpected};
 use super::{Command, escape, span, write, write_json};
+use crate::wire::JsonFields;
 
 pub(super) const COMMAND: Command = Command {
     name: "notify",
@@ -49,7 +50,7 @@ fn main(words: Words) -> Result<u8, Exit> {
         None => json!({ "action": "queue" }),
     };
     let reply = client.call("rpc", "notify", args)?;
-    let exit = u8::from(test.is_some() && reply["accepted"] != true);
+    let exit = u8::from(test.is_some() && reply.field("accepted") != true);
     if json {
         write_json(&format!("{reply}\n"))?;
     } else if let Some(name) = &test {

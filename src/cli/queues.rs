@@ -11,6 +11,7 @@ use super::terminal::Terminal;
 use super::words::{Word, Words, text, unexpected};
 use super::{Command, escape, write, write_json};
 use crate::client::{Client, ClientError};
+use crate::wire::JsonFields;
 
 pub(super) const PAUSE: Command = Command {
     name: "pause",
@@ -119,7 +120,7 @@ fn list(words: Words) -> Result<u8, Exit> {
 
 /// All queues of the daemon, by name.
 pub(super) fn queues(daemon: &mut Client) -> Result<serde_json::Map<String, Value>, ClientError> {
-    match daemon.queues()?["queues"].take() {
+    match daemon.queues()?.field("queues").clone() {
         Value::Object(queues) => Ok(queues),
         _ => Ok(serde_json::Map::new()),
     }

@@ -9,6 +9,7 @@ use super::status::size;
 use super::table::table;
 use super::terminal::Terminal;
 use super::{escape, span};
+use crate::wire::JsonFields;
 
 /// Unknown fields of a newer relay are shown by `--json` only.
 pub(super) fn page(status: &Value, terminal: Terminal) -> String {
@@ -33,7 +34,10 @@ pub(super) fn page(status: &Value, terminal: Terminal) -> String {
     let forwarded = &status["forwarded"];
     let frames = text(&forwarded["frames"]);
     line("passed on", format!("{frames} frames, {}", bytes(&forwarded["bytes"])));
-    line("memory", format!("{} resident at most", bytes(&status["memory"]["peak_resident"])));
+    line(
+        "memory",
+        format!("{} resident at most", bytes(status.field("memory").field("peak_resident"))),
+    );
     line("queues", format!("{} wait to be sent", bytes(&status["queue_total"])));
     let unauthenticated = text(&status["strangers"]);
     line("peers", format!("{}, {unauthenticated} not authenticated", text(&status["connected"])));

@@ -15,7 +15,7 @@ use super::{Command, complain, span, write};
 use crate::client::{Client, ClientError, Feed, Reply, sysexits};
 use crate::config::Home;
 use crate::sys::leave;
-use crate::wire::JobResult;
+use crate::wire::{JobResult, JsonFields};
 
 pub(super) const COMMAND: Command = Command {
     name: "run",
@@ -123,8 +123,8 @@ pub(super) fn submit_and_follow(
     leave::after_interrupt(REPLY, INTERRUPTED.into(), LAST_WORDS).map_err(|error| {
         Exit::failed(sysexits::UNAVAILABLE, format!("cannot limit a Ctrl-C: {error}"))
     })?;
-    submission["nonce"] = nonce()?.into();
-    submission["attach"] = json!({ "binary": true });
+    submission.set_field("nonce", nonce()?);
+    submission.set_field("attach", json!({ "binary": true }));
     let feed = Feed::connect(target)?;
     let attachment = Attachment::new(String::new(), Show::Exactly);
     Job { submission, attachment }.follow(feed, interrupts)
@@ -201,21 +201,21 @@ fn submission(arguments: &Arguments) -> Value {
     let texts = [("id", &arguments.id), ("queue", &arguments.queue), ("cwd", &arguments.cwd)];
     for (key, text) in texts.into_iter().chain([("user", &arguments.user)]) {
         if let Some(text) = text {
-            submission[key] = text.as_str().into();
+            submission.set_field(key, text.as_str());
         }
     }
     if !arguments.env.is_empty() {
-        submission["env"] = Value::Object(arguments.env.clone());
+        submission.set_field("env", arguments.env.clone());
     }
     if let Some(priority) = arguments.priority {
-        submission["priority"] = priority.into();
+        submission.set_field("priority", priority);
     }
     if !arguments.after.is_empty() {
-        submission["after"] = arguments.after.clone().into();
-        submission["after_any"] = arguments.after_any.into();
+        submission.set_field("after", arguments.after.clone());
+        submission.set_field("after_any", arguments.after_any);
     }
     if let Some(timeout) = arguments.timeout {
-        submission["timeout"] = timeout.as_secs().into();
+        submission.set_field("timeout", timeout.as_secs());
     }
     submission
 }
@@ -231,7 +231,7 @@ fn nonce() -> Result<String, Exit> {
 
 /// The id of the started job.
 fn started(reply: &Value) -> Result<&str, ClientError> {
-    let id = reply["started"][0].as_str();
+    let id = reply.field("started").get(0).and_then(Value::as_str);
     id.ok_or_else(|| ClientError::Protocol("it does not name the job that it took".to_owned()))
 }
 
@@ -308,7 +308,7 @@ impl Job {
         }
         let reply = client.call("rpc", "dispatcher", self.submission.clone())?;
         started(&reply)?.clone_into(&mut self.attachment.id);
-        match reply["stream"].as_u64() {
+        match reply.field("stream").as_u64() {
             Some(_) => self.attachment.begin(&reply),
             None => self.attachment.attach(client, json!({}))?,
         }

@@ -288,14 +288,19 @@ impl Screen {
         let before = known.map(|at| self.states.swap_remove(at).1);
         let Shown { text, pools } = state::news(before.as_ref(), args, self.terminal);
         self.states.push((self.host.clone(), args.clone()));
-        let width =
-            |column: usize| pools.iter().map(|pool| columns(&pool[column])).max().unwrap_or(0);
-        let widths: [usize; 5] = std::array::from_fn(width);
+        let mut widths = [0; 5];
+        for pool in &pools {
+            for (width, cell) in widths.iter_mut().zip(pool) {
+                *width = columns(cell).max(*width);
+            }
+        }
+        let [of_name, of_health, of_priority, of_capacity, _] = widths;
         let mut rows = pools.iter().map(|[name, health, priority, capacity, status]| {
             let tone = tone(priority);
-            let priority = self.terminal.paint(tone, &pad(priority, widths[2]));
-            let [name, health, capacity] = [(name, 0), (health, 1), (capacity, 3)]
-                .map(|(cell, column)| pad(cell, widths[column]));
+            let priority = self.terminal.paint(tone, &pad(priority, of_priority));
+            let [name, health, capacity] =
+                [(name, of_name), (health, of_health), (capacity, of_capacity)]
+                    .map(|(cell, width)| pad(cell, width));
             format!("{name}  {health}  {priority}  {capacity}  {status}").trim_end().to_owned()
         });
         // A single pool needs no heading.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::finished_jobs::{Admission, FinishedJobs};
 use crate::client::Frame;
-use crate::wire::parse_rfc3339;
+use crate::wire::{JsonFields, parse_rfc3339};
 
 /// After this time without an event all past events have been received.
 pub(super) const QUIET: Duration = Duration::from_millis(300);
@@ -82,12 +82,12 @@ impl Selection {
     /// Processes an event; returns the items to show now.
     pub(super) fn take(&mut self, frame: Frame, value: Value) -> Vec<Shown> {
         let mut shown = Vec::new();
-        let is_present = value["present"] == true;
+        let is_present = value.field("present") == true;
         if self.history.is_some_and(|until| until <= Instant::now()) {
             shown = self.end_history();
         }
         let in_history = self.history.is_some();
-        if in_history && value["name"] == "gap" {
+        if in_history && value.field("name") == "gap" {
             // All events of the daemon were requested.
             self.has_gap = true;
             return shown;
@@ -97,7 +97,7 @@ impl Selection {
         }
         let is_state = is_present && end_of(&value).is_none();
         if in_history && !is_state {
-            let moment = end_of(&value).filter(|_| is_present).or(value["time"].as_str());
+            let moment = end_of(&value).filter(|_| is_present).or(value.field("time").as_str());
             let moment = moment.and_then(parse_rfc3339);
             let (Some(moment), cutoff) = (moment, self.cutoff) else { return shown };
             if cutoff.is_some_and(|cutoff| moment < cutoff) {
@@ -106,7 +106,7 @@ impl Selection {
                 return shown;
             }
             let is_first = !is_present && std::mem::take(&mut self.has_gap);
-            if is_first && cutoff.is_some() && value["seq"].as_u64() > Some(1) {
+            if is_first && cutoff.is_some() && value.field("seq").as_u64() > Some(1) {
                 let text = "what happened before is not known to the daemon any more";
                 shown.push(Shown::Remark(text.to_owned()));
             }

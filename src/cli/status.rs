@@ -12,6 +12,7 @@ use super::target::{TargetOptions, target_help};
 use super::terminal::Terminal;
 use super::words::{Word, Words, unexpected};
 use super::{Command, escape, relay_status, span, state, write, write_json};
+use crate::wire::JsonFields;
 use crate::wording::counted;
 
 pub(super) const COMMAND: Command = Command {
@@ -77,7 +78,7 @@ fn main(mut words: Words) -> Result<u8, Exit> {
     let terminal = Terminal::of_this_process(io::stdout().is_terminal());
     if json {
         write_json(&format!("{status}\n"))?;
-    } else if status["type"] == "bridge" {
+    } else if status.field("type") == "bridge" {
         write(&relay_status::page(&status, terminal))?;
     } else {
         write(&page(&status, terminal))?;
@@ -148,14 +149,14 @@ fn page(status: &Value, terminal: Terminal) -> String {
     if let Some(queues) = jobs_in_queues(status, terminal) {
         line("queues", queues);
     }
-    if let Some(state) = status["store"]["state"].as_str() {
+    if let Some(state) = status.field("store").field("state").as_str() {
         line("store", escape::line(state, terminal.unicode));
     }
     line(
         "events",
         format!("{} since its start, epoch {}", text(&status["seq"]), text(&status["epoch"])),
     );
-    if let Some(bytes) = status["memory"]["peak_resident"].as_u64() {
+    if let Some(bytes) = status.field("memory").field("peak_resident").as_u64() {
         line("memory", format!("{} resident at most", size(bytes)));
     }
     if let Some(bytes) = status["outbox_total"].as_u64() {

@@ -14,6 +14,7 @@ use crate::client::{Bridge, Client, Credential, KnownHost, Secret, Target, Url, 
 use crate::config::{Config, Home, HostEntry};
 use crate::sys::files::Files;
 use crate::sys::may_block::MayBlock;
+use crate::wire::JsonFields;
 
 /// The part of a command's help about these options.
 macro_rules! target_help {
@@ -236,7 +237,7 @@ impl TargetOptions {
         };
         let who = Client::connect(&bare)?.call("rpc", "identify", serde_json::Value::Null)?;
         let Target::Tls { url: at, fingerprint, known, .. } = bare else { return Ok(None) };
-        if who["type"] != "bridge" {
+        if who.field("type") != "bridge" {
             return Ok(None);
         }
         let key = Arc::new(read_private_key(file)?);

@@ -94,7 +94,9 @@ pub(super) fn ask_for_secret(prompt: &str) -> io::Result<Secret> {
     let mut hidden = usual.clone();
     hidden.local_flags.remove(LocalFlags::ECHO | LocalFlags::ISIG);
     hidden.local_flags.insert(LocalFlags::ECHONL | LocalFlags::ICANON);
-    hidden.control_chars[SpecialCharacterIndices::VEOL as usize] = CTRL_C;
+    if let Some(end) = hidden.control_chars.get_mut(SpecialCharacterIndices::VEOL as usize) {
+        *end = CTRL_C;
+    }
     // Echo is disabled before the prompt: earlier input is discarded.
     tcsetattr(&terminal, SetArg::TCSAFLUSH, &hidden)?;
     let mut line = Zeroizing::new([0; TYPED]);

@@ -22,7 +22,7 @@ use crate::client::{Client, Feed, Frame, Incoming, News, StreamPosition, Target,
 use crate::config::Home;
 use crate::sys::local_time::local_time;
 use crate::sys::window;
-use crate::wire::{EventName, decimal};
+use crate::wire::{EventName, JsonFields, decimal};
 
 pub(super) const COMMAND: Command = Command {
     name: "watch",
@@ -137,7 +137,7 @@ fn place(since: &Since, target: &Target) -> Result<StreamPosition, Exit> {
         return Ok(StreamPosition { epoch: epoch.clone(), seq });
     }
     let status = Client::connect(target)?.call("rpc", "status", Value::Null)?;
-    let epoch = status["epoch"].as_str().unwrap_or_default().to_owned();
+    let epoch = status.field("epoch").as_str().unwrap_or_default().to_owned();
     Ok(StreamPosition { epoch, seq })
 }
 

@@ -139,8 +139,8 @@ fn upgrade(
     let request = upgrade.request(host, path, None);
     let mut sent = 0;
     step.drive(&mut stream, true, |stream| {
-        while sent < request.len() {
-            match stream.write(&request[sent..])? {
+        while let Some(rest) = request.get(sent..).filter(|rest| !rest.is_empty()) {
+            match stream.write(rest)? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 written => sent += written,
             }
@@ -154,7 +154,7 @@ fn upgrade(
         if length == 0 {
             return Err(ClientError::Lost(io::ErrorKind::UnexpectedEof.into()));
         }
-        received.extend_from_slice(&part[..length]);
+        received.extend_from_slice(part.get(..length).unwrap_or_default());
         if let Some(end) = upgrade.judge(&received)? {
             let rest = received.split_off(end);
             return Ok(Opened { stream, rest, peer });

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use tungstenite::Bytes;
 
 use super::error::{ClientError, Refused};
-use crate::wire::decimal;
+use crate::wire::{JsonFields, decimal};
 
 /// An event as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,8 +107,8 @@ impl Message {
             "error" => Message::Reply(Reply { id: id(), outcome: Err(refused(&args()?)) }),
             "close" if envelope.namespace.eq_ignore_ascii_case("rpc") => {
                 let args = args()?;
-                let code = args["code"].as_u64().and_then(|code| u16::try_from(code).ok());
-                let reason = args["reason"].as_str().unwrap_or_default().to_owned();
+                let code = args.field("code").as_u64().and_then(|code| u16::try_from(code).ok());
+                let reason = args.field("reason").as_str().unwrap_or_default().to_owned();
                 Message::Close { code: code.unwrap_or(1005), reason }
             }
             _ if envelope.namespace.eq_ignore_ascii_case("events") => {

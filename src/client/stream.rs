@@ -111,7 +111,7 @@ pub(super) fn wait(
                 return Ok(Waited::Over);
             }
             Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) if asked[1..].iter().any(PollFd::has_events) => return Ok(Waited::Woken),
+            Ok(_) if asked.iter().skip(1).any(PollFd::has_events) => return Ok(Waited::Woken),
             Ok(_) => return Ok(Waited::Ready),
             Err(error) => return Err(error.into()),
         }

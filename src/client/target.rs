@@ -13,7 +13,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::auth::key::PrivateKey;
-use crate::wire::decimal;
+use crate::wire::{decimal, from_hex, to_hex};
 
 /// Default port of a daemon.
 pub const DEFAULT_PORT: u16 = 12150;
@@ -129,7 +129,7 @@ impl Fingerprint {
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&to_hex(&self.0))
     }
 }
 
@@ -159,18 +159,8 @@ impl FromStr for Fingerprint {
             Some(prefix) if prefix.eq_ignore_ascii_case("sha256:") => &text[7..],
             Some(_) | None => text,
         };
-        let digits: Vec<u8> = bare.bytes().filter(|byte| *byte != b':').collect();
-        let mut digest = [0; 32];
-        if digits.len() != 2 * digest.len() {
-            return Err(wrong());
-        }
-        for (byte, pair) in digest.iter_mut().zip(digits.chunks(2)) {
-            let digit =
-                |at: usize| char::from(pair[at]).to_digit(16).and_then(|d| u8::try_from(d).ok());
-            let (Some(high), Some(low)) = (digit(0), digit(1)) else { return Err(wrong()) };
-            *byte = high << 4 | low;
-        }
-        Ok(Fingerprint(digest))
+        let digits: String = bare.chars().filter(|digit| *digit != ':').collect();
+        from_hex(&digits).map(Fingerprint).ok_or_else(wrong)
     }
 }
 

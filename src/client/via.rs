@@ -20,7 +20,7 @@ use crate::auth::key::{PrivateKey, Purpose};
 use crate::bridge::link::{Dialogue, News, Proof};
 use crate::bridge::tunnel::{self, Tunnel};
 use crate::net::pin::{self, Pin};
-use crate::wire::{PeerKind, routed};
+use crate::wire::{JsonFields, PeerKind, routed};
 
 /// An event of the relay.
 pub(super) enum Heard {
@@ -238,8 +238,8 @@ impl RemoteHost {
 /// The host name in a server's reply in clear; `None` for any other payload.
 pub(super) fn name_in(payload: &str) -> Option<String> {
     let answer: Value = serde_json::from_str(payload).ok()?;
-    let is_answer = answer["name"] == "response" && answer["id"] == HINT;
-    answer["args"]["hostname"].as_str().filter(|_| is_answer).map(str::to_owned)
+    let is_answer = answer.field("name") == "response" && answer.field("id") == HINT;
+    answer.field("args").field("hostname").as_str().filter(|_| is_answer).map(str::to_owned)
 }
 
 /// Requests a server's host name.

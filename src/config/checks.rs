@@ -138,7 +138,7 @@ fn pairs<'e, 'c, T>(
     entries
         .iter()
         .enumerate()
-        .flat_map(|(index, later)| entries[..index].iter().map(move |earlier| (later, earlier)))
+        .flat_map(|(index, later)| entries.iter().take(index).map(move |earlier| (later, earlier)))
 }
 
 fn check_addresses(entries: &[Entry<'_, SocketAddr>], reader: &mut Reader<'_>) {
@@ -184,7 +184,7 @@ fn check_paths(config: &Config, reader: &mut Reader<'_>) {
         ("relay.state", &relay.state),
     ];
     for (index, (key, path)) in files.iter().enumerate() {
-        for (other, _) in files[..index].iter().filter(|(_, earlier)| earlier == path) {
+        for (other, _) in files.iter().take(index).filter(|(_, earlier)| earlier == path) {
             let message =
                 format!("{key} and {other} are both {}: each needs its own", path.display());
             reader.contradiction(&[key, other], message);

@@ -196,8 +196,10 @@ fn text_of<'b>(bytes: &'b [u8], path: &Path) -> Result<&'b str, ConfigErrors> {
         return Err(ConfigErrors::of_whole_file(path, message.to_owned()));
     }
     std::str::from_utf8(bytes).map_err(|e| {
-        let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
-        let message = format!("byte 0x{:02x} is not UTF-8", bytes[e.valid_up_to()]);
+        let (valid, rest) = bytes.split_at_checked(e.valid_up_to()).unwrap_or((bytes, &[][..]));
+        let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();
+        let wrong = rest.first().copied().unwrap_or_default();
+        let message = format!("byte 0x{wrong:02x} is not UTF-8");
         ConfigErrors::of_line(path, line, message + ": save the file in UTF-8")
     })
 }

@@ -32,21 +32,26 @@ fn fold(letter: char) -> char {
 /// Number of insertions, deletions, substitutions and swaps of neighbours ("optimal string
 /// alignment"). Time and memory grow with the product and the sum of the lengths.
 fn distance(a: &[char], b: &[char]) -> usize {
+    let at = |row: &[usize], index: usize| row.get(index).copied().unwrap_or(usize::MAX / 2);
     let mut before: Vec<usize> = Vec::new();
     let mut last: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let substituted = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = substituted.min(last[j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(before[j - 2] + 1);
+    let mut previous_of_a = None;
+    for (i, of_a) in a.iter().enumerate() {
+        let (mut row, mut best) = (vec![i + 1], i + 1);
+        let mut previous_of_b = None;
+        for (j, of_b) in b.iter().enumerate() {
+            let substituted = at(&last, j) + usize::from(of_a != of_b);
+            best = substituted.min(at(&last, j + 1) + 1).min(best + 1);
+            if previous_of_b == Some(of_a) && previous_of_a == Some(of_b) {
+                best = best.min(at(&before, j.saturating_sub(1)) + 1);
             }
             row.push(best);
+            previous_of_b = Some(of_b);
         }
         before = std::mem::replace(&mut last, row);
+        previous_of_a = Some(of_a);
     }
-    last[b.len()]
+    at(&last, b.len())
 }
 
 #[cfg(test)]

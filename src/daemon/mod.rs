@@ -1,9 +1,10 @@
-//! Start-up code of both daemons, `serve` and `bridge`: addresses, state directory and its lock,
-//! start-up errors.
+//! Code of both daemons, `serve` and `bridge`: start-up (addresses, state directory and its lock,
+//! errors), and the front: connections that have not authenticated.
 
 mod address;
 mod directory;
 mod error;
+mod front;
 mod pid_file;
 
 use std::io;
@@ -17,10 +18,12 @@ use crate::auth::key::Damaged;
 use crate::config::Config;
 use crate::net::certificate::ServerSide;
 use crate::sys::{descriptors, memory, signals};
+use crate::wire::to_hex;
 
 pub use address::{Address, bind, is_proxy};
 pub use directory::{lock, make_private};
 pub use error::StartError;
+pub use front::{AcceptEnd, Front, FrontLimits, Guest, Guests, Listening};
 pub use pid_file::PidFile;
 
 /// Prepares the process, however it was started. To be called first.
@@ -83,7 +86,7 @@ pub fn random_hex(bytes: usize) -> io::Result<String> {
 fn hex_of<E>(bytes: usize, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> io::Result<String> {
     let mut random = vec![0; bytes];
     fill(&mut random).map_err(|_| io::Error::other("the system gives no random bits"))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(to_hex(&random))
 }
 
 #[cfg(test)]

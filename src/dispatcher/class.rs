@@ -217,7 +217,7 @@ fn iohyve(reading: &Reading<'_>) -> Fields {
             .join(" ")
     });
     let rate = match words.iter().rposition(|word| word.ends_with("Bps")) {
-        Some(at) if at > 0 => words[at - 1..=at].join(" "),
+        Some(at) if at > 0 => words.get(at - 1..=at).unwrap_or_default().join(" "),
         Some(_) | None => String::new(),
     };
     let name = line.split('\t').next().unwrap_or_default().split_whitespace().next();

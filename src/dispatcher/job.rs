@@ -14,8 +14,8 @@ use crate::charge::Charge;
 use crate::helper::store::{Kind, LogEnd, TextQuestion};
 use crate::moment::Moment;
 use crate::wire::{
-    Decoder, Event, Excerpt, Finished, JobEvent, JobHead, JobResult, Outcome, Phase, Pieces,
-    Running, fair_share, parse_rfc3339, rfc3339,
+    Decoder, Event, Excerpt, Finished, JobEvent, JobHead, JobResult, JsonFields, Outcome, Phase,
+    Pieces, Running, fair_share, parse_rfc3339, rfc3339,
 };
 
 /// Reason for an early end of a job.
@@ -608,15 +608,15 @@ impl Job {
         };
         let mut entry = json!({ "commands": self.head.commands, "state": state });
         if let Some(position) = position {
-            entry["queue_position"] = position.to_string().into();
+            entry.set_field("queue_position", position.to_string());
         }
         if let Some(time) = &self.time_started {
-            entry["time_started"] = (**time).into();
+            entry.set_field("time_started", &**time);
         }
         if let Some(time) = &self.time_finished {
-            entry["time_finished"] = (**time).into();
+            entry.set_field("time_finished", &**time);
         }
-        entry["return_codes"] = self.codes.iter().map(i32::to_string).collect();
+        entry.set_field("return_codes", self.codes.iter().map(i32::to_string).collect::<Value>());
         let asked = &self.asked;
         // Values of variables may be secrets.
         let names = asked.env.keys().map(String::as_str).collect::<Vec<_>>();
@@ -627,7 +627,7 @@ impl Job {
             ("timeout", asked.timeout.map(|timeout| timeout.as_secs_f64().into())),
         ] {
             if let Some(value) = value {
-                entry[key] = value;
+                entry.set_field(key, value);
             }
         }
         if let Some(fields) = entry.as_object_mut() {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::job::{Job, JobOutput, State};
 use super::{Dispatcher, LIST_COMMAND, LIST_PAGE, LOG_PART, OutcomeQuestion, Serial};
 use crate::helper::store::TextQuestion;
-use crate::wire::{ErrorCode, Excerpt, JobEvent, Quoted, Refusal, encoded_len};
+use crate::wire::{ErrorCode, Excerpt, JobEvent, JsonFields, Quoted, Refusal, encoded_len};
 
 /// The page behind a job that was active, or finished, when it was listed: active jobs after the
 /// first number, if any, and finished ones before the second.
@@ -104,11 +104,11 @@ impl Dispatcher {
             let after = job.after.iter().filter_map(|other| self.id(*other));
             let after: Vec<&str> = after.collect();
             if !after.is_empty() {
-                entry["after"] = after.into();
+                entry.set_field("after", after);
             }
             let queue = job.asked.queue.as_deref();
             if self.pending.contains(serial) && queue.is_some_and(|q| self.queues.is_paused(q)) {
-                entry["paused"] = true.into();
+                entry.set_field("paused", true);
             }
             bytes += encoded_len(&job.head.id) + entry.to_string().len();
             bytes += LIST_COMMAND * job.head.commands.len();
@@ -125,11 +125,11 @@ impl Dispatcher {
         for (job, entry) in entries.into_values() {
             let name = job.asked.queue.as_deref().unwrap_or("no_queue");
             let queue = queues.entry(name).or_insert_with(|| json!({}));
-            queue[&job.head.id] = entry;
+            queue.set_field(&job.head.id, entry);
         }
         let mut reply = json!({ "jobs": queues });
         if let Some(next) = next {
-            reply["next"] = next.into();
+            reply.set_field("next", next);
         }
         Ok(reply)
     }

@@ -127,7 +127,7 @@ impl Process {
     pub fn read(&mut self, scratch: &mut [u8]) -> Output {
         let Some(output) = &mut self.output else { return Output::End };
         let room = scratch.len().min(READ);
-        match output.read(&mut scratch[..room]) {
+        match output.read(scratch.get_mut(..room).unwrap_or_default()) {
             Ok(0) => Output::End,
             Ok(n) => Output::Read(n),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Output::Blocked,

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::job::{Job, State};
 use super::{Dispatcher, LIST_PAGE, Serial, Step, class};
-use crate::wire::{ErrorCode, Event, QueueEvent, Quoted, Refusal, encoded_len};
+use crate::wire::{ErrorCode, Event, JsonFields, QueueEvent, Quoted, Refusal, encoded_len};
 
 /// Place of a job among those that wait: the highest priority first, then in order of submission.
 pub(super) type Rank = (Reverse<i8>, Serial);
@@ -294,7 +294,7 @@ impl Dispatcher {
         }
         let mut reply = json!({ "queues": queues });
         if let Some(next) = next {
-            reply["next"] = next.into();
+            reply.set_field("next", next);
         }
         reply
     }

@@ -11,7 +11,7 @@
 //! to, whatever the number of processes on the host.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::channel::{put, read};
 use crate::sys::fork::with_socket;
 use crate::sys::process_signal;
 use crate::sys::process_table::ProcessId;
@@ -60,7 +61,7 @@ pub struct Job {
     pub origin: Origin,
 }
 
-/// Request to the child: one line of JSON. The reply is another line: the numbers of the jobs that
+/// Request to the child, as JSON in a frame. The reply is another frame: the numbers of the jobs that
 /// had no processes left.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Order {
@@ -74,6 +75,8 @@ pub struct Order {
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Until the next child where one was given up or could not be started.
 const RETRY: Duration = Duration::from_secs(1);
+/// Maximum size of an order, in bytes: some hundred thousand jobs.
+const ORDER: usize = 64 * 1024 * 1024;
 /// Between two looks for processes that are not children of this daemon: nothing reports their end.
 const SURVIVORS: Duration = Duration::from_millis(200);
 /// After a look that followed no signal, so many times its duration pass before another one.
@@ -190,13 +193,12 @@ pub fn begin() -> std::io::Result<(Pid, OwnedFd)> {
 
 /// Carries out orders from `socket` until its other end is closed.
 fn run(mut socket: UnixStream, daemon: i32) {
-    let Ok(reading) = socket.try_clone() else { return };
     let mut known = Known { daemon, orphans: Orphans::default(), marks: Marks::default() };
-    for line in BufReader::new(reading).lines() {
-        let order = line.ok().and_then(|line| serde_json::from_str::<Order>(&line).ok());
-        let Some(order) = order else { return };
-        let mut reply = serde_json::to_vec(&known.carry_out(&order)).unwrap_or_default();
-        reply.push(b'\n');
+    while let Ok(Some(frame)) = read(&mut socket, ORDER) {
+        let Ok(order) = serde_json::from_slice(&frame.body) else { return };
+        let gone = serde_json::to_vec(&known.carry_out(&order)).unwrap_or_default();
+        let mut reply = Vec::new();
+        put(&mut reply, 0, 0, &[&gone]);
         if socket.write_all(&reply).is_err() {
             return;
         }

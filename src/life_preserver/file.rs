@@ -62,8 +62,8 @@ pub(super) fn read(
     buffer.clear();
     buffer.resize(length, 0);
     let mut filled = 0;
-    while filled < length {
-        match file.read_at(&mut buffer[filled..], from + filled as u64) {
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, from + filled as u64) {
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

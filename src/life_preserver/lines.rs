@@ -6,6 +6,7 @@
 //! the remainder is skipped.
 
 use std::borrow::Cow;
+use std::slice::SliceIndex;
 
 /// A line without its terminator.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,22 +47,26 @@ pub(super) fn take<'b>(bytes: &'b [u8], cut: &mut bool, limit: usize) -> Taken<'
     }
     let most = limit.saturating_mul(WAITED);
     match end {
-        Some(end) if end <= limit => Taken::Line(line(&bytes[..end], false), end + 1),
-        Some(end) if end <= most => Taken::Line(both_ends(&bytes[..end], limit), end + 1),
+        Some(end) if end <= limit => Taken::Line(line(part(bytes, ..end), false), end + 1),
+        Some(end) if end <= most => Taken::Line(both_ends(part(bytes, ..end), limit), end + 1),
         None if bytes.len() < most => Taken::Nothing,
         Some(_) | None => {
             *cut = true;
-            Taken::Line(both_ends(&bytes[..most], limit), most)
+            Taken::Line(both_ends(part(bytes, ..most), limit), most)
         }
     }
+}
+
+fn part(bytes: &[u8], range: impl SliceIndex<[u8], Output = [u8]>) -> &[u8] {
+    bytes.get(range).unwrap_or_default()
 }
 
 /// Both ends of an overlong line: three quarters of `limit` from its beginning, the rest from its
 /// end.
 fn both_ends(bytes: &[u8], limit: usize) -> Line<'_> {
     let tail = limit / 4;
-    let head = line(&bytes[..limit - tail], true).text.into_owned();
-    let tail = line(&bytes[bytes.len() - tail..], true).text;
+    let head = line(part(bytes, ..limit - tail), true).text.into_owned();
+    let tail = line(part(bytes, bytes.len().saturating_sub(tail)..), true).text;
     Line { text: Cow::Owned(head + GAP + &tail), cut: true }
 }
 
@@ -69,7 +74,7 @@ fn both_ends(bytes: &[u8], limit: usize) -> Line<'_> {
 fn line(bytes: &[u8], cut: bool) -> Line<'_> {
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
     let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
-    Line { text: String::from_utf8_lossy(&bytes[zeros..]), cut }
+    Line { text: String::from_utf8_lossy(part(bytes, zeros..)), cut }
 }
 
 /// Offset of the unterminated last line of `bytes`.

@@ -505,7 +505,7 @@ impl LifePreserver {
                     break;
                 }
             };
-            generation.advance(&bytes[..length], cut);
+            generation.advance(bytes.get(..length).unwrap_or_default(), cut);
             self.slice.at += length;
             self.consumed += length as u64;
             self.changed = true;
@@ -734,7 +734,7 @@ impl ProgressFile {
                 Taken::Rest(length) => (None, length),
                 Taken::Line(line, length) => (Some(line), length),
             };
-            generation.advance(&rest[..length], cut);
+            generation.advance(rest.get(..length).unwrap_or_default(), cut);
             at += length;
             if let Some(line) = line
                 && let LineKind::Amount(snapshot) = self.progress.hear(&line.text)

@@ -63,7 +63,7 @@ impl Size {
     pub(super) fn show(self) -> String {
         let bytes = self.thousandths / 1000;
         let power = (0..SUFFIXES.len()).rev().find(|power| bytes >> (10 * power) > 0).unwrap_or(0);
-        let suffix = char::from(SUFFIXES[power]);
+        let suffix = SUFFIXES.get(power).copied().map_or(' ', char::from);
         let unit = 1_u128 << (10 * power);
         let rounded = |factor: u128| (bytes.saturating_mul(factor) + unit / 2) / unit;
         let (hundredths, tenths) = (rounded(100), rounded(10));

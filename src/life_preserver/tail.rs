@@ -16,6 +16,8 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::wire::to_hex;
+
 /// Bytes of a file's beginning in its fingerprint.
 pub(super) const HEAD: usize = 256;
 /// Bytes before the position in its fingerprint.
@@ -136,9 +138,9 @@ impl<H> FileGeneration<H> {
     /// Advances the position by `bytes`; `cut` is whether they end inside a line that was cut.
     pub(super) fn advance(&mut self, bytes: &[u8], cut: bool) {
         let room = HEAD - self.fingerprint.head.len().min(HEAD);
-        self.fingerprint.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.fingerprint.head.extend(bytes.iter().take(room));
         let before = &mut self.fingerprint.before;
-        before.extend_from_slice(&bytes[bytes.len().saturating_sub(BEFORE)..]);
+        before.extend(bytes.iter().skip(bytes.len().saturating_sub(BEFORE)));
         before.drain(..before.len().saturating_sub(BEFORE));
         self.position += bytes.len() as u64;
         self.looked = self.looked.max(self.position);
@@ -320,7 +322,7 @@ fn judge(position: u64, size: u64, same_head: bool, same_before: bool) -> Verdic
 /// The first half of SHA-256, in hexadecimal digits.
 fn hash(bytes: &[u8]) -> String {
     let digest = digest::digest(&digest::SHA256, bytes);
-    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    to_hex(digest.as_ref().get(..16).unwrap_or_default())
 }
 
 /// A file that may match a persisted generation.

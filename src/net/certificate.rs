@@ -4,9 +4,9 @@
 //! no keyUsage extension: the Qt client closes on every TLS error but "self-signed" and "host name
 //! mismatch" (protocol section 1).
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use super::pin;
 use super::validity::not_after;
 use crate::sys::files::Files;
 use crate::sys::may_block::MayBlock;
+use crate::wire::{from_hex, to_hex};
 
 /// Why there is no usable certificate.
 #[derive(Debug)]
@@ -97,7 +98,8 @@ fn make(
     let names = if names.is_empty() { vec!["localhost".to_owned()] } else { names.to_vec() };
     let mut params = rcgen::CertificateParams::new(names.clone()).map_err(making)?;
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(rcgen::DnType::CommonName, names[0].as_str());
+    let first = names.first().map(String::as_str).unwrap_or_default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, first);
     let now = time::OffsetDateTime::now_utc();
     params.not_before = now - BACKDATED;
     params.not_after = now + VALID;
@@ -140,13 +142,7 @@ pub struct ServerSide {
 impl ServerSide {
     /// The fingerprint as bytes.
     pub fn sha256(&self) -> [u8; 32] {
-        let mut bytes = [0; 32];
-        let digits = self.fingerprint.as_bytes().chunks_exact(2);
-        for (byte, digits) in bytes.iter_mut().zip(digits) {
-            let value = |digit: u8| char::from(digit).to_digit(16).unwrap_or_default();
-            *byte = digits.iter().fold(0, |sum, digit| sum << 4 | value(*digit) as u8);
-        }
-        bytes
+        from_hex(&self.fingerprint).unwrap_or_default()
     }
 }
 
@@ -206,11 +202,7 @@ pub fn fingerprint_of(certificate: &Path, files: &Files) -> Result<String, Certi
 
 /// SHA-256 of a certificate's DER form, as 64 lower-case hexadecimal digits.
 pub fn fingerprint(der: &[u8]) -> String {
-    let mut hex = String::with_capacity(64);
-    for byte in digest::digest(&digest::SHA256, der).as_ref() {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex
+    to_hex(digest::digest(&digest::SHA256, der).as_ref())
 }
 
 fn chain_of(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
@@ -268,8 +260,7 @@ mod tests {
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         let shown = server_side(&certificate, &key, &Files::of_system(MAY_BLOCK)).unwrap();
         assert_eq!(shown.fingerprint, first);
-        let hex: String = shown.sha256().iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, first);
+        assert_eq!(to_hex(&shown.sha256()), first);
     }
 
     #[test]

@@ -275,7 +275,7 @@ impl<P: OutgoingMessage> Connection<P> {
                             // The next read reports the end again: input before it is processed
                             // first.
                             None | Some(0) => break,
-                            Some(n) => take(&mut self.stage, &scratch[..n]),
+                            Some(n) => take(&mut self.stage, scratch.get(..n).unwrap_or_default()),
                         }
                     }
                     (self.heard, self.is_silent) = (now, false);
@@ -288,7 +288,7 @@ impl<P: OutgoingMessage> Connection<P> {
             Some(0) => Err(End::Closed),
             Some(n) => {
                 (self.heard, self.is_silent) = (now, false);
-                take(&mut self.stage, &scratch[..n]);
+                take(&mut self.stage, scratch.get(..n).unwrap_or_default());
                 Ok(true)
             }
         }

@@ -319,15 +319,17 @@ impl<P: OutgoingMessage> Outbox<P> {
         let mut count = 0;
         let mut skip = self.sent;
         for chunk in self.flight.iter().take(CHUNKS) {
-            let header = &chunk.header[skip.min(chunk.header_len)..chunk.header_len];
-            let payload = &chunk.payload[skip.saturating_sub(chunk.header_len)..];
-            for part in [header, payload].into_iter().filter(|part| !part.is_empty()) {
-                slices[count] = IoSlice::new(part);
-                count += 1;
+            let header = chunk.header.get(skip.min(chunk.header_len)..chunk.header_len);
+            let payload = chunk.payload.get(skip.saturating_sub(chunk.header_len)..);
+            for part in [header, payload].into_iter().flatten().filter(|part| !part.is_empty()) {
+                if let Some(slice) = slices.get_mut(count) {
+                    *slice = IoSlice::new(part);
+                    count += 1;
+                }
             }
             skip = 0;
         }
-        let written = match write(&slices[..count]) {
+        let written = match write(slices.get(..count).unwrap_or_default()) {
             Ok(written) => written,
             Err(error) => return Some(Err(error)),
         };

@@ -82,7 +82,8 @@ impl UpgradeRequest {
         };
         let status = answer.code.unwrap_or(0);
         if status != 101 {
-            let why = explanation(answer.reason.unwrap_or(""), &bytes[length..]);
+            let why =
+                explanation(answer.reason.unwrap_or(""), bytes.get(length..).unwrap_or_default());
             return Err(NoUpgrade::Status { status, why });
         }
         if !has_token(&answer, "upgrade", "websocket")

@@ -131,12 +131,10 @@ impl Assembler {
         }
         let start = cursor.position() as usize;
         let end = start + length as usize;
-        if self.inbox.len() < end {
-            return Ok(None);
-        }
-        let mut payload = self.inbox[start..end].to_vec();
+        let Some(frame) = self.inbox.get_mut(..end) else { return Ok(None) };
+        let mut payload = frame.get(start..).unwrap_or_default().to_vec();
         // May contain a secret, which could be unmasked.
-        self.inbox[..end].zeroize();
+        frame.zeroize();
         self.inbox.drain(..end);
         payload.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
         Ok(Some((header, payload)))
@@ -235,7 +233,7 @@ pub(super) fn close(reason: Option<&CloseReason>) -> Vec<u8> {
     let room = CONTROL_PAYLOAD as usize - 2;
     let end = reason.why.floor_char_boundary(room);
     let mut payload = reason.code.to_be_bytes().to_vec();
-    payload.extend_from_slice(&reason.why.as_bytes()[..end]);
+    payload.extend(reason.why.bytes().take(end));
     control(Control::Close, &payload)
 }
 

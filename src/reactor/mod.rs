@@ -114,7 +114,7 @@ impl<K: Copy + Ord> Reactor<K> {
         });
         match self.poll.registry().register(source, Token(slot), interest) {
             Ok(()) => {
-                self.keys[slot] = Slot::Taken(key);
+                self.set_slot(slot, Slot::Taken(key));
                 Ok(Registered(slot))
             }
             Err(error) => {
@@ -124,11 +124,17 @@ impl<K: Copy + Ord> Reactor<K> {
         }
     }
 
+    fn set_slot(&mut self, at: usize, to: Slot<K>) {
+        if let Some(slot) = self.keys.get_mut(at) {
+            *slot = to;
+        }
+    }
+
     /// Removes `source`. Events already in flight are discarded.
     pub fn deregister(&mut self, source: &mut (impl Source + ?Sized), registered: Registered) {
         // It fails only where the descriptor is gone already; then nothing is left to undo.
         let _ = self.poll.registry().deregister(source);
-        self.keys[registered.0] = Slot::Free;
+        self.set_slot(registered.0, Slot::Free);
         self.released.push(registered.0);
     }
 

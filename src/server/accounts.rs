@@ -7,13 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
 use super::authentication::{Attempt, WaitingPassword};
@@ -29,7 +27,6 @@ use crate::moment::Moment;
 use crate::net::{CloseReason, Source};
 use crate::reactor::Reactor;
 use crate::sys::account_state::AccountState;
-use crate::sys::children::Exit;
 use crate::sys::may_block::MayBlock;
 use crate::sys::peer_credentials::PeerCredentials;
 use crate::wire::ReplyTo;
@@ -52,7 +49,7 @@ pub(super) struct AccountsHelper {
     pub(super) helper: Helper,
     /// Passwords that are not checked yet, so that others have their turns.
     pub(super) passwords: PasswordQueue<Source, WaitingPassword>,
-    child: Option<Child>,
+    pub(super) child: Option<Child>,
     purposes: BTreeMap<RequestId, Purpose>,
     /// When all users are re-checked; `None` where no user depends on an account.
     recheck_due: Option<Instant>,
@@ -116,20 +113,6 @@ impl AccountsHelper {
         }
     }
 
-    /// A child has ended; true where it was this one.
-    pub(super) fn on_child(
-        &mut self,
-        pid: Pid,
-        exit: Exit,
-        reactor: &mut Reactor<PollToken>,
-        now: Instant,
-    ) -> bool {
-        let ended = Child::take_ended(&mut self.child, pid, exit, reactor);
-        let Some(how) = ended else { return false };
-        self.helper.ended(&how, now);
-        true
-    }
-
     /// Groups could not be looked up: schedules a retry.
     pub(super) fn miss_groups(&mut self, interval: Duration, now: Instant) {
         let again = now + interval.min(RETRY);
@@ -154,17 +137,8 @@ impl AccountsHelper {
 
     /// Writes as much as the child accepts.
     pub(super) fn flush(&mut self, reactor: &mut Reactor<PollToken>) {
-        while let Some(child) = &mut self.child {
-            let bytes = self.helper.bytes();
-            if bytes.is_empty() {
-                break;
-            }
-            match child.socket.write(bytes) {
-                Ok(sent) => self.helper.sent(sent),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Otherwise its end is noticed.
-                Err(_) => break,
-            }
+        if let Some(child) = &mut self.child {
+            child.flush(self.helper.channel());
         }
         reactor.set_deadline(PollToken::Accounts, self.helper.due());
         reactor.set_deadline(PollToken::Recheck, self.recheck_due);
@@ -178,9 +152,8 @@ impl AccountsHelper {
         now: Instant,
     ) {
         let Some(child) = &mut self.child else { return };
-        if child.read(scratch, |bytes| self.helper.received(bytes, now)) {
-            reactor.again(PollToken::Accounts);
-        }
+        let helper = &mut self.helper;
+        child.read(scratch, PollToken::Accounts, reactor, |bytes| helper.received(bytes, now));
     }
 
     /// Sets the role that the account grants this user; `by_kernel` is the role by the kernel's
@@ -440,17 +413,8 @@ impl Server {
                 Outcome::Answer(request, answer) => self.on_accounts(request, Ok(answer), now),
                 Outcome::NoAnswer(request, why) => self.on_accounts(request, Err(why), now),
                 Outcome::Begin => self.accounts.begin(&mut self.reactor, now.instant),
-                Outcome::Kill => {
-                    if let Some(child) = &self.accounts.child {
-                        // It fails where the process has just ended.
-                        let _ = kill(child.pid, Signal::SIGKILL);
-                    }
-                }
-                Outcome::Close => {
-                    if let Some(child) = &self.accounts.child {
-                        let _ = child.socket.shutdown(std::net::Shutdown::Write);
-                    }
-                }
+                Outcome::Kill => self.accounts.child.iter().for_each(Child::kill),
+                Outcome::Close => self.accounts.child.iter().for_each(Child::close),
             }
         }
         any

@@ -14,7 +14,7 @@ use super::clients::{Client, ClientId, Until, Wait};
 use super::{PollToken, Server};
 use crate::auth::key::{KeyId, Search};
 use crate::auth::{Consequence, Identity, Proof};
-use crate::daemon::random_number;
+use crate::daemon::{Front, random_number};
 use crate::helper::accounts::{Account, Password, TooMany, Verdict};
 use crate::moment::Moment;
 use crate::net::{CloseReason, Source};
@@ -73,14 +73,10 @@ fn origin(source: Source) -> Source {
 }
 
 impl Server {
-    fn is_exempt(&self, source: Source) -> bool {
+    /// Whether failures of the origin have no consequences.
+    pub(super) fn is_exempt(&self, source: Source) -> bool {
         source.is_of_this_host()
             && (matches!(source, Source::User(_)) || !self.config.auth.throttle_loopback)
-    }
-
-    /// Whether the origin is blocked, even before TLS.
-    pub(super) fn is_blocked(&self, source: Source, now: Moment) -> bool {
-        self.throttle.blocked(source, now.instant).is_some() && !self.is_exempt(source)
     }
 
     /// Whether an attempt may be made now. A token or a signature always may: its verification is
@@ -95,7 +91,7 @@ impl Server {
         let Command::Authenticate(credentials) = command else { return Ok(()) };
         let Some(client) = self.clients.get(id) else { return Ok(()) };
         let peer = client.peer.clone();
-        let source = self.clients.source_of(&peer);
+        let source = self.clients.guests.source_of(&peer);
         match credentials {
             Credentials::Transport
             | Credentials::Challenge { .. }
@@ -132,7 +128,7 @@ impl Server {
         let from = origin(source);
         let is_searching = |(_, client): &(&ClientId, &Client)| {
             matches!(client.waiting, Some(Wait { until: Until::LegacyKey(_), .. }))
-                && origin(self.clients.source_of(&client.peer)) == from
+                && origin(self.clients.guests.source_of(&client.peer)) == from
         };
         let searched = self.clients.iter().filter(is_searching).count();
         if self.pending(from, now) + self.accounts.passwords.of(from) + searched < PENDING {
@@ -158,7 +154,7 @@ impl Server {
     ) {
         let Some(client) = self.clients.get(id) else { return };
         let (peer, from) = (client.peer.clone(), client.peer.place());
-        let source = self.clients.source_of(&peer);
+        let source = self.clients.guests.source_of(&peer);
         let refuse = |code, why: &str| Refusal::new(code, why);
         let refusal = if !self.config.auth.pam {
             Some(refuse(ErrorCode::Forbidden, "passwords are switched off here (pam = false)"))
@@ -255,7 +251,7 @@ impl Server {
     ) {
         let Some(client) = self.clients.get(id) else { return };
         let (peer, from) = (client.peer.clone(), client.peer.place());
-        let source = self.clients.source_of(&peer);
+        let source = self.clients.guests.source_of(&peer);
         self.wait(id, reply_to, Until::Proven);
         let attempt = Attempt { client: id, source, from, user, proof: Proof::Key(key) };
         let service = self.account_service().to_owned();
@@ -404,19 +400,7 @@ impl Server {
             Consequence::Block(time) => {
                 let seconds = time.as_secs();
                 warn!("blocked {from} for {seconds} s: too many failures");
-                let unauthenticated: Vec<ClientId> = self
-                    .clients
-                    .iter()
-                    .filter(|(other, client)| {
-                        **other != id
-                            && self.clients.source_of(&client.peer) == source
-                            && !client.is_admitted()
-                    })
-                    .map(|(other, _)| *other)
-                    .collect();
-                for other in unauthenticated {
-                    self.end(other, "its address is blocked");
-                }
+                self.end_unauthenticated_of(source, id, now);
                 let why = format!("too many failures; try again in {seconds} s");
                 if let Some(reply_to) = reply_to {
                     self.reply(id, &reply_to, Err(Refusal::new(ErrorCode::Forbidden, why)));
@@ -439,7 +423,7 @@ impl Server {
     ) {
         let Some(client) = self.clients.get(id) else { return };
         let (peer, from) = (client.peer.clone(), client.peer.place());
-        let source = self.clients.source_of(&peer);
+        let source = self.clients.guests.source_of(&peer);
         if let Err(refusal) = self.check_throttle(source, now) {
             return self.reply(id, &reply_to, Err(refusal));
         }

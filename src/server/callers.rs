@@ -16,6 +16,7 @@ use crate::auth::Role;
 use crate::bridge::link::{Caller, hint, session_is_over};
 use crate::bridge::tunnel::is_tunnelled;
 use crate::config::LegacyBridgeClients;
+use crate::daemon::Front;
 use crate::moment::Moment;
 use crate::net::{CloseReason, Peer, Source};
 use crate::wire::{
@@ -185,7 +186,7 @@ impl Server {
         );
         let id = made.map_err(|error| log::error!("no tunnel for {name}: {error}")).ok()?;
         debug!("client {id}: {name} connected by link {link}");
-        self.clients.note_progress(id, now.instant);
+        self.clients.guests.note_progress(id, now.instant);
         let ceiling = self.clear_ceiling();
         let certificate = self.tls.as_ref().map(|tls| tls.sha256());
         if let Some(client) = self.clients.get(id) {

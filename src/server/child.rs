@@ -1,6 +1,6 @@
 //! A helper process and its socket in the poll loop: code common to all helpers.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 
 use mio::Interest;
@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::PollToken;
+use crate::helper::channel::Channel;
 use crate::reactor::{Reactor, Registered};
 use crate::sys::children::Exit;
 
@@ -59,16 +60,53 @@ impl Child {
         reactor.deregister(&mut self.socket, self.registered);
     }
 
-    /// Reads a bounded amount; true where there may be more.
-    pub(super) fn read(&mut self, scratch: &mut [u8], mut received: impl FnMut(&[u8])) -> bool {
-        for _ in 0..READS {
-            match self.socket.read(scratch) {
-                Ok(0) => return false,
-                Ok(n) => received(scratch.get(..n).unwrap_or_default()),
+    /// Writes what the socket accepts of a channel's bytes; how many that are. Where the child has
+    /// ended, its exit is noticed.
+    pub(super) fn flush(&mut self, channel: &mut Channel) -> usize {
+        let mut written = 0;
+        loop {
+            let bytes = channel.bytes();
+            if bytes.is_empty() {
+                return written;
+            }
+            match self.socket.write_vectored(&bytes) {
+                Ok(sent) => {
+                    channel.sent(sent);
+                    written += sent;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return false,
+                Err(_) => return written,
             }
         }
-        true
+    }
+
+    /// Reads a bounded amount; the loop comes back where there may be more.
+    pub(super) fn read(
+        &mut self,
+        scratch: &mut [u8],
+        key: PollToken,
+        reactor: &mut Reactor<PollToken>,
+        mut received: impl FnMut(&[u8]),
+    ) {
+        for _ in 0..READS {
+            match self.socket.read(scratch) {
+                Ok(0) => return,
+                Ok(n) => received(scratch.get(..n).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+        reactor.again(key);
+    }
+
+    /// Kills the process.
+    pub(super) fn kill(&self) {
+        // It fails where the process has just ended.
+        let _ = kill(self.pid, Signal::SIGKILL);
+    }
+
+    /// Closes the sending side of the socket, upon which the child ends.
+    pub(super) fn close(&self) {
+        let _ = self.socket.shutdown(std::net::Shutdown::Write);
     }
 }

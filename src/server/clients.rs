@@ -4,7 +4,6 @@
 //! [`UnauthenticatedPool`] for its limits. And no client can delay another: each is read a little
 //! at a time, and unread output stays in the client's own outbox until that is full.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -20,11 +19,10 @@ use crate::auth::Proof;
 use crate::auth::key::LegacySearch;
 use crate::bridge::link::Caller;
 use crate::charge::Charge;
-use crate::daemon::random_number;
+use crate::daemon::{FrontLimits, Guest, Guests};
 use crate::moment::Budget;
 use crate::net::{
-    Accepted, CloseReason, Connection, End, Flushed, Full, Outbox, Peer, Room, Source,
-    TransportLimits, UnauthenticatedPool,
+    Accepted, Answer, CloseReason, Connection, End, Flushed, Full, Outbox, Peer, TransportLimits,
 };
 use crate::reactor::{Reactor, Registered};
 use crate::session::{Known, Session};
@@ -129,10 +127,6 @@ impl Client {
         }
     }
 
-    pub(super) fn is_admitted(&self) -> bool {
-        self.admitted
-    }
-
     pub(super) fn due(&self) -> Option<Instant> {
         // A client that waits for the server is not late.
         let auth_due = self.auth_due.filter(|_| self.waiting.is_none());
@@ -144,18 +138,50 @@ impl Client {
     }
 }
 
+impl Guest for Client {
+    fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    fn is_admitted(&self) -> bool {
+        self.admitted
+    }
+
+    fn is_held_up(&self) -> bool {
+        let until = self.waiting.as_ref().map(|wait| &wait.until);
+        matches!(until, Some(Until::Proven | Until::LegacyKey(_)))
+    }
+
+    fn has_unread_start(&self) -> bool {
+        self.connection.has_unread_start()
+    }
+
+    fn is_silent(&self) -> bool {
+        self.connection.is_silent()
+    }
+
+    fn answer(&mut self, answer: Answer, now: Instant) {
+        self.connection.answer(answer, now);
+    }
+
+    fn queued(&mut self) -> &mut bool {
+        &mut self.queued
+    }
+
+    fn dirty(&mut self) -> &mut bool {
+        &mut self.dirty
+    }
+}
+
 /// Limits of clients.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClientLimits {
     pub(super) max_clients: usize,
-    pub(super) max_unauthenticated: usize,
-    /// Loopback addresses count as one origin.
-    pub(super) loopback_is_one: bool,
+    pub(super) front: FrontLimits,
     pub(super) max_message: usize,
     pub(super) outbox: usize,
     pub(super) outbox_total: usize,
     pub(super) inbox_total: usize,
-    pub(super) auth: Duration,
     pub(super) connection: TransportLimits,
 }
 
@@ -174,11 +200,8 @@ const UNAUTHENTICATED_OUTBOX: usize = 64 * 1024;
 /// All connections.
 pub(super) struct Clients {
     pub(super) limits: ClientLimits,
-    map: BTreeMap<ClientId, Client>,
-    last_id: ClientId,
-    unauthenticated: UnauthenticatedPool<ClientId>,
+    pub(super) guests: Guests<Client>,
     users: Users,
-    dirty: Vec<ClientId>,
     /// Clients whose outbox overflowed.
     pub(super) overflowing: Vec<ClientId>,
     /// Clients behind a relay that have output for their link.
@@ -189,11 +212,8 @@ impl Clients {
     pub(super) fn new(limits: ClientLimits) -> Clients {
         Clients {
             limits,
-            map: BTreeMap::new(),
-            last_id: 0,
-            unauthenticated: UnauthenticatedPool::new(limits.auth),
+            guests: Guests::new(limits.front),
             users: Users::default(),
-            dirty: Vec::new(),
             overflowing: Vec::new(),
             speaking: Vec::new(),
         }
@@ -201,46 +221,43 @@ impl Clients {
 
     pub(super) fn set_limits(&mut self, limits: ClientLimits, now: Instant) {
         self.limits = limits;
-        self.unauthenticated.set_time(limits.auth);
-        for client in self.map.values_mut() {
+        for client in self.guests.map.values_mut() {
             client.connection.set_limits(limits.connection, now);
             if client.admitted {
                 client.connection.set_bounds(limits.max_message, limits.outbox);
             }
         }
-        for id in self.ids() {
-            self.touch(id);
-        }
+        self.guests.set_limits(limits.front);
     }
 
     pub(super) fn get(&mut self, id: ClientId) -> Option<&mut Client> {
-        self.map.get_mut(&id)
+        self.guests.map.get_mut(&id)
     }
 
     /// User name of a session.
     pub(super) fn user(&self, id: ClientId) -> Option<String> {
-        Some(self.map.get(&id)?.session.identity()?.user.clone())
+        Some(self.guests.map.get(&id)?.session.identity()?.user.clone())
     }
 
     /// The clients after that one, by number.
     pub(super) fn after(&self, id: ClientId) -> impl Iterator<Item = (&ClientId, &Client)> {
-        self.map.range((Bound::Excluded(id), Bound::Unbounded))
+        self.guests.map.range((Bound::Excluded(id), Bound::Unbounded))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&ClientId, &Client)> {
-        self.map.iter()
+        self.guests.map.iter()
     }
 
     pub(super) fn ids(&self) -> Vec<ClientId> {
-        self.map.keys().copied().collect()
+        self.guests.numbers()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.map.len()
+        self.guests.map.len()
     }
 
     pub(super) fn unauthenticated(&self) -> usize {
-        self.unauthenticated.len()
+        self.guests.unauthenticated.len()
     }
 
     /// Bytes in all outboxes.
@@ -249,73 +266,7 @@ impl Clients {
     }
 
     fn admitted(&self) -> usize {
-        self.map.len() - self.unauthenticated.len()
-    }
-
-    /// Origin of a peer, which failures and connections are accounted to.
-    pub(super) fn source_of(&self, peer: &Peer) -> Source {
-        let source = peer.source();
-        if self.limits.loopback_is_one { source.with_loopback_as_one() } else { source }
-    }
-
-    /// Admission of a new unauthenticated connection of that origin.
-    pub(super) fn room_for_new(&mut self, source: Source, now: Instant) -> Room<ClientId> {
-        let most = self.limits.max_unauthenticated;
-        let has_unread_start =
-            |id| self.map.get(&id).is_some_and(|other| other.connection.has_unread_start());
-        self.unauthenticated.room_for_new_after_unread(
-            source,
-            most,
-            random_number,
-            has_unread_start,
-            now,
-        )
-    }
-
-    /// The same for one whose handshake is complete.
-    pub(super) fn room_for_ready(&self, source: Source, now: Instant) -> Room<ClientId> {
-        let is_held_up = |id| {
-            let client = self.map.get(&id);
-            client.is_some_and(|client| {
-                let until = client.waiting.as_ref().map(|wait| &wait.until);
-                matches!(until, Some(Until::Proven | Until::LegacyKey(_)))
-            })
-        };
-        let most = self.limits.max_unauthenticated;
-        self.unauthenticated.room_for_ready(source, most, random_number(), is_held_up, now)
-    }
-
-    /// Counts a refused connection, for the log.
-    pub(super) fn log_shortage(&mut self, now: Instant) {
-        self.unauthenticated.log_shortage(now);
-    }
-
-    /// Records that an unauthenticated connection was read.
-    pub(super) fn note_progress(&mut self, id: ClientId, now: Instant) {
-        if let Some(client) = self.map.get(&id)
-            && !client.connection.is_silent()
-        {
-            self.unauthenticated.begin(id, now);
-        }
-    }
-
-    /// Charges an unauthenticated connection to the client that its proxy has named, for whose
-    /// origin it needs a place.
-    pub(super) fn set_client(&mut self, id: ClientId, peer: Peer, now: Instant) -> Room<ClientId> {
-        self.unauthenticated.remove(id);
-        let source = self.source_of(&peer);
-        let room = self.room_for_new(source, now);
-        self.unauthenticated.add(id, source, now);
-        self.change_owner(id, Owner::Origin(peer.source()));
-        if let Some(client) = self.map.get_mut(&id) {
-            (client.peer, client.on_loopback) = (peer, false);
-        }
-        room
-    }
-
-    /// Records the complete handshake of an admitted unauthenticated connection.
-    pub(super) fn end_handshake(&mut self, id: ClientId, now: Instant) {
-        self.unauthenticated.end_handshake(id, now);
+        self.guests.map.len() - self.guests.unauthenticated.len()
     }
 
     /// Adds a connection; `tls` includes the SHA-256 of the presented certificate. A peer with a
@@ -329,8 +280,7 @@ impl Clients {
         now: Instant,
     ) -> std::io::Result<ClientId> {
         let Accepted { socket, peer, tls: is_tls, on_loopback, is_proxy } = accepted;
-        self.last_id += 1;
-        let id = self.last_id;
+        let id = self.guests.next_number();
         let share = self.users.share(Owner::Origin(peer.source()));
         let outbox = Outbox::new(UNAUTHENTICATED_OUTBOX, &share.outboxes);
         let limits = self.limits.connection;
@@ -348,7 +298,7 @@ impl Clients {
         let registered = reactor.register(connection.socket(), interest, PollToken::Client(id))?;
         let carrier = Carrier::Direct(Box::new(connection));
         self.take_in(id, carrier, session, peer, now);
-        if let Some(client) = self.map.get_mut(&id) {
+        if let Some(client) = self.guests.map.get_mut(&id) {
             client.registered = Some(registered);
             client.readable = true;
             client.tls = is_tls;
@@ -368,8 +318,7 @@ impl Clients {
         ) -> Result<Caller<QueuedMessage>, rustls::Error>,
         now: Instant,
     ) -> Result<ClientId, rustls::Error> {
-        self.last_id += 1;
-        let id = self.last_id;
+        let id = self.guests.next_number();
         let share = self.users.share(Owner::Origin(peer.source()));
         let outbox = Outbox::new(UNAUTHENTICATED_OUTBOX, &share.outboxes);
         let caller = make(outbox, UNAUTHENTICATED_MESSAGE, self.limits.connection.close)?;
@@ -387,8 +336,8 @@ impl Clients {
         peer: Peer,
         now: Instant,
     ) {
-        self.unauthenticated.add(id, self.source_of(&peer), now);
-        let auth_due = Some(now + self.limits.auth);
+        self.guests.unauthenticated.add(id, self.guests.source_of(&peer), now);
+        let auth_due = Some(now + self.limits.front.auth);
         let owner = Owner::Origin(peer.source());
         let share = self.users.share(owner);
         let client = Client {
@@ -412,7 +361,7 @@ impl Clients {
             admitted: false,
             seen_as: None,
         };
-        self.map.insert(id, client);
+        self.guests.map.insert(id, client);
     }
 
     /// Whether there is a place for one more authenticated client of this account. Root and the
@@ -426,7 +375,7 @@ impl Clients {
 
     /// Whether one more request of this client's user may wait for the store or for a worker.
     pub(super) fn may_wait(&self, id: ClientId) -> bool {
-        self.map.get(&id).is_none_or(|client| match client.owner {
+        self.guests.map.get(&id).is_none_or(|client| match client.owner {
             Owner::Account(uid) if is_exempt(uid) => true,
             owner => self.users.requests(owner) < REQUESTS,
         })
@@ -435,16 +384,17 @@ impl Clients {
     /// An unauthenticated connection has authenticated as this account, and is admitted.
     pub(super) fn admit(&mut self, id: ClientId, uid: u32) {
         self.change_owner(id, Owner::Account(uid));
-        let Some(client) = self.map.get_mut(&id) else { return };
+        let Some(client) = self.guests.map.get_mut(&id) else { return };
         client.admitted = true;
         client.auth_due = None;
         client.connection.set_bounds(self.limits.max_message, self.limits.outbox);
-        self.unauthenticated.remove(id);
+        self.guests.unauthenticated.remove(id);
     }
 
     /// Moves the charges of a client to another user.
     pub(super) fn change_owner(&mut self, id: ClientId, owner: Owner) {
-        let Some(client) = self.map.get_mut(&id).filter(|client| client.owner != owner) else {
+        let Some(client) = self.guests.map.get_mut(&id).filter(|client| client.owner != owner)
+        else {
             return;
         };
         let before = std::mem::replace(&mut client.owner, owner);
@@ -458,15 +408,15 @@ impl Clients {
 
     /// A client has given up its identity.
     pub(super) fn make_unauthenticated(&mut self, id: ClientId, now: Instant) {
-        if let Some(client) = self.map.get(&id) {
+        if let Some(client) = self.guests.map.get(&id) {
             self.change_owner(id, Owner::Origin(client.peer.source()));
         }
-        if let Some(client) = self.map.get_mut(&id).filter(|client| client.admitted) {
+        if let Some(client) = self.guests.map.get_mut(&id).filter(|client| client.admitted) {
             client.admitted = false;
-            client.auth_due = Some(now + self.limits.auth);
+            client.auth_due = Some(now + self.limits.front.auth);
             client.connection.set_bounds(UNAUTHENTICATED_MESSAGE, UNAUTHENTICATED_OUTBOX);
             let peer = client.peer.clone();
-            self.unauthenticated.add_ready(id, self.source_of(&peer), now);
+            self.guests.unauthenticated.add_ready(id, self.guests.source_of(&peer), now);
         }
     }
 
@@ -475,8 +425,8 @@ impl Clients {
         id: ClientId,
         reactor: &mut Reactor<PollToken>,
     ) -> Option<Client> {
-        let mut client = self.map.remove(&id)?;
-        self.unauthenticated.remove(id);
+        let mut client = self.guests.map.remove(&id)?;
+        self.guests.unauthenticated.remove(id);
         reactor.set_deadline(PollToken::Client(id), None);
         if let Some(registered) = client.registered.take()
             && let Some(socket) = client.connection.socket()
@@ -495,7 +445,8 @@ impl Clients {
 
     /// Queues a reply for a client, unless that is being closed.
     pub(super) fn answer(&mut self, id: ClientId, mut text: String) -> Result<(), Full> {
-        let Some(client) = self.map.get_mut(&id).filter(|client| client.connection.is_open())
+        let Some(client) =
+            self.guests.map.get_mut(&id).filter(|client| client.connection.is_open())
         else {
             return Ok(());
         };
@@ -518,7 +469,8 @@ impl Clients {
     }
 
     fn push(&mut self, id: ClientId, message: QueuedMessage) {
-        if let Some(client) = self.map.get_mut(&id).filter(|client| client.connection.is_open())
+        if let Some(client) =
+            self.guests.map.get_mut(&id).filter(|client| client.connection.is_open())
             && let Err(Full) = client.connection.outbox_mut().push(message)
         {
             self.overflowing.push(id);
@@ -528,17 +480,15 @@ impl Clients {
 
     /// Marks a client for output, or for a changed deadline.
     pub(super) fn touch(&mut self, id: ClientId) {
-        let Some(client) = self.map.get_mut(&id) else { return };
+        let Some(client) = self.guests.map.get_mut(&id) else { return };
         client.request.set(usize::from(client.waiting.is_some()));
-        if !std::mem::replace(&mut client.dirty, true) {
-            self.dirty.push(id);
-        }
+        self.guests.touch(id);
     }
 
     /// Gives a client a turn, unless it waits for one already.
     pub(super) fn enqueue(&mut self, id: ClientId) {
-        if let Some(client) = self.map.get_mut(&id)
-            && !std::mem::replace(&mut client.queued, true)
+        if self.guests.is_to_be_enqueued(id)
+            && let Some(client) = self.guests.map.get(&id)
         {
             self.users.enqueue(client.owner, id);
         }
@@ -547,9 +497,7 @@ impl Clients {
     /// The client whose turn it is. It may be gone.
     pub(super) fn next_turn(&mut self) -> Option<ClientId> {
         let id = self.users.next()?;
-        if let Some(client) = self.map.get_mut(&id) {
-            client.queued = false;
-        }
+        self.guests.begin_turn(id);
         Some(id)
     }
 
@@ -562,7 +510,7 @@ impl Clients {
     /// half of its outbox must be free, and either the outbox is empty, or its user's clients
     /// together have less than their part of `outbox_total`.
     pub(super) fn may_get_more(&self, id: ClientId) -> bool {
-        self.map.get(&id).is_some_and(|client| self.has_room(client))
+        self.guests.map.get(&id).is_some_and(|client| self.has_room(client))
     }
 
     fn has_room(&self, client: &Client) -> bool {
@@ -574,7 +522,7 @@ impl Clients {
 
     /// Charges an incomplete message to its client.
     pub(super) fn count_unfinished(&mut self, id: ClientId) {
-        if let Some(client) = self.map.get_mut(&id) {
+        if let Some(client) = self.guests.map.get_mut(&id) {
             client.inbox.set(client.connection.unfinished());
         }
     }
@@ -591,12 +539,12 @@ impl Clients {
     }
 
     fn of_user(&self, owner: Owner) -> impl Iterator<Item = (&ClientId, &Client)> {
-        self.map.iter().filter(move |(_, client)| client.owner == owner)
+        self.guests.map.iter().filter(move |(_, client)| client.owner == owner)
     }
 
     /// Whether there is output.
     pub(super) fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.guests.dirty.is_empty()
     }
 
     /// Sends output to marked clients, until `budget` is spent. Returns those that ended.
@@ -607,9 +555,9 @@ impl Clients {
         now: Instant,
     ) -> Vec<(ClientId, End)> {
         let (mut over, mut unfinished) = (Vec::new(), Vec::new());
-        let mut waiting = std::mem::take(&mut self.dirty).into_iter();
+        let mut waiting = std::mem::take(&mut self.guests.dirty).into_iter();
         for id in waiting.by_ref() {
-            let Some(client) = self.map.get_mut(&id) else { continue };
+            let Some(client) = self.guests.map.get_mut(&id) else { continue };
             client.dirty = false;
             match client.connection.flush(now) {
                 Err(end) => {
@@ -628,7 +576,7 @@ impl Clients {
             reactor.set_deadline(PollToken::Client(id), client.due());
             let is_stalled = client.stalled;
             if is_stalled && self.may_get_more(id) {
-                if let Some(client) = self.map.get_mut(&id) {
+                if let Some(client) = self.guests.map.get_mut(&id) {
                     client.stalled = false;
                 }
                 reactor.again(PollToken::Client(id));
@@ -637,7 +585,7 @@ impl Clients {
                 break;
             }
         }
-        self.dirty.extend(waiting.chain(unfinished));
+        self.guests.dirty.extend(waiting.chain(unfinished));
         over
     }
 
@@ -654,7 +602,7 @@ impl Clients {
 
     /// Closes a client with a reason.
     pub(super) fn close(&mut self, id: ClientId, reason: &CloseReason, now: Instant) {
-        if let Some(client) = self.map.get_mut(&id) {
+        if let Some(client) = self.guests.map.get_mut(&id) {
             client.auth_due = None;
             client.connection.close(reason, now);
             self.touch(id);
@@ -664,7 +612,7 @@ impl Clients {
     /// Closes a client and drops its incomplete message.
     pub(super) fn give_up_unfinished(&mut self, id: ClientId, reason: &CloseReason, now: Instant) {
         self.close(id, reason, now);
-        if let Some(client) = self.map.get_mut(&id) {
+        if let Some(client) = self.guests.map.get_mut(&id) {
             client.connection.give_up_unfinished();
         }
         self.count_unfinished(id);
@@ -672,7 +620,7 @@ impl Clients {
 
     /// Closes a client after its queued output.
     pub(super) fn close_when_sent(&mut self, id: ClientId, reason: &CloseReason, now: Instant) {
-        if let Some(client) = self.map.get_mut(&id) {
+        if let Some(client) = self.guests.map.get_mut(&id) {
             client.auth_due = None;
             client.connection.close_when_sent(reason, now);
             self.touch(id);

@@ -4,13 +4,12 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use log::{error, info, warn};
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
@@ -35,22 +34,17 @@ pub(super) struct FileWorkers {
 }
 
 impl FileWorkers {
-    /// A child of the daemon has ended; true where it was one of these.
-    pub(super) fn on_child(
+    /// A child of the daemon has ended: its number where it was one of these, and how it ended.
+    pub(super) fn take_ended(
         &mut self,
         pid: Pid,
         exit: Exit,
         reactor: &mut Reactor<PollToken>,
-        now: Instant,
-    ) -> bool {
+    ) -> Option<(WorkerId, String)> {
         let ended = self.children.iter_mut().find_map(|(id, child)| {
             Child::take_ended(child, pid, exit, reactor).map(|how| (*id, how))
         });
-        let Some((id, how)) = ended else { return false };
-        self.children.remove(&id);
-        log::debug!("file worker {id} has ended: {how}");
-        self.files.ended(id, now);
-        true
+        ended.inspect(|(id, _)| drop(self.children.remove(id)))
     }
 
     fn start(&mut self, id: WorkerId, reactor: &mut Reactor<PollToken>, now: Instant) {
@@ -71,17 +65,8 @@ impl FileWorkers {
     /// Writes as much as the workers' sockets accept.
     pub(super) fn flush(&mut self, reactor: &mut Reactor<PollToken>) {
         for (id, child) in &mut self.children {
-            while let Some(child) = child {
-                let bytes = self.files.bytes(*id);
-                if bytes.is_empty() {
-                    break;
-                }
-                match child.socket.write(bytes) {
-                    Ok(count) => self.files.sent(*id, count),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    // Else its end will be seen.
-                    Err(_) => break,
-                }
+            if let (Some(child), Some(channel)) = (child, self.files.channel(*id)) {
+                child.flush(channel);
             }
         }
         reactor.set_deadline(PollToken::Files(0), self.files.due());
@@ -96,9 +81,8 @@ impl FileWorkers {
         now: Instant,
     ) {
         let Some(Some(child)) = self.children.get_mut(&id) else { return };
-        if child.read(scratch, |bytes| self.files.received(id, bytes, now)) {
-            reactor.again(PollToken::Files(id));
-        }
+        let (token, files) = (PollToken::Files(id), &mut self.files);
+        child.read(scratch, token, reactor, |bytes| files.received(id, bytes, now));
     }
 
     /// For a request: the processes, those included that hang.
@@ -107,10 +91,8 @@ impl FileWorkers {
         json!({ "pids": children.map(|child| child.pid.as_raw()).collect::<Vec<_>>() })
     }
 
-    fn end(&self, id: WorkerId, how: impl FnOnce(&Child)) {
-        if let Some(Some(child)) = self.children.get(&id) {
-            how(child);
-        }
+    fn child(&self, id: WorkerId) -> impl Iterator<Item = &Child> {
+        self.children.get(&id).into_iter().flatten()
     }
 }
 
@@ -143,13 +125,8 @@ impl Server {
                 Outcome::Start(id) => {
                     self.file_workers.start(id, &mut self.reactor, now.instant);
                 }
-                Outcome::Kill(id) => self.file_workers.end(id, |child| {
-                    // It fails where it has just ended.
-                    let _ = kill(child.pid, Signal::SIGKILL);
-                }),
-                Outcome::Close(id) => self.file_workers.end(id, |child| {
-                    let _ = child.socket.shutdown(std::net::Shutdown::Write);
-                }),
+                Outcome::Kill(id) => self.file_workers.child(id).for_each(Child::kill),
+                Outcome::Close(id) => self.file_workers.child(id).for_each(Child::close),
             }
         }
         any

@@ -22,7 +22,7 @@ use crate::auth::key::{NO_CERTIFICATE, Purpose};
 use crate::bridge::link::{Channel, Dialogue, LinkError, News, Proof};
 use crate::moment::Moment;
 use crate::net::pin;
-use crate::wire::{PeerKind, routed};
+use crate::wire::{PeerKind, from_hex, routed};
 
 /// Maximum number of reads of a link in a turn: each may contain some forty handshakes.
 const READS: usize = 2;
@@ -407,6 +407,5 @@ fn chance() -> u8 {
 
 /// The fingerprint of the configuration, whose hex digits were validated there.
 fn digest(hex: &str) -> pin::Digest {
-    let byte = |at: usize| hex.get(2 * at..2 * at + 2).and_then(|d| u8::from_str_radix(d, 16).ok());
-    std::array::from_fn(|at| byte(at).unwrap_or(0))
+    from_hex(hex).unwrap_or_default()
 }

@@ -13,6 +13,7 @@ mod callers;
 mod carrier;
 mod child;
 mod clients;
+mod connections;
 mod errands;
 mod expectations;
 mod files;
@@ -33,35 +34,29 @@ mod trees;
 mod users;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
 
-use log::{debug, error, info, warn};
-use zeroize::{Zeroize, Zeroizing};
+use log::{debug, error, info};
 
 use crate::auth::{Roles, Throttle, Tokens};
 use crate::config::{Config, Home};
-use crate::daemon::{Address, is_proxy, prepare};
+use crate::daemon::{Address, Listening, prepare};
 use crate::dispatcher::{Dispatcher, Effect, Serial};
 use crate::helper::files::WorkerId;
 use crate::hub::{Hub, Item};
 use crate::moment::{Budget, Moment};
 use crate::net::certificate::ServerSide;
-use crate::net::{
-    Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Full, Incoming, Listener,
-    Peer, Room, Source, is_about_one_connection,
-};
-use crate::reactor::{Reactor, Ready, Registered, Signal, TurnTimer};
-use crate::session::{Audit, Known};
+use crate::net::{AllowedOrigins, CloseReason, End, Full, Source};
+use crate::reactor::{Reactor, Ready, Signal, TurnTimer};
 use crate::sys::children;
 use crate::system_state::SystemState;
 use crate::wire::{Event, Published, Spelling, gap};
 use accounts::AccountsHelper;
 use alerts::AlertDesk;
 use attachments::Attachments;
-use clients::{ClientId, Clients, Until};
+use child::Child;
+use clients::{ClientId, Clients};
 use errands::{Errand, Errands};
 use expectations::{ExpectationDesk, Pipe};
 use files::FileWorkers;
@@ -72,7 +67,6 @@ use links::Links;
 use notify::Notifications;
 use storage::{Durable, Storage};
 use system_state::{Part, Probes};
-use users::Owner;
 
 pub use crate::daemon::StartError;
 
@@ -132,10 +126,9 @@ enum PollToken {
 }
 
 /// A listening socket in use.
-struct Listening {
-    listener: Listener,
-    registered: Option<Registered>,
-    /// Its configured address.
+struct OpenListener {
+    number: u64,
+    listening: Listening,
     configured: Address,
 }
 
@@ -165,7 +158,7 @@ struct Server {
     hostname: String,
     started: Moment,
     reactor: Reactor<PollToken>,
-    listeners: Vec<(u64, Listening)>,
+    listeners: Vec<OpenListener>,
     last_listener: u64,
     tls: Option<ServerSide>,
     origins: AllowedOrigins,
@@ -231,12 +224,8 @@ mod limits {
 }
 /// Kinds of steps that follow an effect: see [`Server::next_step`].
 const STEPS: usize = 3;
-/// Maximum number of connections accepted in a turn from one listener.
-const ACCEPTS: usize = 16;
 /// Maximum number of clients closed in a turn because all outboxes together are full.
 const CLOSED_AT_ONCE: usize = 8;
-/// Retry interval of a listener for which the system had no resources.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs the server until a signal stops it. `file` is the path of the configuration, for reloads.
 pub fn run(
@@ -252,8 +241,8 @@ pub fn run(
     while server.phase != Phase::Over {
         server.turn(&mut ready)?;
     }
-    for (_, listening) in &server.listeners {
-        listening.listener.end();
+    for open in &server.listeners {
+        open.listening.listener.end();
     }
     server.storage.close(server.config.server.close_timeout);
     if let Some(pid_file) = pid_file {
@@ -304,6 +293,8 @@ impl Server {
 
     fn on_io(&mut self, key: PollToken, readable: bool, writable: bool, now: Moment) {
         match key {
+            // New connections do not shorten the retry interval.
+            PollToken::Listener(number) if self.is_full(number) => {}
             PollToken::Listener(number) => self.accept(number, now),
             PollToken::Client(id) => {
                 if readable {
@@ -445,7 +436,7 @@ impl Server {
         let limit = self.attachments.output_limit(serial, output.as_ref());
         if limit > 0 {
             let (dispatcher, reactor) = (&mut self.dispatcher, &mut self.reactor);
-            let scratch = &mut self.scratch[..limit];
+            let scratch = self.scratch.get_mut(..limit).unwrap_or_default();
             self.jobs.on_output(serial, dispatcher, reactor, scratch, now);
         }
     }
@@ -458,12 +449,18 @@ impl Server {
         let budget = Budget::of(limits::CHILDREN);
         while let Some((pid, exit)) = children::reap() {
             let reactor = &mut self.reactor;
-            if !self.jobs.on_child(pid, exit, &mut self.dispatcher, reactor, now)
-                && !self.storage.on_child(pid, exit, reactor, now.instant)
-                && !self.accounts.on_child(pid, exit, reactor, now.instant)
-                && !self.file_workers.on_child(pid, exit, reactor, now.instant)
-                && !self.on_zfs_exit(pid, exit, now)
+            if self.jobs.on_child(pid, exit, &mut self.dispatcher, reactor, now) {
+            } else if let Some(how) = Child::take_ended(&mut self.storage.child, pid, exit, reactor)
             {
+                self.storage.store.ended(&how, now.instant);
+            } else if let Some(how) =
+                Child::take_ended(&mut self.accounts.child, pid, exit, reactor)
+            {
+                self.accounts.helper.ended(&how, now.instant);
+            } else if let Some((id, how)) = self.file_workers.take_ended(pid, exit, reactor) {
+                debug!("file worker {id} has ended: {how}");
+                self.file_workers.files.ended(id, now.instant);
+            } else if !self.on_zfs_exit(pid, exit, now) {
                 self.on_zpool_exit(pid, exit, now);
             }
             if budget.is_spent() {
@@ -472,280 +469,6 @@ impl Server {
             }
         }
         self.jobs.look_after_all();
-    }
-
-    fn accept(&mut self, number: u64, now: Moment) {
-        for _ in 0..ACCEPTS {
-            let Some((_, listening)) = self.listeners.iter().find(|(other, _)| *other == number)
-            else {
-                return;
-            };
-            match listening.listener.accept() {
-                Ok(accepted) => self.welcome(accepted, now),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                Err(error) if is_about_one_connection(&error) => {}
-                Err(error) => {
-                    let url = listening.listener.url();
-                    error!("cannot accept on {url}: {error}; trying again in {ACCEPT_PAUSE:?}");
-                    let again = now.instant + ACCEPT_PAUSE;
-                    self.reactor.set_deadline(PollToken::Listener(number), Some(again));
-                    return;
-                }
-            }
-        }
-        self.reactor.again(PollToken::Listener(number));
-    }
-
-    fn welcome(&mut self, mut accepted: Accepted, now: Moment) {
-        let source = self.clients.source_of(&accepted.peer);
-        accepted.is_proxy = is_proxy(&accepted.peer, &self.config.server.proxy_protocol);
-        if !accepted.is_proxy && self.is_blocked(source, now) {
-            return;
-        }
-        let known = match &accepted.peer {
-            Peer::Remote(_) | Peer::Proxied(_) | Peer::Bridged { .. } => Known::Nothing,
-            Peer::Local(credentials) => match self.local_identity(credentials, now) {
-                Some(identity) => Known::Somebody(identity),
-                None => Known::WithoutRole { uid: credentials.uid, name: None },
-            },
-        };
-        let uid = match &known {
-            Known::Somebody(identity) => Some(identity.uid),
-            Known::Nothing | Known::WithoutRole { .. } => None,
-        };
-        let tls = match (&self.tls, accepted.tls) {
-            (Some(tls), true) => match rustls::ServerConnection::new(tls.config.clone()) {
-                Ok(connection) => Some((connection, tls.sha256())),
-                Err(error) => {
-                    error!("TLS cannot begin for {}: {error}", accepted.peer);
-                    return;
-                }
-            },
-            (None, true) => return,
-            (_, false) => None,
-        };
-        // A known user without a place is informed when that is possible: until then it counts as
-        // unauthenticated.
-        let uid = uid.filter(|uid| self.clients.has_place_for(&accepted.peer, *uid));
-        if uid.is_none() {
-            self.make_room_for_new(source, now);
-        }
-        let peer = accepted.peer.to_string();
-        match self.clients.add(accepted, tls, known, &mut self.reactor, now.instant) {
-            Err(error) => error!("cannot watch the connection of {peer}: {error}"),
-            Ok(id) => {
-                debug!("client {id}: {peer} connected");
-                if let Some(uid) = uid {
-                    self.clients.admit(id, uid);
-                    self.expect_recheck_of(id, now);
-                    if let Some(client) = self.clients.get(id) {
-                        client.seen_as = client.session.identity().map(|who| (who.uid, who.proof));
-                    }
-                }
-            }
-        }
-    }
-
-    fn make_room_for_new(&mut self, source: Source, now: Moment) {
-        let room = self.clients.room_for_new(source, now.instant);
-        self.make_room(room, now);
-    }
-
-    /// False where there is none.
-    fn make_room(&mut self, room: Room<ClientId>, now: Moment) -> bool {
-        if room == Room::Free {
-            return true;
-        }
-        self.clients.log_shortage(now.instant);
-        if let Room::Instead(other) = room {
-            self.end(other, "evicted before authentication");
-        }
-        room != Room::None
-    }
-
-    /// Serves clients in turn until all are served or the time limit is reached.
-    fn serve_clients(&mut self, now: Moment) {
-        let budget = Budget::of(limits::REQUESTS);
-        while let Some(id) = self.clients.next_turn() {
-            self.serve(id, now);
-            if budget.is_spent() {
-                break;
-            }
-        }
-        if self.clients.has_ready_client() {
-            self.reactor.again(PollToken::Turn);
-        }
-    }
-
-    /// Processes one message of a client, and reads at most once. Where there may be more, the
-    /// client gets another turn after the others.
-    fn serve(&mut self, id: ClientId, now: Moment) {
-        let mut may_read = true;
-        loop {
-            let may_get_more = self.clients.may_get_more(id);
-            let Some(client) = self.clients.get(id) else { return };
-            if let Some(Until::LegacyKey(_)) = client.waits_until() {
-                self.try_legacy_key(id, now);
-                self.clients.enqueue(id);
-                break;
-            }
-            if client.waiting.is_some() {
-                break;
-            }
-            if !may_get_more {
-                client.stalled = true;
-                client.connection.pause();
-                break;
-            }
-            match client.connection.next(now.instant) {
-                Err(end) => return self.ended.push((id, end)),
-                Ok(Some(incoming)) => {
-                    self.on_incoming(id, incoming, now);
-                    self.clients.enqueue(id);
-                    break;
-                }
-                Ok(None) if !client.readable => break,
-                Ok(None) if !may_read => {
-                    self.clients.enqueue(id);
-                    break;
-                }
-                Ok(None) => {}
-            }
-            may_read = false;
-            match client.connection.read(&mut self.scratch[..CLIENT_READ], now.instant) {
-                Err(end) => return self.ended.push((id, end)),
-                Ok(more) => client.readable = more,
-            }
-            if !client.is_admitted() {
-                // It may contain a secret.
-                self.scratch[..CLIENT_READ].zeroize();
-                self.clients.note_progress(id, now.instant);
-            }
-        }
-        self.clients.count_unfinished(id);
-        self.clients.touch(id);
-        while let Some(id) = self.clients.most_unfinished() {
-            let Some(client) = self.clients.get(id) else { break };
-            warn!(
-                "closing client {}: too much of unfinished messages (inbox_total), 1013",
-                client.name()
-            );
-            self.hub.leave(id);
-            let reason = CloseReason::new(1013, "too many unfinished messages");
-            self.clients.give_up_unfinished(id, &reason, now.instant);
-        }
-    }
-
-    fn on_incoming(&mut self, id: ClientId, incoming: Incoming, now: Moment) {
-        let Some(client) = self.clients.get(id) else { return };
-        match incoming {
-            Incoming::ProxyHeader(address) => self.on_proxy_header(id, address, now),
-            Incoming::Upgrade(upgrade) => {
-                let origin = upgrade.origin.as_deref();
-                if self.origins.allows(origin, client.on_loopback) {
-                    if !self.give_place(id, now) {
-                        return;
-                    }
-                    let Some(client) = self.clients.get(id) else { return };
-                    client.session.set_origin(origin);
-                    client.connection.accept(now.instant);
-                    self.look_at_standing(id, now);
-                } else {
-                    let (name, origin) = (client.name(), origin.unwrap_or_default());
-                    client.connection.answer(HttpAnswer::OriginRefused, now.instant);
-                    warn!("refused {name}: origin {origin:?} is not ours");
-                }
-            }
-            Incoming::Message(text) => self.on_message(id, &Zeroizing::new(text), now),
-        }
-    }
-
-    /// A proxy has named its client: from now on the connection is that client's.
-    fn on_proxy_header(
-        &mut self,
-        id: ClientId,
-        address: Result<Option<SocketAddr>, &str>,
-        now: Moment,
-    ) {
-        let Some(client) = self.clients.get(id) else { return };
-        let peer = match address {
-            Ok(address) => client.peer.client(address),
-            Err(why) => {
-                warn!("refused {}: a proxy (proxy_protocol), but {why}", client.peer);
-                return self.end(id, why);
-            }
-        };
-        debug!("client {id}: {} forwards {peer}", client.peer);
-        if self.is_blocked(self.clients.source_of(&peer), now) {
-            return self.end(id, "its address is blocked");
-        }
-        let room = self.clients.set_client(id, peer, now.instant);
-        self.make_room(room, now);
-    }
-
-    /// Admits a connection whose handshake is complete, or refuses it with 503.
-    fn give_place(&mut self, id: ClientId, now: Moment) -> bool {
-        let Some(client) = self.clients.get(id) else { return false };
-        if client.is_admitted() {
-            return true;
-        }
-        let peer = client.peer.clone();
-        let source = self.clients.source_of(&peer);
-        let room = self.clients.room_for_ready(source, now.instant);
-        if self.make_room(room, now) {
-            self.clients.end_handshake(id, now.instant);
-            return true;
-        }
-        if let Some(client) = self.clients.get(id) {
-            client.connection.answer(HttpAnswer::Busy, now.instant);
-        }
-        false
-    }
-
-    /// Handles a change of identity by a request.
-    pub(super) fn look_at_standing(&mut self, id: ClientId, now: Moment) {
-        let Some(client) = self.clients.get(id) else { return };
-        let seen = client.session.identity().map(|who| (who.uid, who.proof));
-        let is_another = std::mem::replace(&mut client.seen_as, seen) != seen;
-        let is_known = seen.is_some();
-        if let Some((uid, _)) = seen.filter(|_| !client.is_admitted()) {
-            let (name, peer) = (client.name(), client.peer.clone());
-            if !self.clients.has_place_for(&peer, uid) {
-                warn!("closing client {name}: all places are taken (max_clients), 1013");
-                self.hub.leave(id);
-                let reason = CloseReason::new(1013, "all places are taken");
-                self.clients.close_when_sent(id, &reason, now.instant);
-            } else {
-                self.clients.admit(id, uid);
-                self.audit(id, [Audit::Authenticated]);
-                self.expect_recheck_of(id, now);
-            }
-        } else if let Some((uid, _)) = seen.filter(|_| is_another) {
-            self.clients.change_owner(id, Owner::Account(uid));
-            self.audit(id, [Audit::Authenticated]);
-            self.expect_recheck_of(id, now);
-        } else if !is_known && client.is_admitted() {
-            let peer = client.peer.clone();
-            self.detach_all(id);
-            let room = self.clients.room_for_ready(self.clients.source_of(&peer), now.instant);
-            if self.make_room(room, now) {
-                self.clients.make_unauthenticated(id, now.instant);
-            } else {
-                self.end(id, "it gave up its identity, and there was no place for it without one");
-            }
-        }
-    }
-
-    fn on_client_deadline(&mut self, id: ClientId, now: Moment) {
-        let Some(client) = self.clients.get(id) else { return };
-        if let Err(end) = client.connection.on_deadline(now.instant) {
-            return self.ended.push((id, end));
-        }
-        if client.is_authentication_overdue(now.instant) {
-            let reason = CloseReason::new(1008, "authentication did not come in time");
-            self.clients.close(id, &reason, now.instant);
-        }
-        self.clients.touch(id);
     }
 
     /// Carries out effects, and sends output, as long as the time for that allows.
@@ -991,47 +714,6 @@ impl Server {
         }
     }
 
-    fn close_overflowing(&mut self, now: Moment) {
-        let limit = self.config.server.outbox;
-        for id in std::mem::take(&mut self.clients.overflowing) {
-            self.close_slow(id, &format!("its outbox of {limit} bytes is full"), now);
-        }
-        for _ in 0..CLOSED_AT_ONCE {
-            let Some(id) = self.clients.fullest() else { return };
-            if self.clients.get(id).is_some_and(|client| client.connection.is_open()) {
-                self.close_slow(id, "all outboxes together are full, and its is the fullest", now);
-            } else {
-                // It was closed with a reason, but has not even read the rest of a frame in flight.
-                self.end(id, "all outboxes together are full");
-            }
-        }
-        self.reactor.again(PollToken::Turn);
-    }
-
-    fn close_slow(&mut self, id: ClientId, why: &str, now: Moment) {
-        let Some(client) = self.clients.get(id).filter(|client| client.connection.is_open()) else {
-            return;
-        };
-        warn!("closing client {}: it does not read, {why}, 1013", client.name());
-        self.hub.leave(id);
-        self.clients.close(
-            id,
-            &CloseReason::new(1013, "too slow: the outbox is full"),
-            now.instant,
-        );
-    }
-
-    fn end(&mut self, id: ClientId, why: &str) {
-        self.hub.leave(id);
-        self.detach_all(id);
-        if let Some(client) = self.clients.remove(id, &mut self.reactor) {
-            debug!("client {id}: {} is gone: {why}", client.name());
-            if let Source::Caller(link, behind) = client.peer.source() {
-                self.links.forget(link, behind, id);
-            }
-        }
-    }
-
     fn stop(&mut self, now: Moment) {
         match self.phase {
             Phase::Serving => {
@@ -1040,8 +722,8 @@ impl Server {
                     counts.pending + counts.running
                 });
                 self.phase = Phase::EndingJobs;
-                for (_, mut listening) in self.listeners.drain(..) {
-                    start::stop_listening(&mut listening, &mut self.reactor);
+                for mut open in self.listeners.drain(..) {
+                    open.listening.stop(&mut self.reactor);
                 }
                 self.dispatcher.stop(now);
                 self.system_state.stop();

@@ -7,7 +7,7 @@ use log::{error, info, warn};
 use zeroize::Zeroizing;
 
 use super::errands::{Answer, Errand};
-use super::{PollToken, Server, start, system_state};
+use super::{OpenListener, PollToken, Server, start, system_state};
 use crate::config::{Config, Home, needs_restart};
 use crate::daemon::{Address, StartError, bind, hostname, log_fingerprint};
 use crate::moment::Moment;
@@ -113,7 +113,7 @@ impl Server {
         let wanted = start::addresses(&config);
         let new: Vec<_> = wanted
             .iter()
-            .filter(|address| !self.listeners.iter().any(|(_, l)| l.configured == **address))
+            .filter(|address| !self.listeners.iter().any(|open| open.configured == **address))
             .cloned()
             .collect();
         let bound = match bind(&new, config.server.socket_mode) {
@@ -126,13 +126,9 @@ impl Server {
 
         // From here on nothing can fail.
         let (remaining, mut closed): (Vec<_>, Vec<_>) =
-            self.listeners.drain(..).partition(|(_, l)| wanted.contains(&l.configured));
+            self.listeners.drain(..).partition(|open| wanted.contains(&open.configured));
         self.listeners = remaining;
-        for (number, listening) in &mut closed {
-            info!("no longer listening on {}", listening.listener.url());
-            self.reactor.set_deadline(PollToken::Listener(*number), None);
-            start::stop_listening(listening, &mut self.reactor);
-        }
+        closed.iter_mut().for_each(|open| self.stop_listening(open));
         // Before the child that looks up groups is forked, which would hold them open for a while.
         drop(closed);
         let were_in_clear = self.config.bridge.allow_legacy_bridge_clients;
@@ -148,6 +144,12 @@ impl Server {
         Ok(())
     }
 
+    fn stop_listening(&mut self, open: &mut OpenListener) {
+        info!("no longer listening on {}", open.listening.listener.url());
+        self.reactor.set_deadline(PollToken::Listener(open.number), None);
+        open.listening.stop(&mut self.reactor);
+    }
+
     /// Binds `new` where old listeners that are no longer `wanted` may be in the way: the same port
     /// with or without TLS, or on one address instead of all. They are closed first, and restored
     /// if they were not the cause.
@@ -161,14 +163,12 @@ impl Server {
             !wanted.contains(old) && new.iter().any(|address| address.overlaps(old))
         };
         let (going, remaining): (Vec<_>, Vec<_>) =
-            self.listeners.drain(..).partition(|(_, l)| in_the_way(&l.configured));
+            self.listeners.drain(..).partition(|open| in_the_way(&open.configured));
         self.listeners = remaining;
         let mut given_up = Vec::new();
-        for (number, mut listening) in going {
-            info!("no longer listening on {}", listening.listener.url());
-            self.reactor.set_deadline(PollToken::Listener(number), None);
-            start::stop_listening(&mut listening, &mut self.reactor);
-            given_up.push(listening.configured);
+        for mut open in going {
+            self.stop_listening(&mut open);
+            given_up.push(open.configured);
         }
         let bound = bind(new, config.server.socket_mode);
         if bound.is_err() {

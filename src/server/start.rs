@@ -20,11 +20,12 @@ use super::links::Links;
 use super::notify::Notifications;
 use super::storage::{Storage, paused_queues};
 use super::system_state::{self, Probes};
-use super::{Listening, Phase, PollToken, SCRATCH, Server};
+use super::{OpenListener, Phase, PollToken, SCRATCH, Server};
 use crate::auth::{self, Throttle, Tokens};
 use crate::config::{Config, Home};
 use crate::daemon::{
-    Address, PidFile, StartError, bind, hostname, lock, log_fingerprint, make_private, random_hex,
+    Address, FrontLimits, Listening, PidFile, StartError, bind, hostname, lock, log_fingerprint,
+    make_private, random_hex,
 };
 use crate::dispatcher::{self, Dispatcher, Environment};
 use crate::helper::accounts::{Accounts, look_up_now};
@@ -211,9 +212,12 @@ impl Server {
             match self.reactor.register(listener.source(), Interest::READABLE, key) {
                 Ok(registered) => {
                     info!("listening on {}", listener.url());
-                    let listening =
-                        Listening { listener, registered: Some(registered), configured };
-                    self.listeners.push((self.last_listener, listening));
+                    let listening = Listening::new(listener, registered);
+                    self.listeners.push(OpenListener {
+                        number: self.last_listener,
+                        listening,
+                        configured,
+                    });
                 }
                 Err(error) => log::error!("cannot watch {}: {error}", listener.url()),
             }
@@ -224,20 +228,11 @@ impl Server {
     pub(super) fn find_origins(&mut self) {
         let names =
             self.config.server.hosts.iter().map(String::as_str).chain([self.hostname.as_str()]);
-        let addresses =
-            self.listeners.iter().filter_map(|(_, listening)| match listening.listener {
-                Listener::Tcp(_, _, address) => Some(address),
-                Listener::Unix(..) => None,
-            });
+        let addresses = self.listeners.iter().filter_map(|open| match open.listening.listener {
+            Listener::Tcp(_, _, address) => Some(address),
+            Listener::Unix(..) => None,
+        });
         self.origins = AllowedOrigins::new(names, addresses);
-    }
-}
-
-/// Closes a listening socket, and removes its file.
-pub(super) fn stop_listening(listening: &mut Listening, reactor: &mut Reactor<PollToken>) {
-    listening.listener.end();
-    if let Some(registered) = listening.registered.take() {
-        reactor.deregister(listening.listener.source(), registered);
     }
 }
 
@@ -277,13 +272,15 @@ pub(super) fn client_limits(config: &Config) -> ClientLimits {
     let server = &config.server;
     ClientLimits {
         max_clients: server.max_clients,
-        max_unauthenticated: server.max_unauthenticated,
-        loopback_is_one: !config.auth.throttle_loopback,
+        front: FrontLimits {
+            max_unauthenticated: server.max_unauthenticated,
+            loopback_is_one: !config.auth.throttle_loopback,
+            auth: server.auth_timeout,
+        },
         max_message: server.max_message,
         outbox: server.outbox,
         outbox_total: server.outbox_total,
         inbox_total: server.inbox_total,
-        auth: server.auth_timeout,
         connection: net::TransportLimits {
             handshake: server.handshake_timeout,
             ping: server.ping_interval,

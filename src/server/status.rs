@@ -9,6 +9,7 @@ use super::clients::{Client, ClientId};
 use crate::moment::Moment;
 use crate::net::Peer;
 use crate::sys::memory;
+use crate::wire::JsonFields;
 
 /// Maximum number of clients in one reply.
 const PAGE: usize = 64;
@@ -76,7 +77,7 @@ impl Server {
             "memory": { "peak_resident": memory::peak_resident() },
         });
         if let Some(next) = next {
-            status["next"] = next.into();
+            status.set_field("next", next);
         }
         status
     }

@@ -2,15 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::child::Child;
@@ -24,7 +22,6 @@ use crate::moment::Moment;
 use crate::notify;
 use crate::reactor::Reactor;
 use crate::seal::{seal, unseal};
-use crate::sys::children::Exit;
 use crate::wire::{ErrorCode, Event, Excerpt, Refusal, Reply, ReplyTo};
 
 /// Purpose of a request.
@@ -70,7 +67,7 @@ pub(super) struct Storage {
     lock: File,
     /// The state directory: open, so that its identity cannot be reused.
     _directory: File,
-    child: Option<Child>,
+    pub(super) child: Option<Child>,
     pub(super) questions: BTreeMap<RequestId, Purpose>,
     /// Clients that wait for jobs to be durable.
     filing: BTreeMap<Serial, ClientId>,
@@ -100,7 +97,7 @@ pub(super) fn paused_queues(state: &Path) -> Vec<String> {
     };
     let names = unseal(text.trim_end()).and_then(|object| {
         let object: Value = serde_json::from_str(&object).ok()?;
-        let names = object["paused"].as_array()?.iter();
+        let names = object.get("paused")?.as_array()?.iter();
         Some(names.filter_map(|name| name.as_str().map(str::to_owned)).collect())
     });
     names.unwrap_or_else(|| {
@@ -143,20 +140,6 @@ impl Storage {
         self.held.contains(&serial)
     }
 
-    /// A child has ended; true where it was this one.
-    pub(super) fn on_child(
-        &mut self,
-        pid: Pid,
-        exit: Exit,
-        reactor: &mut Reactor<PollToken>,
-        now: Instant,
-    ) -> bool {
-        let ended = Child::take_ended(&mut self.child, pid, exit, reactor);
-        let Some(how) = ended else { return false };
-        self.store.ended(&how, now);
-        true
-    }
-
     /// Starts the first child early, before files are watched. If the daemon is killed early, a
     /// child that had inherited the watches would have to release them, which can take the kernel
     /// seconds, while the child holds the lock.
@@ -185,17 +168,10 @@ impl Storage {
 
     /// Writes as much as the child accepts.
     pub(super) fn flush(&mut self, reactor: &mut Reactor<PollToken>, now: Instant) {
-        while let Some(child) = &mut self.child {
-            let (first, second) = self.store.bytes();
-            if first.is_empty() {
-                break;
-            }
-            match child.socket.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]) {
-                Ok(sent) => self.store.sent(sent, now),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Otherwise its end is noticed.
-                Err(_) => break,
-            }
+        if let Some(child) = &mut self.child
+            && child.flush(self.store.channel()) > 0
+        {
+            self.store.moved(now);
         }
         if self.store.has_room() {
             for serial in std::mem::take(&mut self.held) {
@@ -213,16 +189,15 @@ impl Storage {
         now: Instant,
     ) {
         let Some(child) = &mut self.child else { return };
-        if child.read(scratch, |bytes| self.store.received(bytes, now)) {
-            reactor.again(PollToken::Store);
-        }
+        let store = &mut self.store;
+        child.read(scratch, PollToken::Store, reactor, |bytes| store.received(bytes, now));
     }
 
     /// After the loop: closes the socket, and waits a little for the child to end, so that a next
     /// daemon need not.
     pub(super) fn close(&mut self, patience: Duration) {
         let Some(child) = self.child.take() else { return };
-        let _ = child.socket.shutdown(std::net::Shutdown::Write);
+        child.close();
         let due = Instant::now() + patience;
         let mut rest = [0; 4096];
         let mut socket = child.socket;
@@ -282,12 +257,7 @@ impl Server {
             Outcome::NoAnswer(request, why) => self.on_answer(request, Err(why), now),
             Outcome::Remark(remark) => warn!("store: {remark}"),
             Outcome::Begin => self.storage.begin(&mut self.reactor, now.instant),
-            Outcome::Kill => {
-                if let Some(child) = &self.storage.child {
-                    // It fails where the process has just ended.
-                    let _ = kill(child.pid, Signal::SIGKILL);
-                }
-            }
+            Outcome::Kill => self.storage.child.iter().for_each(Child::kill),
             Outcome::Unavailable(why) => {
                 error!("{why}: no job is taken until it does again; events go on");
                 self.dispatcher.set_storage(Err(why));

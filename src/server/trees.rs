@@ -1,14 +1,13 @@
 //! The child that finds and signals processes of jobs, between [`Trees`] and the reactor.
 
-use std::io::{self, Write};
 use std::time::Instant;
 
 use log::error;
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::PollToken;
 use super::child::Child;
+use crate::helper::channel::Channel;
 use crate::helper::trees::{self, Action, Order, Serial, Trees};
 use crate::reactor::Reactor;
 use crate::sys::children::Exit;
@@ -18,8 +17,7 @@ use crate::sys::children::Exit;
 pub(super) struct TreesHelper {
     pub(super) trees: Trees,
     child: Option<Child>,
-    outgoing: Vec<u8>,
-    incoming: Vec<u8>,
+    channel: Channel,
 }
 
 impl TreesHelper {
@@ -34,29 +32,26 @@ impl TreesHelper {
             let begun =
                 trees::begin().and_then(|begun| Child::watch(begun, PollToken::Trees, reactor));
             match begun {
-                Ok(child) => self.child = Some(child),
+                Ok(child) => {
+                    self.child = Some(child);
+                    self.channel.started();
+                }
                 Err(why) => {
                     error!("cannot start the child that signals processes: {why}");
                     return Some(self.lose(reactor, now));
                 }
             }
         }
-        serde_json::to_writer(&mut self.outgoing, order).ok();
-        self.outgoing.push(b'\n');
+        let body = serde_json::to_vec(order).unwrap_or_default();
+        self.channel.send(0, 0, &[&body]);
         self.flush();
         None
     }
 
     /// Writes what the child takes now.
     pub(super) fn flush(&mut self) {
-        let Some(child) = &mut self.child else { return };
-        while !self.outgoing.is_empty() {
-            match child.socket.write(&self.outgoing) {
-                Ok(written) => drop(self.outgoing.drain(..written)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Where it has ended, that is seen by its exit.
-                Err(_) => return,
-            }
+        if let Some(child) = &mut self.child {
+            child.flush(&mut self.channel);
         }
     }
 
@@ -67,13 +62,11 @@ impl TreesHelper {
         reactor: &mut Reactor<PollToken>,
     ) -> Option<Vec<Serial>> {
         let child = self.child.as_mut()?;
-        if child.read(scratch, |bytes| self.incoming.extend(bytes)) {
-            reactor.again(PollToken::Trees);
-        }
-        let reply = self.incoming.strip_suffix(b"\n")?;
-        let gone = serde_json::from_slice(reply).unwrap_or_default();
-        self.incoming.clear();
-        Some(gone)
+        let (channel, mut reply) = (&mut self.channel, None);
+        child.read(scratch, PollToken::Trees, reactor, |bytes| {
+            reply = channel.received(bytes).pop().or(reply.take());
+        });
+        reply.map(|frame| serde_json::from_slice(&frame.body).unwrap_or_default())
     }
 
     /// A child of the daemon has ended; true where it was this one.
@@ -102,10 +95,7 @@ impl TreesHelper {
     }
 
     fn lose(&mut self, reactor: &mut Reactor<PollToken>, now: Instant) -> Vec<(Serial, Action)> {
-        if let Some(child) = &self.child {
-            // It fails where it has just ended.
-            let _ = kill(child.pid, Signal::SIGKILL);
-        }
+        self.child.iter().for_each(Child::kill);
         self.end(reactor);
         self.trees.lost(now).into_iter().collect()
     }
@@ -115,7 +105,6 @@ impl TreesHelper {
         if let Some(child) = self.child.take() {
             child.let_go(reactor);
         }
-        self.outgoing.clear();
-        self.incoming.clear();
+        self.channel = Channel::default();
     }
 }

@@ -15,7 +15,7 @@ use crate::auth::Identity;
 use crate::auth::key::{
     Entry, InsertError, KeyChange, KeyId, KeyLimits, KeyStore, PublicKey, check_text,
 };
-use crate::wire::{ErrorCode, KeyCommand, NewKey, Quoted, Refusal, Reply, rfc3339};
+use crate::wire::{ErrorCode, JsonFields, KeyCommand, NewKey, Quoted, Refusal, Reply, rfc3339};
 
 /// Maximum number of keys in one page of a list: encoding one takes some microseconds and up to two
 /// kilobytes.
@@ -57,7 +57,7 @@ pub fn settle_key_command(
                     entry.role.name()
                 );
                 let of_user = users.entry(entry.user.as_str()).or_insert_with(|| json!({}));
-                of_user[STANDARD.encode(entry.key.pem())] = details.into();
+                of_user.set_field(&STANDARD.encode(entry.key.pem()), details);
             }
             users.extend(next.map(|next| (NEXT.to_owned(), next.into())));
             Ok(KeyEffect::Reply(Reply::Table(users.into())))

@@ -81,11 +81,8 @@ impl Columns {
     pub(super) fn give_up(&mut self, last_failure: &ProbeError) -> bool {
         let ProbeError::Exit(Exit::Code(USAGE), why) = last_failure else { return false };
         let refused = |column: &Column| why.ends_with(&format!("'{}'", column.property));
-        let Some(at) = self.0.iter().position(refused) else { return false };
-        let may_go = self.0[at].kind != Kind::Needed;
-        if may_go {
-            self.0.remove(at);
-        }
-        may_go
+        let before = self.0.len();
+        self.0.retain(|column| !refused(column) || column.kind == Kind::Needed);
+        self.0.len() < before
     }
 }

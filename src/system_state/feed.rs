@@ -77,7 +77,7 @@ impl Lines {
         };
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let room = LINE.saturating_sub(self.begun.len());
-            self.begun.extend_from_slice(&piece[..piece.len().min(room)]);
+            self.begun.extend(piece.iter().take(room));
             if piece.ends_with(b"\n") {
                 matters |= line_matters(&self.begun);
                 self.begun.clear();

@@ -112,7 +112,7 @@ impl Probe {
     /// Appends standard output. False where the limit is exceeded.
     pub(super) fn printed(&mut self, bytes: &[u8]) -> bool {
         let room = self.limit - self.out.len();
-        self.out.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.out.extend(bytes.iter().take(room));
         bytes.len() <= room
     }
 
@@ -150,7 +150,7 @@ impl Complaint {
     /// Appends what there is room for. False when full.
     pub fn push(&mut self, bytes: &[u8]) -> bool {
         let room = ERRORS.saturating_sub(self.0.len());
-        self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.0.extend(bytes.iter().take(room));
         bytes.len() < room
     }
 

@@ -135,7 +135,7 @@ pub fn drain(
     loop {
         match pipe.read(scratch) {
             Ok(0) => return false,
-            Ok(length) if take(&scratch[..length]) => {}
+            Ok(length) if take(scratch.get(..length).unwrap_or_default()) => {}
             Ok(_) => return true,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -201,26 +201,31 @@ impl SystemState {
     /// lowest priority.
     fn entries(&self, pools: &[Pool]) -> (Map<String, Value>, usize) {
         let warning = self.limits.capacity_warning;
-        let mut by_priority: Vec<usize> = (0..pools.len()).collect();
-        by_priority.sort_by_key(|at| std::cmp::Reverse(pools[*at].priority(warning)));
+        let mut entries: Vec<(&Pool, Option<Value>)> =
+            pools.iter().map(|pool| (pool, None)).collect();
+        let mut by_priority: Vec<&mut (&Pool, Option<Value>)> = entries.iter_mut().collect();
+        by_priority.sort_by_key(|(pool, _)| std::cmp::Reverse(pool.priority(warning)));
         let mut room = self.limits.max_event.saturating_sub(EVENT_ROOM);
-        let mut entries: Vec<Option<Value>> = vec![None; pools.len()];
-        for at in by_priority {
+        for (pool, shown) in by_priority {
             // A pool without its devices is better than no pool.
             for with_devices in [true, false] {
-                let (name, entry) =
-                    (pools[at].name.as_str(), pools[at].entry(warning, with_devices));
+                let (name, entry) = (pool.name.as_str(), pool.entry(warning, with_devices));
                 let length = json!({ name: entry }).to_string().len();
                 if length <= room {
                     room -= length;
-                    entries[at] = Some(entry);
+                    *shown = Some(entry);
                     break;
                 }
             }
         }
-        let left_out = entries.iter().filter(|entry| entry.is_none()).count();
-        let named = pools.iter().zip(entries);
-        (named.filter_map(|(pool, entry)| Some((pool.name.clone(), entry?))).collect(), left_out)
+        let left_out = entries.iter().filter(|(_, entry)| entry.is_none()).count();
+        (
+            entries
+                .into_iter()
+                .filter_map(|(pool, entry)| Some((pool.name.clone(), entry?)))
+                .collect(),
+            left_out,
+        )
     }
 
     /// The status: the figures, their age and their source.

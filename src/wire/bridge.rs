@@ -9,6 +9,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::json::JsonFields;
+
 /// The `id` of the relay's request for a peer's identity.
 pub const IDENTIFY_ID: &str = "sysadm_bridge_request_ident";
 /// The `id` of the relay's request for the keys of a peer.
@@ -160,14 +162,14 @@ impl PeerAnswer {
     pub fn parse(text: &str) -> PeerAnswer {
         let Ok(frame) = serde_json::from_str::<Value>(text) else { return PeerAnswer::Other };
         let is_response =
-            frame["name"].as_str().is_some_and(|name| name.eq_ignore_ascii_case("response"));
-        let args = &frame["args"];
-        match frame["id"].as_str().filter(|_| is_response) {
+            frame.field("name").as_str().is_some_and(|name| name.eq_ignore_ascii_case("response"));
+        let args = frame.field("args");
+        match frame.field("id").as_str().filter(|_| is_response) {
             Some(IDENTIFY_ID) => PeerAnswer::Identity {
-                kind: args["type"].as_str().and_then(PeerKind::of),
-                hostname: args["hostname"].as_str().unwrap_or("").to_owned(),
+                kind: args.field("type").as_str().and_then(PeerKind::of),
+                hostname: args.field("hostname").as_str().unwrap_or("").to_owned(),
             },
-            Some(LIST_KEYS_ID) => match &args["md5_keys"] {
+            Some(LIST_KEYS_ID) => match args.field("md5_keys") {
                 Value::Array(keys) if keys.len() > MOST_CHECKSUMS => {
                     PeerAnswer::TooManyKeys(keys.len())
                 }

@@ -22,8 +22,9 @@ impl Decoder {
             &joined
         };
         let whole = bytes.len() - begun_character(bytes);
-        self.begun = bytes[whole..].to_vec();
-        String::from_utf8_lossy(&bytes[..whole]).into_owned()
+        let (whole, begun) = bytes.split_at_checked(whole).unwrap_or((bytes, &[][..]));
+        self.begun = begun.to_vec();
+        String::from_utf8_lossy(whole).into_owned()
     }
 
     /// Ends the stream: an incomplete character is replaced.
@@ -35,11 +36,11 @@ impl Decoder {
 /// Number of bytes at the end that begin a character and could still be completed.
 fn begun_character(bytes: &[u8]) -> usize {
     for back in 1..=bytes.len().min(3) {
-        let from = bytes.len() - back;
-        if bytes[from] & 0b1100_0000 == 0b1000_0000 {
+        let end = bytes.get(bytes.len() - back..).unwrap_or_default();
+        if end.first().is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000) {
             continue; // in the middle of one
         }
-        return match std::str::from_utf8(&bytes[from..]) {
+        return match std::str::from_utf8(end) {
             // `error_len` is `None` exactly where more bytes could complete it.
             Err(error) if error.error_len().is_none() => back,
             Ok(_) | Err(_) => 0,

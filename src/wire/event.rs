@@ -281,14 +281,6 @@ pub struct Spelling {
     pub extended: bool,
 }
 
-impl Spelling {
-    const COUNT: usize = 4;
-
-    fn index(self) -> usize {
-        usize::from(self.hyphens) + 2 * usize::from(self.extended)
-    }
-}
-
 /// Maximum size of the frame around the `args` of an event, in bytes.
 const FRAME_ROOM: usize = 512;
 
@@ -306,7 +298,8 @@ pub struct Published {
     /// It is part of the current state for a new subscriber, and complete.
     present: bool,
     max_event: usize,
-    frames: [OnceCell<Rc<[u8]>>; Spelling::COUNT],
+    /// By spelling, see [`Published::encoded`].
+    frames: [OnceCell<Rc<[u8]>>; 4],
     /// The last newer event that was joined with this one, and the result: clients that are equally
     /// slow share it.
     joined: RefCell<(Weak<Published>, Weak<Published>)>,
@@ -375,9 +368,19 @@ impl Published {
         Some(Published { present: self.present, ..joined })
     }
 
+    fn encoded(&self, spelling: Spelling) -> &OnceCell<Rc<[u8]>> {
+        let [plain, hyphens, extended, both] = &self.frames;
+        match (spelling.hyphens, spelling.extended) {
+            (false, false) => plain,
+            (true, false) => hyphens,
+            (false, true) => extended,
+            (true, true) => both,
+        }
+    }
+
     /// The whole frame as JSON text, encoded at most once per spelling.
     pub fn frame(&self, spelling: Spelling) -> Rc<[u8]> {
-        let frame = self.frames[spelling.index()].get_or_init(|| self.encode(spelling));
+        let frame = self.encoded(spelling).get_or_init(|| self.encode(spelling));
         frame.clone()
     }
 
@@ -393,7 +396,7 @@ impl Published {
 
     /// Bytes of the frame if it is encoded already, else an estimate.
     pub fn weight(&self, spelling: Spelling) -> usize {
-        match (self.frames[spelling.index()].get(), &self.event) {
+        match (self.encoded(spelling).get(), &self.event) {
             (Some(frame), _) => frame.len(),
             (None, Event::Job(event)) => event.weight().min(self.max_event),
             (None, Event::LifePreserver(event)) => FRAME_ROOM + event.message.len(),

@@ -102,10 +102,9 @@ pub struct Finished {
 impl JobHead {
     /// Whether the documented form alone cannot distinguish the logs.
     fn is_ambiguous(&self) -> bool {
-        self.commands
-            .iter()
-            .enumerate()
-            .any(|(i, command)| is_reserved(command) || self.commands[..i].contains(command))
+        self.commands.iter().enumerate().any(|(i, command)| {
+            is_reserved(command) || self.commands.iter().take(i).any(|other| other == command)
+        })
     }
 }
 

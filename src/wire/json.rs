@@ -1,7 +1,30 @@
-//! Length of a text in JSON.
+//! Fields of JSON values, and the length of a text in JSON.
 //!
 //! An event has a limit in encoded bytes, and a log of control characters grows sixfold when
 //! encoded; so cuts are made by the encoded length, without encoding first.
+
+use serde_json::Value;
+
+/// Fields of a JSON object, by functions that cannot panic.
+pub trait JsonFields {
+    /// The field of that name; null where there is none, and where this is no object.
+    fn field(&self, name: &str) -> &Value;
+
+    /// Sets a field; does nothing where this is no object.
+    fn set_field(&mut self, name: &str, value: impl Into<Value>);
+}
+
+impl JsonFields for Value {
+    fn field(&self, name: &str) -> &Value {
+        self.get(name).unwrap_or(&Value::Null)
+    }
+
+    fn set_field(&mut self, name: &str, value: impl Into<Value>) {
+        if let Some(fields) = self.as_object_mut() {
+            fields.insert(name.to_owned(), value.into());
+        }
+    }
+}
 
 /// Bytes of `c` in a JSON string written by `serde_json`.
 pub(super) fn encoded_char_len(c: char) -> usize {

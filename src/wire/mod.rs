@@ -9,6 +9,7 @@ mod decimal;
 mod decoder;
 mod event;
 mod excerpt;
+mod hex;
 mod id;
 mod job_event;
 mod json;
@@ -37,11 +38,12 @@ pub use event::{
     StateNews, SystemStateEvent, gap,
 };
 pub use excerpt::{Excerpt, Shown, left_out_marker};
+pub use hex::{from_hex, to_hex};
 pub use id::{JobId, KeyId, MAX_NAME, check_name};
 pub use job_event::{
     Class, Finished, JobEvent, JobHead, Phase, Pieces, Range, Running, fair_share, is_reserved,
 };
-pub use json::encoded_len;
+pub use json::{JsonFields, encoded_len};
 pub use outcome::{JobResult, Outcome};
 pub use output::{Chunk, binary_output, end_of_output, left_out_of_output, output_frames};
 pub use priority::Priority;

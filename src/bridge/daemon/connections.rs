@@ -17,11 +17,11 @@ use super::words::Words;
 use crate::auth::key::{KeyId, LegacySearch};
 use crate::bridge::relay::PeerNumber;
 use crate::charge::{Account, Charge};
-use crate::daemon::random_number;
+use crate::daemon::{FrontLimits, Guest, Guests};
 use crate::moment::Budget;
 use crate::net::{
-    Accepted, CloseReason, Connection, End, Flushed, Full, Outbox, Peer, Room, Source,
-    TransportLimits, UnauthenticatedPool,
+    Accepted, Answer, CloseReason, Connection, End, Flushed, Full, Outbox, Peer, Source,
+    TransportLimits,
 };
 use crate::reactor::{Reactor, Registered};
 use crate::turns::Turns;
@@ -74,10 +74,6 @@ pub(super) struct Connected {
 }
 
 impl Connected {
-    pub(super) fn is_admitted(&self) -> bool {
-        self.admitted
-    }
-
     pub(super) fn is_local(&self) -> bool {
         matches!(self.origin, Peer::Local(_))
     }
@@ -106,10 +102,39 @@ impl Connected {
     pub(super) fn is_authentication_overdue(&self, now: Instant) -> bool {
         !self.is_held_up() && self.auth_due.is_some_and(|due| due <= now)
     }
+}
 
-    /// True while it waits for the reply to a key that it has shown.
+impl Guest for Connected {
+    fn peer(&self) -> &Peer {
+        &self.origin
+    }
+
+    fn is_admitted(&self) -> bool {
+        self.admitted
+    }
+
     fn is_held_up(&self) -> bool {
         self.delayed.is_some() || self.search.is_some()
+    }
+
+    fn has_unread_start(&self) -> bool {
+        self.connection.has_unread_start()
+    }
+
+    fn is_silent(&self) -> bool {
+        self.connection.is_silent()
+    }
+
+    fn answer(&mut self, answer: Answer, now: Instant) {
+        self.connection.answer(answer, now);
+    }
+
+    fn queued(&mut self) -> &mut bool {
+        &mut self.queued
+    }
+
+    fn dirty(&mut self) -> &mut bool {
+        &mut self.dirty
     }
 }
 
@@ -117,14 +142,11 @@ impl Connected {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConnectionLimits {
     pub(super) max_peers: usize,
-    pub(super) max_unauthenticated: usize,
-    /// Loopback addresses count as one origin.
-    pub(super) loopback_is_one: bool,
+    pub(super) front: FrontLimits,
     pub(super) max_message: usize,
     pub(super) queue: usize,
     pub(super) queue_total: usize,
     pub(super) pause: Duration,
-    pub(super) auth: Duration,
     pub(super) connection: TransportLimits,
 }
 
@@ -138,14 +160,11 @@ const UNAUTHENTICATED_QUEUE: usize = 64 * 1024;
 /// All connections.
 pub(super) struct Connections {
     pub(super) limits: ConnectionLimits,
-    map: BTreeMap<PeerNumber, Connected>,
-    last: PeerNumber,
-    unauthenticated: UnauthenticatedPool<PeerNumber>,
+    pub(super) guests: Guests<Connected>,
     locals: usize,
     total: Account,
     /// Peers that have something to be read.
     turns: Turns<Owner>,
-    dirty: Vec<PeerNumber>,
     /// Those whose queue overflowed.
     pub(super) overflowing: Vec<PeerNumber>,
 }
@@ -154,64 +173,58 @@ impl Connections {
     pub(super) fn new(limits: ConnectionLimits) -> Connections {
         Connections {
             limits,
-            map: BTreeMap::new(),
-            last: 0,
-            unauthenticated: UnauthenticatedPool::new(limits.auth),
+            guests: Guests::new(limits.front),
             locals: 0,
             total: Account::default(),
             turns: Turns::default(),
-            dirty: Vec::new(),
             overflowing: Vec::new(),
         }
     }
 
     pub(super) fn set_limits(&mut self, limits: ConnectionLimits, now: Instant) {
         self.limits = limits;
-        self.unauthenticated.set_time(limits.auth);
-        for connected in self.map.values_mut() {
+        for connected in self.guests.map.values_mut() {
             connected.connection.set_limits(limits.connection, now);
             if connected.admitted {
                 connected.connection.outbox.set_limit(limits.queue);
                 connected.connection.max_message = limits.max_message;
             }
         }
-        for number in self.numbers() {
-            self.touch(number);
-        }
+        self.guests.set_limits(limits.front);
     }
 
     pub(super) fn get(&mut self, number: PeerNumber) -> Option<&mut Connected> {
-        self.map.get_mut(&number)
+        self.guests.map.get_mut(&number)
     }
 
     pub(super) fn peek(&self, number: PeerNumber) -> Option<&Connected> {
-        self.map.get(&number)
+        self.guests.map.get(&number)
     }
 
     /// Whether its queue is less than half full.
     pub(super) fn has_room_for(&self, number: PeerNumber) -> bool {
-        self.map.get(&number).is_none_or(|c| c.connection.outbox.is_below_half())
+        self.guests.map.get(&number).is_none_or(|c| c.connection.outbox.is_below_half())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (PeerNumber, &Connected)> {
-        self.map.iter().map(|(number, connected)| (*number, connected))
+        self.guests.map.iter().map(|(number, connected)| (*number, connected))
     }
 
     pub(super) fn numbers(&self) -> Vec<PeerNumber> {
-        self.map.keys().copied().collect()
+        self.guests.numbers()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.map.is_empty()
+        self.guests.map.is_empty()
     }
 
     pub(super) fn unauthenticated(&self) -> usize {
-        self.unauthenticated.len()
+        self.guests.unauthenticated.len()
     }
 
     /// Number of authenticated peers.
     pub(super) fn peers(&self) -> usize {
-        self.map.len() - self.unauthenticated.len() - self.locals
+        self.guests.map.len() - self.guests.unauthenticated.len() - self.locals
     }
 
     /// Bytes in all queues.
@@ -219,69 +232,12 @@ impl Connections {
         self.total.used()
     }
 
-    /// Origin of a peer, which failures and connections are accounted to.
-    pub(super) fn source_of(&self, peer: &Peer) -> Source {
-        let source = peer.source();
-        if self.limits.loopback_is_one { source.with_loopback_as_one() } else { source }
-    }
-
-    /// Admission of a new unauthenticated connection of that origin.
-    pub(super) fn room_for_new(&mut self, source: Source, now: Instant) -> Room<PeerNumber> {
-        let most = self.limits.max_unauthenticated;
-        let has_unread_start =
-            |id| self.map.get(&id).is_some_and(|other| other.connection.has_unread_start());
-        self.unauthenticated.room_for_new_after_unread(
-            source,
-            most,
-            random_number,
-            has_unread_start,
-            now,
-        )
-    }
-
-    /// The same for one whose handshake is complete.
-    pub(super) fn room_for_ready(&self, source: Source, now: Instant) -> Room<PeerNumber> {
-        let most = self.limits.max_unauthenticated;
-        let is_held_up = |number| self.map.get(&number).is_some_and(Connected::is_held_up);
-        self.unauthenticated.room_for_ready(source, most, random_number(), is_held_up, now)
-    }
-
-    /// Counts a refused connection, for the log.
-    pub(super) fn log_shortage(&mut self, now: Instant) {
-        self.unauthenticated.log_shortage(now);
-    }
-
-    /// Records that an unauthenticated connection was read.
-    pub(super) fn note_progress(&mut self, number: PeerNumber, now: Instant) {
-        if let Some(connected) = self.map.get(&number)
-            && !connected.connection.is_silent()
-        {
-            self.unauthenticated.begin(number, now);
-        }
-    }
-
-    /// Charges an unauthenticated connection to the client that its proxy has named, for whose
-    /// origin it needs a place.
-    pub(super) fn set_client(
-        &mut self,
-        number: PeerNumber,
-        client: Peer,
-        now: Instant,
-    ) -> Room<PeerNumber> {
-        self.unauthenticated.remove(number);
-        let source = self.source_of(&client);
-        let room = self.room_for_new(source, now);
-        self.unauthenticated.add(number, source, now);
-        if let Some(connected) = self.map.get_mut(&number) {
+    /// A proxy has named the client of a connection, which is charged for it from now on.
+    pub(super) fn set_peer(&mut self, number: PeerNumber, client: Peer) {
+        if let Some(connected) = self.guests.map.get_mut(&number) {
             connected.owner = Owner::Origin(client.source());
             (connected.origin, connected.on_loopback) = (client, false);
         }
-        room
-    }
-
-    /// Records the complete handshake of an admitted unauthenticated connection.
-    pub(super) fn end_handshake(&mut self, number: PeerNumber, now: Instant) {
-        self.unauthenticated.end_handshake(number, now);
     }
 
     pub(super) fn has_place_for_local(&self) -> bool {
@@ -292,7 +248,7 @@ impl Connections {
     /// that the others leave.
     pub(super) fn has_place_for_peer(&self, key: KeyId) -> bool {
         let of_key = |connected: &&Connected| connected.owner == Owner::Key(key);
-        let own = self.map.values().filter(of_key).count();
+        let own = self.guests.map.values().filter(of_key).count();
         own < self.limits.max_peers.saturating_sub(self.peers())
     }
 
@@ -306,8 +262,7 @@ impl Connections {
         now: Instant,
     ) -> std::io::Result<PeerNumber> {
         let Accepted { socket, peer: origin, on_loopback, is_proxy, .. } = accepted;
-        self.last += 1;
-        let number = self.last;
+        let number = self.guests.next_number();
         let outbox = Outbox::new(UNAUTHENTICATED_QUEUE, &self.total);
         let limits = self.limits.connection;
         let mut connection =
@@ -323,7 +278,7 @@ impl Connections {
             self.locals += 1;
             connection.outbox.set_limit(self.limits.queue);
         } else {
-            self.unauthenticated.add(number, self.source_of(&origin), now);
+            self.guests.unauthenticated.add(number, self.guests.source_of(&origin), now);
         }
         let connected = Connected {
             connection,
@@ -344,34 +299,34 @@ impl Connections {
             holds: VecDeque::new(),
             reading: Reading::default(),
             dirty: false,
-            auth_due: (!is_local).then_some(now + self.limits.auth),
+            auth_due: (!is_local).then_some(now + self.limits.front.auth),
             admitted: is_local,
         };
-        self.map.insert(number, connected);
+        self.guests.map.insert(number, connected);
         Ok(number)
     }
 
     /// An unauthenticated peer has shown this key, and there is a place for it.
     pub(super) fn admit(&mut self, number: PeerNumber, key: KeyId) {
-        let Some(connected) = self.map.get_mut(&number) else { return };
+        let Some(connected) = self.guests.map.get_mut(&number) else { return };
         connected.owner = Owner::Key(key);
         connected.admitted = true;
         connected.auth_due = None;
         connected.connection.outbox.set_limit(self.limits.queue);
         connected.connection.max_message = self.limits.max_message;
-        self.unauthenticated.remove(number);
+        self.guests.unauthenticated.remove(number);
     }
 
     /// Moves a peer that has given up its identity back into the pool.
     pub(super) fn make_unauthenticated(&mut self, number: PeerNumber, now: Instant) {
-        if let Some(connected) = self.map.get_mut(&number).filter(|c| c.admitted) {
+        if let Some(connected) = self.guests.map.get_mut(&number).filter(|c| c.admitted) {
             connected.owner = Owner::Origin(connected.origin.source());
             connected.admitted = false;
-            connected.auth_due = Some(now + self.limits.auth);
+            connected.auth_due = Some(now + self.limits.front.auth);
             connected.connection.outbox.set_limit(UNAUTHENTICATED_QUEUE);
             connected.connection.max_message = UNAUTHENTICATED_MESSAGE;
             let origin = connected.origin.clone();
-            self.unauthenticated.add_ready(number, self.source_of(&origin), now);
+            self.guests.unauthenticated.add_ready(number, self.guests.source_of(&origin), now);
         }
     }
 
@@ -381,8 +336,8 @@ impl Connections {
         reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> Option<Connected> {
-        let mut connected = self.map.remove(&number)?;
-        self.unauthenticated.remove(number);
+        let mut connected = self.guests.map.remove(&number)?;
+        self.guests.unauthenticated.remove(number);
         self.locals -= usize::from(connected.is_local());
         for key in [PollToken::Peer(number), PollToken::Delayed(number), PollToken::Held(number)] {
             reactor.set_deadline(key, None);
@@ -398,7 +353,8 @@ impl Connections {
 
     /// Queues a message for a peer, unless that is being closed.
     pub(super) fn push(&mut self, number: PeerNumber, text: String) {
-        let Some(connected) = self.map.get_mut(&number).filter(|c| c.connection.is_open()) else {
+        let Some(connected) = self.guests.map.get_mut(&number).filter(|c| c.connection.is_open())
+        else {
             return;
         };
         if let Err(Full) = connected.connection.outbox.push(Words(Rc::from(text.into_bytes()))) {
@@ -410,7 +366,7 @@ impl Connections {
     /// Whether a peer has a long queue and reads it.
     pub(super) fn is_to_be_waited_for(&mut self, reader: PeerNumber, now: Instant) -> bool {
         let limits = &self.limits;
-        let reader = self.map.get_mut(&reader);
+        let reader = self.guests.map.get_mut(&reader);
         reader.is_some_and(|r| !r.connection.outbox.is_below_half() && !r.is_stuck(limits, now))
     }
 
@@ -423,13 +379,13 @@ impl Connections {
         reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) {
-        let Some(fast) = self.map.get_mut(&sender) else { return };
+        let Some(fast) = self.guests.map.get_mut(&sender) else { return };
         fast.held_by = Some(reader);
         fast.held_since = now;
         fast.waiting = Some(text);
         fast.connection.pause();
         reactor.set_deadline(PollToken::Held(sender), Some(now + self.limits.pause));
-        if let Some(slow) = self.map.get_mut(&reader) {
+        if let Some(slow) = self.guests.map.get_mut(&reader) {
             slow.holds.push_back(sender);
         }
     }
@@ -442,7 +398,7 @@ impl Connections {
         reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) {
-        let Some(fast) = self.map.get(&sender) else { return };
+        let Some(fast) = self.guests.map.get(&sender) else { return };
         let Some(reader) = fast.held_by else { return };
         let waited = now.saturating_duration_since(fast.held_since);
         let limits = &self.limits;
@@ -450,7 +406,7 @@ impl Connections {
             let sent = slow.connection.sent();
             slow.reading.is_given_up(waited, sent, limits.queue, limits.pause, now)
         };
-        if self.map.get_mut(&reader).is_some_and(|slow| !is_given_up(slow)) {
+        if self.guests.map.get_mut(&reader).is_some_and(|slow| !is_given_up(slow)) {
             return reactor.set_deadline(PollToken::Held(sender), Some(now + limits.pause));
         }
         self.resume_all(reader, reactor, now);
@@ -463,7 +419,7 @@ impl Connections {
         reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) {
-        let Some(slow) = self.map.get_mut(&reader) else { return };
+        let Some(slow) = self.guests.map.get_mut(&reader) else { return };
         for held in std::mem::take(&mut slow.holds) {
             self.resume(held, reader, reactor, now);
         }
@@ -471,7 +427,7 @@ impl Connections {
 
     /// Resumes the sender that has waited longest; the next one follows in the next turn.
     fn resume_first(&mut self, reader: PeerNumber, reactor: &mut Reactor<PollToken>, now: Instant) {
-        while let Some(slow) = self.map.get_mut(&reader)
+        while let Some(slow) = self.guests.map.get_mut(&reader)
             && let Some(first) = slow.holds.pop_front()
         {
             if self.resume(first, reader, reactor, now) {
@@ -488,7 +444,8 @@ impl Connections {
         reactor: &mut Reactor<PollToken>,
         now: Instant,
     ) -> bool {
-        let Some(fast) = self.map.get_mut(&sender).filter(|fast| fast.held_by == Some(reader))
+        let Some(fast) =
+            self.guests.map.get_mut(&sender).filter(|fast| fast.held_by == Some(reader))
         else {
             return false;
         };
@@ -501,18 +458,13 @@ impl Connections {
 
     /// Marks a connection for output, or for a changed deadline.
     pub(super) fn touch(&mut self, number: PeerNumber) {
-        if let Some(connected) = self.map.get_mut(&number)
-            && !connected.dirty
-        {
-            connected.dirty = true;
-            self.dirty.push(number);
-        }
+        self.guests.touch(number);
     }
 
     /// Gives a peer a turn, unless it waits for one already.
     pub(super) fn enqueue(&mut self, number: PeerNumber) {
-        if let Some(connected) = self.map.get_mut(&number)
-            && !std::mem::replace(&mut connected.queued, true)
+        if self.guests.is_to_be_enqueued(number)
+            && let Some(connected) = self.guests.map.get(&number)
         {
             self.turns.enqueue(connected.owner, number);
         }
@@ -521,27 +473,25 @@ impl Connections {
     /// The peer whose turn it is. It may be gone.
     pub(super) fn next_turn(&mut self) -> Option<PeerNumber> {
         let number = self.turns.take_next()?;
-        if let Some(connected) = self.map.get_mut(&number) {
-            connected.queued = false;
-        }
+        self.guests.begin_turn(number);
         Some(number)
     }
 
     /// Whether a peer waits for its turn, or to be flushed.
     pub(super) fn is_busy(&self) -> bool {
-        !self.turns.is_empty() || !self.dirty.is_empty()
+        !self.turns.is_empty() || !self.guests.dirty.is_empty()
     }
 
     /// Charges the unfinished message of a peer.
     pub(super) fn count_unfinished(&mut self, number: PeerNumber) {
-        if let Some(connected) = self.map.get_mut(&number) {
+        if let Some(connected) = self.guests.map.get_mut(&number) {
             connected.inbox.set(connected.connection.unfinished());
         }
     }
 
     /// Discards the unfinished message of a peer; its connection ends.
     pub(super) fn give_up_unfinished(&mut self, number: PeerNumber) {
-        if let Some(connected) = self.map.get_mut(&number).filter(|c| c.inbox.amount() > 0) {
+        if let Some(connected) = self.guests.map.get_mut(&number).filter(|c| c.inbox.amount() > 0) {
             connected.connection.give_up_unfinished();
         }
         self.count_unfinished(number);
@@ -556,9 +506,9 @@ impl Connections {
         now: Instant,
     ) -> Vec<(PeerNumber, End)> {
         let (mut over, mut unfinished) = (Vec::new(), Vec::new());
-        let mut waiting = std::mem::take(&mut self.dirty).into_iter();
+        let mut waiting = std::mem::take(&mut self.guests.dirty).into_iter();
         for number in waiting.by_ref() {
-            let Some(connected) = self.map.get_mut(&number) else { continue };
+            let Some(connected) = self.guests.map.get_mut(&number) else { continue };
             connected.dirty = false;
             match connected.connection.flush(now) {
                 Err(end) => {
@@ -580,7 +530,7 @@ impl Connections {
                 break;
             }
         }
-        self.dirty.extend(waiting.chain(unfinished));
+        self.guests.dirty.extend(waiting.chain(unfinished));
         over
     }
 
@@ -591,11 +541,11 @@ impl Connections {
             return None;
         }
         let mut sums: BTreeMap<Owner, usize> = BTreeMap::new();
-        for connected in self.map.values() {
+        for connected in self.guests.map.values() {
             *sums.entry(connected.owner).or_default() += connected.used();
         }
         let (owner, _) = sums.into_iter().max_by_key(|(_, sum)| *sum)?;
-        let of_owner = self.map.iter().filter(|(_, connected)| connected.owner == owner);
+        let of_owner = self.guests.map.iter().filter(|(_, connected)| connected.owner == owner);
         of_owner.max_by_key(|(_, connected)| connected.used()).map(|(number, _)| *number)
     }
 
@@ -607,7 +557,7 @@ impl Connections {
         what_waits_too: bool,
         now: Instant,
     ) {
-        if let Some(connected) = self.map.get_mut(&number) {
+        if let Some(connected) = self.guests.map.get_mut(&number) {
             connected.auth_due = None;
             if what_waits_too {
                 connected.connection.close_when_sent(reason, now);

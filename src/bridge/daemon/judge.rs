@@ -12,6 +12,7 @@ use super::{Bridge, PollToken};
 use crate::auth::Consequence;
 use crate::auth::key::{Entry, LegacySearch, Purpose, Search};
 use crate::bridge::relay::{PeerNumber, Proof, Registration};
+use crate::daemon::{Front, Guest};
 use crate::moment::{Budget, Moment};
 use crate::net::{CloseReason, Source};
 use crate::wire::{ErrorCode, KeyChecksum, Refusal, ReplyTo, error};
@@ -35,13 +36,8 @@ pub(super) fn registration(entry: &Entry, legacy: bool) -> Registration {
 }
 
 impl Bridge {
-    fn is_exempt(&self, source: Source) -> bool {
+    pub(super) fn is_exempt(&self, source: Source) -> bool {
         source.is_of_this_host() && !self.config.auth.throttle_loopback
-    }
-
-    /// Whether the origin is blocked, even before TLS.
-    pub(super) fn is_blocked(&self, source: Source, now: Moment) -> bool {
-        self.throttle.blocked(source, now.instant).is_some() && !self.is_exempt(source)
     }
 
     fn is_held_back(&self, source: Source, now: Moment) -> bool {
@@ -63,7 +59,7 @@ impl Bridge {
             let why = "ask for a test_string first; one is good for one try, and for 30 s";
             return self.refuse(number, &reply_to, ErrorCode::Unauthorized, why);
         };
-        let source = self.connections.source_of(&origin);
+        let source = self.connections.guests.source_of(&origin);
         if matches!(proof, Proof::Encrypted(_)) && self.is_held_back(source, now) {
             let count = self.keys.legacy().count().min(self.config.relay.max_legacy_keys);
             if !self.legacy_budget.may_try(count, now.instant) {
@@ -168,7 +164,7 @@ impl Bridge {
     fn on_failure(&mut self, number: PeerNumber, reply_to: ReplyTo, now: Moment) {
         let Some(connected) = self.connections.get(number) else { return };
         let (origin, from) = (connected.origin.clone(), connected.origin.place());
-        let source = self.connections.source_of(&origin);
+        let source = self.connections.guests.source_of(&origin);
         // Even if the client has disconnected: reconnecting does not save time.
         if self.is_held_back(source, now) {
             return self.refuse(number, &reply_to, ErrorCode::TooMany, PENDING);
@@ -188,14 +184,7 @@ impl Bridge {
             Consequence::Block(time) => {
                 let seconds = time.as_secs();
                 warn!("blocked {from} for {seconds} s: too many failures");
-                let unauthenticated = self.connections.iter().filter(|(other, connected)| {
-                    *other != number
-                        && self.connections.source_of(&connected.origin) == source
-                        && !connected.is_admitted()
-                });
-                for other in unauthenticated.map(|(other, _)| other).collect::<Vec<_>>() {
-                    self.end(other, "its address is blocked", now);
-                }
+                self.end_unauthenticated_of(source, number, now);
                 let why = format!("too many failures; try again in {seconds} s");
                 self.refuse(number, &reply_to, ErrorCode::Forbidden, &why);
                 let reason = CloseReason::new(1008, "too many failures");

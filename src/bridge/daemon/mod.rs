@@ -14,7 +14,6 @@ mod status;
 mod words;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,16 +25,15 @@ use super::relay::{Effect, PeerNumber, Registration, Relay, Standing};
 use crate::auth::key::{KeyReader, KeyStore};
 use crate::auth::{LegacyBudget, Throttle};
 use crate::config::{Config, Home};
-use crate::daemon::{StartError, is_proxy, random_hex};
+use crate::daemon::{AcceptEnd, Front, Guest, Guests, Listening, StartError, is_proxy, random_hex};
 use crate::moment::{Budget, Moment};
 use crate::net::{
-    Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Incoming, Listener, Peer,
-    Room, Source, is_about_one_connection,
+    Accepted, AllowedOrigins, Answer as HttpAnswer, CloseReason, End, Incoming, Peer, Source,
 };
-use crate::reactor::{Reactor, Ready, Registered, Signal, TurnTimer, Watch};
+use crate::reactor::{Reactor, Ready, Signal, TurnTimer, Watch};
 use crate::sys::files::Files;
 use crate::wire::{Command, ErrorCode, Frame, Refusal, Reply, Request, reply};
-use connections::Connections;
+use connections::{Connected, Connections};
 use start::{AnchoredFiles, Identity};
 
 /// Poll token of a registration, or key of a deadline.
@@ -58,14 +56,6 @@ enum PollToken {
     News,
     /// The end of an orderly shutdown.
     Stop,
-}
-
-/// A listening socket in use.
-struct Listening {
-    listener: Listener,
-    registered: Option<Registered>,
-    /// The system had no resources for another connection; retried at a deadline.
-    is_full: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,12 +119,8 @@ const MESSAGES: usize = 16;
 /// Bytes for the relay itself that count as one more message: it must parse them, and they may
 /// affect every peer.
 const OBJECT: usize = 512;
-/// Maximum number of connections accepted in a turn from one listener.
-const ACCEPTS: usize = 16;
 /// Maximum number of peers closed in a turn because all queues together are full.
 const CLOSED_AT_ONCE: usize = 8;
-/// Retry interval of a listener for which the system had no resources.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Retry interval for reading keys: one of them may have been revoked.
 const KEYS_PAUSE: Duration = Duration::from_secs(1);
 /// Random bytes of a peer's id: unguessable.
@@ -175,6 +161,26 @@ fn cost(incoming: &Incoming) -> usize {
     }
 }
 
+impl Front for Bridge {
+    type Guest = Connected;
+
+    fn guests(&mut self) -> &mut Guests<Connected> {
+        &mut self.connections.guests
+    }
+
+    fn is_blocked(&self, source: Source, now: Moment) -> bool {
+        self.throttle.blocked(source, now.instant).is_some() && !self.is_exempt(source)
+    }
+
+    fn end_guest(&mut self, number: PeerNumber, why: &str, now: Moment) {
+        self.end(number, why, now);
+    }
+
+    fn set_peer(&mut self, number: PeerNumber, peer: Peer) {
+        self.connections.set_peer(number, peer);
+    }
+}
+
 impl Bridge {
     fn on_ready(&mut self, ready: Ready<PollToken>, now: Moment) {
         match ready {
@@ -193,7 +199,8 @@ impl Bridge {
     fn on_io(&mut self, key: PollToken, readable: bool, writable: bool, now: Moment) {
         match key {
             // New connections do not shorten the retry interval.
-            PollToken::Listener(place) if self.listeners.get(place).is_some_and(|l| l.is_full) => {}
+            PollToken::Listener(place)
+                if self.listeners.get(place).is_some_and(Listening::is_full) => {}
             PollToken::Listener(place) => self.accept(place, now),
             PollToken::Peer(number) => {
                 if readable {
@@ -232,39 +239,22 @@ impl Bridge {
     }
 
     fn accept(&mut self, place: usize, now: Moment) {
-        for _ in 0..ACCEPTS {
-            let Some(listening) = self.listeners.get_mut(place) else { return };
-            let accepted = listening.listener.accept();
-            let has_room = match &accepted {
-                Ok(_) => true,
-                Err(error) => {
-                    error.kind() == std::io::ErrorKind::WouldBlock || is_about_one_connection(error)
-                }
-            };
-            let was_full = std::mem::replace(&mut listening.is_full, !has_room);
-            if was_full && has_room {
-                info!("accepting again on {}", listening.listener.url());
-            }
-            match accepted {
-                Ok(accepted) => self.welcome(accepted, now),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                Err(error) if is_about_one_connection(&error) => {}
-                Err(error) => {
-                    if !was_full {
-                        let url = listening.listener.url();
-                        error!("cannot accept on {url}: {error}; retrying");
-                    }
-                    let again = now.instant + ACCEPT_PAUSE;
-                    self.reactor.set_deadline(PollToken::Listener(place), Some(again));
-                    return;
-                }
+        let Some(listening) = self.listeners.get_mut(place) else { return };
+        let (accepted, end) = listening.accept(now.instant);
+        for accepted in accepted {
+            self.welcome(accepted, now);
+        }
+        match end {
+            AcceptEnd::Done => {}
+            AcceptEnd::Again => self.reactor.again(PollToken::Listener(place)),
+            AcceptEnd::Retry(due) => {
+                self.reactor.set_deadline(PollToken::Listener(place), Some(due));
             }
         }
-        self.reactor.again(PollToken::Listener(place));
     }
 
     fn welcome(&mut self, mut accepted: Accepted, now: Moment) {
-        let source = self.connections.source_of(&accepted.peer);
+        let source = self.connections.guests.source_of(&accepted.peer);
         accepted.is_proxy = is_proxy(&accepted.peer, &self.config.relay.proxy_protocol);
         if !accepted.is_proxy && self.is_blocked(source, now) {
             return;
@@ -284,8 +274,7 @@ impl Bridge {
             }
         };
         if let Peer::Remote(_) = accepted.peer {
-            let room = self.connections.room_for_new(source, now.instant);
-            self.make_room(room, now);
+            self.make_room_for_new(source, now);
         }
         let origin = accepted.peer.to_string();
         let certificate = self.identity.sha256;
@@ -294,60 +283,6 @@ impl Bridge {
             Err(error) => error!("cannot watch the connection of {origin}: {error}"),
             Ok(number) => debug!("peer {number}: {origin} connected"),
         }
-    }
-
-    /// False where there is none.
-    fn make_room(&mut self, room: Room<PeerNumber>, now: Moment) -> bool {
-        if room == Room::Free {
-            return true;
-        }
-        self.connections.log_shortage(now.instant);
-        if let Room::Instead(other) = room {
-            self.end(other, "evicted before authentication", now);
-        }
-        room != Room::None
-    }
-
-    /// A proxy has named its client: from now on the connection is that client's.
-    fn on_proxy_header(
-        &mut self,
-        number: PeerNumber,
-        address: Result<Option<SocketAddr>, &str>,
-        now: Moment,
-    ) {
-        let Some(connected) = self.connections.get(number) else { return };
-        let client = match address {
-            Ok(address) => connected.origin.client(address),
-            Err(why) => {
-                warn!("refused {}: a proxy (proxy_protocol), but {why}", connected.origin);
-                return self.end(number, why, now);
-            }
-        };
-        debug!("peer {number}: {} forwards {client}", connected.origin);
-        if self.is_blocked(self.connections.source_of(&client), now) {
-            return self.end(number, "its address is blocked", now);
-        }
-        let room = self.connections.set_client(number, client, now.instant);
-        self.make_room(room, now);
-    }
-
-    /// Admits a connection whose handshake is complete, or refuses it with 503.
-    fn give_place(&mut self, number: PeerNumber, now: Moment) -> bool {
-        let Some(connected) = self.connections.get(number) else { return false };
-        if connected.is_admitted() {
-            return true;
-        }
-        let peer = connected.origin.clone();
-        let source = self.connections.source_of(&peer);
-        let room = self.connections.room_for_ready(source, now.instant);
-        if self.make_room(room, now) {
-            self.connections.end_handshake(number, now.instant);
-            return true;
-        }
-        if let Some(connected) = self.connections.get(number) {
-            connected.connection.answer(HttpAnswer::Busy, now.instant);
-        }
-        false
     }
 
     /// Serves peers in turn until all are served or the time for that is over.
@@ -401,7 +336,7 @@ impl Bridge {
             if !connected.is_admitted() {
                 // It may contain a secret.
                 self.scratch[..].zeroize();
-                self.connections.note_progress(number, now.instant);
+                self.connections.guests.note_progress(number, now.instant);
             }
         }
         self.look_at_end(number);
@@ -441,7 +376,7 @@ impl Bridge {
                     return warn!("refused {place}: origin {origin:?} is not ours");
                 }
                 let is_original = origin == Some(ORIGINAL_SERVER);
-                if !self.give_place(number, now) {
+                if !self.end_handshake(number, now) {
                     return;
                 }
                 let Some(connected) = self.connections.get(number) else { return };
@@ -535,9 +470,7 @@ impl Bridge {
                 Effect::Deauthenticated(number) => {
                     if let Some(connected) = self.connections.get(number) {
                         let origin = connected.origin.clone();
-                        let source = self.connections.source_of(&origin);
-                        let room = self.connections.room_for_ready(source, now.instant);
-                        if self.make_room(room, now) {
+                        if self.make_room_without_identity(&origin, now) {
                             self.connections.make_unauthenticated(number, now.instant);
                         } else {
                             let why = "it gave up its identity, and the pool of unauthenticated connections is full";
@@ -677,10 +610,7 @@ impl Bridge {
                 info!("stopping: {} peers are connected", self.connections.peers());
                 self.phase = Phase::Leaving;
                 for mut listening in self.listeners.drain(..) {
-                    listening.listener.end();
-                    if let Some(registered) = listening.registered.take() {
-                        self.reactor.deregister(listening.listener.source(), registered);
-                    }
+                    listening.stop(&mut self.reactor);
                 }
                 let reason = CloseReason::new(1001, "the bridge stops");
                 for number in self.connections.numbers() {

@@ -18,13 +18,14 @@ use zeroize::Zeroizing;
 use super::anchored_file::AnchoredFile;
 use super::connections::{ConnectionLimits, Connections};
 use super::words::BESIDE;
-use super::{Bridge, Forwarded, Listening, Phase, PollToken, SCRATCH};
+use super::{Bridge, Forwarded, Phase, PollToken, SCRATCH};
 use crate::auth::key::{KeyReader, KeyStore};
 use crate::auth::{self, LegacyBudget, Throttle};
 use crate::bridge::relay::Relay;
 use crate::config::{Config, Home, Relay as Section};
 use crate::daemon::{
-    Address, StartError, bind, hostname, lock, log_damaged, log_fingerprint, make_private, prepare,
+    Address, FrontLimits, Listening, StartError, bind, hostname, lock, log_damaged,
+    log_fingerprint, make_private, prepare,
 };
 use crate::moment::Moment;
 use crate::net::certificate::{self, CertificateError, ServerSide};
@@ -272,7 +273,7 @@ fn register(
             .register(listener.source(), Interest::READABLE, key)
             .map_err(|error| StartError::Listen(listener.url(), error))?;
         info!("listening on {}", listener.url());
-        listeners.push(Listening { listener, registered: Some(registered), is_full: false });
+        listeners.push(Listening::new(listener, registered));
     }
     Ok(listeners)
 }
@@ -344,14 +345,16 @@ pub(super) fn connection_limits(config: &Config) -> ConnectionLimits {
     let relay = &config.relay;
     ConnectionLimits {
         max_peers: relay.max_peers,
-        max_unauthenticated: relay.max_unauthenticated,
-        loopback_is_one: !config.auth.throttle_loopback,
+        front: FrontLimits {
+            max_unauthenticated: relay.max_unauthenticated,
+            loopback_is_one: !config.auth.throttle_loopback,
+            auth: relay.auth_timeout,
+        },
         max_message: relay.max_message,
         // An empty queue accepts any message, whatever the configuration.
         queue: relay.queue.max(2 * (relay.max_message + BESIDE)),
         queue_total: relay.queue_total,
         pause: relay.pause,
-        auth: relay.auth_timeout,
         connection: net::TransportLimits {
             handshake: relay.handshake_timeout,
             ping: relay.ping_interval,

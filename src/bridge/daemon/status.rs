@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Bridge;
+use crate::daemon::Guest;
 use crate::moment::Moment;
 use crate::sys::memory;
 

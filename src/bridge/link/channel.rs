@@ -13,6 +13,7 @@ use rustls::ClientConnection;
 
 use crate::net::pin::{Digest, Pin};
 use crate::net::{Arrived, Assembler, Masked, NoUpgrade, UpgradeRequest};
+use crate::wire::to_hex;
 
 /// Why a connection to a relay ended.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl fmt::Display for LinkError {
         match self {
             LinkError::WrongCertificate(shown) => {
                 f.write_str("its certificate is another one, sha256 ")?;
-                shown.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                f.write_str(&to_hex(shown))
             }
             LinkError::Tls(why) => write!(f, "TLS: {why}"),
             LinkError::NoUpgrade(why) => why.fmt(f),

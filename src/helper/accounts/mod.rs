@@ -13,7 +13,6 @@
 //!
 //! [`Helper`] is a state machine: bytes, exits and time come in, bytes and [`Outcome`]s go out.
 
-mod message;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -26,10 +25,9 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use message::{Frame, Kind};
-
 pub use worker::look_up_now;
 
+use super::channel::{Channel, Condition, Frame};
 use crate::sys::account_state::AccountState;
 use crate::sys::fork::with_socket;
 
@@ -176,24 +174,36 @@ pub enum Outcome {
     Close,
 }
 
-/// State of the helper.
+/// Kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Condition {
-    /// There is no child and no request.
-    Absent,
-    /// The child is being started.
-    Beginning,
-    /// The child is running.
-    Working,
-    /// The child was killed, or is idle; its exit has not been reported.
-    Ending,
+enum Kind {
+    /// Look up numbers of groups; [`Asked`] as JSON.
+    Groups,
+    /// Look up users; a [`UsersQuestion`] as JSON.
+    Users,
+    /// Verify a password, or check an account; service, user, address and, for the first, password,
+    /// separated by NULs.
+    Check,
+    /// Look up the addresses of a host; its name.
+    Host,
+    /// Cancel the check or look-up with that number. The reply is an empty list.
+    Forget,
+}
+
+impl Kind {
+    const ALL: [Kind; 5] = [Kind::Groups, Kind::Users, Kind::Check, Kind::Host, Kind::Forget];
+
+    /// The kind of a frame.
+    fn of(frame: &Frame) -> Option<Kind> {
+        Kind::ALL.get(usize::from(frame.kind)).copied()
+    }
 }
 
 /// A waiting check.
 #[derive(Debug)]
 struct Waiting {
     request: RequestId,
-    frame: Frame,
+    body: Zeroizing<Vec<u8>>,
     end: Instant,
     /// The client has proven a key. Unauthenticated clients can request any number of password
     /// checks, and owners of keys do not wait behind those.
@@ -204,11 +214,7 @@ struct Waiting {
 #[derive(Debug)]
 pub struct Helper {
     limits: AccountsLimits,
-    condition: Condition,
-    outgoing: VecDeque<Frame>,
-    /// Bytes of the first frame that are written already.
-    sent: usize,
-    incoming: Vec<u8>,
+    channel: Channel,
     /// Requests in flight, by number, with their kinds and deadlines.
     questions: BTreeMap<RequestId, (Kind, Instant)>,
     /// Waiting checks: those of keys, then those of passwords.
@@ -230,7 +236,7 @@ pub fn begin(helper: &mut Helper, forget: impl FnOnce()) -> std::io::Result<(Pid
     let nothing = std::fs::File::open("/dev/null")?;
     with_socket(c"sysadm-accounts", nothing.into(), |socket, _, _| {
         // Copies of queued passwords, none of which the child needs.
-        helper.outgoing.clear();
+        helper.channel.clear();
         helper.waiting.clear();
         forget();
         worker::run(socket.into());
@@ -242,10 +248,7 @@ impl Helper {
     pub fn new(limits: AccountsLimits, now: Instant) -> Helper {
         Helper {
             limits,
-            condition: Condition::Absent,
-            outgoing: VecDeque::new(),
-            sent: 0,
-            incoming: Vec::new(),
+            channel: Channel::default(),
             questions: BTreeMap::new(),
             waiting: VecDeque::new(),
             last_request: 0,
@@ -285,8 +288,7 @@ impl Helper {
 
     fn look_up(&mut self, kind: Kind, asked: &[u8], now: Instant) -> RequestId {
         let request = self.number();
-        let frame = message::order(kind, request, &[asked]);
-        self.order(kind, request, frame, now + self.limits.lookup, now);
+        self.order(kind, request, &[asked], now + self.limits.lookup, now);
         request
     }
 
@@ -324,13 +326,16 @@ impl Helper {
             return Err(TooMany);
         }
         let request = self.number();
-        let frame = message::order(Kind::Check, request, parts);
         let end = now + self.limits.check;
         if takes_turn {
-            self.order(Kind::Check, request, frame, end, now);
+            self.order(Kind::Check, request, parts, end, now);
         } else {
+            // In one allocation: another one would leave a copy of the password.
+            let length = parts.iter().map(|part| part.len()).sum();
+            let mut body = Zeroizing::new(Vec::with_capacity(length));
+            parts.iter().for_each(|part| body.extend_from_slice(part));
             let at = if is_proven { proven } else { self.waiting.len() };
-            self.waiting.insert(at, Waiting { request, frame, end, is_proven });
+            self.waiting.insert(at, Waiting { request, body, end, is_proven });
         }
         Ok(request)
     }
@@ -349,82 +354,71 @@ impl Helper {
         self.last_request
     }
 
-    fn order(&mut self, kind: Kind, request: RequestId, frame: Frame, end: Instant, now: Instant) {
+    fn order(
+        &mut self,
+        kind: Kind,
+        request: RequestId,
+        parts: &[&[u8]],
+        end: Instant,
+        now: Instant,
+    ) {
         self.busy = now;
         self.questions.insert(request, (kind, end));
-        self.outgoing.push_back(frame);
-        if self.condition == Condition::Absent {
-            self.condition = Condition::Beginning;
+        self.channel.send(kind as u8, request, parts);
+        self.begin_if_absent();
+    }
+
+    fn begin_if_absent(&mut self) {
+        if self.channel.start() {
             self.outcomes.push_back(Outcome::Begin);
         }
     }
 
     fn next_check(&mut self, now: Instant) {
         while self.has_turn()
-            && let Some(Waiting { request, frame, end, .. }) = self.waiting.pop_front()
+            && let Some(Waiting { request, body, end, .. }) = self.waiting.pop_front()
         {
-            self.order(Kind::Check, request, frame, end, now);
+            self.order(Kind::Check, request, &[&body], end, now);
         }
     }
 
-    /// Bytes to write to the child next.
-    pub fn bytes(&self) -> &[u8] {
-        match (self.condition, self.outgoing.front()) {
-            (Condition::Working, Some(frame)) => frame.get(self.sent..).unwrap_or_default(),
-            (
-                Condition::Absent | Condition::Beginning | Condition::Working | Condition::Ending,
-                _,
-            ) => &[],
-        }
-    }
-
-    /// The child's socket has accepted this many of them.
-    pub fn sent(&mut self, bytes: usize) {
-        self.sent += bytes;
-        if self.outgoing.front().is_some_and(|frame| frame.len() <= self.sent) {
-            self.outgoing.pop_front();
-            self.sent = 0;
-        }
+    /// The channel to the child.
+    pub fn channel(&mut self) -> &mut Channel {
+        &mut self.channel
     }
 
     /// Bytes from the child.
     pub fn received(&mut self, bytes: &[u8], now: Instant) {
-        if self.condition != Condition::Working {
+        if self.channel.condition() != Condition::Running {
             return;
         }
         self.busy = now;
-        self.incoming.extend_from_slice(bytes);
-        let incoming = std::mem::take(&mut self.incoming);
-        let mut done = 0;
-        while let Some((request, answer, length)) = message::take_report(&incoming[done..]) {
-            done += length;
-            match self.questions.remove(&request) {
+        for mut frame in self.channel.received(bytes) {
+            match self.questions.remove(&frame.number) {
                 Some((Kind::Forget, _)) | None => {}
                 Some((Kind::Groups | Kind::Users | Kind::Check | Kind::Host, _)) => {
-                    self.outcomes.push_back(Outcome::Answer(request, answer.to_vec()));
+                    let answer = std::mem::take(&mut *frame.body);
+                    self.outcomes.push_back(Outcome::Answer(frame.number, answer));
                 }
             }
         }
-        self.incoming = incoming[done..].to_vec();
         self.next_check(now);
     }
 
     /// The child runs.
     pub fn begun(&mut self) {
-        self.condition = Condition::Working;
+        self.channel.started();
     }
 
     /// The child has ended, or could not be started; the reason is `why`.
     pub fn ended(&mut self, why: &str, now: Instant) {
-        if self.condition != Condition::Ending {
+        if self.channel.condition() != Condition::Ending {
             self.fail_all(&format!("the accounts helper has ended: {why}"));
         }
-        self.incoming.clear();
-        self.condition = Condition::Absent;
+        self.channel.ended();
         self.next_check(now);
-        if !self.outgoing.is_empty() && self.condition == Condition::Absent {
-            self.condition = Condition::Beginning;
-            self.outcomes.push_back(Outcome::Begin);
+        if self.channel.queued() > 0 {
+            self.begin_if_absent();
         }
     }
 
@@ -435,16 +429,15 @@ impl Helper {
                 self.outcomes.push_back(Outcome::NoAnswer(request, why.to_owned()));
             }
         }
-        self.outgoing.clear();
-        self.sent = 0;
+        self.channel.clear();
     }
 
     /// When [`Helper::on_deadline`] must be called.
     pub fn due(&self) -> Option<Instant> {
         let asked = self.questions.values().map(|(_, end)| *end);
         let ends = asked.chain(self.waiting.iter().map(|waiting| waiting.end));
-        match (ends.min(), self.condition) {
-            (None, Condition::Working) => Some(self.busy + self.limits.idle),
+        match (ends.min(), self.channel.condition()) {
+            (None, Condition::Running) => Some(self.busy + self.limits.idle),
             (end, _) => end,
         }
     }
@@ -462,8 +455,7 @@ impl Helper {
         let late: Vec<_> = late.map(|(request, (kind, _))| (*request, *kind)).collect();
         if late.iter().any(|(_, kind)| !matches!(kind, Kind::Check | Kind::Host)) {
             self.fail_all(SILENT);
-            if self.condition == Condition::Working {
-                self.condition = Condition::Ending;
+            if self.channel.end() {
                 self.outcomes.push_back(Outcome::Kill);
             }
         } else {
@@ -473,14 +465,13 @@ impl Helper {
                 self.outcomes.push_back(Outcome::NoAnswer(request, why.to_owned()));
                 // A living helper replies to it at once.
                 let forget = self.number();
-                let frame = message::order(Kind::Forget, forget, &[&request.to_le_bytes()]);
-                self.order(Kind::Forget, forget, frame, now + self.limits.lookup, now);
+                let body = request.to_le_bytes();
+                self.order(Kind::Forget, forget, &[&body], now + self.limits.lookup, now);
             }
         }
         self.next_check(now);
-        let is_idle = self.questions.is_empty() && self.outgoing.is_empty();
-        if self.condition == Condition::Working && is_idle && self.due().is_some_and(|d| d <= now) {
-            self.condition = Condition::Ending;
+        let is_idle = self.questions.is_empty() && self.channel.queued() == 0;
+        if is_idle && self.due().is_some_and(|due| due <= now) && self.channel.end() {
             self.outcomes.push_back(Outcome::Close);
         }
     }

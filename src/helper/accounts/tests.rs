@@ -1,6 +1,6 @@
 //! The state machine of the helper, with made-up time and a simulated child.
 
-use super::message::{Kind, read_order, report};
+use super::super::channel::{put, read};
 use super::*;
 
 const LIMITS: AccountsLimits = AccountsLimits {
@@ -10,6 +10,12 @@ const LIMITS: AccountsLimits = AccountsLimits {
     waiting: 2,
     idle: Duration::from_secs(60),
 };
+
+fn report(request: RequestId, answer: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put(&mut bytes, 0, request, &[answer]);
+    bytes
+}
 
 struct Bench {
     helper: Helper,
@@ -49,15 +55,15 @@ impl Bench {
 
     /// Requests that a child would read now.
     fn read(&mut self) -> Vec<(Kind, RequestId)> {
-        let mut bytes = Vec::new();
-        while !self.helper.bytes().is_empty() {
+        let (channel, mut bytes) = (self.helper.channel(), Vec::new());
+        while let Some(slice) = channel.bytes().first() {
             // A socket may accept a little at a time.
-            bytes.push(self.helper.bytes()[0]);
-            self.helper.sent(1);
+            bytes.push(slice[0]);
+            channel.sent(1);
         }
         let mut source = bytes.as_slice();
-        std::iter::from_fn(|| read_order(&mut source).unwrap())
-            .map(|(kind, request, _)| (kind, request))
+        std::iter::from_fn(|| read(&mut source, 1000).unwrap())
+            .map(|frame| (Kind::of(&frame).unwrap(), frame.number))
             .collect()
     }
 

@@ -18,8 +18,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Group, Pid, Uid, User, geteuid, getgrouplist};
 
-use super::message::{self, Kind, read_order};
-use super::{Account, Accounts, Asked, Found, RequestId, UserQuery, UsersQuestion, Verdict};
+use super::super::channel::{put, read};
+use super::{Account, Accounts, Asked, Found, Kind, RequestId, UserQuery, UsersQuestion, Verdict};
 use crate::sys::account_state;
 use crate::sys::fork::in_child;
 use crate::sys::pam::{self, Judgement};
@@ -35,6 +35,8 @@ struct Check {
 
 /// Maximum size of a reply, in bytes: some thousand accounts with all their groups.
 const ANSWER: usize = 4 * 1024 * 1024;
+/// Maximum size of a request, in bytes: some hundred thousand users.
+const BODY: usize = 16 * 1024 * 1024;
 
 /// Serves requests from `socket` until its other end is closed.
 pub(super) fn run(mut socket: UnixStream) {
@@ -60,12 +62,14 @@ pub(super) fn run(mut socket: UnixStream) {
             continue;
         }
         // The daemon sends whole messages, so the rest of one arrives at once.
-        let Ok(Some((kind, request, body))) = read_order(&mut socket) else { return };
+        let Ok(Some(frame)) = read(&mut socket, BODY) else { return };
+        let Some(kind) = Kind::of(&frame) else { return };
+        let (request, body) = (frame.number, &frame.body);
         let answer = match kind {
             Kind::Groups => {
-                serde_json::from_slice(&body).map(|asked: Asked| to_json(&look_up(&asked)))
+                serde_json::from_slice(body).map(|asked: Asked| to_json(&look_up(&asked)))
             }
-            Kind::Check | Kind::Host | Kind::Users => match Check::begin(kind, request, &body) {
+            Kind::Check | Kind::Host | Kind::Users => match Check::begin(kind, request, body) {
                 Ok(check) => {
                     checks.push(check);
                     continue;
@@ -80,11 +84,18 @@ pub(super) fn run(mut socket: UnixStream) {
                 Ok(b"[]".to_vec())
             }
         };
-        let answer = message::report(request, &answer.unwrap_or_default());
+        let answer = report(request, &answer.unwrap_or_default());
         if socket.write_all(&answer).is_err() {
             return;
         }
     }
+}
+
+/// The frame of a reply. The daemon knows its kind.
+fn report(request: RequestId, answer: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put(&mut bytes, 0, request, &[answer]);
+    bytes
 }
 
 fn to_json(answer: &impl serde::Serialize) -> Vec<u8> {
@@ -124,7 +135,7 @@ impl Check {
         } else {
             self.answer
         };
-        message::report(self.request, &answer)
+        report(self.request, &answer)
     }
 }
 

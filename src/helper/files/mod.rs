@@ -12,7 +12,6 @@
 //!
 //! [`Files`] is a state machine: bytes, exits and time come in, bytes and [`Outcome`]s go out.
 
-mod message;
 mod worker;
 
 use std::collections::VecDeque;
@@ -24,10 +23,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::unistd::Pid;
 
-use message::Kind;
-
 pub use worker::Work;
 
+use super::channel::{Channel, Condition};
 use crate::sys::descriptors;
 use crate::sys::fork::with_socket;
 use crate::sys::may_block::MayBlock;
@@ -81,20 +79,22 @@ struct Question {
     is_forgotten: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Condition {
-    Starting,
-    Running,
-    /// Killed or closed, and not seen to exit.
-    Ending,
+/// Meanings of frames.
+mod kind {
+    /// To the worker: a question about a subject.
+    pub(super) const ASK: u8 = 0;
+    /// To the worker: it closes what it holds open for a subject. Has no answer.
+    pub(super) const RELEASE: u8 = 1;
+    /// From the worker: the answer.
+    pub(super) const ANSWER: u8 = 2;
+    /// From the worker: something about a subject has changed, or may have.
+    pub(super) const CHANGED: u8 = 3;
 }
 
 #[derive(Debug)]
 struct Worker {
     id: WorkerId,
-    condition: Condition,
-    outgoing: Vec<u8>,
-    incoming: Vec<u8>,
+    channel: Channel,
 }
 
 /// A question without an answer at its deadline.
@@ -137,8 +137,12 @@ pub fn start<W: Work>(work: impl FnOnce(MayBlock) -> W) -> io::Result<(Pid, Owne
 }
 
 impl Worker {
+    fn is_ending(&self) -> bool {
+        self.channel.condition() == Condition::Ending
+    }
+
     fn ask(&mut self, question: &Question) {
-        message::put(&mut self.outgoing, Kind::Ask, question.subject, &[&question.body]);
+        self.channel.send(kind::ASK, question.subject, &[&question.body]);
     }
 }
 
@@ -162,7 +166,7 @@ impl Files {
             asked.is_forgotten |= asked.subject == subject;
         }
         if let Some(main) = &mut self.main {
-            message::put(&mut main.outgoing, Kind::Release, subject, &[]);
+            main.channel.send(kind::RELEASE, subject, &[]);
         }
         if let Some(at) = self.hanging.iter().position(|it| it.question.subject == subject)
             && let Some(worker) = self.hanging.swap_remove(at).worker
@@ -180,16 +184,13 @@ impl Files {
     fn new_worker(&mut self) -> Worker {
         self.last_worker += 1;
         self.outcomes.push_back(Outcome::Start(self.last_worker));
-        Worker {
-            id: self.last_worker,
-            condition: Condition::Starting,
-            outgoing: Vec::new(),
-            incoming: Vec::new(),
-        }
+        let mut channel = Channel::default();
+        channel.start();
+        Worker { id: self.last_worker, channel }
     }
 
     fn dismiss(&mut self, worker: Worker) {
-        if worker.condition != Condition::Ending {
+        if !worker.is_ending() {
             self.outcomes.push_back(Outcome::Kill(worker.id));
         }
         self.ending.push(worker.id);
@@ -218,44 +219,27 @@ impl Files {
         self.main.iter_mut().chain(hanging).find(|worker| worker.id == id)
     }
 
-    /// Bytes for a worker.
-    pub fn bytes(&mut self, id: WorkerId) -> &[u8] {
-        self.worker(id)
-            .filter(|worker| worker.condition == Condition::Running)
-            .map_or(&[], |worker| &worker.outgoing)
-    }
-
-    /// The worker's socket took so many of them.
-    pub fn sent(&mut self, id: WorkerId, count: usize) {
-        if let Some(worker) = self.worker(id) {
-            worker.outgoing.drain(..count.min(worker.outgoing.len()));
-        }
+    /// The channel of a worker.
+    pub fn channel(&mut self, id: WorkerId) -> Option<&mut Channel> {
+        self.worker(id).map(|worker| &mut worker.channel)
     }
 
     /// A worker runs.
     pub fn started(&mut self, id: WorkerId) {
-        if let Some(worker) = self.worker(id)
-            && worker.condition == Condition::Starting
-        {
-            worker.condition = Condition::Running;
+        if let Some(channel) = self.channel(id) {
+            channel.started();
         }
     }
 
     /// Bytes from a worker.
     pub fn received(&mut self, id: WorkerId, bytes: &[u8], now: Instant) {
-        let Some(worker) = self.worker(id) else { return };
-        worker.incoming.extend_from_slice(bytes);
-        loop {
-            let Some(worker) = self.worker(id) else { return };
-            let Some((kind, subject, body, length)) = message::first(&worker.incoming) else {
-                return;
-            };
-            let body = body.to_vec();
-            worker.incoming.drain(..length);
-            match kind {
-                Kind::Answer => self.on_answer(id, subject, body, now),
-                Kind::Changed => self.outcomes.push_back(Outcome::Changed(subject)),
-                Kind::Ask | Kind::Release => {}
+        let frames = self.channel(id).map(|channel| channel.received(bytes)).unwrap_or_default();
+        for mut frame in frames {
+            match frame.kind {
+                kind::ANSWER => {
+                    self.on_answer(id, frame.number, std::mem::take(&mut *frame.body), now);
+                }
+                _ => self.outcomes.push_back(Outcome::Changed(frame.number)),
             }
         }
     }
@@ -269,7 +253,7 @@ impl Files {
         let is_its = |it: &Hanging| it.worker.as_ref().is_some_and(|worker| worker.id == id);
         if let Some(at) = self.hanging.iter().position(is_its) {
             let Hanging { question, worker, .. } = self.hanging.swap_remove(at);
-            if let Some(worker) = worker.filter(|worker| worker.condition != Condition::Ending) {
+            if let Some(worker) = worker.filter(|worker| !worker.is_ending()) {
                 self.outcomes.push_back(Outcome::Close(worker.id));
             }
             self.ending.push(id);
@@ -303,7 +287,7 @@ impl Files {
     pub fn due(&self) -> Option<Instant> {
         let has_free_place = self.has_free_place();
         let acts = |hanging: &&Hanging| match &hanging.worker {
-            Some(worker) => worker.condition != Condition::Ending,
+            Some(worker) => !worker.is_ending(),
             None => has_free_place,
         };
         let hanging = self.hanging.iter().filter(acts).map(|hanging| hanging.due);
@@ -325,8 +309,8 @@ impl Files {
                 continue;
             };
             match &mut hanging.worker {
-                Some(worker) if worker.condition != Condition::Ending => {
-                    worker.condition = Condition::Ending;
+                Some(worker) if !worker.is_ending() => {
+                    worker.channel.end();
                     hanging.pause = (hanging.pause * 2).min(LONGEST_PAUSE);
                     hanging.due = now + hanging.pause;
                     self.outcomes.push_back(Outcome::Kill(worker.id));

@@ -1,5 +1,6 @@
 //! The state machine, driven by hand.
 
+use super::super::channel::{first, put};
 use super::*;
 
 struct Bench {
@@ -31,13 +32,14 @@ impl Bench {
     }
 
     /// Frames that a worker reads now.
-    fn read(&mut self, id: WorkerId) -> Vec<(Kind, Subject)> {
-        let bytes = self.files.bytes(id).to_vec();
-        self.files.sent(id, bytes.len());
+    fn read(&mut self, id: WorkerId) -> Vec<(u8, Subject)> {
+        let Some(channel) = self.files.channel(id) else { return Vec::new() };
+        let bytes: Vec<u8> = channel.bytes().iter().flat_map(|slice| slice.to_vec()).collect();
+        channel.sent(bytes.len());
         let mut rest = bytes.as_slice();
         let mut read = Vec::new();
-        while let Some((kind, subject, _, length)) = message::first(rest) {
-            read.push((kind, subject));
+        while let Some((frame, length)) = first(rest) {
+            read.push((frame.kind, frame.number));
             rest = &rest[length..];
         }
         read
@@ -45,7 +47,7 @@ impl Bench {
 
     fn answer(&mut self, id: WorkerId, subject: Subject) {
         let mut bytes = Vec::new();
-        message::put(&mut bytes, Kind::Answer, subject, &[b"answer"]);
+        put(&mut bytes, kind::ANSWER, subject, &[b"answer"]);
         let (first, second) = bytes.split_at(7);
         self.files.received(id, first, self.now);
         self.files.received(id, second, self.now);
@@ -76,9 +78,9 @@ fn questions_are_asked_one_at_a_time() {
     bench.ask(1);
     bench.ask(2);
     assert_eq!(bench.outcomes(), [Outcome::Start(1)]);
-    assert_eq!(bench.read(1), [(Kind::Ask, 1)]);
+    assert_eq!(bench.read(1), [(kind::ASK, 1)]);
     bench.answer(1, 1);
-    assert_eq!(bench.read(1), [(Kind::Ask, 2)]);
+    assert_eq!(bench.read(1), [(kind::ASK, 2)]);
     bench.answer(1, 2);
     assert_eq!(bench.outcomes(), [answered(1), answered(2)]);
     assert_eq!(bench.files.due(), None, "an idle worker sets no timer");
@@ -94,7 +96,7 @@ fn question_that_hangs_has_its_worker_and_others_a_new_one() {
     bench.at(5);
     assert_eq!(bench.outcomes(), [Outcome::Restarted, hangs(1), Outcome::Start(2)]);
     assert_eq!(bench.files.hanging().map(|(path, _)| path).collect::<Vec<_>>(), [Path::new("/1")]);
-    assert_eq!(bench.read(2), [(Kind::Ask, 2)]);
+    assert_eq!(bench.read(2), [(kind::ASK, 2)]);
     bench.answer(2, 2);
     bench.answer(1, 1);
     assert_eq!(bench.outcomes(), [answered(2), Outcome::Close(1), answers(1), answered(1)]);
@@ -121,7 +123,7 @@ fn question_that_hangs_is_asked_again_once_its_worker_is_gone() {
     bench.files.ended(1, bench.now);
     bench.at(1001);
     assert_eq!(bench.outcomes(), [Outcome::Start(2)]);
-    assert_eq!(bench.read(2), [(Kind::Ask, 1)]);
+    assert_eq!(bench.read(2), [(kind::ASK, 1)]);
     bench.answer(2, 1);
     assert_eq!(bench.outcomes(), [Outcome::Close(2), answers(1), answered(1)]);
 }
@@ -179,7 +181,7 @@ fn worker_that_ends_is_replaced_and_asked_again() {
     assert_eq!(bench.outcomes(), []);
     bench.at(1);
     assert_eq!(bench.outcomes(), [Outcome::Restarted, Outcome::Start(2)]);
-    assert_eq!(bench.read(2), [(Kind::Ask, 1)]);
+    assert_eq!(bench.read(2), [(kind::ASK, 1)]);
 }
 
 #[test]
@@ -188,7 +190,7 @@ fn changes_are_reported_between_answers() {
     bench.ask(1);
     bench.outcomes();
     let mut bytes = Vec::new();
-    message::put(&mut bytes, Kind::Changed, 7, &[]);
+    put(&mut bytes, kind::CHANGED, 7, &[]);
     bench.files.received(1, &bytes, bench.now);
     bench.answer(1, 1);
     assert_eq!(bench.outcomes(), [Outcome::Changed(7), answered(1)]);

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::Subject;
-use super::message::{self, Kind};
+use super::super::channel::{put, read};
+use super::{Subject, kind};
 
 /// The work of a worker.
 pub trait Work {
@@ -20,6 +20,9 @@ pub trait Work {
     /// Reports each subject that may have changed, once.
     fn changed(&mut self, report: &mut dyn FnMut(Subject));
 }
+
+/// Maximum length of a question, in bytes.
+const LONGEST_QUESTION: usize = 1024 * 1024;
 
 /// Answers questions and reports changes until the other end of `socket` is closed.
 pub(super) fn run(mut socket: UnixStream, mut work: impl Work) {
@@ -35,23 +38,23 @@ pub(super) fn run(mut socket: UnixStream, mut work: impl Work) {
             (asked.first().is_some_and(is_ready), asked.get(1).is_some_and(is_ready));
         let mut out = Vec::new();
         if has_changed {
-            work.changed(&mut |subject| message::put(&mut out, Kind::Changed, subject, &[]));
+            work.changed(&mut |subject| put(&mut out, kind::CHANGED, subject, &[]));
         }
         if is_asked {
             // The daemon sends whole frames: the rest of one that has begun follows at once.
-            match message::read(&mut socket) {
-                Ok(Some((Kind::Ask, subject, question))) => {
-                    // The daemon does not wait for the changes behind a question that hangs.
-                    if !out.is_empty() && socket.write_all(&out).is_err() {
-                        return;
-                    }
-                    out.clear();
-                    let answer = work.answer(subject, &question);
-                    let parts: Vec<&[u8]> = answer.iter().map(Vec::as_slice).collect();
-                    message::put(&mut out, Kind::Answer, subject, &parts);
+            let Ok(Some(frame)) = read(&mut socket, LONGEST_QUESTION) else { return };
+            let subject = frame.number;
+            if frame.kind == kind::RELEASE {
+                work.release(subject);
+            } else {
+                // The daemon does not wait for the changes behind a question that hangs.
+                if !out.is_empty() && socket.write_all(&out).is_err() {
+                    return;
                 }
-                Ok(Some((Kind::Release, subject, _))) => work.release(subject),
-                Ok(Some((Kind::Answer | Kind::Changed, ..)) | None) | Err(_) => return,
+                out.clear();
+                let answer = work.answer(subject, &frame.body);
+                let parts: Vec<&[u8]> = answer.iter().map(Vec::as_slice).collect();
+                put(&mut out, kind::ANSWER, subject, &parts);
             }
         }
         if !out.is_empty() && socket.write_all(&out).is_err() {

@@ -1,7 +1,6 @@
-//! Messages between the daemon and its store, and their encoding.
-//!
-//! Both ends are one program (the store is forked), so the format is private: length, kind, numbers
-//! of eight bytes, and at most one text or block after them.
+//! Messages between the daemon and its store, in frames of the channel.
+
+use super::super::channel::{Channel, Frame, put};
 
 /// A request of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,90 +54,74 @@ pub(super) enum Report {
     Recorded(u64),
 }
 
-/// Size of the header: length of the rest, and the kind.
-const HEAD: usize = 5;
-
-/// A buffer to which blocks of bytes are appended.
-pub(super) trait Bytes: for<'b> Extend<&'b u8> {}
-
-impl<B: for<'b> Extend<&'b u8>> Bytes for B {}
-
-/// Appends a message to `out`.
-fn put(out: &mut impl Bytes, kind: u8, numbers: &[u64], rest: &[u8]) {
-    let length = u32::try_from(8 * numbers.len() + rest.len()).unwrap_or(u32::MAX);
-    out.extend(&length.to_le_bytes());
-    out.extend(&[kind]);
-    numbers.iter().for_each(|number| out.extend(&number.to_le_bytes()));
-    out.extend(rest);
+/// Recipient of frames: a channel, or the bytes for one.
+pub(super) trait Frames {
+    /// Adds a frame.
+    fn frame(&mut self, kind: u8, number: u64, parts: &[&[u8]]);
 }
 
-/// Appends an [`Order::Log`] to `out`, without copying the output first.
-pub(super) fn put_log(out: &mut impl Bytes, serial: u64, at: u64, limit: u64, output: &[u8]) {
-    put(out, 3, &[serial, at, limit], output);
+impl Frames for Channel {
+    fn frame(&mut self, kind: u8, number: u64, parts: &[&[u8]]) {
+        self.send(kind, number, parts);
+    }
+}
+
+impl Frames for Vec<u8> {
+    fn frame(&mut self, kind: u8, number: u64, parts: &[&[u8]]) {
+        put(self, kind, number, parts);
+    }
+}
+
+/// Sends an [`Order::Log`], without copying the output first.
+pub(super) fn put_log(out: &mut impl Frames, serial: u64, at: u64, limit: u64, output: &[u8]) {
+    out.frame(3, serial, &[&at.to_le_bytes(), &limit.to_le_bytes(), output]);
 }
 
 /// The same of an [`Order::Event`].
-pub(super) fn put_event(out: &mut impl Bytes, lost: u64, limit: u64, frame: &[u8]) {
-    put(out, 11, &[lost, limit], frame);
+pub(super) fn put_event(out: &mut impl Frames, lost: u64, limit: u64, frame: &[u8]) {
+    out.frame(11, lost, &[&limit.to_le_bytes(), frame]);
 }
 
-/// The first complete message of `bytes`: kind, payload, and total length.
-fn first(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    let length = u32::from_le_bytes(*length) as usize;
-    let (kind, rest) = rest.split_first()?;
-    Some((*kind, rest.get(..length)?, HEAD + length))
-}
-
-fn number(payload: &[u8]) -> Option<(u64, &[u8])> {
-    let (number, rest) = payload.split_first_chunk::<8>()?;
+fn number(body: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, rest) = body.split_first_chunk::<8>()?;
     Some((u64::from_le_bytes(*number), rest))
 }
 
-fn text(payload: &[u8]) -> String {
-    String::from_utf8_lossy(payload).into_owned()
+fn text(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).into_owned()
 }
 
 impl Order {
-    pub(super) fn put(&self, out: &mut impl Bytes) {
+    pub(super) fn put(&self, out: &mut impl Frames) {
         match self {
-            Order::Line(line) => put(out, 1, &[], line),
-            Order::Commit(commit) => put(out, 2, &[*commit], &[]),
-            Order::Log { serial, at, limit, text } => put(out, 3, &[*serial, *at, *limit], text),
-            Order::CloseLog(serial) => put(out, 4, &[*serial], &[]),
-            Order::Forget(serial) => put(out, 5, &[*serial], &[]),
+            Order::Line(line) => out.frame(1, 0, &[line]),
+            Order::Commit(commit) => out.frame(2, *commit, &[]),
+            Order::Log { serial, at, limit, text } => put_log(out, *serial, *at, *limit, text),
+            Order::CloseLog(serial) => out.frame(4, *serial, &[]),
+            Order::Forget(serial) => out.frame(5, *serial, &[]),
             Order::Persist { request, name, bytes } => {
-                let rest = [name.as_bytes(), bytes].concat();
-                put(out, 6, &[*request, name.len() as u64], &rest);
+                let length = (name.len() as u64).to_le_bytes();
+                out.frame(6, *request, &[&length, name.as_bytes(), bytes]);
             }
-            Order::ReadText { request, question } => put(out, 7, &[*request], question),
-            Order::ReadPieces { request, question } => put(out, 8, &[*request], question),
-            Order::Keys { request, question } => put(out, 9, &[*request], question),
+            Order::ReadText { request, question } => out.frame(7, *request, &[question]),
+            Order::ReadPieces { request, question } => out.frame(8, *request, &[question]),
+            Order::Keys { request, question } => out.frame(9, *request, &[question]),
             Order::ReadOutput { request, serial, from, length } => {
-                put(out, 10, &[*request, *serial, *from, *length], &[]);
+                let numbers = [serial, from, length].map(|number| number.to_le_bytes());
+                out.frame(10, *request, &numbers.each_ref().map(|number| number.as_slice()));
             }
             Order::Event { lost, limit, frame } => put_event(out, *lost, *limit, frame),
-            Order::History { request, question } => put(out, 12, &[*request], question),
-            Order::Notification(line) => put(out, 13, &[], line),
+            Order::History { request, question } => out.frame(12, *request, &[question]),
+            Order::Notification(line) => out.frame(13, 0, &[line]),
         }
     }
 
-    /// The first complete order of `bytes`, and its length. Invalid ones are skipped: both ends are
-    /// the same program.
-    pub(super) fn take(bytes: &[u8]) -> Option<(Option<Order>, usize)> {
-        let (kind, payload, length) = first(bytes)?;
-        Some((Order::read(kind, payload), length))
-    }
-
-    fn read(kind: u8, payload: &[u8]) -> Option<Order> {
-        if kind == 1 {
-            return Some(Order::Line(payload.to_vec()));
-        }
-        if kind == 13 {
-            return Some(Order::Notification(payload.to_vec()));
-        }
-        let (first, rest) = number(payload)?;
-        Some(match kind {
+    /// The order of a frame. Invalid ones are skipped: both ends are the same program.
+    pub(super) fn read(frame: &Frame) -> Option<Order> {
+        let (first, rest) = (frame.number, frame.body.as_slice());
+        Some(match frame.kind {
+            1 => Order::Line(rest.to_vec()),
+            13 => Order::Notification(rest.to_vec()),
             2 => Order::Commit(first),
             3 => {
                 let (at, rest) = number(rest)?;
@@ -172,41 +155,41 @@ impl Order {
 }
 
 impl Report {
-    pub(super) fn put(&self, out: &mut impl Bytes) {
+    pub(super) fn put(&self, out: &mut impl Frames) {
         match self {
-            Report::Persisted(commit) => put(out, 1, &[*commit], &[]),
-            Report::Failed { commit, why } => put(out, 2, &[*commit], why.as_bytes()),
-            Report::Answer { request, answer } => put(out, 3, &[*request], answer),
-            Report::NoAnswer { request, why } => put(out, 4, &[*request], why.as_bytes()),
-            Report::Remark(remark) => put(out, 5, &[0], remark.as_bytes()),
-            Report::Logged(count) => put(out, 6, &[*count], &[]),
-            Report::Recorded(count) => put(out, 7, &[*count], &[]),
+            Report::Persisted(commit) => out.frame(1, *commit, &[]),
+            Report::Failed { commit, why } => out.frame(2, *commit, &[why.as_bytes()]),
+            Report::Answer { request, answer } => out.frame(3, *request, &[answer]),
+            Report::NoAnswer { request, why } => out.frame(4, *request, &[why.as_bytes()]),
+            Report::Remark(remark) => out.frame(5, 0, &[remark.as_bytes()]),
+            Report::Logged(count) => out.frame(6, *count, &[]),
+            Report::Recorded(count) => out.frame(7, *count, &[]),
         }
     }
 
-    /// As [`Order::take`].
-    pub(super) fn take(bytes: &[u8]) -> Option<(Option<Report>, usize)> {
-        let (kind, payload, length) = first(bytes)?;
-        let report = number(payload).and_then(|(first, rest)| match kind {
-            1 => Some(Report::Persisted(first)),
-            2 => Some(Report::Failed { commit: first, why: text(rest) }),
-            3 => Some(Report::Answer { request: first, answer: rest.to_vec() }),
-            4 => Some(Report::NoAnswer { request: first, why: text(rest) }),
-            5 => Some(Report::Remark(text(rest))),
-            6 => Some(Report::Logged(first)),
-            7 => Some(Report::Recorded(first)),
-            _ => None,
-        });
-        Some((report, length))
+    /// As [`Order::read`].
+    pub(super) fn read(frame: &Frame) -> Option<Report> {
+        let (first, rest) = (frame.number, frame.body.as_slice());
+        Some(match frame.kind {
+            1 => Report::Persisted(first),
+            2 => Report::Failed { commit: first, why: text(rest) },
+            3 => Report::Answer { request: first, answer: rest.to_vec() },
+            4 => Report::NoAnswer { request: first, why: text(rest) },
+            5 => Report::Remark(text(rest)),
+            6 => Report::Logged(first),
+            7 => Report::Recorded(first),
+            _ => return None,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::channel::first;
     use super::*;
 
     #[test]
-    fn messages_are_decoded_from_any_split_of_their_bytes() {
+    fn messages_are_decoded_as_encoded() {
         let orders = [
             Order::Line(b"{}".to_vec()),
             Order::Notification(b"{}".to_vec()),
@@ -225,12 +208,7 @@ mod tests {
         for order in orders {
             let mut bytes = Vec::new();
             order.put(&mut bytes);
-            for cut in 0..bytes.len() {
-                assert_eq!(Order::take(&bytes[..cut]), None);
-            }
-            let length = bytes.len();
-            bytes.extend(b"more");
-            assert_eq!(Order::take(&bytes), Some((Some(order), length)));
+            assert_eq!(Order::read(&first(&bytes).unwrap().0), Some(order));
         }
         let reports = [
             Report::Persisted(7),
@@ -244,8 +222,7 @@ mod tests {
         for report in reports {
             let mut bytes = Vec::new();
             report.put(&mut bytes);
-            let length = bytes.len();
-            assert_eq!(Report::take(&bytes), Some((Some(report), length)));
+            assert_eq!(Report::read(&first(&bytes).unwrap().0), Some(report));
         }
     }
 }

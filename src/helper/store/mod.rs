@@ -36,6 +36,7 @@ pub use keys::{KeysAnswer, KeysQuestion, Stamp};
 pub use segments::{LogEnd, Part};
 pub use worker::{StoreLocation, TextQuestion, log_ends, prepare};
 
+use super::channel::Channel;
 use crate::backoff::Backoff;
 use crate::sys::fork::with_socket;
 
@@ -119,8 +120,7 @@ struct LogOutput {
 pub struct Store<K> {
     limits: StoreLimits,
     condition: Condition,
-    outgoing: VecDeque<u8>,
-    incoming: Vec<u8>,
+    channel: Channel,
     waiting: VecDeque<Waiting<K>>,
     logs: VecDeque<LogOutput>,
     /// Bytes of output in `logs`.
@@ -159,7 +159,7 @@ pub fn begin(place: &StoreLocation, lock: OwnedFd) -> std::io::Result<(Pid, Owne
 }
 
 impl LogOutput {
-    fn put(&self, out: &mut VecDeque<u8>) {
+    fn put(&self, out: &mut Channel) {
         put_log(out, self.serial, self.at, self.limit, &self.output);
     }
 }
@@ -167,11 +167,14 @@ impl LogOutput {
 impl<K: Copy> Store<K> {
     /// Creates a store without a child: its first action is [`Outcome::Begin`].
     pub fn new(limits: StoreLimits, now: Instant) -> Store<K> {
+        let mut channel = Channel::default();
+        // Records from before the child runs are queued.
+        channel.start();
+        channel.started();
         Store {
             limits,
             condition: Condition::Working,
-            outgoing: VecDeque::new(),
-            incoming: Vec::new(),
+            channel,
             waiting: VecDeque::new(),
             logs: VecDeque::new(),
             logs_held: 0,
@@ -229,7 +232,7 @@ impl<K: Copy> Store<K> {
 
     /// Whether nothing is pending.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.outgoing.is_empty() && self.questions.is_empty()
+        self.waiting.is_empty() && self.channel.queued() == 0 && self.questions.is_empty()
     }
 
     /// Number of records that are not durable yet.
@@ -239,7 +242,7 @@ impl<K: Copy> Store<K> {
 
     /// Bytes in flight.
     pub fn outgoing(&self) -> usize {
-        self.outgoing.len()
+        self.channel.queued()
     }
 
     fn hears(&self) -> bool {
@@ -251,11 +254,11 @@ impl<K: Copy> Store<K> {
 
     fn order(&mut self, order: &Order, now: Instant) {
         self.begin_to_move(now);
-        order.put(&mut self.outgoing);
+        order.put(&mut self.channel);
     }
 
     fn begin_to_move(&mut self, now: Instant) {
-        if self.outgoing.is_empty() {
+        if self.channel.queued() == 0 {
             self.moved = now;
         }
     }
@@ -293,7 +296,7 @@ impl<K: Copy> Store<K> {
     }
 
     fn has_log_room(&self) -> bool {
-        self.outgoing.len().max(self.logs_held) < self.limits.backlog
+        self.channel.queued().max(self.logs_held) < self.limits.backlog
     }
 
     /// Appends to a job's log; `at` is the offset in the job's output, `limit` the maximum size of
@@ -306,7 +309,7 @@ impl<K: Copy> Store<K> {
         let log = LogOutput { serial, at, limit: limit as u64, output };
         if self.hears() {
             self.begin_to_move(now);
-            log.put(&mut self.outgoing);
+            log.put(&mut self.channel);
         }
         self.logs_held += log.output.len();
         self.logs.push_back(log);
@@ -321,7 +324,7 @@ impl<K: Copy> Store<K> {
         match self.events.push(frame) {
             Ok(Some(held)) if self.hears() => {
                 self.begin_to_move(now);
-                put_event(&mut self.outgoing, held.lost, limit, &held.frame);
+                put_event(&mut self.channel, held.lost, limit, &held.frame);
             }
             Ok(_) => {}
             Err(()) => {
@@ -441,32 +444,23 @@ impl<K: Copy> Store<K> {
         self.order(&Order::Commit(self.last_commit), now);
     }
 
-    /// Bytes to write to the child next.
-    pub fn bytes(&self) -> (&[u8], &[u8]) {
-        self.outgoing.as_slices()
+    /// The channel to the child.
+    pub fn channel(&mut self) -> &mut Channel {
+        &mut self.channel
     }
 
-    /// The child's socket has accepted this many of them.
-    pub fn sent(&mut self, bytes: usize, now: Instant) {
-        self.outgoing.drain(..bytes);
+    /// The child's socket has accepted bytes.
+    pub fn moved(&mut self, now: Instant) {
         self.moved = now;
-        if self.outgoing.is_empty() {
-            self.outgoing.shrink_to(4096);
-        }
     }
 
     /// Bytes from the child.
     pub fn received(&mut self, bytes: &[u8], now: Instant) {
-        self.incoming.extend_from_slice(bytes);
-        let incoming = std::mem::take(&mut self.incoming);
-        let mut done = 0;
-        while let Some((report, length)) = Report::take(&incoming[done..]) {
-            done += length;
-            if let Some(report) = report {
+        for frame in self.channel.received(bytes) {
+            if let Some(report) = Report::read(&frame) {
                 self.on_report(report, now);
             }
         }
-        self.incoming = incoming[done..].to_vec();
     }
 
     fn on_report(&mut self, report: Report, now: Instant) {
@@ -542,14 +536,16 @@ impl<K: Copy> Store<K> {
     pub fn begun(&mut self, now: Instant) {
         let Condition::Gone { why, .. } = &self.condition else { return };
         self.condition = Condition::Trying { why: why.clone() };
+        self.channel.start();
+        self.channel.started();
         let commit = self.last_commit + 1;
         self.begin_to_move(now);
         self.logged = 0;
         self.logs.retain(|log| !log.output.is_empty());
-        self.logs.iter().for_each(|log| log.put(&mut self.outgoing));
+        self.logs.iter().for_each(|log| log.put(&mut self.channel));
         let limit = self.limits.history;
         for held in self.events.begin() {
-            put_event(&mut self.outgoing, held.lost, limit, &held.frame);
+            put_event(&mut self.channel, held.lost, limit, &held.frame);
         }
         if limit == 0 {
             self.remove_history(now);
@@ -568,8 +564,7 @@ impl<K: Copy> Store<K> {
 
     /// The child has ended, or could not be started; the reason is `why`.
     pub fn ended(&mut self, why: &str, now: Instant) {
-        self.outgoing.clear();
-        self.incoming.clear();
+        self.channel.ended();
         self.uncommitted = false;
         self.unanswered = None;
         for waiting in &mut self.waiting {
@@ -616,7 +611,7 @@ impl<K: Copy> Store<K> {
     fn patience_ends(&self) -> Option<Instant> {
         let record = self.waiting.front().map(|waiting| waiting.since);
         let question = self.questions.values().map(|(_, since)| *since).min();
-        let bytes = (!self.outgoing.is_empty()).then_some(self.moved);
+        let bytes = (self.channel.queued() > 0).then_some(self.moved);
         let oldest = [record, question, bytes, self.unanswered].into_iter().flatten().min()?;
         Some(oldest + self.limits.deadline)
     }
@@ -654,7 +649,7 @@ impl<K: Copy> Store<K> {
         for request in std::mem::take(&mut self.questions).into_keys() {
             self.outcomes.push_back(Outcome::NoAnswer(request, SILENT.to_owned()));
         }
-        self.outgoing.clear();
+        self.channel.end();
         self.moved = now;
         self.unanswered = None;
         self.forgotten.values_mut().for_each(|covered| *covered = None);

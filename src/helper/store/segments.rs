@@ -128,7 +128,7 @@ impl JobLog {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             last.length += written as u64;
-            text = &text[written..];
+            text = text.get(written..).unwrap_or_default();
         }
         Ok(())
     }
@@ -368,8 +368,8 @@ fn leading_continuations(bytes: &[u8]) -> usize {
 /// Removes a character that was cut at the end.
 fn whole_characters(mut bytes: Vec<u8>) -> Vec<u8> {
     let last = bytes.len().saturating_sub(CHARACTER as usize);
-    let first = last + leading_continuations(&bytes[last..]);
-    if let Err(error) = std::str::from_utf8(&bytes[first..])
+    let first = last + leading_continuations(bytes.get(last..).unwrap_or_default());
+    if let Err(error) = std::str::from_utf8(bytes.get(first..).unwrap_or_default())
         && error.error_len().is_none()
     {
         bytes.truncate(first + error.valid_up_to());

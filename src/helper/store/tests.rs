@@ -1,5 +1,6 @@
 //! The state machine of the store driven by hand, and the child driven over a real socket.
 
+use super::super::channel::{first, read};
 use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -48,14 +49,22 @@ impl Driver {
 
     /// Orders for the child, one word each; removes them.
     fn orders(&mut self) -> Vec<String> {
-        let (first, second) = self.store.bytes();
-        let bytes = [first, second].concat();
-        self.store.sent(bytes.len(), self.now());
+        let channel = self.store.channel();
+        let mut bytes = Vec::new();
+        while channel.queued() > 0 && !channel.bytes().is_empty() {
+            let some: Vec<u8> = channel.bytes().iter().flat_map(|slice| slice.to_vec()).collect();
+            channel.sent(some.len());
+            bytes.extend(some);
+        }
+        if !bytes.is_empty() {
+            let now = self.now();
+            self.store.moved(now);
+        }
         let mut shown = Vec::new();
         let mut at = 0;
-        while let Some((order, length)) = Order::take(&bytes[at..]) {
+        while let Some((frame, length)) = first(&bytes[at..]) {
             at += length;
-            shown.push(match order.unwrap() {
+            shown.push(match Order::read(&frame).unwrap() {
                 Order::Line(line) => String::from_utf8(line).unwrap(),
                 Order::Commit(commit) => format!("commit {commit}"),
                 Order::Log { serial, at, .. } => format!("log {serial} at {at}"),
@@ -363,17 +372,12 @@ impl Child {
 
     /// The next report; skips acknowledgements of log texts.
     fn report(&mut self) -> Report {
-        use std::io::Read;
-        let mut bytes = Vec::new();
         loop {
-            match Report::take(&bytes) {
-                Some((Some(Report::Logged(_)), _)) => bytes.clear(),
-                Some((report, _)) => return report.unwrap(),
-                None => {}
+            let frame = read(&mut self.socket, 1 << 20).unwrap().unwrap();
+            match Report::read(&frame).unwrap() {
+                Report::Logged(_) => {}
+                report => return report,
             }
-            let mut byte = [0];
-            self.socket.read_exact(&mut byte).unwrap();
-            bytes.push(byte[0]);
         }
     }
 

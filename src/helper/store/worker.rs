@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::super::channel::first;
 use super::history::{History, HistoryQuestion};
 use super::journal::{Journal, WriteError, put_in_place};
 use super::keys;
@@ -119,14 +120,14 @@ pub(super) fn run(mut socket: UnixStream, place: &StoreLocation, may_block: MayB
         }
         match socket.read(&mut room) {
             Ok(0) => break,
-            Ok(n) => bytes.extend_from_slice(&room[..n]),
+            Ok(n) => bytes.extend_from_slice(room.get(..n).unwrap_or_default()),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(_) => break,
         }
         let mut done = 0;
-        while let Some((order, length)) = Order::take(&bytes[done..]) {
+        while let Some((frame, length)) = first(bytes.get(done..).unwrap_or_default()) {
             done += length;
-            if let Some(order) = order {
+            if let Some(order) = Order::read(&frame) {
                 worker.carry_out(order);
             }
         }
