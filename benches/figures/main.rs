@@ -19,6 +19,7 @@ mod fanout;
 mod flood;
 mod footprint;
 mod jobs;
+mod notifications;
 mod relay;
 mod rules;
 mod share;
@@ -39,12 +40,13 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_sysadm-events");
 
 type Section = (&'static str, fn(&mut Table) -> Outcome<()>);
 
-const SECTIONS: [Section; 13] = [
+const SECTIONS: [Section; 14] = [
     ("footprint", footprint::measure),
     ("fanout", fanout::measure),
     ("jobs", jobs::measure),
     ("attached", attached::measure),
     ("durable", durable::measure),
+    ("notifications", notifications::measure),
     ("flood", flood::measure),
     ("tail", tail::measure),
     ("rules", rules::measure),

@@ -47,8 +47,8 @@ pub struct Received {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: String,
-    /// The reply was sent completely, as far as this end knows.
-    pub replied: bool,
+    /// The status that was sent; 0 without a reply.
+    pub status: u16,
 }
 
 impl Received {
@@ -196,14 +196,14 @@ fn answer(
     }
     let body = String::from_utf8_lossy(&bytes[end..]).into_owned();
     let reply = replies.lock().ok().and_then(|mut replies| replies.pop_front());
-    let mut received = Received { line, headers, body, replied: false };
+    let mut received = Received { line, headers, body, status: 0 };
     match reply.unwrap_or_else(|| Reply::status(200)) {
         Reply::Status(status, headers, body) => {
             let head = format!(
                 "HTTP/1.1 {status} Scripted\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n",
                 body.len()
             );
-            received.replied = stream.write_all(head.as_bytes()).is_ok();
+            received.status = if stream.write_all(head.as_bytes()).is_ok() { status } else { 0 };
             let _ = sender.send(received);
             // A client that does not read all of it closes the connection.
             let _ = stream.write_all(&body).and_then(|()| stream.flush());
