@@ -174,7 +174,7 @@ pub(super) fn check_targets(config: &Config, reader: &mut Reader<'_>) {
     for (index, target) in config.notify.iter().enumerate() {
         if config.notify.iter().take(index).any(|other| other.name == target.name) {
             reader.contradiction_at(
-                &[("notify.name", index), (".notify", index)],
+                &[("notify.name", index)],
                 format!("notify.name: two targets have the name {:?}", target.name),
             );
         }
@@ -182,7 +182,7 @@ pub(super) fn check_targets(config: &Config, reader: &mut Reader<'_>) {
             && is_own(&config.server, url)
         {
             reader.contradiction_at(
-                &[(".notify", index)],
+                &[("notify.name", index)],
                 format!("notify.webhook: \"{url}\" is a listener of this daemon itself"),
             );
         }
