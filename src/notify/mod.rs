@@ -468,6 +468,12 @@ impl Notifier {
         }
     }
 
+    /// Whether an event of this id waits.
+    pub fn has_event(&self, id: &str) -> bool {
+        let entries = self.queues.iter().flat_map(|queue| &queue.entries);
+        entries.filter_map(|entry| entry.item.as_ref()).any(|item| item.id == id)
+    }
+
     /// An event that is no alert.
     pub fn on_event(&mut self, item: &Item, now: Moment) {
         for at in 0..self.queues.len() {

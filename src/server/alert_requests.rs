@@ -83,6 +83,7 @@ impl Server {
         let Emission { message, key, is_ok, priority, class } = emitted;
         let Some(name) = key else {
             let notice = NoticeEvent { message, priority, source, class };
+            self.notify_of_notice(&notice, now);
             self.publish(Event::Notice(notice), now);
             let reply = Reply::Table(serde_json::json!({ "seq": self.hub.seq() }));
             self.wait(id, reply_to, Until::Stored);

@@ -277,11 +277,15 @@ impl Server {
         if self.notifications.notifier.is_off() {
             return;
         }
-        self.notifications.notifier.set_active(&self.alerts.alerts.active(), now);
         for transition in self.alerts.alerts.unqueued() {
-            self.notifications.notifier.on_transition(&transition, now);
+            // Its record may have become durable before that of the alert.
+            if !self.notifications.notifier.has_event(&transition.id) {
+                self.notifications.notifier.on_transition(&transition, now);
+            }
             self.alerts.alerts.on_queued(&transition.key, &transition.id);
         }
+        // After them: a priority that has risen is news only where the alert is not known yet.
+        self.notifications.notifier.set_active(&self.alerts.alerts.active(), now);
         self.carry_out_notifications(now);
     }
 

@@ -20,7 +20,8 @@ use crate::notify::{Delivered, Delivery, DeliveryId, Effect, EventKind, Item, No
 use crate::session::Audit;
 use crate::sys::local_time::local_time;
 use crate::wire::{
-    ErrorCode, Event, JobHead, JobResult, Outcome, Priority, Published, Refusal, Reply, ReplyTo,
+    ErrorCode, Event, JobHead, JobResult, NoticeEvent, Outcome, Priority, Published, Refusal,
+    Reply, ReplyTo, rfc3339,
 };
 
 /// The queues, and their deliveries under way.
@@ -108,6 +109,22 @@ impl Server {
         let (priority, message) = (event.priority, event.message.as_str());
         let kind = EventKind::LifePreserver;
         let item = Item::of_event(kind, names, priority, message, &published.time);
+        self.notifications.notifier.on_event(&item, now);
+    }
+
+    /// Offers a notice to the queues, before it is published.
+    pub(super) fn notify_of_notice(&mut self, notice: &NoticeEvent, now: Moment) {
+        let id = format!("{}-{}", self.hub.epoch(), self.hub.seq() + 1);
+        let key = notice.class.clone().unwrap_or_else(|| notice.source.clone());
+        let at = rfc3339(now.wall);
+        let mut item = Item::of_event(
+            EventKind::Notice,
+            (id, key, "notice"),
+            notice.priority,
+            &notice.message,
+            &at,
+        );
+        item.source.clone_from(&notice.source);
         self.notifications.notifier.on_event(&item, now);
     }
 

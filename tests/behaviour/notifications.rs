@@ -221,6 +221,74 @@ fn events_of_a_log_are_joined_in_a_digest() {
     drop(daemon);
 }
 
+fn emit(daemon: &Daemon, words: &[&str]) {
+    let emitted = Cli::to(daemon, "emit").args(words).run().unwrap();
+    assert_eq!(emitted.code(), 0, "{emitted:?}");
+}
+
+/// `webhook` for alerts.
+fn alerts(name: &str, address: &str, more: &str) -> String {
+    let url = format!("webhook = \"http://{address}/hook-{name}\"");
+    target(name, &url, &format!("events = [\"alert\", \"notice\"]\n{more}"))
+}
+
+#[test]
+fn alert_is_reported_when_raised_and_cleared_also_after_a_crash() {
+    let server = Webhook::start([]).unwrap();
+    let setup = Setup::new(PROGRAM).unwrap().with_lines(&alerts("a", server.address(), ""));
+    let daemon = setup.start().unwrap();
+    emit(&daemon, &["--key", "disk", "--priority", "9", "disk ada0 is dying"]);
+    let raised = server.next().unwrap().json().unwrap();
+    let entry = &raised["entries"][0];
+    assert_eq!(
+        (&entry["state"], &entry["message"]),
+        (&json!("raised"), &json!("disk ada0 is dying"))
+    );
+    let key = entry["key"].as_str().unwrap();
+    let text = raised["text"].as_str().unwrap();
+    assert!(text.contains(&format!("sysadm-events ack {key}")), "{text}");
+    emit(&daemon, &["--priority", "7", "offsite copy done late"]);
+    let notice = server.next().unwrap().json().unwrap();
+    assert_eq!(notice["entries"][0]["event"], "notice");
+    daemon.crash().unwrap();
+    // It is active still, which is no news.
+    let daemon = setup.start().unwrap();
+    emit(&daemon, &["--key", "disk", "--ok", "replaced"]);
+    let mut cleared = server.next().unwrap().json().unwrap();
+    // The acceptance of the notice may not have been durable at the crash.
+    if cleared["id"] == notice["id"] {
+        cleared = server.next().unwrap().json().unwrap();
+    }
+    assert_eq!(cleared["entries"][0]["state"], "cleared");
+    assert!(cleared["subject"].as_str().unwrap().contains(": cleared: custom/"), "{cleared}");
+    assert!(server.all().is_empty());
+}
+
+#[test]
+fn target_that_fails_is_an_alert_for_the_others() {
+    let (good, bad) = (Webhook::start([]).unwrap(), Webhook::start([]).unwrap());
+    let address = bad.address().to_owned();
+    drop(bad);
+    let setup = Setup::new(PROGRAM)
+        .unwrap()
+        .with_lines(&alerts("good", good.address(), ""))
+        .with_lines(&alerts("bad", &address, ""));
+    let daemon = setup.start().unwrap();
+    emit(&daemon, &["--key", "disk", "--priority", "9", "disk ada0 is dying"]);
+    assert_eq!(good.next().unwrap().json().unwrap()["entries"][0]["message"], "disk ada0 is dying");
+    let failing = good.next().unwrap().json().unwrap();
+    assert_eq!(failing["entries"][0]["key"], "notify/bad/failing");
+    let bad = Webhook::start_at(&address).unwrap();
+    let late = bad.next().unwrap().json().unwrap();
+    assert_eq!(
+        late["entries"].as_array().unwrap().len(),
+        1,
+        "its own alert is not sent to it: {late}"
+    );
+    assert_eq!(late["entries"][0]["message"], "disk ada0 is dying");
+    drop(daemon);
+}
+
 #[test]
 fn check_is_pinged_from_the_start_on() {
     let server = Webhook::start([Reply::status(503)]).unwrap();
