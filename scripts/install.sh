@@ -20,6 +20,7 @@ files() {
 		0755 BINARY bin/sysadm-events
 		0644 etc/sysadm-events.toml.sample etc/sysadm-events/sysadm-events.toml.sample
 		0644 man/sysadm-events.toml.5 share/man/man5/sysadm-events.toml.5
+		0644 man/sysadm-events-alerts.7 share/man/man7/sysadm-events-alerts.7
 		0644 man/sysadm-events-protocol.7 share/man/man7/sysadm-events-protocol.7
 		0644 man/sysadm-events.8 share/man/man8/sysadm-events.8
 		0644 etc/completion/sysadm-events.bash share/bash-completion/completions/sysadm-events
@@ -30,6 +31,12 @@ files() {
 	END
 	for rules in etc/rules/*.toml; do
 		echo "0644 $rules share/examples/sysadm-events/rules/${rules##*/}"
+	done
+	for example in zrepl-hook-emit sanoid-post-snapshot-emit smartd-emit; do
+		echo "0755 etc/examples/$example share/examples/sysadm-events/$example"
+	done
+	for example in crontab-emit devd-emit.conf; do
+		echo "0644 etc/examples/$example share/examples/sysadm-events/$example"
 	done
 	case $SYSTEM in
 	FreeBSD)

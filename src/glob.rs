@@ -109,7 +109,8 @@ impl Glob {
         // Index of the next part, and the rest of the name.
         let (mut at, mut rest) = (0, name);
         // For `*` and `**`: the part behind it, and the rest of the name at which that was tried.
-        let (mut within, mut across): (Option<(usize, &str)>, Option<(usize, &str)>) = (None, None);
+        let mut within: Option<(usize, &str)> = None;
+        let mut across: Option<(usize, &str)> = None;
         loop {
             let fits = match self.parts.get(at) {
                 None if rest.is_empty() => return true,

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::SystemTime;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::exit::Exit;
 use super::table::table;
@@ -12,7 +12,7 @@ use super::terminal::Terminal;
 use super::words::{Word, Words, text, unexpected};
 use super::{Command, escape, span, write, write_json};
 use crate::client::Client;
-use crate::wire::parse_rfc3339;
+use crate::wire::{JsonFields, parse_rfc3339};
 
 pub(super) const COMMAND: Command = Command {
     name: "alerts",
@@ -143,11 +143,9 @@ pub(super) fn alerts(daemon: &mut Client, all: bool) -> Result<Vec<Value>, Exit>
     let (mut alerts, mut page) = (Vec::new(), Value::Null);
     loop {
         let question = json!({ "action": "list", "all": all, "page": page });
-        let mut reply = daemon.call("rpc", "alerts", question)?;
-        if let Value::Array(more) = reply["alerts"].take() {
-            alerts.extend(more);
-        }
-        let next = reply["next"].take();
+        let reply = daemon.call("rpc", "alerts", question)?;
+        alerts.extend(reply.field("alerts").as_array().into_iter().flatten().cloned());
+        let next = reply.field("next").clone();
         // A daemon that repeats itself would be asked for ever.
         if !next.is_string() || next == page {
             return Ok(alerts);
@@ -207,22 +205,24 @@ fn acknowledge(words: Words) -> Result<u8, Exit> {
     let mut plain = plain.into_iter();
     let key = plain.next().unwrap_or_default();
     let note = plain.collect::<Vec<String>>().join(" ");
-    let mut args = json!({ "action": "acknowledge", "key": key });
+    let mut args = Map::new();
+    args.insert("action".to_owned(), "acknowledge".into());
+    args.insert("key".to_owned(), key.into());
     if !note.is_empty() {
-        args["note"] = note.into();
+        args.insert("note".to_owned(), note.into());
     }
     if let Some(lasts) = lasts {
-        args["for"] = lasts.into();
+        args.insert("for".to_owned(), lasts.into());
     }
-    let reply = target.connect()?.call("rpc", "alerts", args)?;
-    show(&reply["acknowledged"], "acknowledged")
+    let reply = target.connect()?.call("rpc", "alerts", Value::Object(args))?;
+    show(reply.field("acknowledged"), "acknowledged")
 }
 
 fn unacknowledge(words: Words) -> Result<u8, Exit> {
     let Arguments { plain, target, .. } = parse(words, "unack")?;
     let args = json!({ "action": "unacknowledge", "key": plain.first() });
     let reply = target.connect()?.call("rpc", "alerts", args)?;
-    show(&reply["unacknowledged"], "no longer acknowledged")
+    show(reply.field("unacknowledged"), "no longer acknowledged")
 }
 
 fn show(keys: &Value, what: &str) -> Result<u8, Exit> {

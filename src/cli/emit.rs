@@ -9,7 +9,7 @@ use super::target::{TargetOptions, target_help};
 use super::terminal::Terminal;
 use super::words::{Word, Words, text, unexpected};
 use super::{Command, escape, write};
-use crate::wire::{EMITTED, decimal};
+use crate::wire::{EMITTED, JsonFields, decimal};
 
 pub(super) const COMMAND: Command = Command {
     name: "emit",
@@ -44,7 +44,7 @@ fn main(words: Words) -> Result<u8, Exit> {
     let (mut args, target) = parse(words)?;
     args.insert("action".to_owned(), "emit".into());
     let reply = target.connect()?.call("rpc", "events", Value::Object(args))?;
-    if let (Some(key), Some(state)) = (reply["key"].as_str(), reply["state"].as_str()) {
+    if let (Some(key), Some(state)) = (reply.field("key").as_str(), reply.field("state").as_str()) {
         let terminal = Terminal::of_this_process(io::stdout().is_terminal());
         let shown = escape::line(&format!("{key}: {state}"), terminal.unicode);
         write(&format!("{shown}\n"))?;

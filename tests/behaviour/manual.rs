@@ -392,7 +392,7 @@ fn pages_have_the_names_of_their_files() -> Outcome<()> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
     let pages: Vec<PathBuf> =
         fs::read_dir(&directory)?.map(|entry| Ok(entry?.path())).collect::<Outcome<_>>()?;
-    assert_eq!(pages.len(), 3);
+    assert_eq!(pages.len(), 4);
     for page in pages {
         let (name, section) = (page.file_stem().unwrap(), page.extension().unwrap());
         let title = format!(
