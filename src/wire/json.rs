@@ -47,20 +47,22 @@ pub fn encoded_len(text: &str) -> usize {
         .sum()
 }
 
-/// Whether a JSON text has more than `most` values in its lists and objects: the cost of parsing
-/// depends on their number more than on the length. Cheap, and right for valid JSON only.
-pub(super) fn has_more_values_than(most: usize, text: &str) -> bool {
-    let (mut values, mut in_string, mut escaped) = (0, false, false);
+/// Numbers of values in the lists and objects of a JSON text, and of fields in its objects: the cost
+/// of parsing depends on these more than on the length. Cheap, and right for valid JSON only; an
+/// empty list counts as a value.
+pub(super) fn count_values(text: &str) -> (usize, usize) {
+    let (mut values, mut fields, mut in_string, mut escaped) = (0, 0, false, false);
     for byte in text.bytes() {
         match byte {
             _ if escaped => escaped = false,
             b'\\' => escaped = in_string,
             b'"' => in_string = !in_string,
             b',' | b'[' | b'{' if !in_string => values += 1,
+            b':' if !in_string => fields += 1,
             _ => {}
         }
     }
-    values > most
+    (values, fields)
 }
 
 #[cfg(test)]
@@ -70,8 +72,7 @@ mod tests {
     #[test]
     fn values_are_counted_outside_of_strings_only() {
         let list = r#"{"a": ["b,,,,\",,[[{{", 2, {"c": "\\"}, [3, 4]]}"#;
-        assert!(has_more_values_than(7, list));
-        assert!(!has_more_values_than(8, list));
+        assert_eq!(count_values(list), (8, 2));
     }
 
     #[test]

@@ -9,13 +9,15 @@ use serde_json::value::RawValue;
 use zeroize::Zeroize;
 
 use super::command::{self, Command};
-use super::json::has_more_values_than;
+use super::json::count_values;
 use super::reply::Refusal;
 use super::role::Need;
 
 /// Maximum number of values in the arguments of one request: no request needs more, and each takes
 /// time of the loop.
-const MAX_VALUES: usize = 4096;
+const MAX_VALUES: usize = 8192;
+/// Maximum number of fields in all objects of them, which take several times as long.
+const MAX_FIELDS: usize = 2048;
 
 /// Maximum size of a namespace or a name in JSON, in bytes. None is longer, and replies repeat them.
 const MAX_NAME: usize = 256;
@@ -123,8 +125,11 @@ impl Request {
             }
             reply_to.namespace = text_of(envelope.namespace, "namespace")?;
             let Some(args) = envelope.args else { return Ok(Some((name, Value::Null))) };
-            if has_more_values_than(MAX_VALUES, args.get()) {
-                return Err(format!("args have more than {MAX_VALUES} values"));
+            let (values, fields) = count_values(args.get());
+            if values > MAX_VALUES || fields > MAX_FIELDS {
+                return Err(format!(
+                    "args have more than {MAX_VALUES} values, or {MAX_FIELDS} fields"
+                ));
             }
             let args = serde_json::from_str(args.get());
             Ok(Some((name, args.map_err(|error| format!("args cannot be read: {error}"))?)))
@@ -245,8 +250,14 @@ mod tests {
         };
         assert_eq!(request(&text(MAX_VALUES)).need, None);
         let bad = refusal(&text(MAX_VALUES + 1));
-        assert!(bad.refusal.why.contains("4096 values"), "{}", bad.refusal.why);
+        assert!(bad.refusal.why.contains("8192 values"), "{}", bad.refusal.why);
         assert_eq!(bad.reply_to.id.as_json(), r#""x""#);
+        let fields = |count: usize| {
+            let fields: Vec<String> = (0..count).map(|number| format!(r#""{number}":1"#)).collect();
+            format!(r#"{{"namespace":"rpc","name":"a","args":{{{}}}}}"#, fields.join(","))
+        };
+        request(&fields(MAX_FIELDS));
+        assert!(refusal(&fields(MAX_FIELDS + 1)).refusal.why.contains("2048 fields"));
     }
 
     #[test]

@@ -145,7 +145,7 @@ fn oversized_requests_are_refused_before_they_cost_time() {
     for number in 0..257 {
         run[format!("j{number}")] = "true".into();
     }
-    let words: Vec<&str> = vec!["w"; 4000];
+    let words: Vec<&str> = vec!["w"; 8000];
     let env: Map<String, Value> =
         (0..1025).map(|number| (format!("V{number}"), json!("x"))).collect();
     let wide: Vec<String> = vec!["w".repeat(20_000), "w".repeat(20_000)];
