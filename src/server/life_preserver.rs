@@ -346,7 +346,7 @@ impl Server {
     /// known as soon as no older event is queued for the client elsewhere.
     fn has_sent(&mut self, id: ClientId, place: &mut Option<u64>) -> bool {
         let Some(client) = self.clients.get(id) else { return true };
-        if place.is_none() && !self.hub.is_behind(id) {
+        if place.is_none() && !self.hub.is_behind(id) && self.deliveries.is_empty() {
             *place = Some(client.connection.outbox().next_place());
         }
         place.is_some_and(|place| client.connection.has_sent(place))

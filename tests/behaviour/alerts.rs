@@ -120,6 +120,13 @@ fn degraded_pool_is_an_alert_until_it_is_healed_also_across_a_kill() {
     let status = peer.request("rpc", "status", &Value::Null).unwrap();
     assert_eq!(status["alerts"]["active"], 1, "{}", status["alerts"]);
 
+    // A pool that is healed before the first check has another cause.
+    loop {
+        let status = peer.request("rpc", "status", &Value::Null).unwrap();
+        if status["system_state"]["zpools"]["tank"]["health"] == "DEGRADED" {
+            break;
+        }
+    }
     zfs.zpool(&["online", "tank", &b]).unwrap();
     let cleared = next_alert(&mut peer);
     assert_eq!(of(&cleared), "cleared pool/tank/health");
@@ -148,10 +155,9 @@ fn degraded_pool_is_an_alert_until_it_is_healed_also_across_a_kill() {
 }
 
 #[test]
-fn pool_that_flaps_twenty_times_is_reported_thrice() {
+fn pool_that_flaps_twenty_times_is_reported_twice() {
     let mut stand_in = StandIn::new("");
     stand_in.0.set("alerts.clear_after", r#""1h""#);
-    stand_in.0.set("alerts.flap_hold", r#""1s""#);
     stand_in.0.set("system_state.event_pause", r#""1s""#);
     stand_in.0.set("system_state.event_delay", r#""10ms""#);
     stand_in.0.set("system_state.interval", r#""100ms""#);
@@ -175,9 +181,8 @@ fn pool_that_flaps_twenty_times_is_reported_thrice() {
     assert_eq!(of(&flapping), "changed pool/tank/health");
     let message = flapping["message"].as_str().unwrap();
     assert!(message.starts_with("flapping: raised 4 times within an hour"), "{message}");
-    assert_eq!(of(&next_alert(&mut peer)), "cleared pool/tank/health");
     let page = peer.request("rpc", "history", &json!({"events": ["alert"]})).unwrap();
-    assert_eq!(page["events"].as_array().unwrap().len(), 3);
+    assert_eq!(page["events"].as_array().unwrap().len(), 2);
 }
 
 #[test]
@@ -240,11 +245,11 @@ fn failed_job_is_an_alert_until_the_next_success() {
         peer.request("rpc", "dispatcher", &args).unwrap();
     };
     run("other", None, "false");
-    run("nightly-1", None, "exit 3");
+    run("nightly-1", None, "sh -c 'exit 3'");
     let mut watcher = subscribed(&daemon).unwrap();
     let raised = next_alert(&mut watcher);
     assert_eq!(of(&raised), "raised job/nightly-1/failed");
-    assert_eq!(raised["message"], "job nightly-1 failed, exit code 3: exit 3");
+    assert_eq!(raised["message"], "job nightly-1 failed, exit code 3: sh -c 'exit 3'");
     run("x", Some("backup"), "false");
     assert_eq!(of(&next_alert(&mut watcher)), "raised job/backup/failed");
     run("nightly-1", None, "true");

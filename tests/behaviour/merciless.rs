@@ -155,8 +155,8 @@ impl Fixture {
 
 /// All jobs that the daemon knows, by id.
 fn list(peer: &mut Peer) -> Outcome<BTreeMap<String, Value>> {
-    let list = peer.request("rpc", "dispatcher", &json!({ "action": "list" }))?;
-    let queues = list["jobs"].as_object().ok_or("no jobs in the list")?;
+    let list = peer.list()?;
+    let queues = list.as_object().ok_or("no jobs in the list")?;
     let jobs = queues.values().filter_map(Value::as_object).flatten();
     Ok(jobs.map(|(id, job)| (id.clone(), job.clone())).collect())
 }
