@@ -75,7 +75,9 @@ fn each_change_of_a_pool_is_one_event_within_two_checks() {
     assert_eq!(next_state(&mut late).unwrap(), degraded);
     let shown = Cli::to(&daemon, "status").run().unwrap().out;
     assert!(shown.contains("pools     1 pool, from zpool list "), "{shown}");
-    let row = shown.lines().find(|line| line.contains(" tank ")).unwrap();
+    assert!(shown.contains("9 - Urgent: tank is DEGRADED: One or more"), "{shown}");
+    let is_row = |line: &&str| line.contains(" tank ") && !line.contains("pool/tank/health");
+    let row = shown.lines().find(is_row).unwrap();
     assert!(row.contains("DEGRADED") && row.contains("9 - Urgent  One or more"), "{row}");
 
     let back = watcher.after(|| zfs.zpool(&["online", "tank", b])).unwrap();
