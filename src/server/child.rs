@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use super::PollToken;
 use crate::helper::channel::Channel;
 use crate::reactor::{Reactor, Registered};
-use crate::sys::children::Exit;
+use crate::sys::children::{self, Exit};
 
 /// The process.
 pub(super) struct Child {
@@ -103,6 +103,13 @@ impl Child {
     pub(super) fn kill(&self) {
         // It fails where the process has just ended.
         let _ = kill(self.pid, Signal::SIGKILL);
+    }
+
+    /// Ends a child that is stuck in a call about a file: at once where a kill is harmless there,
+    /// else when the call returns.
+    pub(super) fn end_stuck(&self) {
+        children::end_stuck(self.pid);
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
     }
 
     /// Closes the sending side of the socket, upon which the child ends.

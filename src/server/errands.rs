@@ -26,9 +26,9 @@ use crate::helper::files::DEADLINE;
 use crate::moment::Moment;
 use crate::notify::DeliveryId;
 use crate::reactor::{Reactor, Registered};
-use crate::sys::descriptors;
 use crate::sys::fork::in_child;
 use crate::sys::may_block::MayBlock;
+use crate::sys::{children, descriptors};
 
 /// Kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,9 +120,12 @@ impl Errands {
         Ok(())
     }
 
-    /// Kills the child; its answer is then empty or truncated.
+    /// Kills the child, unless it hangs where that does harm; its answer is then empty or truncated.
     pub(super) fn kill(&self, errand: Errand) {
         if let Some(running) = self.running.get(&errand) {
+            if running.hangs {
+                return children::end_stuck(running.pid);
+            }
             // It fails where it has just ended. It leads its session, with all that it has started.
             if kill(Pid::from_raw(-running.pid.as_raw()), Signal::SIGKILL).is_err() {
                 let _ = kill(running.pid, Signal::SIGKILL);

@@ -125,7 +125,7 @@ impl Server {
                 Outcome::Start(id) => {
                     self.file_workers.start(id, &mut self.reactor, now.instant);
                 }
-                Outcome::Kill(id) => self.file_workers.child(id).for_each(Child::kill),
+                Outcome::Kill(id) => self.file_workers.child(id).for_each(Child::end_stuck),
                 Outcome::Close(id) => self.file_workers.child(id).for_each(Child::close),
             }
         }
