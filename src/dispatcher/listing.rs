@@ -1,6 +1,6 @@
 //! Requests of clients about jobs: the list, logs, the current state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
 use serde_json::{Map, Value, json};
@@ -88,25 +88,22 @@ impl Dispatcher {
             later.filter(|(_, job)| job.is_active())
         });
         let finished = self.jobs.range(..finished_before).rev().filter(|(_, job)| !job.is_active());
-        let places = self.queues.places();
+        let mut places: HashMap<&str, BTreeSet<Serial>> = HashMap::new();
         let mut entries = BTreeMap::new();
         let (mut bytes, mut last, mut next) = (0, None, None);
         for (serial, job) in active.chain(finished) {
             if matches!(job.state, State::Filed { .. }) {
                 continue;
             }
-            let position = match &job.asked.queue {
-                _ if !job.is_active() || !job.after.is_empty() => None,
-                Some(_) => places.get(serial).copied(),
-                None => Some(places.get(serial).copied().unwrap_or(0)),
-            };
-            let mut entry = job.entry(position);
+            let queue = job.asked.queue.as_deref();
+            let has_place = job.is_active() && job.after.is_empty();
+            // The place is found below.
+            let mut entry = job.entry(has_place.then_some(0));
             let after = job.after.iter().filter_map(|other| self.id(*other));
             let after: Vec<&str> = after.collect();
             if !after.is_empty() {
                 entry.set_field("after", after);
             }
-            let queue = job.asked.queue.as_deref();
             if self.pending.contains(serial) && queue.is_some_and(|q| self.queues.is_paused(q)) {
                 entry.set_field("paused", true);
             }
@@ -117,7 +114,23 @@ impl Dispatcher {
                 break;
             }
             last = Some(format!("{}{serial}", if job.is_active() { 'a' } else { 'f' }));
+            if has_place {
+                places.entry(queue.unwrap_or_default()).or_default().insert(*serial);
+            }
             entries.insert(*serial, (job, entry));
+        }
+        for (name, serials) in places {
+            let found = self.queues.places(name, &serials);
+            for serial in serials {
+                let Some((_, entry)) = entries.get_mut(&serial) else { continue };
+                match found.get(&serial) {
+                    Some(place) => entry["queue_position"] = place.to_string().into(),
+                    None if name.is_empty() => {}
+                    None => {
+                        entry.as_object_mut().map(|entry| entry.shift_remove("queue_position"));
+                    }
+                }
+            }
         }
         // Within a page in order of submission.
         let mut queues: Map<String, Value> = Map::new();

@@ -115,14 +115,15 @@ impl Queues {
         self.paused.contains(name)
     }
 
-    /// The place of each job that waits in its queue, from 1; 0 for those that run.
-    pub(super) fn places(&self) -> HashMap<Serial, usize> {
-        let of_queue = |queue: &Queue| {
-            let running: Vec<(Serial, usize)> = queue.running.iter().map(|s| (*s, 0)).collect();
-            let waiting: Vec<_> = queue.waiting.iter().map(|rank| rank.1).zip(1..).collect();
-            running.into_iter().chain(waiting)
-        };
-        self.queues.values().flat_map(of_queue).collect()
+    /// The places of these jobs of one queue: from 1 for those that wait in it, 0 for those that run.
+    /// Takes time for each job before the last of them.
+    pub(super) fn places(&self, name: &str, of: &BTreeSet<Serial>) -> HashMap<Serial, usize> {
+        let Some(queue) = self.queues.get(name) else { return HashMap::new() };
+        let running = queue.running.intersection(of).map(|serial| (*serial, 0));
+        let waits = of.iter().filter(|serial| !queue.running.contains(serial)).count();
+        let waiting = queue.waiting.iter().map(|rank| rank.1).zip(1..);
+        let waiting = waiting.filter(|(serial, _)| of.contains(serial)).take(waits);
+        running.chain(waiting).collect()
     }
 }
 
