@@ -35,6 +35,20 @@ fn watcher(daemon: &Daemon) -> Peer {
     Peer::watcher(daemon).unwrap()
 }
 
+/// Waits until the target has accepted everything, and the daemon knows it.
+fn wait_until_empty(daemon: &Daemon) {
+    let mut peer = Peer::local(daemon).unwrap();
+    let begun = std::time::Instant::now();
+    loop {
+        let status = peer.request("rpc", "status", &json!({})).unwrap();
+        assert_eq!(status["notifications"][0]["name"], "a");
+        if status["notifications"][0]["waiting"] == 0 {
+            return;
+        }
+        assert!(begun.elapsed() < support::PATIENCE, "{}", status["notifications"]);
+    }
+}
+
 fn write_private(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
@@ -326,8 +340,7 @@ fn queue_survives_kills_and_a_target_that_is_down() {
     while ids_by_key(&messages).len() < jobs.len() {
         messages.push(server.next().unwrap().json().unwrap());
     }
-    let status = Peer::local(&daemon).unwrap().request("rpc", "status", &json!({})).unwrap();
-    assert_eq!(status["notifications"][0]["name"], "a");
+    wait_until_empty(&daemon);
     for (key, ids) in ids_by_key(&messages) {
         assert_eq!(ids.len(), 1, "{key}: {ids:?}");
     }
@@ -401,14 +414,7 @@ fn kills_lose_no_event_and_repeat_with_the_same_id() {
     }
     let repeated: u64 = acceptances.values().map(|count| count - 1).sum();
     assert!(repeated <= rounds, "{repeated} messages were accepted twice in {rounds} rounds");
-    let queue = || {
-        let mut peer = Peer::local(&daemon).unwrap();
-        peer.request("rpc", "status", &json!({})).unwrap()["notifications"][0]["waiting"].clone()
-    };
-    let begun = std::time::Instant::now();
-    while queue() != 0 {
-        assert!(begun.elapsed() < support::PATIENCE, "{}", queue());
-    }
+    wait_until_empty(&daemon);
     if rounds > 20 {
         let (jobs, requests) = (jobs.len(), requests.len());
         println!(
